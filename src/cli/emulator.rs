@@ -1,0 +1,10 @@
+//! `swr-sync emulator`.
+use super::exit::{Exit, Failure};
+
+/// Arguments of `emulator`.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+pub(super) async fn run(_args: Args) -> Result<Exit, Failure> {
+    Ok(Exit::Success)
+}

@@ -1,0 +1,21 @@
+//! swr-sync mirrors a Huawei Cloud SWR Enterprise registry into PostgreSQL.
+//!
+//! ```text
+//!                  ┌────────────── catalog pages ───────────────┐
+//! SWR  ──────────▶ │ list pages, one after another (marker)     │──▶ staged rows ─┐
+//! gateway          └──────────────┬─────────────────────────────┘                 │ listing complete
+//!    ▲                            │ digests not stored yet                        ▼
+//!    └─── build history calls ◀───┘ (many at once, paced)                  publish: one transaction
+//!              │                                                                  │
+//!              └──▶ manifests, build steps, layers, commands (as they arrive) ────┘──▶ tables ──▶ report views
+//! ```
+//!
+//! Modules, in the order to read them. Everything points at the nouns; the
+//! registry knows no SQL, the store makes no request, and only [`sync`] joins
+//! the two.
+
+pub mod cli;
+pub mod database;
+#[cfg(feature = "emulator")]
+pub mod emulator;
+pub mod registry;

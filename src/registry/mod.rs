@@ -1,0 +1,3 @@
+//! SWR over HTTP.
+
+pub mod signature;
