@@ -17,9 +17,11 @@
 pub mod artifact;
 pub mod build_history;
 pub mod data_issue;
+pub mod exit;
 pub mod run;
 
 pub mod clock;
+pub mod stop;
 
 pub mod registry;
 

@@ -1,0 +1,1 @@
+//! Report views as data.
