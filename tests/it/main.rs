@@ -3,5 +3,5 @@
 
 mod support;
 
-#[cfg(feature = "embedded-db")]
+#[cfg(all(feature = "embedded-db", target_os = "linux"))]
 mod embedded;

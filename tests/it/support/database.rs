@@ -111,10 +111,10 @@ impl Drop for TestDatabase {
             release(server).await;
             drop(done);
         });
-        // A failure is no reason to fail the test: the leftovers go with a later run.
+        // The one message, and then the end of the channel.
         while let Ok(result) = wait.recv_timeout(STEP_TIMEOUT) {
             if let Err(error) = result {
-                eprintln!("{error}");
+                warn(&error);
             }
         }
     }
@@ -317,7 +317,7 @@ enum Hold {
         _server: swr_sync::database::embedded::EmbeddedServer,
     },
     /// Removed when the last test lets go of it, because nobody would afterwards.
-    Container(container::PostgresContainer),
+    Container(Box<container::PostgresContainer>),
 }
 
 impl Server {
@@ -467,8 +467,14 @@ async fn in_container() -> Result<Server, String> {
     let container = container::PostgresContainer::start().await?;
     Ok(Server {
         admin_url: container.url().to_owned(),
-        hold: Hold::Container(container),
+        hold: Hold::Container(Box::new(container)),
     })
+}
+
+/// A failure to clean up is no reason to fail a test: a later run does it.
+#[expect(clippy::print_stderr, reason = "libtest shows it with the test")]
+fn warn(message: &str) {
+    eprintln!("{message}");
 }
 
 /// The error and its causes in one line.
@@ -490,4 +496,46 @@ fn unix_seconds() -> u64 {
 /// Differs between processes and calls; that is all names need.
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
+}
+
+#[tokio::test]
+async fn a_test_gets_a_database_of_its_own_with_the_migrations_applied() {
+    let database = TestDatabase::create().await;
+    let other = TestDatabase::create().await;
+    assert_ne!(database.url(), other.url());
+    let migrations = "select bool_and(success) from swr._sqlx_migrations";
+    assert_eq!(database.snapshot(migrations).await, "t");
+    let values = "select 1, null, 'a b' union all select 2, 'x', ''";
+    assert_eq!(database.snapshot(values).await, "1 | NULL | a b\n2 | x | ");
+}
+
+#[tokio::test]
+async fn an_empty_database_has_no_schema_of_ours() {
+    let database = TestDatabase::create_empty().await;
+    let schemas = "select count(*) from pg_namespace where nspname like 'swr%'";
+    assert_eq!(database.snapshot(schemas).await, "0");
+}
+
+#[tokio::test]
+async fn a_database_is_dropped_with_its_test_even_if_somebody_is_connected() {
+    let database = TestDatabase::create_empty().await;
+    let _connected = database.connect().await;
+    let name = database.name.clone();
+    drop(database);
+    let other = TestDatabase::create_empty().await;
+    let left = format!("select count(*) from pg_database where datname = '{name}'");
+    assert_eq!(other.snapshot(&left).await, "0");
+}
+
+#[test]
+fn only_old_databases_of_tests_are_leftovers() {
+    let now = unix_seconds();
+    assert!(is_leftover("swr_test_1700000000_0123456789abcdef"));
+    assert!(!is_leftover(&format!("swr_test_{now}_0123456789abcdef")));
+    assert!(is_leftover("swr_template_0123456789abcdef_1700000000"));
+    assert!(!is_leftover(&format!(
+        "swr_template_0123456789abcdef_{now}"
+    )));
+    assert!(!is_leftover("swr_test_mine"));
+    assert!(!is_leftover("postgres"));
 }

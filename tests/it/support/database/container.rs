@@ -4,17 +4,17 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use sqlx::{Connection, PgConnection};
-use testcontainers::bollard::Docker;
 use testcontainers::bollard::query_parameters::{
     ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
 };
+use testcontainers::bollard::{API_DEFAULT_VERSION, Docker};
 use testcontainers::core::IntoContainerPort;
-use testcontainers::core::client::docker_client_instance;
+use testcontainers::core::client::{ClientError, docker_client_instance};
 use testcontainers::runners::AsyncRunner;
 use testcontainers::{ContainerAsync, GenericImage, ImageExt};
 use tokio::time::timeout;
 
-use super::{LEFTOVER_AGE, chain, random, unix_seconds};
+use super::{LEFTOVER_AGE, chain, random, unix_seconds, warn};
 
 /// An engine that accepts connections and never answers is found out by this.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -96,24 +96,29 @@ impl PostgresContainer {
     pub(super) async fn remove(self) {
         match timeout(PING_TIMEOUT * 4, self.container.rm()).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => eprintln!("removing the test container: {}", chain(&error)),
-            Err(_) => eprintln!("removing the test container: no answer"),
+            Ok(Err(error)) => warn(&format!("removing the test container: {}", chain(&error))),
+            Err(_) => warn("removing the test container: no answer"),
         }
     }
 }
 
 async fn engine() -> Result<Docker, String> {
+    ping(docker_client_instance(), PING_TIMEOUT).await
+}
+
+async fn ping(
+    engine: impl Future<Output = Result<Docker, ClientError>>,
+    patience: Duration,
+) -> Result<Docker, String> {
     let ping = async {
-        let engine = docker_client_instance().await.map_err(|e| chain(&e))?;
+        let engine = engine.await.map_err(|error| chain(&error))?;
         engine.ping().await.map_err(|error| chain(&error))?;
-        Ok(engine)
+        Ok::<_, String>(engine)
     };
-    match timeout(PING_TIMEOUT, ping).await {
+    match timeout(patience, ping).await {
         Ok(Ok(engine)) => Ok(engine),
-        Ok(Err::<_, String>(error)) => Err(format!("no container engine answers: {error}")),
-        Err(_) => Err(format!(
-            "no container engine answers within {PING_TIMEOUT:?}"
-        )),
+        Ok(Err(error)) => Err(format!("no container engine answers: {error}")),
+        Err(_) => Err(format!("no container engine answers within {patience:?}")),
     }
 }
 
@@ -169,4 +174,30 @@ async fn remove(engine: &Docker, container: &str) {
         engine.remove_container(container, Some(options)),
     )
     .await;
+}
+
+#[tokio::test]
+async fn an_engine_that_is_not_there_is_reported_at_once() {
+    let nowhere = Docker::connect_with_http("http://127.0.0.1:1", 120, API_DEFAULT_VERSION);
+    let error = ping(async { Ok(nowhere.unwrap()) }, PING_TIMEOUT)
+        .await
+        .unwrap_err();
+    assert!(
+        error.starts_with("no container engine answers: "),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn an_engine_that_never_answers_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("docker.sock");
+    let _silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let socket = socket.to_str().unwrap();
+    let silent = Docker::connect_with_unix(socket, 120, API_DEFAULT_VERSION);
+    let patience = Duration::from_millis(100);
+    let error = ping(async { Ok(silent.unwrap()) }, patience)
+        .await
+        .unwrap_err();
+    assert_eq!(error, "no container engine answers within 100ms");
 }
