@@ -3,3 +3,6 @@
 
 mod signature;
 mod support;
+
+#[cfg(all(feature = "embedded-db", target_os = "linux"))]
+mod embedded;
