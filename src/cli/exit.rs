@@ -29,3 +29,19 @@ impl Failure {
         self
     }
 }
+
+/// As the user reads it: the error, its causes, and the next step, a line each.
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "error: {}", self.error)?;
+        let mut cause = self.error.source();
+        while let Some(source) = cause {
+            writeln!(f, "  caused by: {source}")?;
+            cause = source.source();
+        }
+        if let Some(hint) = &self.hint {
+            writeln!(f, "  hint: {hint}")?;
+        }
+        Ok(())
+    }
+}

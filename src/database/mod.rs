@@ -2,6 +2,7 @@
 
 #[cfg(feature = "embedded-db")]
 pub mod embedded;
+pub mod reader;
 
 use std::borrow::Cow;
 use std::str::FromStr;
@@ -99,8 +100,6 @@ impl Database {
         let place = format!("{} at {host}", options.get_database().unwrap_or("(default)"));
         let options = options
             .application_name(concat!("swr-sync ", env!("CARGO_PKG_VERSION")))
-            // Names in statements are qualified; nothing of the user's may come between.
-            .options([("search_path", "pg_catalog")])
             .disable_statement_logging();
         Ok(Database { options, place })
     }

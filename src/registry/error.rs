@@ -15,8 +15,7 @@ pub struct RegistryError {
     pub attempts: u32,
     /// How long all attempts took together.
     pub elapsed: Duration,
-    /// What came back.
-    #[source]
+    /// What came back; part of the message, so it is no `source` as well.
     pub failure: RequestFailure,
 }
 
