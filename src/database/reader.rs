@@ -57,9 +57,19 @@ const FETCH: &str = "fetch 1000 from swr_result";
 ///
 /// The query becomes that of a cursor, so it must be one `select`, `with`, `table` or `values`,
 /// and the database itself refuses anything that writes. The views can be named without schema.
-#[expect(clippy::disallowed_methods, reason = "the door for SQL that is not known at compile time")]
-pub async fn read(connection: &mut PgConnection, sql: &str, sink: &mut dyn RowSink) -> Result<(), ReadError> {
-    let mut transaction = connection.begin_with("begin read only").await.map_err(ReadError::Query)?;
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the door for SQL that is not known at compile time"
+)]
+pub async fn read(
+    connection: &mut PgConnection,
+    sql: &str,
+    sink: &mut dyn RowSink,
+) -> Result<(), ReadError> {
+    let mut transaction = connection
+        .begin_with("begin read only")
+        .await
+        .map_err(ReadError::Query)?;
     transaction
         .execute("set local search_path = swr_report, swr, public")
         .await
@@ -75,7 +85,10 @@ pub async fn read(connection: &mut PgConnection, sql: &str, sink: &mut dyn RowSi
     let columns = transaction.describe_cursor().await?;
     sink.columns(columns)?;
     loop {
-        let rows = sqlx::raw_sql(FETCH).fetch_all(&mut *transaction).await.map_err(ReadError::Query)?;
+        let rows = sqlx::raw_sql(FETCH)
+            .fetch_all(&mut *transaction)
+            .await
+            .map_err(ReadError::Query)?;
         if rows.is_empty() {
             break;
         }
@@ -86,7 +99,13 @@ pub async fn read(connection: &mut PgConnection, sql: &str, sink: &mut dyn RowSi
                 .map_err(ReadError::Query)?;
             let texts: Vec<Option<&str>> = values
                 .iter()
-                .map(|value| if value.is_null() { Ok(None) } else { value.as_str().map(Some) })
+                .map(|value| {
+                    if value.is_null() {
+                        Ok(None)
+                    } else {
+                        value.as_str().map(Some)
+                    }
+                })
                 .collect::<Result<_, _>>()
                 .map_err(|error| ReadError::Query(sqlx::Error::Decode(error)))?;
             sink.row(&texts)?;
@@ -101,17 +120,25 @@ trait DescribeCursor {
 }
 
 impl DescribeCursor for PgConnection {
-    #[expect(clippy::disallowed_methods, reason = "the door for SQL that is not known at compile time")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the door for SQL that is not known at compile time"
+    )]
     async fn describe_cursor(&mut self) -> Result<Vec<ResultColumn>, ReadError> {
         use sqlx::{SqlSafeStr, Statement};
-        let statement = self.prepare("fetch 0 from swr_result".into_sql_str()).await.map_err(ReadError::Query)?;
+        let statement = self
+            .prepare("fetch 0 from swr_result".into_sql_str())
+            .await
+            .map_err(ReadError::Query)?;
         Ok(statement
             .columns()
             .iter()
             .map(|column| ResultColumn {
                 name: column.name().to_owned(),
                 kind: match column.type_info().name() {
-                    "INT2" | "INT4" | "INT8" | "FLOAT4" | "FLOAT8" | "NUMERIC" | "OID" => ColumnKind::Number,
+                    "INT2" | "INT4" | "INT8" | "FLOAT4" | "FLOAT8" | "NUMERIC" | "OID" => {
+                        ColumnKind::Number
+                    }
                     "BOOL" => ColumnKind::Boolean,
                     "JSON" | "JSONB" => ColumnKind::Json,
                     _ => ColumnKind::Text,

@@ -11,7 +11,10 @@ use crate::run::{RunCounters, RunOutcome};
 
 /// What publish changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each is described at its column of swr.sync_run")]
+#[expect(
+    missing_docs,
+    reason = "each is described at its column of swr.sync_run"
+)]
 pub struct PublishCounts {
     pub artifacts_listed: u64,
     pub artifacts_new: u64,
@@ -55,8 +58,16 @@ pub async fn publish(
     };
     let counts = apply(&mut transaction, run, listing, to_micros(now)).await?;
     add(counters, counts);
-    let outcome = if dry_run { RunOutcome::DryRun } else { RunOutcome::Published };
-    let end = RunEnd { outcome: Some(outcome), error: None, exit_code: Some(exit_code) };
+    let outcome = if dry_run {
+        RunOutcome::DryRun
+    } else {
+        RunOutcome::Published
+    };
+    let end = RunEnd {
+        outcome: Some(outcome),
+        error: None,
+        exit_code: Some(exit_code),
+    };
     if dry_run {
         transaction.rollback().await.doing("take the trial back")?;
         super::stage::clear(lock.connection(), run.instance_id).await?;
@@ -137,7 +148,10 @@ async fn apply(
     })
 }
 
-async fn previous_listing(connection: &mut PgConnection, run: Run) -> Result<DateTime<Utc>, StoreError> {
+async fn previous_listing(
+    connection: &mut PgConnection,
+    run: Run,
+) -> Result<DateTime<Utc>, StoreError> {
     let previous = sqlx::query_scalar!(
         "select listing_started_at
          from swr.sync_run
@@ -154,7 +168,10 @@ async fn previous_listing(connection: &mut PgConnection, run: Run) -> Result<Dat
 }
 
 /// An artifact listed twice counts as it was last.
-async fn drop_superseded_artifacts(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
+async fn drop_superseded_artifacts(
+    connection: &mut PgConnection,
+    run: Run,
+) -> Result<u64, StoreError> {
     let result = sqlx::query!(
         "delete from swr.staged_artifact s
          using (
@@ -450,7 +467,11 @@ async fn update_artifacts(connection: &mut PgConnection, run: Run) -> Result<u64
     Ok(result.rows_affected())
 }
 
-async fn remove_artifacts(connection: &mut PgConnection, run: Run, listing: ListingTime) -> Result<u64, StoreError> {
+async fn remove_artifacts(
+    connection: &mut PgConnection,
+    run: Run,
+    listing: ListingTime,
+) -> Result<u64, StoreError> {
     let result = sqlx::query!(
         "update swr.artifact a
          set removed_at = $3, removed_run_id = $2
@@ -470,8 +491,16 @@ async fn remove_artifacts(connection: &mut PgConnection, run: Run, listing: List
 }
 
 /// Ends the intervals of tags that now point to another digest.
-async fn close_moved_tags(connection: &mut PgConnection, run: Run, listing: ListingTime) -> Result<u64, StoreError> {
-    let ListingTime { started_at, finished_at, previous_started_at } = listing;
+async fn close_moved_tags(
+    connection: &mut PgConnection,
+    run: Run,
+    listing: ListingTime,
+) -> Result<u64, StoreError> {
+    let ListingTime {
+        started_at,
+        finished_at,
+        previous_started_at,
+    } = listing;
     let result = sqlx::query!(
         "update swr.tag_history h
          set closed_run_id = $2,
@@ -522,8 +551,16 @@ async fn close_removed_tags(
 
 /// Begins an interval for each tag that has none: the push time where it is between this
 /// listing and the one before, else the time of the listing.
-async fn open_tags(connection: &mut PgConnection, run: Run, listing: ListingTime) -> Result<u64, StoreError> {
-    let ListingTime { started_at, finished_at, previous_started_at } = listing;
+async fn open_tags(
+    connection: &mut PgConnection,
+    run: Run,
+    listing: ListingTime,
+) -> Result<u64, StoreError> {
+    let ListingTime {
+        started_at,
+        finished_at,
+        previous_started_at,
+    } = listing;
     let result = sqlx::query!(
         "insert into swr.tag_history
              (instance_id, repository_id, name, valid_from, artifact_id, opened_run_id, digest)
