@@ -138,7 +138,8 @@ impl EmbeddedError {
                 Some("the whole log is server.log in that folder")
             }
             EmbeddedError::InUse { .. } => Some("wait for them, or use --force"),
-            EmbeddedError::Io { .. } => None,
+            EmbeddedError::Io { source, .. } => (source.kind() == io::ErrorKind::PermissionDenied)
+                .then_some("choose a folder of your own with --data-dir"),
         }
     }
 }

@@ -426,7 +426,7 @@ fn at_url(url: String) -> Result<Server, String> {
 /// The embedded server, shared by every test process of this user.
 #[cfg(feature = "embedded-db")]
 async fn local() -> Result<Server, String> {
-    use swr_sync::database::embedded::{EmbeddedServer, EmbeddedSettings};
+    use swr_sync::database::embedded::{EmbeddedError, EmbeddedServer, EmbeddedSettings};
 
     let binaries_dir = std::env::var_os("SWR_SYNC_POSTGRES_BIN_DIR");
     let mut folder = format!(
@@ -449,7 +449,10 @@ async fn local() -> Result<Server, String> {
     };
     let server = EmbeddedServer::start(&settings)
         .await
-        .map_err(|error| chain(&error))?;
+        .map_err(|error| match error {
+            EmbeddedError::NoBinaries { searched } => format!("there are none in {searched}"),
+            error => chain(&error),
+        })?;
     Ok(Server {
         admin_url: server.url().to_owned(),
         hold: Hold::Embedded { _server: server },
