@@ -484,7 +484,8 @@ async fn insert_steps(
 }
 
 /// Writes how each fetch ended. What failed is due again at once after the first run that
-/// met it, then after an hour, four hours, and so on up to a week.
+/// met it, then after an hour, four hours, and so on up to a week. What is gone, and listed
+/// all the same, begins with the hour.
 async fn upsert_manifests(
     connection: &mut PgConnection,
     run: Run,
@@ -496,7 +497,10 @@ async fn upsert_manifests(
         "insert into swr.manifest as stored
              (instance_id, digest, outcome, attempts, attempted_at, next_attempt_at, http_status, error_code,
               error_message, reported_total, build_step_ids, extra)
-         select $1, m.digest, m.outcome, 1, $2::timestamptz, case when not m.is_final then $2::timestamptz end,
+         select $1, m.digest, m.outcome, 1, $2::timestamptz, case
+                    when m.outcome = 'gone' then $2::timestamptz + interval '1 hour'
+                    when not m.is_final then $2::timestamptz
+                end,
                 m.http_status, m.error_code, m.error_message, m.reported_total,
                 case when m.outcome = 'stored' then ($13::uuid[])[m.first_step:m.last_step] end, m.extra
          from unnest($3::text[], $4::text[], $5::boolean[], $6::smallint[], $7::text[], $8::text[], $9::bigint[],
@@ -507,7 +511,7 @@ async fn upsert_manifests(
          set outcome = excluded.outcome,
              attempts = stored.attempts + 1,
              attempted_at = excluded.attempted_at,
-             next_attempt_at = excluded.next_attempt_at
+             next_attempt_at = case when excluded.next_attempt_at is not null then excluded.attempted_at end
                  + least(interval '7 days', interval '1 hour' * power(4, least(stored.attempts - 1, 6))),
              http_status = excluded.http_status,
              error_code = excluded.error_code,
