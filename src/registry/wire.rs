@@ -173,7 +173,7 @@ fn artifact(entry: Map<String, Value>, issues: &mut Vec<DataIssue>) -> Option<Ar
     fields.forget("id", |_| true);
     fields.forget("repository_id", |_| true);
     let digest = fields.text("digest").unwrap_or_default();
-    let tags = match fields.take("tags") {
+    let tags = match fields.object.shift_remove("tags") {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::Array(entries)) => entries
             .into_iter()

@@ -3,6 +3,8 @@
 
 mod signature;
 mod support;
+#[cfg(feature = "emulator")]
+mod sync;
 
 #[cfg(all(feature = "embedded-db", target_os = "linux"))]
 mod embedded;
