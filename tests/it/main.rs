@@ -1,10 +1,16 @@
 //! The one integration test binary. `support` gives a test its whole world.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod architecture;
 mod signature;
 mod support;
 #[cfg(feature = "emulator")]
 mod sync;
+
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod commands;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod reports;
 
 #[cfg(all(feature = "embedded-db", target_os = "linux"))]
 mod embedded;

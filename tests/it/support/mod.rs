@@ -3,3 +3,5 @@
 pub(crate) mod database;
 #[cfg(feature = "emulator")]
 pub(crate) mod mirror;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+pub(crate) mod program;

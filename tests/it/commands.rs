@@ -1,0 +1,1239 @@
+//! The commands on the real process: what they print, what they change, and how they exit.
+
+use std::fs::File;
+use std::io::pipe;
+use std::net::TcpListener;
+
+use nix::sys::signal::Signal;
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection};
+use swr_sync::emulator::{Clock, Emulator, EmulatorSettings, RequestKind, World};
+use swr_sync::report::REPORTS;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::database::TestDatabase;
+use crate::support::mirror::{start_of_time, wait_until};
+use crate::support::program::{Finished, Program, emulator, emulator_settings};
+
+#[cfg(target_os = "linux")]
+mod embedded;
+
+const GATEWAY_REFUSAL: &str = r#"{"error_code":"SVCSTG.SWR.4030170","error_msg":"no permission"}"#;
+
+/// The repository `team/app/api` with as many images.
+fn world_of(images: usize) -> World {
+    let mut world = World::empty(start_of_time());
+    let repository = world.add_repository("team", "app/api");
+    for _ in 0..images {
+        world.push(repository).unwrap();
+    }
+    world
+}
+
+/// Runs a command that fails, at the log level that says the most: what is secret would show there
+/// first, and every run looks for it.
+async fn check_failure(program: Program, code: i32, words: &[&str]) -> Finished {
+    let finished = program.args(&["--log", "trace"]).run().await.code(code);
+    assert_eq!(finished.stdout, "");
+    let error = finished.error();
+    for word in words {
+        assert!(error.contains(word), "no `{word}` in: {}", finished.stderr);
+    }
+    finished
+}
+
+/// The last run's row.
+async fn last_run(database: &TestDatabase) -> String {
+    database
+        .snapshot("select outcome, exit_code from swr.sync_run order by run_id desc limit 1")
+        .await
+}
+
+/// Everything publish writes.
+async fn published(database: &TestDatabase) -> String {
+    let mut rows = String::new();
+    for table in [
+        "namespace",
+        "repository",
+        "artifact",
+        "tag",
+        "tag_history",
+        "data_issue",
+    ] {
+        let sql = format!("select '{table}', t.* from swr.{table} t order by t");
+        rows.push_str(&database.snapshot(&sql).await);
+        rows.push('\n');
+    }
+    rows
+}
+
+async fn execute(database: &TestDatabase, sql: &str) {
+    let mut connection = database.connect().await;
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+}
+
+/// One request by hand; the whole answer.
+async fn http(emulator: &Emulator, request: &str, headers: &str, body: &str) -> String {
+    let address = emulator.endpoint().replace("http://", "");
+    let mut stream = TcpStream::connect(&address).await.unwrap();
+    let request = format!(
+        "{request} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+/// A port at which nobody answers.
+fn closed_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+#[tokio::test]
+async fn sync_publishes_and_says_what_it_did() {
+    let emulator = emulator(world_of(3)).await;
+    let database = TestDatabase::create_empty().await;
+    let first = Program::sync(&emulator, &database).run().await.code(0);
+    assert_eq!(first.stdout, "");
+    let first = first.says(&[
+        "applied 5 migrations",
+        "run 1: published in ",
+        "  artifacts  3 listed on 1 pages: 3 new, 0 changed, 0 removed, 0 unchanged\n",
+        "  histories  3 fetched, 0 known, 0 unsupported, 0 gone, 0 failed\n",
+        "  requests   7 (2 for the catalog), 0 retries, 0 throttled\n",
+    ]);
+    assert!(!first.stderr.contains("error"), "{}", first.stderr);
+    assert_eq!(last_run(&database).await, "published | 0");
+    let counted =
+        "select count(*), count(*) filter (where build_steps > 0) from swr_report.artifact";
+    assert_eq!(database.snapshot(counted).await, "3 | 3");
+
+    let before = published(&database).await;
+    let second = Program::sync(&emulator, &database).run().await.code(0);
+    assert_eq!(second.stdout, "");
+    second.says(&[
+        "run 2: published in ",
+        "  artifacts  3 listed on 1 pages: 0 new, 0 changed, 0 removed, 3 unchanged\n",
+        "  tags       0 new, 0 moved, 0 removed\n",
+        "  histories  0 fetched, 3 known, 0 unsupported, 0 gone, 0 failed\n",
+        "  requests   3 (2 for the catalog), 0 retries, 0 throttled\n",
+        "  database   0 rows written, 0 values altered\n",
+    ]);
+    assert_eq!(published(&database).await, before);
+}
+
+fn json_lines(stderr: &str) -> Vec<Value> {
+    let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+    stderr.lines().map(parse).collect()
+}
+
+#[tokio::test]
+async fn each_line_of_a_json_log_is_an_object_and_the_last_has_the_counters() {
+    let emulator = emulator(world_of(3)).await;
+    let database = TestDatabase::create_empty().await;
+    let finished = Program::sync(&emulator, &database)
+        .args(&["--log-format", "json"])
+        .run()
+        .await
+        .code(0);
+    let lines = json_lines(&finished.stderr);
+    let last = lines.last().unwrap();
+    assert_eq!(last["message"], "run 1 published");
+    assert_eq!(last["outcome"], "published");
+    assert_eq!(last["artifacts_new"], 3);
+    assert_eq!(last["histories_fetched"], 3);
+    assert_eq!(last["requests_total"], 7);
+    assert_eq!(last["level"], "INFO");
+}
+
+#[tokio::test]
+async fn a_failure_is_an_object_of_the_json_log_too() {
+    let database = TestDatabase::create().await;
+    let emulator = emulator(world_of(1)).await;
+    emulator.fail_next(RequestKind::Namespaces, 403, GATEWAY_REFUSAL);
+    let finished = Program::sync(&emulator, &database)
+        .args(&["--log-format", "json"])
+        .run()
+        .await
+        .code(4);
+    let lines = json_lines(&finished.stderr);
+    let last = lines.last().unwrap();
+    assert_eq!(last["level"], "ERROR");
+    assert_eq!(last["exit_code"], 4);
+    let message = last["message"].as_str().unwrap();
+    assert!(message.contains("HTTP 403 SVCSTG.SWR.4030170"), "{message}");
+    let hint = last["hint"].as_str().unwrap();
+    assert!(hint.contains("swr:repository:listNamespaces"), "{hint}");
+}
+
+#[tokio::test]
+async fn a_dry_run_publishes_nothing_and_keeps_the_histories() {
+    let emulator = emulator(world_of(3)).await;
+    let database = TestDatabase::create().await;
+    Program::sync(&emulator, &database).run().await.code(0);
+    emulator.with_world(|world| {
+        let repository = world.repository("team", "app/api").unwrap().id;
+        world.push(repository).unwrap();
+        world.push(repository).unwrap();
+        let oldest = world.artifacts().next().unwrap().id;
+        world.delete_artifact(oldest).unwrap();
+    });
+
+    let before = published(&database).await;
+    let trial = Program::sync(&emulator, &database)
+        .args(&["--dry-run"])
+        .run()
+        .await
+        .code(0);
+    assert_eq!(trial.stdout, "");
+    trial.says(&[
+        "run 2: complete, not published (dry run) in ",
+        "4 listed on 1 pages: 2 new, 0 changed, 1 removed, 2 unchanged",
+        "2 fetched, 2 known",
+    ]);
+    assert_eq!(published(&database).await, before);
+    assert_eq!(last_run(&database).await, "dry_run | 0");
+    let published_at = "select published_at from swr.sync_run where run_id = 2";
+    assert_eq!(database.snapshot(published_at).await, "NULL");
+
+    emulator.reset_requests();
+    let run = Program::sync(&emulator, &database).run().await.code(0);
+    run.says(&[
+        "2 new, 0 changed, 1 removed, 2 unchanged",
+        "0 fetched, 4 known",
+    ]);
+    assert_eq!(emulator.requests().of(RequestKind::BuildHistory), 0);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_the_settings_shows_before_anything_starts() {
+    let emulator = emulator(world_of(1)).await;
+    let database_url = format!("postgresql://user@127.0.0.1:{}/x", closed_port());
+    let sync = || {
+        Program::new(&["sync"])
+            .registry(&emulator)
+            .database_url(&database_url)
+    };
+    let cases: Vec<(Program, &[&str])> = vec![
+        (
+            sync().without_key(),
+            &[
+                "error: no credentials",
+                "HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK",
+                "SWR_AUTH_TOKEN",
+                "SWR_IAM_USER, SWR_IAM_PASSWORD and SWR_IAM_ACCOUNT",
+            ],
+        ),
+        (
+            sync().without("HUAWEICLOUD_SDK_AK"),
+            &["no access key given", "set HUAWEICLOUD_SDK_AK;"],
+        ),
+        (
+            sync().without("HUAWEICLOUD_SDK_SK"),
+            &["no secret key given", "set HUAWEICLOUD_SDK_SK;"],
+        ),
+        (
+            // An empty value, as compose files pass on what is not set.
+            sync().env("HUAWEICLOUD_SDK_SK", ""),
+            &["no secret key given"],
+        ),
+        (
+            sync()
+                .iam_user(&emulator, &"x-not-to-be-shown".into())
+                .without("SWR_IAM_ACCOUNT"),
+            &["no account of the IAM user given", "set SWR_IAM_ACCOUNT;"],
+        ),
+        (
+            sync().env("SWR_ENDPOINT", "swr-api.example.com"),
+            &[
+                "the endpoint `swr-api.example.com` is not a URL",
+                "hint: write it as https://",
+            ],
+        ),
+        (
+            sync().env("SWR_ENDPOINT", "localhost:8085"),
+            &["the endpoint must be scheme and host"],
+        ),
+        (
+            sync().secret("SWR_ENDPOINT", "https://user:p-not-to-be-shown@example.com"),
+            &["the endpoint must be scheme and host, and nothing secret"],
+        ),
+        (
+            sync().without("SWR_ENDPOINT"),
+            &["no region or endpoint given", "SWR_REGION or SWR_ENDPOINT"],
+        ),
+        (
+            sync().without("SWR_PROJECT_ID"),
+            &["no project given", "set SWR_PROJECT_ID;"],
+        ),
+        (
+            sync().env("SWR_INSTANCE_ID", " "),
+            &["no instance given", "set SWR_INSTANCE_ID;"],
+        ),
+        (
+            sync()
+                .without("HUAWEICLOUD_SDK_SK")
+                .env("HUAWEICLOUD_SDK_SK_FILE", "/no/such/file"),
+            &["cannot read the file /no/such/file of HUAWEICLOUD_SDK_SK_FILE"],
+        ),
+        (
+            sync().env("HUAWEICLOUD_SDK_SK_FILE", "/dev/null"),
+            &["both HUAWEICLOUD_SDK_SK and HUAWEICLOUD_SDK_SK_FILE are set"],
+        ),
+        (
+            sync()
+                .without("HUAWEICLOUD_SDK_SK")
+                .env("HUAWEICLOUD_SDK_SK_FILE", "/dev/null"),
+            &["the file /dev/null of HUAWEICLOUD_SDK_SK_FILE is empty"],
+        ),
+        (sync().args(&["--no-such-flag"]), &["'--no-such-flag'"]),
+        (sync().args(&["--max-attempts", "0"]), &["--max-attempts"]),
+        (sync().env("SWR_RETRY_DELAY", "soon"), &["--retry-delay"]),
+    ];
+    for (program, words) in cases {
+        check_failure(program, 2, words).await;
+    }
+    assert_eq!(emulator.requests().total(), 0);
+}
+
+#[tokio::test]
+async fn a_secret_may_come_from_a_file() {
+    let emulator = emulator(world_of(1)).await;
+    let database = TestDatabase::create().await;
+    let secret_key = emulator.settings().credentials.secret_key.expose_secret();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret-key");
+    std::fs::write(&file, format!("{secret_key}\n")).unwrap();
+    Program::sync(&emulator, &database)
+        .without("HUAWEICLOUD_SDK_SK")
+        .env("HUAWEICLOUD_SDK_SK_FILE", &file)
+        .run()
+        .await
+        .code(0);
+    let url = folder.path().join("database-url");
+    std::fs::write(&url, format!("{}\n", database.url())).unwrap();
+    let finished = Program::sync(&emulator, &database)
+        .without("DATABASE_URL")
+        .env("DATABASE_URL_FILE", &url)
+        .run()
+        .await
+        .code(0);
+    finished.says(&["run 2: published"]);
+}
+
+#[tokio::test]
+async fn a_wrong_key_is_tried_once() {
+    let emulator = emulator(world_of(1)).await;
+    let database = TestDatabase::create().await;
+    let program = Program::sync(&emulator, &database)
+        .secret("HUAWEICLOUD_SDK_SK", "wrong-secret-key-not-to-be-shown");
+    check_failure(
+        program,
+        4,
+        &[
+            "HTTP 401 APIGW.0301",
+            "verify aksk signature fail",
+            "hint: check the credentials, and the clock",
+        ],
+    )
+    .await;
+    assert_eq!(emulator.requests().total(), 1);
+    assert_eq!(emulator.requests().failed_signatures, 1);
+    assert_eq!(last_run(&database).await, "failed | 4");
+}
+
+#[tokio::test]
+async fn a_wrong_password_of_an_iam_user_is_tried_once() {
+    let emulator = emulator(world_of(1)).await;
+    let database = TestDatabase::create().await;
+    let program = Program::sync(&emulator, &database)
+        .iam_user(&emulator, &"wrong-password-not-to-be-shown".into());
+    let words = [
+        "POST http://",
+        "HTTP 401",
+        "The username or password is wrong.",
+    ];
+    check_failure(program, 4, &words).await;
+    assert_eq!(emulator.requests().total(), 1);
+    assert_eq!(emulator.requests().answered(RequestKind::Token, 401), 1);
+}
+
+#[tokio::test]
+async fn an_iam_user_gets_in_with_one_token() {
+    let emulator = emulator(world_of(3)).await;
+    let database = TestDatabase::create().await;
+    let password = emulator.settings().credentials.password.clone();
+    Program::sync(&emulator, &database)
+        .iam_user(&emulator, &password)
+        .args(&["--log", "trace"])
+        .run()
+        .await
+        .code(0);
+    assert_eq!(emulator.requests().answered(RequestKind::Token, 201), 1);
+    assert_eq!(emulator.requests().with_status(401), 0);
+}
+
+#[tokio::test]
+async fn a_token_gets_in() {
+    let emulator = emulator(world_of(1)).await;
+    let database = TestDatabase::create().await;
+    let token = emulator.settings().credentials.fixed_token.clone().unwrap();
+    Program::sync(&emulator, &database)
+        .token(token.expose_secret())
+        .args(&["--log", "trace"])
+        .run()
+        .await
+        .code(0);
+    assert_eq!(emulator.requests().of(RequestKind::Token), 0);
+}
+
+#[tokio::test]
+async fn an_expired_token_is_tried_once() {
+    let clock = Clock::manual(start_of_time());
+    let settings = EmulatorSettings {
+        clock: clock.clone(),
+        ..emulator_settings()
+    };
+    let emulator = Emulator::start(settings, world_of(1)).await.unwrap();
+    let database = TestDatabase::create().await;
+    let token = issue_token(&emulator).await;
+    Program::sync(&emulator, &database)
+        .token(&token)
+        .run()
+        .await
+        .code(0);
+
+    clock.advance(emulator.settings().token_lifetime);
+    emulator.reset_requests();
+    let program = Program::sync(&emulator, &database).token(&token);
+    let words = [
+        "HTTP 401 APIGW.0301",
+        "token expires",
+        "hint: check the credentials",
+    ];
+    check_failure(program, 4, &words).await;
+    assert_eq!(emulator.requests().total(), 1);
+}
+
+async fn issue_token(emulator: &Emulator) -> String {
+    let credentials = &emulator.settings().credentials;
+    let body = json!({"auth": {
+        "identity": {
+            "methods": ["password"],
+            "password": {"user": {
+                "name": credentials.user,
+                "password": credentials.password.expose_secret(),
+                "domain": {"name": credentials.account},
+            }},
+        },
+        "scope": {"project": {"id": emulator.settings().project_id}},
+    }});
+    let answer = http(emulator, "POST /v3/auth/tokens", "", &body.to_string()).await;
+    let mut lines = answer.lines();
+    let token = lines.find_map(|line| line.strip_prefix("x-subject-token: "));
+    token.unwrap_or_else(|| panic!("{answer}")).to_owned()
+}
+
+#[tokio::test]
+async fn an_unknown_instance_is_a_matter_of_settings_and_another_project_one_of_rights() {
+    let emulator = emulator(world_of(1)).await;
+    let database = TestDatabase::create().await;
+    let unknown = Program::sync(&emulator, &database)
+        .env("SWR_INSTANCE_ID", "99999999-9999-9999-9999-999999999999");
+    let words = [
+        "HTTP 404 SVCSTG.SWR.",
+        "hint: check SWR_PROJECT_ID and SWR_INSTANCE_ID",
+    ];
+    check_failure(unknown, 2, &words).await;
+    let foreign = Program::sync(&emulator, &database)
+        .env("SWR_PROJECT_ID", "ffffffffffffffffffffffffffffffff");
+    check_failure(foreign, 4, &["HTTP 403 SVCSTG.SWR.4030170"]).await;
+    assert_eq!(published(&database).await.trim(), "");
+}
+
+#[tokio::test]
+async fn an_instance_that_changed_its_project_is_refused() {
+    let emulator = emulator(world_of(1)).await;
+    let database = TestDatabase::create().await;
+    Program::sync(&emulator, &database).run().await.code(0);
+    emulator.reset_requests();
+    let program = Program::sync(&emulator, &database)
+        .env("SWR_PROJECT_ID", "ffffffffffffffffffffffffffffffff");
+    let project = &emulator.settings().project_id;
+    let words = [
+        &format!("as one of project {project}, not ffffffffffffffffffffffffffffffff"),
+        "hint: check SWR_PROJECT_ID and SWR_INSTANCE_ID, or use another database",
+    ];
+    check_failure(program, 6, &words).await;
+    assert_eq!(emulator.requests().total(), 0);
+}
+
+#[tokio::test]
+async fn an_instance_without_the_artifact_list_is_told_to_upgrade() {
+    let settings = EmulatorSettings {
+        instance_version: "25.5.9".into(),
+        ..emulator_settings()
+    };
+    let emulator = Emulator::start(settings, world_of(1)).await.unwrap();
+    let database = TestDatabase::create().await;
+    let words = [
+        "error: the instance has version 25.5.9; the artifact list exists from 25.6.0 on",
+        "hint: upgrade the instance to 25.6.0 or later",
+    ];
+    check_failure(Program::sync(&emulator, &database), 2, &words).await;
+    assert_eq!(emulator.requests().total(), 1);
+
+    // A key that may not read the version finds out by the list itself.
+    let database = TestDatabase::create().await;
+    emulator.fail_next(RequestKind::Instance, 403, GATEWAY_REFUSAL);
+    let words = [
+        "HTTP 404 APIGW.0101",
+        "an instance older than 25.6.0 does not have it either",
+    ];
+    check_failure(Program::sync(&emulator, &database), 2, &words).await;
+    assert_eq!(emulator.requests().of(RequestKind::Artifacts), 1);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_does_not_answer_is_asked_as_often_as_told() {
+    let emulator = emulator(world_of(1)).await;
+    let database = TestDatabase::create().await;
+    let program = Program::sync(&emulator, &database)
+        .env(
+            "SWR_ENDPOINT",
+            format!("http://127.0.0.1:{}", closed_port()),
+        )
+        .args(&["--max-attempts", "3"]);
+    let words = [
+        "no answer: ",
+        "(after 3 attempts in ",
+        "hint: check the endpoint or region, the network, and HTTPS_PROXY; nothing was published",
+    ];
+    check_failure(program, 7, &words).await;
+    assert_eq!(last_run(&database).await, "failed | 7");
+    let requests = "select requests, retries from swr.sync_run";
+    let counted = r#"{"instance": {"error": 3}} | 2"#;
+    assert_eq!(database.snapshot(requests).await, counted);
+}
+
+#[tokio::test]
+async fn a_listing_that_breaks_off_publishes_nothing() {
+    let emulator = emulator(world_of(3)).await;
+    let database = TestDatabase::create().await;
+    for _ in 0..2 {
+        emulator.fail_next(RequestKind::Artifacts, 502, "<html>Bad Gateway</html>");
+    }
+    let program = Program::sync(&emulator, &database).args(&["--max-attempts", "2"]);
+    let words = [
+        "HTTP 502: Bad Gateway",
+        "(after 2 attempts in ",
+        "nothing was published",
+    ];
+    check_failure(program, 7, &words).await;
+    assert_eq!(published(&database).await.trim(), "");
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_be_reached_is_named_without_its_password() {
+    let emulator = emulator(world_of(1)).await;
+    let port = closed_port();
+    let url = format!("postgresql://user:pass-not-to-be-shown@127.0.0.1:{port}/mirror");
+    for command in [
+        &["sync"][..],
+        &["status"],
+        &["migrate"],
+        &["migrate", "--check"],
+        &["report", "artifact"],
+        &["query", "select 1"],
+    ] {
+        let program = Program::new(command).registry(&emulator).database_url(&url);
+        let words = [
+            &format!("error: cannot connect to the database mirror at 127.0.0.1:{port}\n"),
+            "caused by: ",
+            "hint: check that the server runs",
+        ];
+        check_failure(program, 5, &words).await;
+    }
+    assert_eq!(emulator.requests().total(), 0);
+}
+
+#[tokio::test]
+async fn a_refused_password_does_not_show() {
+    let (url, server) = refusing_database("pass-not-to-be-shown").await;
+    let program = Program::new(&["status"]).database_url(&url);
+    let words = [
+        "cannot connect to the database mirror at",
+        "password authentication failed",
+    ];
+    check_failure(program, 5, &words).await;
+    // The program did send it.
+    assert_eq!(server.await.unwrap(), "pass-not-to-be-shown");
+}
+
+/// As much of PostgreSQL as it takes to ask for a password and not to like it, for the test
+/// servers take any.
+async fn refusing_database(password: &str) -> (String, tokio::task::JoinHandle<String>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let url = format!("postgresql://user:{password}@{address}/mirror?sslmode=disable");
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let startup = stream.read_u32().await.unwrap() - 4;
+        stream
+            .read_exact(&mut vec![0; startup as usize])
+            .await
+            .unwrap();
+        // AuthenticationCleartextPassword.
+        stream.write_all(b"R\0\0\0\x08\0\0\0\x03").await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'p');
+        let mut given = vec![0; stream.read_u32().await.unwrap() as usize - 4];
+        stream.read_exact(&mut given).await.unwrap();
+        let fields =
+            b"SFATAL\0VFATAL\0C28P01\0Mpassword authentication failed for user \"user\"\0\0";
+        stream.write_all(b"E").await.unwrap();
+        stream.write_u32(4 + fields.len() as u32).await.unwrap();
+        stream.write_all(fields).await.unwrap();
+        given.pop();
+        String::from_utf8(given).unwrap()
+    });
+    (url, server)
+}
+
+#[tokio::test]
+async fn a_database_url_that_cannot_be_read_is_not_repeated() {
+    for url in [
+        "user:pass-not-to-be-shown@localhost/mirror",
+        "postgresql://user:pass-not-to-be-shown@localhost:port/mirror",
+        // Not encoded: what follows is a fragment to URLs.
+        "postgresql://user:pass-not-to-be-shown#1@localhost/mirror",
+    ] {
+        let program = Program::new(&["status"])
+            .secret("UNUSED", "pass-not-to-be-shown")
+            .env("DATABASE_URL", url);
+        let words = [
+            "error: the database URL is not valid: expected postgresql://user@host/name\n",
+            "hint: write it as postgresql://user:password@host:5432/name\n",
+        ];
+        check_failure(program, 2, &words).await;
+    }
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_left_alone() {
+    let emulator = emulator(world_of(1)).await;
+    let database = TestDatabase::create().await;
+    execute(
+        &database,
+        "insert into swr._sqlx_migrations (version, description, success, checksum, execution_time)
+         values (9001, 'from the future', true, '', 0)",
+    )
+    .await;
+    for command in [
+        &["sync"][..],
+        &["sync", "--no-migrate"],
+        &["migrate"],
+        &["migrate", "--check"],
+        &["status"],
+        &["report", "artifact"],
+    ] {
+        let program = Program::new(command)
+            .registry(&emulator)
+            .database(&database);
+        let words = [
+            "error: the database has the migration 9001, which this program does not know",
+            "hint: use the version of swr-sync that migrated the database, or a later one",
+        ];
+        check_failure(program, 6, &words).await;
+    }
+    assert_eq!(emulator.requests().total(), 0);
+    assert_eq!(database.snapshot("select from swr.instance").await, "");
+}
+
+#[tokio::test]
+async fn without_migrating_an_empty_database_is_refused() {
+    let emulator = emulator(world_of(1)).await;
+    let database = TestDatabase::create_empty().await;
+    let words = [
+        "error: the database lacks 5 of 5 migrations\n",
+        "hint: run `swr-sync migrate` as the owner of the schema\n",
+    ];
+    let by_flag = Program::sync(&emulator, &database).args(&["--no-migrate"]);
+    check_failure(by_flag, 5, &words).await;
+    for yes in ["1", "true", "yes"] {
+        let by_variable = Program::sync(&emulator, &database).env("SWR_SYNC_NO_MIGRATE", yes);
+        check_failure(by_variable, 5, &words).await;
+    }
+    assert_eq!(emulator.requests().total(), 0);
+    let schemas = "select count(*) from pg_namespace where nspname like 'swr%'";
+    assert_eq!(database.snapshot(schemas).await, "0");
+
+    for no in ["", "0", "false"] {
+        let program = Program::sync(&emulator, &database).env("SWR_SYNC_NO_MIGRATE", no);
+        program.run().await.code(0);
+    }
+}
+
+#[tokio::test]
+async fn a_second_run_says_who_holds_the_lock_and_asks_for_nothing() {
+    let emulator = emulator(world_of(1)).await;
+    let database = TestDatabase::create().await;
+    emulator.hang_next(RequestKind::Artifacts);
+    let first = Program::sync(&emulator, &database).start();
+    wait_until("the first run waits for its page", async || {
+        emulator.requests().of(RequestKind::Artifacts) == 1
+    })
+    .await;
+
+    let requests = emulator.requests().total();
+    let sql = "select format('another run over this instance is going on: run 1 on %s, process %s, since %s UTC',
+                             host, process_id, to_char(started_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS'))
+               from swr.sync_run";
+    let expected = database.snapshot(sql).await;
+    let process = format!(", process {}, since ", first.process_id());
+    assert!(expected.contains(&process), "{expected}");
+    let words = [
+        expected.as_str(),
+        "hint: nothing is wrong: let that run end",
+    ];
+    check_failure(Program::sync(&emulator, &database), 75, &words).await;
+    assert_eq!(emulator.requests().total(), requests);
+    assert_eq!(
+        database.snapshot("select count(*) from swr.sync_run").await,
+        "1"
+    );
+
+    first.signal(Signal::SIGTERM);
+    first.finish().await.code(143);
+    Program::sync(&emulator, &database).run().await.code(0);
+}
+
+#[tokio::test]
+async fn a_run_with_failed_histories_is_partial_and_the_next_one_repairs_it() {
+    let emulator = emulator(world_of(3)).await;
+    let database = TestDatabase::create().await;
+    for _ in 0..2 {
+        emulator.fail_next(RequestKind::BuildHistory, 500, "");
+    }
+    let sync = || {
+        Program::sync(&emulator, &database).args(&["--max-attempts", "2", "--max-in-flight", "1"])
+    };
+    let partial = sync().run().await.code(3);
+    partial.says(&[
+        "run 1: published in ",
+        "  artifacts  3 listed on 1 pages: 3 new",
+        "  histories  2 fetched, 0 known, 0 unsupported, 0 gone, 1 failed\n",
+    ]);
+    assert_eq!(last_run(&database).await, "published | 3");
+    let histories = "select build_history, count(*) from swr_report.artifact group by 1 order by 1";
+    assert_eq!(database.snapshot(histories).await, "failed | 1\nstored | 2");
+
+    emulator.reset_requests();
+    let repaired = sync().run().await.code(0);
+    repaired.says(&["  histories  1 fetched, 2 known, 0 unsupported, 0 gone, 0 failed\n"]);
+    assert_eq!(emulator.requests().of(RequestKind::BuildHistory), 1);
+    assert_eq!(database.snapshot(histories).await, "stored | 3");
+}
+
+/// Stored histories, as they arrive.
+async fn wait_for_histories(database: &TestDatabase, count: usize) {
+    wait_until("the histories are stored", async || {
+        let stored = "select count(*) from swr.manifest where outcome = 'stored'";
+        database.snapshot(stored).await == count.to_string()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn sigterm_while_a_history_hangs_keeps_what_had_arrived() {
+    let emulator = emulator(world_of(5)).await;
+    let database = TestDatabase::create().await;
+    emulator.hang_next(RequestKind::BuildHistory);
+    let run = Program::sync(&emulator, &database).start();
+    wait_for_histories(&database, 4).await;
+    run.signal(Signal::SIGTERM);
+    let finished = run.finish().await.code(143);
+    assert_eq!(finished.stdout, "");
+    let words = ["error: stopped by a signal; what had arrived is stored, nothing was published"];
+    finished.says(&words);
+    assert_eq!(last_run(&database).await, "stopped | 143");
+    assert_eq!(published(&database).await.trim(), "");
+
+    emulator.reset_requests();
+    let next = Program::sync(&emulator, &database).run().await.code(0);
+    next.says(&["5 listed on 1 pages: 5 new", "1 fetched, 4 known"]);
+    assert_eq!(emulator.requests().of(RequestKind::BuildHistory), 1);
+}
+
+#[tokio::test]
+async fn sigint_while_a_page_hangs_keeps_what_had_arrived() {
+    let emulator = emulator(world_of(101)).await;
+    let database = TestDatabase::create().await;
+    // The first page comes as it is, then one that never does.
+    emulator.fail_next(RequestKind::Artifacts, 200, first_page(&emulator).await);
+    emulator.hang_next(RequestKind::Artifacts);
+    emulator.reset_requests();
+    let run = Program::sync(&emulator, &database).start();
+    wait_for_histories(&database, 100).await;
+    wait_until("the second page is asked for", async || {
+        emulator.requests().of(RequestKind::Artifacts) == 2
+    })
+    .await;
+    run.signal(Signal::SIGINT);
+    let finished = run.finish().await.code(130);
+    finished.says(&["error: stopped by a signal; what had arrived is stored"]);
+    assert_eq!(last_run(&database).await, "stopped | 130");
+    let pages = "select pages, artifacts_listed, histories_fetched from swr.sync_run";
+    assert_eq!(database.snapshot(pages).await, "1 | 100 | 100");
+    assert_eq!(published(&database).await.trim(), "");
+
+    let next = Program::sync(&emulator, &database).run().await.code(0);
+    next.says(&["101 listed on 2 pages: 101 new", "1 fetched, 100 known"]);
+    assert_eq!(emulator.requests().of(RequestKind::BuildHistory), 101);
+}
+
+/// The first page of the artifact list, as the program asks for it.
+async fn first_page(emulator: &Emulator) -> String {
+    let settings = emulator.settings();
+    let token = settings.credentials.fixed_token.as_ref().unwrap();
+    let request = format!(
+        "GET /v2/{}/instances/{}/artifacts?marker=1&limit=100",
+        settings.project_id, settings.instance_id
+    );
+    let headers = format!("x-auth-token: {}\r\n", token.expose_secret());
+    let answer = http(emulator, &request, &headers, "").await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    body.to_owned()
+}
+
+#[tokio::test]
+async fn migrate_brings_an_empty_database_up_to_date() {
+    let database = TestDatabase::create_empty().await;
+    let migrate = |arguments: &[&str]| {
+        Program::new(&["migrate"])
+            .args(arguments)
+            .database(&database)
+    };
+    check_failure(
+        migrate(&["--check"]),
+        5,
+        &["the database lacks 5 of 5 migrations"],
+    )
+    .await;
+    let schemas = "select nspname from pg_namespace where nspname like 'swr%' order by 1";
+    assert_eq!(database.snapshot(schemas).await, "");
+    for (arguments, words) in [
+        (&[][..], "applied 5 migrations\n"),
+        (&[], "the schema is up to date\n"),
+        (&["--check"], "the schema is up to date\n"),
+    ] {
+        let finished = migrate(arguments).run().await.code(0);
+        assert_eq!(finished.stderr, words);
+        assert_eq!(finished.stdout, "");
+    }
+    assert_eq!(database.snapshot(schemas).await, "swr\nswr_report");
+}
+
+/// A result as both CSV and JSON must give it: names, then texts, NULL being empty.
+type Rows = Vec<Vec<String>>;
+
+fn csv_rows(text: &str) -> Rows {
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .from_reader(text.as_bytes());
+    let rows = reader
+        .records()
+        .map(|record| record.unwrap().iter().map(str::to_owned).collect());
+    rows.collect()
+}
+
+fn json_rows(text: &str) -> Rows {
+    let document: Vec<serde_json::Map<String, Value>> = serde_json::from_str(text).unwrap();
+    let names = document.first().map(|row| row.keys().cloned().collect());
+    let values = document
+        .iter()
+        .map(|row| row.values().map(json_text).collect());
+    names.into_iter().chain(values).collect()
+}
+
+fn json_text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Bool(true) => "t".to_owned(),
+        Value::Bool(false) => "f".to_owned(),
+        value => value.to_string(),
+    }
+}
+
+/// A database with something for each report to show.
+async fn synced_database() -> TestDatabase {
+    let emulator = emulator(world_of(3)).await;
+    let database = TestDatabase::create().await;
+    Program::sync(&emulator, &database).run().await.code(0);
+    emulator.with_world(|world| {
+        let repository = world.repository("team", "app/api").unwrap().id;
+        world.push(repository).unwrap();
+    });
+    Program::sync(&emulator, &database).run().await.code(0);
+    database
+}
+
+#[tokio::test]
+async fn the_list_of_reports_needs_no_database() {
+    let finished = Program::new(&["report"]).run().await.code(0);
+    assert_eq!(finished.stderr, "");
+    let names: Vec<_> = finished
+        .stdout
+        .lines()
+        .map(|line| line.split(' ').next().unwrap())
+        .collect();
+    let expected = [
+        "artifact",
+        "tag",
+        "build_history",
+        "storage_by_repository",
+        "stale_artifact",
+        "tag_move",
+        "freshness",
+    ];
+    assert_eq!(names, expected);
+    let line = "freshness              How old is what I see?";
+    assert!(
+        finished.stdout.lines().any(|known| known == line),
+        "{}",
+        finished.stdout
+    );
+}
+
+#[tokio::test]
+async fn every_report_says_the_same_in_every_format() {
+    let database = synced_database().await;
+    for report in REPORTS {
+        let print = async |format| {
+            let arguments = ["report", report.name, "--limit", "0", "--format", format];
+            let finished = Program::new(&arguments)
+                .database(&database)
+                .run()
+                .await
+                .code(0);
+            assert_eq!(finished.stderr, "");
+            finished.stdout
+        };
+        let mut csv = csv_rows(&print("csv").await);
+        let mut json = json_rows(&print("json").await);
+        let table = print("table").await;
+        assert!(csv.len() > 1, "{} is empty", report.name);
+        for name in &csv[0] {
+            assert!(table.contains(name), "no {name} in {table}");
+        }
+        let rows = csv.len() - 1;
+        let noun = if rows == 1 { "row" } else { "rows" };
+        assert!(table.ends_with(&format!("\n({rows} {noun})\n")), "{table}");
+        // It grows between two commands.
+        if let Some(age) = csv[0].iter().position(|name| name == "age") {
+            for row in csv.iter_mut().chain(&mut json) {
+                row.remove(age);
+            }
+        }
+        assert_eq!(json, csv, "{}", report.name);
+    }
+}
+
+#[tokio::test]
+async fn a_report_s_query_can_be_run_by_hand() {
+    let database = synced_database().await;
+    for report in REPORTS {
+        let sql = Program::new(&["report", report.name, "--limit", "2", "--sql"])
+            .run()
+            .await
+            .code(0);
+        assert_eq!(sql.stderr, "");
+        let print = async |arguments: &[&str]| {
+            let program = Program::new(arguments).args(&["--format", "csv"]);
+            csv_rows(&program.database(&database).run().await.code(0).stdout)
+        };
+        let by_hand = print(&["query", &sql.stdout]).await;
+        let report = print(&["report", report.name, "--limit", "2"]).await;
+        assert!((2..=3).contains(&by_hand.len()), "{by_hand:?}");
+        assert_eq!(by_hand.len(), report.len());
+        assert_eq!(by_hand[0], report[0]);
+        if !by_hand[0].contains(&"age".to_owned()) {
+            assert_eq!(by_hand, report);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_report_is_answered_with_the_known_ones() {
+    let finished = check_failure(Program::new(&["report", "unknown"]), 2, &[]).await;
+    let expected = "error: there is no report `unknown`
+  hint: reports are: artifact, tag, build_history, storage_by_repository, stale_artifact, tag_move, freshness
+";
+    assert_eq!(finished.error(), expected);
+}
+
+#[tokio::test]
+async fn status_shows_freshness_and_the_last_runs() {
+    let database = synced_database().await;
+    let status = |arguments: &[&str]| {
+        Program::new(&["status"])
+            .args(arguments)
+            .database(&database)
+    };
+    let table = status(&[]).run().await.code(0).stdout;
+    assert!(table.contains("last_published_at"), "{table}");
+    assert!(table.contains("(1 row)\n"), "{table}");
+    assert!(table.contains("requests_total"), "{table}");
+    assert!(table.ends_with("(2 rows)\n"), "{table}");
+
+    let csv = csv_rows(
+        &status(&["--format", "csv", "--runs", "1"])
+            .run()
+            .await
+            .code(0)
+            .stdout,
+    );
+    assert_eq!(csv.len(), 2);
+    assert_eq!(csv[0][..4], ["instance", "run_id", "outcome", "started_at"]);
+    assert_eq!(csv[1][..3], ["demo", "2", "published"]);
+
+    let empty = TestDatabase::create_empty().await;
+    let program = Program::new(&["status"]).database(&empty);
+    check_failure(program, 5, &["the database lacks 5 of 5 migrations"]).await;
+}
+
+#[tokio::test]
+async fn a_query_that_writes_is_refused_and_changes_nothing() {
+    let database = TestDatabase::create_empty().await;
+    execute(
+        &database,
+        "create table public.t (x int); insert into public.t values (1);
+         create sequence public.s; select nextval('public.s');
+         create function public.writes() returns int language sql as 'insert into public.t values (2) returning x'",
+    )
+    .await;
+    let state = "select (select string_agg(x::text, ',') from public.t), (select last_value from public.s),
+                        (select count(*) from pg_class where relnamespace = 'public'::regnamespace)";
+    let before = database.snapshot(state).await;
+    assert_eq!(before, "1 | 1 | 2");
+    for sql in [
+        "insert into t values (2)",
+        "insert into t values (2) returning x",
+        "update t set x = 2",
+        "delete from t",
+        "truncate t",
+        "drop table t",
+        "create table u (x int)",
+        "select 1; drop table public.t",
+        "select 1; commit; drop table public.t",
+        "commit; drop table public.t",
+        "with gone as (delete from t returning x) select x from gone",
+        "with new as (insert into t values (2) returning x) select x from new",
+        "select x into u from t",
+        "select x from t for update",
+        "select writes()",
+        "select nextval('public.s')",
+        "select set_config('transaction_read_only', 'off', true), writes()",
+        "copy t to '/tmp/t'",
+        "do $$ begin insert into t values (2); end $$",
+        "set transaction read write",
+        "",
+        "select",
+        "select no_such_column from t",
+    ] {
+        let finished = Program::new(&["query", sql])
+            .database(&database)
+            .run()
+            .await;
+        // `select` alone is a query without columns.
+        let code = if sql == "select" { 0 } else { 2 };
+        let finished = finished.code(code);
+        if code == 2 {
+            assert!(
+                finished.error().starts_with("error: the query failed: "),
+                "{}",
+                finished.stderr
+            );
+            assert_eq!(finished.stdout, "", "{sql}");
+        }
+        assert_eq!(database.snapshot(state).await, before, "{sql}");
+    }
+}
+
+async fn print(database: &TestDatabase, sql: &str, format: &str) -> String {
+    let finished = Program::new(&["query", sql, "--format", format])
+        .database(database)
+        .run()
+        .await
+        .code(0);
+    assert_eq!(finished.stderr, "");
+    finished.stdout
+}
+
+#[tokio::test]
+async fn each_format_shows_each_kind_of_value() {
+    let database = TestDatabase::create_empty().await;
+    let sql = r#"select 7 as number, null::int as nothing, true as yes, 'a,"b"' as quoted,
+                        '{"a": [1, null], "size": 123456789012345678901234567890}'::jsonb as document,
+                        array['x', 'y z'] as list, E'tab\there\nline\x1b[31mred' as hostile,
+                        1234567890123456789012.50 as exact, 'NaN'::float8 as nan, 1e20::float8 as float,
+                        'sha256:' || repeat('0f', 32) as digest, repeat('w', 80) as long
+                 union all
+                 select -1, 2, false, '', '"text"', '{}', 'é', 0.1, '-Infinity', 0.25, 'sha256:short', 'w';"#;
+    let digest = format!("sha256:{}", "0f".repeat(32));
+    let long = "w".repeat(80);
+
+    let expected = format!(
+        r#"[
+  {{"number":7,"nothing":null,"yes":true,"quoted":"a,\"b\"","document":{{"a": [1, null], "size": 123456789012345678901234567890}},"list":"{{x,\"y z\"}}","hostile":"tab\there\nline\u001b[31mred","exact":1234567890123456789012.50,"nan":"NaN","float":1e+20,"digest":"{digest}","long":"{long}"}},
+  {{"number":-1,"nothing":2,"yes":false,"quoted":"","document":"text","list":"{{}}","hostile":"é","exact":0.1,"nan":"-Infinity","float":0.25,"digest":"sha256:short","long":"w"}}
+]
+"#
+    );
+    let json = print(&database, sql, "json").await;
+    assert_eq!(json, expected);
+    let parsed: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(parsed[0]["document"]["a"], json!([1, null]));
+
+    let csv = csv_rows(&print(&database, sql, "csv").await);
+    let header = [
+        "number", "nothing", "yes", "quoted", "document", "list", "hostile", "exact", "nan",
+        "float", "digest", "long",
+    ];
+    assert_eq!(csv[0], header);
+    let first = [
+        "7",
+        "",
+        "t",
+        "a,\"b\"",
+        r#"{"a": [1, null], "size": 123456789012345678901234567890}"#,
+        "{x,\"y z\"}",
+        "tab\there\nline\x1b[31mred",
+        "1234567890123456789012.50",
+        "NaN",
+        "1e+20",
+        &digest,
+        &long,
+    ];
+    assert_eq!(csv[1], first);
+    let second = [
+        "-1",
+        "2",
+        "f",
+        "",
+        "\"text\"",
+        "{}",
+        "é",
+        "0.1",
+        "-Infinity",
+        "0.25",
+        "sha256:short",
+        "w",
+    ];
+    assert_eq!(csv[2], second);
+
+    let table = print(&database, sql, "table").await;
+    let row = table
+        .lines()
+        .find(|line| line.contains("tab here"))
+        .unwrap();
+    let cells: Vec<_> = row
+        .trim_matches(['│', ' '])
+        .split(['┆', '│'])
+        .map(str::trim)
+        .collect();
+    let shortened = format!("{}…", "w".repeat(72));
+    let expected = [
+        "7",
+        "",
+        "t",
+        "a,\"b\"",
+        r#"{"a": [1, null], "size": 123456789012345678901234567890}"#,
+        "{x,\"y z\"}",
+        "tab here line [31mred",
+        "1234567890123456789012.50",
+        "NaN",
+        "1e+20",
+        "sha256:0f0f0f0f0f0f",
+        &shortened,
+    ];
+    assert_eq!(cells, expected, "{table}");
+    assert!(table.ends_with("\n(2 rows)\n"), "{table}");
+    assert!(!table.contains('\x1b'), "{table}");
+}
+
+#[tokio::test]
+async fn a_query_without_rows_still_names_its_columns() {
+    let database = TestDatabase::create_empty().await;
+    let sql = "select 1 as number, 'x' as text where false";
+    assert_eq!(print(&database, sql, "csv").await, "number,text\n");
+    assert_eq!(print(&database, sql, "json").await, "[]\n");
+    let table = print(&database, sql, "table").await;
+    assert!(
+        table.contains("number") && table.contains("text"),
+        "{table}"
+    );
+    assert!(table.ends_with("\n(0 rows)\n"), "{table}");
+}
+
+#[tokio::test]
+async fn a_large_result_is_complete() {
+    let database = TestDatabase::create_empty().await;
+    let sql = "select x from generate_series(1, 2500) as x";
+    let csv = csv_rows(&print(&database, sql, "csv").await);
+    assert_eq!(csv.len(), 2501);
+    assert_eq!(csv[2500], ["2500"]);
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_is_no_failure() {
+    let database = TestDatabase::create_empty().await;
+    let large = "select repeat('x', 100) as x from generate_series(1, 5000)";
+    for arguments in [
+        &["query", large, "--format", "table"][..],
+        &["query", large, "--format", "csv"],
+        &["query", large, "--format", "json"],
+        &["query", "select 1", "--format", "table"],
+        &["query", "select 1", "--format", "csv"],
+        &["query", "select 1", "--format", "json"],
+        &["report"],
+        &["report", "artifact", "--sql"],
+    ] {
+        let (reader, writer) = pipe().unwrap();
+        drop(reader);
+        let program = Program::new(arguments).database(&database).stdout(writer);
+        let finished = program.run().await.code(0);
+        assert_eq!(finished.stderr, "", "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_result_that_cannot_be_written_is_a_failure() {
+    let database = TestDatabase::create_empty().await;
+    for arguments in [
+        &["query", "select 1", "--format", "table"][..],
+        &["query", "select 1", "--format", "csv"],
+        &["query", "select 1", "--format", "json"],
+        &["report"],
+    ] {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let program = Program::new(arguments).database(&database).stdout(full);
+        let finished = program.run().await.code(1);
+        let expected = "error: cannot write the result: No space left on device";
+        assert!(
+            finished.error().starts_with(expected),
+            "{arguments:?}: {}",
+            finished.stderr
+        );
+    }
+}

@@ -1,0 +1,1 @@
+//! The commands on a database of their own, where none is named.

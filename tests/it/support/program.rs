@@ -1,0 +1,280 @@
+//! The program as a process of its own, as its users run it.
+//!
+//! It sees the variables it is given and none of the test's own. Whatever it prints is searched
+//! for the secrets it was given, in every test.
+
+use std::ffi::OsStr;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use reqwest::Url;
+use secrecy::{ExposeSecret, SecretString};
+use swr_sync::emulator::{Credentials, Emulator, EmulatorSettings, World};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::database::TestDatabase;
+
+/// Ample, since the machine may be busy with other tests.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Given to the program in every database URL. The test server takes anybody's word, so it
+/// serves for nothing but to be found where it must not be.
+const DATABASE_PASSWORD: &str = "database-password-not-to-be-shown";
+
+/// Settings whose secrets cannot be mistaken for anything else.
+pub(crate) fn emulator_settings() -> EmulatorSettings {
+    EmulatorSettings {
+        credentials: Credentials {
+            secret_key: "secret-key-not-to-be-shown".into(),
+            password: "iam-password-not-to-be-shown".into(),
+            fixed_token: Some("token-not-to-be-shown".into()),
+            ..Credentials::default()
+        },
+        ..EmulatorSettings::default()
+    }
+}
+
+/// An emulator that serves this world.
+pub(crate) async fn emulator(world: World) -> Emulator {
+    Emulator::start(emulator_settings(), world).await.unwrap()
+}
+
+/// A command line, and the environment it runs in.
+pub(crate) struct Program {
+    command: Command,
+    secrets: Vec<String>,
+}
+
+impl Program {
+    pub(crate) fn new(arguments: &[&str]) -> Program {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_swr-sync"));
+        command
+            .args(arguments)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        // To find PostgreSQL's programs, as the tests do.
+        for name in ["PATH", "SWR_SYNC_POSTGRES_BIN_DIR"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        Program {
+            command,
+            secrets: Vec::new(),
+        }
+    }
+
+    /// `sync` of the emulated registry with its access key, without a cap and with short waits.
+    pub(crate) fn sync(emulator: &Emulator, database: &TestDatabase) -> Program {
+        Program::new(&["sync"])
+            .registry(emulator)
+            .database(database)
+    }
+
+    pub(crate) fn args(mut self, arguments: &[&str]) -> Program {
+        self.command.args(arguments);
+        self
+    }
+
+    pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Program {
+        self.command.env(name, value);
+        self
+    }
+
+    /// A variable that must not show up in any output.
+    pub(crate) fn secret(mut self, name: &str, value: &str) -> Program {
+        self.secrets.push(value.to_owned());
+        self.env(name, value)
+    }
+
+    pub(crate) fn without(mut self, name: &str) -> Program {
+        self.command.env_remove(name);
+        self
+    }
+
+    pub(crate) fn stdout(mut self, stdout: impl Into<Stdio>) -> Program {
+        self.command.stdout(stdout);
+        self
+    }
+
+    pub(crate) fn registry(self, emulator: &Emulator) -> Program {
+        let settings = emulator.settings();
+        let Credentials {
+            access_key,
+            secret_key,
+            ..
+        } = &settings.credentials;
+        self.env("SWR_ENDPOINT", emulator.endpoint())
+            .env("SWR_PROJECT_ID", &settings.project_id)
+            .env("SWR_INSTANCE_ID", &settings.instance_id)
+            .env("HUAWEICLOUD_SDK_AK", access_key)
+            .secret("HUAWEICLOUD_SDK_SK", secret_key.expose_secret())
+            .env("SWR_MAX_REQUESTS_PER_SECOND", "0")
+            .env("SWR_RETRY_DELAY", "1ms")
+    }
+
+    /// The IAM user instead of the access key.
+    pub(crate) fn iam_user(self, emulator: &Emulator, password: &SecretString) -> Program {
+        let Credentials { user, account, .. } = &emulator.settings().credentials;
+        self.without_key()
+            .env("SWR_IAM_ENDPOINT", emulator.endpoint())
+            .env("SWR_IAM_USER", user)
+            .env("SWR_IAM_ACCOUNT", account)
+            .secret("SWR_IAM_PASSWORD", password.expose_secret())
+    }
+
+    /// A token instead of the access key.
+    pub(crate) fn token(self, token: &str) -> Program {
+        self.without_key().secret("SWR_AUTH_TOKEN", token)
+    }
+
+    pub(crate) fn without_key(self) -> Program {
+        self.without("HUAWEICLOUD_SDK_AK")
+            .without("HUAWEICLOUD_SDK_SK")
+    }
+
+    pub(crate) fn database(self, database: &TestDatabase) -> Program {
+        let mut url: Url = database.url().parse().unwrap();
+        if url.password().is_none() {
+            url.set_password(Some(DATABASE_PASSWORD)).unwrap();
+        }
+        self.database_url(url.as_str())
+    }
+
+    /// A database URL whose password must not show up in any output.
+    pub(crate) fn database_url(mut self, url: &str) -> Program {
+        let parsed = url.parse::<Url>().ok();
+        let password = parsed.as_ref().and_then(Url::password);
+        self.secrets.extend(password.map(str::to_owned));
+        self.env("DATABASE_URL", url)
+    }
+
+    pub(crate) fn start(mut self) -> Running {
+        let mut child = self.command.spawn().unwrap();
+        let stderr = child.stderr.take().unwrap();
+        Running {
+            stdout: child.stdout.take().map(Captured::new),
+            stderr: Captured::new(stderr),
+            child,
+            secrets: self.secrets,
+        }
+    }
+
+    pub(crate) async fn run(self) -> Finished {
+        self.start().finish().await
+    }
+}
+
+/// The process. Killed when dropped.
+pub(crate) struct Running {
+    child: Child,
+    stdout: Option<Captured>,
+    stderr: Captured,
+    secrets: Vec<String>,
+}
+
+impl Running {
+    pub(crate) fn process_id(&self) -> u32 {
+        self.child.id().expect("it was not waited for yet")
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.process_id() as i32), signal).unwrap();
+    }
+
+    pub(crate) async fn finish(mut self) -> Finished {
+        let Ok(status) = timeout(PATIENCE, self.child.wait()).await else {
+            panic!("no end after {PATIENCE:?}: {}", self.stderr.so_far());
+        };
+        let stdout = match self.stdout {
+            Some(stdout) => stdout.all().await,
+            None => String::new(),
+        };
+        let stderr = self.stderr.all().await;
+        for secret in &self.secrets {
+            for (name, text) in [("stdout", &stdout), ("stderr", &stderr)] {
+                // Without the text, which would show the secret once more.
+                assert!(!text.contains(secret), "`{secret}` is on {name}");
+            }
+        }
+        Finished {
+            status: status.unwrap(),
+            stdout,
+            stderr,
+        }
+    }
+}
+
+/// How it ended, and what it said.
+pub(crate) struct Finished {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Finished {
+    /// Fails the test unless the process exited with this code.
+    pub(crate) fn code(self, expected: i32) -> Finished {
+        let Finished { status, stderr, .. } = &self;
+        assert_eq!(status.code(), Some(expected), "{status}: {stderr}");
+        self
+    }
+
+    /// Fails the test unless stderr has all of this.
+    pub(crate) fn says(self, words: &[&str]) -> Finished {
+        for word in words {
+            let stderr = &self.stderr;
+            assert!(stderr.contains(word), "no `{word}` in: {stderr}");
+        }
+        self
+    }
+
+    /// The error, its causes and the hint: all of stderr but the log lines.
+    pub(crate) fn error(&self) -> &str {
+        let start = match self.stderr.starts_with("error: ") {
+            true => Some(0),
+            false => self.stderr.find("\nerror: ").map(|newline| newline + 1),
+        };
+        start.map_or("", |start| &self.stderr[start..])
+    }
+}
+
+/// Reads a pipe to its end, so that the writer never waits.
+struct Captured {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reading: JoinHandle<()>,
+}
+
+impl Captured {
+    fn new(mut pipe: impl AsyncRead + Unpin + Send + 'static) -> Captured {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let into = Arc::clone(&bytes);
+        let reading = tokio::spawn(async move {
+            let mut buffer = vec![0; 1 << 16];
+            while let Ok(length @ 1..) = pipe.read(&mut buffer).await {
+                into.lock().unwrap().extend_from_slice(&buffer[..length]);
+            }
+        });
+        Captured { bytes, reading }
+    }
+
+    fn so_far(&self) -> String {
+        String::from_utf8_lossy(&self.bytes.lock().unwrap()).into_owned()
+    }
+
+    async fn all(mut self) -> String {
+        let end = timeout(PATIENCE, &mut self.reading).await;
+        assert!(end.is_ok(), "somebody still writes: {}", self.so_far());
+        self.so_far()
+    }
+}
