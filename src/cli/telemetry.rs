@@ -6,6 +6,11 @@ use indicatif::MultiProgress;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+/// The libraries' own words are for debugging them, and may quote headers and statements; those
+/// on an unknown parameter of the database URL quote its value, which may be a password.
+const LIBRARIES: &str =
+    "sqlx=warn,sqlx_postgres::options=off,hyper_util=warn,reqwest=warn,rustls=warn";
+
 /// How the program speaks.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Output")]
@@ -55,11 +60,8 @@ impl LogArgs {
             .as_deref()
             .filter(|log| !log.is_empty())
             .unwrap_or(default);
-        // The libraries' own words are for debugging them, and may quote headers and statements.
-        let filter = EnvFilter::try_new(format!(
-            "{directives},sqlx=warn,hyper_util=warn,reqwest=warn,rustls=warn"
-        ))
-        .unwrap_or_else(|_| EnvFilter::new(default));
+        let filter = EnvFilter::try_new(format!("{directives},{LIBRARIES}"))
+            .unwrap_or_else(|_| EnvFilter::new(format!("{default},{LIBRARIES}")));
         let bars = MultiProgress::new();
         let writer = BesideBars {
             bars: bars.clone(),
