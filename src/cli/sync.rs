@@ -19,7 +19,7 @@ pub(super) struct Args {
     #[arg(long)]
     dry_run: bool,
     /// Do not migrate the database, only check that it needs no migration
-    #[arg(long, env = "SWR_SYNC_NO_MIGRATE")]
+    #[arg(long, env = "SWR_SYNC_NO_MIGRATE", value_parser = clap::builder::FalseyValueParser::new())]
     no_migrate: bool,
     #[command(flatten)]
     registry: RegistryArgs,

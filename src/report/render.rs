@@ -4,7 +4,6 @@ use std::io::{self, Write};
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
-use serde_json::Value;
 
 use crate::database::reader::{ColumnKind, ResultColumn, RowSink};
 
@@ -53,7 +52,8 @@ impl<W: Write> TableSink<W> {
     pub fn finish(mut self) -> io::Result<()> {
         writeln!(self.output, "{}", self.table)?;
         let noun = if self.rows == 1 { "row" } else { "rows" };
-        writeln!(self.output, "({} {noun})", self.rows)
+        writeln!(self.output, "({} {noun})", self.rows)?;
+        self.output.flush()
     }
 }
 
@@ -126,15 +126,23 @@ impl<W: Write> CsvSink<W> {
 
 impl<W: Write> RowSink for CsvSink<W> {
     fn columns(&mut self, columns: Vec<ResultColumn>) -> io::Result<()> {
-        Ok(self
-            .0
-            .write_record(columns.iter().map(|column| &column.name))?)
+        self.0
+            .write_record(columns.iter().map(|column| &column.name))
+            .map_err(io_error)
     }
 
     fn row(&mut self, values: &[Option<&str>]) -> io::Result<()> {
-        Ok(self
-            .0
-            .write_record(values.iter().map(|value| value.unwrap_or_default()))?)
+        self.0
+            .write_record(values.iter().map(|value| value.unwrap_or_default()))
+            .map_err(io_error)
+    }
+}
+
+/// The library's own conversion hides the kind, and with it that a pipe was closed.
+fn io_error(error: csv::Error) -> io::Error {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        kind => io::Error::other(format!("{kind:?}")),
     }
 }
 
@@ -157,10 +165,9 @@ impl<W: Write> JsonSink<W> {
 
     /// Prints the end of the array.
     pub fn finish(mut self) -> io::Result<()> {
-        if self.rows == 0 {
-            return writeln!(self.output, "[]");
-        }
-        writeln!(self.output, "\n]")
+        let end = if self.rows == 0 { "[]\n" } else { "\n]\n" };
+        self.output.write_all(end.as_bytes())?;
+        self.output.flush()
     }
 }
 
@@ -171,28 +178,38 @@ impl<W: Write> RowSink for JsonSink<W> {
     }
 
     fn row(&mut self, values: &[Option<&str>]) -> io::Result<()> {
-        let object: serde_json::Map<String, Value> = self
-            .columns
-            .iter()
-            .zip(values)
-            .map(|(column, value)| (column.name.clone(), json_value(column.kind, *value)))
-            .collect();
-        self.output
-            .write_all(if self.rows == 0 { b"[\n  " } else { b",\n  " })?;
-        self.rows += 1;
-        Ok(serde_json::to_writer(&mut self.output, &object)?)
+        let JsonSink {
+            output,
+            columns,
+            rows,
+        } = self;
+        output.write_all(if *rows == 0 { b"[\n  {" } else { b",\n  {" })?;
+        *rows += 1;
+        for (index, (column, value)) in columns.iter().zip(values).enumerate() {
+            if index > 0 {
+                output.write_all(b",")?;
+            }
+            serde_json::to_writer(&mut *output, &column.name)?;
+            output.write_all(b":")?;
+            write_json(output, column.kind, *value)?;
+        }
+        output.write_all(b"}")
     }
 }
 
-fn json_value(kind: ColumnKind, value: Option<&str>) -> Value {
+/// Numbers and documents are JSON as they come; reading them first would round what is longer
+/// than a Rust number.
+fn write_json(output: &mut impl Write, kind: ColumnKind, value: Option<&str>) -> io::Result<()> {
     let Some(text) = value else {
-        return Value::Null;
+        return output.write_all(b"null");
     };
-    let parsed = match kind {
-        ColumnKind::Boolean => Some(Value::Bool(text == "t")),
-        // NaN and Infinity, and numbers beyond 64 bits, stay text.
-        ColumnKind::Number | ColumnKind::Json => serde_json::from_str(text).ok(),
-        ColumnKind::Text => None,
-    };
-    parsed.unwrap_or_else(|| Value::String(text.to_owned()))
+    // NaN and Infinity have no JSON form.
+    let is_finite = text.ends_with(|last: char| last.is_ascii_digit());
+    match kind {
+        ColumnKind::Boolean => output.write_all(if text == "t" { b"true" } else { b"false" }),
+        ColumnKind::Number if is_finite => output.write_all(text.as_bytes()),
+        // A line break can only stand between its tokens.
+        ColumnKind::Json => output.write_all(text.replace(['\n', '\r'], " ").as_bytes()),
+        ColumnKind::Number | ColumnKind::Text => Ok(serde_json::to_writer(output, text)?),
+    }
 }
