@@ -28,6 +28,17 @@ impl Failure {
         self.hint = Some(hint.into());
         self
     }
+
+    /// The error and its causes in one line, for logs.
+    pub fn message(&self) -> String {
+        let mut message = self.error.to_string();
+        let mut cause = self.error.source();
+        while let Some(source) = cause {
+            message.push_str(&format!(": {source}"));
+            cause = source.source();
+        }
+        message
+    }
 }
 
 /// As the user reads it: the error, its causes, and the next step, a line each.

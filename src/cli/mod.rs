@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use exit::{Exit, Failure};
-use telemetry::{LogArgs, Telemetry};
+use telemetry::{LogArgs, LogFormat, Telemetry};
 
 /// Mirrors a Huawei Cloud SWR Enterprise registry (artifacts, tags, build histories) into
 /// PostgreSQL, so that questions about it can be asked in SQL.
@@ -79,9 +79,9 @@ pub fn main() -> ExitCode {
         .build()
     {
         Ok(runtime) => runtime,
-        Err(error) => return finish(Err(Failure::new(Exit::Unexpected, error))),
+        Err(error) => return finish(Err(Failure::new(Exit::Unexpected, error)), &telemetry),
     };
-    finish(runtime.block_on(run(command, &telemetry)))
+    finish(runtime.block_on(run(command, &telemetry)), &telemetry)
 }
 
 async fn run(command: Command, telemetry: &Telemetry) -> Result<Exit, Failure> {
@@ -105,11 +105,19 @@ fn print_stderr(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-fn finish(result: Result<Exit, Failure>) -> ExitCode {
+fn finish(result: Result<Exit, Failure>, telemetry: &Telemetry) -> ExitCode {
     let exit = match result {
         Ok(exit) => exit,
         Err(failure) => {
-            print_stderr(&failure.to_string());
+            match telemetry.format {
+                LogFormat::Text => print_stderr(&failure.to_string()),
+                LogFormat::Json => tracing::error!(
+                    exit_code = failure.exit as u8,
+                    hint = failure.hint.as_deref(),
+                    "{}",
+                    failure.message()
+                ),
+            }
             failure.exit
         }
     };
