@@ -5,6 +5,7 @@ use std::io::pipe;
 use std::net::TcpListener;
 
 use nix::sys::signal::Signal;
+use reqwest::Url;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection};
@@ -613,9 +614,13 @@ async fn a_database_url_that_cannot_be_read_is_not_repeated() {
     for url in [
         "user:pass-not-to-be-shown@localhost/mirror",
         "postgresql://user:pass-not-to-be-shown@localhost:port/mirror",
+        "mysql://user:pass-not-to-be-shown@localhost/mirror",
+        // Not encoded: what precedes the slash is a port to URLs.
+        "postgresql://user:1/pass-not-to-be-shown@localhost/mirror",
         // Not encoded: what follows is a fragment to URLs.
         "postgresql://user:pass-not-to-be-shown#1@localhost/mirror",
     ] {
+        // Not as a URL's password, which is what the program must find out.
         let program = Program::new(&["status"])
             .secret("UNUSED", "pass-not-to-be-shown")
             .env("DATABASE_URL", url);
@@ -624,6 +629,22 @@ async fn a_database_url_that_cannot_be_read_is_not_repeated() {
             "hint: write it as postgresql://user:password@host:5432/name\n",
         ];
         check_failure(program, 2, &words).await;
+    }
+}
+
+#[tokio::test]
+async fn a_parameter_of_the_database_url_that_is_not_known_does_not_show() {
+    let database = TestDatabase::create_empty().await;
+    let mut url: Url = database.url().parse().unwrap();
+    url.query_pairs_mut()
+        .append_pair("sslpassword", "pass-not-to-be-shown");
+    for log in ["trace", "no=such=level"] {
+        Program::new(&["query", "select 1", "--log", log])
+            .env("DATABASE_URL", url.as_str())
+            .secret("UNUSED", "pass-not-to-be-shown")
+            .run()
+            .await
+            .code(0);
     }
 }
 
@@ -1170,6 +1191,14 @@ async fn each_format_shows_each_kind_of_value() {
     assert_eq!(cells, expected, "{table}");
     assert!(table.ends_with("\n(2 rows)\n"), "{table}");
     assert!(!table.contains('\x1b'), "{table}");
+}
+
+#[tokio::test]
+async fn a_json_document_stays_on_its_line() {
+    let database = TestDatabase::create_empty().await;
+    let sql = r#"select E'{"a":\n\r "x\\ny"}'::json as document"#;
+    let expected = "[\n  {\"document\":{\"a\":   \"x\\ny\"}}\n]\n";
+    assert_eq!(print(&database, sql, "json").await, expected);
 }
 
 #[tokio::test]

@@ -1,1 +1,188 @@
-//! The commands on a database of their own, where none is named.
+//! The commands on a PostgreSQL server of their own, where no database is named.
+
+use std::os::unix::fs::PermissionsExt;
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use super::world_of;
+use crate::support::database::TestDatabase;
+use crate::support::mirror::wait_until;
+use crate::support::program::{Program, emulator};
+
+/// A folder for the server, emptied of processes at the end.
+struct DataDir(TempDir);
+
+impl DataDir {
+    fn new() -> DataDir {
+        let folder = tempfile::tempdir().unwrap();
+        // As root, the server is somebody else, who has to pass through.
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        DataDir(folder)
+    }
+
+    fn path(&self) -> &str {
+        self.0.path().to_str().unwrap()
+    }
+
+    fn program(&self, arguments: &[&str]) -> Program {
+        Program::new(arguments).env("SWR_SYNC_DATA_DIR", self.path())
+    }
+
+    /// What a query gives on a server that runs, or on one started for it.
+    async fn ask(&self, sql: &str) -> Option<String> {
+        let program = self.program(&["query", sql, "--format", "csv"]);
+        let finished = program.run().await;
+        let answer = finished.stdout.split_once('\n');
+        let is_answer = finished.status.success();
+        answer
+            .filter(|_| is_answer)
+            .map(|(_, rows)| rows.to_owned())
+    }
+
+    /// Whether a process names this folder: a server, its supervisor, or one that uses them.
+    fn is_in_use(&self) -> bool {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        processes
+            .filter_map(|process| std::fs::read(process.path().join("cmdline")).ok())
+            .any(|command| String::from_utf8_lossy(&command).contains(self.path()))
+    }
+
+    async fn wait_until_unused(&self) {
+        wait_until("no process of the server is left", async || {
+            !self.is_in_use()
+        })
+        .await;
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new(env!("CARGO_BIN_EXE_swr-sync"))
+            .args(["db", "stop", "--force", "--data-dir", self.path()])
+            .output();
+    }
+}
+
+#[tokio::test]
+async fn without_a_database_url_a_server_of_its_own_is_used_and_named() {
+    let emulator = emulator(world_of(3)).await;
+    let folder = DataDir::new();
+    let sync = || folder.program(&["sync"]).registry(&emulator);
+    let first = sync().run().await.code(0);
+    assert_eq!(first.stdout, "");
+    first.says(&[
+        "no database is named (DATABASE_URL): using the embedded PostgreSQL",
+        "\n  psql 'postgresql://",
+        "run 1: published in ",
+        "3 new, 0 changed",
+    ]);
+    // The command returns when the server it alone used has stopped.
+    assert!(!folder.is_in_use());
+
+    sync()
+        .run()
+        .await
+        .code(0)
+        .says(&["run 2: published in ", "3 unchanged"]);
+    let artifacts = folder.ask("select count(*) from artifact").await;
+    assert_eq!(artifacts.as_deref(), Some("3\n"));
+    folder.wait_until_unused().await;
+}
+
+#[tokio::test]
+async fn a_first_sync_that_is_killed_is_taken_up_by_the_next() {
+    let emulator = emulator(world_of(5)).await;
+    let folder = DataDir::new();
+    let sync = || folder.program(&["sync"]).registry(&emulator);
+    emulator.hang_next(swr_sync::emulator::RequestKind::BuildHistory);
+    let killed = sync().start();
+    wait_until("all histories but one are stored", async || {
+        let stored = "select count(*) from swr.manifest where outcome = 'stored'";
+        folder.ask(stored).await.as_deref() == Some("4\n")
+    })
+    .await;
+    killed.signal(Signal::SIGKILL);
+    let killed = killed.finish().await;
+    assert_eq!(killed.status.code(), None);
+    folder.wait_until_unused().await;
+    assert_eq!(
+        folder.ask("select count(*) from artifact").await.as_deref(),
+        Some("0\n")
+    );
+
+    emulator.reset_requests();
+    let next = sync().run().await.code(0);
+    next.says(&[
+        "run 2: published in ",
+        "5 new, 0 changed",
+        "1 fetched, 4 known",
+    ]);
+    let counts = emulator.requests();
+    assert_eq!(counts.of(swr_sync::emulator::RequestKind::BuildHistory), 1);
+    let outcomes = folder
+        .ask("select outcome from sync_run order by run_id")
+        .await;
+    assert_eq!(outcomes.as_deref(), Some("abandoned\npublished\n"));
+
+    // As if nothing had happened.
+    let undisturbed = TestDatabase::create().await;
+    Program::sync(&emulator, &undisturbed).run().await.code(0);
+    for report in ["artifact", "tag", "build_history"] {
+        let arguments = ["report", report, "--limit", "0", "--format", "csv"];
+        let expected = Program::new(&arguments)
+            .database(&undisturbed)
+            .run()
+            .await
+            .code(0);
+        let report = folder.program(&arguments).run().await.code(0);
+        assert_eq!(report.stdout, expected.stdout);
+    }
+    folder.wait_until_unused().await;
+}
+
+#[tokio::test]
+async fn the_demo_shows_it_all() {
+    let folder = DataDir::new();
+    let demo = folder
+        .program(&["demo", "--artifacts", "200"])
+        .run()
+        .await
+        .code(0);
+    for heading in [
+        "A PostgreSQL server of its own runs at\n  postgresql://",
+        "An emulated registry of 200 artifacts serves the SWR API at http://127.0.0.1:",
+        "1. The first sync fetches everything.",
+        "2. Nothing changed: the second sync costs its list pages, and writes no row.",
+        "3. A day passes: ",
+        "Which repositories take the space, and how much of it do they share?   (swr-sync report storage_by_repository)",
+        "What was neither pushed nor pulled for 90 days?   (swr-sync report stale_artifact)",
+        "Which tags moved or went away, and when?   (swr-sync report tag_move)",
+        "How old is what I see?   (swr-sync report freshness)",
+        "Which layers are shared by the most images?",
+        "Which build commands are the most common?",
+        "swr-sync db psql -- --dbname swr_demo",
+    ] {
+        assert!(
+            demo.stdout.contains(heading),
+            "no `{heading}` in {}",
+            demo.stdout
+        );
+    }
+    let stderr = &demo.stderr;
+    let runs: Vec<_> = stderr.split("\n  artifacts  ").skip(1).collect();
+    assert_eq!(runs.len(), 3, "{stderr}");
+    assert!(
+        runs[0].starts_with("200 listed on 2 pages: 200 new, "),
+        "{stderr}"
+    );
+    assert!(
+        runs[1].contains("  database   0 rows written, "),
+        "{stderr}"
+    );
+    assert!(
+        !runs[2].contains("  database   0 rows written, "),
+        "{stderr}"
+    );
+    folder.wait_until_unused().await;
+}
