@@ -60,7 +60,7 @@ comment on column swr_report.artifact.extra is 'Fields of the API that have no c
 create view swr_report.tag as
 select
     coalesce(i.name, i.swr_instance_id) as instance,
-    r.namespace_name as namespace,
+    coalesce(r.namespace_name, n.name) as namespace,
     coalesce(r.name, a.repository_name) as repository,
     t.name as tag,
     a.digest,
@@ -75,7 +75,8 @@ select
 from swr.tag t
 join swr.instance i on i.instance_id = t.instance_id
 join swr.artifact a on a.instance_id = t.instance_id and a.artifact_id = t.artifact_id
-left join swr.repository r on r.instance_id = t.instance_id and r.repository_id = t.repository_id;
+left join swr.repository r on r.instance_id = t.instance_id and r.repository_id = t.repository_id
+left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id;
 
 comment on view swr_report.tag is 'What does each tag point to? One row per tag that exists now.';
 comment on column swr_report.tag.instance is 'Name of the instance, or its id where the name is not known.';
@@ -172,6 +173,8 @@ repository_artifact as (
         instance_id,
         repository_id,
         min(repository_name) as repository_name,
+        -- A repository is in one namespace.
+        min(namespace_id) as namespace_id,
         count(*) as artifacts,
         sum(size_bytes)::bigint as logical_bytes,
         max(pushed_at) as last_pushed_at,
@@ -182,7 +185,7 @@ repository_artifact as (
 )
 select
     coalesce(i.name, i.swr_instance_id) as instance,
-    r.namespace_name as namespace,
+    coalesce(r.namespace_name, n.name) as namespace,
     coalesce(r.name, a.repository_name) as repository,
     a.artifacts,
     coalesce(a.logical_bytes, 0) as logical_bytes,
@@ -195,6 +198,7 @@ select
 from repository_artifact a
 join swr.instance i on i.instance_id = a.instance_id
 left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
+left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
 left join repository_bytes b on b.instance_id = a.instance_id and b.repository_id = a.repository_id;
 
 comment on view swr_report.storage_by_repository is
@@ -241,8 +245,8 @@ comment on function swr_report.stale_artifact(interval) is
 create view swr_report.tag_move as
 select
     coalesce(i.name, i.swr_instance_id) as instance,
-    r.namespace_name as namespace,
-    r.name as repository,
+    coalesce(r.namespace_name, n.name) as namespace,
+    coalesce(r.name, a.repository_name) as repository,
     h.name as tag,
     h.valid_to as moved_at,
     h.digest as from_digest,
@@ -258,7 +262,9 @@ from (
     window w as (partition by x.instance_id, x.repository_id, x.name order by x.valid_from)
 ) h
 join swr.instance i on i.instance_id = h.instance_id
+left join swr.artifact a on a.instance_id = h.instance_id and a.artifact_id = h.artifact_id
 left join swr.repository r on r.instance_id = h.instance_id and r.repository_id = h.repository_id
+left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
 where h.valid_to is not null;
 
 comment on view swr_report.tag_move is

@@ -307,6 +307,29 @@ async fn what_is_wrong_with_the_settings_shows_before_anything_starts() {
 }
 
 #[tokio::test]
+async fn help_shows_the_variables_but_no_secret() {
+    let emulator = emulator(world_of(1)).await;
+    let database = TestDatabase::create_empty().await;
+    for command in [
+        &["sync"][..],
+        &["migrate"],
+        &["report"],
+        &["query"],
+        &["status"],
+    ] {
+        let program = Program::new(command)
+            .registry(&emulator)
+            .database(&database);
+        let help = program.args(&["--help"]).run().await.code(0);
+        assert!(
+            help.stdout.contains("[env: DATABASE_URL]"),
+            "{}",
+            help.stdout
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_secret_may_come_from_a_file() {
     let emulator = emulator(world_of(1)).await;
     let database = TestDatabase::create().await;
