@@ -87,6 +87,9 @@ const PARTS: &[&str] = &["server", "cli", "cron", "sidecar", "ui", "init"];
 /// The oldest generated builds are this old.
 const YEARS_BACK_DAYS: i64 = 900;
 
+/// At most, per base image: one in five weeks.
+const BASE_RELEASES: usize = 26;
+
 /// A push that will happen, in the order of time.
 struct Push {
     at: DateTime<Utc>,
@@ -122,6 +125,7 @@ impl World {
         let repositories = (settings.artifacts / 25).max(4);
         let base_repositories = (repositories / 8).clamp(1, REAL_IMAGES.len());
         let base_artifacts = (settings.artifacts * 3 / 100)
+            .min(base_repositories * BASE_RELEASES)
             .max(base_repositories)
             .min(settings.artifacts);
         let mut pushes = world.plan_bases(&mut chance, base_repositories, base_artifacts);
