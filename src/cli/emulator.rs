@@ -38,7 +38,9 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(unexpected)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(unexpected)?;
 
-    let world = World::generate(args.seed, args.artifacts, Utc::now());
+    // An hour's room for the changes to come.
+    let now = Utc::now() - chrono::Duration::hours(1);
+    let world = World::generate(args.seed, args.artifacts, now);
     let size = format!(
         "{} artifacts in {} repositories",
         world.artifacts().len(),

@@ -28,61 +28,24 @@ pub struct WorldSettings {
     pub quirks: Quirks,
 }
 
+#[rustfmt::skip]
 const TEAMS: &[&str] = &[
-    "payments",
-    "search",
-    "identity",
-    "billing",
-    "platform",
-    "data",
-    "mobile",
-    "web",
-    "logistics",
-    "catalog",
-    "orders",
-    "fraud",
-    "ml",
-    "growth",
-    "support",
-    "infra",
-    "edge",
-    "media",
-    "legal",
-    "hr",
-    "iot",
-    "maps",
-    "risk",
-    "ads",
+    "payments", "search", "identity", "billing", "platform", "data", "mobile", "web",
+    "logistics", "catalog", "orders", "fraud", "ml", "growth", "support", "infra", "edge",
+    "media", "legal", "hr", "iot", "maps", "risk", "ads",
 ];
 
+#[rustfmt::skip]
 const SERVICES: &[&str] = &[
-    "api",
-    "worker",
-    "frontend",
-    "gateway",
-    "scheduler",
-    "importer",
-    "exporter",
-    "notifier",
-    "session",
-    "ledger",
-    "pricing",
-    "inventory",
-    "webhook",
-    "reports",
-    "admin",
-    "indexer",
-    "thumbnailer",
-    "mailer",
-    "consumer",
-    "proxy",
-    "migrator",
-    "feature-store",
-    "etl",
-    "auth",
+    "api", "worker", "frontend", "gateway", "scheduler", "importer", "exporter", "notifier",
+    "session", "ledger", "pricing", "inventory", "webhook", "reports", "admin", "indexer",
+    "thumbnailer", "mailer", "consumer", "proxy", "migrator", "feature-store", "etl", "auth",
 ];
 
-const PARTS: &[&str] = &["server", "cli", "cron", "sidecar", "ui", "init"];
+#[rustfmt::skip]
+const PARTS: &[&str] = &[
+    "server", "cli", "cron", "sidecar", "ui", "init",
+];
 
 /// The oldest generated builds are this old.
 const YEARS_BACK_DAYS: i64 = 900;
@@ -174,6 +137,9 @@ impl World {
             let count = artifacts * (base + 1) / repositories - artifacts * base / repositories;
             let repository_id = self.add_repository("base", &REAL_IMAGES[real].name);
             let oldest = self.now - Duration::days(YEARS_BACK_DAYS);
+            if count == 0 {
+                self.release_base(base, oldest);
+            }
             for at in times_between(chance, oldest, self.now, count) {
                 let build = self.release_base(base, at);
                 pushes.push(Push {

@@ -541,7 +541,7 @@ impl<'a> Dockerfile<'a> {
         command
     }
 
-    /// A RUN step of 700 to 2000 characters: programs fetched, checked and unpacked.
+    /// A RUN step of 900 to 2500 characters: programs fetched, checked and unpacked.
     fn tool_installation(&mut self) -> String {
         let mut command = String::from(
             "set -eux; \tarch=\"$(dpkg --print-architecture)\"; \tcase \"${arch##*-}\" in \t\tamd64|arm64) ;; \t\t*) echo >&2 \"error: unsupported architecture: '$arch'\"; exit 1 ;; \tesac",

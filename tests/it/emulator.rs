@@ -12,6 +12,7 @@ use swr_sync::emulator::{
     EmulatorSettings, LastMarker, ManifestKind, NextMarker, RequestKind, Throttle, World,
 };
 use swr_sync::registry::signature::{RequestToSign, SigningKey, sign};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 fn now() -> DateTime<Utc> {
     "2025-12-01T03:04:05Z".parse().unwrap()
@@ -69,11 +70,9 @@ struct Client<'a> {
 
 impl<'a> Client<'a> {
     fn new(emulator: &'a Emulator) -> Client<'a> {
-        // Refused if another test was first, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         Client {
             emulator,
-            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+            http: http_client(),
         }
     }
 
@@ -169,6 +168,12 @@ impl<'a> Client<'a> {
         }
         (rows, histories)
     }
+}
+
+fn http_client() -> reqwest::Client {
+    // Refused if another test was first, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().build().unwrap()
 }
 
 async fn answer(request: reqwest::RequestBuilder) -> Answer {
@@ -722,4 +727,46 @@ async fn single_changes_show_up_in_the_list() {
     assert!(tags.iter().any(|tag| tag["name"] == "stable"));
     emulator.with_world(|world| world.delete_repository(repository).unwrap());
     assert_eq!(ids(&client.artifacts().await), [promoted.id]);
+}
+
+#[tokio::test]
+async fn the_command_prints_what_a_client_needs_and_ends_well_on_sigterm() {
+    let mut program = tokio::process::Command::new(env!("CARGO_BIN_EXE_swr-sync"))
+        .args([
+            "emulator",
+            "--listen",
+            "127.0.0.1:0",
+            "--artifacts",
+            "10",
+            "--no-auth",
+        ])
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
+    let mut variables = BTreeMap::new();
+    while variables.len() < 5 {
+        let line = lines.next_line().await.unwrap().unwrap();
+        if let Some((name, value)) = line
+            .strip_prefix("export ")
+            .and_then(|rest| rest.split_once('='))
+        {
+            variables.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    let [endpoint, project, instance] =
+        ["SWR_ENDPOINT", "SWR_PROJECT_ID", "SWR_INSTANCE_ID"].map(|name| &variables[name]);
+    let url = format!("{endpoint}/v2/{project}/instances/{instance}/artifacts");
+    let list = answer(http_client().get(url)).await;
+    assert_eq!(list.body["artifacts"].as_array().unwrap().len(), 10);
+    let counts = answer(http_client().get(format!("{endpoint}/_emulator/requests"))).await;
+    assert_eq!(counts.body["answered"], json!({"artifacts": {"200": 1}}));
+
+    let id = program.id().unwrap().to_string();
+    let sent = std::process::Command::new("kill")
+        .args(["-TERM", &id])
+        .status();
+    assert!(sent.unwrap().success());
+    assert_eq!(program.wait().await.unwrap().code(), Some(0));
 }
