@@ -1,6 +1,7 @@
 //! The one integration test binary. `support` gives a test its whole world.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod emulator;
 mod signature;
 mod support;
 #[cfg(feature = "emulator")]
