@@ -39,6 +39,8 @@ const BATCH: usize = 256;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// What a request or a publish on its way gets after the wish to stop.
 const GRACE: Duration = Duration::from_secs(3);
+/// From so many written rows on, the planner's counts are brought up to date.
+const ANALYZE_ROWS: u64 = 1_000;
 /// The first version with the artifact list of the whole instance (swr_03_0306).
 const FIRST_VERSION: [u64; 3] = [25, 6, 0];
 
@@ -291,7 +293,6 @@ pub async fn sync(
             } else {
                 Exit::Success
             };
-            let now = clock.now();
             let publishing = store::publish(
                 &mut lock,
                 run,
@@ -299,7 +300,7 @@ pub async fn sync(
                 &mut counters,
                 settings.dry_run,
                 exit as u8,
-                now,
+                clock,
             );
             tokio::select! {
                 published = publishing => published.map_err(SyncError::from),
@@ -308,8 +309,15 @@ pub async fn sync(
         }
         Err(error) => Err(error),
     };
-    if let Err(error) = &result {
-        record_failure(&mut lock, run, &counters, error, clock.now()).await;
+    match &result {
+        Ok(()) if counters.rows_written >= ANALYZE_ROWS => {
+            // All is published; a failure here is no failure of the run.
+            if let Err(error) = store::analyze(&mut lock).await {
+                tracing::debug!("{}", chain(&error));
+            }
+        }
+        Ok(()) => {}
+        Err(error) => record_failure(&mut lock, run, &counters, error, clock.now()).await,
     }
     lock.release().await;
     result.map(|()| RunReport {

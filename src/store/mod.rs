@@ -18,7 +18,7 @@ pub use history::{
     HistoryWriter, HistoryWrites, has_other_instances, histories_wanted, reuse_histories,
 };
 pub use lock::{InstanceLock, LockHolder};
-pub use publish::{PublishCounts, publish};
+pub use publish::{PublishCounts, analyze, publish};
 pub use runs::{Instance, Run, RunEnd, describe_instance, note_listing, save_progress};
 pub use stage::{Staged, stage_artifacts, stage_catalog};
 

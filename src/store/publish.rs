@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection};
 
 use super::{Doing, InstanceLock, Run, RunEnd, StoreError, save_progress, to_micros};
+use crate::clock::Clock;
 use crate::run::{RunCounters, RunOutcome};
 
 /// What publish changed.
@@ -47,16 +48,17 @@ pub async fn publish(
     counters: &mut RunCounters,
     dry_run: bool,
     exit_code: u8,
-    now: DateTime<Utc>,
+    clock: &Clock,
 ) -> Result<(), StoreError> {
     let connection = lock.connection();
     let mut transaction = connection.begin().await.doing("begin to publish")?;
+    plan_for_bulk(&mut transaction).await?;
     let listing = ListingTime {
         started_at: to_micros(listing_started_at),
         finished_at: to_micros(listing_finished_at),
         previous_started_at: previous_listing(&mut transaction, run).await?,
     };
-    let counts = apply(&mut transaction, run, listing, to_micros(now)).await?;
+    let counts = apply(&mut transaction, run, listing, to_micros(clock.now())).await?;
     add(counters, counts);
     let outcome = if dry_run {
         RunOutcome::DryRun
@@ -71,9 +73,9 @@ pub async fn publish(
     if dry_run {
         transaction.rollback().await.doing("take the trial back")?;
         super::stage::clear(lock.connection(), run.instance_id).await?;
-        return save_progress(lock.connection(), run, counters, end, now).await;
+        return save_progress(lock.connection(), run, counters, end, clock.now()).await;
     }
-    save_progress(&mut transaction, run, counters, end, now).await?;
+    save_progress(&mut transaction, run, counters, end, clock.now()).await?;
     transaction.commit().await.doing("commit the new listing")
 }
 
@@ -146,6 +148,29 @@ async fn apply(
         data_issues,
         rows_written: rows,
     })
+}
+
+/// Every statement here compares whole tables, but the staged rows are too young for the planner
+/// to have counted them: guessing at one row it would loop over all pairs.
+async fn plan_for_bulk(connection: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query!("set local enable_nestloop = off")
+        .execute(connection)
+        .await
+        .doing("choose how to publish")?;
+    Ok(())
+}
+
+/// Has the planner count the rows after many were written. Only the tables' owner may do that;
+/// for others the server skips it with a warning, and its own housekeeping comes to it later.
+pub async fn analyze(lock: &mut InstanceLock) -> Result<(), StoreError> {
+    sqlx::query!(
+        "analyze swr.artifact, swr.tag, swr.tag_history, swr.repository, swr.manifest, swr.build_step,
+                 swr.command, swr.layer"
+    )
+    .execute(lock.connection())
+    .await
+    .doing("analyze the tables")?;
+    Ok(())
 }
 
 async fn previous_listing(
@@ -575,11 +600,12 @@ async fn open_tags(
            on a.instance_id = $1 and a.run_id = $2 and a.row_number = t.artifact_row_number
          left join swr.tag_history o
            on o.instance_id = $1 and o.repository_id = t.repository_id and o.name = t.name and o.valid_to is null
-         left join lateral (
-             select max(h.valid_to) as last_valid_to
-             from swr.tag_history h
-             where h.instance_id = $1 and h.repository_id = t.repository_id and h.name = t.name
-         ) p on true
+         left join (
+             select repository_id, name, max(valid_to) as last_valid_to
+             from swr.tag_history
+             where instance_id = $1
+             group by repository_id, name
+         ) p on p.repository_id = t.repository_id and p.name = t.name
          where t.instance_id = $1 and t.run_id = $2 and o.name is null",
         run.instance_id,
         run.run_id,
