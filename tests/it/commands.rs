@@ -8,7 +8,6 @@ use nix::sys::signal::Signal;
 use reqwest::Url;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection};
 use swr_sync::emulator::{Clock, Emulator, EmulatorSettings, RequestKind, World};
 use swr_sync::report::REPORTS;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -68,15 +67,6 @@ async fn published(database: &TestDatabase) -> String {
         rows.push('\n');
     }
     rows
-}
-
-async fn execute(database: &TestDatabase, sql: &str) {
-    let mut connection = database.connect().await;
-    sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
-        .execute(&mut connection)
-        .await
-        .unwrap();
-    connection.close().await.unwrap();
 }
 
 /// One request by hand; the whole answer.
@@ -675,12 +665,8 @@ async fn a_parameter_of_the_database_url_that_is_not_known_does_not_show() {
 async fn a_newer_schema_is_left_alone() {
     let emulator = emulator(world_of(1)).await;
     let database = TestDatabase::create().await;
-    execute(
-        &database,
-        "insert into swr._sqlx_migrations (version, description, success, checksum, execution_time)
-         values (9001, 'from the future', true, '', 0)",
-    )
-    .await;
+    database.snapshot("insert into swr._sqlx_migrations (version, description, success, checksum, execution_time)
+         values (9001, 'from the future', true, '', 0)").await;
     for command in [
         &["sync"][..],
         &["sync", "--no-migrate"],
@@ -1059,13 +1045,9 @@ async fn status_shows_freshness_and_the_last_runs() {
 #[tokio::test]
 async fn a_query_that_writes_is_refused_and_changes_nothing() {
     let database = TestDatabase::create_empty().await;
-    execute(
-        &database,
-        "create table public.t (x int); insert into public.t values (1);
+    database.snapshot("create table public.t (x int); insert into public.t values (1);
          create sequence public.s; select nextval('public.s');
-         create function public.writes() returns int language sql as 'insert into public.t values (2) returning x'",
-    )
-    .await;
+         create function public.writes() returns int language sql as 'insert into public.t values (2) returning x'").await;
     let state = "select (select string_agg(x::text, ',') from public.t), (select last_value from public.s),
                         (select count(*) from pg_class where relnamespace = 'public'::regnamespace)";
     let before = database.snapshot(state).await;
