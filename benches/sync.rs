@@ -26,10 +26,20 @@ use tokio::time::Instant;
 
 #[tokio::main]
 async fn main() {
-    let artifacts = std::env::args().filter_map(|argument| argument.parse().ok()).next().unwrap_or(20_000);
-    let folder = tempfile::Builder::new().prefix("swr-bench").tempdir_in("/tmp").unwrap();
+    let artifacts = std::env::args()
+        .filter_map(|argument| argument.parse().ok())
+        .next()
+        .unwrap_or(20_000);
+    let folder = tempfile::Builder::new()
+        .prefix("swr-bench")
+        .tempdir_in("/tmp")
+        .unwrap();
     // The server's own user must be able to enter.
-    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(
+        folder.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
     let server = EmbeddedServer::start(&EmbeddedSettings {
         data_dir: Some(folder.path().join("data")),
         binaries_dir: None,
@@ -44,12 +54,17 @@ async fn main() {
     database.migrate().await.unwrap();
     let clock = Clock::system();
     let world = World::generate(1, artifacts, clock.now() - chrono::TimeDelta::days(2));
-    let emulator = Emulator::start(EmulatorSettings::default(), world).await.unwrap();
+    let emulator = Emulator::start(EmulatorSettings::default(), world)
+        .await
+        .unwrap();
 
     let (requests, limit) = bare_client(&emulator).await;
     let limit_rate = requests as f64 / limit.as_secs_f64();
     println!("{artifacts} artifacts");
-    println!("bare client   {:8.2} s  {requests} histories, {limit_rate:.0} requests/s", limit.as_secs_f64());
+    println!(
+        "bare client   {:8.2} s  {requests} histories, {limit_rate:.0} requests/s",
+        limit.as_secs_f64()
+    );
 
     let first = run(&emulator, &database).await;
     let rate = first.counters.requests.total() as f64 / first.elapsed.as_secs_f64();
@@ -87,7 +102,10 @@ fn client(emulator: &Emulator) -> RegistrySettings {
             secret_key: settings.credentials.secret_key.clone(),
             security_token: None,
         }),
-        transport: TransportSettings { max_requests_per_second: None, ..TransportSettings::default() },
+        transport: TransportSettings {
+            max_requests_per_second: None,
+            ..TransportSettings::default()
+        },
         clock: Clock::system(),
     }
 }
@@ -97,14 +115,25 @@ async fn bare_client(emulator: &Emulator) -> (usize, Duration) {
         let names: std::collections::HashMap<_, _> = world
             .repositories()
             .map(|repository| {
-                let namespace = world.namespaces().find(|namespace| namespace.id == repository.namespace_id).unwrap();
-                let path = RepositoryPath { namespace: namespace.name.clone(), name: repository.name.clone() };
+                let namespace = world
+                    .namespaces()
+                    .find(|namespace| namespace.id == repository.namespace_id)
+                    .unwrap();
+                let path = RepositoryPath {
+                    namespace: namespace.name.clone(),
+                    name: repository.name.clone(),
+                };
                 (repository.id, path)
             })
             .collect();
         world
             .artifacts()
-            .map(|artifact| (names[&artifact.repository_id].clone(), artifact.digest().to_string()))
+            .map(|artifact| {
+                (
+                    names[&artifact.repository_id].clone(),
+                    artifact.digest().to_string(),
+                )
+            })
             .collect()
     });
     let registry = Registry::new(client(emulator)).unwrap();
@@ -130,7 +159,9 @@ async fn run(emulator: &Emulator, database: &Database) -> RunReport {
     };
     let (_stopper, stop) = stop::channel();
     let registry = Registry::new(client).unwrap();
-    sync(&registry, database, &settings, &Progress::default(), &stop).await.unwrap()
+    sync(&registry, database, &settings, &Progress::default(), &stop)
+        .await
+        .unwrap()
 }
 
 /// Bytes of tables and indexes per history entry: the store's tables, and all of them.
@@ -156,15 +187,32 @@ async fn sizes(connection: &mut PgConnection) {
     let total: i64 = rows.iter().map(|(_, bytes, _)| bytes).sum();
     let history: i64 = rows
         .iter()
-        .filter(|(name, ..)| matches!(name.as_str(), "manifest" | "build_step" | "command" | "layer"))
+        .filter(|(name, ..)| {
+            matches!(
+                name.as_str(),
+                "manifest" | "build_step" | "command" | "layer" | "media_type"
+            )
+        })
         .map(|(_, bytes, _)| bytes)
         .sum();
-    println!("{entries} history entries; as plain text columns {} bytes each, without indexes", text_bytes / entries);
+    println!(
+        "{entries} history entries; as plain text columns {} bytes each, without indexes",
+        text_bytes / entries
+    );
     for (name, bytes, tuples) in rows {
-        println!("  {name:12} {bytes:10} bytes  {:6.1} per entry  {tuples} rows", bytes as f64 / entries as f64);
+        println!(
+            "  {name:12} {bytes:10} bytes  {:6.1} per entry  {tuples} rows",
+            bytes as f64 / entries as f64
+        );
     }
-    println!("build history tables: {:.1} bytes per entry", history as f64 / entries as f64);
-    println!("all tables:           {:.1} bytes per entry", total as f64 / entries as f64);
+    println!(
+        "build history tables: {:.1} bytes per entry",
+        history as f64 / entries as f64
+    );
+    println!(
+        "all tables:           {:.1} bytes per entry",
+        total as f64 / entries as f64
+    );
 }
 
 /// Staging a page of 100 artifacts: `unnest` or `copy`.
@@ -176,8 +224,14 @@ async fn staging(connection: &mut PgConnection) {
     let digest = format!("sha256:{}", "a".repeat(64));
     let media_type = "application/vnd.docker.container.image.v1+json";
     for way in ["unnest", "copy"] {
-        sqlx::raw_sql("drop table if exists staged").execute(&mut *connection).await.unwrap();
-        sqlx::raw_sql(create).execute(&mut *connection).await.unwrap();
+        sqlx::raw_sql("drop table if exists staged")
+            .execute(&mut *connection)
+            .await
+            .unwrap();
+        sqlx::raw_sql(create)
+            .execute(&mut *connection)
+            .await
+            .unwrap();
         let begin = Instant::now();
         for page in 0..PAGES {
             let ids = (page * ROWS) as i64..((page + 1) * ROWS) as i64;
@@ -193,9 +247,13 @@ async fn staging(connection: &mut PgConnection) {
                     .await
                     .unwrap();
             } else {
-                let text: String =
-                    ids.map(|id| format!("{id}\t{id}\t{id}\t{digest}\tIMAGE\t{media_type}\n")).collect();
-                let mut copy = connection.copy_in_raw("copy staged from stdin").await.unwrap();
+                let text: String = ids
+                    .map(|id| format!("{id}\t{id}\t{id}\t{digest}\tIMAGE\t{media_type}\n"))
+                    .collect();
+                let mut copy = connection
+                    .copy_in_raw("copy staged from stdin")
+                    .await
+                    .unwrap();
                 copy.send(text.into_bytes()).await.unwrap();
                 copy.finish().await.unwrap();
             }

@@ -45,11 +45,11 @@ comment on column swr.manifest.extra is 'Fields of the answer this schema has no
 create table swr.build_step (
     created_at    timestamptz,
     instance_id   integer not null,
-    position      integer not null,
     created_at_ns smallint,
     build_step_id uuid not null,
     command_id    uuid,
     layer_id      uuid,
+    media_type_id uuid,
     chain_id      uuid,
     empty_layer   boolean not null,
     extra         jsonb,
@@ -60,11 +60,11 @@ comment on table swr.build_step is
     'One row per distinct step: images whose histories are equal up to and including a step share its row. swr_report.build_history shows the steps of each image.';
 comment on column swr.build_step.created_at is 'When the step was built, in microseconds; NULL if the history does not say.';
 comment on column swr.build_step.instance_id is 'The instance.';
-comment on column swr.build_step.position is 'Place in the history, from 1, oldest first.';
 comment on column swr.build_step.created_at_ns is 'Nanoseconds beyond the microseconds of created_at, 0 to 999.';
 comment on column swr.build_step.build_step_id is 'Names the history up to and including this step.';
 comment on column swr.build_step.command_id is 'The command (created_by); NULL if the history does not say.';
 comment on column swr.build_step.layer_id is 'The layer the step made; NULL for a step without one.';
+comment on column swr.build_step.media_type_id is 'The media type the history gives the layer; two manifests may name the same blob differently.';
 comment on column swr.build_step.chain_id is
     'Names the sequence of layers up to and including this step, as the ChainID of OCI does for diff ids: two images share a base exactly when they share a chain id. NULL before the first layer.';
 comment on column swr.build_step.empty_layer is 'Whether the step made no layer.';
@@ -87,7 +87,6 @@ create table swr.layer (
     instance_id integer not null,
     layer_id    uuid not null,
     digest      text not null,
-    media_type  text,
     primary key (instance_id, layer_id)
 );
 
@@ -96,4 +95,15 @@ comment on column swr.layer.size_bytes is 'Compressed size.';
 comment on column swr.layer.instance_id is 'The instance.';
 comment on column swr.layer.layer_id is 'Names the digest.';
 comment on column swr.layer.digest is 'The digest of the compressed blob.';
-comment on column swr.layer.media_type is 'The media type.';
+
+create table swr.media_type (
+    instance_id   integer not null,
+    media_type_id uuid not null,
+    media_type    text not null,
+    primary key (instance_id, media_type_id)
+);
+
+comment on table swr.media_type is 'One row per distinct media type of layers.';
+comment on column swr.media_type.instance_id is 'The instance.';
+comment on column swr.media_type.media_type_id is 'Names the text.';
+comment on column swr.media_type.media_type is 'The media type, such as application/vnd.oci.image.layer.v1.tar+gzip.';

@@ -105,7 +105,7 @@ select
     s.empty_layer,
     l.digest as layer_digest,
     l.size_bytes as layer_size_bytes,
-    l.media_type as layer_media_type,
+    t.media_type as layer_media_type,
     s.chain_id,
     s.created_at_ns,
     a.artifact_id,
@@ -119,6 +119,7 @@ cross join lateral unnest(m.build_step_ids) with ordinality as e (build_step_id,
 join swr.build_step s on s.instance_id = m.instance_id and s.build_step_id = e.build_step_id
 left join swr.command c on c.instance_id = s.instance_id and c.command_id = s.command_id
 left join swr.layer l on l.instance_id = s.instance_id and l.layer_id = s.layer_id
+left join swr.media_type t on t.instance_id = s.instance_id and t.media_type_id = s.media_type_id
 left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
 left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
 where a.removed_at is null;

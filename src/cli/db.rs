@@ -62,6 +62,9 @@ enum Action {
     Url,
     /// Run psql on the database, starting the server if need be
     Psql {
+        /// Database on the server
+        #[arg(long, value_name = "NAME", default_value = embedded::DATABASE)]
+        database: String,
         /// Arguments of psql
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
@@ -84,7 +87,10 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         Action::Start => start(&embedded_settings(&embedded)?).await,
         Action::Stop { force } => stop(&embedded_settings(&embedded)?, force).await,
         Action::Url => url(&embedded_settings(&embedded)?).await,
-        Action::Psql { arguments } => psql(&embedded_settings(&embedded)?, arguments).await,
+        Action::Psql {
+            database,
+            arguments,
+        } => psql(&embedded_settings(&embedded)?, &database, arguments).await,
         Action::Supervise {
             folder,
             binaries,
@@ -169,7 +175,11 @@ async fn url(settings: &EmbeddedSettings) -> Result<Exit, Failure> {
 
 /// Becomes psql, which then holds the client's lock: there is no second process
 /// to pass signals and the exit code, and the server stays as long as psql does.
-async fn psql(settings: &EmbeddedSettings, arguments: Vec<OsString>) -> Result<Exit, Failure> {
+async fn psql(
+    settings: &EmbeddedSettings,
+    database: &str,
+    arguments: Vec<OsString>,
+) -> Result<Exit, Failure> {
     let server = EmbeddedServer::start(settings).await?;
     let beside = server.binaries_dir().join("psql");
     let program = if beside.is_file() {
@@ -177,7 +187,7 @@ async fn psql(settings: &EmbeddedSettings, arguments: Vec<OsString>) -> Result<E
     } else {
         PathBuf::from("psql")
     };
-    let url = server.url().to_owned();
+    let url = server.url_of(database);
     let lock = server.into_lock();
     fcntl(lock.as_fd(), FcntlArg::F_SETFD(FdFlag::empty()))
         .map_err(|error| Failure::new(Exit::Unexpected, error))?;

@@ -10,7 +10,7 @@ use sqlx::Connection;
 use super::exit::{Exit, Failure};
 use super::query::{close, print};
 use super::telemetry::Telemetry;
-use super::{db, sync};
+use super::{db, signals, sync};
 use crate::clock::Clock;
 use crate::database::{Database, embedded::EmbeddedServer};
 use crate::emulator::{Emulator, EmulatorSettings, World};
@@ -38,15 +38,23 @@ pub(super) struct Args {
 /// The demo's own database, made anew each time and left for looking around.
 const DATABASE: &str = "swr_demo";
 
+/// The reports it prints.
+const REPORTS: [&str; 4] = [
+    "storage_by_repository",
+    "stale_artifact",
+    "tag_move",
+    "freshness",
+];
+
 /// Questions the README answers too.
 const QUESTIONS: &[(&str, &str)] = &[
     (
         "Which layers are shared by the most images?",
-        "select l.digest as layer, l.size_bytes, count(distinct b.artifact_id) as images
-from swr_report.build_history b
-join swr.layer l on l.instance_id = b.instance_id and l.digest = b.layer_digest
-group by l.digest, l.size_bytes
-order by images desc, l.digest",
+        "select layer_digest, max(layer_size_bytes) as size_bytes, count(distinct artifact_id) as images
+from swr_report.build_history
+where layer_digest is not null
+group by layer_digest
+order by images desc, layer_digest",
     ),
     (
         "Which build commands are the most common?",
@@ -66,10 +74,10 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
         embedded,
     } = args;
     let server = EmbeddedServer::start(&db::embedded_settings(&embedded)?).await?;
-    let database = make_database(server.url()).await?;
+    let database = make_database(&server).await?;
     say(&format!(
         "A PostgreSQL server of its own runs at\n  {}\n",
-        database_url(server.url())
+        server.url_of(DATABASE)
     ))?;
 
     let clock = Clock::system();
@@ -83,18 +91,13 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
         emulator.endpoint()
     ))?;
     let settings = registry_settings(&emulator, clock.clone())?;
+    let stop = signals::listen()?;
     let sync_once = async || {
         let registry = Registry::new(settings.clone())
             .map_err(|error| Failure::new(Exit::Unexpected, error))?;
         let region = Some(emulator.settings().region.as_str());
         sync::run_once(
-            &registry,
-            &settings,
-            &database,
-            region,
-            false,
-            clock.clone(),
-            telemetry,
+            &registry, &settings, &database, region, false, telemetry, &stop,
         )
         .await
     };
@@ -114,21 +117,22 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
     ))?;
     sync_once().await?;
 
+    let exit = tokio::select! {
+        printed = print_reports(&database, limit) => printed?,
+        signal = stop.requested() => signal.exit(),
+    };
+    emulator.stop().await;
+    server.close().await?;
+    Ok(exit)
+}
+
+async fn print_reports(database: &Database, limit: u64) -> Result<Exit, Failure> {
     let mut connection = database.connect().await?;
-    for name in [
-        "storage_by_repository",
-        "stale_artifact",
-        "tag_move",
-        "freshness",
-    ] {
+    for name in REPORTS {
         if let Some(report) = report::find(name) {
             say(&format!("{}   (swr-sync report {name})", report.question))?;
-            print(
-                &mut connection,
-                &format!("{}\nlimit {limit}", report.sql),
-                Format::Table,
-            )
-            .await?;
+            let sql = format!("{}\nlimit {limit}", report.sql);
+            print(&mut connection, &sql, Format::Table).await?;
         }
     }
     for (question, sql) in QUESTIONS {
@@ -142,10 +146,8 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
     }
     close(connection).await;
     say(&format!(
-        "The data stays in the database {DATABASE}. Look around with\n  swr-sync db psql -- --dbname {DATABASE}"
+        "The data stays in the database {DATABASE}. Look around with\n  swr-sync db psql --database {DATABASE}"
     ))?;
-    emulator.stop().await;
-    server.close().await?;
     Ok(Exit::Success)
 }
 
@@ -177,9 +179,9 @@ fn registry_settings(emulator: &Emulator, clock: Clock) -> Result<RegistrySettin
     clippy::disallowed_methods,
     reason = "a database is made outside of any schema"
 )]
-async fn make_database(server_url: &str) -> Result<Database, Failure> {
+async fn make_database(server: &EmbeddedServer) -> Result<Database, Failure> {
     let fail = |error| Failure::new(Exit::Database, error);
-    let mut connection = Database::from_url(server_url)?.connect().await?;
+    let mut connection = Database::from_url(server.url())?.connect().await?;
     for statement in [
         "drop database if exists swr_demo with (force)",
         "create database swr_demo",
@@ -190,20 +192,9 @@ async fn make_database(server_url: &str) -> Result<Database, Failure> {
             .map_err(fail)?;
     }
     connection.close().await.map_err(fail)?;
-    let database = Database::from_url(&database_url(server_url))?;
+    let database = Database::from_url(&server.url_of(DATABASE))?;
     database.migrate().await?;
     Ok(database)
-}
-
-/// The server's URL, naming the demo's database.
-fn database_url(server_url: &str) -> String {
-    match server_url.parse::<Url>() {
-        Ok(mut url) => {
-            url.set_path(DATABASE);
-            url.into()
-        }
-        Err(_) => server_url.to_owned(),
-    }
 }
 
 fn say(text: &str) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ use crate::clock::Clock;
 use crate::database::Database;
 use crate::registry::{Registry, RegistryError, RegistrySettings, RequestFailure};
 use crate::run::{RunCounters, RunOutcome, RunReport};
+use crate::stop::Stop;
 use crate::store::StoreError;
 use crate::sync::{Progress, SyncError, SyncSettings, sync};
 
@@ -34,23 +35,23 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
         registry,
         database,
     } = args;
-    let clock = Clock::system();
     // What is wrong with the settings shows before anything is started.
-    let (client, settings) = registry.registry(clock.clone())?;
+    let (client, settings) = registry.registry(Clock::system())?;
     let open = database.open().await?;
     prepare(&open.database, no_migrate).await?;
     let region = registry
         .region
         .as_deref()
         .filter(|region| !region.is_empty());
+    let stop = signals::listen()?;
     let report = run_once(
         &client,
         &settings,
         &open.database,
         region,
         dry_run,
-        clock,
         telemetry,
+        &stop,
     )
     .await;
     #[cfg(feature = "embedded-db")]
@@ -88,10 +89,9 @@ pub(super) async fn run_once(
     database: &Database,
     region: Option<&str>,
     dry_run: bool,
-    clock: Clock,
     telemetry: &Telemetry,
+    stop: &Stop,
 ) -> Result<RunReport, Failure> {
-    let stop = signals::listen()?;
     let settings = SyncSettings {
         swr_instance_id: settings.instance_id.clone(),
         project_id: settings.project_id.clone(),
@@ -99,11 +99,11 @@ pub(super) async fn run_once(
         region: region.map(str::to_owned),
         dry_run,
         host: host(),
-        clock,
+        clock: settings.clock.clone(),
     };
     let progress = Progress::default();
     let meter = registry.meter();
-    let work = sync(registry, database, &settings, &progress, &stop);
+    let work = sync(registry, database, &settings, &progress, stop);
     let report = progress::show(telemetry, &progress, &meter, work)
         .await
         .map_err(failure)?;

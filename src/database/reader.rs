@@ -75,7 +75,10 @@ pub async fn read(
         .await
         .map_err(ReadError::Query)?;
     transaction
-        .execute("set local search_path = swr_report, swr, public")
+        // All rows are wanted, so a plan for the first ones would be the wrong one.
+        .execute(
+            "set local search_path = swr_report, swr, public; set local cursor_tuple_fraction = 1",
+        )
         .await
         .map_err(ReadError::Query)?;
     let sql = sql.trim().trim_end_matches(';').trim_end();

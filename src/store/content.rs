@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::build_history::BuildStep;
+use crate::build_history::{BuildStep, Layer};
 use crate::data_issue::DataIssue;
 
 /// Hashes parts so that neither their order nor their boundaries can be confused.
@@ -42,9 +42,23 @@ pub(super) fn command_id(command: &str) -> Uuid {
     Content::of("command").bytes(command.as_bytes()).id()
 }
 
+/// Names a media type.
+pub(super) fn media_type_id(media_type: &str) -> Uuid {
+    Content::of("media type").bytes(media_type.as_bytes()).id()
+}
+
 /// Names a layer by its digest.
 pub(super) fn layer_id(digest: &str) -> Uuid {
     Content::of("layer").bytes(digest.as_bytes()).id()
+}
+
+/// Names a layer together with the size a history gives it.
+pub(super) fn sized_layer_id(layer: &Layer) -> Uuid {
+    let size_bytes = layer.size_bytes.map(i64::to_le_bytes);
+    Content::of("sized layer")
+        .bytes(layer.digest.as_bytes())
+        .optional(size_bytes.as_ref().map(|bytes| &bytes[..]))
+        .id()
 }
 
 /// Names a history up to and including `step`; `parent` names it up to the step before.
@@ -53,6 +67,7 @@ pub(super) fn build_step_id(
     step: &BuildStep,
     command_id: Option<Uuid>,
     layer_id: Option<Uuid>,
+    media_type_id: Option<Uuid>,
 ) -> Uuid {
     let BuildStep {
         created_at,
@@ -66,6 +81,7 @@ pub(super) fn build_step_id(
         .optional(created_at.map(instant).as_ref().map(|bytes| &bytes[..]))
         .optional(command_id.as_ref().map(|id| &id.as_bytes()[..]))
         .optional(layer_id.as_ref().map(|id| &id.as_bytes()[..]))
+        .optional(media_type_id.as_ref().map(|id| &id.as_bytes()[..]))
         .bytes(&[u8::from(*empty_layer)])
         .optional(
             extra
@@ -126,7 +142,6 @@ fn instant(time: DateTime<Utc>) -> [u8; 12] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::build_history::Layer;
 
     fn step(command: &str, layer: Option<&str>) -> BuildStep {
         BuildStep {
@@ -147,7 +162,13 @@ mod tests {
         let (mut step_ids, mut chain_ids) = (Vec::new(), Vec::new());
         for step in steps {
             let layer = step.layer.as_ref().map(|layer| layer_id(&layer.digest));
-            let id = build_step_id(parent, step, step.command.as_deref().map(command_id), layer);
+            let id = build_step_id(
+                parent,
+                step,
+                step.command.as_deref().map(command_id),
+                layer,
+                None,
+            );
             chain = chain_id(chain, step, id, layer);
             parent = Some(id);
             step_ids.push(id);

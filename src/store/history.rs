@@ -99,10 +99,10 @@ pub async fn reuse_histories(
     let mut rows = 0;
     rows += sqlx::query!(
         "insert into swr.build_step
-             (created_at, instance_id, position, created_at_ns, build_step_id, command_id, layer_id, chain_id,
+             (created_at, instance_id, created_at_ns, build_step_id, command_id, layer_id, media_type_id, chain_id,
               empty_layer, extra)
          select distinct on (s.build_step_id)
-             s.created_at, $1, s.position, s.created_at_ns, s.build_step_id, s.command_id, s.layer_id, s.chain_id,
+             s.created_at, $1, s.created_at_ns, s.build_step_id, s.command_id, s.layer_id, s.media_type_id, s.chain_id,
              s.empty_layer, s.extra
          from unnest($2::integer[], $3::text[]) as f (instance_id, digest)
          join swr.manifest m on m.instance_id = f.instance_id and m.digest = f.digest
@@ -141,8 +141,8 @@ pub async fn reuse_histories(
     .doing("copy commands")?
     .rows_affected();
     rows += sqlx::query!(
-        "insert into swr.layer (size_bytes, instance_id, layer_id, digest, media_type)
-         select distinct on (l.layer_id) l.size_bytes, $1::integer, l.layer_id, l.digest, l.media_type
+        "insert into swr.layer (size_bytes, instance_id, layer_id, digest)
+         select distinct on (l.layer_id) l.size_bytes, $1::integer, l.layer_id, l.digest
          from unnest($2::integer[], $3::text[]) as f (instance_id, digest)
          join swr.manifest m on m.instance_id = f.instance_id and m.digest = f.digest
          cross join lateral unnest(m.build_step_ids) as e (build_step_id)
@@ -159,6 +159,26 @@ pub async fn reuse_histories(
     .execute(&mut *transaction)
     .await
     .doing("copy layers")?
+    .rows_affected();
+    rows += sqlx::query!(
+        "insert into swr.media_type (instance_id, media_type_id, media_type)
+         select distinct on (t.media_type_id) $1::integer, t.media_type_id, t.media_type
+         from unnest($2::integer[], $3::text[]) as f (instance_id, digest)
+         join swr.manifest m on m.instance_id = f.instance_id and m.digest = f.digest
+         cross join lateral unnest(m.build_step_ids) as e (build_step_id)
+         join swr.build_step s on s.instance_id = m.instance_id and s.build_step_id = e.build_step_id
+         join swr.media_type t on t.instance_id = s.instance_id and t.media_type_id = s.media_type_id
+         where not exists (
+             select from swr.media_type k where k.instance_id = $1 and k.media_type_id = t.media_type_id
+         )
+         on conflict do nothing",
+        instance_id,
+        &from,
+        &digests
+    )
+    .execute(&mut *transaction)
+    .await
+    .doing("copy media types")?
     .rows_affected();
     rows += sqlx::query!(
         "insert into swr.manifest
@@ -226,10 +246,10 @@ impl Known {
 
 struct StepRow<'a> {
     build_step_id: Uuid,
-    position: i32,
     step: &'a BuildStep,
     command_id: Option<Uuid>,
     layer_id: Option<Uuid>,
+    media_type_id: Option<Uuid>,
     chain_id: Option<Uuid>,
 }
 
@@ -252,8 +272,8 @@ struct ManifestRow<'a> {
 struct Batch<'a> {
     offered: HashSet<Uuid>,
     commands: Vec<(Uuid, &'a str)>,
+    media_types: Vec<(Uuid, &'a str)>,
     layers: Vec<(Uuid, &'a Layer)>,
-    layers_seen: HashSet<&'a Layer>,
     steps: Vec<StepRow<'a>>,
     step_ids: Vec<Uuid>,
     manifests: Vec<ManifestRow<'a>>,
@@ -291,6 +311,7 @@ impl HistoryWriter {
         let mut rows = 0;
         rows += insert_commands(connection, run, &batch.commands).await?;
         rows += insert_layers(connection, run, &batch.layers).await?;
+        rows += insert_media_types(connection, run, &batch.media_types).await?;
         rows += insert_steps(connection, run, &batch.steps).await?;
         rows += upsert_manifests(connection, run, &batch, now).await?;
         let mut data_issues = insert_issues(connection, run, &batch.issues, now).await?;
@@ -353,40 +374,50 @@ impl<'a> Batch<'a> {
 
     fn add_steps(&mut self, steps: &'a [BuildStep], known: &Known) {
         let (mut parent, mut chain_id) = (None, None);
-        for (position, step) in (1..).zip(steps) {
+        for step in steps {
             let command_id = step.command.as_deref().map(content::command_id);
-            let layer_id = step
-                .layer
-                .as_ref()
-                .map(|layer| content::layer_id(&layer.digest));
-            let build_step_id = content::build_step_id(parent, step, command_id, layer_id);
+            let layer = step.layer.as_ref();
+            let layer_id = layer.map(|layer| content::layer_id(&layer.digest));
+            let media_type = layer.and_then(|layer| layer.media_type.as_deref());
+            let media_type_id = media_type.map(content::media_type_id);
+            let build_step_id =
+                content::build_step_id(parent, step, command_id, layer_id, media_type_id);
             chain_id = content::chain_id(chain_id, step, build_step_id, layer_id);
             parent = Some(build_step_id);
             self.step_ids.push(build_step_id);
-            // A known step has a known layer, unless the same layer comes with other values.
-            if let Some((layer_id, layer)) = layer_id.zip(step.layer.as_ref())
-                && self.layers_seen.insert(layer)
+            // By digest and size: the same layer with another size is a contradiction to record.
+            if let Some((layer_id, layer)) = layer_id.zip(layer)
+                && self.is_news(known, content::sized_layer_id(layer))
             {
                 self.layers.push((layer_id, layer));
             }
-            if known.0.contains(&build_step_id) || !self.offered.insert(build_step_id) {
+            if !self.is_news(known, build_step_id) {
                 continue;
             }
             if let Some((command_id, command)) = command_id.zip(step.command.as_deref())
-                && !known.0.contains(&command_id)
-                && self.offered.insert(command_id)
+                && self.is_news(known, command_id)
             {
                 self.commands.push((command_id, command));
             }
+            if let Some((media_type_id, media_type)) = media_type_id.zip(media_type)
+                && self.is_news(known, media_type_id)
+            {
+                self.media_types.push((media_type_id, media_type));
+            }
             self.steps.push(StepRow {
                 build_step_id,
-                position,
                 step,
                 command_id,
                 layer_id,
+                media_type_id,
                 chain_id,
             });
         }
+    }
+
+    /// Whether this content is neither stored for certain nor in this batch already.
+    fn is_news(&mut self, known: &Known, id: Uuid) -> bool {
+        !known.0.contains(&id) && self.offered.insert(id)
     }
 }
 
@@ -425,9 +456,9 @@ async fn insert_layers(
         return Ok(0);
     }
     let result = sqlx::query!(
-        "insert into swr.layer (size_bytes, instance_id, layer_id, digest, media_type)
-         select l.size_bytes, $1, l.layer_id, l.digest, l.media_type
-         from unnest($2::bigint[], $3::uuid[], $4::text[], $5::text[]) as l (size_bytes, layer_id, digest, media_type)
+        "insert into swr.layer (size_bytes, instance_id, layer_id, digest)
+         select l.size_bytes, $1, l.layer_id, l.digest
+         from unnest($2::bigint[], $3::uuid[], $4::text[]) as l (size_bytes, layer_id, digest)
          where not exists (
              select from swr.layer k where k.instance_id = $1 and k.layer_id = l.layer_id
          )
@@ -435,12 +466,40 @@ async fn insert_layers(
         run.instance_id,
         layers.iter().map(|(_, layer)| layer.size_bytes).bind_iter() as _,
         layers.iter().map(|(id, _)| *id).bind_iter() as _,
-        layers.iter().map(|(_, layer)| layer.digest.as_str()).bind_iter() as _,
-        layers.iter().map(|(_, layer)| layer.media_type.as_deref()).bind_iter() as _,
+        layers
+            .iter()
+            .map(|(_, layer)| layer.digest.as_str())
+            .bind_iter() as _,
     )
     .execute(connection)
     .await
     .doing("store layers")?;
+    Ok(result.rows_affected())
+}
+
+async fn insert_media_types(
+    connection: &mut PgConnection,
+    run: Run,
+    media_types: &[(Uuid, &str)],
+) -> Result<u64, StoreError> {
+    if media_types.is_empty() {
+        return Ok(0);
+    }
+    let result = sqlx::query!(
+        "insert into swr.media_type (instance_id, media_type_id, media_type)
+         select $1, t.media_type_id, t.media_type
+         from unnest($2::uuid[], $3::text[]) as t (media_type_id, media_type)
+         where not exists (
+             select from swr.media_type k where k.instance_id = $1 and k.media_type_id = t.media_type_id
+         )
+         on conflict do nothing",
+        run.instance_id,
+        media_types.iter().map(|(id, _)| *id).bind_iter() as _,
+        media_types.iter().map(|(_, text)| *text).bind_iter() as _,
+    )
+    .execute(connection)
+    .await
+    .doing("store media types")?;
     Ok(result.rows_affected())
 }
 
@@ -454,13 +513,13 @@ async fn insert_steps(
     }
     let result = sqlx::query!(
         "insert into swr.build_step
-             (created_at, instance_id, position, created_at_ns, build_step_id, command_id, layer_id, chain_id,
+             (created_at, instance_id, created_at_ns, build_step_id, command_id, layer_id, media_type_id, chain_id,
               empty_layer, extra)
-         select s.created_at, $1, s.position, s.created_at_ns, s.build_step_id, s.command_id, s.layer_id, s.chain_id,
+         select s.created_at, $1, s.created_at_ns, s.build_step_id, s.command_id, s.layer_id, s.media_type_id, s.chain_id,
                 s.empty_layer, s.extra
-         from unnest($2::timestamptz[], $3::integer[], $4::smallint[], $5::uuid[], $6::uuid[], $7::uuid[],
+         from unnest($2::timestamptz[], $3::smallint[], $4::uuid[], $5::uuid[], $6::uuid[], $7::uuid[],
                      $8::uuid[], $9::boolean[], $10::jsonb[])
-              as s (created_at, position, created_at_ns, build_step_id, command_id, layer_id, chain_id,
+              as s (created_at, created_at_ns, build_step_id, command_id, layer_id, media_type_id, chain_id,
                     empty_layer, extra)
          where not exists (
              select from swr.build_step k where k.instance_id = $1 and k.build_step_id = s.build_step_id
@@ -468,11 +527,11 @@ async fn insert_steps(
          on conflict do nothing",
         run.instance_id,
         steps.iter().map(|row| row.step.created_at.map(to_micros)).bind_iter() as _,
-        steps.iter().map(|row| row.position).bind_iter() as _,
         steps.iter().map(|row| row.step.created_at.map(nanos_beyond_micros)).bind_iter() as _,
         steps.iter().map(|row| row.build_step_id).bind_iter() as _,
         steps.iter().map(|row| row.command_id).bind_iter() as _,
         steps.iter().map(|row| row.layer_id).bind_iter() as _,
+        steps.iter().map(|row| row.media_type_id).bind_iter() as _,
         steps.iter().map(|row| row.chain_id).bind_iter() as _,
         steps.iter().map(|row| row.step.empty_layer).bind_iter() as _,
         steps.iter().map(|row| row.step.extra.as_ref().map(Json)).bind_iter() as _,
@@ -575,8 +634,7 @@ async fn insert_issues(
     Ok(result.rows_affected())
 }
 
-/// Records layers that come with another media type or size than the one stored first: two
-/// manifests may well name the same blob differently.
+/// Records layers that come with another size than the one stored first.
 async fn record_layer_conflicts(
     connection: &mut PgConnection,
     run: Run,
@@ -588,17 +646,12 @@ async fn record_layer_conflicts(
     }
     let conflicts = sqlx::query_scalar!(
         r#"select b.position as "position!"
-           from unnest($2::uuid[], $3::bigint[], $4::text[]) with ordinality
-                as b (layer_id, size_bytes, media_type, position)
+           from unnest($2::uuid[], $3::bigint[]) with ordinality as b (layer_id, size_bytes, position)
            join swr.layer l on l.instance_id = $1 and l.layer_id = b.layer_id
-           where (l.size_bytes, l.media_type) is distinct from (b.size_bytes, b.media_type)"#,
+           where l.size_bytes is distinct from b.size_bytes"#,
         run.instance_id,
         layers.iter().map(|(id, _)| *id).bind_iter() as _,
         layers.iter().map(|(_, layer)| layer.size_bytes).bind_iter() as _,
-        layers
-            .iter()
-            .map(|(_, layer)| layer.media_type.as_deref())
-            .bind_iter() as _,
     )
     .fetch_all(&mut *connection)
     .await
@@ -609,9 +662,9 @@ async fn record_layer_conflicts(
         .map(|(_, layer)| DataIssue {
             table: "layer",
             row_key: layer.digest.clone(),
-            field: "mediaType, size".to_owned(),
+            field: "size".to_owned(),
             action: crate::data_issue::Action::KeptFirst,
-            original: serde_json::json!({ "mediaType": layer.media_type, "size": layer.size_bytes }),
+            original: layer.size_bytes.into(),
         })
         .collect();
     insert_issues(connection, run, &issues.iter().collect::<Vec<_>>(), now).await

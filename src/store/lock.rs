@@ -78,9 +78,17 @@ impl InstanceLock {
         &mut self.connection
     }
 
-    /// Gives the lock back by closing its connection.
-    pub async fn release(self) {
-        // The server frees the lock even if the farewell does not reach it.
+    /// Gives the lock back, and closes its connection.
+    pub async fn release(mut self) {
+        // The server frees the lock with the connection, but not before it notices its end: a run
+        // that starts at once must not find it taken. A lost connection has lost the lock too.
+        let _ = sqlx::query_scalar!(
+            "select pg_advisory_unlock($1, $2)",
+            LOCK_CLASS,
+            self.instance_id
+        )
+        .fetch_one(&mut self.connection)
+        .await;
         let _ = self.connection.close().await;
     }
 }

@@ -165,7 +165,7 @@ async fn plan_for_bulk(connection: &mut PgConnection) -> Result<(), StoreError> 
 pub async fn analyze(lock: &mut InstanceLock) -> Result<(), StoreError> {
     sqlx::query!(
         "analyze swr.artifact, swr.tag, swr.tag_history, swr.repository, swr.manifest, swr.build_step,
-                 swr.command, swr.layer"
+                 swr.command, swr.layer, swr.media_type"
     )
     .execute(lock.connection())
     .await

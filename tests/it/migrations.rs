@@ -24,9 +24,9 @@ fn sample_rows(version: i64) -> &'static str {
         }
         2 => {
             "insert into swr.command values (1, '00000000-0000-0000-0000-00000000000c', 'RUN true');
-             insert into swr.layer values (900, 1, '00000000-0000-0000-0000-00000000000d', 'sha256:dd', 'tar');
-             insert into swr.build_step (instance_id, position, build_step_id, command_id, layer_id, empty_layer)
-                 values (1, 1, '00000000-0000-0000-0000-00000000000e', '00000000-0000-0000-0000-00000000000c',
+             insert into swr.layer values (900, 1, '00000000-0000-0000-0000-00000000000d', 'sha256:dd');
+             insert into swr.build_step (instance_id, build_step_id, command_id, layer_id, empty_layer)
+                 values (1, '00000000-0000-0000-0000-00000000000e', '00000000-0000-0000-0000-00000000000c',
                          '00000000-0000-0000-0000-00000000000d', false);
              insert into swr.manifest (instance_id, digest, outcome, attempts, attempted_at, build_step_ids)
                  values (1, 'sha256:aa', 'stored', 1, '2026-01-01Z', '{00000000-0000-0000-0000-00000000000e}');

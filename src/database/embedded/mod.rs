@@ -65,6 +65,9 @@ pub struct EmbeddedSettings {
     pub durable: bool,
 }
 
+/// The database made with the cluster.
+pub const DATABASE: &str = place::ROLE;
+
 /// A client's hold on the running server. Dropping it lets the server stop,
 /// unless other clients use it or it was told to [stay](EmbeddedServer::keep_running).
 #[derive(Debug)]
@@ -127,6 +130,11 @@ impl EmbeddedServer {
     /// closed to others.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The URL of another database on the same server.
+    pub fn url_of(&self, database: &str) -> String {
+        self.place.url_of(database)
     }
 
     /// The folder of this PostgreSQL major: data, socket, locks and log.

@@ -59,7 +59,7 @@ pub(crate) struct Mirror {
 }
 
 /// The tables that hold facts; an unchanged registry must leave them alone.
-pub(crate) const FACT_TABLES: [&str; 11] = [
+pub(crate) const FACT_TABLES: [&str; 12] = [
     "instance",
     "namespace",
     "repository",
@@ -70,6 +70,7 @@ pub(crate) const FACT_TABLES: [&str; 11] = [
     "build_step",
     "command",
     "layer",
+    "media_type",
     "data_issue",
 ];
 
