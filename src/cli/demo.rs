@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 use sqlx::Connection;
 
 use super::exit::{Exit, Failure};
-use super::query::{close, print};
+use super::query::print;
 use super::telemetry::Telemetry;
 use super::{db, signals, sync};
 use crate::clock::Clock;
@@ -144,7 +144,8 @@ async fn print_reports(database: &Database, limit: u64) -> Result<Exit, Failure>
         )
         .await?;
     }
-    close(connection).await;
+    // Nothing is pending on it.
+    let _ = connection.close().await;
     say(&format!(
         "The data stays in the database {DATABASE}. Look around with\n  swr-sync db psql --database {DATABASE}"
     ))?;

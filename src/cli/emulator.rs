@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::TimeDelta;
 use secrecy::ExposeSecret;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -38,21 +38,20 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(unexpected)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(unexpected)?;
 
+    let settings = settings(&args);
     // An hour's room for the changes to come.
-    let now = Utc::now() - chrono::Duration::hours(1);
+    let now = settings.clock.now() - TimeDelta::hours(1);
     let world = World::generate(args.seed, args.artifacts, now);
     let size = format!(
         "{} artifacts in {} repositories",
         world.artifacts().len(),
         world.repositories().len()
     );
-    let emulator = Emulator::start(settings(&args), world)
-        .await
-        .map_err(|source| {
-            let address = args.listen;
-            Failure::new(Exit::Unexpected, CannotListen { address, source })
-                .hint("choose another address with --listen")
-        })?;
+    let emulator = Emulator::start(settings, world).await.map_err(|source| {
+        let address = args.listen;
+        Failure::new(Exit::Unexpected, CannotListen { address, source })
+            .hint("choose another address with --listen")
+    })?;
     introduce(&emulator, &size).map_err(unexpected)?;
 
     tokio::select! {

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufWriter, Write};
 
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 
 use super::exit::{Exit, Failure};
 use super::settings::DatabaseArgs;
@@ -206,9 +206,4 @@ fn output_failure(error: io::Error) -> Failure {
         Exit::Unexpected,
         format!("cannot write the result: {error}"),
     )
-}
-
-/// Closes a connection; nothing is pending on it.
-pub(super) async fn close(connection: PgConnection) {
-    let _ = connection.close().await;
 }

@@ -199,7 +199,9 @@ impl Registry {
                     message: malformed.to_string(),
                 }),
             }),
-            Err(error) => refused(error),
+            // Every other request would get it too, so it ends the run.
+            Err(error) if error.status().is_some_and(|status| status.status == 401) => Err(error),
+            Err(error) => Ok(refused(&error)),
         }
     }
 
@@ -295,14 +297,14 @@ fn with_or_without_steps(history: BuildHistory) -> HistoryOutcome {
 /// What a refused addition says about the artifact.
 ///
 /// The gateway's own 400 and 404 speak of the request, not of the artifact, so a later run
-/// may ask again; 401 ends the run, since every other request would get it too.
-fn refused(error: RegistryError) -> Result<HistoryOutcome, RegistryError> {
+/// may ask again.
+fn refused(error: &RegistryError) -> HistoryOutcome {
     let Some(status) = error.status() else {
-        return Ok(HistoryOutcome::Failed(Refusal {
+        return HistoryOutcome::Failed(Refusal {
             status: None,
             code: None,
             message: error.failure.to_string(),
-        }));
+        });
     };
     let refusal = Refusal {
         status: Some(status.status),
@@ -310,11 +312,10 @@ fn refused(error: RegistryError) -> Result<HistoryOutcome, RegistryError> {
         message: status.message.clone(),
     };
     match status.status {
-        401 => Err(error),
-        400 if !status.is_from_gateway() => Ok(HistoryOutcome::Unsupported(refusal)),
-        403 => Ok(HistoryOutcome::Forbidden(refusal)),
-        404 if !status.is_from_gateway() => Ok(HistoryOutcome::Gone(refusal)),
-        _ => Ok(HistoryOutcome::Failed(refusal)),
+        400 if !status.is_from_gateway() => HistoryOutcome::Unsupported(refusal),
+        403 => HistoryOutcome::Forbidden(refusal),
+        404 if !status.is_from_gateway() => HistoryOutcome::Gone(refusal),
+        _ => HistoryOutcome::Failed(refusal),
     }
 }
 

@@ -1,5 +1,9 @@
 //! The one integration test binary. `support` gives a test its whole world.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests look at the program from outside: with requests, statements and times of their own"
+)]
 
 mod architecture;
 mod emulator;

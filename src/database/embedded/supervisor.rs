@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -13,6 +13,7 @@ use sqlx::{Connection, PgConnection};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::POLL;
 use super::error::{EmbeddedError, ResultExt};
@@ -330,6 +331,10 @@ async fn create_database(place: &Place) -> Result<(), EmbeddedError> {
         })
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the database for the schema is made here, so there is none to check against"
+)]
 async fn execute(place: &Place, database: &str, sql: &'static str) -> Result<(), sqlx::Error> {
     let options: PgConnectOptions = place.url_of(database).parse()?;
     let execute = async {
