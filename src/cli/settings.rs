@@ -117,7 +117,6 @@ impl DatabaseArgs {
             None => secret("DATABASE_URL")?.map(|url| url.expose_secret().to_owned()),
         };
         match url {
-            Some(url) if !is_unambiguous(&url) => Err(DatabaseError::Url.into()),
             Some(url) => Ok(OpenDatabase {
                 database: Database::from_url(&url)?,
                 #[cfg(feature = "embedded-db")]
@@ -150,18 +149,6 @@ impl DatabaseArgs {
         )
         .hint("set DATABASE_URL, or DATABASE_URL_FILE to the path of a file that holds it"))
     }
-}
-
-/// Whether a URL means what its writer meant. Without the scheme, the user would pass for it;
-/// behind a slash that is not encoded, the rest of the password would. What is left would then
-/// pass for the database's name, which messages show.
-fn is_unambiguous(url: &str) -> bool {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return false;
-    };
-    let path = rest.split_once('/').map_or("", |(_, path)| path);
-    let name = path.split(['?', '#']).next().unwrap_or_default();
-    matches!(scheme, "postgresql" | "postgres") && !name.contains('@')
 }
 
 impl From<DatabaseError> for Failure {

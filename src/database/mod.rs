@@ -94,6 +94,9 @@ pub struct Database {
 impl Database {
     /// Reads a URL such as `postgresql://user:password@host/name`; see libpq for its options.
     pub fn from_url(url: &str) -> Result<Database, DatabaseError> {
+        if !is_unambiguous(url) {
+            return Err(DatabaseError::Url);
+        }
         let options = PgConnectOptions::from_str(url).map_err(|_| DatabaseError::Url)?;
         let host = match options.get_socket() {
             Some(socket) => socket.display().to_string(),
@@ -161,6 +164,18 @@ impl Database {
             missing => Err(DatabaseError::MigrationNeeded { missing, known }),
         }
     }
+}
+
+/// Whether a URL means what its writer meant. Without the scheme, the user would pass for it;
+/// behind a slash that is not encoded, the rest of the password would. What is left would then
+/// pass for the database's name, which messages show.
+fn is_unambiguous(url: &str) -> bool {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return false;
+    };
+    let path = rest.split_once('/').map_or("", |(_, path)| path);
+    let name = path.split(['?', '#']).next().unwrap_or_default();
+    matches!(scheme, "postgresql" | "postgres") && !name.contains('@')
 }
 
 #[expect(
