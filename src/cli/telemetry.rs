@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use indicatif::MultiProgress;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// The libraries' own words are for debugging them, and may quote headers and statements; those
@@ -24,9 +25,10 @@ pub(super) struct LogArgs {
         global = true
     )]
     pub log_format: LogFormat,
-    /// What to log: error, warn, info, debug or trace, or a filter as tracing-subscriber reads it
-    /// [default: warn on a terminal, where there is a live view, else info]
-    #[arg(long, value_name = "LEVEL", env = "SWR_SYNC_LOG", global = true)]
+    /// What to log: off, error, warn, info, debug or trace, also by module as in
+    /// warn,swr_sync::sync=debug [default: warn on a terminal, where there is a live view, else info]
+    #[arg(long, value_name = "LEVEL", env = "SWR_SYNC_LOG", global = true,
+          value_parser = parse_filter)]
     pub log: Option<String>,
 }
 
@@ -60,8 +62,7 @@ impl LogArgs {
             .as_deref()
             .filter(|log| !log.is_empty())
             .unwrap_or(default);
-        let filter = EnvFilter::try_new(format!("{directives},{LIBRARIES}"))
-            .unwrap_or_else(|_| EnvFilter::new(format!("{default},{LIBRARIES}")));
+        let filter = EnvFilter::new(format!("{directives},{LIBRARIES}"));
         let bars = MultiProgress::new();
         let writer = BesideBars {
             bars: bars.clone(),
@@ -83,6 +84,21 @@ impl LogArgs {
             format: self.log_format,
         }
     }
+}
+
+/// A filter in which every directive names its level. A lone word that is no level would pass
+/// for a module's name, and leave nothing else in the log.
+fn parse_filter(text: &str) -> Result<String, &'static str> {
+    let is_level = |text: &str| text.parse::<LevelFilter>().is_ok();
+    let names_level = |directive: &str| match directive.trim().rsplit_once('=') {
+        Some((_, level)) => is_level(level),
+        None => is_level(directive.trim()),
+    };
+    if text.split(',').all(names_level) && EnvFilter::try_new(text).is_ok() {
+        return Ok(text.to_owned());
+    }
+    Err("expected off, error, warn, info, debug or trace, \
+         also by module as in `warn,swr_sync::sync=debug`")
 }
 
 /// Writes to stderr so that log lines and bars do not overwrite each other.

@@ -651,13 +651,51 @@ async fn a_parameter_of_the_database_url_that_is_not_known_does_not_show() {
     let mut url: Url = database.url().parse().unwrap();
     url.query_pairs_mut()
         .append_pair("sslpassword", "pass-not-to-be-shown");
-    for log in ["trace", "no=such=level"] {
+    for log in ["trace", "info,sqlx_postgres=trace"] {
         Program::new(&["query", "select 1", "--log", log])
             .env("DATABASE_URL", url.as_str())
             .secret("UNUSED", "pass-not-to-be-shown")
             .run()
             .await
             .code(0);
+    }
+}
+
+#[tokio::test]
+async fn a_log_level_that_does_not_exist_is_answered_with_those_that_do() {
+    for log in [
+        "nonsense",
+        "swr_sync=loud",
+        "no=such=level",
+        "info,nonsense",
+        "info,[",
+    ] {
+        let by_flag = Program::new(&["report", "--log", log]);
+        let by_variable = Program::new(&["report"]).env("SWR_SYNC_LOG", log);
+        for program in [by_flag, by_variable] {
+            let finished = program.run().await.code(2);
+            assert_eq!(finished.stdout, "");
+            let expected = format!("error: invalid value '{log}' for '--log <LEVEL>': expected ");
+            assert!(
+                finished.stderr.starts_with(&expected),
+                "{}",
+                finished.stderr
+            );
+            let accepted = "off, error, warn, info, debug or trace";
+            assert!(finished.stderr.contains(accepted), "{}", finished.stderr);
+        }
+    }
+    for log in [
+        "",
+        "off",
+        "DEBUG",
+        "swr_sync::sync=debug",
+        "warn,swr_sync=trace,",
+    ] {
+        let by_flag = Program::new(&["report", "--log", log]);
+        by_flag.run().await.code(0);
+        let by_variable = Program::new(&["report"]).env("SWR_SYNC_LOG", log);
+        by_variable.run().await.code(0);
     }
 }
 
