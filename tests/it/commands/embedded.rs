@@ -161,7 +161,7 @@ async fn the_demo_shows_it_all() {
         "How old is what I see?   (swr-sync report freshness)",
         "Which layers are shared by the most images?",
         "Which build commands are the most common?",
-        "swr-sync db psql -- --dbname swr_demo",
+        "swr-sync db psql --database swr_demo",
     ] {
         assert!(
             demo.stdout.contains(heading),
