@@ -11,8 +11,8 @@ FROM ${RUST_IMAGE} AS dependencies
 WORKDIR /src
 COPY .cargo .cargo
 COPY Cargo.toml Cargo.lock build.rs ./
-RUN mkdir -p src tests/it \
-    && touch src/lib.rs tests/it/main.rs \
+RUN mkdir src \
+    && touch src/lib.rs \
     && echo 'fn main() {}' > src/main.rs \
     && cargo build --locked --release --no-default-features \
     && cargo clean --release --package swr-sync
