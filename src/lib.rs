@@ -14,8 +14,26 @@
 //! registry knows no SQL, the store makes no request, and only [`sync`] joins
 //! the two.
 
-pub mod cli;
+pub mod artifact;
+pub mod build_history;
+pub mod data_issue;
+pub mod exit;
+pub mod run;
+
+pub mod clock;
+pub mod stop;
+
+pub mod registry;
+
+pub mod store;
+
+pub mod sync;
+
 pub mod database;
+
+pub mod report;
+
+pub mod cli;
+
 #[cfg(feature = "emulator")]
 pub mod emulator;
-pub mod registry;

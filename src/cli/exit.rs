@@ -1,33 +1,6 @@
-//! How the program ends.
+//! How a command ends without success.
 
-/// The exit codes. The numbers are part of the program's interface: cron jobs
-/// and Kubernetes pod failure policies decide by them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Exit {
-    /// Published, complete.
-    Success = 0,
-    /// An unexpected failure; trying again may help.
-    Unexpected = 1,
-    /// Usage or configuration; trying again does not help.
-    Usage = 2,
-    /// Published, but some build histories failed.
-    Partial = 3,
-    /// Authentication or permission.
-    Denied = 4,
-    /// The database is unreachable, rights are missing, or a migration is needed.
-    Database = 5,
-    /// A safety stop, such as a schema newer than the program.
-    Refused = 6,
-    /// The source is unavailable: the listing is incomplete, nothing was published.
-    SourceUnavailable = 7,
-    /// Another run holds the lock.
-    Locked = 75,
-    /// Stopped by SIGINT after a clean end.
-    Interrupted = 130,
-    /// Stopped by SIGTERM after a clean end.
-    Terminated = 143,
-}
+pub use crate::exit::Exit;
 
 /// Why a command ended without success: the exit code, the error, and what the user can do.
 #[derive(Debug)]
@@ -54,5 +27,21 @@ impl Failure {
     pub fn hint(mut self, hint: impl Into<String>) -> Failure {
         self.hint = Some(hint.into());
         self
+    }
+}
+
+/// As the user reads it: the error, its causes, and the next step, a line each.
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "error: {}", self.error)?;
+        let mut cause = self.error.source();
+        while let Some(source) = cause {
+            writeln!(f, "  caused by: {source}")?;
+            cause = source.source();
+        }
+        if let Some(hint) = &self.hint {
+            writeln!(f, "  hint: {hint}")?;
+        }
+        Ok(())
     }
 }

@@ -2,26 +2,66 @@
 
 #[cfg(feature = "embedded-db")]
 pub mod db;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod demo;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 pub mod exit;
+mod migrate;
+mod progress;
+mod query;
+mod settings;
+mod signals;
+mod sync;
+mod telemetry;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use exit::{Exit, Failure};
+use telemetry::{LogArgs, Telemetry};
 
-/// Mirrors a Huawei Cloud SWR Enterprise registry into PostgreSQL.
+/// Mirrors a Huawei Cloud SWR Enterprise registry (artifacts, tags, build histories) into
+/// PostgreSQL, so that questions about it can be asked in SQL.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, after_help = AFTER_HELP)]
 struct Cli {
+    #[command(flatten)]
+    log: LogArgs,
     #[command(subcommand)]
     command: Command,
 }
 
+const AFTER_HELP: &str = "\
+First steps:
+  swr-sync demo                  try it: nothing is needed but PostgreSQL's programs
+  swr-sync sync                  mirror a registry; needs SWR_REGION, SWR_PROJECT_ID,
+                                 SWR_INSTANCE_ID, HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK,
+                                 and DATABASE_URL unless the embedded database will do
+  swr-sync report                list the reports
+
+Exit codes:
+  0 published   1 unexpected   2 usage or configuration   3 published, some histories failed
+  4 authentication or permission   5 database   6 refused for safety   7 source unavailable
+  75 another run is going on   130, 143 stopped by SIGINT, SIGTERM";
+
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Crawl one instance and publish what it holds
+    Sync(Box<sync::Args>),
+    /// Show the last runs, and how old the data is
+    Status(query::StatusArgs),
+    /// List the reports, or print one
+    Report(query::ReportArgs),
+    /// Run a read-only query
+    Query(query::QueryArgs),
+    /// Bring the database's schema up to date
+    Migrate(migrate::Args),
+    /// Show it all: an emulated registry, three syncs with changes, the reports
+    #[cfg(all(feature = "emulator", feature = "embedded-db"))]
+    Demo(demo::Args),
     /// Serve the emulated SWR API
     #[cfg(feature = "emulator")]
     Emulator(emulator::Args),
@@ -32,41 +72,41 @@ enum Command {
 
 /// Parses the command line, runs the command, and says how it ended.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
+    let Cli { log, command } = Cli::parse();
+    let telemetry = log.start();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return finish(Err(Failure::new(Exit::Unexpected, error))),
     };
-    finish(runtime.block_on(async {
-        match cli.command {
-            #[cfg(feature = "emulator")]
-            Command::Emulator(args) => emulator::run(args).await,
-            #[cfg(feature = "embedded-db")]
-            Command::Db(args) => db::run(args).await,
-        }
-    }))
+    finish(runtime.block_on(run(command, &telemetry)))
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "the one place that prints the final error"
-)]
+async fn run(command: Command, telemetry: &Telemetry) -> Result<Exit, Failure> {
+    match command {
+        Command::Sync(args) => sync::run(*args, telemetry).await,
+        Command::Status(args) => query::status(args).await,
+        Command::Report(args) => query::report(args).await,
+        Command::Query(args) => query::query(args).await,
+        Command::Migrate(args) => migrate::run(args).await,
+        #[cfg(all(feature = "emulator", feature = "embedded-db"))]
+        Command::Demo(args) => demo::run(args, telemetry).await,
+        #[cfg(feature = "emulator")]
+        Command::Emulator(args) => emulator::run(args).await,
+        #[cfg(feature = "embedded-db")]
+        Command::Db(args) => db::run(args).await,
+    }
+}
+
+/// Prints for people; if stderr is gone, nobody listens.
+fn print_stderr(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
 fn finish(result: Result<Exit, Failure>) -> ExitCode {
     let exit = match result {
         Ok(exit) => exit,
         Err(failure) => {
-            eprintln!("error: {}", failure.error);
-            let mut source = failure.error.source();
-            while let Some(cause) = source {
-                eprintln!("  caused by: {cause}");
-                source = cause.source();
-            }
-            if let Some(hint) = failure.hint {
-                eprintln!("  hint: {hint}");
-            }
+            print_stderr(&failure.to_string());
             failure.exit
         }
     };

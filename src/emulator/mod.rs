@@ -1,1 +1,42 @@
-//! The emulated SWR API.
+//! The emulated SWR API: the nearest thing to a live registry that a laptop can
+//! have. Serves the demo, the compose file, the tests and the benchmarks.
+//!
+//! ```text
+//! request ─▶ route (raw path) ─▶ fault? ─▶ token or signature ─▶ throttle ─▶ world ─▶ JSON
+//!            gateway 404         test's     gateway 401           gateway 429  service
+//! ```
+//!
+//! It answers from a [`World`], which is generated from a seed and real build
+//! histories or put together by hand, and which changes between runs. It checks
+//! what a client sends at least as strictly as the documentation lets expect.
+//! Nothing here uses the client's reading of the API, so that the two cannot be
+//! wrong together; they share the signature alone, which has test vectors.
+//!
+//! In the order to read them: `server` (sockets, order of checks), `api` (routes),
+//! `wire` (JSON), `auth`, `answer`, `fault`; `world` (state and single changes),
+//! `image`, `recipe`, `generate`, `change`.
+
+mod answer;
+mod api;
+mod auth;
+mod change;
+mod fault;
+mod generate;
+mod image;
+mod recipe;
+mod requests;
+mod server;
+mod settings;
+mod wire;
+mod world;
+
+pub use change::Changes;
+pub use generate::WorldSettings;
+pub use image::{Created, Digest, Layer, Manifest, ManifestKind, Step};
+pub use requests::{RequestCounts, RequestKind};
+pub use server::Emulator;
+pub use settings::{
+    Authentication, BuildTime, Clock, Credentials, Dialect, EmulatorSettings, LastMarker,
+    NextMarker, Throttle,
+};
+pub use world::{Artifact, ArtifactSpec, Namespace, Quirks, Repository, Tag, World};

@@ -1,3 +1,266 @@
-//! SWR over HTTP.
+//! SWR over HTTP: the catalog, the artifact list, and build histories.
+//!
+//! Reading order: this file, then `wire` (JSON to nouns), `transport` (the one door),
+//! and what that uses: `pace`, `retry`, `credentials`, `signature`, `error`.
+//! The registry never touches the database.
 
 pub mod signature;
+
+mod credentials;
+mod error;
+mod meter;
+mod pace;
+mod retry;
+mod transport;
+mod wire;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures_util::Stream;
+use futures_util::stream;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::Url;
+
+pub use credentials::{Credentials, PasswordLogin};
+pub use error::{Malformed, RegistryError, RequestFailure, StatusFailure};
+pub use meter::RequestMeter;
+pub use retry::RetryPolicy;
+pub use transport::TransportSettings;
+
+use crate::artifact::{Artifact, InstanceDescription, Namespace, Page, Repository};
+use crate::build_history::{BuildHistory, HistoryOutcome, Refusal, RepositoryPath};
+use crate::clock::Clock;
+use crate::run::RequestKind;
+use transport::{Call, Transport};
+use wire::OffsetPage;
+
+/// Largest page both listings allow (swr_03_0306, swr_03_0102, swr_03_0201).
+pub const PAGE_SIZE: u64 = 100;
+
+/// How often a listing by offset is read again when its entries shift under it.
+const CATALOG_READS: u32 = 3;
+
+/// Which registry, and how to reach it.
+#[derive(Debug, Clone)]
+pub struct RegistrySettings {
+    /// Scheme and host of the SWR API, such as `https://swr-api.cn-north-4.myhuaweicloud.com`.
+    pub endpoint: Url,
+    /// The project of the instance.
+    pub project_id: String,
+    /// The instance.
+    pub instance_id: String,
+    /// Who asks.
+    pub credentials: Credentials,
+    /// Time-outs, retries and caps.
+    pub transport: TransportSettings,
+    /// The time, for signatures and for the expiry of tokens.
+    pub clock: Clock,
+}
+
+/// One registry instance over HTTP.
+#[derive(Debug)]
+pub struct Registry {
+    transport: Transport,
+    /// `/v2/{project_id}/instances/{instance_id}`, encoded.
+    base: String,
+}
+
+/// What the catalog holds: names for the ids of the artifact list.
+#[derive(Debug)]
+pub struct Catalog {
+    /// All namespaces.
+    pub namespaces: Page<Namespace>,
+    /// All repositories.
+    pub repositories: Page<Repository>,
+    /// Pages read for it.
+    pub pages: u64,
+}
+
+impl Registry {
+    /// Prepares a client; nothing is sent yet. Fails if the machine's TLS roots cannot be loaded.
+    pub fn new(settings: RegistrySettings) -> Result<Registry, reqwest::Error> {
+        let RegistrySettings { endpoint, project_id, instance_id, credentials, transport, clock } = settings;
+        let base = format!("/v2/{}/instances/{}", segment(&project_id), segment(&instance_id));
+        let transport = Transport::new(endpoint, project_id, credentials, transport, clock)?;
+        Ok(Registry { transport, base })
+    }
+
+    /// Counts the requests of this client.
+    pub fn meter(&self) -> Arc<RequestMeter> {
+        Arc::clone(self.transport.meter())
+    }
+
+    /// How many requests are worth having under way at a time.
+    pub fn max_in_flight(&self) -> usize {
+        self.transport.max_in_flight()
+    }
+
+    /// The instance's name and version (ShowInstance, swr_03_0003).
+    pub async fn instance(&self) -> Result<InstanceDescription, RegistryError> {
+        let body = self.get(RequestKind::Instance, &self.base, &[]).await?;
+        wire::instance(&body).map_err(|failure| self.unreadable(&self.base, failure.into()))
+    }
+
+    /// Reads all namespaces and repositories (swr_03_0102, swr_03_0201), oldest first.
+    ///
+    /// Entries that are deleted meanwhile shift the pages; a listing that ends with fewer
+    /// entries than it claims is read again.
+    pub async fn catalog(&self) -> Result<Catalog, RegistryError> {
+        let mut pages = 0;
+        let namespaces = self
+            .offset_listing(
+                RequestKind::Namespaces,
+                "namespaces",
+                wire::namespace_page,
+                |namespace| namespace.namespace_id,
+                &mut pages,
+            )
+            .await?;
+        let repositories = self
+            .offset_listing(
+                RequestKind::Repositories,
+                "repositories",
+                wire::repository_page,
+                |repository| repository.repository_id,
+                &mut pages,
+            )
+            .await?;
+        Ok(Catalog { namespaces, repositories, pages })
+    }
+
+    /// Lists all artifacts page by page (ListInstanceAllArtifacts, swr_03_0306).
+    ///
+    /// The stream ends after the page without a next marker; only then is the listing complete.
+    /// A marker that comes a second time ends it with an error. Rows may repeat on later pages.
+    pub fn artifact_pages(&self) -> impl Stream<Item = Result<Page<Artifact>, RegistryError>> + '_ {
+        // The documented default, and so the start.
+        const FIRST_MARKER: i64 = 1;
+        let path = format!("{}/artifacts", self.base);
+        let start = (Some(FIRST_MARKER), HashSet::from([FIRST_MARKER]), path);
+        stream::try_unfold(start, move |(marker, mut seen, path)| async move {
+            let Some(marker) = marker else { return Ok(None) };
+            let query = [("marker", marker.to_string()), ("limit", PAGE_SIZE.to_string())];
+            let body = self.get(RequestKind::Artifacts, &path, &query).await?;
+            let answer = wire::artifact_page(&body).map_err(|failure| self.unreadable(&path, failure.into()))?;
+            if let Some(marker) = answer.next_marker
+                && !seen.insert(marker)
+            {
+                return Err(self.unreadable(&path, RequestFailure::RepeatedMarker { marker }));
+            }
+            Ok(Some((answer.page, (answer.next_marker, seen, path))))
+        })
+    }
+
+    /// Fetches the build history of a manifest (ShowInstanceArtifactAddition, swr_03_0305).
+    ///
+    /// Errors are those that say nothing about the artifact: refused credentials.
+    /// Everything else is an outcome.
+    pub async fn build_history(
+        &self,
+        repository: &RepositoryPath,
+        digest: &str,
+    ) -> Result<HistoryOutcome, RegistryError> {
+        let path = format!(
+            "{}/namespaces/{}/repositories/{}/artifacts/{}/additions/build_history",
+            self.base,
+            segment(&repository.namespace),
+            // A slash in the name must arrive as %252F: it is encoded once more than the rest.
+            segment(&repository.name.replace('/', "%2F")),
+            segment(digest),
+        );
+        match self.get(RequestKind::BuildHistory, &path, &[]).await {
+            Ok(body) => Ok(match wire::build_history(digest, &body) {
+                Ok(history) => with_or_without_steps(history),
+                Err(malformed) => HistoryOutcome::Failed(Refusal {
+                    status: Some(200),
+                    code: None,
+                    message: malformed.to_string(),
+                }),
+            }),
+            Err(error) => refused(error),
+        }
+    }
+
+    async fn offset_listing<T>(
+        &self,
+        kind: RequestKind,
+        what: &'static str,
+        decode: fn(&[u8]) -> Result<OffsetPage<T>, Malformed>,
+        id: fn(&T) -> i64,
+        pages: &mut u64,
+    ) -> Result<Page<T>, RegistryError> {
+        let path = format!("{}/{what}", self.base);
+        let mut shortfall = (0, 0);
+        for _ in 0..CATALOG_READS {
+            let mut all = Page { rows: Vec::new(), issues: Vec::new() };
+            let mut ids = HashSet::new();
+            let (mut offset, mut unreadable) = (0, 0);
+            let total = loop {
+                let query = [
+                    ("offset", offset.to_string()),
+                    ("limit", PAGE_SIZE.to_string()),
+                    ("order_type", "asc".to_owned()),
+                ];
+                let body = self.get(kind, &path, &query).await?;
+                *pages += 1;
+                let OffsetPage { page, entries, total } =
+                    decode(&body).map_err(|failure| self.unreadable(&path, failure.into()))?;
+                unreadable += entries - page.rows.len() as u64;
+                ids.extend(page.rows.iter().map(id));
+                all.rows.extend(page.rows);
+                all.issues.extend(page.issues);
+                offset += PAGE_SIZE;
+                if entries == 0 || total.is_some_and(|total| offset >= total) {
+                    break total;
+                }
+            };
+            let given = ids.len() as u64 + unreadable;
+            match total {
+                Some(total) if given < total => shortfall = (given, total),
+                _ => return Ok(all),
+            }
+        }
+        let (given, total) = shortfall;
+        Err(self.unreadable(&path, RequestFailure::IncompleteCatalog { what, given, total }))
+    }
+
+    async fn get(&self, kind: RequestKind, path: &str, query: &[(&str, String)]) -> Result<Vec<u8>, RegistryError> {
+        let query: Vec<(&str, &str)> = query.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        self.transport.get(Call { kind, path, query: &query }).await
+    }
+
+    fn unreadable(&self, path: &str, failure: RequestFailure) -> RegistryError {
+        RegistryError { request: format!("GET {path}"), attempts: 1, elapsed: std::time::Duration::ZERO, failure }
+    }
+}
+
+fn with_or_without_steps(history: BuildHistory) -> HistoryOutcome {
+    if history.steps.is_empty() { HistoryOutcome::Empty(history) } else { HistoryOutcome::Stored(history) }
+}
+
+/// What a refused addition says about the artifact.
+///
+/// The gateway's own 400 and 404 speak of the request, not of the artifact, so a later run
+/// may ask again; 401 ends the run, since every other request would get it too.
+fn refused(error: RegistryError) -> Result<HistoryOutcome, RegistryError> {
+    let Some(status) = error.status() else {
+        return Ok(HistoryOutcome::Failed(Refusal { status: None, code: None, message: error.failure.to_string() }));
+    };
+    let refusal =
+        Refusal { status: Some(status.status), code: status.code.clone(), message: status.message.clone() };
+    match status.status {
+        401 => Err(error),
+        400 if !status.is_from_gateway() => Ok(HistoryOutcome::Unsupported(refusal)),
+        403 => Ok(HistoryOutcome::Forbidden(refusal)),
+        404 if !status.is_from_gateway() => Ok(HistoryOutcome::Gone(refusal)),
+        _ => Ok(HistoryOutcome::Failed(refusal)),
+    }
+}
+
+/// Everything but RFC 3986's unreserved characters.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+fn segment(text: &str) -> String {
+    utf8_percent_encode(text, SEGMENT).to_string()
+}

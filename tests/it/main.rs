@@ -1,4 +1,8 @@
 //! The one integration test binary. `support` gives a test its whole world.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod signature;
 mod support;
+
+#[cfg(all(feature = "embedded-db", target_os = "linux"))]
+mod embedded;

@@ -1,0 +1,121 @@
+//! The nouns of a listing: namespaces, repositories, artifacts and their tags.
+//!
+//! No HTTP, no SQL, no serde: the registry makes these, the store writes them.
+
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value};
+
+use crate::data_issue::DataIssue;
+
+/// Fields of an answer that this program has no name for, kept as they came.
+pub type Extra = Option<Map<String, Value>>;
+
+/// A namespace of the catalog.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Namespace {
+    /// The id in SWR.
+    pub namespace_id: i64,
+    /// The name.
+    pub name: String,
+    /// Number of repositories as the API gives it.
+    pub repository_count: Option<i64>,
+    /// Settings as the API gives them.
+    pub metadata: Option<Value>,
+    /// When it was created.
+    pub created_at: Option<DateTime<Utc>>,
+    /// When it was last changed.
+    pub updated_at: Option<DateTime<Utc>>,
+    /// What else the answer held.
+    pub extra: Extra,
+}
+
+/// A repository of the catalog.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Repository {
+    /// The id in SWR.
+    pub repository_id: i64,
+    /// The namespace's id.
+    pub namespace_id: Option<i64>,
+    /// The namespace's name.
+    pub namespace_name: String,
+    /// The name without the namespace; may contain slashes.
+    pub name: String,
+    /// The description, if any.
+    pub description: Option<String>,
+    /// Number of tags as the API gives it.
+    pub tag_count: Option<i64>,
+    /// Number of artifacts as the API gives it.
+    pub artifact_count: Option<i64>,
+    /// Number of pulls as the API gives it.
+    pub pull_count: Option<i64>,
+    /// When it was created.
+    pub created_at: Option<DateTime<Utc>>,
+    /// When it was last changed.
+    pub updated_at: Option<DateTime<Utc>>,
+    /// What else the answer held.
+    pub extra: Extra,
+}
+
+/// An artifact of the list: a digest in a repository.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Artifact {
+    /// The id in SWR; unique in the instance.
+    pub artifact_id: i64,
+    /// The repository's id.
+    pub repository_id: i64,
+    /// The namespace's id.
+    pub namespace_id: Option<i64>,
+    /// The repository's name, with or without the namespace; often left out.
+    pub repository_name: Option<String>,
+    /// `sha256:` and 64 hexadecimal digits.
+    pub digest: String,
+    /// `IMAGE`, `CHART`, ….
+    pub kind: Option<String>,
+    /// Media type of the config.
+    pub media_type: Option<String>,
+    /// Media type of the manifest.
+    pub manifest_media_type: Option<String>,
+    /// Size in bytes as the API gives it.
+    pub size_bytes: Option<i64>,
+    /// Last push.
+    pub pushed_at: Option<DateTime<Utc>>,
+    /// Last pull; `None` if never.
+    pub pulled_at: Option<DateTime<Utc>>,
+    /// Its tags; empty if untagged.
+    pub tags: Vec<Tag>,
+    /// What else the answer held.
+    pub extra: Extra,
+}
+
+/// A tag of an artifact.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tag {
+    /// The id in SWR.
+    pub tag_id: Option<i64>,
+    /// The name; unique in the repository.
+    pub name: String,
+    /// When it was pushed.
+    pub pushed_at: Option<DateTime<Utc>>,
+    /// Last pull by this tag; `None` if never.
+    pub pulled_at: Option<DateTime<Utc>>,
+    /// What else the answer held.
+    pub extra: Extra,
+}
+
+/// Rows of one page, and what had to be altered to make them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page<T> {
+    /// The rows, in the order of the answer.
+    pub rows: Vec<T>,
+    /// What had to be altered.
+    pub issues: Vec<DataIssue>,
+}
+
+/// What the API says of an instance (ShowInstance, api-swr2 swr_03_0003).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceDescription {
+    /// The name.
+    pub name: Option<String>,
+    /// The version, in a format that is not documented.
+    pub version: Option<String>,
+}

@@ -1,0 +1,171 @@
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Why the embedded server could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbeddedError {
+    /// No usable PostgreSQL is installed.
+    #[error(
+        "no PostgreSQL server programs ({} or newer) in {searched}: install them \
+         (`apt install postgresql`, `brew install postgresql`), run one in a container \
+         (`docker compose up`), or name a running server with `--database-url`",
+        super::binaries::OLDEST_MAJOR
+    )]
+    NoBinaries {
+        /// Where they were looked for.
+        searched: String,
+    },
+    /// The data were written by a PostgreSQL that is not the one to be run.
+    #[error(
+        "the data in {} belong to PostgreSQL {found}, and only {available} is at hand",
+        folder.display()
+    )]
+    OtherMajor {
+        /// The folder with the data.
+        folder: PathBuf,
+        /// The major version of the data.
+        found: String,
+        /// The major version, or versions, of the programs.
+        available: String,
+    },
+    /// No folder for the data is known.
+    #[error("there is no folder for the embedded database: neither XDG_DATA_HOME nor HOME is set")]
+    NoDataDir,
+    /// A folder belongs to somebody else.
+    #[error("{} belongs to the user with id {owner}, not to {expected}", path.display())]
+    ForeignFolder {
+        /// The folder.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Whose it should be.
+        expected: u32,
+    },
+    /// PostgreSQL refuses to run as root, and there is nobody to run it as.
+    #[error("PostgreSQL does not run as root, and there is no user `postgres` or `nobody`")]
+    NoServerUser,
+    /// The user that PostgreSQL runs as cannot get to its data.
+    #[error(
+        "PostgreSQL does not run as root but as `{user}`, who may not enter {}",
+        path.display()
+    )]
+    Unreachable {
+        /// The closed folder.
+        path: PathBuf,
+        /// The user.
+        user: String,
+    },
+    /// A step ended badly.
+    #[error("{what} in {} failed ({status}){}", folder.display(), quoted(log))]
+    Failed {
+        /// The step.
+        what: &'static str,
+        /// The folder of this PostgreSQL major.
+        folder: PathBuf,
+        /// How the process ended.
+        status: String,
+        /// The last lines of the server's log.
+        log: String,
+    },
+    /// A step took too long.
+    #[error(
+        "{what} in {} took more than {} s{}",
+        folder.display(),
+        waited.as_secs(),
+        quoted(log)
+    )]
+    TimedOut {
+        /// The step.
+        what: &'static str,
+        /// The folder of this PostgreSQL major.
+        folder: PathBuf,
+        /// How long it was waited for.
+        waited: Duration,
+        /// The last lines of the server's log.
+        log: String,
+    },
+    /// The server is to be stopped, and clients use it.
+    #[error("the server in {} is in use by {}", folder.display(), listed(clients))]
+    InUse {
+        /// The folder of this PostgreSQL major.
+        folder: PathBuf,
+        /// Each client's command and process id, where the system tells them.
+        clients: Vec<String>,
+    },
+    /// The file system or the kernel refused something.
+    #[error("{action} {}", path.display())]
+    Io {
+        /// What was tried, as "opening".
+        action: &'static str,
+        /// On which file or program.
+        path: PathBuf,
+        /// What came back.
+        source: io::Error,
+    },
+    /// The server answered with an error.
+    #[error("connecting to the server in {}", folder.display())]
+    Connect {
+        /// The folder of this PostgreSQL major.
+        folder: PathBuf,
+        /// What came back.
+        source: sqlx::Error,
+    },
+}
+
+impl EmbeddedError {
+    /// The next step, where the message does not name it already.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            EmbeddedError::NoBinaries { .. } => None,
+            EmbeddedError::OtherMajor { .. } => Some(
+                "install that version beside the other, or move the data with pg_dump or \
+                 pg_upgrade, or begin anew with another --data-dir",
+            ),
+            EmbeddedError::NoDataDir
+            | EmbeddedError::ForeignFolder { .. }
+            | EmbeddedError::Unreachable { .. } => Some("choose a folder with --data-dir"),
+            EmbeddedError::NoServerUser => {
+                Some("create a user `postgres`, or run swr-sync as an ordinary user")
+            }
+            EmbeddedError::TimedOut { .. } => Some(
+                "after a crash PostgreSQL first recovers its data, which goes on meanwhile: \
+                 try again; the whole log is server.log in that folder",
+            ),
+            EmbeddedError::Failed { .. } | EmbeddedError::Connect { .. } => {
+                Some("the whole log is server.log in that folder")
+            }
+            EmbeddedError::InUse { .. } => Some("wait for them, or use --force"),
+            EmbeddedError::Io { .. } => None,
+        }
+    }
+}
+
+pub(super) trait ResultExt<T> {
+    /// Says what was being done to which file.
+    fn at(self, action: &'static str, path: impl AsRef<Path>) -> Result<T, EmbeddedError>;
+}
+
+impl<T> ResultExt<T> for io::Result<T> {
+    fn at(self, action: &'static str, path: impl AsRef<Path>) -> Result<T, EmbeddedError> {
+        self.map_err(|source| EmbeddedError::Io {
+            action,
+            path: path.as_ref().to_owned(),
+            source,
+        })
+    }
+}
+
+fn quoted(log: &str) -> String {
+    if log.is_empty() {
+        return "; the server's log says nothing".to_owned();
+    }
+    format!("; the server's log ends with:\n{log}")
+}
+
+fn listed(clients: &[String]) -> String {
+    if clients.is_empty() {
+        return "at least one client".to_owned();
+    }
+    clients.join(", ")
+}

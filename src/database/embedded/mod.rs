@@ -1,0 +1,316 @@
+//! A private PostgreSQL server, for when no database URL is given.
+//!
+//! ```text
+//! client ──shared──▶ clients.lock ◀──exclusive── supervisor ──parent──▶ postgres
+//!    └── connects ─────────────────────────────────────────────────────▲ socket/
+//! ```
+//!
+//! Every client holds a shared lock on `clients.lock` for as long as it uses
+//! the server. The first one finds `supervisor.lock` free, takes it, and hands
+//! it to a detached supervisor process, which starts the server and then waits
+//! for the exclusive lock on `clients.lock`: it gets that when the last client
+//! is gone, and stops the server. The kernel drops a lock with the process that
+//! holds it, whatever ends it, so nobody has to clean up after a crash.
+//!
+//! Read [`EmbeddedServer::start`] for the client's side, `supervisor` for the
+//! other, `place` for what lies where, `binaries` for which server is run.
+
+mod binaries;
+mod error;
+mod locks;
+mod place;
+mod supervisor;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+
+pub use error::EmbeddedError;
+pub use supervisor::{Supervision, supervise};
+
+use binaries::Binaries;
+use error::ResultExt;
+use locks::{Supervisor, holders};
+use place::Place;
+
+/// How long to sleep between two looks at a lock or a socket.
+const POLL: Duration = Duration::from_millis(20);
+
+/// How long [`EmbeddedServer::close`] and [`stop`] wait for the server to end.
+/// Longer than the supervisor's own patience with it.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Which server to run, and where.
+#[derive(Debug, Clone)]
+pub struct EmbeddedSettings {
+    /// The folder that holds everything; below it each PostgreSQL major has a
+    /// folder of its own. `None` is `/var/lib/swr-sync`, and for root only.
+    pub data_dir: Option<PathBuf>,
+    /// The folder with `postgres` and `initdb`. `None` looks in the usual places.
+    pub binaries_dir: Option<PathBuf>,
+    /// The value of `PATH`, looked through when the usual places hold nothing.
+    pub search_path: Option<OsString>,
+    /// The `swr-sync` program, which is started again as the supervisor.
+    pub supervisor_executable: PathBuf,
+    /// How long to wait until the server answers.
+    pub start_timeout: Duration,
+    /// `false` turns `fsync` and its like off: faster, and lost with a power
+    /// cut. For tests only. Applies to a server that this call starts.
+    pub durable: bool,
+}
+
+/// A client's hold on the running server. Dropping it lets the server stop,
+/// unless other clients use it or it was told to [stay](EmbeddedServer::keep_running).
+#[derive(Debug)]
+pub struct EmbeddedServer {
+    place: Place,
+    binaries: Binaries,
+    url: String,
+    clients: File,
+}
+
+impl EmbeddedServer {
+    /// Returns when the server answers: one that runs already, or a new one.
+    pub async fn start(settings: &EmbeddedSettings) -> Result<EmbeddedServer, EmbeddedError> {
+        let (place, binaries) = choose(settings).await?;
+        place.prepare()?;
+        let deadline = Instant::now() + settings.start_timeout;
+        let timed_out = || EmbeddedError::TimedOut {
+            what: "starting PostgreSQL",
+            folder: place.folder().to_owned(),
+            waited: settings.start_timeout,
+            log: place.log_tail(0),
+        };
+
+        let clients = place.open_clients_lock()?;
+        while !locks::try_shared(&clients).at("locking", place.clients_lock())? {
+            // The supervisor holds it while it stops the server.
+            if Instant::now() > deadline {
+                return Err(timed_out());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+
+        // From here on no supervisor can stop a server that is ready.
+        let mut started: Option<StartedSupervisor> = None;
+        loop {
+            match Supervisor::look(&place)? {
+                Supervisor::Ready { .. } => break,
+                Supervisor::Busy => {}
+                Supervisor::Absent(lock) => {
+                    if let Some(mut started) = started.take() {
+                        return Err(started.failure(&place).await);
+                    }
+                    started = Some(start_supervisor(settings, &place, &binaries, lock)?);
+                }
+            }
+            if Instant::now() > deadline {
+                return Err(timed_out());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(EmbeddedServer {
+            url: place.url(),
+            place,
+            binaries,
+            clients,
+        })
+    }
+
+    /// The URL to connect with. It holds no secret: the socket's folder is
+    /// closed to others.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The folder of this PostgreSQL major: data, socket, locks and log.
+    pub fn folder(&self) -> &Path {
+        self.place.folder()
+    }
+
+    /// The server's programs, among them usually `psql`.
+    pub fn binaries_dir(&self) -> &Path {
+        &self.binaries.dir
+    }
+
+    /// Makes the server outlive its clients, until [`stop`] or its end.
+    pub fn keep_running(&self) -> Result<(), EmbeddedError> {
+        let marker = self.place.keep_marker();
+        std::fs::write(&marker, "").at("writing", marker)
+    }
+
+    /// The open lock that stands for this client. Whoever holds it, or a copy
+    /// of it in another process, keeps the server running.
+    pub fn into_lock(self) -> File {
+        self.clients
+    }
+
+    /// Lets go of the server, and returns when it has stopped, or at once when
+    /// it stays for others. Worth calling where the end of this process ends
+    /// everything, as in a container: the server then stops in good order.
+    pub async fn close(self) -> Result<(), EmbeddedError> {
+        let EmbeddedServer { place, clients, .. } = self;
+        drop(clients);
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        loop {
+            if matches!(Supervisor::look(&place)?, Supervisor::Absent(_)) {
+                return Ok(());
+            }
+            if place.keep_marker().exists() {
+                return Ok(());
+            }
+            let clients = place.open_clients_lock()?;
+            let unused = locks::try_exclusive(&clients).at("locking", place.clients_lock())?;
+            if !unused && locks::try_shared(&clients).at("locking", place.clients_lock())? {
+                return Ok(());
+            }
+            drop(clients);
+            if Instant::now() > deadline {
+                return Err(stop_timed_out(&place));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+/// The URL of the running server; `None` when none runs. Starts nothing.
+pub async fn running_url(settings: &EmbeddedSettings) -> Result<Option<String>, EmbeddedError> {
+    let (place, _) = choose(settings).await?;
+    if !place.folder().exists() {
+        return Ok(None);
+    }
+    Ok(match Supervisor::look(&place)? {
+        Supervisor::Ready { .. } => Some(place.url()),
+        Supervisor::Busy | Supervisor::Absent(_) => None,
+    })
+}
+
+/// Stops the server and returns when it has ended; `false` when none ran.
+///
+/// Refuses with [`EmbeddedError::InUse`] while clients use it, unless `force`.
+pub async fn stop(settings: &EmbeddedSettings, force: bool) -> Result<bool, EmbeddedError> {
+    let (place, _) = choose(settings).await?;
+    if !place.folder().exists() {
+        return Ok(false);
+    }
+    let clients = place.open_clients_lock()?;
+    let deadline = Instant::now() + STOP_TIMEOUT;
+    let mut asked = false;
+    loop {
+        match Supervisor::look(&place)? {
+            Supervisor::Absent(_) => return Ok(asked),
+            // Starting or stopping: there is nobody to ask yet, or any more.
+            Supervisor::Busy => {}
+            Supervisor::Ready { .. } if asked => {}
+            Supervisor::Ready { pid } => {
+                // Held until the server has ended, so that no client comes in between.
+                let unused = locks::try_exclusive(&clients).at("locking", place.clients_lock())?;
+                if !unused && !force {
+                    return Err(EmbeddedError::InUse {
+                        folder: place.folder().to_owned(),
+                        clients: holders(&place.clients_lock(), &[Pid::this(), pid]),
+                    });
+                }
+                kill(pid, Signal::SIGTERM)
+                    .map_err(std::io::Error::from)
+                    .at("stopping the supervisor of", place.folder())?;
+                asked = true;
+            }
+        }
+        if Instant::now() > deadline {
+            return Err(stop_timed_out(&place));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+async fn choose(settings: &EmbeddedSettings) -> Result<(Place, Binaries), EmbeddedError> {
+    let data_dir = place::data_dir(settings.data_dir.as_deref())?;
+    let installed = binaries::installed(settings).await?;
+    let binaries = binaries::choose(installed, &place::clusters(&data_dir)?, &data_dir)?;
+    let place = Place::new(&data_dir, binaries.major);
+    place.check_version()?;
+    Ok((place, binaries))
+}
+
+fn stop_timed_out(place: &Place) -> EmbeddedError {
+    EmbeddedError::TimedOut {
+        what: "stopping PostgreSQL",
+        folder: place.folder().to_owned(),
+        waited: STOP_TIMEOUT,
+        log: place.log_tail(0),
+    }
+}
+
+struct StartedSupervisor {
+    process: Child,
+    /// The size of the log before, so that an error quotes this start only.
+    log_offset: u64,
+}
+
+impl StartedSupervisor {
+    /// Why the supervisor gave its lock back before the server was ready.
+    async fn failure(&mut self, place: &Place) -> EmbeddedError {
+        // It has let go of the lock, so it has ended or is about to.
+        let status = tokio::time::timeout(Duration::from_secs(5), self.process.wait()).await;
+        EmbeddedError::Failed {
+            what: "starting PostgreSQL",
+            folder: place.folder().to_owned(),
+            status: match status {
+                Ok(Ok(status)) => status.to_string(),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no exit status".to_owned(),
+            },
+            log: place.log_tail(self.log_offset),
+        }
+    }
+}
+
+/// Starts the supervisor, which inherits `lock` as its standard input: there is
+/// no instant at which the lock is free and a second client could start another.
+fn start_supervisor(
+    settings: &EmbeddedSettings,
+    place: &Place,
+    binaries: &Binaries,
+    lock: File,
+) -> Result<StartedSupervisor, EmbeddedError> {
+    tracing::info!(
+        "starting PostgreSQL {} in {}",
+        binaries.major,
+        place.folder().display()
+    );
+    let marker = place.keep_marker();
+    if marker.exists() {
+        std::fs::remove_file(&marker).at("removing", marker)?;
+    }
+    let (log, log_offset) = place.open_log()?;
+    let mut command = Command::new(&settings.supervisor_executable);
+    command
+        .args(["db", "supervise", "--folder"])
+        .arg(place.folder())
+        .arg("--binaries")
+        .arg(&binaries.dir);
+    if !settings.durable {
+        command.arg("--volatile");
+    }
+    // It outlives this process: it must not keep its secrets, its folder, or
+    // the pipe that someone reads its output from.
+    let process = command
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::from(lock))
+        .stdout(Stdio::null())
+        .stderr(Stdio::from(log))
+        .spawn()
+        .at("running", &settings.supervisor_executable)?;
+    Ok(StartedSupervisor {
+        process,
+        log_offset,
+    })
+}

@@ -1,0 +1,131 @@
+//! What was asked of the emulator, counted.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+/// The operation a request is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RequestKind {
+    /// IAM's `POST /v3/auth/tokens`.
+    Token,
+    /// ListInstance and ShowInstance.
+    Instance,
+    /// ListInstanceNamespaces.
+    Namespaces,
+    /// ListInstanceRepositories.
+    Repositories,
+    /// ListInstanceAllArtifacts.
+    Artifacts,
+    /// ShowInstanceArtifactAddition.
+    BuildHistory,
+    /// No such route.
+    Unknown,
+}
+
+impl fmt::Display for RequestKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RequestKind::Token => "token",
+            RequestKind::Instance => "instance",
+            RequestKind::Namespaces => "namespaces",
+            RequestKind::Repositories => "repositories",
+            RequestKind::Artifacts => "artifacts",
+            RequestKind::BuildHistory => "build_history",
+            RequestKind::Unknown => "unknown",
+        })
+    }
+}
+
+/// Requests since the start or the last reset.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RequestCounts {
+    arrived: BTreeMap<RequestKind, u64>,
+    #[serde(serialize_with = "nested")]
+    answered: BTreeMap<(RequestKind, u16), u64>,
+    /// AK/SK checks that failed. The gateway locks a key after more than five in a row.
+    pub failed_signatures: u64,
+    /// Most requests that were on their way at the same time.
+    pub peak_in_flight: u64,
+    #[serde(skip)]
+    in_flight: u64,
+}
+
+impl RequestCounts {
+    /// All requests, answered or not.
+    pub fn total(&self) -> u64 {
+        self.arrived.values().sum()
+    }
+
+    /// Requests of a kind, answered or not.
+    pub fn of(&self, kind: RequestKind) -> u64 {
+        self.arrived.get(&kind).copied().unwrap_or(0)
+    }
+
+    /// Requests of a kind that were answered with a status.
+    pub fn answered(&self, kind: RequestKind, status: u16) -> u64 {
+        self.answered.get(&(kind, status)).copied().unwrap_or(0)
+    }
+
+    /// Requests of any kind that were answered with a status.
+    pub fn with_status(&self, status: u16) -> u64 {
+        let answered = self.answered.iter();
+        answered
+            .filter(|((_, known), _)| *known == status)
+            .map(|(_, count)| count)
+            .sum()
+    }
+
+    pub(super) fn arrive(&mut self, kind: RequestKind) {
+        *self.arrived.entry(kind).or_default() += 1;
+        self.in_flight += 1;
+        self.peak_in_flight = self.peak_in_flight.max(self.in_flight);
+    }
+
+    pub(super) fn answer(&mut self, kind: RequestKind, status: u16) {
+        *self.answered.entry((kind, status)).or_default() += 1;
+    }
+
+    pub(super) fn leave(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+    }
+
+    /// Forgets everything but the requests that are still on their way.
+    pub(super) fn reset(&mut self) {
+        *self = RequestCounts {
+            in_flight: self.in_flight,
+            peak_in_flight: self.in_flight,
+            ..RequestCounts::default()
+        };
+    }
+}
+
+/// One line per kind: `build_history 2000 (200: 1996, 404: 4)`.
+impl fmt::Display for RequestCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (kind, arrived) in &self.arrived {
+            let answers: Vec<String> = self
+                .answered
+                .iter()
+                .filter(|((of, _), _)| of == kind)
+                .map(|((_, status), count)| format!("{status}: {count}"))
+                .collect();
+            writeln!(f, "{kind} {arrived} ({})", answers.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+/// `{"build_history": {"200": 1996, "404": 4}}`.
+fn nested<S: Serializer>(
+    answered: &BTreeMap<(RequestKind, u16), u64>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let mut kinds: BTreeMap<RequestKind, BTreeMap<u16, u64>> = BTreeMap::new();
+    for ((kind, status), count) in answered {
+        kinds.entry(*kind).or_default().insert(*status, *count);
+    }
+    kinds.serialize(serializer)
+}

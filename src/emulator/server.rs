@@ -1,0 +1,312 @@
+//! The running emulator: sockets, the order in which a request is checked, and
+//! what tests can see and change meanwhile.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+
+use super::answer::{Answer, Refusal};
+use super::api::{self, Route};
+use super::auth::{Arrived, Gatekeeper};
+use super::fault::{Fault, Faults};
+use super::requests::{RequestCounts, RequestKind};
+use super::settings::{EmulatorSettings, Throttle};
+use super::world::World;
+
+/// The gateway takes no larger body (devg-apisign).
+const LARGEST_BODY_BYTES: usize = 12 * 1024 * 1024;
+
+/// An emulated SWR instance that answers over HTTP until it is stopped or dropped.
+#[derive(Debug)]
+pub struct Emulator {
+    state: Arc<State>,
+    address: SocketAddr,
+    serving: JoinHandle<()>,
+}
+
+impl Emulator {
+    /// Listens, and answers from now on.
+    pub async fn start(settings: EmulatorSettings, world: World) -> std::io::Result<Emulator> {
+        let listener = TcpListener::bind(settings.listen).await?;
+        let address = listener.local_addr()?;
+        let state = Arc::new(State {
+            latency: Mutex::new(settings.latency),
+            throttle: Mutex::new(settings.throttle.map(Bucket::full)),
+            settings,
+            world: RwLock::new(world),
+            counts: Mutex::default(),
+            gatekeeper: Mutex::default(),
+            faults: Mutex::default(),
+            last_request: AtomicU64::new(0),
+            rounds: AtomicU32::new(0),
+        });
+        let serving = tokio::spawn(serve(listener, Arc::clone(&state)));
+        Ok(Emulator {
+            state,
+            address,
+            serving,
+        })
+    }
+
+    /// Such as `http://127.0.0.1:8085`; serves both SWR and IAM.
+    pub fn endpoint(&self) -> String {
+        let mut address = self.address;
+        if address.ip().is_unspecified() {
+            address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        }
+        format!("http://{address}")
+    }
+
+    /// What it was started with.
+    pub fn settings(&self) -> &EmulatorSettings {
+        &self.state.settings
+    }
+
+    /// What was asked since the start or the last reset.
+    pub fn requests(&self) -> RequestCounts {
+        self.state.request_counts()
+    }
+
+    /// Counts from 0 again.
+    pub fn reset_requests(&self) {
+        lock(&self.state.counts).reset();
+        lock(&self.state.gatekeeper).failed_checks = 0;
+    }
+
+    /// Looks at the registry or changes it; no request is answered meanwhile.
+    pub fn with_world<T>(&self, change: impl FnOnce(&mut World) -> T) -> T {
+        let mut world = self
+            .state
+            .world
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        change(&mut world)
+    }
+
+    /// How long each answer waits from now on.
+    pub fn set_latency(&self, latency: Duration) {
+        *lock(&self.state.latency) = latency;
+    }
+
+    /// How many requests are let through from now on.
+    pub fn set_throttle(&self, throttle: Option<Throttle>) {
+        *lock(&self.state.throttle) = throttle.map(Bucket::full);
+    }
+
+    /// Answers the next request of this kind with this status and body. Calls queue up.
+    pub fn fail_next(&self, kind: RequestKind, status: u16, body: impl Into<String>) {
+        let body = body.into();
+        lock(&self.state.faults).queue(kind, Fault::Answer { status, body });
+    }
+
+    /// Never answers the next request of this kind.
+    pub fn hang_next(&self, kind: RequestKind) {
+        lock(&self.state.faults).queue(kind, Fault::Hang);
+    }
+
+    /// Stops listening and cuts all connections.
+    pub async fn stop(mut self) {
+        self.serving.abort();
+        // The task was cancelled on purpose; there is nothing to learn from it.
+        let _ = (&mut self.serving).await;
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    settings: EmulatorSettings,
+    world: RwLock<World>,
+    counts: Mutex<RequestCounts>,
+    gatekeeper: Mutex<Gatekeeper>,
+    faults: Mutex<Faults>,
+    latency: Mutex<Duration>,
+    throttle: Mutex<Option<Bucket>>,
+    last_request: AtomicU64,
+    rounds: AtomicU32,
+}
+
+/// Accepts connections. They are tasks of this one, so that its end is theirs.
+async fn serve(listener: TcpListener, state: Arc<State>) {
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                connections.spawn(converse(stream, Arc::clone(&state)));
+            }
+            // Out of file descriptors, most likely: some connection will end.
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+async fn converse(stream: TcpStream, state: Arc<State>) {
+    // Without it, small answers wait for the client's delayed acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(|request| {
+        let state = Arc::clone(&state);
+        async move { Ok::<_, Infallible>(state.respond(request).await) }
+    });
+    // A broken connection is the client's business.
+    let _ = http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}
+
+impl State {
+    async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let number = self.last_request.fetch_add(1, Ordering::Relaxed) + 1;
+        let request_id = format!("{number:032x}");
+        let (parts, body) = request.into_parts();
+        if parts.uri.path().starts_with("/_emulator/") {
+            return self
+                .control(&parts.method, parts.uri.path())
+                .into_response(&request_id);
+        }
+        let route = Route::of(&parts.method, parts.uri.path());
+        let kind = route.as_ref().map_or(RequestKind::Unknown, Route::kind);
+        let _present = Present::new(self, kind);
+
+        let body = match Limited::new(body, LARGEST_BODY_BYTES).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(_) => Bytes::new(),
+        };
+        let latency = *lock(&self.latency);
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
+        let fault = lock(&self.faults).next(kind);
+        let answer = match fault {
+            Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Answer { status, body }) => Answer::text(status, body),
+            None => {
+                let arrived = Arrived {
+                    method: parts.method.as_str(),
+                    path: parts.uri.path(),
+                    query: parts.uri.query().unwrap_or_default(),
+                    headers: &parts.headers,
+                    body: &body,
+                };
+                self.answer(route.as_ref(), &arrived)
+                    .unwrap_or_else(|refusal| refusal.into_answer(&request_id))
+            }
+        };
+        lock(&self.counts).answer(kind, answer.status.as_u16());
+        answer.into_response(&request_id)
+    }
+
+    /// The gateway's order: is there such a route, who asks, how often; then the service.
+    fn answer(&self, route: Option<&Route>, request: &Arrived<'_>) -> Result<Answer, Refusal> {
+        let Some(route) = route.filter(|route| route.exists_in(&self.settings.instance_version))
+        else {
+            return Err(Refusal::unknown_route());
+        };
+        if *route == Route::Token {
+            return lock(&self.gatekeeper).issue_token(&self.settings, request.body);
+        }
+        lock(&self.gatekeeper).check(&self.settings, request)?;
+        if let Some(bucket) = &mut *lock(&self.throttle) {
+            bucket.take()?;
+        }
+        let world = self.world.read().unwrap_or_else(PoisonError::into_inner);
+        api::answer(route, request.query, &self.settings, &world)
+    }
+
+    /// What the program offers besides the API, for scripts around it.
+    fn control(&self, method: &Method, path: &str) -> Answer {
+        match (method, path) {
+            (&Method::GET, "/_emulator/requests") => {
+                Answer::json(StatusCode::OK, &self.request_counts())
+            }
+            (&Method::POST, "/_emulator/changes") => {
+                let round = self.rounds.fetch_add(1, Ordering::Relaxed) + 1;
+                let mut world = self.world.write().unwrap_or_else(PoisonError::into_inner);
+                Answer::json(StatusCode::OK, &world.evolve(round))
+            }
+            _ => Answer::text(
+                404,
+                "GET /_emulator/requests or POST /_emulator/changes\n".into(),
+            ),
+        }
+    }
+
+    fn request_counts(&self) -> RequestCounts {
+        let mut counts = lock(&self.counts).clone();
+        counts.failed_signatures = lock(&self.gatekeeper).failed_checks;
+        counts
+    }
+}
+
+/// Counts a request as on its way until it is answered, or given up by the client.
+struct Present<'a>(&'a State);
+
+impl<'a> Present<'a> {
+    fn new(state: &'a State, kind: RequestKind) -> Present<'a> {
+        lock(&state.counts).arrive(kind);
+        Present(state)
+    }
+}
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.counts).leave();
+    }
+}
+
+/// A token bucket.
+#[derive(Debug)]
+struct Bucket {
+    throttle: Throttle,
+    tokens: f64,
+    filled_at: Instant,
+}
+
+impl Bucket {
+    fn full(throttle: Throttle) -> Bucket {
+        Bucket {
+            throttle,
+            tokens: f64::from(throttle.burst),
+            filled_at: Instant::now(),
+        }
+    }
+
+    fn take(&mut self) -> Result<(), Refusal> {
+        let Throttle {
+            requests_per_second,
+            burst,
+            retry_after,
+        } = self.throttle;
+        let now = Instant::now();
+        let refill = (now - self.filled_at).as_secs_f64() * f64::from(requests_per_second);
+        self.tokens = (self.tokens + refill).min(f64::from(burst));
+        self.filled_at = now;
+        if self.tokens < 1.0 {
+            return Err(Refusal::throttled(requests_per_second, retry_after));
+        }
+        self.tokens -= 1.0;
+        Ok(())
+    }
+}
+
+/// A panic while a lock was held is the test's own and already reported.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

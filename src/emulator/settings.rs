@@ -1,0 +1,191 @@
+//! How the emulated registry is reached, and how it behaves.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use secrecy::SecretString;
+
+/// Settings of an [`Emulator`](super::Emulator). The defaults are the documented
+/// demo credentials, no delay, and no throttle.
+#[derive(Debug, Clone)]
+pub struct EmulatorSettings {
+    /// Port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// The project in every path.
+    pub project_id: String,
+    /// The project's name in IAM, which is the region's.
+    pub region: String,
+    /// The one instance.
+    pub instance_id: String,
+    /// The instance's name.
+    pub instance_name: String,
+    /// Below 25.6.0 the route of the artifact list does not exist.
+    pub instance_version: String,
+    /// Who may enter.
+    pub credentials: Credentials,
+    /// Whether credentials are asked for.
+    pub authentication: Authentication,
+    /// How long issued tokens are valid; 24 hours in the cloud.
+    pub token_lifetime: Duration,
+    /// What tokens and signature dates are checked against.
+    pub clock: Clock,
+    /// How long each answer waits.
+    pub latency: Duration,
+    /// How many requests are let through.
+    pub throttle: Option<Throttle>,
+    /// Spellings which the documentation leaves open.
+    pub dialect: Dialect,
+}
+
+impl Default for EmulatorSettings {
+    fn default() -> EmulatorSettings {
+        EmulatorSettings {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            project_id: "0a1b2c3d4e5f60718293a4b5c6d7e8f9".into(),
+            region: "cn-north-4".into(),
+            instance_id: "11111111-2222-3333-4444-555555555555".into(),
+            instance_name: "demo".into(),
+            instance_version: "25.6.0".into(),
+            credentials: Credentials::default(),
+            authentication: Authentication::Required,
+            token_lifetime: Duration::from_secs(24 * 60 * 60),
+            clock: Clock::system(),
+            latency: Duration::ZERO,
+            throttle: None,
+            dialect: Dialect::default(),
+        }
+    }
+}
+
+/// The one user and key the emulator knows.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// The access key id (AK).
+    pub access_key: String,
+    /// The secret key (SK).
+    pub secret_key: SecretString,
+    /// If set, the key is a temporary one, and requests must carry this token.
+    pub security_token: Option<SecretString>,
+    /// The IAM user's name.
+    pub user: String,
+    /// The IAM user's password.
+    pub password: SecretString,
+    /// The account (`domain` in IAM) of the user.
+    pub account: String,
+    /// A token which is accepted without having been issued, and never expires.
+    pub fixed_token: Option<SecretString>,
+}
+
+impl Default for Credentials {
+    fn default() -> Credentials {
+        Credentials {
+            access_key: "EMULATORACCESSKEY000".into(),
+            secret_key: "emulator-secret-key-of-no-value-at-all-0".into(),
+            security_token: None,
+            user: "emulator".into(),
+            password: "emulator-password".into(),
+            account: "emulator-account".into(),
+            fixed_token: None,
+        }
+    }
+}
+
+/// Whether requests must prove who sends them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Authentication {
+    /// As in the cloud.
+    #[default]
+    Required,
+    /// Everybody may read; for trying the API by hand.
+    Off,
+}
+
+/// A limit as the gateway applies it: a bucket that holds `burst` requests and
+/// refills steadily.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Throttle {
+    /// The sustained rate, quoted in the message of a 429.
+    pub requests_per_second: u32,
+    /// How many requests a rested bucket lets through at once.
+    pub burst: u32,
+    /// Sent as `Retry-After`, in whole seconds; none is documented.
+    pub retry_after: Option<Duration>,
+}
+
+/// Spellings which the documentation leaves open, or gives in two ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Dialect {
+    /// The name of a build step's time.
+    pub build_time: BuildTime,
+    /// The type of `next_marker`.
+    pub next_marker: NextMarker,
+    /// What stands for `next_marker` on the last page.
+    pub last_marker: LastMarker,
+}
+
+/// The name of a build step's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BuildTime {
+    /// `created`, which the Terraform provider reads from the live service.
+    #[default]
+    Created,
+    /// `created_at`, as in the table of swr_03_0305.
+    CreatedAt,
+}
+
+/// The type of `next_marker`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NextMarker {
+    /// A number, as documented (swr_03_0306).
+    #[default]
+    Number,
+    /// A numeric string, as in the sister API swr_03_0206.
+    Text,
+}
+
+/// What stands for `next_marker` on the last page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LastMarker {
+    /// Nothing, as documented.
+    #[default]
+    Absent,
+    /// `null`.
+    Null,
+}
+
+/// The emulator's time. Copies share it.
+#[derive(Debug, Clone)]
+pub struct Clock(Option<Arc<AtomicI64>>);
+
+impl Clock {
+    /// The machine's clock.
+    pub fn system() -> Clock {
+        Clock(None)
+    }
+
+    /// A clock that only moves when told to.
+    pub fn manual(at: DateTime<Utc>) -> Clock {
+        Clock(Some(Arc::new(AtomicI64::new(at.timestamp_micros()))))
+    }
+
+    /// The time, to the microsecond if set by hand.
+    pub fn now(&self) -> DateTime<Utc> {
+        match &self.0 {
+            None => Utc::now(),
+            Some(micros) => {
+                DateTime::from_timestamp_micros(micros.load(Ordering::Relaxed)).unwrap_or_default()
+            }
+        }
+    }
+
+    /// Moves a manual clock on; the machine's clock goes its own way.
+    pub fn advance(&self, by: Duration) {
+        if let Some(micros) = &self.0 {
+            let by = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
+            micros.fetch_add(by, Ordering::Relaxed);
+        }
+    }
+}

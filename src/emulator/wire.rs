@@ -1,0 +1,464 @@
+//! The JSON of the API, field for field and in the order of its pages.
+
+use std::borrow::Cow;
+
+use chrono::{DateTime, Utc};
+use serde::ser::SerializeSeq;
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+
+use super::image::{Created, Digest, Manifest, Step, roll};
+use super::settings::{BuildTime, Dialect, EmulatorSettings, LastMarker, NextMarker};
+use super::world::{Artifact, Namespace, Quirks, Repository, Tag, World, question};
+
+/// A field which may also be missing, or be there without a value.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Field<T> {
+    Absent,
+    Null,
+    Value(T),
+}
+
+impl<T> Field<T> {
+    fn is_absent(&self) -> bool {
+        matches!(self, Field::Absent)
+    }
+}
+
+impl<T: Serialize> Serialize for Field<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Field::Absent | Field::Null => serializer.serialize_none(),
+            Field::Value(value) => value.serialize(serializer),
+        }
+    }
+}
+
+/// Harbor's way of writing times: UTC with three decimals. A time that never
+/// was is Go's zero time.
+#[derive(Debug, Clone, Copy)]
+struct Milliseconds(Option<DateTime<Utc>>);
+
+impl Serialize for Milliseconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            None => serializer.serialize_str("0001-01-01T00:00:00.000Z"),
+            Some(at) => serializer.collect_str(&at.format("%Y-%m-%dT%H:%M:%S%.3fZ")),
+        }
+    }
+}
+
+/// A page of the artifact list (swr_03_0306).
+#[derive(Serialize)]
+pub(super) struct ArtifactPage<'a> {
+    artifacts: Vec<ArtifactRow<'a>>,
+    #[serde(skip_serializing_if = "Field::is_absent")]
+    next_marker: Field<Marker>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Marker {
+    Number(i64),
+    Text(String),
+}
+
+impl<'a> ArtifactPage<'a> {
+    /// The artifacts from the id `marker` on, and the id the next page begins with.
+    pub(super) fn new(world: &'a World, marker: i64, limit: usize, dialect: Dialect) -> Self {
+        let mut rest = world
+            .artifacts
+            .range(marker..)
+            .map(|(_, artifact)| artifact);
+        let artifacts = rest
+            .by_ref()
+            .take(limit)
+            .map(|artifact| ArtifactRow::new(world, artifact))
+            .collect();
+        let next_marker = match (rest.next(), dialect.next_marker, dialect.last_marker) {
+            (Some(next), NextMarker::Number, _) => Field::Value(Marker::Number(next.id)),
+            (Some(next), NextMarker::Text, _) => Field::Value(Marker::Text(next.id.to_string())),
+            (None, _, LastMarker::Absent) => Field::Absent,
+            (None, _, LastMarker::Null) => Field::Null,
+        };
+        ArtifactPage {
+            artifacts,
+            next_marker,
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ArtifactRow<'a> {
+    Verbatim(&'a Value),
+    Derived(Box<DerivedRow<'a>>),
+}
+
+#[derive(Serialize)]
+struct DerivedRow<'a> {
+    id: i64,
+    digest: Digest,
+    repository_id: i64,
+    #[serde(skip_serializing_if = "Field::is_absent")]
+    repository_name: Field<String>,
+    namespace_id: i64,
+    r#type: &'static str,
+    media_type: &'static str,
+    manifest_media_type: &'static str,
+    pull_time: Milliseconds,
+    push_time: Milliseconds,
+    size: u64,
+    #[serde(skip_serializing_if = "Field::is_absent")]
+    tags: Field<Vec<TagRow<'a>>>,
+}
+
+#[derive(Serialize)]
+struct TagRow<'a> {
+    id: i64,
+    repository_id: i64,
+    artifact_id: i64,
+    name: &'a str,
+    push_time: Milliseconds,
+    pull_time: Milliseconds,
+}
+
+impl<'a> ArtifactRow<'a> {
+    fn new(world: &'a World, artifact: &'a Artifact) -> ArtifactRow<'a> {
+        if let Some(row) = world.rows.get(&artifact.id) {
+            return ArtifactRow::Verbatim(row);
+        }
+        let Artifact {
+            id,
+            repository_id,
+            manifest,
+            pushed_at,
+            pulled_at,
+            tags,
+        } = artifact;
+        let repository = world.repositories.get(repository_id);
+        let (r#type, media_type, manifest_media_type) = manifest.kind.types();
+        ArtifactRow::Derived(Box::new(DerivedRow {
+            id: *id,
+            digest: manifest.digest,
+            repository_id: *repository_id,
+            repository_name: repository_name(world, artifact.id, repository),
+            namespace_id: repository.map_or(0, |repository| repository.namespace_id),
+            r#type,
+            media_type,
+            manifest_media_type,
+            pull_time: Milliseconds(*pulled_at),
+            push_time: Milliseconds(Some(*pushed_at)),
+            size: manifest.size_bytes,
+            tags: tag_rows(&world.quirks, artifact, tags),
+        }))
+    }
+}
+
+/// With the namespace before it, as in Harbor; the page does not say.
+fn repository_name(world: &World, id: i64, repository: Option<&Repository>) -> Field<String> {
+    let rate = world.quirks.repository_name_missing;
+    let rolled = roll(id.unsigned_abs(), question::REPOSITORY_NAME);
+    if rolled < rate {
+        return Field::Absent;
+    }
+    let namespace = repository.and_then(|known| world.namespaces.get(&known.namespace_id));
+    match (namespace, repository) {
+        (Some(namespace), Some(repository)) if rolled >= 2.0 * rate => {
+            Field::Value(format!("{}/{}", namespace.name, repository.name))
+        }
+        _ => Field::Null,
+    }
+}
+
+fn tag_rows<'a>(quirks: &Quirks, artifact: &Artifact, tags: &'a [Tag]) -> Field<Vec<TagRow<'a>>> {
+    if tags.is_empty() {
+        if !quirks.untagged_spellings {
+            return Field::Null;
+        }
+        return match roll(artifact.id.unsigned_abs(), question::UNTAGGED) {
+            ..0.33 => Field::Absent,
+            0.33..0.66 => Field::Value(Vec::new()),
+            _ => Field::Null,
+        };
+    }
+    let rows = tags.iter().map(|tag| TagRow {
+        id: tag.id,
+        repository_id: artifact.repository_id,
+        artifact_id: artifact.id,
+        name: &tag.name,
+        push_time: Milliseconds(Some(tag.pushed_at)),
+        pull_time: Milliseconds(tag.pulled_at),
+    });
+    Field::Value(rows.collect())
+}
+
+/// A build history (swr_03_0305).
+#[derive(Serialize)]
+pub(super) struct BuildHistoryPage<'a> {
+    build_histories: Entries<'a>,
+    total: usize,
+}
+
+struct Entries<'a> {
+    manifest: &'a Manifest,
+    dialect: Dialect,
+    is_empty_layer_spelled: bool,
+    empty_layer_fields: Field<()>,
+    /// The position of the entry that lacks its command.
+    without_command: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct Entry<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created: Option<Created>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_at: Option<Created>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_by: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    empty_layer: Option<bool>,
+    #[serde(rename = "mediaType", skip_serializing_if = "Field::is_absent")]
+    media_type: Field<&'static str>,
+    #[serde(skip_serializing_if = "Field::is_absent")]
+    size: Field<u64>,
+    #[serde(skip_serializing_if = "Field::is_absent")]
+    digest: Field<LayerDigest>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum LayerDigest {
+    Of(Digest),
+    Blank(&'static str),
+}
+
+impl<'a> BuildHistoryPage<'a> {
+    /// The history as the quirks of this digest have it.
+    pub(super) fn new(manifest: &'a Manifest, quirks: &Quirks, dialect: Dialect) -> Self {
+        let digest = manifest.digest;
+        let entries = manifest.steps().count();
+        let total_differs = digest.roll(question::TOTAL) < quirks.total_differs;
+        let lacks_command = digest.roll(question::COMMAND) < quirks.command_missing;
+        let position = digest.roll(question::COMMAND_POSITION) * entries as f64;
+        let blank = quirks.empty_layer_fields;
+        let rolled = digest.roll(question::EMPTY_LAYER_FIELDS);
+        BuildHistoryPage {
+            build_histories: Entries {
+                manifest,
+                dialect,
+                is_empty_layer_spelled: digest.roll(question::EMPTY_LAYER)
+                    < quirks.empty_layer_spelled,
+                empty_layer_fields: if rolled < blank {
+                    Field::Value(())
+                } else if rolled < 2.0 * blank {
+                    Field::Null
+                } else {
+                    Field::Absent
+                },
+                without_command: lacks_command.then_some(position as usize),
+            },
+            total: entries + usize::from(total_differs),
+        }
+    }
+}
+
+impl Serialize for Entries<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(None)?;
+        for (position, step) in self.manifest.steps().enumerate() {
+            list.serialize_element(&self.entry(position, step))?;
+        }
+        list.end()
+    }
+}
+
+impl Entries<'_> {
+    fn entry<'s>(&self, position: usize, step: &'s Step) -> Entry<'s> {
+        let (created, created_at) = match self.dialect.build_time {
+            BuildTime::Created => (step.created, None),
+            BuildTime::CreatedAt => (None, step.created),
+        };
+        let command = step.command.as_deref();
+        let (media_type, size, digest) = match (&step.layer, self.empty_layer_fields) {
+            (Some(layer), _) => (
+                Field::Value(layer.media_type),
+                Field::Value(layer.size_bytes),
+                Field::Value(LayerDigest::Of(layer.digest)),
+            ),
+            (None, Field::Absent) => (Field::Absent, Field::Absent, Field::Absent),
+            (None, Field::Null) => (Field::Null, Field::Null, Field::Null),
+            (None, Field::Value(())) => (
+                Field::Value(""),
+                Field::Value(0),
+                Field::Value(LayerDigest::Blank("")),
+            ),
+        };
+        let is_empty = step.layer.is_none();
+        Entry {
+            created,
+            created_at,
+            created_by: command.filter(|_| self.without_command != Some(position)),
+            empty_layer: (is_empty || self.is_empty_layer_spelled).then_some(is_empty),
+            media_type,
+            size,
+            digest,
+        }
+    }
+}
+
+/// A page of namespaces (swr_03_0102).
+#[derive(Serialize)]
+pub(super) struct NamespacePage<'a> {
+    pub(super) namespaces: Vec<NamespaceRow<'a>>,
+    pub(super) total: usize,
+}
+
+#[derive(Serialize)]
+pub(super) struct NamespaceRow<'a> {
+    name: &'a str,
+    namespace_id: i64,
+    metadata: NamespaceMetadata,
+    created_at: Milliseconds,
+    updated_at: Milliseconds,
+    repo_count: usize,
+    cve_allowlist: CveAllowlist,
+}
+
+/// Booleans are strings here.
+#[derive(Serialize)]
+struct NamespaceMetadata {
+    public: &'static str,
+    auto_scan: &'static str,
+    prevent_vul: &'static str,
+    severity: &'static str,
+}
+
+#[derive(Serialize)]
+struct CveAllowlist {
+    items: [(); 0],
+}
+
+impl<'a> NamespaceRow<'a> {
+    pub(super) fn new(namespace: &'a Namespace, repo_count: usize) -> NamespaceRow<'a> {
+        let created_at = Milliseconds(Some(namespace.created_at));
+        NamespaceRow {
+            name: &namespace.name,
+            namespace_id: namespace.id,
+            metadata: NamespaceMetadata {
+                public: if namespace.is_public { "true" } else { "false" },
+                auto_scan: "false",
+                prevent_vul: "false",
+                severity: "low",
+            },
+            created_at,
+            updated_at: created_at,
+            repo_count,
+            cve_allowlist: CveAllowlist { items: [] },
+        }
+    }
+}
+
+/// A page of repositories (swr_03_0201).
+#[derive(Serialize)]
+pub(super) struct RepositoryPage<'a> {
+    pub(super) repositories: Vec<RepositoryRow<'a>>,
+    pub(super) total: usize,
+}
+
+#[derive(Serialize)]
+pub(super) struct RepositoryRow<'a> {
+    id: i64,
+    name: &'a str,
+    namespace_name: &'a str,
+    namespace_id: i64,
+    tag_count: usize,
+    pull_count: u64,
+    artifact_count: usize,
+    description: &'static str,
+    created_at: Milliseconds,
+    updated_at: Milliseconds,
+}
+
+impl<'a> RepositoryRow<'a> {
+    pub(super) fn new(world: &'a World, repository: &'a Repository) -> RepositoryRow<'a> {
+        let namespace = world.namespaces.get(&repository.namespace_id);
+        let artifacts = repository.artifact_ids.values();
+        RepositoryRow {
+            id: repository.id,
+            name: &repository.name,
+            namespace_name: namespace.map_or("", |namespace| &namespace.name),
+            namespace_id: repository.namespace_id,
+            tag_count: artifacts
+                .filter_map(|id| world.artifacts.get(id))
+                .map(|artifact| artifact.tags.len())
+                .sum(),
+            pull_count: repository.pull_count,
+            artifact_count: repository.artifact_ids.len(),
+            description: "",
+            created_at: Milliseconds(Some(repository.created_at)),
+            updated_at: Milliseconds(Some(repository.updated_at)),
+        }
+    }
+}
+
+/// A page of instances (swr_03_0002).
+#[derive(Serialize)]
+pub(super) struct InstancePage<'a> {
+    pub(super) instances: Vec<InstanceRow<'a>>,
+    pub(super) total: usize,
+}
+
+/// An instance (swr_03_0003).
+#[derive(Serialize)]
+pub(super) struct InstanceRow<'a> {
+    id: &'a str,
+    name: &'a str,
+    description: &'static str,
+    spec: &'static str,
+    version: &'a str,
+    status: &'static str,
+    charge_mode: &'static str,
+    access_address: String,
+    created_at: Milliseconds,
+    updated_at: Milliseconds,
+    expires_at: Cow<'static, str>,
+    project_id: &'a str,
+    enterprise_project_id: &'static str,
+    vpc_name: &'static str,
+    vpc_cidr: &'static str,
+    subnet_name: &'static str,
+    subnet_cidr: &'static str,
+    user_def_obs: bool,
+}
+
+impl<'a> InstanceRow<'a> {
+    pub(super) fn new(settings: &'a EmulatorSettings, world: &World) -> InstanceRow<'a> {
+        let oldest = world.namespaces.values().map(|known| known.created_at);
+        let created_at = Milliseconds(Some(oldest.min().unwrap_or(world.now)));
+        InstanceRow {
+            id: &settings.instance_id,
+            name: &settings.instance_name,
+            description: "",
+            spec: "swr.ee.professional",
+            version: &settings.instance_version,
+            status: "Running",
+            charge_mode: "postPaid",
+            access_address: format!(
+                "{}-swr.{}.myhuaweicloud.com",
+                settings.instance_name, settings.region
+            ),
+            created_at,
+            updated_at: created_at,
+            expires_at: Cow::Borrowed(""),
+            project_id: &settings.project_id,
+            enterprise_project_id: "0",
+            vpc_name: "vpc-default",
+            vpc_cidr: "192.168.0.0/16",
+            subnet_name: "subnet-default",
+            subnet_cidr: "192.168.0.0/24",
+            user_def_obs: false,
+        }
+    }
+}

@@ -1,0 +1,698 @@
+//! The state of the emulated registry: namespaces, repositories, artifacts and
+//! tags, and the single changes that can befall them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use chrono::{DateTime, Duration, Utc};
+use serde_json::{Value, json};
+
+use super::image::{Digest, History, Manifest, ManifestKind, REAL_IMAGES, Segment, roll};
+use super::recipe::{Build, Recipe, chance};
+
+/// Everything one emulated instance holds. Made by [`World::generate`], or built
+/// by hand from [`World::empty`].
+#[derive(Debug)]
+pub struct World {
+    pub(super) seed: u64,
+    pub(super) now: DateTime<Utc>,
+    pub(super) quirks: Quirks,
+    pub(super) namespaces: BTreeMap<i64, Namespace>,
+    pub(super) repositories: BTreeMap<i64, Repository>,
+    /// By ascending id, which is the order of the artifact list.
+    pub(super) artifacts: BTreeMap<i64, Artifact>,
+    /// By `namespace/name`.
+    repository_ids: HashMap<String, i64>,
+    pub(super) bases: Vec<BaseImage>,
+    /// Rows of the artifact list that are answered word for word.
+    pub(super) rows: BTreeMap<i64, Value>,
+    /// Answers for a build history that replace the derived ones, by reference.
+    pub(super) answers: HashMap<String, CannedAnswer>,
+    last_artifact_id: i64,
+    last_tag_id: i64,
+    last_repository_id: i64,
+    last_namespace_id: i64,
+}
+
+/// A namespace.
+#[derive(Debug, Clone)]
+pub struct Namespace {
+    /// `namespace_id` in the API.
+    pub id: i64,
+    /// 1 to 64 characters.
+    pub name: String,
+    /// When it was created.
+    pub created_at: DateTime<Utc>,
+    /// Whether anybody may pull from it.
+    pub is_public: bool,
+}
+
+/// A repository.
+#[derive(Debug)]
+pub struct Repository {
+    /// May be negative, as in databases that Harbor 1.x began.
+    pub id: i64,
+    /// Its namespace.
+    pub namespace_id: i64,
+    /// Without the namespace; may contain slashes.
+    pub name: String,
+    /// When it was created.
+    pub created_at: DateTime<Utc>,
+    /// When something was last pushed.
+    pub updated_at: DateTime<Utc>,
+    /// All pulls ever.
+    pub pull_count: u64,
+    pub(super) artifact_ids: BTreeMap<Digest, i64>,
+    pub(super) source: Source,
+}
+
+/// Where the artifacts of a repository come from.
+#[derive(Debug)]
+pub(super) enum Source {
+    Base(usize),
+    Application(Box<Recipe>),
+    /// Builds an index over its image, and at times an attestation.
+    MultiArch(Box<Recipe>),
+    /// Helm charts, this many so far.
+    Chart(u32),
+    /// Builds of another repository that passed its checks.
+    Release {
+        from: i64,
+    },
+}
+
+/// One row of the artifact list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Artifact {
+    /// Ascends with the time of the push, with gaps.
+    pub id: i64,
+    /// Its repository.
+    pub repository_id: i64,
+    /// What the digest names; shared with the artifact it was promoted from.
+    pub manifest: Arc<Manifest>,
+    /// When it was pushed.
+    pub pushed_at: DateTime<Utc>,
+    /// When it was last pulled, if ever.
+    pub pulled_at: Option<DateTime<Utc>>,
+    /// Empty for an untagged artifact.
+    pub tags: Vec<Tag>,
+}
+
+impl Artifact {
+    /// The manifest's digest.
+    pub fn digest(&self) -> Digest {
+        self.manifest.digest
+    }
+}
+
+/// A tag of an artifact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tag {
+    /// Stays when the tag moves.
+    pub id: i64,
+    /// Unique in its repository.
+    pub name: String,
+    /// When it was last set.
+    pub pushed_at: DateTime<Utc>,
+    /// When it was last pulled by this name, if ever.
+    pub pulled_at: Option<DateTime<Utc>>,
+}
+
+/// The releases of a base image, oldest first.
+#[derive(Debug)]
+pub(super) struct BaseImage {
+    pub(super) real: usize,
+    pub(super) releases: Vec<(DateTime<Utc>, Arc<Segment>)>,
+}
+
+impl BaseImage {
+    /// What a build at that time starts from; the first release if it is older than all.
+    pub(super) fn release_at(&self, at: DateTime<Utc>) -> &Arc<Segment> {
+        let newer = self.releases.partition_point(|(since, _)| *since <= at);
+        &self.releases[newer.saturating_sub(1)].1
+    }
+}
+
+/// A status and body to answer with.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct CannedAnswer {
+    pub(super) status: u16,
+    /// Sent as JSON.
+    pub(super) body: Value,
+}
+
+/// An artifact made by hand.
+#[derive(Debug, Clone, Default)]
+pub struct ArtifactSpec {
+    /// Decides the type fields.
+    pub kind: ManifestKind,
+    /// By default one that follows from the artifact's id.
+    pub digest: Option<Digest>,
+    /// Manifest, config and layers.
+    pub size_bytes: u64,
+    /// The world's time by default.
+    pub pushed_at: Option<DateTime<Utc>>,
+    /// Never by default.
+    pub pulled_at: Option<DateTime<Utc>>,
+    /// Taken from the artifacts of the repository that hold them.
+    pub tags: Vec<String>,
+    /// The answer for the build history, word for word. Without one, an image
+    /// answers with a null list, and an index or a chart with 400.
+    pub history: Option<Value>,
+}
+
+/// How often generated data show the oddities of the live service and of the
+/// Harbor it descends from. Shares between 0 and 1.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Quirks {
+    /// Rows without `repository_name`, and as many where it is null.
+    pub repository_name_missing: f64,
+    /// Whether untagged rows have no `tags`, null and `[]` in turn, or always null.
+    pub untagged_spellings: bool,
+    /// Listed artifacts whose build history is 404: deleted in between.
+    pub gone: f64,
+    /// Histories that spell `"empty_layer": false` out.
+    pub empty_layer_spelled: f64,
+    /// Histories whose empty layers have media type and digest `""` and size 0, and
+    /// as many where they are null.
+    pub empty_layer_fields: f64,
+    /// Histories whose `total` is not the number of entries.
+    pub total_differs: f64,
+    /// Histories where an entry lacks `created_by`.
+    pub command_missing: f64,
+    /// Repositories of Helm charts.
+    pub chart_repositories: f64,
+    /// Repositories whose tags name an index, some with attestations.
+    pub multi_arch_repositories: f64,
+    /// Repositories of artifacts promoted from another one.
+    pub release_repositories: f64,
+    /// Whether one repository has a negative id.
+    pub negative_repository_id: bool,
+}
+
+impl Default for Quirks {
+    fn default() -> Quirks {
+        Quirks {
+            repository_name_missing: 0.005,
+            untagged_spellings: true,
+            gone: 0.002,
+            empty_layer_spelled: 0.5,
+            empty_layer_fields: 0.02,
+            total_differs: 0.01,
+            command_missing: 0.005,
+            chart_repositories: 0.03,
+            multi_arch_repositories: 0.08,
+            release_repositories: 0.05,
+            negative_repository_id: true,
+        }
+    }
+}
+
+impl Quirks {
+    /// Only what the documentation shows.
+    pub fn none() -> Quirks {
+        Quirks {
+            repository_name_missing: 0.0,
+            untagged_spellings: false,
+            gone: 0.0,
+            empty_layer_spelled: 1.0,
+            empty_layer_fields: 0.0,
+            total_differs: 0.0,
+            command_missing: 0.0,
+            chart_repositories: 0.0,
+            multi_arch_repositories: 0.0,
+            release_repositories: 0.0,
+            negative_repository_id: false,
+        }
+    }
+}
+
+/// The questions that [`roll`] answers about an artifact id or a digest.
+pub(super) mod question {
+    pub(in super::super) const REPOSITORY_NAME: u64 = 1;
+    pub(in super::super) const UNTAGGED: u64 = 2;
+    pub(in super::super) const GONE: u64 = 3;
+    pub(in super::super) const EMPTY_LAYER: u64 = 4;
+    pub(in super::super) const EMPTY_LAYER_FIELDS: u64 = 5;
+    pub(in super::super) const TOTAL: u64 = 6;
+    pub(in super::super) const COMMAND: u64 = 7;
+    pub(in super::super) const COMMAND_POSITION: u64 = 8;
+    pub(super) const ID_GAP: u64 = 9;
+}
+
+/// What precedes the id of a repository in the names of its sequences of chance.
+const REPOSITORY_CHANCE: u64 = 1 << 40;
+
+impl World {
+    /// A registry without anything in it, and without quirks.
+    pub fn empty(now: DateTime<Utc>) -> World {
+        World {
+            seed: 0,
+            now,
+            quirks: Quirks::none(),
+            namespaces: BTreeMap::new(),
+            repositories: BTreeMap::new(),
+            artifacts: BTreeMap::new(),
+            repository_ids: HashMap::new(),
+            bases: Vec::new(),
+            rows: BTreeMap::new(),
+            answers: HashMap::new(),
+            last_artifact_id: 1000,
+            last_tag_id: 5000,
+            last_repository_id: 10,
+            last_namespace_id: 1,
+        }
+    }
+
+    /// The world's time: changes happen then. It moves on with each change.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.now
+    }
+
+    /// Sets the time of the changes to come.
+    pub fn set_now(&mut self, now: DateTime<Utc>) {
+        self.now = now;
+    }
+
+    /// All artifacts, by ascending id.
+    pub fn artifacts(&self) -> impl ExactSizeIterator<Item = &Artifact> {
+        self.artifacts.values()
+    }
+
+    /// The artifact with this id.
+    pub fn artifact(&self, id: i64) -> Option<&Artifact> {
+        self.artifacts.get(&id)
+    }
+
+    /// All repositories, by ascending id.
+    pub fn repositories(&self) -> impl ExactSizeIterator<Item = &Repository> {
+        self.repositories.values()
+    }
+
+    /// All namespaces, by ascending id.
+    pub fn namespaces(&self) -> impl ExactSizeIterator<Item = &Namespace> {
+        self.namespaces.values()
+    }
+
+    /// The repository of this namespace and name.
+    pub fn repository(&self, namespace: &str, name: &str) -> Option<&Repository> {
+        let id = self.repository_ids.get(&format!("{namespace}/{name}"))?;
+        self.repositories.get(id)
+    }
+
+    /// The artifacts of a repository, by ascending id.
+    pub fn artifacts_of(&self, repository_id: i64) -> Vec<&Artifact> {
+        let repository = self.repositories.get(&repository_id);
+        let ids = repository.map(|repository| repository.artifact_ids.values());
+        let mut artifacts: Vec<&Artifact> = ids
+            .into_iter()
+            .flatten()
+            .filter_map(|id| self.artifacts.get(id))
+            .collect();
+        artifacts.sort_unstable_by_key(|artifact| artifact.id);
+        artifacts
+    }
+
+    /// Adds a namespace, or finds it; its id.
+    pub fn add_namespace(&mut self, name: &str) -> i64 {
+        let known = self.namespaces.values().find(|known| known.name == name);
+        if let Some(known) = known {
+            return known.id;
+        }
+        self.last_namespace_id += 1;
+        let id = self.last_namespace_id;
+        self.namespaces.insert(
+            id,
+            Namespace {
+                id,
+                name: name.to_owned(),
+                created_at: self.now,
+                is_public: false,
+            },
+        );
+        id
+    }
+
+    /// Adds a repository, and its namespace if need be; its id. A known one is left as it is.
+    pub fn add_repository(&mut self, namespace: &str, name: &str) -> i64 {
+        if let Some(known) = self.repository(namespace, name) {
+            return known.id;
+        }
+        self.last_repository_id += 1;
+        let id = self.last_repository_id;
+        self.add_repository_as(id, namespace, name)
+    }
+
+    /// Adds a repository under an id of the caller's choice.
+    pub fn add_repository_as(&mut self, id: i64, namespace: &str, name: &str) -> i64 {
+        self.ensure_a_base_image();
+        let base = usize::try_from(id.unsigned_abs()).unwrap_or(0) % self.bases.len();
+        let chance = chance(self.seed, REPOSITORY_CHANCE ^ id.unsigned_abs());
+        let namespace_id = self.add_namespace(namespace);
+        self.repository_ids
+            .insert(format!("{namespace}/{name}"), id);
+        self.repositories.insert(
+            id,
+            Repository {
+                id,
+                namespace_id,
+                name: name.to_owned(),
+                created_at: self.now,
+                updated_at: self.now,
+                pull_count: 0,
+                artifact_ids: BTreeMap::new(),
+                source: Source::Application(Box::new(Recipe::new(chance, base))),
+            },
+        );
+        id
+    }
+
+    /// Adds an artifact as described; its id, or `None` if there is no such repository.
+    pub fn add_artifact(&mut self, repository_id: i64, spec: ArtifactSpec) -> Option<i64> {
+        let ArtifactSpec {
+            kind,
+            digest,
+            size_bytes,
+            pushed_at,
+            pulled_at,
+            tags,
+            history,
+        } = spec;
+        let is_image = !matches!(kind, ManifestKind::ImageIndex | ManifestKind::Chart);
+        let history = match history {
+            Some(document) => History::Document(document),
+            None if is_image => History::Document(json!({"build_histories": null, "total": 0})),
+            None => History::Unsupported,
+        };
+        let own_digest = Digest::of(&[&self.last_artifact_id.to_le_bytes()]);
+        let manifest = Arc::new(Manifest {
+            digest: digest.unwrap_or(own_digest),
+            kind,
+            size_bytes,
+            history,
+        });
+        let pushed_at = pushed_at.unwrap_or(self.now);
+        let artifact = self.insert(repository_id, manifest, pushed_at)?;
+        let id = artifact.id;
+        artifact.pulled_at = pulled_at;
+        for tag in &tags {
+            self.set_tag(repository_id, tag, id, pushed_at);
+        }
+        Some(id)
+    }
+
+    /// Answers an artifact's row of the list with this value instead.
+    pub fn override_row(&mut self, artifact_id: i64, row: Value) {
+        self.rows.insert(artifact_id, row);
+    }
+
+    /// Answers for the build history of this reference (a digest) with this
+    /// instead, whether or not there is such an artifact.
+    pub fn override_build_history(&mut self, reference: &str, status: u16, body: Value) {
+        self.answers
+            .insert(reference.to_owned(), CannedAnswer { status, body });
+    }
+
+    /// Builds and pushes the next image (or chart, or base image, or promotion)
+    /// of a repository. The tags that follow the newest build move to it.
+    pub fn push(&mut self, repository_id: i64) -> Option<Artifact> {
+        let at = self.tick();
+        let id = self.push_at(repository_id, at)?;
+        self.artifacts.get(&id).cloned()
+    }
+
+    /// Points a tag to another artifact of its repository, or sets a new tag.
+    /// Says whether there are such a repository and artifact.
+    pub fn move_tag(&mut self, repository_id: i64, name: &str, artifact_id: i64) -> bool {
+        let at = self.tick();
+        self.set_tag(repository_id, name, artifact_id, at)
+    }
+
+    /// Removes a tag; says whether there was one.
+    pub fn remove_tag(&mut self, repository_id: i64, name: &str) -> bool {
+        self.tick();
+        self.take_tag(repository_id, name).is_some()
+    }
+
+    /// Deletes an artifact with its tags, and returns it.
+    pub fn delete_artifact(&mut self, id: i64) -> Option<Artifact> {
+        self.tick();
+        let artifact = self.artifacts.remove(&id)?;
+        if let Some(repository) = self.repositories.get_mut(&artifact.repository_id) {
+            repository.artifact_ids.remove(&artifact.digest());
+        }
+        self.rows.remove(&id);
+        Some(artifact)
+    }
+
+    /// Deletes a repository with its artifacts; the number of those, if there was one.
+    pub fn delete_repository(&mut self, id: i64) -> Option<usize> {
+        self.tick();
+        let repository = self.repositories.remove(&id)?;
+        let namespace = self.namespaces.get(&repository.namespace_id)?;
+        self.repository_ids
+            .remove(&format!("{}/{}", namespace.name, repository.name));
+        for artifact_id in repository.artifact_ids.values() {
+            self.artifacts.remove(artifact_id);
+            self.rows.remove(artifact_id);
+        }
+        Some(repository.artifact_ids.len())
+    }
+
+    /// Copies an artifact into another repository: the same digest under another
+    /// id, with the same tags. An artifact that is there already is returned as it is.
+    pub fn promote(&mut self, artifact_id: i64, repository_id: i64) -> Option<Artifact> {
+        let at = self.tick();
+        let id = self.promote_at(artifact_id, repository_id, at)?;
+        self.artifacts.get(&id).cloned()
+    }
+
+    /// Notes a pull, by each of the artifact's tags; says whether there is such an artifact.
+    pub fn pull(&mut self, artifact_id: i64, at: DateTime<Utc>) -> bool {
+        let Some(artifact) = self.artifacts.get_mut(&artifact_id) else {
+            return false;
+        };
+        artifact.pulled_at = Some(at);
+        for tag in &mut artifact.tags {
+            tag.pulled_at = Some(at);
+        }
+        if let Some(repository) = self.repositories.get_mut(&artifact.repository_id) {
+            repository.pull_count += 1;
+        }
+        true
+    }
+
+    /// Whether the quirks make the artifact's build history a 404.
+    pub(super) fn is_gone(&self, artifact_id: i64) -> bool {
+        roll(artifact_id.unsigned_abs(), question::GONE) < self.quirks.gone
+    }
+
+    pub(super) fn push_at(&mut self, repository_id: i64, at: DateTime<Utc>) -> Option<i64> {
+        let repository = self.repositories.get_mut(&repository_id)?;
+        match &mut repository.source {
+            Source::Base(base) => {
+                let base = *base;
+                self.push_base(repository_id, base, at)
+            }
+            Source::Application(recipe) => {
+                let build = recipe.build(self.bases[recipe.base].release_at(at), at);
+                self.insert_build(repository_id, build, at)
+            }
+            Source::MultiArch(recipe) => {
+                let build = recipe.build(self.bases[recipe.base].release_at(at), at);
+                self.insert_multi_arch(repository_id, build, true, at)
+            }
+            Source::Chart(count) => {
+                *count += 1;
+                let count = *count;
+                self.insert_chart(repository_id, count, at)
+            }
+            Source::Release { from } => {
+                let from = *from;
+                let newest = self.push_at(from, at)?;
+                self.promote_at(newest, repository_id, at)
+            }
+        }
+    }
+
+    pub(super) fn insert_build(
+        &mut self,
+        repository_id: i64,
+        build: Build,
+        at: DateTime<Utc>,
+    ) -> Option<i64> {
+        let id = self.insert(repository_id, build.manifest, at)?.id;
+        let tags = build.tags.iter().map(String::as_str);
+        for tag in tags.chain(build.moving_tags.iter().copied()) {
+            self.set_tag(repository_id, tag, id, at);
+        }
+        Some(id)
+    }
+
+    /// The image untagged, then the attestation if there is one, then the tagged index.
+    pub(super) fn insert_multi_arch(
+        &mut self,
+        repository_id: i64,
+        build: Build,
+        is_attested: bool,
+        at: DateTime<Utc>,
+    ) -> Option<i64> {
+        let image = Arc::clone(&build.manifest);
+        self.insert(repository_id, Arc::clone(&image), at)?;
+        if is_attested {
+            // Harbor gives a null list; an empty one is as likely from SWR.
+            let list = if image.digest.roll(question::UNTAGGED) < 0.5 {
+                Value::Null
+            } else {
+                json!([])
+            };
+            let attestation = Manifest {
+                digest: Digest::of(&[b"attestation", image.digest.bytes()]),
+                kind: ManifestKind::Attestation,
+                size_bytes: 42_000,
+                history: History::Document(json!({"build_histories": list, "total": 0})),
+            };
+            self.insert(repository_id, Arc::new(attestation), at)?;
+        }
+        let index = Manifest {
+            digest: Digest::of(&[b"index", image.digest.bytes()]),
+            kind: ManifestKind::ImageIndex,
+            // An index counts the bytes of its images again.
+            size_bytes: image.size_bytes + 1609,
+            history: History::Unsupported,
+        };
+        let build = Build {
+            manifest: Arc::new(index),
+            ..build
+        };
+        self.insert_build(repository_id, build, at)
+    }
+
+    pub(super) fn insert_chart(
+        &mut self,
+        repository_id: i64,
+        count: u32,
+        at: DateTime<Utc>,
+    ) -> Option<i64> {
+        let parts = [&repository_id.to_le_bytes()[..], &count.to_le_bytes()[..]];
+        let manifest = Manifest {
+            digest: Digest::of(&[b"chart", parts[0], parts[1]]),
+            kind: ManifestKind::Chart,
+            size_bytes: 9_000 + 37 * u64::from(count),
+            history: History::Unsupported,
+        };
+        let build = Build {
+            manifest: Arc::new(manifest),
+            tags: vec![format!("{}.{}.{}", count / 40, count / 8 % 5, count % 8)],
+            moving_tags: &[],
+        };
+        self.insert_build(repository_id, build, at)
+    }
+
+    pub(super) fn promote_at(
+        &mut self,
+        artifact_id: i64,
+        repository_id: i64,
+        at: DateTime<Utc>,
+    ) -> Option<i64> {
+        let artifact = self.artifacts.get(&artifact_id)?;
+        let digest = artifact.digest();
+        let manifest = Arc::clone(&artifact.manifest);
+        let tags: Vec<String> = artifact.tags.iter().map(|tag| tag.name.clone()).collect();
+        let repository = self.repositories.get(&repository_id)?;
+        if let Some(known) = repository.artifact_ids.get(&digest) {
+            return Some(*known);
+        }
+        let id = self.insert(repository_id, manifest, at)?.id;
+        for tag in &tags {
+            self.set_tag(repository_id, tag, id, at);
+        }
+        Some(id)
+    }
+
+    /// Adds an artifact without tags. The same digest pushed again keeps its id.
+    fn insert(
+        &mut self,
+        repository_id: i64,
+        manifest: Arc<Manifest>,
+        at: DateTime<Utc>,
+    ) -> Option<&mut Artifact> {
+        let repository = self.repositories.get_mut(&repository_id)?;
+        repository.updated_at = repository.updated_at.max(at);
+        let known = repository.artifact_ids.get(&manifest.digest).copied();
+        let id = match known {
+            Some(id) => id,
+            None => {
+                let gap = roll(self.last_artifact_id.unsigned_abs(), question::ID_GAP) * 9.0;
+                self.last_artifact_id += 1 + gap as i64;
+                self.last_artifact_id
+            }
+        };
+        repository.artifact_ids.insert(manifest.digest, id);
+        Some(self.artifacts.entry(id).or_insert(Artifact {
+            id,
+            repository_id,
+            manifest,
+            pushed_at: at,
+            pulled_at: None,
+            tags: Vec::new(),
+        }))
+    }
+
+    pub(super) fn set_tag(
+        &mut self,
+        repository_id: i64,
+        name: &str,
+        artifact_id: i64,
+        at: DateTime<Utc>,
+    ) -> bool {
+        let is_here = |artifact: &Artifact| artifact.repository_id == repository_id;
+        if !self.artifacts.get(&artifact_id).is_some_and(is_here) {
+            return false;
+        }
+        let id = match self.take_tag(repository_id, name) {
+            Some(tag) => tag.id,
+            None => {
+                self.last_tag_id += 1;
+                self.last_tag_id
+            }
+        };
+        if let Some(artifact) = self.artifacts.get_mut(&artifact_id) {
+            artifact.tags.push(Tag {
+                id,
+                name: name.to_owned(),
+                pushed_at: at,
+                pulled_at: None,
+            });
+        }
+        true
+    }
+
+    fn take_tag(&mut self, repository_id: i64, name: &str) -> Option<Tag> {
+        let repository = self.repositories.get(&repository_id)?;
+        for id in repository.artifact_ids.values() {
+            let tags = &mut self.artifacts.get_mut(id)?.tags;
+            if let Some(position) = tags.iter().position(|tag| tag.name == name) {
+                return Some(tags.remove(position));
+            }
+        }
+        None
+    }
+
+    /// Two changes never happen at the same instant.
+    fn tick(&mut self) -> DateTime<Utc> {
+        self.now += Duration::seconds(1);
+        self.now
+    }
+
+    /// Worlds made by hand have no base repositories; their builds start from a real image.
+    fn ensure_a_base_image(&mut self) {
+        if self.bases.is_empty() {
+            let real = &REAL_IMAGES[0];
+            self.bases.push(BaseImage {
+                real: 0,
+                releases: vec![(DateTime::UNIX_EPOCH, Segment::new(real.steps.clone()))],
+            });
+        }
+    }
+}

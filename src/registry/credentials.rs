@@ -1,0 +1,117 @@
+//! Who we are to the gateway.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use reqwest::Url;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+
+use super::signature::SigningKey;
+
+/// How requests are authenticated. Secrets are masked in `Debug`.
+#[derive(Debug, Clone)]
+pub enum Credentials {
+    /// A token from elsewhere, sent as `X-Auth-Token`; it cannot be renewed.
+    Token(SecretString),
+    /// An access key that signs each request.
+    Key(SigningKey),
+    /// An IAM user, for whom tokens are fetched and renewed.
+    Password(PasswordLogin),
+}
+
+/// An IAM user (api-iam iam_30_0001).
+#[derive(Debug, Clone)]
+pub struct PasswordLogin {
+    /// Scheme and host of IAM.
+    pub iam_endpoint: Url,
+    /// The user's name.
+    pub user: String,
+    /// The user's password.
+    pub password: SecretString,
+    /// The account (domain) the user belongs to.
+    pub account: String,
+    /// The project the token is for: SWR is a project-level service.
+    pub project_id: String,
+}
+
+impl PasswordLogin {
+    pub(super) fn body(&self) -> Value {
+        let PasswordLogin { iam_endpoint: _, user, password, account, project_id } = self;
+        json!({
+            "auth": {
+                "identity": {
+                    "methods": ["password"],
+                    "password": {
+                        "user": {
+                            "name": user,
+                            "password": password.expose_secret(),
+                            "domain": { "name": account },
+                        },
+                    },
+                },
+                "scope": { "project": { "id": project_id } },
+            },
+        })
+    }
+}
+
+/// A token from IAM, and from when on it should be replaced.
+#[derive(Debug, Clone)]
+pub(super) struct IssuedToken {
+    pub(super) value: SecretString,
+    pub(super) renew_at: DateTime<Utc>,
+}
+
+/// Tokens live for 24 h; this is assumed where the answer does not say.
+const ASSUMED_LIFETIME: TimeDelta = TimeDelta::hours(12);
+
+impl IssuedToken {
+    /// Renewal falls into the last tenth of the lifetime, but not more than half an hour early.
+    pub(super) fn new(value: String, body: &[u8], now: DateTime<Utc>) -> IssuedToken {
+        let expires_at = serde_json::from_slice::<Value>(body)
+            .ok()
+            .and_then(|document| DateTime::parse_from_rfc3339(document["token"]["expires_at"].as_str()?).ok())
+            .map_or(now + ASSUMED_LIFETIME, |time| time.to_utc());
+        let margin = ((expires_at - now) / 10).min(TimeDelta::minutes(30));
+        IssuedToken { value: value.into(), renew_at: expires_at - margin }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_secret_shows_in_debug_output() {
+        let login = PasswordLogin {
+            iam_endpoint: "https://iam.example".parse().unwrap(),
+            user: "user".to_owned(),
+            password: "hunter2-secret".into(),
+            account: "account".to_owned(),
+            project_id: "p".to_owned(),
+        };
+        let all = format!(
+            "{:?}{:?}{:?}",
+            Credentials::Token("t-secret".into()),
+            Credentials::Key(SigningKey {
+                access_key: "AK".to_owned(),
+                secret_key: "sk-secret".into(),
+                security_token: Some("st-secret".into()),
+            }),
+            Credentials::Password(login),
+        );
+        assert!(all.contains("AK") && !all.contains("secret\""), "{all}");
+        assert_eq!(all.matches("-secret").count(), 0, "{all}");
+    }
+
+    #[test]
+    fn a_token_is_renewed_before_it_expires() {
+        let now = "2026-01-01T00:00:00Z".parse::<DateTime<Utc>>().unwrap();
+        let renew_at = |expires: &str| {
+            let body = format!(r#"{{"token":{{"expires_at":"{expires}"}}}}"#);
+            IssuedToken::new("t".to_owned(), body.as_bytes(), now).renew_at - now
+        };
+        assert_eq!(renew_at("2026-01-02T00:00:00.000000Z"), TimeDelta::minutes(24 * 60 - 30));
+        assert_eq!(renew_at("2026-01-01T00:01:40.000000Z"), TimeDelta::seconds(90));
+        assert!(renew_at("nonsense") > TimeDelta::hours(11));
+    }
+}

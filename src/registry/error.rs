@@ -1,0 +1,283 @@
+//! What can go wrong with a request, in terms an operator can act on.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// A request that did not bring what was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("{request}: {failure}{}", Effort { attempts: *attempts, elapsed: *elapsed })]
+pub struct RegistryError {
+    /// What was asked, in words: `GET …/artifacts?marker=301&limit=100`.
+    pub request: String,
+    /// How often it was asked.
+    pub attempts: u32,
+    /// How long all attempts took together.
+    pub elapsed: Duration,
+    /// What came back; part of the message, so it is no `source` as well.
+    pub failure: RequestFailure,
+}
+
+struct Effort {
+    attempts: u32,
+    elapsed: Duration,
+}
+
+impl fmt::Display for Effort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.attempts {
+            0 | 1 => Ok(()),
+            attempts => write!(f, " (after {attempts} attempts in {:.1} s)", self.elapsed.as_secs_f64()),
+        }
+    }
+}
+
+/// The ways a request can fail.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestFailure {
+    /// An answer with an error status.
+    #[error(transparent)]
+    Status(#[from] StatusFailure),
+    /// No answer: refused, reset, timed out, or not trusted.
+    #[error("no answer: {reason}")]
+    NoAnswer {
+        /// The innermost cause in words, without the URL.
+        reason: String,
+    },
+    /// A success status with an answer that cannot be read.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// The listing came back to a marker it had been at before.
+    #[error("the listing gives the marker {marker} a second time: it would never end")]
+    RepeatedMarker {
+        /// The marker.
+        marker: i64,
+    },
+    /// The catalog kept giving fewer entries than it says it has.
+    #[error("the catalog gives {given} of {total} {what} and does not settle")]
+    IncompleteCatalog {
+        /// Namespaces or repositories.
+        what: &'static str,
+        /// Distinct entries received.
+        given: u64,
+        /// Entries the API claims to have.
+        total: u64,
+    },
+    /// The credentials cannot be sent: a token with line breaks, for example.
+    #[error("the {what} holds characters that a header cannot carry")]
+    BadHeader {
+        /// Which value.
+        what: &'static str,
+    },
+}
+
+/// An answer that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("unreadable answer: {reason}")]
+pub struct Malformed {
+    reason: String,
+}
+
+impl Malformed {
+    pub(super) fn new(reason: impl Into<String>) -> Malformed {
+        Malformed { reason: reason.into() }
+    }
+}
+
+/// An answer with an error status, whatever the shape of its body.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct StatusFailure {
+    /// The HTTP status.
+    pub status: u16,
+    /// The error code: `SVCSTG.SWR.4040010`, `APIGW.0301`, ….
+    pub code: Option<String>,
+    /// The message, or the beginning of a body in no known shape.
+    pub message: String,
+    /// What support asks for.
+    pub request_id: Option<String>,
+}
+
+impl fmt::Display for StatusFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let StatusFailure { status, code, message, request_id } = self;
+        write!(f, "HTTP {status}")?;
+        if let Some(code) = code {
+            write!(f, " {code}")?;
+        }
+        if !message.is_empty() {
+            write!(f, ": {message}")?;
+        }
+        if let Some(request_id) = request_id {
+            write!(f, " (request id {request_id})")?;
+        }
+        Ok(())
+    }
+}
+
+impl StatusFailure {
+    /// Whether the gateway itself answered, not the service behind it.
+    pub fn is_from_gateway(&self) -> bool {
+        self.code.as_deref().is_some_and(|code| code.starts_with("APIGW.") || code.starts_with("APIG."))
+    }
+
+    /// Reads an error body: JSON in any of the shapes the platform uses, HTML, or nothing.
+    ///
+    /// `request_id` is the header's; a body may carry one too.
+    pub(super) fn read(status: u16, request_id: Option<String>, body: &[u8]) -> StatusFailure {
+        let document = serde_json::from_slice::<Value>(body).ok();
+        let found = document.as_ref().and_then(code_and_message);
+        let request_id = request_id.or_else(|| {
+            let id = document.as_ref()?.get("request_id")?.as_str()?;
+            Some(one_line(id, MESSAGE_CHARS))
+        });
+        let (code, message) = match found {
+            Some((code, message)) => (code, message),
+            None => (None, one_line(&without_markup(&String::from_utf8_lossy(body)), 200)),
+        };
+        StatusFailure { status, code, message, request_id }
+    }
+}
+
+const MESSAGE_CHARS: usize = 1_000;
+
+/// The names under which code and message occur, in the order the official SDKs try them.
+const NAMES: [(&str, &str); 3] =
+    [("error_code", "error_msg"), ("errorCode", "errorMessage"), ("code", "message")];
+
+fn code_and_message(document: &Value) -> Option<(Option<String>, String)> {
+    match document {
+        Value::Object(fields) => {
+            for (code, message) in NAMES {
+                let code = fields.get(code).and_then(scalar);
+                let text = fields.get(message).or_else(|| fields.get("errorMsg")).and_then(scalar);
+                if code.is_some() || text.is_some() {
+                    return Some((code, redact(&text.unwrap_or_default())));
+                }
+            }
+            ["error", "errors"].iter().find_map(|name| code_and_message(fields.get(*name)?))
+        }
+        Value::Array(entries) => entries.first().and_then(code_and_message),
+        _ => None,
+    }
+}
+
+fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(one_line(text, MESSAGE_CHARS)),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// A gateway may quote the request it got, the Authorization header included.
+fn redact(message: &str) -> String {
+    const MARKS: [&str; 3] = ["Signature=", "x-security-token:", "x-auth-token:"];
+    let mut text = message.to_owned();
+    for mark in MARKS {
+        let mut from = 0;
+        while let Some(found) = find_ignoring_case(&text[from..], mark) {
+            let start = from + found + mark.len();
+            let end = text[start..].find(['|', ' ', ',', '"', '\'']).map_or(text.len(), |length| start + length);
+            text.replace_range(start..end, "[redacted]");
+            from = start + "[redacted]".len();
+        }
+    }
+    text
+}
+
+fn find_ignoring_case(text: &str, mark: &str) -> Option<usize> {
+    text.to_ascii_lowercase().find(&mark.to_ascii_lowercase())
+}
+
+fn one_line(text: &str, limit: usize) -> String {
+    let mut line = String::new();
+    for (count, character) in text.trim().chars().enumerate() {
+        if count == limit {
+            line.push('…');
+            break;
+        }
+        line.push(if character.is_control() { ' ' } else { character });
+    }
+    line
+}
+
+/// The words of an HTML page: what stands between the tags.
+fn without_markup(text: &str) -> String {
+    let mut words = String::new();
+    let mut in_tag = false;
+    for character in text.chars() {
+        match character {
+            '<' => in_tag = true,
+            '>' if in_tag => {
+                in_tag = false;
+                words.push(' ');
+            }
+            _ if !in_tag => words.push(character),
+            _ => {}
+        }
+    }
+    words.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+impl RegistryError {
+    /// The status of the answer, if there was one with an error status.
+    pub fn status(&self) -> Option<&StatusFailure> {
+        match &self.failure {
+            RequestFailure::Status(status) => Some(status),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(body: &str, expected: &str) {
+        let failure = StatusFailure::read(400, Some("r-1".to_owned()), body.as_bytes());
+        assert_eq!(failure.to_string(), expected);
+    }
+
+    #[test]
+    fn every_error_shape_gives_code_message_and_request_id() {
+        check(
+            r#"{"error_code":"SVCSTG.SWR.4000013","error_msg":"bad digest","encoded_authorization_message":"x"}"#,
+            "HTTP 400 SVCSTG.SWR.4000013: bad digest (request id r-1)",
+        );
+        check(
+            r#"{"errors":[{"errorCode":"A","errorMessage":"old","detail":"d"}],"error_code":"B","error_msg":"new"}"#,
+            "HTTP 400 B: new (request id r-1)",
+        );
+        check(r#"[{"errorCode":"A","errorMessage":"bare","detail":"d"}]"#, "HTTP 400 A: bare (request id r-1)");
+        check(
+            r#"{"error":{"code":401,"message":"wrong password","title":"Unauthorized"}}"#,
+            "HTTP 400 401: wrong password (request id r-1)",
+        );
+        check(
+            r#"{"errors":[{"code":"NOT_FOUND","message":"no such artifact"}]}"#,
+            "HTTP 400 NOT_FOUND: no such artifact (request id r-1)",
+        );
+        check(
+            "<html><head><title>502</title></head><body>Bad\nGateway</body></html>",
+            "HTTP 400: 502 Bad Gateway (request id r-1)",
+        );
+        check("", "HTTP 400 (request id r-1)");
+    }
+
+    #[test]
+    fn the_request_id_of_the_body_counts_where_the_header_is_missing() {
+        let body = br#"{"error_msg":"throttled","error_code":"APIGW.0308","request_id":"r-2"}"#;
+        let failure = StatusFailure::read(429, None, body);
+        assert_eq!(failure.to_string(), "HTTP 429 APIGW.0308: throttled (request id r-2)");
+        assert!(failure.is_from_gateway());
+    }
+
+    #[test]
+    fn a_quoted_signature_or_token_is_redacted() {
+        let body = br#"{"error_code":"APIGW.0301","error_msg":"verify failed, GET|/v2/|X-Security-Token:st0ken|Signature=abc123|end"}"#;
+        let text = StatusFailure::read(401, None, body).to_string();
+        assert!(!text.contains("st0ken") && !text.contains("abc123"), "{text}");
+        assert!(text.contains("end"), "{text}");
+    }
+}

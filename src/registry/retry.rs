@@ -1,0 +1,84 @@
+//! When to ask again, and how long to wait before.
+
+use std::time::Duration;
+
+/// How often a request is sent, and the waits between: capped exponential
+/// back-off with full jitter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Attempts in all, the first included; at least 1.
+    pub max_attempts: u32,
+    /// Upper end of the first wait; each later one doubles it.
+    pub base_delay: Duration,
+    /// Upper end of any wait, those the gateway asks for included.
+    pub max_delay: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> RetryPolicy {
+        RetryPolicy { max_attempts: 8, base_delay: Duration::from_millis(500), max_delay: Duration::from_secs(60) }
+    }
+}
+
+impl RetryPolicy {
+    /// The wait after the given number of failed attempts. `chance` is in 0..1;
+    /// `asked` is what the gateway asked for, which is never undercut except by the cap.
+    pub fn delay(&self, failed_attempts: u32, chance: f64, asked: Option<Duration>) -> Duration {
+        let doubled = 2_u32.checked_pow(failed_attempts.saturating_sub(1)).unwrap_or(u32::MAX);
+        let ceiling = self.base_delay.saturating_mul(doubled).min(self.max_delay);
+        let jittered = ceiling.mul_f64(chance.clamp(0.0, 1.0));
+        match asked {
+            // Jitter on top, so that many clients do not come back in the same instant.
+            Some(asked) => asked.min(self.max_delay) + jittered.min(self.base_delay),
+            None => jittered,
+        }
+    }
+}
+
+/// Whether another attempt may bring another answer.
+pub(super) fn is_retryable(status: u16) -> bool {
+    matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504)
+}
+
+/// `Retry-After` in seconds (RFC 9110, 10.2.3). The date form is not sent by API gateways.
+pub(super) fn retry_after(value: &str) -> Option<Duration> {
+    value.trim().parse().ok().map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: RetryPolicy = RetryPolicy {
+        max_attempts: 5,
+        base_delay: Duration::from_millis(100),
+        max_delay: Duration::from_secs(2),
+    };
+
+    #[test]
+    fn the_ceiling_doubles_up_to_the_cap() {
+        let ceilings: Vec<u128> = (1..=7).map(|n| POLICY.delay(n, 1.0, None).as_millis()).collect();
+        assert_eq!(ceilings, [100, 200, 400, 800, 1600, 2000, 2000]);
+        assert_eq!(POLICY.delay(u32::MAX, 1.0, None), POLICY.max_delay);
+    }
+
+    #[test]
+    fn full_jitter_reaches_down_to_zero() {
+        assert_eq!(POLICY.delay(3, 0.0, None), Duration::ZERO);
+        assert_eq!(POLICY.delay(3, 0.5, None), Duration::from_millis(200));
+    }
+
+    #[test]
+    fn what_the_gateway_asks_for_is_waited_in_full_up_to_the_cap() {
+        let asked = Some(Duration::from_secs(1));
+        assert_eq!(POLICY.delay(1, 0.0, asked), Duration::from_secs(1));
+        assert_eq!(POLICY.delay(1, 1.0, asked), Duration::from_millis(1100));
+        assert_eq!(POLICY.delay(1, 0.0, Some(Duration::from_secs(3600))), POLICY.max_delay);
+    }
+
+    #[test]
+    fn retry_after_is_seconds() {
+        assert_eq!(retry_after(" 7 "), Some(Duration::from_secs(7)));
+        assert_eq!(retry_after("Wed, 21 Oct 2026 07:28:00 GMT"), None);
+    }
+}

@@ -1,0 +1,384 @@
+//! The one door for requests: paces, signs, sends, retries, and explains failures.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Method, Url};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::credentials::{Credentials, IssuedToken, PasswordLogin};
+use super::error::{Malformed, RegistryError, RequestFailure, StatusFailure};
+use super::meter::RequestMeter;
+use super::pace::Pace;
+use super::retry::{self, RetryPolicy};
+use super::signature::{self, RequestToSign};
+use crate::clock::Clock;
+use crate::run::RequestKind;
+
+/// Time-outs, retries and caps.
+#[derive(Debug, Clone)]
+pub struct TransportSettings {
+    /// Limit for the connection to stand.
+    pub connect_timeout: Duration,
+    /// Limit for one attempt, from the start of the connection to the last byte of the answer.
+    pub request_timeout: Duration,
+    /// When to ask again.
+    pub retry: RetryPolicy,
+    /// Cap on requests on their way at a time.
+    pub max_in_flight: usize,
+    /// Cap on requests started per second; `None` for no cap.
+    pub max_requests_per_second: Option<f64>,
+}
+
+impl Default for TransportSettings {
+    fn default() -> TransportSettings {
+        TransportSettings {
+            connect_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(60),
+            retry: RetryPolicy::default(),
+            max_in_flight: 16,
+            max_requests_per_second: Some(50.0),
+        }
+    }
+}
+
+/// An answer larger than this is not read: it bounds the memory a request can take.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// A connection to one gateway.
+#[derive(Debug)]
+pub(super) struct Transport {
+    http: reqwest::Client,
+    endpoint: Url,
+    project_id: String,
+    credentials: Credentials,
+    token: Mutex<Option<IssuedToken>>,
+    settings: TransportSettings,
+    pace: Pace,
+    meter: Arc<RequestMeter>,
+    clock: Clock,
+}
+
+/// A GET below the endpoint.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Call<'a> {
+    pub(super) kind: RequestKind,
+    /// The path on the wire, percent-encoded.
+    pub(super) path: &'a str,
+    /// Decoded names and values.
+    pub(super) query: &'a [(&'a str, &'a str)],
+}
+
+/// What one attempt brought.
+enum Attempt {
+    Answer { headers: HeaderMap, body: Vec<u8> },
+    Refused { failure: StatusFailure, retry_after: Option<Duration> },
+    Lost { failure: RequestFailure },
+}
+
+struct Outgoing<'a> {
+    kind: RequestKind,
+    method: Method,
+    url: Url,
+    body: Option<Vec<u8>>,
+    authenticate: Option<&'a Call<'a>>,
+}
+
+impl Transport {
+    pub(super) fn new(
+        endpoint: Url,
+        project_id: String,
+        credentials: Credentials,
+        settings: TransportSettings,
+        clock: Clock,
+    ) -> Result<Transport, reqwest::Error> {
+        // Fails only if a provider is installed already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("swr-sync/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(settings.connect_timeout)
+            .timeout(settings.request_timeout)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()?;
+        let pace = Pace::new(settings.max_in_flight, settings.max_requests_per_second);
+        Ok(Transport {
+            http,
+            endpoint,
+            project_id,
+            credentials,
+            token: Mutex::new(None),
+            settings,
+            pace,
+            meter: Arc::default(),
+            clock,
+        })
+    }
+
+    pub(super) fn meter(&self) -> &Arc<RequestMeter> {
+        &self.meter
+    }
+
+    pub(super) fn max_in_flight(&self) -> usize {
+        self.settings.max_in_flight
+    }
+
+    /// Sends a GET and gives the body of a 2xx answer.
+    ///
+    /// Sent again, up to the policy's number of attempts: 408, 425, 429, 500, 502, 503, 504,
+    /// and requests without an answer. A 401 is sent again once, and only if a new token can
+    /// be fetched: five failed signatures in a row lock a key.
+    pub(super) async fn get(&self, call: Call<'_>) -> Result<Vec<u8>, RegistryError> {
+        let outgoing = Outgoing {
+            kind: call.kind,
+            method: Method::GET,
+            url: self.url(&call),
+            body: None,
+            authenticate: Some(&call),
+        };
+        self.send(&outgoing).await.map(|(_, body)| body)
+    }
+
+    async fn send(&self, outgoing: &Outgoing<'_>) -> Result<(HeaderMap, Vec<u8>), RegistryError> {
+        let begin = Instant::now();
+        let mut attempts = 0;
+        let mut renewed = false;
+        let fail = |attempts, failure| RegistryError {
+            request: format!("{} {}", outgoing.method, outgoing.url),
+            attempts,
+            elapsed: begin.elapsed(),
+            failure,
+        };
+        loop {
+            let token = match outgoing.authenticate {
+                Some(_) => self.current_token().await?,
+                None => None,
+            };
+            attempts += 1;
+            if attempts > 1 {
+                self.meter.retried();
+            }
+            let attempt = self.attempt(outgoing, token.as_ref()).await;
+            let (failure, retry_after) = match attempt {
+                Ok(Attempt::Answer { headers, body }) => return Ok((headers, body)),
+                Ok(Attempt::Refused { failure, .. }) if failure.status == 401 => {
+                    let renewable = outgoing.authenticate.is_some() && token.is_some() && self.is_renewable();
+                    if renewed || !renewable {
+                        return Err(fail(attempts, failure.into()));
+                    }
+                    renewed = true;
+                    self.discard(token).await;
+                    continue;
+                }
+                Ok(Attempt::Refused { failure, .. }) if !retry::is_retryable(failure.status) => {
+                    return Err(fail(attempts, failure.into()));
+                }
+                Ok(Attempt::Refused { failure, retry_after }) => (failure.into(), retry_after),
+                Ok(Attempt::Lost { failure }) => (failure, None),
+                Err(failure) => return Err(fail(attempts, failure)),
+            };
+            if attempts >= self.settings.retry.max_attempts {
+                return Err(fail(attempts, failure));
+            }
+            let delay = self.settings.retry.delay(attempts, fastrand::f64(), retry_after);
+            tracing::debug!(
+                kind = outgoing.kind.as_str(),
+                attempts,
+                delay_ms = delay.as_millis() as u64,
+                "{failure}; asking again"
+            );
+            if matches!(&failure, RequestFailure::Status(status) if status.status == 429) {
+                self.pace.pause(delay);
+            } else {
+                tokio::time::sleep(delay).await;
+            }
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the door: every request leaves from here")]
+    async fn attempt(
+        &self,
+        outgoing: &Outgoing<'_>,
+        token: Option<&SecretString>,
+    ) -> Result<Attempt, RequestFailure> {
+        let _permit = self.pace.permit().await;
+        let mut request = reqwest::Request::new(outgoing.method.clone(), outgoing.url.clone());
+        if let Some(body) = &outgoing.body {
+            request.headers_mut().insert("content-type", HeaderValue::from_static("application/json;charset=utf8"));
+            *request.body_mut() = Some(body.clone().into());
+        }
+        if let Some(call) = outgoing.authenticate {
+            self.authenticate(request.headers_mut(), &outgoing.url, call, token)?;
+        }
+        let mut response = match self.http.execute(request).await {
+            Ok(response) => response,
+            Err(error) => return Ok(self.lost(outgoing.kind, error)),
+        };
+        let status = response.status().as_u16();
+        let mut body = Vec::new();
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_ANSWER_BYTES => body.extend_from_slice(&chunk),
+                Ok(Some(_)) => {
+                    self.meter.answered(outgoing.kind, Some(status));
+                    let reason = format!("the answer is longer than {MAX_ANSWER_BYTES} bytes");
+                    return Err(Malformed::new(reason).into());
+                }
+                Ok(None) => break,
+                Err(error) => return Ok(self.lost(outgoing.kind, error)),
+            }
+        }
+        self.meter.answered(outgoing.kind, Some(status));
+        let headers = std::mem::take(response.headers_mut());
+        if (200..300).contains(&status) {
+            return Ok(Attempt::Answer { headers, body });
+        }
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        Ok(Attempt::Refused {
+            failure: StatusFailure::read(status, header("x-request-id").map(str::to_owned), &body),
+            retry_after: header("retry-after").and_then(retry::retry_after),
+        })
+    }
+
+    fn lost(&self, kind: RequestKind, error: reqwest::Error) -> Attempt {
+        self.meter.answered(kind, None);
+        Attempt::Lost { failure: RequestFailure::NoAnswer { reason: reason(error) } }
+    }
+
+    fn url(&self, call: &Call<'_>) -> Url {
+        let mut url = self.endpoint.clone();
+        // The path is encoded already, and the URL type leaves valid escapes as they are.
+        url.set_path(&format!("{}{}", self.endpoint.path().trim_end_matches('/'), call.path));
+        let query = signature::canonical_query(call.query);
+        url.set_query((!query.is_empty()).then_some(&query));
+        url
+    }
+
+    /// Adds what proves who we are. `url` is what goes on the wire.
+    fn authenticate(
+        &self,
+        headers: &mut HeaderMap,
+        url: &Url,
+        call: &Call<'_>,
+        token: Option<&SecretString>,
+    ) -> Result<(), RequestFailure> {
+        let key = match (&self.credentials, token) {
+            (_, Some(token)) => {
+                headers.insert("x-auth-token", secret_header("token", token.expose_secret())?);
+                return Ok(());
+            }
+            (Credentials::Key(key), None) => key,
+            (Credentials::Token(_) | Credentials::Password(_), None) => return Ok(()),
+        };
+        let host = host(url);
+        headers.insert("x-project-id", header("project id", &self.project_id)?);
+        let signed = signature::sign(
+            &RequestToSign {
+                method: "GET",
+                path: url.path(),
+                query: call.query,
+                headers: &[("host", &host), ("x-project-id", &self.project_id)],
+                body: &[],
+            },
+            key,
+            self.clock.now(),
+        );
+        for (name, value) in signed.iter() {
+            headers.insert(HeaderName::from_static(name), secret_header("access key or security token", value)?);
+        }
+        Ok(())
+    }
+
+    fn is_renewable(&self) -> bool {
+        matches!(self.credentials, Credentials::Password(_))
+    }
+
+    /// The token to send; fetched, or renewed before it expires, where there is an IAM user.
+    /// Whoever comes while one is being fetched waits for it.
+    async fn current_token(&self) -> Result<Option<SecretString>, RegistryError> {
+        let login = match &self.credentials {
+            Credentials::Key(_) => return Ok(None),
+            Credentials::Token(token) => return Ok(Some(token.clone())),
+            Credentials::Password(login) => login,
+        };
+        let mut current = self.token.lock().await;
+        if let Some(token) = current.as_ref().filter(|token| self.clock.now() < token.renew_at) {
+            return Ok(Some(token.value.clone()));
+        }
+        let token = Box::pin(self.login(login)).await?;
+        let value = token.value.clone();
+        *current = Some(token);
+        Ok(Some(value))
+    }
+
+    /// Forgets a token the gateway refused, unless another request has renewed it since.
+    async fn discard(&self, refused: Option<SecretString>) {
+        let mut current = self.token.lock().await;
+        let is_same = match (current.as_ref(), refused.as_ref()) {
+            (Some(current), Some(refused)) => current.value.expose_secret() == refused.expose_secret(),
+            _ => false,
+        };
+        if is_same {
+            *current = None;
+        }
+    }
+
+    /// Fetches a token (api-iam iam_30_0001). The catalog of services is left out of the answer.
+    async fn login(&self, login: &PasswordLogin) -> Result<IssuedToken, RegistryError> {
+        let mut url = login.iam_endpoint.clone();
+        url.set_path("/v3/auth/tokens");
+        url.set_query(Some("nocatalog=true"));
+        let outgoing = Outgoing {
+            kind: RequestKind::Token,
+            method: Method::POST,
+            url,
+            body: Some(login.body().to_string().into_bytes()),
+            authenticate: None,
+        };
+        let (headers, body) = self.send(&outgoing).await?;
+        match headers.get("x-subject-token").and_then(|value| value.to_str().ok()) {
+            Some(token) => Ok(IssuedToken::new(token.to_owned(), &body, self.clock.now())),
+            None => Err(RegistryError {
+                request: format!("POST {}", outgoing.url),
+                attempts: 1,
+                elapsed: Duration::ZERO,
+                failure: Malformed::new("the answer has no X-Subject-Token header").into(),
+            }),
+        }
+    }
+}
+
+/// The Host header as the HTTP library sends it: with the port unless it is the scheme's own.
+fn host(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
+}
+
+fn header(what: &'static str, value: &str) -> Result<HeaderValue, RequestFailure> {
+    HeaderValue::from_str(value).map_err(|_| RequestFailure::BadHeader { what })
+}
+
+/// A header that HTTP libraries keep out of their logs.
+fn secret_header(what: &'static str, value: &str) -> Result<HeaderValue, RequestFailure> {
+    let mut value = header(what, value)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// The innermost cause in words: what lies around it repeats the URL.
+fn reason(error: reqwest::Error) -> String {
+    if error.is_timeout() {
+        return if error.is_connect() { "the connection timed out" } else { "the request timed out" }.to_owned();
+    }
+    let error = error.without_url();
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

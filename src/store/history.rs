@@ -1,0 +1,578 @@
+//! Build histories: which are wanted, and how they are stored.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::postgres::PgBindIterExt;
+use sqlx::types::Json;
+use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
+
+use super::{Doing, Run, StoreError, content, to_micros};
+use crate::build_history::{BuildStep, HistoryAnswer, HistoryOutcome, HistoryRequest, Layer, RepositoryPath};
+use crate::data_issue::DataIssue;
+
+/// Which of these digests need a request, each once, with the names to ask by.
+///
+/// Wanted are digests never asked for, and those whose last answer was not final and whose
+/// time has come. Names are those of the catalog this run has staged.
+pub async fn histories_wanted(
+    connection: &mut PgConnection,
+    run: Run,
+    digests: &[(&str, i64)],
+    now: DateTime<Utc>,
+) -> Result<Vec<HistoryRequest>, StoreError> {
+    let rows = sqlx::query!(
+        r#"select distinct on (a.digest) a.digest as "digest!", r.namespace_name as "namespace?", r.name as "name?"
+           from unnest($3::text[], $4::bigint[]) as a (digest, repository_id)
+           left join swr.manifest m on m.instance_id = $1 and m.digest = a.digest
+           left join swr.staged_repository r
+             on r.instance_id = $1 and r.run_id = $2 and r.repository_id = a.repository_id
+           where m.digest is null or m.next_attempt_at <= $5
+           order by a.digest, r.row_number desc nulls last"#,
+        run.instance_id,
+        run.run_id,
+        digests.iter().map(|(digest, _)| *digest).bind_iter() as _,
+        digests.iter().map(|(_, repository_id)| *repository_id).bind_iter() as _,
+        to_micros(now)
+    )
+    .fetch_all(connection)
+    .await
+    .doing("see which build histories are wanted")?;
+    Ok(rows
+        .into_iter()
+        .map(|row| HistoryRequest {
+            digest: row.digest,
+            repository: row
+                .namespace
+                .zip(row.name)
+                .map(|(namespace, name)| RepositoryPath { namespace, name }),
+        })
+        .collect())
+}
+
+/// Whether the database holds other instances, whose build histories could be reused.
+pub async fn has_other_instances(connection: &mut PgConnection, instance_id: i32) -> Result<bool, StoreError> {
+    sqlx::query_scalar!(
+        r#"select exists (select from swr.instance where instance_id <> $1) as "exists!""#,
+        instance_id
+    )
+    .fetch_one(connection)
+    .await
+    .doing("look for other instances")
+}
+
+/// Copies histories that another instance of the same database has already brought, and
+/// gives the number of rows written and the digests that need no request any more.
+pub async fn reuse_histories(
+    connection: &mut PgConnection,
+    instance_id: i32,
+    digests: &[&str],
+) -> Result<(u64, HashSet<String>), StoreError> {
+    let sources = sqlx::query!(
+        r#"select distinct on (m.digest) m.digest, m.instance_id
+           from swr.instance i
+           join swr.manifest m on m.instance_id = i.instance_id and m.digest = any($2)
+           where i.instance_id <> $1 and m.next_attempt_at is null
+           order by m.digest, m.instance_id"#,
+        instance_id,
+        digests as _
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .doing("look for build histories in other instances")?;
+    if sources.is_empty() {
+        return Ok((0, HashSet::new()));
+    }
+    let from: Vec<i32> = sources.iter().map(|source| source.instance_id).collect();
+    let digests: Vec<String> = sources.into_iter().map(|source| source.digest).collect();
+    let mut transaction = connection.begin().await.doing("begin to copy build histories")?;
+    let mut rows = 0;
+    rows += sqlx::query!(
+        "insert into swr.build_step
+             (created_at, instance_id, position, created_at_ns, build_step_id, command_id, layer_id, chain_id,
+              empty_layer, extra)
+         select distinct on (s.build_step_id)
+             s.created_at, $1, s.position, s.created_at_ns, s.build_step_id, s.command_id, s.layer_id, s.chain_id,
+             s.empty_layer, s.extra
+         from unnest($2::integer[], $3::text[]) as f (instance_id, digest)
+         join swr.manifest m on m.instance_id = f.instance_id and m.digest = f.digest
+         cross join lateral unnest(m.build_step_ids) as e (build_step_id)
+         join swr.build_step s on s.instance_id = m.instance_id and s.build_step_id = e.build_step_id
+         where not exists (
+             select from swr.build_step k where k.instance_id = $1 and k.build_step_id = s.build_step_id
+         )
+         on conflict do nothing",
+        instance_id,
+        &from,
+        &digests
+    )
+    .execute(&mut *transaction)
+    .await
+    .doing("copy build steps")?
+    .rows_affected();
+    rows += sqlx::query!(
+        "insert into swr.command (instance_id, command_id, command)
+         select distinct on (c.command_id) $1::integer, c.command_id, c.command
+         from unnest($2::integer[], $3::text[]) as f (instance_id, digest)
+         join swr.manifest m on m.instance_id = f.instance_id and m.digest = f.digest
+         cross join lateral unnest(m.build_step_ids) as e (build_step_id)
+         join swr.build_step s on s.instance_id = m.instance_id and s.build_step_id = e.build_step_id
+         join swr.command c on c.instance_id = s.instance_id and c.command_id = s.command_id
+         where not exists (
+             select from swr.command k where k.instance_id = $1 and k.command_id = c.command_id
+         )
+         on conflict do nothing",
+        instance_id,
+        &from,
+        &digests
+    )
+    .execute(&mut *transaction)
+    .await
+    .doing("copy commands")?
+    .rows_affected();
+    rows += sqlx::query!(
+        "insert into swr.layer (size_bytes, instance_id, layer_id, digest, media_type)
+         select distinct on (l.layer_id) l.size_bytes, $1::integer, l.layer_id, l.digest, l.media_type
+         from unnest($2::integer[], $3::text[]) as f (instance_id, digest)
+         join swr.manifest m on m.instance_id = f.instance_id and m.digest = f.digest
+         cross join lateral unnest(m.build_step_ids) as e (build_step_id)
+         join swr.build_step s on s.instance_id = m.instance_id and s.build_step_id = e.build_step_id
+         join swr.layer l on l.instance_id = s.instance_id and l.layer_id = s.layer_id
+         where not exists (
+             select from swr.layer k where k.instance_id = $1 and k.layer_id = l.layer_id
+         )
+         on conflict do nothing",
+        instance_id,
+        &from,
+        &digests
+    )
+    .execute(&mut *transaction)
+    .await
+    .doing("copy layers")?
+    .rows_affected();
+    rows += sqlx::query!(
+        "insert into swr.manifest
+             (instance_id, digest, outcome, attempts, attempted_at, http_status, error_code, error_message,
+              reported_total, build_step_ids, extra)
+         select $1, m.digest, m.outcome, m.attempts, m.attempted_at, m.http_status, m.error_code, m.error_message,
+                m.reported_total, m.build_step_ids, m.extra
+         from unnest($2::integer[], $3::text[]) as f (instance_id, digest)
+         join swr.manifest m on m.instance_id = f.instance_id and m.digest = f.digest
+         on conflict (instance_id, digest) do update
+         set outcome = excluded.outcome, attempts = excluded.attempts, attempted_at = excluded.attempted_at,
+             next_attempt_at = null, http_status = excluded.http_status, error_code = excluded.error_code,
+             error_message = excluded.error_message, reported_total = excluded.reported_total,
+             build_step_ids = excluded.build_step_ids, extra = excluded.extra",
+        instance_id,
+        &from,
+        &digests
+    )
+    .execute(&mut *transaction)
+    .await
+    .doing("copy manifests")?
+    .rows_affected();
+    transaction.commit().await.doing("commit copied build histories")?;
+    Ok((rows, digests.into_iter().collect()))
+}
+
+/// What a batch of answers wrote.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HistoryWrites {
+    /// Rows inserted or updated.
+    pub rows: u64,
+    /// Of these, data issues.
+    pub data_issues: u64,
+}
+
+/// Stores answers under their digests, over a connection of its own.
+///
+/// An answer is valid for ever, whatever becomes of the run, so it is stored outside of
+/// publish. Storing it twice changes nothing.
+#[derive(Debug)]
+pub struct HistoryWriter {
+    connection: PgConnection,
+    run: Run,
+    known: Known,
+}
+
+/// Content that is in the database for certain: most steps of an image are its base's.
+#[derive(Debug, Default)]
+struct Known(HashSet<Uuid>);
+
+impl Known {
+    /// Bounds the memory; forgetting costs only that a row is offered again.
+    const LIMIT: usize = 200_000;
+
+    fn remember(&mut self, ids: impl Iterator<Item = Uuid>) {
+        if self.0.len() >= Known::LIMIT {
+            self.0.clear();
+        }
+        self.0.extend(ids);
+    }
+}
+
+struct StepRow<'a> {
+    build_step_id: Uuid,
+    position: i32,
+    step: &'a BuildStep,
+    command_id: Option<Uuid>,
+    layer_id: Option<Uuid>,
+    chain_id: Option<Uuid>,
+}
+
+struct ManifestRow<'a> {
+    digest: &'a str,
+    outcome: &'static str,
+    is_final: bool,
+    http_status: Option<i16>,
+    error_code: Option<&'a str>,
+    error_message: Option<&'a str>,
+    reported_total: Option<i64>,
+    /// Where its steps are in the batch's flat list: first (from 1) and last, both inclusive.
+    first_step: i32,
+    last_step: i32,
+    extra: Option<&'a serde_json::Map<String, Value>>,
+}
+
+/// The rows of a batch, each once.
+#[derive(Default)]
+struct Batch<'a> {
+    offered: HashSet<Uuid>,
+    commands: Vec<(Uuid, &'a str)>,
+    layers: Vec<(Uuid, &'a Layer)>,
+    layers_seen: HashSet<&'a Layer>,
+    steps: Vec<StepRow<'a>>,
+    step_ids: Vec<Uuid>,
+    manifests: Vec<ManifestRow<'a>>,
+    issues: Vec<&'a DataIssue>,
+}
+
+impl HistoryWriter {
+    /// Stores for `run` over `connection`.
+    pub fn new(connection: PgConnection, run: Run) -> HistoryWriter {
+        HistoryWriter { connection, run, known: Known::default() }
+    }
+
+    /// Stores a batch in one transaction.
+    pub async fn store(&mut self, answers: &[HistoryAnswer], now: DateTime<Utc>) -> Result<HistoryWrites, StoreError> {
+        let now = to_micros(now);
+        let run = self.run;
+        let mut batch = Batch::default();
+        for answer in answers {
+            batch.add(answer, &self.known);
+        }
+        let mut transaction = self.connection.begin().await.doing("begin to store build histories")?;
+        let connection = &mut *transaction;
+        let mut rows = 0;
+        rows += insert_commands(connection, run, &batch.commands).await?;
+        rows += insert_layers(connection, run, &batch.layers).await?;
+        rows += insert_steps(connection, run, &batch.steps).await?;
+        rows += upsert_manifests(connection, run, &batch, now).await?;
+        let mut data_issues = insert_issues(connection, run, &batch.issues, now).await?;
+        data_issues += record_layer_conflicts(connection, run, &batch.layers, now).await?;
+        transaction.commit().await.doing("commit build histories")?;
+        self.known.remember(batch.offered.into_iter());
+        Ok(HistoryWrites { rows: rows + data_issues, data_issues })
+    }
+
+    /// Closes the connection.
+    pub async fn close(self) {
+        // All is committed; the server notices a lost connection by itself.
+        let _ = self.connection.close().await;
+    }
+}
+
+impl<'a> Batch<'a> {
+    fn add(&mut self, answer: &'a HistoryAnswer, known: &Known) {
+        let HistoryAnswer { digest, outcome } = answer;
+        let (word, is_final) = match outcome {
+            HistoryOutcome::Stored(_) => ("stored", true),
+            HistoryOutcome::Empty(_) => ("empty", true),
+            HistoryOutcome::Unsupported(_) => ("unsupported", true),
+            HistoryOutcome::Forbidden(_) => ("forbidden", false),
+            HistoryOutcome::Gone(_) => ("gone", false),
+            HistoryOutcome::Failed(_) => ("failed", false),
+        };
+        let first_step = self.step_ids.len() as i32 + 1;
+        let (history, refusal) = match outcome {
+            HistoryOutcome::Stored(history) | HistoryOutcome::Empty(history) => (Some(history), None),
+            HistoryOutcome::Unsupported(refusal)
+            | HistoryOutcome::Forbidden(refusal)
+            | HistoryOutcome::Gone(refusal)
+            | HistoryOutcome::Failed(refusal) => (None, Some(refusal)),
+        };
+        if let Some(history) = history {
+            self.add_steps(&history.steps, known);
+            self.issues.extend(&history.issues);
+        }
+        self.manifests.push(ManifestRow {
+            digest,
+            outcome: word,
+            is_final,
+            http_status: refusal.and_then(|refusal| refusal.status).map(|status| status as i16),
+            error_code: refusal.and_then(|refusal| refusal.code.as_deref()),
+            error_message: refusal.map(|refusal| refusal.message.as_str()),
+            reported_total: history.and_then(|history| history.reported_total),
+            first_step,
+            last_step: self.step_ids.len() as i32,
+            extra: history.and_then(|history| history.extra.as_ref()),
+        });
+    }
+
+    fn add_steps(&mut self, steps: &'a [BuildStep], known: &Known) {
+        let (mut parent, mut chain_id) = (None, None);
+        for (position, step) in (1..).zip(steps) {
+            let command_id = step.command.as_deref().map(content::command_id);
+            let layer_id = step.layer.as_ref().map(|layer| content::layer_id(&layer.digest));
+            let build_step_id = content::build_step_id(parent, step, command_id, layer_id);
+            chain_id = content::chain_id(chain_id, step, build_step_id, layer_id);
+            parent = Some(build_step_id);
+            self.step_ids.push(build_step_id);
+            // A known step has a known layer, unless the same layer comes with other values.
+            if let Some((layer_id, layer)) = layer_id.zip(step.layer.as_ref())
+                && self.layers_seen.insert(layer)
+            {
+                self.layers.push((layer_id, layer));
+            }
+            if known.0.contains(&build_step_id) || !self.offered.insert(build_step_id) {
+                continue;
+            }
+            if let Some((command_id, command)) = command_id.zip(step.command.as_deref())
+                && !known.0.contains(&command_id)
+                && self.offered.insert(command_id)
+            {
+                self.commands.push((command_id, command));
+            }
+            self.steps.push(StepRow { build_step_id, position, step, command_id, layer_id, chain_id });
+        }
+    }
+}
+
+async fn insert_commands(
+    connection: &mut PgConnection,
+    run: Run,
+    commands: &[(Uuid, &str)],
+) -> Result<u64, StoreError> {
+    if commands.is_empty() {
+        return Ok(0);
+    }
+    let result = sqlx::query!(
+        "insert into swr.command (instance_id, command_id, command)
+         select $1, c.command_id, c.command
+         from unnest($2::uuid[], $3::text[]) as c (command_id, command)
+         where not exists (
+             select from swr.command k where k.instance_id = $1 and k.command_id = c.command_id
+         )
+         on conflict do nothing",
+        run.instance_id,
+        commands.iter().map(|(id, _)| *id).bind_iter() as _,
+        commands.iter().map(|(_, command)| *command).bind_iter() as _,
+    )
+    .execute(connection)
+    .await
+    .doing("store commands")?;
+    Ok(result.rows_affected())
+}
+
+async fn insert_layers(
+    connection: &mut PgConnection,
+    run: Run,
+    layers: &[(Uuid, &Layer)],
+) -> Result<u64, StoreError> {
+    if layers.is_empty() {
+        return Ok(0);
+    }
+    let result = sqlx::query!(
+        "insert into swr.layer (size_bytes, instance_id, layer_id, digest, media_type)
+         select l.size_bytes, $1, l.layer_id, l.digest, l.media_type
+         from unnest($2::bigint[], $3::uuid[], $4::text[], $5::text[]) as l (size_bytes, layer_id, digest, media_type)
+         where not exists (
+             select from swr.layer k where k.instance_id = $1 and k.layer_id = l.layer_id
+         )
+         on conflict do nothing",
+        run.instance_id,
+        layers.iter().map(|(_, layer)| layer.size_bytes).bind_iter() as _,
+        layers.iter().map(|(id, _)| *id).bind_iter() as _,
+        layers.iter().map(|(_, layer)| layer.digest.as_str()).bind_iter() as _,
+        layers.iter().map(|(_, layer)| layer.media_type.as_deref()).bind_iter() as _,
+    )
+    .execute(connection)
+    .await
+    .doing("store layers")?;
+    Ok(result.rows_affected())
+}
+
+async fn insert_steps(connection: &mut PgConnection, run: Run, steps: &[StepRow<'_>]) -> Result<u64, StoreError> {
+    if steps.is_empty() {
+        return Ok(0);
+    }
+    let result = sqlx::query!(
+        "insert into swr.build_step
+             (created_at, instance_id, position, created_at_ns, build_step_id, command_id, layer_id, chain_id,
+              empty_layer, extra)
+         select s.created_at, $1, s.position, s.created_at_ns, s.build_step_id, s.command_id, s.layer_id, s.chain_id,
+                s.empty_layer, s.extra
+         from unnest($2::timestamptz[], $3::integer[], $4::smallint[], $5::uuid[], $6::uuid[], $7::uuid[],
+                     $8::uuid[], $9::boolean[], $10::jsonb[])
+              as s (created_at, position, created_at_ns, build_step_id, command_id, layer_id, chain_id,
+                    empty_layer, extra)
+         where not exists (
+             select from swr.build_step k where k.instance_id = $1 and k.build_step_id = s.build_step_id
+         )
+         on conflict do nothing",
+        run.instance_id,
+        steps.iter().map(|row| row.step.created_at.map(to_micros)).bind_iter() as _,
+        steps.iter().map(|row| row.position).bind_iter() as _,
+        steps.iter().map(|row| row.step.created_at.map(nanos_beyond_micros)).bind_iter() as _,
+        steps.iter().map(|row| row.build_step_id).bind_iter() as _,
+        steps.iter().map(|row| row.command_id).bind_iter() as _,
+        steps.iter().map(|row| row.layer_id).bind_iter() as _,
+        steps.iter().map(|row| row.chain_id).bind_iter() as _,
+        steps.iter().map(|row| row.step.empty_layer).bind_iter() as _,
+        steps.iter().map(|row| row.step.extra.as_ref().map(Json)).bind_iter() as _,
+    )
+    .execute(connection)
+    .await
+    .doing("store build steps")?;
+    Ok(result.rows_affected())
+}
+
+/// Writes how each fetch ended. What failed is due again at once after the first run that
+/// met it, then after an hour, four hours, and so on up to a week.
+async fn upsert_manifests(
+    connection: &mut PgConnection,
+    run: Run,
+    batch: &Batch<'_>,
+    now: DateTime<Utc>,
+) -> Result<u64, StoreError> {
+    let manifests = &batch.manifests;
+    let result = sqlx::query!(
+        "insert into swr.manifest as stored
+             (instance_id, digest, outcome, attempts, attempted_at, next_attempt_at, http_status, error_code,
+              error_message, reported_total, build_step_ids, extra)
+         select $1, m.digest, m.outcome, 1, $2::timestamptz, case when not m.is_final then $2::timestamptz end,
+                m.http_status, m.error_code, m.error_message, m.reported_total,
+                case when m.outcome = 'stored' then ($13::uuid[])[m.first_step:m.last_step] end, m.extra
+         from unnest($3::text[], $4::text[], $5::boolean[], $6::smallint[], $7::text[], $8::text[], $9::bigint[],
+                     $10::integer[], $11::integer[], $12::jsonb[])
+              as m (digest, outcome, is_final, http_status, error_code, error_message, reported_total,
+                    first_step, last_step, extra)
+         on conflict (instance_id, digest) do update
+         set outcome = excluded.outcome,
+             attempts = stored.attempts + 1,
+             attempted_at = excluded.attempted_at,
+             next_attempt_at = excluded.next_attempt_at
+                 + least(interval '7 days', interval '1 hour' * power(4, least(stored.attempts - 1, 6))),
+             http_status = excluded.http_status,
+             error_code = excluded.error_code,
+             error_message = excluded.error_message,
+             reported_total = excluded.reported_total,
+             build_step_ids = excluded.build_step_ids,
+             extra = excluded.extra
+         where stored.next_attempt_at is not null",
+        run.instance_id,
+        now,
+        manifests.iter().map(|m| m.digest).bind_iter() as _,
+        manifests.iter().map(|m| m.outcome).bind_iter() as _,
+        manifests.iter().map(|m| m.is_final).bind_iter() as _,
+        manifests.iter().map(|m| m.http_status).bind_iter() as _,
+        manifests.iter().map(|m| m.error_code).bind_iter() as _,
+        manifests.iter().map(|m| m.error_message).bind_iter() as _,
+        manifests.iter().map(|m| m.reported_total).bind_iter() as _,
+        manifests.iter().map(|m| m.first_step).bind_iter() as _,
+        manifests.iter().map(|m| m.last_step).bind_iter() as _,
+        manifests.iter().map(|m| m.extra.map(Json)).bind_iter() as _,
+        &batch.step_ids
+    )
+    .execute(connection)
+    .await
+    .doing("store manifests")?;
+    Ok(result.rows_affected())
+}
+
+async fn insert_issues(
+    connection: &mut PgConnection,
+    run: Run,
+    issues: &[&DataIssue],
+    now: DateTime<Utc>,
+) -> Result<u64, StoreError> {
+    if issues.is_empty() {
+        return Ok(0);
+    }
+    let result = sqlx::query!(
+        "insert into swr.data_issue
+             (instance_id, data_issue_id, run_id, recorded_at, table_name, row_key, field, action, original)
+         select $1, i.data_issue_id, $2, $3, i.table_name, i.row_key, i.field, i.action, i.original
+         from unnest($4::uuid[], $5::text[], $6::text[], $7::text[], $8::text[], $9::jsonb[])
+              as i (data_issue_id, table_name, row_key, field, action, original)
+         where not exists (
+             select from swr.data_issue k where k.instance_id = $1 and k.data_issue_id = i.data_issue_id
+         )
+         on conflict do nothing",
+        run.instance_id,
+        run.run_id,
+        now,
+        issues.iter().map(|i| content::data_issue_id(i)).bind_iter() as _,
+        issues.iter().map(|i| i.table).bind_iter() as _,
+        issues.iter().map(|i| super::stage::legal_text(&i.row_key)).bind_iter() as _,
+        issues.iter().map(|i| super::stage::legal_text(&i.field)).bind_iter() as _,
+        issues.iter().map(|i| i.action.as_str()).bind_iter() as _,
+        issues.iter().map(|i| Json(legal_original(&i.original))).bind_iter() as _,
+    )
+    .execute(connection)
+    .await
+    .doing("store data issues")?;
+    Ok(result.rows_affected())
+}
+
+/// Records layers that come with another media type or size than the one stored first: two
+/// manifests may well name the same blob differently.
+async fn record_layer_conflicts(
+    connection: &mut PgConnection,
+    run: Run,
+    layers: &[(Uuid, &Layer)],
+    now: DateTime<Utc>,
+) -> Result<u64, StoreError> {
+    if layers.is_empty() {
+        return Ok(0);
+    }
+    let conflicts = sqlx::query_scalar!(
+        r#"select b.position as "position!"
+           from unnest($2::uuid[], $3::bigint[], $4::text[]) with ordinality
+                as b (layer_id, size_bytes, media_type, position)
+           join swr.layer l on l.instance_id = $1 and l.layer_id = b.layer_id
+           where (l.size_bytes, l.media_type) is distinct from (b.size_bytes, b.media_type)"#,
+        run.instance_id,
+        layers.iter().map(|(id, _)| *id).bind_iter() as _,
+        layers.iter().map(|(_, layer)| layer.size_bytes).bind_iter() as _,
+        layers.iter().map(|(_, layer)| layer.media_type.as_deref()).bind_iter() as _,
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .doing("compare layers")?;
+    let issues: Vec<DataIssue> = conflicts
+        .into_iter()
+        .filter_map(|position| layers.get(position as usize - 1))
+        .map(|(_, layer)| DataIssue {
+            table: "layer",
+            row_key: layer.digest.clone(),
+            field: "mediaType, size".to_owned(),
+            action: crate::data_issue::Action::KeptFirst,
+            original: serde_json::json!({ "mediaType": layer.media_type, "size": layer.size_bytes }),
+        })
+        .collect();
+    insert_issues(connection, run, &issues.iter().collect::<Vec<_>>(), now).await
+}
+
+/// PostgreSQL cuts at microseconds; this is what it cuts off.
+fn nanos_beyond_micros(time: DateTime<Utc>) -> i16 {
+    (time.timestamp_subsec_nanos() % 1_000) as i16
+}
+
+/// jsonb has no U+0000: an original that holds one is kept as the text of its JSON.
+pub(super) fn legal_original(original: &Value) -> Value {
+    let text = original.to_string();
+    if text.contains("\\u0000") { Value::String(text) } else { original.clone() }
+}

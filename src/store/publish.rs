@@ -1,0 +1,657 @@
+//! Publish: the one transaction that makes a finished listing visible.
+//!
+//! Every statement compares the staged listing with the tables and writes differences only,
+//! so that an unchanged registry leaves no trace in them.
+
+use chrono::{DateTime, Utc};
+use sqlx::{Connection, PgConnection};
+
+use super::{Doing, InstanceLock, Run, RunEnd, StoreError, save_progress, to_micros};
+use crate::run::{RunCounters, RunOutcome};
+
+/// What publish changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is described at its column of swr.sync_run")]
+pub struct PublishCounts {
+    pub artifacts_listed: u64,
+    pub artifacts_new: u64,
+    pub artifacts_changed: u64,
+    pub artifacts_removed: u64,
+    pub tags_new: u64,
+    pub tags_moved: u64,
+    pub tags_removed: u64,
+    pub data_issues: u64,
+    pub rows_written: u64,
+}
+
+/// When the listing was made: what it shows was true at some moment in between.
+#[derive(Debug, Clone, Copy)]
+struct ListingTime {
+    started_at: DateTime<Utc>,
+    finished_at: DateTime<Utc>,
+    /// Start of the listing published before, or 1970: changes of tags are younger than that.
+    previous_started_at: DateTime<Utc>,
+}
+
+/// Publishes what the run has staged, together with the end of the run's row.
+///
+/// `counters` gets what publish changed. With `dry_run` everything is done and undone again;
+/// only the run's row says so.
+pub async fn publish(
+    lock: &mut InstanceLock,
+    run: Run,
+    (listing_started_at, listing_finished_at): (DateTime<Utc>, DateTime<Utc>),
+    counters: &mut RunCounters,
+    dry_run: bool,
+    exit_code: u8,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    let connection = lock.connection();
+    let mut transaction = connection.begin().await.doing("begin to publish")?;
+    let listing = ListingTime {
+        started_at: to_micros(listing_started_at),
+        finished_at: to_micros(listing_finished_at),
+        previous_started_at: previous_listing(&mut transaction, run).await?,
+    };
+    let counts = apply(&mut transaction, run, listing, to_micros(now)).await?;
+    add(counters, counts);
+    let outcome = if dry_run { RunOutcome::DryRun } else { RunOutcome::Published };
+    let end = RunEnd { outcome: Some(outcome), error: None, exit_code: Some(exit_code) };
+    if dry_run {
+        transaction.rollback().await.doing("take the trial back")?;
+        super::stage::clear(lock.connection(), run.instance_id).await?;
+        return save_progress(lock.connection(), run, counters, end, now).await;
+    }
+    save_progress(&mut transaction, run, counters, end, now).await?;
+    transaction.commit().await.doing("commit the new listing")
+}
+
+fn add(counters: &mut RunCounters, counts: PublishCounts) {
+    let PublishCounts {
+        artifacts_listed,
+        artifacts_new,
+        artifacts_changed,
+        artifacts_removed,
+        tags_new,
+        tags_moved,
+        tags_removed,
+        data_issues,
+        rows_written,
+    } = counts;
+    counters.artifacts_listed = artifacts_listed;
+    counters.artifacts_new = artifacts_new;
+    counters.artifacts_changed = artifacts_changed;
+    counters.artifacts_removed = artifacts_removed;
+    counters.artifacts_unchanged = artifacts_listed - artifacts_new - artifacts_changed;
+    counters.tags_new = tags_new;
+    counters.tags_moved = tags_moved;
+    counters.tags_removed = tags_removed;
+    counters.data_issues += data_issues;
+    counters.rows_written += rows_written;
+}
+
+async fn apply(
+    connection: &mut PgConnection,
+    run: Run,
+    listing: ListingTime,
+    now: DateTime<Utc>,
+) -> Result<PublishCounts, StoreError> {
+    drop_superseded_artifacts(connection, run).await?;
+    drop_superseded_tags(connection, run).await?;
+    let mut rows = 0;
+    rows += insert_namespaces(connection, run).await?;
+    rows += update_namespaces(connection, run).await?;
+    rows += remove_namespaces(connection, run, listing).await?;
+    rows += insert_repositories(connection, run).await?;
+    rows += update_repositories(connection, run).await?;
+    rows += remove_repositories(connection, run, listing).await?;
+
+    let inserted = insert_artifacts(connection, run).await?;
+    let returned = restore_artifacts(connection, run).await?;
+    let artifacts_changed = update_artifacts(connection, run).await?;
+    let artifacts_removed = remove_artifacts(connection, run, listing).await?;
+    rows += inserted + returned + artifacts_changed + artifacts_removed;
+
+    let tags_moved = close_moved_tags(connection, run, listing).await?;
+    let tags_removed = close_removed_tags(connection, run, listing).await?;
+    let opened = open_tags(connection, run, listing).await?;
+    rows += tags_moved + tags_removed + opened;
+    rows += delete_tags(connection, run).await?;
+    rows += update_tags(connection, run).await?;
+    rows += insert_tags(connection, run).await?;
+
+    let data_issues = insert_data_issues(connection, run, now).await?;
+    rows += data_issues;
+    let artifacts_listed = count_artifacts(connection, run).await?;
+    super::stage::clear(connection, run.instance_id).await?;
+    Ok(PublishCounts {
+        artifacts_listed,
+        artifacts_new: inserted + returned,
+        artifacts_changed,
+        artifacts_removed,
+        tags_new: opened - tags_moved,
+        tags_moved,
+        tags_removed,
+        data_issues,
+        rows_written: rows,
+    })
+}
+
+async fn previous_listing(connection: &mut PgConnection, run: Run) -> Result<DateTime<Utc>, StoreError> {
+    let previous = sqlx::query_scalar!(
+        "select listing_started_at
+         from swr.sync_run
+         where instance_id = $1 and run_id < $2 and outcome = 'published'
+         order by run_id desc
+         limit 1",
+        run.instance_id,
+        run.run_id
+    )
+    .fetch_optional(connection)
+    .await
+    .doing("see when the last listing was made")?;
+    Ok(previous.flatten().unwrap_or(DateTime::UNIX_EPOCH))
+}
+
+/// An artifact listed twice counts as it was last.
+async fn drop_superseded_artifacts(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
+    let result = sqlx::query!(
+        "delete from swr.staged_artifact s
+         using (
+             select artifact_id, max(row_number) as last_row_number
+             from swr.staged_artifact
+             where instance_id = $1 and run_id = $2
+             group by artifact_id
+             having count(*) > 1
+         ) l
+         where s.instance_id = $1 and s.run_id = $2
+           and s.artifact_id = l.artifact_id and s.row_number < l.last_row_number",
+        run.instance_id,
+        run.run_id
+    )
+    .execute(connection)
+    .await
+    .doing("drop superseded artifacts")?;
+    Ok(result.rows_affected())
+}
+
+/// Tags of superseded rows go with them; a tag seen at two artifacts moved in between, and is
+/// where it was seen last.
+async fn drop_superseded_tags(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
+    let orphans = sqlx::query!(
+        "delete from swr.staged_tag t
+         where t.instance_id = $1 and t.run_id = $2
+           and not exists (
+               select from swr.staged_artifact a
+               where a.instance_id = $1 and a.run_id = $2 and a.row_number = t.artifact_row_number
+           )",
+        run.instance_id,
+        run.run_id
+    )
+    .execute(&mut *connection)
+    .await
+    .doing("drop tags of superseded artifacts")?;
+    let moved = sqlx::query!(
+        "delete from swr.staged_tag t
+         using (
+             select repository_id, name, max(row_number) as last_row_number
+             from swr.staged_tag
+             where instance_id = $1 and run_id = $2
+             group by repository_id, name
+             having count(*) > 1
+         ) l
+         where t.instance_id = $1 and t.run_id = $2
+           and t.repository_id = l.repository_id and t.name = l.name and t.row_number < l.last_row_number",
+        run.instance_id,
+        run.run_id
+    )
+    .execute(connection)
+    .await
+    .doing("drop superseded tags")?;
+    Ok(orphans.rows_affected() + moved.rows_affected())
+}
+
+async fn insert_namespaces(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
+    let result = sqlx::query!(
+        "insert into swr.namespace
+             (instance_id, namespace_id, name, repository_count, metadata, created_at, updated_at, extra)
+         select distinct on (s.namespace_id)
+             s.instance_id, s.namespace_id, s.name, s.repository_count, s.metadata, s.created_at, s.updated_at, s.extra
+         from swr.staged_namespace s
+         where s.instance_id = $1 and s.run_id = $2
+           and not exists (
+               select from swr.namespace n where n.instance_id = $1 and n.namespace_id = s.namespace_id
+           )
+         order by s.namespace_id, s.row_number desc",
+        run.instance_id,
+        run.run_id
+    )
+    .execute(connection)
+    .await
+    .doing("add namespaces")?;
+    Ok(result.rows_affected())
+}
+
+async fn update_namespaces(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
+    let result = sqlx::query!(
+        "update swr.namespace n
+         set name = s.name,
+             repository_count = s.repository_count,
+             metadata = s.metadata,
+             created_at = s.created_at,
+             updated_at = s.updated_at,
+             extra = s.extra,
+             removed_at = null
+         from (
+             select distinct on (namespace_id) *
+             from swr.staged_namespace
+             where instance_id = $1 and run_id = $2
+             order by namespace_id, row_number desc
+         ) s
+         where n.instance_id = $1 and n.namespace_id = s.namespace_id
+           and (n.name, n.repository_count, n.metadata, n.created_at, n.updated_at, n.extra, n.removed_at)
+               is distinct from
+               (s.name, s.repository_count, s.metadata, s.created_at, s.updated_at, s.extra, null)",
+        run.instance_id,
+        run.run_id
+    )
+    .execute(connection)
+    .await
+    .doing("update namespaces")?;
+    Ok(result.rows_affected())
+}
+
+async fn remove_namespaces(
+    connection: &mut PgConnection,
+    run: Run,
+    listing: ListingTime,
+) -> Result<u64, StoreError> {
+    let result = sqlx::query!(
+        "update swr.namespace n
+         set removed_at = $3
+         where n.instance_id = $1 and n.removed_at is null
+           and not exists (
+               select from swr.staged_namespace s
+               where s.instance_id = $1 and s.run_id = $2 and s.namespace_id = n.namespace_id
+           )",
+        run.instance_id,
+        run.run_id,
+        listing.started_at
+    )
+    .execute(connection)
+    .await
+    .doing("mark removed namespaces")?;
+    Ok(result.rows_affected())
+}
+
+async fn insert_repositories(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
+    let result = sqlx::query!(
+        "insert into swr.repository
+             (instance_id, repository_id, namespace_id, namespace_name, name, description, tag_count,
+              artifact_count, pull_count, created_at, updated_at, extra)
+         select distinct on (s.repository_id)
+             s.instance_id, s.repository_id, s.namespace_id, s.namespace_name, s.name, s.description, s.tag_count,
+             s.artifact_count, s.pull_count, s.created_at, s.updated_at, s.extra
+         from swr.staged_repository s
+         where s.instance_id = $1 and s.run_id = $2
+           and not exists (
+               select from swr.repository r where r.instance_id = $1 and r.repository_id = s.repository_id
+           )
+         order by s.repository_id, s.row_number desc",
+        run.instance_id,
+        run.run_id
+    )
+    .execute(connection)
+    .await
+    .doing("add repositories")?;
+    Ok(result.rows_affected())
+}
+
+async fn update_repositories(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
+    let result = sqlx::query!(
+        "update swr.repository r
+         set namespace_id = s.namespace_id,
+             namespace_name = s.namespace_name,
+             name = s.name,
+             description = s.description,
+             tag_count = s.tag_count,
+             artifact_count = s.artifact_count,
+             pull_count = s.pull_count,
+             created_at = s.created_at,
+             updated_at = s.updated_at,
+             extra = s.extra,
+             removed_at = null
+         from (
+             select distinct on (repository_id) *
+             from swr.staged_repository
+             where instance_id = $1 and run_id = $2
+             order by repository_id, row_number desc
+         ) s
+         where r.instance_id = $1 and r.repository_id = s.repository_id
+           and (r.namespace_id, r.namespace_name, r.name, r.description, r.tag_count, r.artifact_count,
+                r.pull_count, r.created_at, r.updated_at, r.extra, r.removed_at)
+               is distinct from
+               (s.namespace_id, s.namespace_name, s.name, s.description, s.tag_count, s.artifact_count,
+                s.pull_count, s.created_at, s.updated_at, s.extra, null)",
+        run.instance_id,
+        run.run_id
+    )
+    .execute(connection)
+    .await
+    .doing("update repositories")?;
+    Ok(result.rows_affected())
+}
+
+/// A repository is there as long as the catalog or an artifact names it.
+async fn remove_repositories(
+    connection: &mut PgConnection,
+    run: Run,
+    listing: ListingTime,
+) -> Result<u64, StoreError> {
+    let result = sqlx::query!(
+        "update swr.repository r
+         set removed_at = $3
+         where r.instance_id = $1 and r.removed_at is null
+           and not exists (
+               select from swr.staged_repository s
+               where s.instance_id = $1 and s.run_id = $2 and s.repository_id = r.repository_id
+           )
+           and not exists (
+               select from swr.staged_artifact a
+               where a.instance_id = $1 and a.run_id = $2 and a.repository_id = r.repository_id
+           )",
+        run.instance_id,
+        run.run_id,
+        listing.started_at
+    )
+    .execute(connection)
+    .await
+    .doing("mark removed repositories")?;
+    Ok(result.rows_affected())
+}
+
+async fn insert_artifacts(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
+    let result = sqlx::query!(
+        "insert into swr.artifact
+             (instance_id, artifact_id, repository_id, namespace_id, size_bytes, pushed_at, pulled_at,
+              first_seen_run_id, digest, type, media_type, manifest_media_type, repository_name, extra)
+         select s.instance_id, s.artifact_id, s.repository_id, s.namespace_id, s.size_bytes, s.pushed_at, s.pulled_at,
+                $2, s.digest, s.type, s.media_type, s.manifest_media_type, s.repository_name, s.extra
+         from swr.staged_artifact s
+         where s.instance_id = $1 and s.run_id = $2
+           and not exists (
+               select from swr.artifact a where a.instance_id = $1 and a.artifact_id = s.artifact_id
+           )",
+        run.instance_id,
+        run.run_id
+    )
+    .execute(connection)
+    .await
+    .doing("add artifacts")?;
+    Ok(result.rows_affected())
+}
+
+async fn restore_artifacts(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
+    let result = sqlx::query!(
+        "update swr.artifact a
+         set removed_at = null,
+             removed_run_id = null,
+             repository_id = s.repository_id,
+             namespace_id = s.namespace_id,
+             size_bytes = s.size_bytes,
+             pushed_at = s.pushed_at,
+             pulled_at = s.pulled_at,
+             digest = s.digest,
+             type = s.type,
+             media_type = s.media_type,
+             manifest_media_type = s.manifest_media_type,
+             repository_name = s.repository_name,
+             extra = s.extra
+         from swr.staged_artifact s
+         where s.instance_id = $1 and s.run_id = $2
+           and a.instance_id = $1 and a.artifact_id = s.artifact_id and a.removed_at is not null",
+        run.instance_id,
+        run.run_id
+    )
+    .execute(connection)
+    .await
+    .doing("bring back artifacts")?;
+    Ok(result.rows_affected())
+}
+
+async fn update_artifacts(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
+    let result = sqlx::query!(
+        "update swr.artifact a
+         set repository_id = s.repository_id,
+             namespace_id = s.namespace_id,
+             size_bytes = s.size_bytes,
+             pushed_at = s.pushed_at,
+             pulled_at = s.pulled_at,
+             digest = s.digest,
+             type = s.type,
+             media_type = s.media_type,
+             manifest_media_type = s.manifest_media_type,
+             repository_name = s.repository_name,
+             extra = s.extra
+         from swr.staged_artifact s
+         where s.instance_id = $1 and s.run_id = $2
+           and a.instance_id = $1 and a.artifact_id = s.artifact_id
+           and (a.repository_id, a.namespace_id, a.size_bytes, a.pushed_at, a.pulled_at, a.digest, a.type,
+                a.media_type, a.manifest_media_type, a.repository_name, a.extra)
+               is distinct from
+               (s.repository_id, s.namespace_id, s.size_bytes, s.pushed_at, s.pulled_at, s.digest, s.type,
+                s.media_type, s.manifest_media_type, s.repository_name, s.extra)",
+        run.instance_id,
+        run.run_id
+    )
+    .execute(connection)
+    .await
+    .doing("update artifacts")?;
+    Ok(result.rows_affected())
+}
+
+async fn remove_artifacts(connection: &mut PgConnection, run: Run, listing: ListingTime) -> Result<u64, StoreError> {
+    let result = sqlx::query!(
+        "update swr.artifact a
+         set removed_at = $3, removed_run_id = $2
+         where a.instance_id = $1 and a.removed_at is null
+           and not exists (
+               select from swr.staged_artifact s
+               where s.instance_id = $1 and s.run_id = $2 and s.artifact_id = a.artifact_id
+           )",
+        run.instance_id,
+        run.run_id,
+        listing.started_at
+    )
+    .execute(connection)
+    .await
+    .doing("mark removed artifacts")?;
+    Ok(result.rows_affected())
+}
+
+/// Ends the intervals of tags that now point to another digest.
+async fn close_moved_tags(connection: &mut PgConnection, run: Run, listing: ListingTime) -> Result<u64, StoreError> {
+    let ListingTime { started_at, finished_at, previous_started_at } = listing;
+    let result = sqlx::query!(
+        "update swr.tag_history h
+         set closed_run_id = $2,
+             valid_to = greatest(
+                 case when t.pushed_at > $5 and t.pushed_at <= $4 then t.pushed_at else $3 end,
+                 h.valid_from + interval '1 microsecond'
+             )
+         from swr.staged_tag t
+         join swr.staged_artifact a
+           on a.instance_id = $1 and a.run_id = $2 and a.row_number = t.artifact_row_number
+         where t.instance_id = $1 and t.run_id = $2
+           and h.instance_id = $1 and h.repository_id = t.repository_id and h.name = t.name
+           and h.valid_to is null and h.digest <> a.digest",
+        run.instance_id,
+        run.run_id,
+        started_at,
+        finished_at,
+        previous_started_at
+    )
+    .execute(connection)
+    .await
+    .doing("close the intervals of moved tags")?;
+    Ok(result.rows_affected())
+}
+
+async fn close_removed_tags(
+    connection: &mut PgConnection,
+    run: Run,
+    listing: ListingTime,
+) -> Result<u64, StoreError> {
+    let result = sqlx::query!(
+        "update swr.tag_history h
+         set closed_run_id = $2, valid_to = greatest($3, h.valid_from + interval '1 microsecond')
+         where h.instance_id = $1 and h.valid_to is null
+           and not exists (
+               select from swr.staged_tag t
+               where t.instance_id = $1 and t.run_id = $2 and t.repository_id = h.repository_id and t.name = h.name
+           )",
+        run.instance_id,
+        run.run_id,
+        listing.started_at
+    )
+    .execute(connection)
+    .await
+    .doing("close the intervals of removed tags")?;
+    Ok(result.rows_affected())
+}
+
+/// Begins an interval for each tag that has none: the push time where it is between this
+/// listing and the one before, else the time of the listing.
+async fn open_tags(connection: &mut PgConnection, run: Run, listing: ListingTime) -> Result<u64, StoreError> {
+    let ListingTime { started_at, finished_at, previous_started_at } = listing;
+    let result = sqlx::query!(
+        "insert into swr.tag_history
+             (instance_id, repository_id, name, valid_from, artifact_id, opened_run_id, digest)
+         select t.instance_id, t.repository_id, t.name,
+                greatest(
+                    case when t.pushed_at > $5 and t.pushed_at <= $4 then t.pushed_at else $3 end,
+                    p.last_valid_to
+                ),
+                a.artifact_id, $2, a.digest
+         from swr.staged_tag t
+         join swr.staged_artifact a
+           on a.instance_id = $1 and a.run_id = $2 and a.row_number = t.artifact_row_number
+         left join swr.tag_history o
+           on o.instance_id = $1 and o.repository_id = t.repository_id and o.name = t.name and o.valid_to is null
+         left join lateral (
+             select max(h.valid_to) as last_valid_to
+             from swr.tag_history h
+             where h.instance_id = $1 and h.repository_id = t.repository_id and h.name = t.name
+         ) p on true
+         where t.instance_id = $1 and t.run_id = $2 and o.name is null",
+        run.instance_id,
+        run.run_id,
+        started_at,
+        finished_at,
+        previous_started_at
+    )
+    .execute(connection)
+    .await
+    .doing("open the intervals of new and moved tags")?;
+    Ok(result.rows_affected())
+}
+
+async fn delete_tags(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
+    let result = sqlx::query!(
+        "delete from swr.tag k
+         where k.instance_id = $1
+           and not exists (
+               select from swr.staged_tag t
+               where t.instance_id = $1 and t.run_id = $2 and t.repository_id = k.repository_id and t.name = k.name
+           )",
+        run.instance_id,
+        run.run_id
+    )
+    .execute(connection)
+    .await
+    .doing("drop removed tags")?;
+    Ok(result.rows_affected())
+}
+
+async fn update_tags(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
+    let result = sqlx::query!(
+        "update swr.tag k
+         set tag_id = t.tag_id,
+             artifact_id = a.artifact_id,
+             pushed_at = t.pushed_at,
+             pulled_at = t.pulled_at,
+             extra = t.extra
+         from swr.staged_tag t
+         join swr.staged_artifact a
+           on a.instance_id = $1 and a.run_id = $2 and a.row_number = t.artifact_row_number
+         where t.instance_id = $1 and t.run_id = $2
+           and k.instance_id = $1 and k.repository_id = t.repository_id and k.name = t.name
+           and (k.tag_id, k.artifact_id, k.pushed_at, k.pulled_at, k.extra)
+               is distinct from
+               (t.tag_id, a.artifact_id, t.pushed_at, t.pulled_at, t.extra)",
+        run.instance_id,
+        run.run_id
+    )
+    .execute(connection)
+    .await
+    .doing("update tags")?;
+    Ok(result.rows_affected())
+}
+
+async fn insert_tags(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
+    let result = sqlx::query!(
+        "insert into swr.tag
+             (instance_id, repository_id, name, tag_id, artifact_id, pushed_at, pulled_at, extra)
+         select t.instance_id, t.repository_id, t.name, t.tag_id, a.artifact_id, t.pushed_at, t.pulled_at, t.extra
+         from swr.staged_tag t
+         join swr.staged_artifact a
+           on a.instance_id = $1 and a.run_id = $2 and a.row_number = t.artifact_row_number
+         where t.instance_id = $1 and t.run_id = $2
+           and not exists (
+               select from swr.tag k
+               where k.instance_id = $1 and k.repository_id = t.repository_id and k.name = t.name
+           )",
+        run.instance_id,
+        run.run_id
+    )
+    .execute(connection)
+    .await
+    .doing("add tags")?;
+    Ok(result.rows_affected())
+}
+
+async fn insert_data_issues(
+    connection: &mut PgConnection,
+    run: Run,
+    now: DateTime<Utc>,
+) -> Result<u64, StoreError> {
+    let result = sqlx::query!(
+        "insert into swr.data_issue
+             (instance_id, data_issue_id, run_id, recorded_at, table_name, row_key, field, action, original)
+         select s.instance_id, s.data_issue_id, s.run_id, $3, s.table_name, s.row_key, s.field, s.action, s.original
+         from swr.staged_data_issue s
+         where s.instance_id = $1 and s.run_id = $2
+           and not exists (
+               select from swr.data_issue k where k.instance_id = $1 and k.data_issue_id = s.data_issue_id
+           )",
+        run.instance_id,
+        run.run_id,
+        now
+    )
+    .execute(connection)
+    .await
+    .doing("record data issues")?;
+    Ok(result.rows_affected())
+}
+
+async fn count_artifacts(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
+    let count = sqlx::query_scalar!(
+        r#"select count(*) as "count!" from swr.staged_artifact where instance_id = $1 and run_id = $2"#,
+        run.instance_id,
+        run.run_id
+    )
+    .fetch_one(connection)
+    .await
+    .doing("count the listed artifacts")?;
+    Ok(count as u64)
+}

@@ -1,0 +1,279 @@
+//! Instances and run rows.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use super::{Doing, InstanceLock, StoreError, to_micros};
+use crate::artifact::InstanceDescription;
+use crate::run::{RunCounters, RunOutcome};
+
+/// An instance as its row has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// The surrogate that all keys start with.
+    pub instance_id: i32,
+    /// Whether the API was never asked for its name and version with success, nor a run published.
+    pub needs_description: bool,
+    /// The project the row belongs to.
+    pub project_id: String,
+}
+
+impl Instance {
+    /// Finds the row of an instance, or makes it.
+    pub async fn find_or_create(
+        connection: &mut PgConnection,
+        swr_instance_id: &str,
+        project_id: &str,
+        endpoint: &str,
+        region: Option<&str>,
+        now: DateTime<Utc>,
+    ) -> Result<Instance, StoreError> {
+        sqlx::query!(
+            "insert into swr.instance (swr_instance_id, project_id, endpoint, region, first_seen_at)
+             select $1, $2, $3, $4, $5
+             where not exists (select from swr.instance where swr_instance_id = $1)
+             on conflict (swr_instance_id) do nothing",
+            swr_instance_id,
+            project_id,
+            endpoint,
+            region,
+            now
+        )
+        .execute(&mut *connection)
+        .await
+        .doing("write the instance")?;
+        sqlx::query!(
+            "update swr.instance
+             set endpoint = $2, region = coalesce($3, region)
+             where swr_instance_id = $1
+               and (endpoint, region) is distinct from ($2, coalesce($3, region))",
+            swr_instance_id,
+            endpoint,
+            region
+        )
+        .execute(&mut *connection)
+        .await
+        .doing("update the instance")?;
+        let row = sqlx::query!(
+            r#"select
+                   instance_id,
+                   project_id,
+                   version is null and not exists (
+                       select from swr.sync_run r where r.instance_id = i.instance_id and r.outcome = 'published'
+                   ) as "needs_description!"
+               from swr.instance i
+               where swr_instance_id = $1"#,
+            swr_instance_id
+        )
+        .fetch_one(connection)
+        .await
+        .doing("read the instance")?;
+        Ok(Instance {
+            instance_id: row.instance_id,
+            project_id: row.project_id,
+            needs_description: row.needs_description,
+        })
+    }
+}
+
+/// Writes what the API says of an instance.
+pub async fn describe_instance(
+    connection: &mut PgConnection,
+    instance_id: i32,
+    description: &InstanceDescription,
+) -> Result<(), StoreError> {
+    let InstanceDescription { name, version } = description;
+    sqlx::query!(
+        "update swr.instance
+         set name = $2, version = $3
+         where instance_id = $1 and (name, version) is distinct from ($2, $3)",
+        instance_id,
+        name.as_deref(),
+        version.as_deref()
+    )
+    .execute(connection)
+    .await
+    .doing("describe the instance")?;
+    Ok(())
+}
+
+/// A run in progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// The instance.
+    pub instance_id: i32,
+    /// The number of the run.
+    pub run_id: i64,
+    /// When it started.
+    pub started_at: DateTime<Utc>,
+}
+
+impl Run {
+    /// Starts a run: names dead ones as abandoned, empties what they staged, and writes the row.
+    pub async fn start(lock: &mut InstanceLock, host: &str, now: DateTime<Utc>) -> Result<Run, StoreError> {
+        let instance_id = lock.instance_id();
+        let now = to_micros(now);
+        // Whoever holds the lock is the only living run of the instance.
+        sqlx::query!(
+            "update swr.sync_run
+             set outcome = 'abandoned', updated_at = $2, error = 'the process ended without a word'
+             where instance_id = $1 and outcome = 'running'",
+            instance_id,
+            now
+        )
+        .execute(lock.connection())
+        .await
+        .doing("close abandoned runs")?;
+        super::stage::clear(lock.connection(), instance_id).await?;
+        let run_id = sqlx::query_scalar!(
+            "insert into swr.sync_run
+                 (instance_id, outcome, started_at, updated_at, program_version, host, process_id)
+             values ($1, 'running', $2, $2, $3, $4, $5)
+             returning run_id",
+            instance_id,
+            now,
+            env!("CARGO_PKG_VERSION"),
+            host,
+            // Process ids fit: Linux caps them at 2^22.
+            std::process::id() as i32
+        )
+        .fetch_one(lock.connection())
+        .await
+        .doing("write the run")?;
+        Ok(Run { instance_id, run_id, started_at: now })
+    }
+}
+
+/// Notes when the listing began and ended.
+pub async fn note_listing(
+    connection: &mut PgConnection,
+    run: Run,
+    started_at: DateTime<Utc>,
+    finished_at: Option<DateTime<Utc>>,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update swr.sync_run
+         set listing_started_at = $3, listing_finished_at = $4
+         where instance_id = $1 and run_id = $2",
+        run.instance_id,
+        run.run_id,
+        to_micros(started_at),
+        finished_at.map(to_micros)
+    )
+    .execute(connection)
+    .await
+    .doing("note the times of the listing")?;
+    Ok(())
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct RunEnd<'a> {
+    /// The outcome; `None` while it goes on.
+    pub outcome: Option<RunOutcome>,
+    /// Why it failed.
+    pub error: Option<&'a str>,
+    /// The exit code it asks for.
+    pub exit_code: Option<u8>,
+}
+
+/// Writes the counters of a run, and how it ended if it did.
+pub async fn save_progress(
+    connection: &mut PgConnection,
+    run: Run,
+    counters: &RunCounters,
+    end: RunEnd<'_>,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    let RunCounters {
+        requests,
+        catalog_pages,
+        pages,
+        artifacts_listed,
+        artifacts_new,
+        artifacts_changed,
+        artifacts_removed,
+        artifacts_unchanged,
+        tags_new,
+        tags_moved,
+        tags_removed,
+        histories_fetched,
+        histories_reused,
+        histories_unsupported,
+        histories_gone,
+        histories_failed,
+        data_issues,
+        rows_written,
+    } = counters;
+    let RunEnd { outcome, error, exit_code } = end;
+    let now = to_micros(now);
+    let finished_at = outcome.map(|_| now);
+    let published_at = (outcome == Some(RunOutcome::Published)).then_some(now);
+    sqlx::query!(
+        "update swr.sync_run
+         set outcome = coalesce($3, outcome),
+             error = $4,
+             exit_code = $5,
+             updated_at = $6,
+             finished_at = $7,
+             published_at = $8,
+             elapsed_ms = $9,
+             requests = $10,
+             requests_total = $11,
+             retries = $12,
+             throttled = $13,
+             catalog_pages = $14,
+             pages = $15,
+             artifacts_listed = $16,
+             artifacts_new = $17,
+             artifacts_changed = $18,
+             artifacts_removed = $19,
+             artifacts_unchanged = $20,
+             tags_new = $21,
+             tags_moved = $22,
+             tags_removed = $23,
+             histories_fetched = $24,
+             histories_reused = $25,
+             histories_unsupported = $26,
+             histories_gone = $27,
+             histories_failed = $28,
+             data_issues = $29,
+             rows_written = $30
+         -- A run ends once: what is published stays published.
+         where instance_id = $1 and run_id = $2 and outcome = 'running'",
+        run.instance_id,
+        run.run_id,
+        outcome.map(RunOutcome::as_str),
+        error,
+        exit_code.map(i16::from),
+        now,
+        finished_at,
+        published_at,
+        (now - run.started_at).num_milliseconds(),
+        requests.to_json(),
+        requests.total() as i64,
+        requests.retries as i64,
+        requests.throttled() as i64,
+        *catalog_pages as i64,
+        *pages as i64,
+        *artifacts_listed as i64,
+        *artifacts_new as i64,
+        *artifacts_changed as i64,
+        *artifacts_removed as i64,
+        *artifacts_unchanged as i64,
+        *tags_new as i64,
+        *tags_moved as i64,
+        *tags_removed as i64,
+        *histories_fetched as i64,
+        *histories_reused as i64,
+        *histories_unsupported as i64,
+        *histories_gone as i64,
+        *histories_failed as i64,
+        *data_issues as i64,
+        *rows_written as i64
+    )
+    .execute(connection)
+    .await
+    .doing("write the run's counters")?;
+    Ok(())
+}

@@ -1,0 +1,226 @@
+//! Rows of a listing in progress.
+//!
+//! Staging only appends; of several rows for one key the last counts, which publish sees to.
+
+use sqlx::PgConnection;
+use sqlx::postgres::PgBindIterExt;
+use sqlx::types::Json;
+
+use super::{Doing, Run, StoreError, content, to_micros};
+use crate::artifact::{Artifact, Namespace, Page, Repository, Tag};
+use crate::data_issue::DataIssue;
+
+/// Numbers the staged rows of a run in their order of arrival.
+#[derive(Debug, Default)]
+pub struct Staged {
+    artifacts: i64,
+    tags: i64,
+    catalog: i64,
+}
+
+/// Stages a catalog. A second one may follow; its rows count.
+pub async fn stage_catalog(
+    connection: &mut PgConnection,
+    run: Run,
+    staged: &mut Staged,
+    namespaces: &Page<Namespace>,
+    repositories: &Page<Repository>,
+) -> Result<(), StoreError> {
+    let first = staged.catalog;
+    staged.catalog += (namespaces.rows.len() + repositories.rows.len()) as i64;
+    stage_namespaces(connection, run, first, &namespaces.rows).await?;
+    stage_repositories(connection, run, first, &repositories.rows).await?;
+    stage_issues(connection, run, &namespaces.issues).await?;
+    stage_issues(connection, run, &repositories.issues).await
+}
+
+async fn stage_namespaces(
+    connection: &mut PgConnection,
+    run: Run,
+    first: i64,
+    namespaces: &[Namespace],
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "insert into swr.staged_namespace
+             (instance_id, run_id, row_number, namespace_id, name, repository_count, metadata,
+              created_at, updated_at, extra)
+         select $1, $2, n.*
+         from unnest($3::bigint[], $4::bigint[], $5::text[], $6::bigint[], $7::jsonb[],
+                     $8::timestamptz[], $9::timestamptz[], $10::jsonb[]) as n",
+        run.instance_id,
+        run.run_id,
+        (first..).take(namespaces.len()).bind_iter() as _,
+        namespaces.iter().map(|n| n.namespace_id).bind_iter() as _,
+        namespaces.iter().map(|n| n.name.as_str()).bind_iter() as _,
+        namespaces.iter().map(|n| n.repository_count).bind_iter() as _,
+        namespaces.iter().map(|n| n.metadata.as_ref().map(Json)).bind_iter() as _,
+        namespaces.iter().map(|n| n.created_at.map(to_micros)).bind_iter() as _,
+        namespaces.iter().map(|n| n.updated_at.map(to_micros)).bind_iter() as _,
+        namespaces.iter().map(|n| n.extra.as_ref().map(Json)).bind_iter() as _,
+    )
+    .execute(connection)
+    .await
+    .doing("stage namespaces")?;
+    Ok(())
+}
+
+async fn stage_repositories(
+    connection: &mut PgConnection,
+    run: Run,
+    first: i64,
+    repositories: &[Repository],
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "insert into swr.staged_repository
+             (instance_id, run_id, row_number, repository_id, namespace_id, namespace_name, name, description,
+              tag_count, artifact_count, pull_count, created_at, updated_at, extra)
+         select $1, $2, r.*
+         from unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::text[], $8::text[],
+                     $9::bigint[], $10::bigint[], $11::bigint[],
+                     $12::timestamptz[], $13::timestamptz[], $14::jsonb[]) as r",
+        run.instance_id,
+        run.run_id,
+        (first..).take(repositories.len()).bind_iter() as _,
+        repositories.iter().map(|r| r.repository_id).bind_iter() as _,
+        repositories.iter().map(|r| r.namespace_id).bind_iter() as _,
+        repositories.iter().map(|r| r.namespace_name.as_str()).bind_iter() as _,
+        repositories.iter().map(|r| r.name.as_str()).bind_iter() as _,
+        repositories.iter().map(|r| r.description.as_deref()).bind_iter() as _,
+        repositories.iter().map(|r| r.tag_count).bind_iter() as _,
+        repositories.iter().map(|r| r.artifact_count).bind_iter() as _,
+        repositories.iter().map(|r| r.pull_count).bind_iter() as _,
+        repositories.iter().map(|r| r.created_at.map(to_micros)).bind_iter() as _,
+        repositories.iter().map(|r| r.updated_at.map(to_micros)).bind_iter() as _,
+        repositories.iter().map(|r| r.extra.as_ref().map(Json)).bind_iter() as _,
+    )
+    .execute(connection)
+    .await
+    .doing("stage repositories")?;
+    Ok(())
+}
+
+/// Stages one page of the artifact list.
+pub async fn stage_artifacts(
+    connection: &mut PgConnection,
+    run: Run,
+    staged: &mut Staged,
+    page: &Page<Artifact>,
+) -> Result<(), StoreError> {
+    let artifacts = &page.rows;
+    let first = staged.artifacts;
+    staged.artifacts += artifacts.len() as i64;
+    sqlx::query!(
+        "insert into swr.staged_artifact
+             (instance_id, run_id, row_number, artifact_id, repository_id, namespace_id, size_bytes,
+              pushed_at, pulled_at, digest, type, media_type, manifest_media_type, repository_name, extra)
+         select $1, $2, a.*
+         from unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
+                     $8::timestamptz[], $9::timestamptz[], $10::text[], $11::text[], $12::text[],
+                     $13::text[], $14::text[], $15::jsonb[]) as a",
+        run.instance_id,
+        run.run_id,
+        (first..).take(artifacts.len()).bind_iter() as _,
+        artifacts.iter().map(|a| a.artifact_id).bind_iter() as _,
+        artifacts.iter().map(|a| a.repository_id).bind_iter() as _,
+        artifacts.iter().map(|a| a.namespace_id).bind_iter() as _,
+        artifacts.iter().map(|a| a.size_bytes).bind_iter() as _,
+        artifacts.iter().map(|a| a.pushed_at.map(to_micros)).bind_iter() as _,
+        artifacts.iter().map(|a| a.pulled_at.map(to_micros)).bind_iter() as _,
+        artifacts.iter().map(|a| a.digest.as_str()).bind_iter() as _,
+        artifacts.iter().map(|a| a.kind.as_deref()).bind_iter() as _,
+        artifacts.iter().map(|a| a.media_type.as_deref()).bind_iter() as _,
+        artifacts.iter().map(|a| a.manifest_media_type.as_deref()).bind_iter() as _,
+        artifacts.iter().map(|a| a.repository_name.as_deref()).bind_iter() as _,
+        artifacts.iter().map(|a| a.extra.as_ref().map(Json)).bind_iter() as _,
+    )
+    .execute(&mut *connection)
+    .await
+    .doing("stage artifacts")?;
+
+    let tags: Vec<(i64, i64, &Tag)> = (first..)
+        .zip(artifacts)
+        .flat_map(|(row, artifact)| artifact.tags.iter().map(move |tag| (row, artifact.repository_id, tag)))
+        .collect();
+    if !tags.is_empty() {
+        stage_tags(connection, run, staged, &tags).await?;
+    }
+    stage_issues(connection, run, &page.issues).await
+}
+
+/// Stages tags, each with its artifact's row number and repository.
+async fn stage_tags(
+    connection: &mut PgConnection,
+    run: Run,
+    staged: &mut Staged,
+    tags: &[(i64, i64, &Tag)],
+) -> Result<(), StoreError> {
+    let first = staged.tags;
+    staged.tags += tags.len() as i64;
+    sqlx::query!(
+        "insert into swr.staged_tag
+             (instance_id, run_id, artifact_row_number, row_number, repository_id, name, tag_id,
+              pushed_at, pulled_at, extra)
+         select $1, $2, t.*
+         from unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[],
+                     $8::timestamptz[], $9::timestamptz[], $10::jsonb[]) as t",
+        run.instance_id,
+        run.run_id,
+        tags.iter().map(|(row, _, _)| *row).bind_iter() as _,
+        (first..).take(tags.len()).bind_iter() as _,
+        tags.iter().map(|(_, repository_id, _)| *repository_id).bind_iter() as _,
+        tags.iter().map(|(_, _, tag)| tag.name.as_str()).bind_iter() as _,
+        tags.iter().map(|(_, _, tag)| tag.tag_id).bind_iter() as _,
+        tags.iter().map(|(_, _, tag)| tag.pushed_at.map(to_micros)).bind_iter() as _,
+        tags.iter().map(|(_, _, tag)| tag.pulled_at.map(to_micros)).bind_iter() as _,
+        tags.iter().map(|(_, _, tag)| tag.extra.as_ref().map(Json)).bind_iter() as _,
+    )
+    .execute(connection)
+    .await
+    .doing("stage tags")?;
+    Ok(())
+}
+
+async fn stage_issues(connection: &mut PgConnection, run: Run, issues: &[DataIssue]) -> Result<(), StoreError> {
+    if issues.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "insert into swr.staged_data_issue
+             (instance_id, run_id, data_issue_id, table_name, row_key, field, action, original)
+         select $1, $2, i.*
+         from unnest($3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::jsonb[]) as i
+         on conflict (instance_id, run_id, data_issue_id) do nothing",
+        run.instance_id,
+        run.run_id,
+        issues.iter().map(content::data_issue_id).bind_iter() as _,
+        issues.iter().map(|i| i.table).bind_iter() as _,
+        issues.iter().map(|i| legal_text(&i.row_key)).bind_iter() as _,
+        issues.iter().map(|i| legal_text(&i.field)).bind_iter() as _,
+        issues.iter().map(|i| i.action.as_str()).bind_iter() as _,
+        issues.iter().map(|i| Json(super::history::legal_original(&i.original))).bind_iter() as _,
+    )
+    .execute(connection)
+    .await
+    .doing("stage data issues")?;
+    Ok(())
+}
+
+pub(super) fn legal_text(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+/// Empties what any run of the instance has staged.
+pub(super) async fn clear(connection: &mut PgConnection, instance_id: i32) -> Result<(), StoreError> {
+    sqlx::query!(
+        "with namespaces as (delete from swr.staged_namespace where instance_id = $1),
+              repositories as (delete from swr.staged_repository where instance_id = $1),
+              artifacts as (delete from swr.staged_artifact where instance_id = $1),
+              tags as (delete from swr.staged_tag where instance_id = $1)
+         delete from swr.staged_data_issue where instance_id = $1",
+        instance_id
+    )
+    .execute(connection)
+    .await
+    .doing("empty the staging tables")?;
+    Ok(())
+}

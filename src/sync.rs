@@ -1,0 +1,697 @@
+//! One run over one instance: the one place that joins registry and store.
+//!
+//! Three stages run side by side in one task: the listing pages through the registry and
+//! stages rows, the fetch stage asks for the build histories that are not stored yet, and
+//! the storing stage writes those as they arrive. Two bounded channels join them, so a slow
+//! stage slows the one before it. Publish follows only if the listing came to its end.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::artifact::{Artifact, Page};
+use crate::build_history::{HistoryAnswer, HistoryOutcome, HistoryRequest, Refusal};
+use crate::clock::Clock;
+use crate::database::{Database, DatabaseError};
+use crate::exit::Exit;
+use crate::registry::{Registry, RegistryError, RequestMeter};
+use crate::run::{RunCounters, RunOutcome, RunReport};
+use crate::stop::{Signal, Stop};
+use crate::store::{
+    self, HistoryWriter, Instance, InstanceLock, Run, RunEnd, Staged, StoreError, histories_wanted, stage_artifacts,
+    stage_catalog,
+};
+
+/// Digests that may wait for their request: about ten list pages.
+const WANTED_CAPACITY: usize = 1_000;
+/// Answers that may wait to be stored.
+const ANSWERED_CAPACITY: usize = 256;
+/// Largest batch of answers stored in one transaction.
+const BATCH: usize = 256;
+/// How often the run row shows progress, which also keeps the lock's connection from idling.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// What a request or a publish on its way gets after the wish to stop.
+const GRACE: Duration = Duration::from_secs(3);
+/// The first version with the artifact list of the whole instance (swr_03_0306).
+const FIRST_VERSION: [u64; 3] = [25, 6, 0];
+
+/// What a run is about.
+#[derive(Debug, Clone)]
+pub struct SyncSettings {
+    /// The instance in SWR.
+    pub swr_instance_id: String,
+    /// Its project.
+    pub project_id: String,
+    /// The endpoint, as text for the instance's row.
+    pub endpoint: String,
+    /// The region, if known.
+    pub region: Option<String>,
+    /// Do everything, but undo the publish.
+    pub dry_run: bool,
+    /// The machine's name, for the run row.
+    pub host: String,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// Why a run ended without publishing.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// The registry did not answer as it should.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The database did not.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The database could not be reached, or has another schema.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// The instance is too old.
+    #[error("the instance has version {version}; the artifact list exists from 25.6.0 on")]
+    UnsupportedVersion {
+        /// As the API gives it.
+        version: String,
+    },
+    /// The database has the instance under another project.
+    #[error("instance {swr_instance_id} is in the database as one of project {stored}, not {given}")]
+    WrongInstance {
+        /// The instance.
+        swr_instance_id: String,
+        /// The project in the database.
+        stored: String,
+        /// The project of this run.
+        given: String,
+    },
+    /// A signal.
+    #[error("stopped by a signal; what had arrived is stored, nothing was published")]
+    Stopped(Signal),
+}
+
+impl SyncError {
+    /// The exit code it asks for.
+    pub fn exit(&self) -> Exit {
+        match self {
+            SyncError::Registry(error) => match error.status().map(|status| status.status) {
+                Some(401 | 403) => Exit::Denied,
+                Some(status @ 400..=499) if !matches!(status, 408 | 425 | 429) => Exit::Usage,
+                _ => Exit::SourceUnavailable,
+            },
+            SyncError::Store(StoreError::Locked { .. }) => Exit::Locked,
+            SyncError::Store(StoreError::Statement { .. }) => Exit::Database,
+            SyncError::Database(error) => error.exit(),
+            SyncError::UnsupportedVersion { .. } => Exit::Usage,
+            SyncError::WrongInstance { .. } => Exit::Refused,
+            SyncError::Stopped(signal) => signal.exit(),
+        }
+    }
+
+    fn outcome(&self) -> RunOutcome {
+        match self {
+            SyncError::Stopped(_) => RunOutcome::Stopped,
+            _ => RunOutcome::Failed,
+        }
+    }
+}
+
+/// What a run is doing; shared with whoever shows it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    phase: AtomicU8,
+    catalog_pages: AtomicU64,
+    pages: AtomicU64,
+    artifacts_listed: AtomicU64,
+    histories_wanted: AtomicU64,
+    histories_reused: AtomicU64,
+    histories_fetched: AtomicU64,
+    histories_unsupported: AtomicU64,
+    histories_gone: AtomicU64,
+    histories_failed: AtomicU64,
+    data_issues: AtomicU64,
+    rows_written: AtomicU64,
+}
+
+/// The phases of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Phase {
+    /// Connecting, taking the lock.
+    Starting = 0,
+    /// Reading namespaces and repositories.
+    Catalog = 1,
+    /// Listing artifacts, and fetching build histories beside it.
+    Listing = 2,
+    /// The listing is complete; build histories are still coming.
+    Histories = 3,
+    /// The one transaction.
+    Publishing = 4,
+}
+
+/// A moment of [`Progress`].
+#[derive(Debug, Clone, Copy)]
+#[expect(missing_docs, reason = "each is described at its column of swr.sync_run")]
+pub struct ProgressNow {
+    pub phase: Phase,
+    pub pages: u64,
+    pub artifacts_listed: u64,
+    /// Requests for histories that were found necessary so far.
+    pub histories_wanted: u64,
+    /// Of these, how many have their answer stored.
+    pub histories_done: u64,
+    pub histories_failed: u64,
+}
+
+impl Progress {
+    /// What the run is doing now.
+    pub fn now(&self) -> ProgressNow {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let failed = read(&self.histories_failed);
+        ProgressNow {
+            phase: match self.phase.load(Ordering::Relaxed) {
+                0 => Phase::Starting,
+                1 => Phase::Catalog,
+                2 => Phase::Listing,
+                3 => Phase::Histories,
+                _ => Phase::Publishing,
+            },
+            pages: read(&self.pages),
+            artifacts_listed: read(&self.artifacts_listed),
+            histories_wanted: read(&self.histories_wanted),
+            histories_done: read(&self.histories_fetched)
+                + read(&self.histories_unsupported)
+                + read(&self.histories_gone)
+                + failed,
+            histories_failed: failed,
+        }
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+        tracing::debug!(?phase, "phase");
+    }
+
+    fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn note(&self, answers: &[HistoryAnswer], writes: store::HistoryWrites) {
+        for answer in answers {
+            let counter = match answer.outcome {
+                HistoryOutcome::Stored(_) | HistoryOutcome::Empty(_) => &self.histories_fetched,
+                HistoryOutcome::Unsupported(_) => &self.histories_unsupported,
+                HistoryOutcome::Gone(_) => &self.histories_gone,
+                HistoryOutcome::Forbidden(_) | HistoryOutcome::Failed(_) => &self.histories_failed,
+            };
+            Progress::add(counter, 1);
+        }
+        Progress::add(&self.rows_written, writes.rows);
+        Progress::add(&self.data_issues, writes.data_issues);
+    }
+
+    fn counters(&self, meter: &RequestMeter) -> RunCounters {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        RunCounters {
+            requests: meter.counts(),
+            catalog_pages: read(&self.catalog_pages),
+            pages: read(&self.pages),
+            artifacts_listed: read(&self.artifacts_listed),
+            histories_fetched: read(&self.histories_fetched),
+            histories_reused: read(&self.histories_reused),
+            histories_unsupported: read(&self.histories_unsupported),
+            histories_gone: read(&self.histories_gone),
+            histories_failed: read(&self.histories_failed),
+            data_issues: read(&self.data_issues),
+            rows_written: read(&self.rows_written),
+            ..RunCounters::default()
+        }
+    }
+}
+
+/// Runs once over one instance.
+///
+/// What arrived before an error is kept: the next run asks only for what is missing. The
+/// error is in the run row too, if there is one.
+pub async fn sync(
+    registry: &Registry,
+    database: &Database,
+    settings: &SyncSettings,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<RunReport, SyncError> {
+    let begin = Instant::now();
+    let mut connection = database.connect().await?;
+    let clock = &settings.clock;
+    let instance = Instance::find_or_create(
+        &mut connection,
+        &settings.swr_instance_id,
+        &settings.project_id,
+        &settings.endpoint,
+        settings.region.as_deref(),
+        clock.now(),
+    )
+    .await?;
+    if instance.project_id != settings.project_id {
+        return Err(SyncError::WrongInstance {
+            swr_instance_id: settings.swr_instance_id.clone(),
+            stored: instance.project_id,
+            given: settings.project_id.clone(),
+        });
+    }
+    let mut lock = InstanceLock::acquire(connection, instance.instance_id).await?;
+    let run = Run::start(&mut lock, &settings.host, clock.now()).await?;
+    tracing::info!(run_id = run.run_id, instance = settings.swr_instance_id, "run {} started", run.run_id);
+
+    let meter = registry.meter();
+    let crawled = crawl(registry, database, settings, &instance, &mut lock, run, progress, stop).await;
+    let mut counters = progress.counters(&meter);
+    let result = match crawled {
+        Ok(listing) => {
+            progress.enter(Phase::Publishing);
+            let exit = if counters.histories_failed > 0 { Exit::Partial } else { Exit::Success };
+            let now = clock.now();
+            let publishing =
+                store::publish(&mut lock, run, listing, &mut counters, settings.dry_run, exit as u8, now);
+            tokio::select! {
+                published = publishing => published.map_err(SyncError::from),
+                signal = after_grace(stop) => Err(SyncError::Stopped(signal)),
+            }
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = &result {
+        record_failure(&mut lock, run, &counters, error, clock.now()).await;
+    }
+    lock.release().await;
+    result.map(|()| RunReport {
+        run_id: run.run_id,
+        outcome: if settings.dry_run { RunOutcome::DryRun } else { RunOutcome::Published },
+        counters,
+        elapsed: begin.elapsed(),
+    })
+}
+
+async fn after_grace(stop: &Stop) -> Signal {
+    let signal = stop.requested().await;
+    tokio::time::sleep(GRACE).await;
+    signal
+}
+
+/// Writes the failure into the run row, if the database still listens.
+async fn record_failure(
+    lock: &mut InstanceLock,
+    run: Run,
+    counters: &RunCounters,
+    error: &SyncError,
+    now: DateTime<Utc>,
+) {
+    let text = chain(error);
+    let end =
+        RunEnd { outcome: Some(error.outcome()), error: Some(&text), exit_code: Some(error.exit() as u8) };
+    let saving = store::save_progress(lock.connection(), run, counters, end, now);
+    match tokio::time::timeout(GRACE, saving).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!("the run row keeps no word of the failure: {}", chain(&error)),
+        Err(_) => tracing::debug!("the run row keeps no word of the failure: the database does not answer"),
+    }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        let part = source.to_string();
+        if !text.ends_with(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        cause = source.source();
+    }
+    text
+}
+
+/// What the stages of one run share.
+struct Crawl<'a> {
+    registry: &'a Registry,
+    clock: &'a Clock,
+    run: Run,
+    progress: &'a Progress,
+    /// Digests between the listing and their commit: a later page must not ask for them again.
+    in_flight: Mutex<HashSet<String>>,
+    /// Set when the intake is to end: by a signal, or because a stage failed.
+    halt: watch::Sender<bool>,
+}
+
+/// Catalog, listing and histories. Gives the times of the listing if it is complete.
+#[expect(clippy::too_many_arguments, reason = "called once; a struct would only repeat the list")]
+async fn crawl(
+    registry: &Registry,
+    database: &Database,
+    settings: &SyncSettings,
+    instance: &Instance,
+    lock: &mut InstanceLock,
+    run: Run,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<(DateTime<Utc>, DateTime<Utc>), SyncError> {
+    let crawl = Crawl {
+        registry,
+        clock: &settings.clock,
+        run,
+        progress,
+        in_flight: Mutex::default(),
+        halt: watch::Sender::new(false),
+    };
+    let mut listing = Listing {
+        crawl: &crawl,
+        lock,
+        staged: Staged::default(),
+        has_other_instances: false,
+        catalog_reads: 0,
+        next_heartbeat: Instant::now() + HEARTBEAT,
+    };
+    tokio::select! {
+        started = listing.start(instance) => started?,
+        signal = stop.requested() => return Err(SyncError::Stopped(signal)),
+    }
+    let writer = HistoryWriter::new(database.connect().await?, run);
+
+    progress.enter(Phase::Listing);
+    let (wanted_sender, wanted) = mpsc::channel(WANTED_CAPACITY);
+    let (answered_sender, answered) = mpsc::channel(ANSWERED_CAPACITY);
+    let stored = watch::Sender::new(false);
+    let work = async {
+        tokio::join!(
+            crawl.halting(listing.list(wanted_sender, stored.subscribe())),
+            crawl.halting(crawl.fetch(wanted, answered_sender)),
+            async {
+                let result = crawl.halting(crawl.store(writer, answered)).await;
+                stored.send_replace(true);
+                result
+            },
+        )
+    };
+    tokio::pin!(work);
+    let (results, signal) = tokio::select! {
+        results = &mut work => (results, None),
+        signal = stop.requested() => {
+            crawl.halt.send_replace(true);
+            (work.await, Some(signal))
+        }
+    };
+    if let Some(signal) = signal {
+        return Err(SyncError::Stopped(signal));
+    }
+    // The storing stage first: if it failed, the others ended because of it.
+    let (listed, fetched, stored) = results;
+    stored?;
+    fetched?;
+    match listed? {
+        Some(times) => Ok(times),
+        // Unreachable without a failure above, which has its own error.
+        None => Err(SyncError::Stopped(Signal::Terminate)),
+    }
+}
+
+impl Crawl<'_> {
+    /// Runs a stage; if it fails, the others come to an end.
+    async fn halting<T>(&self, stage: impl Future<Output = Result<T, SyncError>>) -> Result<T, SyncError> {
+        let result = stage.await;
+        if result.is_err() {
+            self.halt.send_replace(true);
+        }
+        result
+    }
+
+    async fn halted(&self) {
+        // The sender lives as long as the crawl, so waiting cannot fail.
+        let _ = self.halt.subscribe().wait_for(|halt| *halt).await;
+    }
+
+    /// Asks for the wanted histories, as many at a time as the registry takes, and hands the
+    /// answers on within each one's own future: a slow database leaves no request unread.
+    async fn fetch(
+        &self,
+        mut wanted: mpsc::Receiver<HistoryRequest>,
+        answered: mpsc::Sender<HistoryAnswer>,
+    ) -> Result<(), SyncError> {
+        let answered = &answered;
+        stream::poll_fn(|context| wanted.poll_recv(context))
+            .map(Ok)
+            .try_for_each_concurrent(self.registry.max_in_flight(), |request| async move {
+                if *self.halt.borrow() {
+                    return Ok(());
+                }
+                let digest = request.digest.clone();
+                let outcome = tokio::select! {
+                    outcome = self.fetch_one(request) => outcome?,
+                    () = async { self.halted().await; tokio::time::sleep(GRACE).await } => return Ok(()),
+                };
+                // A closed channel means that the storing stage failed, which is reported there.
+                let _ = answered.send(HistoryAnswer { digest, outcome }).await;
+                Ok(())
+            })
+            .await
+    }
+
+    async fn fetch_one(&self, request: HistoryRequest) -> Result<HistoryOutcome, RegistryError> {
+        let Some(repository) = request.repository else {
+            return Ok(HistoryOutcome::Failed(Refusal {
+                status: None,
+                code: None,
+                message: "the catalog does not name the repository of this digest".to_owned(),
+            }));
+        };
+        let outcome = self.registry.build_history(&repository, &request.digest).await?;
+        if let HistoryOutcome::Forbidden(refusal) | HistoryOutcome::Failed(refusal) = &outcome {
+            tracing::debug!(
+                digest = request.digest,
+                repository = format!("{}/{}", repository.namespace, repository.name),
+                status = refusal.status,
+                "no build history: {}",
+                refusal.message
+            );
+        }
+        Ok(outcome)
+    }
+
+    /// Stores what has arrived, in one transaction, before looking for more.
+    async fn store(
+        &self,
+        mut writer: HistoryWriter,
+        mut answered: mpsc::Receiver<HistoryAnswer>,
+    ) -> Result<(), SyncError> {
+        let mut batch = Vec::with_capacity(BATCH);
+        while answered.recv_many(&mut batch, BATCH).await > 0 {
+            let writes = writer.store(&batch, self.clock.now()).await?;
+            self.progress.note(&batch, writes);
+            let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+            for answer in batch.drain(..) {
+                in_flight.remove(&answer.digest);
+            }
+        }
+        writer.close().await;
+        Ok(())
+    }
+}
+
+/// The listing stage: the only user of the lock's connection while it runs.
+struct Listing<'a, 'lock> {
+    crawl: &'a Crawl<'a>,
+    lock: &'lock mut InstanceLock,
+    staged: Staged,
+    has_other_instances: bool,
+    catalog_reads: u32,
+    next_heartbeat: Instant,
+}
+
+impl Listing<'_, '_> {
+    /// What comes before the first page: the instance's version if it is new here, and the catalog.
+    async fn start(&mut self, instance: &Instance) -> Result<(), SyncError> {
+        if instance.needs_description {
+            self.describe_instance().await?;
+        }
+        self.has_other_instances = store::has_other_instances(self.lock.connection(), instance.instance_id).await?;
+        self.crawl.progress.enter(Phase::Catalog);
+        self.read_catalog().await
+    }
+
+    /// Asks once for name and version. A key that may not read them is no reason to stop.
+    async fn describe_instance(&mut self) -> Result<(), SyncError> {
+        let description = match self.crawl.registry.instance().await {
+            Ok(description) => description,
+            Err(error) => {
+                let is_refused = error.status().is_some_and(|status| matches!(status.status, 400 | 403 | 404));
+                return if is_refused { Ok(()) } else { Err(error.into()) };
+            }
+        };
+        store::describe_instance(self.lock.connection(), self.crawl.run.instance_id, &description).await?;
+        match description.version {
+            Some(version) if is_older(&version, FIRST_VERSION) => Err(SyncError::UnsupportedVersion { version }),
+            _ => Ok(()),
+        }
+    }
+
+    async fn read_catalog(&mut self) -> Result<(), SyncError> {
+        self.catalog_reads += 1;
+        let catalog = self.crawl.registry.catalog().await?;
+        Progress::add(&self.crawl.progress.catalog_pages, catalog.pages);
+        let (run, staged) = (self.crawl.run, &mut self.staged);
+        stage_catalog(self.lock.connection(), run, staged, &catalog.namespaces, &catalog.repositories).await?;
+        Ok(())
+    }
+
+    /// Pages through the list, and waits for the histories. Gives the times of the listing, or
+    /// `None` if it was cut short by a failure elsewhere.
+    async fn list(
+        mut self,
+        wanted: mpsc::Sender<HistoryRequest>,
+        mut stored: watch::Receiver<bool>,
+    ) -> Result<Option<(DateTime<Utc>, DateTime<Utc>)>, SyncError> {
+        let crawl = self.crawl;
+        tokio::select! {
+            times = async {
+                let times = self.read_pages(wanted).await?;
+                crawl.progress.enter(Phase::Histories);
+                // The storing stage says so when it ends; its sender outlives this stage.
+                self.beating(async { let _ = stored.wait_for(|stored| *stored).await; }).await?;
+                Ok(Some(times))
+            } => times,
+            () = crawl.halted() => Ok(None),
+        }
+    }
+
+    async fn read_pages(
+        &mut self,
+        wanted: mpsc::Sender<HistoryRequest>,
+    ) -> Result<(DateTime<Utc>, DateTime<Utc>), SyncError> {
+        let crawl = self.crawl;
+        let started_at = crawl.clock.now();
+        store::note_listing(self.lock.connection(), crawl.run, started_at, None).await?;
+        let mut pages = std::pin::pin!(crawl.registry.artifact_pages());
+        let mut next = self.beating(pages.next()).await?;
+        while let Some(page) = next {
+            let page = page?;
+            Progress::add(&crawl.progress.pages, 1);
+            // The next page is on its way while this one is taken in.
+            let (following, taken) = tokio::join!(pages.next(), self.take_in(&page, &wanted));
+            taken?;
+            next = following;
+        }
+        let finished_at = crawl.clock.now();
+        store::note_listing(self.lock.connection(), crawl.run, started_at, Some(finished_at)).await?;
+        Ok((started_at, finished_at))
+    }
+
+    /// Stages a page, and sends the digests without a stored history to the fetch stage.
+    async fn take_in(
+        &mut self,
+        page: &Page<Artifact>,
+        wanted: &mpsc::Sender<HistoryRequest>,
+    ) -> Result<(), SyncError> {
+        let crawl = self.crawl;
+        stage_artifacts(self.lock.connection(), crawl.run, &mut self.staged, page).await?;
+        // In this order: a digest that is neither in flight here nor stored in the next
+        // statement cannot have been both, since only this stage sends digests out.
+        let candidates: Vec<(&str, i64)> = {
+            let in_flight = crawl.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+            page.rows
+                .iter()
+                .filter(|artifact| !in_flight.contains(&artifact.digest))
+                .map(|artifact| (artifact.digest.as_str(), artifact.repository_id))
+                .collect()
+        };
+        let requests = self.needed(&candidates).await?;
+        let progress = crawl.progress;
+        Progress::add(&progress.artifacts_listed, page.rows.len() as u64);
+        Progress::add(&progress.histories_wanted, requests.len() as u64);
+        Progress::add(&progress.histories_reused, (page.rows.len() - requests.len()) as u64);
+        for request in requests {
+            crawl.in_flight.lock().unwrap_or_else(PoisonError::into_inner).insert(request.digest.clone());
+            let sent = self.beating(wanted.send(request)).await?;
+            if sent.is_err() {
+                // The fetch stage failed and has its own error.
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The digests that need a request, after looking into other instances, with names.
+    async fn needed(&mut self, candidates: &[(&str, i64)]) -> Result<Vec<HistoryRequest>, SyncError> {
+        let crawl = self.crawl;
+        let now = crawl.clock.now();
+        let mut requests = histories_wanted(self.lock.connection(), crawl.run, candidates, now).await?;
+        if self.has_other_instances && !requests.is_empty() {
+            let digests: Vec<&str> = requests.iter().map(|request| request.digest.as_str()).collect();
+            let (rows, found) =
+                store::reuse_histories(self.lock.connection(), crawl.run.instance_id, &digests).await?;
+            Progress::add(&crawl.progress.rows_written, rows);
+            requests.retain(|request| !found.contains(&request.digest));
+        }
+        let is_unnamed = requests.iter().any(|request| request.repository.is_none());
+        if is_unnamed && self.catalog_reads == 1 {
+            // A repository made after the catalog was read.
+            self.read_catalog().await?;
+            let wanted: HashSet<String> = requests.into_iter().map(|request| request.digest).collect();
+            requests = histories_wanted(self.lock.connection(), crawl.run, candidates, now).await?;
+            requests.retain(|request| wanted.contains(&request.digest));
+        }
+        Ok(requests)
+    }
+
+    /// Waits for `work`, and shows progress in the run row meanwhile.
+    async fn beating<T>(&mut self, work: impl Future<Output = T>) -> Result<T, SyncError> {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                () = tokio::time::sleep_until(self.next_heartbeat) => {
+                    self.next_heartbeat = Instant::now() + HEARTBEAT;
+                    self.show_progress().await?;
+                }
+            }
+        }
+    }
+
+    async fn show_progress(&mut self) -> Result<(), StoreError> {
+        let Crawl { registry, clock, run, progress, .. } = *self.crawl;
+        let counters = progress.counters(&registry.meter());
+        let goes_on = RunEnd { outcome: None, error: None, exit_code: None };
+        store::save_progress(self.lock.connection(), run, &counters, goes_on, clock.now()).await
+    }
+}
+
+/// Compares component by component. Its exact format is not documented, so a leading letter and
+/// whatever follows the third number are ignored; an unreadable version is not older.
+fn is_older(version: &str, than: [u64; 3]) -> bool {
+    let numbers: Vec<u64> = version
+        .trim_start_matches(|character: char| !character.is_ascii_digit())
+        .split(|character: char| !character.is_ascii_digit())
+        .map_while(|part| part.parse().ok())
+        .take(3)
+        .collect();
+    !numbers.is_empty() && numbers.as_slice() < &than[..numbers.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_compare_by_number() {
+        for old in ["25.5.9", "v25.5.0", "24.12.0-b7", "9.9.9", "25.5"] {
+            assert!(is_older(old, FIRST_VERSION), "{old}");
+        }
+        for new in ["25.6.0", "v25.6.0", "25.10.1", "25.6.0.3", "26.0.0-rc1", "25.6", "unknown", ""] {
+            assert!(!is_older(new, FIRST_VERSION), "{new}");
+        }
+    }
+}

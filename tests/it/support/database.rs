@@ -1,0 +1,541 @@
+//! A database of its own for every test, on a real PostgreSQL server.
+//!
+//! The server is, in this order: the one that `TEST_DATABASE_URL` names; the
+//! embedded one, if PostgreSQL's programs are installed; a container.
+//! `TEST_DATABASE_BACKEND` (`url`, `local` or `container`) forces one of them.
+//!
+//! The migrations run once, into a template; a test's database is a copy of it.
+//! All of that is agreed on through the server, so it holds for a process per
+//! test just as for a thread per test.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::{Arc, LazyLock, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use sha2::{Digest, Sha256};
+use sqlx::{AssertSqlSafe, Column, Connection, PgConnection, Row, ValueRef};
+use swr_sync::database::{MIGRATOR, migrate};
+use tokio::runtime::Runtime;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+mod container;
+
+/// Templates are built, and leftovers dropped, under this exclusive advisory
+/// lock; databases are copied under the shared one.
+const TEMPLATE_LOCK: &str = "hashtextextended('swr-sync test templates', 0)";
+
+/// How long any one step on the server may take, waiting for the lock included.
+const STEP_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A test's database that is older has lost its test.
+const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
+
+/// A template that is older belongs to migrations that have changed since.
+const TEMPLATE_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Outlives the runtimes of single tests, which is why the server, and the
+/// dropping of databases, belong to it.
+static BACKGROUND: LazyLock<Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("test-database")
+        .enable_all()
+        .build()
+        .expect("a runtime for the test databases")
+});
+
+/// A database that exists for as long as this value.
+pub(crate) struct TestDatabase {
+    name: String,
+    url: String,
+    /// Taken by `drop`.
+    server: Option<Arc<Server>>,
+}
+
+impl TestDatabase {
+    /// A database with the migrations applied.
+    pub(crate) async fn create() -> TestDatabase {
+        in_background(|| create(true)).await
+    }
+
+    /// A database without anything in it.
+    pub(crate) async fn create_empty() -> TestDatabase {
+        in_background(|| create(false)).await
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(crate) async fn connect(&self) -> PgConnection {
+        match PgConnection::connect(&self.url).await {
+            Ok(connection) => connection,
+            Err(error) => panic!("connecting to the test database {}: {error}", self.name),
+        }
+    }
+
+    /// The rows of a query, one per line, in PostgreSQL's own text format:
+    /// `value | value | NULL`.
+    pub(crate) async fn snapshot(&self, sql: &str) -> String {
+        let mut connection = self.connect().await;
+        let rows = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+            .fetch_all(&mut connection)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let _ = connection.close().await;
+        let lines = rows.iter().map(|row| {
+            let values = row.columns().iter().map(|column| {
+                let value = row.try_get_raw(column.ordinal()).unwrap();
+                match value.is_null() {
+                    true => "NULL".to_owned(),
+                    false => value.as_str().unwrap().to_owned(),
+                }
+            });
+            values.collect::<Vec<_>>().join(" | ")
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        let name = std::mem::take(&mut self.name);
+        let Some(server) = self.server.take() else {
+            return;
+        };
+        let (done, wait) = std::sync::mpsc::channel();
+        BACKGROUND.spawn(async move {
+            let result = drop_database(&server, &name).await;
+            let _ = done.send(result.map_err(|error| format!("dropping {name}: {error}")));
+            release(server).await;
+            drop(done);
+        });
+        // The one message, and then the end of the channel.
+        while let Ok(result) = wait.recv_timeout(STEP_TIMEOUT) {
+            if let Err(error) = result {
+                warn(&error);
+            }
+        }
+    }
+}
+
+/// The future is made and run over there, since that of sqlx's migrator is not `Send`.
+async fn in_background<F: Future<Output: Send + 'static>>(
+    future: impl FnOnce() -> F + Send + 'static,
+) -> F::Output {
+    let run = move || BACKGROUND.block_on(future());
+    match BACKGROUND.spawn_blocking(run).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+async fn create(migrated: bool) -> TestDatabase {
+    let server = server().await.unwrap_or_else(|error| panic!("{error}"));
+    let name = format!("swr_test_{}_{:016x}", unix_seconds(), random());
+    let created = timeout(STEP_TIMEOUT, create_database(&server, &name, migrated)).await;
+    match created {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => panic!("creating the test database {name}: {error}"),
+        Err(_) => panic!("creating the test database {name}: no end after {STEP_TIMEOUT:?}"),
+    }
+    TestDatabase {
+        url: server.url_of(&name),
+        name,
+        server: Some(server),
+    }
+}
+
+async fn create_database(server: &Server, name: &str, migrated: bool) -> Result<(), sqlx::Error> {
+    let mut admin = PgConnection::connect(&server.admin_url).await?;
+    if !migrated {
+        execute(
+            &mut admin,
+            format!("create database {name} template template0"),
+        )
+        .await?;
+        return admin.close().await;
+    }
+    let hash = migrations_hash();
+    execute(
+        &mut admin,
+        format!("select pg_advisory_lock_shared({TEMPLATE_LOCK})"),
+    )
+    .await?;
+    let template = match find_template(&mut admin, &hash).await? {
+        Some(template) => template,
+        None => {
+            execute(
+                &mut admin,
+                format!("select pg_advisory_unlock_shared({TEMPLATE_LOCK})"),
+            )
+            .await?;
+            execute(
+                &mut admin,
+                format!("select pg_advisory_lock({TEMPLATE_LOCK})"),
+            )
+            .await?;
+            match find_template(&mut admin, &hash).await? {
+                Some(template) => template,
+                None => build_template(&mut admin, server, &hash).await?,
+            }
+        }
+    };
+    execute(
+        &mut admin,
+        format!("create database {name} template {template}"),
+    )
+    .await?;
+    // Closing the session gives the lock back.
+    admin.close().await
+}
+
+async fn find_template(
+    admin: &mut PgConnection,
+    hash: &str,
+) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar("select datname::text from pg_database where starts_with(datname, $1)")
+        .bind(format!("swr_template_{hash}_"))
+        .fetch_optional(admin)
+        .await
+}
+
+/// Builds the template under another name, so that an interrupted attempt is
+/// never mistaken for it.
+async fn build_template(
+    admin: &mut PgConnection,
+    server: &Server,
+    hash: &str,
+) -> Result<String, sqlx::Error> {
+    let unfinished = format!("swr_unfinished_{hash}");
+    let template = format!("swr_template_{hash}_{}", unix_seconds());
+    execute(
+        admin,
+        format!("drop database if exists {unfinished} with (force)"),
+    )
+    .await?;
+    execute(
+        admin,
+        format!("create database {unfinished} template template0"),
+    )
+    .await?;
+    migrate(PgConnection::connect(&server.url_of(&unfinished)).await?).await?;
+    execute(
+        admin,
+        format!("alter database {unfinished} rename to {template}"),
+    )
+    .await?;
+    Ok(template)
+}
+
+fn migrations_hash() -> String {
+    let mut hash = Sha256::new();
+    for migration in MIGRATOR.iter() {
+        hash.update(migration.version.to_be_bytes());
+        hash.update(&migration.checksum);
+    }
+    let hash = hash.finalize();
+    hash.iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+async fn drop_database(server: &Server, name: &str) -> Result<(), String> {
+    let drop = async {
+        let mut admin = PgConnection::connect(&server.admin_url).await?;
+        execute(
+            &mut admin,
+            format!("drop database if exists {name} with (force)"),
+        )
+        .await?;
+        admin.close().await
+    };
+    match timeout(STEP_TIMEOUT / 2, drop).await {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("no answer".to_owned()),
+    }
+}
+
+/// Drops what tests that were killed have left. Skipped while a template is
+/// being built, and for databases that somebody is connected to.
+async fn drop_leftovers(admin_url: &str) -> Result<(), sqlx::Error> {
+    let mut admin = PgConnection::connect(admin_url).await?;
+    let lock = format!("select pg_try_advisory_lock({TEMPLATE_LOCK})");
+    let locked: bool = sqlx::query_scalar(AssertSqlSafe(lock))
+        .fetch_one(&mut admin)
+        .await?;
+    if locked {
+        let unused: Vec<String> = sqlx::query_scalar(
+            "select datname::text from pg_database
+             where datname ~ '^swr_(test|template)_'
+               and not exists (select from pg_stat_activity a where a.datid = pg_database.oid)",
+        )
+        .fetch_all(&mut admin)
+        .await?;
+        for name in unused.iter().filter(|name| is_leftover(name)) {
+            execute(&mut admin, format!("drop database if exists {name}")).await?;
+        }
+    }
+    admin.close().await
+}
+
+/// Reads the age from `swr_test_<seconds>_<random>` or `swr_template_<hash>_<seconds>`.
+fn is_leftover(name: &str) -> bool {
+    let parts: Vec<&str> = name.split('_').collect();
+    let (created_at, age) = match parts[..] {
+        ["swr", "test", seconds, _] => (seconds, LEFTOVER_AGE),
+        ["swr", "template", _, seconds] => (seconds, TEMPLATE_AGE),
+        _ => return false,
+    };
+    created_at
+        .parse::<u64>()
+        .is_ok_and(|created_at| unix_seconds() > created_at + age.as_secs())
+}
+
+async fn execute(connection: &mut PgConnection, sql: String) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(sql))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// The server that this process uses.
+struct Server {
+    admin_url: String,
+    hold: Hold,
+}
+
+/// What keeps the server there.
+enum Hold {
+    /// Somebody else.
+    Nothing,
+    /// A lock that the kernel drops with this process.
+    #[cfg(feature = "embedded-db")]
+    Embedded {
+        _server: swr_sync::database::embedded::EmbeddedServer,
+    },
+    /// Removed when the last test lets go of it, because nobody would afterwards.
+    Container(Box<container::PostgresContainer>),
+}
+
+impl Server {
+    fn url_of(&self, database: &str) -> String {
+        let mut url = reqwest::Url::parse(&self.admin_url).expect("connecting has parsed it");
+        url.set_path(database);
+        url.into()
+    }
+}
+
+enum Shared {
+    Untried,
+    /// Kept, so that not every test waits for the same time-outs.
+    Unavailable(String),
+    /// For the life of the process.
+    Permanent(Arc<Server>),
+    /// For as long as a test uses it: values in a static are never dropped.
+    UntilUnused(Weak<Server>),
+}
+
+static SERVER: Mutex<Shared> = Mutex::const_new(Shared::Untried);
+
+async fn server() -> Result<Arc<Server>, String> {
+    let mut shared = SERVER.lock().await;
+    match &*shared {
+        Shared::Unavailable(error) => return Err(error.clone()),
+        Shared::Permanent(server) => return Ok(Arc::clone(server)),
+        Shared::UntilUnused(server) => {
+            if let Some(server) = server.upgrade() {
+                return Ok(server);
+            }
+        }
+        Shared::Untried => {}
+    }
+    match find_server().await {
+        Err(error) => {
+            *shared = Shared::Unavailable(error.clone());
+            Err(error)
+        }
+        Ok(server) => {
+            let server = Arc::new(server);
+            *shared = match server.hold {
+                Hold::Container(_) => Shared::UntilUnused(Arc::downgrade(&server)),
+                _ => Shared::Permanent(Arc::clone(&server)),
+            };
+            Ok(server)
+        }
+    }
+}
+
+/// Lets go of the server, and removes its container if this was the last use.
+async fn release(server: Arc<Server>) {
+    let _nobody_takes_it_meanwhile = SERVER.lock().await;
+    if let Some(Server {
+        hold: Hold::Container(container),
+        ..
+    }) = Arc::into_inner(server)
+    {
+        container.remove().await;
+    }
+}
+
+async fn find_server() -> Result<Server, String> {
+    let setting = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let url = setting("TEST_DATABASE_URL");
+    let server = match (setting("TEST_DATABASE_BACKEND").as_deref(), url) {
+        (Some("url") | None, Some(url)) => at_url(url),
+        (Some("url"), None) => Err("TEST_DATABASE_BACKEND is url, and no TEST_DATABASE_URL".into()),
+        (Some("local"), _) => local().await,
+        (Some("container"), _) => in_container().await,
+        (Some(other), _) => Err(format!(
+            "TEST_DATABASE_BACKEND is `{other}`; it can be url, local or container"
+        )),
+        (None, None) => match local().await {
+            Ok(server) => Ok(server),
+            Err(local) => in_container().await.map_err(|container| {
+                format!(
+                    "tests need PostgreSQL: set TEST_DATABASE_URL to a server on which databases \
+                     may be created, or install PostgreSQL's server programs ({local}), or run a \
+                     container engine ({container})"
+                )
+            }),
+        },
+    }?;
+    let swept = timeout(STEP_TIMEOUT, drop_leftovers(&server.admin_url)).await;
+    match swept {
+        Ok(Ok(())) => Ok(server),
+        Ok(Err(error)) => Err(format!(
+            "the test server does not answer: {}",
+            chain(&error)
+        )),
+        Err(_) => Err(format!(
+            "the test server does not answer within {STEP_TIMEOUT:?}"
+        )),
+    }
+}
+
+fn at_url(url: String) -> Result<Server, String> {
+    if reqwest::Url::parse(&url).is_err() {
+        return Err("TEST_DATABASE_URL is not a URL".to_owned());
+    }
+    Ok(Server {
+        admin_url: url,
+        hold: Hold::Nothing,
+    })
+}
+
+/// The embedded server, shared by every test process of this user.
+#[cfg(feature = "embedded-db")]
+async fn local() -> Result<Server, String> {
+    use swr_sync::database::embedded::{EmbeddedServer, EmbeddedSettings};
+
+    let binaries_dir = std::env::var_os("SWR_SYNC_POSTGRES_BIN_DIR");
+    let mut folder = format!(
+        "swr-sync-test-{}-{}",
+        nix::unistd::geteuid(),
+        env!("CARGO_PKG_VERSION")
+    );
+    // Another PostgreSQL must not meet the data of this one.
+    if let Some(dir) = &binaries_dir {
+        let hash = Sha256::digest(dir.as_encoded_bytes());
+        folder.push_str(&format!("-{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2]));
+    }
+    let settings = EmbeddedSettings {
+        data_dir: Some(std::env::temp_dir().join(folder)),
+        binaries_dir: binaries_dir.map(Into::into),
+        search_path: std::env::var_os("PATH"),
+        supervisor_executable: env!("CARGO_BIN_EXE_swr-sync").into(),
+        start_timeout: Duration::from_secs(120),
+        durable: false,
+    };
+    let server = EmbeddedServer::start(&settings)
+        .await
+        .map_err(|error| chain(&error))?;
+    Ok(Server {
+        admin_url: server.url().to_owned(),
+        hold: Hold::Embedded { _server: server },
+    })
+}
+
+#[cfg(not(feature = "embedded-db"))]
+async fn local() -> Result<Server, String> {
+    Err("needs the feature embedded-db".to_owned())
+}
+
+async fn in_container() -> Result<Server, String> {
+    let container = container::PostgresContainer::start().await?;
+    Ok(Server {
+        admin_url: container.url().to_owned(),
+        hold: Hold::Container(Box::new(container)),
+    })
+}
+
+/// A failure to clean up is no reason to fail a test: a later run does it.
+#[expect(clippy::print_stderr, reason = "libtest shows it with the test")]
+fn warn(message: &str) {
+    eprintln!("{message}");
+}
+
+/// The error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}
+
+fn unix_seconds() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.expect("a clock after 1970").as_secs()
+}
+
+/// Differs between processes and calls; that is all names need.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+#[tokio::test]
+async fn a_test_gets_a_database_of_its_own_with_the_migrations_applied() {
+    let database = TestDatabase::create().await;
+    let other = TestDatabase::create().await;
+    assert_ne!(database.url(), other.url());
+    let migrations = "select bool_and(success) from swr._sqlx_migrations";
+    assert_eq!(database.snapshot(migrations).await, "t");
+    let values = "select 1, null, 'a b' union all select 2, 'x', ''";
+    assert_eq!(database.snapshot(values).await, "1 | NULL | a b\n2 | x | ");
+}
+
+#[tokio::test]
+async fn an_empty_database_has_no_schema_of_ours() {
+    let database = TestDatabase::create_empty().await;
+    let schemas = "select count(*) from pg_namespace where nspname like 'swr%'";
+    assert_eq!(database.snapshot(schemas).await, "0");
+}
+
+#[tokio::test]
+async fn a_database_is_dropped_with_its_test_even_if_somebody_is_connected() {
+    let database = TestDatabase::create_empty().await;
+    let _connected = database.connect().await;
+    let name = database.name.clone();
+    drop(database);
+    let other = TestDatabase::create_empty().await;
+    let left = format!("select count(*) from pg_database where datname = '{name}'");
+    assert_eq!(other.snapshot(&left).await, "0");
+}
+
+#[test]
+fn only_old_databases_of_tests_are_leftovers() {
+    let now = unix_seconds();
+    assert!(is_leftover("swr_test_1700000000_0123456789abcdef"));
+    assert!(!is_leftover(&format!("swr_test_{now}_0123456789abcdef")));
+    assert!(is_leftover("swr_template_0123456789abcdef_1700000000"));
+    assert!(!is_leftover(&format!(
+        "swr_template_0123456789abcdef_{now}"
+    )));
+    assert!(!is_leftover("swr_test_mine"));
+    assert!(!is_leftover("postgres"));
+}
