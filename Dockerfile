@@ -1,19 +1,19 @@
 # Targets: `production` (the default) runs swr-sync against a real registry,
 # `emulator` carries the emulated SWR API for docker-compose.yml.
 # Both base images can be replaced; the runtime image needs glibc and nothing else.
-ARG RUST_IMAGE=rust:1.95-slim-bookworm
-ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12:nonroot
+ARG RUST_IMAGE
+ARG RUNTIME_IMAGE
 
 # The dependencies are compiled around an empty crate, so that this layer is
 # built again only when Cargo.toml or Cargo.lock changes. The empty crate is
 # removed, because Cargo would take it for newer than the real sources.
-FROM ${RUST_IMAGE} AS dependencies
+FROM ${RUST_IMAGE:-rust:1.95-slim-bookworm} AS dependencies
 WORKDIR /src
 COPY .cargo .cargo
 COPY Cargo.toml Cargo.lock build.rs ./
 RUN mkdir src \
-    && touch src/lib.rs \
-    && echo 'fn main() {}' > src/main.rs \
+    && echo '//! Empty.' > src/lib.rs \
+    && printf '//! Empty.\nfn main() {}\n' > src/main.rs \
     && cargo build --locked --release --no-default-features \
     && cargo clean --release --package swr-sync
 
@@ -29,7 +29,7 @@ FROM dependencies AS build-production
 COPY . .
 RUN cargo build --locked --release --no-default-features
 
-FROM ${RUNTIME_IMAGE} AS runtime
+FROM ${RUNTIME_IMAGE:-gcr.io/distroless/cc-debian12:nonroot} AS runtime
 # The trusted roots come from the build image, so that a runtime image without
 # any, such as debian:bookworm-slim, will do as well.
 COPY --from=dependencies /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
