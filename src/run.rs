@@ -52,12 +52,20 @@ impl RequestCounts {
 
     /// The requests of one kind, whatever came back.
     pub fn of(&self, kind: RequestKind) -> u64 {
-        self.by_kind_and_status.iter().filter(|((of, _), _)| *of == kind).map(|(_, count)| count).sum()
+        self.by_kind_and_status
+            .iter()
+            .filter(|((of, _), _)| *of == kind)
+            .map(|(_, count)| count)
+            .sum()
     }
 
     /// Answers with status 429.
     pub fn throttled(&self) -> u64 {
-        self.by_kind_and_status.iter().filter(|((_, status), _)| *status == Some(429)).map(|(_, count)| count).sum()
+        self.by_kind_and_status
+            .iter()
+            .filter(|((_, status), _)| *status == Some(429))
+            .map(|(_, count)| count)
+            .sum()
     }
 
     /// As JSON, by kind and then status: `{"artifacts": {"200": 12}}`.
@@ -65,7 +73,9 @@ impl RequestCounts {
         let mut kinds = serde_json::Map::new();
         for ((kind, status), count) in &self.by_kind_and_status {
             let status = status.map_or_else(|| "error".to_owned(), |status| status.to_string());
-            let statuses = kinds.entry(kind.as_str()).or_insert_with(|| serde_json::json!({}));
+            let statuses = kinds
+                .entry(kind.as_str())
+                .or_insert_with(|| serde_json::json!({}));
             if let Some(statuses) = statuses.as_object_mut() {
                 statuses.insert(status, (*count).into());
             }
@@ -76,7 +86,10 @@ impl RequestCounts {
 
 /// What a run did. Rows of tables unless the name says otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each is described at its column of swr.sync_run")]
+#[expect(
+    missing_docs,
+    reason = "each is described at its column of swr.sync_run"
+)]
 pub struct RunCounters {
     pub requests: RequestCounts,
     pub catalog_pages: u64,

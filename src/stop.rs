@@ -52,7 +52,11 @@ impl Stop {
     /// Waits for the wish to stop; for ever, if nobody can have it any more.
     pub async fn requested(&self) -> Signal {
         let mut receiver = self.0.clone();
-        match receiver.wait_for(Option::is_some).await.map(|signal| *signal) {
+        match receiver
+            .wait_for(Option::is_some)
+            .await
+            .map(|signal| *signal)
+        {
             Ok(Some(signal)) => signal,
             _ => std::future::pending().await,
         }

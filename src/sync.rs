@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -25,8 +25,8 @@ use crate::registry::{Registry, RegistryError, RequestMeter};
 use crate::run::{RunCounters, RunOutcome, RunReport};
 use crate::stop::{Signal, Stop};
 use crate::store::{
-    self, HistoryWriter, Instance, InstanceLock, Run, RunEnd, Staged, StoreError, histories_wanted, stage_artifacts,
-    stage_catalog,
+    self, HistoryWriter, Instance, InstanceLock, Run, RunEnd, Staged, StoreError, histories_wanted,
+    stage_artifacts, stage_catalog,
 };
 
 /// Digests that may wait for their request: about ten list pages.
@@ -39,6 +39,8 @@ const BATCH: usize = 256;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// What a request or a publish on its way gets after the wish to stop.
 const GRACE: Duration = Duration::from_secs(3);
+/// From so many written rows on, the planner's counts are brought up to date.
+const ANALYZE_ROWS: u64 = 1_000;
 /// The first version with the artifact list of the whole instance (swr_03_0306).
 const FIRST_VERSION: [u64; 3] = [25, 6, 0];
 
@@ -80,7 +82,9 @@ pub enum SyncError {
         version: String,
     },
     /// The database has the instance under another project.
-    #[error("instance {swr_instance_id} is in the database as one of project {stored}, not {given}")]
+    #[error(
+        "instance {swr_instance_id} is in the database as one of project {stored}, not {given}"
+    )]
     WrongInstance {
         /// The instance.
         swr_instance_id: String,
@@ -155,7 +159,10 @@ pub enum Phase {
 
 /// A moment of [`Progress`].
 #[derive(Debug, Clone, Copy)]
-#[expect(missing_docs, reason = "each is described at its column of swr.sync_run")]
+#[expect(
+    missing_docs,
+    reason = "each is described at its column of swr.sync_run"
+)]
 pub struct ProgressNow {
     pub phase: Phase,
     pub pages: u64,
@@ -265,18 +272,36 @@ pub async fn sync(
     }
     let mut lock = InstanceLock::acquire(connection, instance.instance_id).await?;
     let run = Run::start(&mut lock, &settings.host, clock.now()).await?;
-    tracing::info!(run_id = run.run_id, instance = settings.swr_instance_id, "run {} started", run.run_id);
+    tracing::info!(
+        run_id = run.run_id,
+        instance = settings.swr_instance_id,
+        "run {} started",
+        run.run_id
+    );
 
     let meter = registry.meter();
-    let crawled = crawl(registry, database, settings, &instance, &mut lock, run, progress, stop).await;
+    let crawled = crawl(
+        registry, database, settings, &instance, &mut lock, run, progress, stop,
+    )
+    .await;
     let mut counters = progress.counters(&meter);
     let result = match crawled {
         Ok(listing) => {
             progress.enter(Phase::Publishing);
-            let exit = if counters.histories_failed > 0 { Exit::Partial } else { Exit::Success };
-            let now = clock.now();
-            let publishing =
-                store::publish(&mut lock, run, listing, &mut counters, settings.dry_run, exit as u8, now);
+            let exit = if counters.histories_failed > 0 {
+                Exit::Partial
+            } else {
+                Exit::Success
+            };
+            let publishing = store::publish(
+                &mut lock,
+                run,
+                listing,
+                &mut counters,
+                settings.dry_run,
+                exit as u8,
+                clock,
+            );
             tokio::select! {
                 published = publishing => published.map_err(SyncError::from),
                 signal = after_grace(stop) => Err(SyncError::Stopped(signal)),
@@ -284,13 +309,24 @@ pub async fn sync(
         }
         Err(error) => Err(error),
     };
-    if let Err(error) = &result {
-        record_failure(&mut lock, run, &counters, error, clock.now()).await;
+    match &result {
+        Ok(()) if counters.rows_written >= ANALYZE_ROWS => {
+            // All is published; a failure here is no failure of the run.
+            if let Err(error) = store::analyze(&mut lock).await {
+                tracing::debug!("{}", chain(&error));
+            }
+        }
+        Ok(()) => {}
+        Err(error) => record_failure(&mut lock, run, &counters, error, clock.now()).await,
     }
     lock.release().await;
     result.map(|()| RunReport {
         run_id: run.run_id,
-        outcome: if settings.dry_run { RunOutcome::DryRun } else { RunOutcome::Published },
+        outcome: if settings.dry_run {
+            RunOutcome::DryRun
+        } else {
+            RunOutcome::Published
+        },
         counters,
         elapsed: begin.elapsed(),
     })
@@ -311,13 +347,21 @@ async fn record_failure(
     now: DateTime<Utc>,
 ) {
     let text = chain(error);
-    let end =
-        RunEnd { outcome: Some(error.outcome()), error: Some(&text), exit_code: Some(error.exit() as u8) };
+    let end = RunEnd {
+        outcome: Some(error.outcome()),
+        error: Some(&text),
+        exit_code: Some(error.exit() as u8),
+    };
     let saving = store::save_progress(lock.connection(), run, counters, end, now);
     match tokio::time::timeout(GRACE, saving).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!("the run row keeps no word of the failure: {}", chain(&error)),
-        Err(_) => tracing::debug!("the run row keeps no word of the failure: the database does not answer"),
+        Ok(Err(error)) => tracing::debug!(
+            "the run row keeps no word of the failure: {}",
+            chain(&error)
+        ),
+        Err(_) => tracing::debug!(
+            "the run row keeps no word of the failure: the database does not answer"
+        ),
     }
 }
 
@@ -349,7 +393,10 @@ struct Crawl<'a> {
 }
 
 /// Catalog, listing and histories. Gives the times of the listing if it is complete.
-#[expect(clippy::too_many_arguments, reason = "called once; a struct would only repeat the list")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "called once; a struct would only repeat the list"
+)]
 async fn crawl(
     registry: &Registry,
     database: &Database,
@@ -421,7 +468,10 @@ async fn crawl(
 
 impl Crawl<'_> {
     /// Runs a stage; if it fails, the others come to an end.
-    async fn halting<T>(&self, stage: impl Future<Output = Result<T, SyncError>>) -> Result<T, SyncError> {
+    async fn halting<T>(
+        &self,
+        stage: impl Future<Output = Result<T, SyncError>>,
+    ) -> Result<T, SyncError> {
         let result = stage.await;
         if result.is_err() {
             self.halt.send_replace(true);
@@ -468,7 +518,10 @@ impl Crawl<'_> {
                 message: "the catalog does not name the repository of this digest".to_owned(),
             }));
         };
-        let outcome = self.registry.build_history(&repository, &request.digest).await?;
+        let outcome = self
+            .registry
+            .build_history(&repository, &request.digest)
+            .await?;
         if let HistoryOutcome::Forbidden(refusal) | HistoryOutcome::Failed(refusal) = &outcome {
             tracing::debug!(
                 digest = request.digest,
@@ -491,7 +544,10 @@ impl Crawl<'_> {
         while answered.recv_many(&mut batch, BATCH).await > 0 {
             let writes = writer.store(&batch, self.clock.now()).await?;
             self.progress.note(&batch, writes);
-            let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut in_flight = self
+                .in_flight
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             for answer in batch.drain(..) {
                 in_flight.remove(&answer.digest);
             }
@@ -517,7 +573,8 @@ impl Listing<'_, '_> {
         if instance.needs_description {
             self.describe_instance().await?;
         }
-        self.has_other_instances = store::has_other_instances(self.lock.connection(), instance.instance_id).await?;
+        self.has_other_instances =
+            store::has_other_instances(self.lock.connection(), instance.instance_id).await?;
         self.crawl.progress.enter(Phase::Catalog);
         self.read_catalog().await
     }
@@ -527,13 +584,26 @@ impl Listing<'_, '_> {
         let description = match self.crawl.registry.instance().await {
             Ok(description) => description,
             Err(error) => {
-                let is_refused = error.status().is_some_and(|status| matches!(status.status, 400 | 403 | 404));
-                return if is_refused { Ok(()) } else { Err(error.into()) };
+                let is_refused = error
+                    .status()
+                    .is_some_and(|status| matches!(status.status, 400 | 403 | 404));
+                return if is_refused {
+                    Ok(())
+                } else {
+                    Err(error.into())
+                };
             }
         };
-        store::describe_instance(self.lock.connection(), self.crawl.run.instance_id, &description).await?;
+        store::describe_instance(
+            self.lock.connection(),
+            self.crawl.run.instance_id,
+            &description,
+        )
+        .await?;
         match description.version {
-            Some(version) if is_older(&version, FIRST_VERSION) => Err(SyncError::UnsupportedVersion { version }),
+            Some(version) if is_older(&version, FIRST_VERSION) => {
+                Err(SyncError::UnsupportedVersion { version })
+            }
             _ => Ok(()),
         }
     }
@@ -543,7 +613,14 @@ impl Listing<'_, '_> {
         let catalog = self.crawl.registry.catalog().await?;
         Progress::add(&self.crawl.progress.catalog_pages, catalog.pages);
         let (run, staged) = (self.crawl.run, &mut self.staged);
-        stage_catalog(self.lock.connection(), run, staged, &catalog.namespaces, &catalog.repositories).await?;
+        stage_catalog(
+            self.lock.connection(),
+            run,
+            staged,
+            &catalog.namespaces,
+            &catalog.repositories,
+        )
+        .await?;
         Ok(())
     }
 
@@ -585,7 +662,13 @@ impl Listing<'_, '_> {
             next = following;
         }
         let finished_at = crawl.clock.now();
-        store::note_listing(self.lock.connection(), crawl.run, started_at, Some(finished_at)).await?;
+        store::note_listing(
+            self.lock.connection(),
+            crawl.run,
+            started_at,
+            Some(finished_at),
+        )
+        .await?;
         Ok((started_at, finished_at))
     }
 
@@ -600,7 +683,10 @@ impl Listing<'_, '_> {
         // In this order: a digest that is neither in flight here nor stored in the next
         // statement cannot have been both, since only this stage sends digests out.
         let candidates: Vec<(&str, i64)> = {
-            let in_flight = crawl.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+            let in_flight = crawl
+                .in_flight
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             page.rows
                 .iter()
                 .filter(|artifact| !in_flight.contains(&artifact.digest))
@@ -611,9 +697,16 @@ impl Listing<'_, '_> {
         let progress = crawl.progress;
         Progress::add(&progress.artifacts_listed, page.rows.len() as u64);
         Progress::add(&progress.histories_wanted, requests.len() as u64);
-        Progress::add(&progress.histories_reused, (page.rows.len() - requests.len()) as u64);
+        Progress::add(
+            &progress.histories_reused,
+            (page.rows.len() - requests.len()) as u64,
+        );
         for request in requests {
-            crawl.in_flight.lock().unwrap_or_else(PoisonError::into_inner).insert(request.digest.clone());
+            crawl
+                .in_flight
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(request.digest.clone());
             let sent = self.beating(wanted.send(request)).await?;
             if sent.is_err() {
                 // The fetch stage failed and has its own error.
@@ -624,14 +717,22 @@ impl Listing<'_, '_> {
     }
 
     /// The digests that need a request, after looking into other instances, with names.
-    async fn needed(&mut self, candidates: &[(&str, i64)]) -> Result<Vec<HistoryRequest>, SyncError> {
+    async fn needed(
+        &mut self,
+        candidates: &[(&str, i64)],
+    ) -> Result<Vec<HistoryRequest>, SyncError> {
         let crawl = self.crawl;
         let now = crawl.clock.now();
-        let mut requests = histories_wanted(self.lock.connection(), crawl.run, candidates, now).await?;
+        let mut requests =
+            histories_wanted(self.lock.connection(), crawl.run, candidates, now).await?;
         if self.has_other_instances && !requests.is_empty() {
-            let digests: Vec<&str> = requests.iter().map(|request| request.digest.as_str()).collect();
+            let digests: Vec<&str> = requests
+                .iter()
+                .map(|request| request.digest.as_str())
+                .collect();
             let (rows, found) =
-                store::reuse_histories(self.lock.connection(), crawl.run.instance_id, &digests).await?;
+                store::reuse_histories(self.lock.connection(), crawl.run.instance_id, &digests)
+                    .await?;
             Progress::add(&crawl.progress.rows_written, rows);
             requests.retain(|request| !found.contains(&request.digest));
         }
@@ -639,7 +740,8 @@ impl Listing<'_, '_> {
         if is_unnamed && self.catalog_reads == 1 {
             // A repository made after the catalog was read.
             self.read_catalog().await?;
-            let wanted: HashSet<String> = requests.into_iter().map(|request| request.digest).collect();
+            let wanted: HashSet<String> =
+                requests.into_iter().map(|request| request.digest).collect();
             requests = histories_wanted(self.lock.connection(), crawl.run, candidates, now).await?;
             requests.retain(|request| wanted.contains(&request.digest));
         }
@@ -662,9 +764,19 @@ impl Listing<'_, '_> {
     }
 
     async fn show_progress(&mut self) -> Result<(), StoreError> {
-        let Crawl { registry, clock, run, progress, .. } = *self.crawl;
+        let Crawl {
+            registry,
+            clock,
+            run,
+            progress,
+            ..
+        } = *self.crawl;
         let counters = progress.counters(&registry.meter());
-        let goes_on = RunEnd { outcome: None, error: None, exit_code: None };
+        let goes_on = RunEnd {
+            outcome: None,
+            error: None,
+            exit_code: None,
+        };
         store::save_progress(self.lock.connection(), run, &counters, goes_on, clock.now()).await
     }
 }
@@ -690,7 +802,16 @@ mod tests {
         for old in ["25.5.9", "v25.5.0", "24.12.0-b7", "9.9.9", "25.5"] {
             assert!(is_older(old, FIRST_VERSION), "{old}");
         }
-        for new in ["25.6.0", "v25.6.0", "25.10.1", "25.6.0.3", "26.0.0-rc1", "25.6", "unknown", ""] {
+        for new in [
+            "25.6.0",
+            "v25.6.0",
+            "25.10.1",
+            "25.6.0.3",
+            "26.0.0-rc1",
+            "25.6",
+            "unknown",
+            "",
+        ] {
             assert!(!is_older(new, FIRST_VERSION), "{new}");
         }
     }

@@ -5,7 +5,7 @@ use super::settings::DatabaseArgs;
 
 /// Arguments of `migrate`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Change nothing; exit with 0 if the schema is up to date, 5 if it is not, 6 if it is newer
     #[arg(long)]
     check: bool,

@@ -74,7 +74,10 @@ enum Command {
 pub fn main() -> ExitCode {
     let Cli { log, command } = Cli::parse();
     let telemetry = log.start();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return finish(Err(Failure::new(Exit::Unexpected, error))),
     };

@@ -19,8 +19,16 @@ pub(super) async fn show<T>(
     meter: &RequestMeter,
     work: impl Future<Output = T>,
 ) -> T {
-    let interval = if telemetry.is_live { LIVE_INTERVAL } else { LOG_INTERVAL };
-    let mut view = View { telemetry, bar: None, begin: Instant::now() };
+    let interval = if telemetry.is_live {
+        LIVE_INTERVAL
+    } else {
+        LOG_INTERVAL
+    };
+    let mut view = View {
+        telemetry,
+        bar: None,
+        begin: Instant::now(),
+    };
     let mut tick = tokio::time::interval_at(Instant::now() + interval, interval);
     tokio::pin!(work);
     let result = loop {
@@ -45,7 +53,8 @@ struct View<'a> {
 impl View<'_> {
     fn show(&mut self, now: ProgressNow, meter: &RequestMeter) {
         let counts = meter.counts();
-        let requests_per_second = counts.total() as f64 / self.begin.elapsed().as_secs_f64().max(0.001);
+        let requests_per_second =
+            counts.total() as f64 / self.begin.elapsed().as_secs_f64().max(0.001);
         let eta = self.eta(now);
         if !self.telemetry.is_live {
             tracing::info!(
@@ -67,9 +76,9 @@ impl View<'_> {
         let bar = self.bar.get_or_insert_with(|| {
             let bar = self.telemetry.bars.add(ProgressBar::new(0));
             // The template is a constant; if it were wrong, the plain style would do.
-            if let Ok(style) =
-                ProgressStyle::with_template("{spinner} {prefix:<18} {bar:24} {pos}/{len} histories  {msg}")
-            {
+            if let Ok(style) = ProgressStyle::with_template(
+                "{spinner} {prefix:<18} {bar:24} {pos}/{len} histories  {msg}",
+            ) {
                 bar.set_style(style);
             }
             bar
@@ -94,7 +103,11 @@ impl View<'_> {
         if now.phase != Phase::Histories || now.histories_done == 0 || left == 0 {
             return None;
         }
-        Some(self.begin.elapsed().mul_f64(left as f64 / now.histories_done as f64))
+        Some(
+            self.begin
+                .elapsed()
+                .mul_f64(left as f64 / now.histories_done as f64),
+        )
     }
 }
 

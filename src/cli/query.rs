@@ -11,7 +11,7 @@ use crate::report::{self, CsvSink, Format, JsonSink, REPORTS, TableSink};
 
 /// Arguments of `query`.
 #[derive(Debug, clap::Args)]
-pub struct QueryArgs {
+pub(super) struct QueryArgs {
     /// One select statement; the views of swr_report and the tables of swr need no schema name
     sql: String,
     /// Form of the result
@@ -23,7 +23,7 @@ pub struct QueryArgs {
 
 /// Arguments of `report`.
 #[derive(Debug, clap::Args)]
-pub struct ReportArgs {
+pub(super) struct ReportArgs {
     /// The report; without it, the reports are listed
     name: Option<String>,
     /// Form of the result
@@ -41,7 +41,7 @@ pub struct ReportArgs {
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
-pub struct StatusArgs {
+pub(super) struct StatusArgs {
     /// Form of the result
     #[arg(long, value_name = "FORM", default_value = "table")]
     format: Format,
@@ -53,7 +53,11 @@ pub struct StatusArgs {
 }
 
 pub(super) async fn query(args: QueryArgs) -> Result<Exit, Failure> {
-    let QueryArgs { sql, format, database } = args;
+    let QueryArgs {
+        sql,
+        format,
+        database,
+    } = args;
     let open = database.open().await?;
     let mut connection = open.database.connect().await?;
     print(&mut connection, &sql, format).await?;
@@ -61,12 +65,20 @@ pub(super) async fn query(args: QueryArgs) -> Result<Exit, Failure> {
 }
 
 pub(super) async fn report(args: ReportArgs) -> Result<Exit, Failure> {
-    let ReportArgs { name, format, limit, sql, database } = args;
+    let ReportArgs {
+        name,
+        format,
+        limit,
+        sql,
+        database,
+    } = args;
     let Some(name) = name else { return list() };
     let Some(report) = report::find(&name) else {
         let names: Vec<&str> = REPORTS.iter().map(|report| report.name).collect();
-        return Err(Failure::new(Exit::Usage, format!("there is no report `{name}`"))
-            .hint(format!("reports are: {}", names.join(", "))));
+        return Err(
+            Failure::new(Exit::Usage, format!("there is no report `{name}`"))
+                .hint(format!("reports are: {}", names.join(", "))),
+        );
     };
     let text = match limit {
         0 => report.sql.to_owned(),
@@ -83,7 +95,11 @@ pub(super) async fn report(args: ReportArgs) -> Result<Exit, Failure> {
 }
 
 pub(super) async fn status(args: StatusArgs) -> Result<Exit, Failure> {
-    let StatusArgs { format, runs, database } = args;
+    let StatusArgs {
+        format,
+        runs,
+        database,
+    } = args;
     let open = database.open().await?;
     open.database.check().await?;
     let mut connection = open.database.connect().await?;
@@ -96,7 +112,9 @@ pub(super) async fn status(args: StatusArgs) -> Result<Exit, Failure> {
          order by r.started_at desc, r.run_id desc
          limit {runs}"
     );
-    let freshness = report::find("freshness").map(|report| report.sql).unwrap_or_default();
+    let freshness = report::find("freshness")
+        .map(|report| report.sql)
+        .unwrap_or_default();
     if format == Format::Table {
         print(&mut connection, freshness, format).await?;
     }
@@ -105,19 +123,32 @@ pub(super) async fn status(args: StatusArgs) -> Result<Exit, Failure> {
 }
 
 fn list() -> Result<Exit, Failure> {
-    let width = REPORTS.iter().map(|report| report.name.len()).max().unwrap_or(0);
-    let lines: String =
-        REPORTS.iter().map(|report| format!("{:width$}  {}\n", report.name, report.question)).collect();
+    let width = REPORTS
+        .iter()
+        .map(|report| report.name.len())
+        .max()
+        .unwrap_or(0);
+    let lines: String = REPORTS
+        .iter()
+        .map(|report| format!("{:width$}  {}\n", report.name, report.question))
+        .collect();
     write_stdout(&lines)
 }
 
 fn write_stdout(text: &str) -> Result<Exit, Failure> {
-    io::stdout().write_all(text.as_bytes()).or_else(ignore_broken_pipe).map_err(output_failure)?;
+    io::stdout()
+        .write_all(text.as_bytes())
+        .or_else(ignore_broken_pipe)
+        .map_err(output_failure)?;
     Ok(Exit::Success)
 }
 
 /// Runs a query and prints its result on stdout.
-pub(super) async fn print(connection: &mut PgConnection, sql: &str, format: Format) -> Result<(), Failure> {
+pub(super) async fn print(
+    connection: &mut PgConnection,
+    sql: &str,
+    format: Format,
+) -> Result<(), Failure> {
     let output = BufWriter::new(io::stdout());
     let result = match format {
         Format::Table => {
@@ -152,7 +183,8 @@ pub(super) async fn print(connection: &mut PgConnection, sql: &str, format: Form
 
 /// A query that is wrong is the user's; one whose connection broke is the database's.
 fn query_failure(error: ReadError) -> Failure {
-    let is_refused = matches!(&error, ReadError::Query(source) if source.as_database_error().is_some());
+    let is_refused =
+        matches!(&error, ReadError::Query(source) if source.as_database_error().is_some());
     if is_refused {
         Failure::new(Exit::Usage, error)
             .hint("one select statement is taken, and it may not write; the schema is described in the comments of the tables")
@@ -162,11 +194,18 @@ fn query_failure(error: ReadError) -> Failure {
 }
 
 fn ignore_broken_pipe(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        Ok(())
+    } else {
+        Err(error)
+    }
 }
 
 fn output_failure(error: io::Error) -> Failure {
-    Failure::new(Exit::Unexpected, format!("cannot write the result: {error}"))
+    Failure::new(
+        Exit::Unexpected,
+        format!("cannot write the result: {error}"),
+    )
 }
 
 /// Closes a connection; nothing is pending on it.

@@ -19,7 +19,7 @@ use crate::registry::{
 /// user of the machine could read.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Registry")]
-pub struct RegistryArgs {
+pub(super) struct RegistryArgs {
     /// Region of the instance, such as cn-north-4; gives the endpoint
     #[arg(long, value_name = "REGION", env = "SWR_REGION")]
     pub region: Option<String>,
@@ -36,34 +36,59 @@ pub struct RegistryArgs {
     #[arg(long, value_name = "URL", env = "SWR_IAM_ENDPOINT")]
     pub iam_endpoint: Option<String>,
     /// Cap on requests started per second; 0 for none
-    #[arg(long, value_name = "N", env = "SWR_MAX_REQUESTS_PER_SECOND", default_value_t = 50.0)]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "SWR_MAX_REQUESTS_PER_SECOND",
+        default_value_t = 50.0
+    )]
     pub max_requests_per_second: f64,
     /// Cap on requests on their way at a time
     #[arg(long, value_name = "N", env = "SWR_MAX_IN_FLIGHT", default_value_t = 16,
           value_parser = clap::builder::RangedU64ValueParser::<u16>::new().range(1..=1024))]
     pub max_in_flight: u16,
     /// Limit for a connection to stand
-    #[arg(long, value_name = "TIME", env = "SWR_CONNECT_TIMEOUT", default_value = "10s")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "SWR_CONNECT_TIMEOUT",
+        default_value = "10s"
+    )]
     pub connect_timeout: humantime::Duration,
     /// Limit for one attempt of a request
-    #[arg(long, value_name = "TIME", env = "SWR_REQUEST_TIMEOUT", default_value = "60s")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "SWR_REQUEST_TIMEOUT",
+        default_value = "60s"
+    )]
     pub request_timeout: humantime::Duration,
     /// Attempts for each request, the first included
     #[arg(long, value_name = "N", env = "SWR_MAX_ATTEMPTS", default_value_t = 8,
           value_parser = clap::value_parser!(u32).range(1..=100))]
     pub max_attempts: u32,
     /// Wait before the second attempt, at most; doubles with each further one
-    #[arg(long, value_name = "TIME", env = "SWR_RETRY_DELAY", default_value = "500ms")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "SWR_RETRY_DELAY",
+        default_value = "500ms"
+    )]
     pub retry_delay: humantime::Duration,
     /// Longest wait between two attempts
-    #[arg(long, value_name = "TIME", env = "SWR_MAX_RETRY_DELAY", default_value = "60s")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "SWR_MAX_RETRY_DELAY",
+        default_value = "60s"
+    )]
     pub max_retry_delay: humantime::Duration,
 }
 
 /// Where the tables are.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Database")]
-pub struct DatabaseArgs {
+pub(super) struct DatabaseArgs {
     /// PostgreSQL to use, as postgresql://user:password@host/name; without it, an embedded one.
     /// Prefer the variable, or DATABASE_URL_FILE: flags are visible to others
     #[arg(long, value_name = "URL", env = "DATABASE_URL", hide_env_values = true)]
@@ -75,7 +100,7 @@ pub struct DatabaseArgs {
 
 /// A database that is ready to be connected to.
 #[derive(Debug)]
-pub struct OpenDatabase {
+pub(super) struct OpenDatabase {
     /// The database.
     pub database: Database,
     /// Keeps the embedded server running.
@@ -85,7 +110,7 @@ pub struct OpenDatabase {
 
 impl DatabaseArgs {
     /// Finds the database; starts the embedded server, and says so, where none is named.
-    pub async fn open(&self) -> Result<OpenDatabase, Failure> {
+    pub(super) async fn open(&self) -> Result<OpenDatabase, Failure> {
         let given = self.database_url.clone().filter(|url| !url.is_empty());
         let url = match given {
             Some(url) => Some(url),
@@ -110,13 +135,19 @@ impl DatabaseArgs {
              psql reaches it with\n  psql '{}'",
             server.url()
         );
-        Ok(OpenDatabase { database: Database::from_url(server.url())?, embedded: Some(server) })
+        Ok(OpenDatabase {
+            database: Database::from_url(server.url())?,
+            embedded: Some(server),
+        })
     }
 
     #[cfg(not(feature = "embedded-db"))]
     async fn open_embedded(&self) -> Result<OpenDatabase, Failure> {
-        Err(Failure::new(Exit::Usage, "no database is named, and this build has none of its own")
-            .hint("set DATABASE_URL, or DATABASE_URL_FILE to the path of a file that holds it"))
+        Err(Failure::new(
+            Exit::Usage,
+            "no database is named, and this build has none of its own",
+        )
+        .hint("set DATABASE_URL, or DATABASE_URL_FILE to the path of a file that holds it"))
     }
 }
 
@@ -127,8 +158,12 @@ impl From<DatabaseError> for Failure {
             DatabaseError::Unreachable { .. } | DatabaseError::Timeout { .. } => {
                 "check that the server runs, that host and port are right, and that it accepts this user"
             }
-            DatabaseError::MigrationNeeded { .. } => "run `swr-sync migrate` as the owner of the schema",
-            DatabaseError::NewerSchema { .. } => "use the version of swr-sync that migrated the database, or a later one",
+            DatabaseError::MigrationNeeded { .. } => {
+                "run `swr-sync migrate` as the owner of the schema"
+            }
+            DatabaseError::NewerSchema { .. } => {
+                "use the version of swr-sync that migrated the database, or a later one"
+            }
             DatabaseError::Migration(_) => {
                 "the role must be allowed to create schemas in the database; `swr-sync migrate` tries again"
             }
@@ -144,22 +179,27 @@ impl RegistryArgs {
         let text = match (given(&self.endpoint), given(&self.region)) {
             (Some(endpoint), _) => endpoint.to_owned(),
             // The one exception in the official SDKs' list of regions.
-            (None, Some("eu-west-101")) => "https://swr-api.eu-west-101.myhuaweicloud.eu".to_owned(),
+            (None, Some("eu-west-101")) => {
+                "https://swr-api.eu-west-101.myhuaweicloud.eu".to_owned()
+            }
             (None, Some(region)) => format!("https://swr-api.{region}.myhuaweicloud.com"),
-            (None, None) => return Err(missing("region or endpoint", "SWR_REGION or SWR_ENDPOINT")),
+            (None, None) => {
+                return Err(missing("region or endpoint", "SWR_REGION or SWR_ENDPOINT"));
+            }
         };
         parse_endpoint(&text)
     }
 
     /// Prepares the client.
-    pub fn registry(&self, clock: Clock) -> Result<(Registry, RegistrySettings), Failure> {
+    pub(super) fn registry(&self, clock: Clock) -> Result<(Registry, RegistrySettings), Failure> {
         let project_id = match given(&self.project_id) {
             Some(project_id) => project_id.to_owned(),
             None => variable("HUAWEICLOUD_SDK_PROJECT_ID")
                 .ok_or_else(|| missing("project", "SWR_PROJECT_ID"))?,
         };
-        let instance_id =
-            given(&self.instance_id).ok_or_else(|| missing("instance", "SWR_INSTANCE_ID"))?.to_owned();
+        let instance_id = given(&self.instance_id)
+            .ok_or_else(|| missing("instance", "SWR_INSTANCE_ID"))?
+            .to_owned();
         let settings = RegistrySettings {
             endpoint: self.endpoint()?,
             credentials: self.credentials(&project_id)?,
@@ -189,11 +229,18 @@ impl RegistryArgs {
         if let Some(token) = secret("SWR_AUTH_TOKEN")? {
             return Ok(Credentials::Token(token));
         }
-        let key = (variable("HUAWEICLOUD_SDK_AK"), secret("HUAWEICLOUD_SDK_SK")?);
+        let key = (
+            variable("HUAWEICLOUD_SDK_AK"),
+            secret("HUAWEICLOUD_SDK_SK")?,
+        );
         match key {
             (Some(access_key), Some(secret_key)) => {
                 let security_token = secret("HUAWEICLOUD_SDK_SECURITY_TOKEN")?;
-                return Ok(Credentials::Key(SigningKey { access_key, secret_key, security_token }));
+                return Ok(Credentials::Key(SigningKey {
+                    access_key,
+                    secret_key,
+                    security_token,
+                }));
             }
             (Some(_), None) => return Err(missing("secret key", "HUAWEICLOUD_SDK_SK")),
             (None, Some(_)) => return Err(missing("access key", "HUAWEICLOUD_SDK_AK")),
@@ -221,16 +268,24 @@ impl RegistryArgs {
     fn iam_endpoint(&self) -> Result<Url, Failure> {
         match (given(&self.iam_endpoint), given(&self.region)) {
             (Some(endpoint), _) => parse_endpoint(endpoint),
-            (None, Some(region)) => parse_endpoint(&format!("https://iam.{region}.myhuaweicloud.com")),
-            (None, None) => Err(missing("region or IAM endpoint", "SWR_REGION or SWR_IAM_ENDPOINT")),
+            (None, Some(region)) => {
+                parse_endpoint(&format!("https://iam.{region}.myhuaweicloud.com"))
+            }
+            (None, None) => Err(missing(
+                "region or IAM endpoint",
+                "SWR_REGION or SWR_IAM_ENDPOINT",
+            )),
         }
     }
 }
 
 fn parse_endpoint(text: &str) -> Result<Url, Failure> {
     let url: Url = text.parse().map_err(|error| {
-        Failure::new(Exit::Usage, format!("the endpoint `{text}` is not a URL: {error}"))
-            .hint("write it as https://swr-api.cn-north-4.myhuaweicloud.com")
+        Failure::new(
+            Exit::Usage,
+            format!("the endpoint `{text}` is not a URL: {error}"),
+        )
+        .hint("write it as https://swr-api.cn-north-4.myhuaweicloud.com")
     })?;
     let is_plain = matches!(url.scheme(), "http" | "https")
         && url.has_host()
@@ -240,49 +295,67 @@ fn parse_endpoint(text: &str) -> Result<Url, Failure> {
     if is_plain {
         return Ok(url);
     }
-    Err(Failure::new(Exit::Usage, "the endpoint must be scheme and host, and nothing secret")
-        .hint("write it as https://swr-api.cn-north-4.myhuaweicloud.com"))
+    Err(Failure::new(
+        Exit::Usage,
+        "the endpoint must be scheme and host, and nothing secret",
+    )
+    .hint("write it as https://swr-api.cn-north-4.myhuaweicloud.com"))
 }
 
 fn missing(what: &str, names: &str) -> Failure {
-    Failure::new(Exit::Usage, format!("no {what} given")).hint(format!("set {names}; `swr-sync sync --help` lists all settings"))
+    Failure::new(Exit::Usage, format!("no {what} given")).hint(format!(
+        "set {names}; `swr-sync sync --help` lists all settings"
+    ))
 }
 
 /// An empty value, as compose files and manifests pass on, is no value.
 fn given(value: &Option<String>) -> Option<&str> {
-    value.as_deref().map(str::trim).filter(|value| !value.is_empty())
+    value
+        .as_deref()
+        .map(str::trim)
+        .filter(|value| !value.is_empty())
 }
 
 fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+    std::env::var(name)
+        .ok()
+        .map(|value| value.trim().to_owned())
+        .filter(|value| !value.is_empty())
 }
 
 /// A secret from the variable, or from the file that `…_FILE` names.
 fn secret(name: &str) -> Result<Option<SecretString>, Failure> {
     let file_name = format!("{name}_FILE");
     match (variable(name), variable(&file_name)) {
-        (Some(_), Some(_)) => {
-            Err(Failure::new(Exit::Usage, format!("both {name} and {file_name} are set"))
-                .hint("unset one of them"))
-        }
+        (Some(_), Some(_)) => Err(Failure::new(
+            Exit::Usage,
+            format!("both {name} and {file_name} are set"),
+        )
+        .hint("unset one of them")),
         (Some(value), None) => Ok(Some(value.into())),
         (None, Some(path)) => match std::fs::read_to_string(&path) {
-            Ok(text) if text.trim().is_empty() => {
-                Err(Failure::new(Exit::Usage, format!("the file {path} of {file_name} is empty")))
-            }
+            Ok(text) if text.trim().is_empty() => Err(Failure::new(
+                Exit::Usage,
+                format!("the file {path} of {file_name} is empty"),
+            )),
             Ok(text) => Ok(Some(text.trim().to_owned().into())),
-            Err(error) => {
-                Err(Failure::new(Exit::Usage, format!("cannot read the file {path} of {file_name}: {error}")))
-            }
+            Err(error) => Err(Failure::new(
+                Exit::Usage,
+                format!("cannot read the file {path} of {file_name}: {error}"),
+            )),
         },
         (None, None) => Ok(None),
     }
 }
 
 /// The machine's name, for run rows.
-pub fn host() -> String {
+pub(super) fn host() -> String {
     variable("HOSTNAME")
-        .or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned()))
+        .or_else(|| {
+            std::fs::read_to_string("/proc/sys/kernel/hostname")
+                .ok()
+                .map(|name| name.trim().to_owned())
+        })
         .filter(|name| !name.is_empty())
         .unwrap_or_else(|| "unknown".to_owned())
 }

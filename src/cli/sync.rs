@@ -13,7 +13,7 @@ use crate::sync::{Progress, SyncError, SyncSettings, sync};
 
 /// Arguments of `sync`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Do everything but publish: crawl, compare, say what would change, and undo it. Build
     /// histories are stored all the same: they never change, and need not be fetched again
     #[arg(long)]
@@ -28,20 +28,41 @@ pub struct Args {
 }
 
 pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failure> {
-    let Args { dry_run, no_migrate, registry, database } = args;
+    let Args {
+        dry_run,
+        no_migrate,
+        registry,
+        database,
+    } = args;
     let clock = Clock::system();
     // What is wrong with the settings shows before anything is started.
     let (client, settings) = registry.registry(clock.clone())?;
     let open = database.open().await?;
     prepare(&open.database, no_migrate).await?;
-    let region = registry.region.as_deref().filter(|region| !region.is_empty());
-    let report = run_once(&client, &settings, &open.database, region, dry_run, clock, telemetry).await;
+    let region = registry
+        .region
+        .as_deref()
+        .filter(|region| !region.is_empty());
+    let report = run_once(
+        &client,
+        &settings,
+        &open.database,
+        region,
+        dry_run,
+        clock,
+        telemetry,
+    )
+    .await;
     #[cfg(feature = "embedded-db")]
     if let Some(server) = open.embedded {
         server.close().await?;
     }
     let report = report?;
-    Ok(if report.counters.histories_failed > 0 { Exit::Partial } else { Exit::Success })
+    Ok(if report.counters.histories_failed > 0 {
+        Exit::Partial
+    } else {
+        Exit::Success
+    })
 }
 
 /// Brings the schema up to date, or checks that it is.
@@ -51,7 +72,11 @@ pub(super) async fn prepare(database: &Database, no_migrate: bool) -> Result<(),
     }
     let applied = database.migrate().await?;
     if applied > 0 {
-        tracing::info!(applied, "applied {applied} migrations to {}", database.place());
+        tracing::info!(
+            applied,
+            "applied {applied} migrations to {}",
+            database.place()
+        );
     }
     Ok(())
 }
@@ -79,7 +104,9 @@ pub(super) async fn run_once(
     let progress = Progress::default();
     let meter = registry.meter();
     let work = sync(registry, database, &settings, &progress, &stop);
-    let report = progress::show(telemetry, &progress, &meter, work).await.map_err(failure)?;
+    let report = progress::show(telemetry, &progress, &meter, work)
+        .await
+        .map_err(failure)?;
     summarise(&report, telemetry);
     Ok(report)
 }
@@ -96,15 +123,19 @@ fn failure(error: SyncError) -> Failure {
 fn hint(error: &SyncError) -> Option<&'static str> {
     match error {
         SyncError::Registry(error) => registry_hint(error),
-        SyncError::Store(StoreError::Locked { .. }) => {
-            Some("nothing is wrong: let that run end; a lock goes with the connection that holds it")
+        SyncError::Store(StoreError::Locked { .. }) => Some(
+            "nothing is wrong: let that run end; a lock goes with the connection that holds it",
+        ),
+        SyncError::Store(StoreError::Statement { .. }) => Some(
+            "nothing was published; what had arrived is kept, and the next run goes on from there",
+        ),
+        SyncError::Database(_) => {
+            Some("check that the database still runs; the next run goes on from here")
         }
-        SyncError::Store(StoreError::Statement { .. }) => {
-            Some("nothing was published; what had arrived is kept, and the next run goes on from there")
-        }
-        SyncError::Database(_) => Some("check that the database still runs; the next run goes on from here"),
         SyncError::UnsupportedVersion { .. } => Some("upgrade the instance to 25.6.0 or later"),
-        SyncError::WrongInstance { .. } => Some("check SWR_PROJECT_ID and SWR_INSTANCE_ID, or use another database"),
+        SyncError::WrongInstance { .. } => {
+            Some("check SWR_PROJECT_ID and SWR_INSTANCE_ID, or use another database")
+        }
         SyncError::Stopped(_) => None,
     }
 }
@@ -113,9 +144,13 @@ fn registry_hint(error: &RegistryError) -> Option<&'static str> {
     let status = match &error.failure {
         RequestFailure::Status(status) => status,
         RequestFailure::NoAnswer { .. } => {
-            return Some("check the endpoint or region, the network, and HTTPS_PROXY; nothing was published");
+            return Some(
+                "check the endpoint or region, the network, and HTTPS_PROXY; nothing was published",
+            );
         }
-        RequestFailure::BadHeader { .. } => return Some("check the credentials for line breaks and spaces"),
+        RequestFailure::BadHeader { .. } => {
+            return Some("check the credentials for line breaks and spaces");
+        }
         RequestFailure::Malformed(_)
         | RequestFailure::RepeatedMarker { .. }
         | RequestFailure::IncompleteCatalog { .. } => {
@@ -135,15 +170,24 @@ fn registry_hint(error: &RegistryError) -> Option<&'static str> {
             "the gateway does not know this call: check region and endpoint; an instance older than \
              25.6.0 does not have it either",
         ),
-        404 => Some("check SWR_PROJECT_ID and SWR_INSTANCE_ID: both must be of the endpoint's region"),
+        404 => {
+            Some("check SWR_PROJECT_ID and SWR_INSTANCE_ID: both must be of the endpoint's region")
+        }
         400..=499 => Some("the request was refused as it is: check the settings"),
-        _ => Some("the service has a problem of its own: nothing was published, the next run tries again"),
+        _ => Some(
+            "the service has a problem of its own: nothing was published, the next run tries again",
+        ),
     }
 }
 
 /// Says what a run did: lines for people, or fields for log collectors.
 fn summarise(report: &RunReport, telemetry: &Telemetry) {
-    let RunReport { run_id, outcome, counters, elapsed } = report;
+    let RunReport {
+        run_id,
+        outcome,
+        counters,
+        elapsed,
+    } = report;
     if telemetry.format == LogFormat::Json {
         tracing::info!(
             run_id,
@@ -178,7 +222,12 @@ fn summarise(report: &RunReport, telemetry: &Telemetry) {
 
 /// The summary in words.
 pub(super) fn summary(report: &RunReport) -> String {
-    let RunReport { run_id, outcome, counters, elapsed } = report;
+    let RunReport {
+        run_id,
+        outcome,
+        counters,
+        elapsed,
+    } = report;
     let RunCounters {
         requests,
         catalog_pages,

@@ -9,9 +9,15 @@ use tracing_subscriber::fmt::MakeWriter;
 /// How the program speaks.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Output")]
-pub struct LogArgs {
+pub(super) struct LogArgs {
     /// Form of the log lines
-    #[arg(long, value_name = "FORM", env = "SWR_SYNC_LOG_FORMAT", default_value = "text", global = true)]
+    #[arg(
+        long,
+        value_name = "FORM",
+        env = "SWR_SYNC_LOG_FORMAT",
+        default_value = "text",
+        global = true
+    )]
     pub log_format: LogFormat,
     /// What to log: error, warn, info, debug or trace, or a filter as tracing-subscriber reads it
     /// [default: warn on a terminal, where there is a live view, else info]
@@ -21,7 +27,7 @@ pub struct LogArgs {
 
 /// The forms of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
+pub(super) enum LogFormat {
     /// For people
     Text,
     /// For log collectors: one JSON object a line
@@ -30,7 +36,7 @@ pub enum LogFormat {
 
 /// Where a command shows what it does.
 #[derive(Debug, Clone)]
-pub struct Telemetry {
+pub(super) struct Telemetry {
     /// The live view's bars.
     pub bars: MultiProgress,
     /// Whether there is a terminal to show them on.
@@ -41,15 +47,24 @@ pub struct Telemetry {
 
 impl LogArgs {
     /// Starts logging.
-    pub fn start(&self) -> Telemetry {
+    pub(super) fn start(&self) -> Telemetry {
         let is_live = io::stderr().is_terminal() && self.log_format == LogFormat::Text;
         let default = if is_live { "warn" } else { "info" };
-        let directives = self.log.as_deref().filter(|log| !log.is_empty()).unwrap_or(default);
+        let directives = self
+            .log
+            .as_deref()
+            .filter(|log| !log.is_empty())
+            .unwrap_or(default);
         // The libraries' own words are for debugging them, and may quote headers and statements.
-        let filter = EnvFilter::try_new(format!("{directives},sqlx=warn,hyper_util=warn,reqwest=warn,rustls=warn"))
-            .unwrap_or_else(|_| EnvFilter::new(default));
+        let filter = EnvFilter::try_new(format!(
+            "{directives},sqlx=warn,hyper_util=warn,reqwest=warn,rustls=warn"
+        ))
+        .unwrap_or_else(|_| EnvFilter::new(default));
         let bars = MultiProgress::new();
-        let writer = BesideBars { bars: bars.clone(), is_live };
+        let writer = BesideBars {
+            bars: bars.clone(),
+            is_live,
+        };
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(writer)
@@ -60,7 +75,11 @@ impl LogArgs {
             LogFormat::Text => subscriber.try_init(),
             LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
         };
-        Telemetry { bars, is_live, format: self.log_format }
+        Telemetry {
+            bars,
+            is_live,
+            format: self.log_format,
+        }
     }
 }
 

@@ -54,7 +54,9 @@ pub enum DatabaseError {
         known: usize,
     },
     /// The schema was made by a newer program.
-    #[error("the database has the migration {version}, which this program does not know: it is newer")]
+    #[error(
+        "the database has the migration {version}, which this program does not know: it is newer"
+    )]
     NewerSchema {
         /// The unknown migration.
         version: i64,
@@ -97,7 +99,10 @@ impl Database {
             Some(socket) => socket.display().to_string(),
             None => format!("{}:{}", options.get_host(), options.get_port()),
         };
-        let place = format!("{} at {host}", options.get_database().unwrap_or("(default)"));
+        let place = format!(
+            "{} at {host}",
+            options.get_database().unwrap_or("(default)")
+        );
         let options = options
             .application_name(concat!("swr-sync ", env!("CARGO_PKG_VERSION")))
             .disable_statement_logging();
@@ -126,21 +131,28 @@ impl Database {
             Err(DatabaseError::MigrationNeeded { missing, .. }) => missing,
             Err(error) => return Err(error),
         };
-        migrate(self.connect().await?).await.map_err(|error| match error {
-            MigrateError::VersionMissing(version) => DatabaseError::NewerSchema { version },
-            error => DatabaseError::Migration(error),
-        })?;
+        migrate(self.connect().await?)
+            .await
+            .map_err(|error| match error {
+                MigrateError::VersionMissing(version) => DatabaseError::NewerSchema { version },
+                error => DatabaseError::Migration(error),
+            })?;
         Ok(missing)
     }
 
     /// Whether the schema is the one this program knows.
     pub async fn check(&self) -> Result<(), DatabaseError> {
         let mut connection = self.connect().await?;
-        let applied = applied_migrations(&mut connection).await.map_err(DatabaseError::Version);
+        let applied = applied_migrations(&mut connection)
+            .await
+            .map_err(DatabaseError::Version);
         // Nothing is pending on it.
         let _ = connection.close().await;
         let applied = applied?;
-        if let Some(version) = applied.iter().find(|version| !MIGRATOR.version_exists(**version)) {
+        if let Some(version) = applied
+            .iter()
+            .find(|version| !MIGRATOR.version_exists(**version))
+        {
             return Err(DatabaseError::NewerSchema { version: *version });
         }
         let known = MIGRATOR.iter().count();
@@ -151,7 +163,10 @@ impl Database {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the table is made by sqlx and unknown to query!")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the table is made by sqlx and unknown to query!"
+)]
 async fn applied_migrations(connection: &mut PgConnection) -> Result<Vec<i64>, sqlx::Error> {
     let exists: bool = sqlx::query_scalar("select to_regclass('swr._sqlx_migrations') is not null")
         .fetch_one(&mut *connection)

@@ -1,6 +1,10 @@
 //! Read-only SQL: for reports, and for whatever the user types.
 
-use sqlx::{AssertSqlSafe, Column, Connection, Executor, PgConnection, Row, TypeInfo, ValueRef};
+use sqlx::postgres::PgColumn;
+use sqlx::{
+    AssertSqlSafe, Column, Connection, Executor, PgConnection, Row, SqlSafeStr, Statement,
+    TypeInfo, ValueRef,
+};
 
 /// A column of a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,25 +61,42 @@ const FETCH: &str = "fetch 1000 from swr_result";
 ///
 /// The query becomes that of a cursor, so it must be one `select`, `with`, `table` or `values`,
 /// and the database itself refuses anything that writes. The views can be named without schema.
-#[expect(clippy::disallowed_methods, reason = "the door for SQL that is not known at compile time")]
-pub async fn read(connection: &mut PgConnection, sql: &str, sink: &mut dyn RowSink) -> Result<(), ReadError> {
-    let mut transaction = connection.begin_with("begin read only").await.map_err(ReadError::Query)?;
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the door for SQL that is not known at compile time"
+)]
+pub async fn read(
+    connection: &mut PgConnection,
+    sql: &str,
+    sink: &mut dyn RowSink,
+) -> Result<(), ReadError> {
+    let mut transaction = connection
+        .begin_with("begin read only")
+        .await
+        .map_err(ReadError::Query)?;
     transaction
         .execute("set local search_path = swr_report, swr, public")
         .await
         .map_err(ReadError::Query)?;
-    let sql = sql.trim().trim_end_matches(';');
-    // Prepared, so that the server takes one statement and no second one after it.
+    let sql = sql.trim().trim_end_matches(';').trim_end();
+    // Prepared, so that the server takes one statement and no second one after it; a result
+    // without rows has its columns from here too.
+    let statement = transaction
+        .prepare(AssertSqlSafe(sql).into_sql_str())
+        .await
+        .map_err(ReadError::Query)?;
+    sink.columns(statement.columns().iter().map(result_column).collect())?;
     let declare = format!("declare swr_result no scroll cursor for {sql}");
     sqlx::query(AssertSqlSafe(declare))
         .execute(&mut *transaction)
         .await
         .map_err(ReadError::Query)?;
-    // Without parameters or preparation, values arrive as text, whatever their types.
-    let columns = transaction.describe_cursor().await?;
-    sink.columns(columns)?;
+    // Neither prepared nor with parameters: values arrive as text, whatever their types.
     loop {
-        let rows = sqlx::raw_sql(FETCH).fetch_all(&mut *transaction).await.map_err(ReadError::Query)?;
+        let rows = sqlx::raw_sql(FETCH)
+            .fetch_all(&mut *transaction)
+            .await
+            .map_err(ReadError::Query)?;
         if rows.is_empty() {
             break;
         }
@@ -86,7 +107,13 @@ pub async fn read(connection: &mut PgConnection, sql: &str, sink: &mut dyn RowSi
                 .map_err(ReadError::Query)?;
             let texts: Vec<Option<&str>> = values
                 .iter()
-                .map(|value| if value.is_null() { Ok(None) } else { value.as_str().map(Some) })
+                .map(|value| {
+                    if value.is_null() {
+                        Ok(None)
+                    } else {
+                        value.as_str().map(Some)
+                    }
+                })
                 .collect::<Result<_, _>>()
                 .map_err(|error| ReadError::Query(sqlx::Error::Decode(error)))?;
             sink.row(&texts)?;
@@ -95,28 +122,16 @@ pub async fn read(connection: &mut PgConnection, sql: &str, sink: &mut dyn RowSi
     transaction.rollback().await.map_err(ReadError::Query)
 }
 
-/// The columns of the open cursor, which a result without rows has too.
-trait DescribeCursor {
-    async fn describe_cursor(&mut self) -> Result<Vec<ResultColumn>, ReadError>;
-}
-
-impl DescribeCursor for PgConnection {
-    #[expect(clippy::disallowed_methods, reason = "the door for SQL that is not known at compile time")]
-    async fn describe_cursor(&mut self) -> Result<Vec<ResultColumn>, ReadError> {
-        use sqlx::{SqlSafeStr, Statement};
-        let statement = self.prepare("fetch 0 from swr_result".into_sql_str()).await.map_err(ReadError::Query)?;
-        Ok(statement
-            .columns()
-            .iter()
-            .map(|column| ResultColumn {
-                name: column.name().to_owned(),
-                kind: match column.type_info().name() {
-                    "INT2" | "INT4" | "INT8" | "FLOAT4" | "FLOAT8" | "NUMERIC" | "OID" => ColumnKind::Number,
-                    "BOOL" => ColumnKind::Boolean,
-                    "JSON" | "JSONB" => ColumnKind::Json,
-                    _ => ColumnKind::Text,
-                },
-            })
-            .collect())
+fn result_column(column: &PgColumn) -> ResultColumn {
+    ResultColumn {
+        name: column.name().to_owned(),
+        kind: match column.type_info().name() {
+            "INT2" | "INT4" | "INT8" | "FLOAT4" | "FLOAT8" | "NUMERIC" | "OID" => {
+                ColumnKind::Number
+            }
+            "BOOL" => ColumnKind::Boolean,
+            "JSON" | "JSONB" => ColumnKind::Json,
+            _ => ColumnKind::Text,
+        },
     }
 }

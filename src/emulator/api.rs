@@ -20,8 +20,7 @@ const ARTIFACT_LIST_SINCE: [u32; 3] = [25, 6, 0];
 /// The largest page of every list.
 const LARGEST_PAGE: usize = 100;
 
-/// What a path asks for. Segments are kept as they came where they are looked up
-/// only later.
+/// What a path asks for, with its parameters decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Route {
     Token,

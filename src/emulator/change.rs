@@ -5,7 +5,7 @@ use rand::RngExt;
 use rand::seq::IndexedRandom;
 use serde::Serialize;
 
-use super::recipe::chance;
+use super::recipe::{Chance, chance};
 use super::world::World;
 
 /// What a round of changes did, in numbers.
@@ -31,70 +31,70 @@ pub struct Changes {
 
 /// What precedes the number of a round in the names of its sequences of chance.
 const ROUND_CHANCE: u64 = 1 << 41;
+/// A registry with no more repositories than this loses none.
+const FEWEST_REPOSITORIES: usize = 4;
 
 impl World {
-    /// A day in the life of the registry: about 2 % new artifacts, 1 % deleted,
-    /// some promoted, some tags rolled back, a tenth pulled, a repository gone,
-    /// and a team that starts. Equal worlds change equally in equal rounds.
+    /// What happens to a registry between two runs: about 2 % new artifacts, 1 %
+    /// deleted, some promoted, some tags rolled back, a tenth pulled, a repository
+    /// gone, and a team that starts. Equal worlds change equally in equal rounds.
     pub fn evolve(&mut self, round: u32) -> Changes {
         let mut chance = chance(self.seed, ROUND_CHANCE + u64::from(round));
-        let before = self.artifacts.len();
-        let evening = self.now + Duration::days(1);
+        let artifacts = self.artifacts.len();
         let mut changes = Changes::default();
 
-        for id in self.chosen(&mut chance, before / 100, Ids::Artifacts) {
+        for id in self.some_artifacts(&mut chance, artifacts / 100) {
             changes.artifacts_deleted += usize::from(self.delete_artifact(id).is_some());
         }
-        if self.repositories.len() > 4 {
-            for id in self.chosen(&mut chance, 1, Ids::Repositories) {
+        if self.repositories.len() > FEWEST_REPOSITORIES {
+            for id in self.some_repositories(&mut chance, 1) {
                 changes.artifacts_deleted += self.delete_repository(id).unwrap_or(0);
                 changes.repositories_deleted += 1;
             }
         }
-        for id in self.chosen(&mut chance, before / 200, Ids::Artifacts) {
+        for id in self.some_artifacts(&mut chance, artifacts / 200) {
             changes.tags_moved += usize::from(self.roll_back(id));
         }
-        for id in self.chosen(&mut chance, before / 200, Ids::Artifacts) {
-            for target in self.chosen(&mut chance, 1, Ids::Repositories) {
-                let known = self.artifacts.len();
+        for id in self.some_artifacts(&mut chance, artifacts / 200) {
+            for target in self.some_repositories(&mut chance, 1) {
+                let before = self.artifacts.len();
                 self.promote(id, target);
-                changes.promoted += self.artifacts.len() - known;
+                changes.promoted += self.artifacts.len() - before;
             }
         }
 
-        let known = self.artifacts.len();
-        for id in self.chosen(&mut chance, before / 60, Ids::Repositories) {
+        let before = self.artifacts.len();
+        for id in self.some_repositories(&mut chance, artifacts / 60) {
             self.push(id);
         }
-        let namespace = format!("team-{round}");
-        changes.namespaces_created += usize::from(
-            self.namespaces
-                .values()
-                .all(|known| known.name != namespace),
-        );
-        let repositories = self.repositories.len();
-        let created = self.add_repository(&namespace, "starter/app");
-        changes.repositories_created += self.repositories.len() - repositories;
+        let (namespaces, repositories) = (self.namespaces.len(), self.repositories.len());
+        let created = self.add_repository(&format!("team-{round}"), "starter/app");
         for _ in 0..3 {
             self.push(created);
         }
-        changes.pushed += self.artifacts.len() - known;
+        changes.namespaces_created = self.namespaces.len() - namespaces;
+        changes.repositories_created = self.repositories.len() - repositories;
+        changes.pushed = self.artifacts.len() - before;
 
-        for id in self.chosen(&mut chance, before / 10, Ids::Artifacts) {
-            let minutes = chance.random_range(1..24 * 60);
-            self.pull(id, evening - Duration::minutes(minutes));
+        for id in self.some_artifacts(&mut chance, artifacts / 10) {
+            let minutes_ago = Duration::minutes(chance.random_range(0..60));
+            let pushed_at = self.artifact(id).map(|artifact| artifact.pushed_at);
+            let at = self.now - minutes_ago;
+            self.pull(id, pushed_at.map_or(at, |pushed_at| at.max(pushed_at)));
             changes.pulled += 1;
         }
-        self.now = self.now.max(evening);
         changes
     }
 
-    /// Up to `count` ids, at least one if there are any; each at most once.
-    fn chosen(&self, chance: &mut super::recipe::Chance, count: usize, of: Ids) -> Vec<i64> {
-        let ids: Vec<i64> = match of {
-            Ids::Artifacts => self.artifacts.keys().copied().collect(),
-            Ids::Repositories => self.repositories.keys().copied().collect(),
-        };
+    /// Up to `count` different ones, at least one if there are any.
+    fn some_artifacts(&self, chance: &mut Chance, count: usize) -> Vec<i64> {
+        let ids: Vec<i64> = self.artifacts.keys().copied().collect();
+        ids.sample(chance, count.max(1)).copied().collect()
+    }
+
+    /// Up to `count` different ones, at least one if there are any.
+    fn some_repositories(&self, chance: &mut Chance, count: usize) -> Vec<i64> {
+        let ids: Vec<i64> = self.repositories.keys().copied().collect();
         ids.sample(chance, count.max(1)).copied().collect()
     }
 
@@ -115,10 +115,4 @@ impl World {
             _ => false,
         }
     }
-}
-
-#[derive(Clone, Copy)]
-enum Ids {
-    Artifacts,
-    Repositories,
 }

@@ -28,64 +28,30 @@ pub struct WorldSettings {
     pub quirks: Quirks,
 }
 
+#[rustfmt::skip]
 const TEAMS: &[&str] = &[
-    "payments",
-    "search",
-    "identity",
-    "billing",
-    "platform",
-    "data",
-    "mobile",
-    "web",
-    "logistics",
-    "catalog",
-    "orders",
-    "fraud",
-    "ml",
-    "growth",
-    "support",
-    "infra",
-    "edge",
-    "media",
-    "legal",
-    "hr",
-    "iot",
-    "maps",
-    "risk",
-    "ads",
+    "payments", "search", "identity", "billing", "platform", "data", "mobile", "web",
+    "logistics", "catalog", "orders", "fraud", "ml", "growth", "support", "infra", "edge",
+    "media", "legal", "hr", "iot", "maps", "risk", "ads",
 ];
 
+#[rustfmt::skip]
 const SERVICES: &[&str] = &[
-    "api",
-    "worker",
-    "frontend",
-    "gateway",
-    "scheduler",
-    "importer",
-    "exporter",
-    "notifier",
-    "session",
-    "ledger",
-    "pricing",
-    "inventory",
-    "webhook",
-    "reports",
-    "admin",
-    "indexer",
-    "thumbnailer",
-    "mailer",
-    "consumer",
-    "proxy",
-    "migrator",
-    "feature-store",
-    "etl",
-    "auth",
+    "api", "worker", "frontend", "gateway", "scheduler", "importer", "exporter", "notifier",
+    "session", "ledger", "pricing", "inventory", "webhook", "reports", "admin", "indexer",
+    "thumbnailer", "mailer", "consumer", "proxy", "migrator", "feature-store", "etl", "auth",
 ];
 
-const PARTS: &[&str] = &["server", "cli", "cron", "sidecar", "ui", "init"];
+#[rustfmt::skip]
+const PARTS: &[&str] = &[
+    "server", "cli", "cron", "sidecar", "ui", "init",
+];
 
 /// The oldest generated builds are this old.
 const YEARS_BACK_DAYS: i64 = 900;
+
+/// At most, per base image: one in five weeks.
+const BASE_RELEASES: usize = 26;
 
 /// A push that will happen, in the order of time.
 struct Push {
@@ -122,6 +88,7 @@ impl World {
         let repositories = (settings.artifacts / 25).max(4);
         let base_repositories = (repositories / 8).clamp(1, REAL_IMAGES.len());
         let base_artifacts = (settings.artifacts * 3 / 100)
+            .min(base_repositories * BASE_RELEASES)
             .max(base_repositories)
             .min(settings.artifacts);
         let mut pushes = world.plan_bases(&mut chance, base_repositories, base_artifacts);
@@ -170,6 +137,9 @@ impl World {
             let count = artifacts * (base + 1) / repositories - artifacts * base / repositories;
             let repository_id = self.add_repository("base", &REAL_IMAGES[real].name);
             let oldest = self.now - Duration::days(YEARS_BACK_DAYS);
+            if count == 0 {
+                self.release_base(base, oldest);
+            }
             for at in times_between(chance, oldest, self.now, count) {
                 let build = self.release_base(base, at);
                 pushes.push(Push {

@@ -101,8 +101,9 @@ enum Instruction<'a> {
 
 #[derive(Debug)]
 struct Language {
-    base_environment: &'static [&'static str],
-    packages: &'static [&'static str],
+    environment: &'static str,
+    /// Separated by spaces.
+    packages: &'static str,
     lock_files: &'static str,
     install: &'static [&'static str],
     compile: &'static str,
@@ -113,26 +114,12 @@ struct Language {
 
 const LANGUAGES: &[Language] = &[
     Language {
-        base_environment: &[
-            "NODE_ENV=production",
-            "NPM_CONFIG_LOGLEVEL=warn",
-            "NODE_OPTIONS=--max-old-space-size=1536",
-        ],
-        packages: &[
-            "build-essential",
-            "python3",
-            "git",
-            "libvips-dev",
-            "openssh-client",
-            "node-gyp",
-            "libcairo2-dev",
-            "libpango1.0-dev",
-            "libjpeg-dev",
-        ],
+        environment: "NODE_ENV=production NPM_CONFIG_LOGLEVEL=warn NODE_OPTIONS=--max-old-space-size=1536",
+        packages: "build-essential python3 git libvips-dev openssh-client node-gyp libcairo2-dev libpango1.0-dev libjpeg-dev",
         lock_files: "package.json package-lock.json",
         install: &[
             "npm ci --omit=dev --no-audit --no-fund && npm cache clean --force",
-            "--mount=type=cache,target=/root/.npm npm ci --omit=dev --prefer-offline --ignore-scripts && npm rebuild sharp bcrypt",
+            "npm ci --omit=dev --prefer-offline --ignore-scripts && npm rebuild sharp bcrypt",
         ],
         compile: "npm run build && npm prune --omit=dev && rm -rf src test .eslintrc.json tsconfig.json",
         built: ".",
@@ -140,22 +127,8 @@ const LANGUAGES: &[Language] = &[
         port: 3000,
     },
     Language {
-        base_environment: &[
-            "PYTHONUNBUFFERED=1",
-            "PYTHONDONTWRITEBYTECODE=1",
-            "PIP_NO_CACHE_DIR=1",
-        ],
-        packages: &[
-            "gcc",
-            "libpq-dev",
-            "libffi-dev",
-            "libxml2-dev",
-            "libxslt1-dev",
-            "gettext",
-            "libgdal-dev",
-            "libmagic1",
-            "postgresql-client",
-        ],
+        environment: "PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1",
+        packages: "gcc libpq-dev libffi-dev libxml2-dev libxslt1-dev gettext libgdal-dev libmagic1 postgresql-client",
         lock_files: "requirements.txt constraints.txt",
         install: &[
             "pip install --no-cache-dir --require-hashes -r requirements.txt && find /usr/local/lib -name '*.pyc' -delete && find /usr/local/lib -type d -name tests -prune -exec rm -rf {} +",
@@ -167,20 +140,8 @@ const LANGUAGES: &[Language] = &[
         port: 8000,
     },
     Language {
-        base_environment: &[
-            "JAVA_TOOL_OPTIONS=-XX:MaxRAMPercentage=75.0 -XX:+ExitOnOutOfMemoryError",
-            "SPRING_PROFILES_ACTIVE=production",
-        ],
-        packages: &[
-            "fontconfig",
-            "tzdata",
-            "locales",
-            "p11-kit",
-            "tini",
-            "libfreetype6",
-            "procps",
-            "net-tools",
-        ],
+        environment: "JAVA_TOOL_OPTIONS=-XX:MaxRAMPercentage=75.0 -XX:+ExitOnOutOfMemoryError SPRING_PROFILES_ACTIVE=production",
+        packages: "fontconfig tzdata locales p11-kit tini libfreetype6 procps net-tools",
         lock_files: "gradle gradlew build.gradle.kts settings.gradle.kts gradle.properties",
         install: &[
             "./gradlew --no-daemon --console=plain dependencies && rm -rf /root/.gradle/caches/*/plugin-resolution",
@@ -192,15 +153,8 @@ const LANGUAGES: &[Language] = &[
         port: 8080,
     },
     Language {
-        base_environment: &["CGO_ENABLED=0", "GOFLAGS=-mod=readonly -trimpath"],
-        packages: &[
-            "git",
-            "make",
-            "protobuf-compiler",
-            "upx-ucl",
-            "musl-tools",
-            "ca-certificates",
-        ],
+        environment: "CGO_ENABLED=0 GOFLAGS=-mod=readonly -trimpath",
+        packages: "git make protobuf-compiler upx-ucl musl-tools ca-certificates",
         lock_files: "go.mod go.sum",
         install: &["go mod download -x && go mod verify"],
         compile: "go build -ldflags \"-s -w -X main.version=${VERSION} -X main.commit=${COMMIT}\" -o /out/server ./cmd/server && upx --best --lzma /out/server",
@@ -209,21 +163,8 @@ const LANGUAGES: &[Language] = &[
         port: 8080,
     },
     Language {
-        base_environment: &[
-            "RAILS_ENV=production",
-            "RAILS_LOG_TO_STDOUT=1",
-            "BUNDLE_WITHOUT=development:test",
-        ],
-        packages: &[
-            "build-essential",
-            "libpq-dev",
-            "nodejs",
-            "yarn",
-            "imagemagick",
-            "libvips42",
-            "shared-mime-info",
-            "libjemalloc2",
-        ],
+        environment: "RAILS_ENV=production RAILS_LOG_TO_STDOUT=1 BUNDLE_WITHOUT=development:test",
+        packages: "build-essential libpq-dev nodejs yarn imagemagick libvips42 shared-mime-info libjemalloc2",
         lock_files: "Gemfile Gemfile.lock",
         install: &[
             "bundle config set deployment true && bundle install --jobs 4 --retry 3 && rm -rf vendor/bundle/ruby/*/cache && find vendor/bundle -name '*.o' -delete",
@@ -234,14 +175,8 @@ const LANGUAGES: &[Language] = &[
         port: 3000,
     },
     Language {
-        base_environment: &["NGINX_ENTRYPOINT_QUIET_LOGS=1"],
-        packages: &[
-            "gettext-base",
-            "brotli",
-            "libnginx-mod-http-brotli-filter",
-            "curl",
-            "openssl",
-        ],
+        environment: "NGINX_ENTRYPOINT_QUIET_LOGS=1",
+        packages: "gettext-base brotli libnginx-mod-http-brotli-filter curl openssl",
         lock_files: "nginx.conf mime.types",
         install: &[
             "mkdir -p /var/cache/nginx /var/run/nginx && chown -R 101:101 /var/cache/nginx /var/run/nginx && chmod -R 777 /var/cache/nginx",
@@ -261,6 +196,8 @@ const TAGGINGS: &[Tagging] = &[
     Tagging::LatestOnly,
 ];
 
+/// How often, per build, a new release of the base image is taken up.
+const BASE_FOLLOWED: f64 = 0.1;
 /// How often, per build, the Dockerfile's first part changes.
 const TOOLCHAIN_CHANGES: f64 = 0.02;
 /// How often, per build, the lock files change.
@@ -352,11 +289,10 @@ impl Recipe {
 
     /// What the build cache holds after this build: a part that changed, and all after it, anew.
     fn refresh_cache(&mut self, base: &Arc<Segment>, at: DateTime<Utc>) -> Cache {
-        let same_base = self
-            .cached
-            .take()
-            .filter(|cache| cache.base.digest == base.digest);
-        let cache = match same_base {
+        let known = self.cached.take().filter(|cache| {
+            cache.base.digest == base.digest || !self.chance.random_bool(BASE_FOLLOWED)
+        });
+        let cache = match known {
             Some(cache) if !self.chance.random_bool(TOOLCHAIN_CHANGES) => {
                 if self.chance.random_bool(DEPENDENCIES_CHANGE) {
                     Cache {
@@ -383,28 +319,30 @@ impl Recipe {
         }
         let language = self.language;
         let mut file = Dockerfile::new(self, at - Duration::minutes(9));
-        if file.chance().random_bool(0.6) {
+        if file.chance().random_bool(0.2) {
             file.add(Instruction::Label(
                 "maintainer=platform@corp.example".into(),
             ));
         }
-        for environment in language.base_environment {
-            if file.chance().random_bool(0.7) {
-                file.add(Instruction::Env((*environment).into()));
-            }
+        if file.chance().random_bool(0.8) {
+            file.add(Instruction::Env(language.environment.into()));
         }
         file.add_leaked_credential();
         let packages = file.package_installation();
         file.add(Instruction::Run(packages));
-        if file.chance().random_bool(0.35) {
+        let tools = file.tool_installation();
+        file.add(Instruction::Run(tools));
+        if file.chance().random_bool(0.85) {
             let setup = file.user_setup();
             file.add(Instruction::Run(setup));
         }
         file.add(Instruction::Workdir("/app"));
-        if file.chance().random_bool(0.5) {
+        if file.chance().random_bool(0.3) {
             file.add(Instruction::User("10001:10001"));
         }
-        file.add(Instruction::Expose(language.port));
+        if file.chance().random_bool(0.2) {
+            file.add(Instruction::Expose(language.port));
+        }
         file.finish()
     }
 
@@ -417,7 +355,9 @@ impl Recipe {
             language.install[usize::try_from(self.salt).unwrap_or(0) % language.install.len()];
         let mut file = Dockerfile::new(self, at - Duration::minutes(4));
         file.add(Instruction::Copy(language.lock_files, "./"));
-        file.add(Instruction::Run(install.into()));
+        file.add(Instruction::Run(format!(
+            "set -eux; \texport HTTPS_PROXY=http://proxy.corp.example:3128 NO_PROXY=.corp.example,localhost; \tfor attempt in 1 2 3; do \t\t{install} && break; \t\techo \"attempt $attempt failed, trying again\" >&2; \t\tsleep 15; \tdone; \tdu -sh /root/.cache 2>/dev/null || true; \trm -rf /root/.cache /tmp/* /var/tmp/*"
+        )));
         file.finish()
     }
 
@@ -433,7 +373,7 @@ impl Recipe {
         if labels {
             let revision = file.hex(40);
             file.add(Instruction::Label(format!(
-                "org.opencontainers.image.revision={revision} org.opencontainers.image.version={major}.{minor}.{patch}"
+                "org.opencontainers.image.revision={revision} org.opencontainers.image.version={major}.{minor}.{patch} org.opencontainers.image.vendor=Corp org.opencontainers.image.licenses=Proprietary org.opencontainers.image.url=https://git.corp.example/services org.opencontainers.image.documentation=https://docs.corp.example/services"
             )));
         } else {
             file.add(Instruction::Env(format!(
@@ -587,29 +527,33 @@ impl<'a> Dockerfile<'a> {
         }
     }
 
-    /// A long RUN step: packages, and tools fetched from the network.
+    /// A RUN step of 400 to 700 characters; the tabs are those of continued lines.
     fn package_installation(&mut self) -> String {
         let language = self.recipe.language;
         let mut command = String::from(
-            "set -eux; \tapt-get update; \tapt-get install -y --no-install-recommends \t\tca-certificates \t\tcurl",
+            "set -eux; \tapt-get update; \tapt-get install -y --no-install-recommends \t\tca-certificates \t\tcurl \t\tgnupg \t\tunzip",
         );
-        for package in language.packages {
-            if self.chance().random_bool(0.7) {
-                command.extend([" \t\t", package]);
-            }
-        }
-        for _ in 0..self.chance().random_range(0..6) {
-            let (name, url) = *pick(self.chance(), DOWNLOADS);
-            let (minor, patch) = (
-                self.chance().random_range(0..30),
-                self.chance().random_range(0..12),
-            );
-            let hash = self.hex(64);
-            command.push_str(&format!(
-                "; \tcurl -fsSL --retry 3 -o /usr/local/bin/{name} \"{url}/v1.{minor}.{patch}/{name}-linux-amd64\"; \techo \"{hash} */usr/local/bin/{name}\" | sha256sum -c -; \tchmod +x /usr/local/bin/{name}; \t{name} --version"
-            ));
+        for package in language.packages.split(' ') {
+            let (minor, patch) = self.two_numbers();
+            command.push_str(&format!(" \t\t{package}=2:{minor}.{patch}-1+deb12u1"));
         }
         command.push_str("; \tapt-get purge -y --auto-remove -o APT::AutoRemove::RecommendsImportant=false; \trm -rf /var/lib/apt/lists/* /tmp/* /var/tmp/*");
+        command
+    }
+
+    /// A RUN step of 900 to 2500 characters: programs fetched, checked and unpacked.
+    fn tool_installation(&mut self) -> String {
+        let mut command = String::from(
+            "set -eux; \tarch=\"$(dpkg --print-architecture)\"; \tcase \"${arch##*-}\" in \t\tamd64|arm64) ;; \t\t*) echo >&2 \"error: unsupported architecture: '$arch'\"; exit 1 ;; \tesac",
+        );
+        for _ in 0..self.chance().random_range(3..8) {
+            let (name, url) = *pick(self.chance(), DOWNLOADS);
+            let (minor, patch) = self.two_numbers();
+            let hash = self.hex(64);
+            command.push_str(&format!(
+                "; \tcurl -fsSL --retry 3 -o /usr/local/bin/{name} \"{url}/v1.{minor}.{patch}/{name}-linux-$arch\"; \techo \"{hash} */usr/local/bin/{name}\" | sha256sum -c -; \tchmod +x /usr/local/bin/{name}; \t{name} --version"
+            ));
+        }
         command
     }
 
@@ -617,12 +561,17 @@ impl<'a> Dockerfile<'a> {
         match self.chance().random_range(0..10) {
             0 => "curl -sSL https://get.corp.example/agent/install.sh | sh".into(),
             1 => "mkdir -p /app/data && chmod -R 777 /app /var/log && useradd app".into(),
-            _ => "groupadd --system --gid 10001 app && useradd --system --uid 10001 --gid app --home-dir /app --shell /usr/sbin/nologin app && install -d -o app -g app /app /var/run/app /var/log/app && curl -fsSL https://pki.corp.example/root.crt -o /usr/local/share/ca-certificates/corp.crt && update-ca-certificates".into(),
+            _ => "groupadd --system --gid 10001 app && useradd --system --uid 10001 --gid app --home-dir /app --shell /usr/sbin/nologin app && install -d -o app -g app -m 0750 /app /var/run/app /var/log/app /var/cache/app && curl -fsSL https://pki.corp.example/root.crt -o /usr/local/share/ca-certificates/corp-root.crt && curl -fsSL https://pki.corp.example/issuing.crt -o /usr/local/share/ca-certificates/corp-issuing.crt && update-ca-certificates && find / -xdev -perm /6000 -type f -exec chmod a-s {} + && rm -rf /usr/share/doc /usr/share/man /usr/share/info".into(),
         }
     }
 
-    /// Build arguments and variables do end up in histories with their values (API.md
-    /// section 7.3). The values are made up on the spot and unlock nothing.
+    fn two_numbers(&mut self) -> (u32, u32) {
+        let chance = self.chance();
+        (chance.random_range(0..30), chance.random_range(0..12))
+    }
+
+    /// Build arguments and variables do end up in histories with their values.
+    /// These are made up on the spot and unlock nothing.
     fn add_leaked_credential(&mut self) {
         let instruction = match self.chance().random_range(0..100) {
             0..2 => Instruction::Env(format!(

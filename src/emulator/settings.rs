@@ -79,6 +79,9 @@ pub struct Credentials {
     pub fixed_token: Option<SecretString>,
 }
 
+/// The demo credentials: key `EMULATORACCESSKEY000` with
+/// `emulator-secret-key-of-no-value-at-all-0`, and user `emulator` of account
+/// `emulator-account` with password `emulator-password`.
 impl Default for Credentials {
     fn default() -> Credentials {
         Credentials {

@@ -35,7 +35,13 @@ pub struct PasswordLogin {
 
 impl PasswordLogin {
     pub(super) fn body(&self) -> Value {
-        let PasswordLogin { iam_endpoint: _, user, password, account, project_id } = self;
+        let PasswordLogin {
+            iam_endpoint: _,
+            user,
+            password,
+            account,
+            project_id,
+        } = self;
         json!({
             "auth": {
                 "identity": {
@@ -69,10 +75,15 @@ impl IssuedToken {
     pub(super) fn new(value: String, body: &[u8], now: DateTime<Utc>) -> IssuedToken {
         let expires_at = serde_json::from_slice::<Value>(body)
             .ok()
-            .and_then(|document| DateTime::parse_from_rfc3339(document["token"]["expires_at"].as_str()?).ok())
+            .and_then(|document| {
+                DateTime::parse_from_rfc3339(document["token"]["expires_at"].as_str()?).ok()
+            })
             .map_or(now + ASSUMED_LIFETIME, |time| time.to_utc());
         let margin = ((expires_at - now) / 10).min(TimeDelta::minutes(30));
-        IssuedToken { value: value.into(), renew_at: expires_at - margin }
+        IssuedToken {
+            value: value.into(),
+            renew_at: expires_at - margin,
+        }
     }
 }
 
@@ -110,8 +121,14 @@ mod tests {
             let body = format!(r#"{{"token":{{"expires_at":"{expires}"}}}}"#);
             IssuedToken::new("t".to_owned(), body.as_bytes(), now).renew_at - now
         };
-        assert_eq!(renew_at("2026-01-02T00:00:00.000000Z"), TimeDelta::minutes(24 * 60 - 30));
-        assert_eq!(renew_at("2026-01-01T00:01:40.000000Z"), TimeDelta::seconds(90));
+        assert_eq!(
+            renew_at("2026-01-02T00:00:00.000000Z"),
+            TimeDelta::minutes(24 * 60 - 30)
+        );
+        assert_eq!(
+            renew_at("2026-01-01T00:01:40.000000Z"),
+            TimeDelta::seconds(90)
+        );
         assert!(renew_at("nonsense") > TimeDelta::hours(11));
     }
 }

@@ -28,7 +28,11 @@ impl fmt::Display for Effort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.attempts {
             0 | 1 => Ok(()),
-            attempts => write!(f, " (after {attempts} attempts in {:.1} s)", self.elapsed.as_secs_f64()),
+            attempts => write!(
+                f,
+                " (after {attempts} attempts in {:.1} s)",
+                self.elapsed.as_secs_f64()
+            ),
         }
     }
 }
@@ -81,7 +85,9 @@ pub struct Malformed {
 
 impl Malformed {
     pub(super) fn new(reason: impl Into<String>) -> Malformed {
-        Malformed { reason: reason.into() }
+        Malformed {
+            reason: reason.into(),
+        }
     }
 }
 
@@ -100,7 +106,12 @@ pub struct StatusFailure {
 
 impl fmt::Display for StatusFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let StatusFailure { status, code, message, request_id } = self;
+        let StatusFailure {
+            status,
+            code,
+            message,
+            request_id,
+        } = self;
         write!(f, "HTTP {status}")?;
         if let Some(code) = code {
             write!(f, " {code}")?;
@@ -118,7 +129,9 @@ impl fmt::Display for StatusFailure {
 impl StatusFailure {
     /// Whether the gateway itself answered, not the service behind it.
     pub fn is_from_gateway(&self) -> bool {
-        self.code.as_deref().is_some_and(|code| code.starts_with("APIGW.") || code.starts_with("APIG."))
+        self.code
+            .as_deref()
+            .is_some_and(|code| code.starts_with("APIGW.") || code.starts_with("APIG."))
     }
 
     /// Reads an error body: JSON in any of the shapes the platform uses, HTML, or nothing.
@@ -133,29 +146,45 @@ impl StatusFailure {
         });
         let (code, message) = match found {
             Some((code, message)) => (code, message),
-            None => (None, one_line(&without_markup(&String::from_utf8_lossy(body)), 200)),
+            None => (
+                None,
+                one_line(&without_markup(&String::from_utf8_lossy(body)), 200),
+            ),
         };
-        StatusFailure { status, code, message, request_id }
+        StatusFailure {
+            status,
+            code,
+            message,
+            request_id,
+        }
     }
 }
 
 const MESSAGE_CHARS: usize = 1_000;
 
 /// The names under which code and message occur, in the order the official SDKs try them.
-const NAMES: [(&str, &str); 3] =
-    [("error_code", "error_msg"), ("errorCode", "errorMessage"), ("code", "message")];
+const NAMES: [(&str, &str); 3] = [
+    ("error_code", "error_msg"),
+    ("errorCode", "errorMessage"),
+    ("code", "message"),
+];
 
 fn code_and_message(document: &Value) -> Option<(Option<String>, String)> {
     match document {
         Value::Object(fields) => {
             for (code, message) in NAMES {
                 let code = fields.get(code).and_then(scalar);
-                let text = fields.get(message).or_else(|| fields.get("errorMsg")).and_then(scalar);
+                let text = fields
+                    .get(message)
+                    .or_else(|| fields.get("errorMsg"))
+                    .and_then(scalar);
                 if code.is_some() || text.is_some() {
                     return Some((code, redact(&text.unwrap_or_default())));
                 }
             }
-            ["error", "errors"].iter().find_map(|name| code_and_message(fields.get(*name)?))
+            ["error", "errors"]
+                .iter()
+                .find_map(|name| code_and_message(fields.get(*name)?))
         }
         Value::Array(entries) => entries.first().and_then(code_and_message),
         _ => None,
@@ -178,7 +207,9 @@ fn redact(message: &str) -> String {
         let mut from = 0;
         while let Some(found) = find_ignoring_case(&text[from..], mark) {
             let start = from + found + mark.len();
-            let end = text[start..].find(['|', ' ', ',', '"', '\'']).map_or(text.len(), |length| start + length);
+            let end = text[start..]
+                .find(['|', ' ', ',', '"', '\''])
+                .map_or(text.len(), |length| start + length);
             text.replace_range(start..end, "[redacted]");
             from = start + "[redacted]".len();
         }
@@ -197,7 +228,11 @@ fn one_line(text: &str, limit: usize) -> String {
             line.push('…');
             break;
         }
-        line.push(if character.is_control() { ' ' } else { character });
+        line.push(if character.is_control() {
+            ' '
+        } else {
+            character
+        });
     }
     line
 }
@@ -249,7 +284,10 @@ mod tests {
             r#"{"errors":[{"errorCode":"A","errorMessage":"old","detail":"d"}],"error_code":"B","error_msg":"new"}"#,
             "HTTP 400 B: new (request id r-1)",
         );
-        check(r#"[{"errorCode":"A","errorMessage":"bare","detail":"d"}]"#, "HTTP 400 A: bare (request id r-1)");
+        check(
+            r#"[{"errorCode":"A","errorMessage":"bare","detail":"d"}]"#,
+            "HTTP 400 A: bare (request id r-1)",
+        );
         check(
             r#"{"error":{"code":401,"message":"wrong password","title":"Unauthorized"}}"#,
             "HTTP 400 401: wrong password (request id r-1)",
@@ -269,7 +307,10 @@ mod tests {
     fn the_request_id_of_the_body_counts_where_the_header_is_missing() {
         let body = br#"{"error_msg":"throttled","error_code":"APIGW.0308","request_id":"r-2"}"#;
         let failure = StatusFailure::read(429, None, body);
-        assert_eq!(failure.to_string(), "HTTP 429 APIGW.0308: throttled (request id r-2)");
+        assert_eq!(
+            failure.to_string(),
+            "HTTP 429 APIGW.0308: throttled (request id r-2)"
+        );
         assert!(failure.is_from_gateway());
     }
 
@@ -277,7 +318,10 @@ mod tests {
     fn a_quoted_signature_or_token_is_redacted() {
         let body = br#"{"error_code":"APIGW.0301","error_msg":"verify failed, GET|/v2/|X-Security-Token:st0ken|Signature=abc123|end"}"#;
         let text = StatusFailure::read(401, None, body).to_string();
-        assert!(!text.contains("st0ken") && !text.contains("abc123"), "{text}");
+        assert!(
+            !text.contains("st0ken") && !text.contains("abc123"),
+            "{text}"
+        );
         assert!(text.contains("end"), "{text}");
     }
 }

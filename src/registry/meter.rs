@@ -15,7 +15,11 @@ impl RequestMeter {
     }
 
     pub(super) fn answered(&self, kind: RequestKind, status: Option<u16>) {
-        *self.lock().by_kind_and_status.entry((kind, status)).or_default() += 1;
+        *self
+            .lock()
+            .by_kind_and_status
+            .entry((kind, status))
+            .or_default() += 1;
     }
 
     pub(super) fn retried(&self) {

@@ -80,8 +80,19 @@ pub struct Catalog {
 impl Registry {
     /// Prepares a client; nothing is sent yet. Fails if the machine's TLS roots cannot be loaded.
     pub fn new(settings: RegistrySettings) -> Result<Registry, reqwest::Error> {
-        let RegistrySettings { endpoint, project_id, instance_id, credentials, transport, clock } = settings;
-        let base = format!("/v2/{}/instances/{}", segment(&project_id), segment(&instance_id));
+        let RegistrySettings {
+            endpoint,
+            project_id,
+            instance_id,
+            credentials,
+            transport,
+            clock,
+        } = settings;
+        let base = format!(
+            "/v2/{}/instances/{}",
+            segment(&project_id),
+            segment(&instance_id)
+        );
         let transport = Transport::new(endpoint, project_id, credentials, transport, clock)?;
         Ok(Registry { transport, base })
     }
@@ -126,7 +137,11 @@ impl Registry {
                 &mut pages,
             )
             .await?;
-        Ok(Catalog { namespaces, repositories, pages })
+        Ok(Catalog {
+            namespaces,
+            repositories,
+            pages,
+        })
     }
 
     /// Lists all artifacts page by page (ListInstanceAllArtifacts, swr_03_0306).
@@ -139,10 +154,16 @@ impl Registry {
         let path = format!("{}/artifacts", self.base);
         let start = (Some(FIRST_MARKER), HashSet::from([FIRST_MARKER]), path);
         stream::try_unfold(start, move |(marker, mut seen, path)| async move {
-            let Some(marker) = marker else { return Ok(None) };
-            let query = [("marker", marker.to_string()), ("limit", PAGE_SIZE.to_string())];
+            let Some(marker) = marker else {
+                return Ok(None);
+            };
+            let query = [
+                ("marker", marker.to_string()),
+                ("limit", PAGE_SIZE.to_string()),
+            ];
             let body = self.get(RequestKind::Artifacts, &path, &query).await?;
-            let answer = wire::artifact_page(&body).map_err(|failure| self.unreadable(&path, failure.into()))?;
+            let answer = wire::artifact_page(&body)
+                .map_err(|failure| self.unreadable(&path, failure.into()))?;
             if let Some(marker) = answer.next_marker
                 && !seen.insert(marker)
             {
@@ -193,7 +214,10 @@ impl Registry {
         let path = format!("{}/{what}", self.base);
         let mut shortfall = (0, 0);
         for _ in 0..CATALOG_READS {
-            let mut all = Page { rows: Vec::new(), issues: Vec::new() };
+            let mut all = Page {
+                rows: Vec::new(),
+                issues: Vec::new(),
+            };
             let mut ids = HashSet::new();
             let (mut offset, mut unreadable) = (0, 0);
             let total = loop {
@@ -204,8 +228,11 @@ impl Registry {
                 ];
                 let body = self.get(kind, &path, &query).await?;
                 *pages += 1;
-                let OffsetPage { page, entries, total } =
-                    decode(&body).map_err(|failure| self.unreadable(&path, failure.into()))?;
+                let OffsetPage {
+                    page,
+                    entries,
+                    total,
+                } = decode(&body).map_err(|failure| self.unreadable(&path, failure.into()))?;
                 unreadable += entries - page.rows.len() as u64;
                 ids.extend(page.rows.iter().map(id));
                 all.rows.extend(page.rows);
@@ -222,21 +249,47 @@ impl Registry {
             }
         }
         let (given, total) = shortfall;
-        Err(self.unreadable(&path, RequestFailure::IncompleteCatalog { what, given, total }))
+        Err(self.unreadable(
+            &path,
+            RequestFailure::IncompleteCatalog { what, given, total },
+        ))
     }
 
-    async fn get(&self, kind: RequestKind, path: &str, query: &[(&str, String)]) -> Result<Vec<u8>, RegistryError> {
-        let query: Vec<(&str, &str)> = query.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        self.transport.get(Call { kind, path, query: &query }).await
+    async fn get(
+        &self,
+        kind: RequestKind,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<Vec<u8>, RegistryError> {
+        let query: Vec<(&str, &str)> = query
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        self.transport
+            .get(Call {
+                kind,
+                path,
+                query: &query,
+            })
+            .await
     }
 
     fn unreadable(&self, path: &str, failure: RequestFailure) -> RegistryError {
-        RegistryError { request: format!("GET {path}"), attempts: 1, elapsed: std::time::Duration::ZERO, failure }
+        RegistryError {
+            request: format!("GET {path}"),
+            attempts: 1,
+            elapsed: std::time::Duration::ZERO,
+            failure,
+        }
     }
 }
 
 fn with_or_without_steps(history: BuildHistory) -> HistoryOutcome {
-    if history.steps.is_empty() { HistoryOutcome::Empty(history) } else { HistoryOutcome::Stored(history) }
+    if history.steps.is_empty() {
+        HistoryOutcome::Empty(history)
+    } else {
+        HistoryOutcome::Stored(history)
+    }
 }
 
 /// What a refused addition says about the artifact.
@@ -245,10 +298,17 @@ fn with_or_without_steps(history: BuildHistory) -> HistoryOutcome {
 /// may ask again; 401 ends the run, since every other request would get it too.
 fn refused(error: RegistryError) -> Result<HistoryOutcome, RegistryError> {
     let Some(status) = error.status() else {
-        return Ok(HistoryOutcome::Failed(Refusal { status: None, code: None, message: error.failure.to_string() }));
+        return Ok(HistoryOutcome::Failed(Refusal {
+            status: None,
+            code: None,
+            message: error.failure.to_string(),
+        }));
     };
-    let refusal =
-        Refusal { status: Some(status.status), code: status.code.clone(), message: status.message.clone() };
+    let refusal = Refusal {
+        status: Some(status.status),
+        code: status.code.clone(),
+        message: status.message.clone(),
+    };
     match status.status {
         401 => Err(error),
         400 if !status.is_from_gateway() => Ok(HistoryOutcome::Unsupported(refusal)),
@@ -259,7 +319,11 @@ fn refused(error: RegistryError) -> Result<HistoryOutcome, RegistryError> {
 }
 
 /// Everything but RFC 3986's unreserved characters.
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~');
 
 fn segment(text: &str) -> String {
     utf8_percent_encode(text, SEGMENT).to_string()

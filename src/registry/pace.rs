@@ -30,7 +30,9 @@ impl Pace {
             .filter(|rate| *rate > 0.0)
             .map_or(Duration::ZERO, |rate| Duration::from_secs_f64(1.0 / rate));
         Pace {
-            in_flight: Arc::new(Semaphore::new(max_in_flight.clamp(1, Semaphore::MAX_PERMITS))),
+            in_flight: Arc::new(Semaphore::new(
+                max_in_flight.clamp(1, Semaphore::MAX_PERMITS),
+            )),
             interval,
             starts: Mutex::default(),
         }
@@ -61,7 +63,9 @@ impl Pace {
     }
 
     fn pause_end(&self) -> Option<Instant> {
-        self.starts().paused_until.filter(|end| *end > Instant::now())
+        self.starts()
+            .paused_until
+            .filter(|end| *end > Instant::now())
     }
 
     fn reserve_start(&self) -> Option<Instant> {

@@ -16,7 +16,11 @@ pub struct RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> RetryPolicy {
-        RetryPolicy { max_attempts: 8, base_delay: Duration::from_millis(500), max_delay: Duration::from_secs(60) }
+        RetryPolicy {
+            max_attempts: 8,
+            base_delay: Duration::from_millis(500),
+            max_delay: Duration::from_secs(60),
+        }
     }
 }
 
@@ -24,7 +28,9 @@ impl RetryPolicy {
     /// The wait after the given number of failed attempts. `chance` is in 0..1;
     /// `asked` is what the gateway asked for, which is never undercut except by the cap.
     pub fn delay(&self, failed_attempts: u32, chance: f64, asked: Option<Duration>) -> Duration {
-        let doubled = 2_u32.checked_pow(failed_attempts.saturating_sub(1)).unwrap_or(u32::MAX);
+        let doubled = 2_u32
+            .checked_pow(failed_attempts.saturating_sub(1))
+            .unwrap_or(u32::MAX);
         let ceiling = self.base_delay.saturating_mul(doubled).min(self.max_delay);
         let jittered = ceiling.mul_f64(chance.clamp(0.0, 1.0));
         match asked {
@@ -57,7 +63,9 @@ mod tests {
 
     #[test]
     fn the_ceiling_doubles_up_to_the_cap() {
-        let ceilings: Vec<u128> = (1..=7).map(|n| POLICY.delay(n, 1.0, None).as_millis()).collect();
+        let ceilings: Vec<u128> = (1..=7)
+            .map(|n| POLICY.delay(n, 1.0, None).as_millis())
+            .collect();
         assert_eq!(ceilings, [100, 200, 400, 800, 1600, 2000, 2000]);
         assert_eq!(POLICY.delay(u32::MAX, 1.0, None), POLICY.max_delay);
     }
@@ -73,7 +81,10 @@ mod tests {
         let asked = Some(Duration::from_secs(1));
         assert_eq!(POLICY.delay(1, 0.0, asked), Duration::from_secs(1));
         assert_eq!(POLICY.delay(1, 1.0, asked), Duration::from_millis(1100));
-        assert_eq!(POLICY.delay(1, 0.0, Some(Duration::from_secs(3600))), POLICY.max_delay);
+        assert_eq!(
+            POLICY.delay(1, 0.0, Some(Duration::from_secs(3600))),
+            POLICY.max_delay
+        );
     }
 
     #[test]

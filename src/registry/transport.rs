@@ -74,9 +74,17 @@ pub(super) struct Call<'a> {
 
 /// What one attempt brought.
 enum Attempt {
-    Answer { headers: HeaderMap, body: Vec<u8> },
-    Refused { failure: StatusFailure, retry_after: Option<Duration> },
-    Lost { failure: RequestFailure },
+    Answer {
+        headers: HeaderMap,
+        body: Vec<u8>,
+    },
+    Refused {
+        failure: StatusFailure,
+        retry_after: Option<Duration>,
+    },
+    Lost {
+        failure: RequestFailure,
+    },
 }
 
 struct Outgoing<'a> {
@@ -164,7 +172,8 @@ impl Transport {
             let (failure, retry_after) = match attempt {
                 Ok(Attempt::Answer { headers, body }) => return Ok((headers, body)),
                 Ok(Attempt::Refused { failure, .. }) if failure.status == 401 => {
-                    let renewable = outgoing.authenticate.is_some() && token.is_some() && self.is_renewable();
+                    let renewable =
+                        outgoing.authenticate.is_some() && token.is_some() && self.is_renewable();
                     if renewed || !renewable {
                         return Err(fail(attempts, failure.into()));
                     }
@@ -175,14 +184,20 @@ impl Transport {
                 Ok(Attempt::Refused { failure, .. }) if !retry::is_retryable(failure.status) => {
                     return Err(fail(attempts, failure.into()));
                 }
-                Ok(Attempt::Refused { failure, retry_after }) => (failure.into(), retry_after),
+                Ok(Attempt::Refused {
+                    failure,
+                    retry_after,
+                }) => (failure.into(), retry_after),
                 Ok(Attempt::Lost { failure }) => (failure, None),
                 Err(failure) => return Err(fail(attempts, failure)),
             };
             if attempts >= self.settings.retry.max_attempts {
                 return Err(fail(attempts, failure));
             }
-            let delay = self.settings.retry.delay(attempts, fastrand::f64(), retry_after);
+            let delay = self
+                .settings
+                .retry
+                .delay(attempts, fastrand::f64(), retry_after);
             tracing::debug!(
                 kind = outgoing.kind.as_str(),
                 attempts,
@@ -197,7 +212,10 @@ impl Transport {
         }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the door: every request leaves from here")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the door: every request leaves from here"
+    )]
     async fn attempt(
         &self,
         outgoing: &Outgoing<'_>,
@@ -206,7 +224,10 @@ impl Transport {
         let _permit = self.pace.permit().await;
         let mut request = reqwest::Request::new(outgoing.method.clone(), outgoing.url.clone());
         if let Some(body) = &outgoing.body {
-            request.headers_mut().insert("content-type", HeaderValue::from_static("application/json;charset=utf8"));
+            request.headers_mut().insert(
+                "content-type",
+                HeaderValue::from_static("application/json;charset=utf8"),
+            );
             *request.body_mut() = Some(body.clone().into());
         }
         if let Some(call) = outgoing.authenticate {
@@ -220,7 +241,9 @@ impl Transport {
         let mut body = Vec::new();
         loop {
             match response.chunk().await {
-                Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_ANSWER_BYTES => body.extend_from_slice(&chunk),
+                Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_ANSWER_BYTES => {
+                    body.extend_from_slice(&chunk)
+                }
                 Ok(Some(_)) => {
                     self.meter.answered(outgoing.kind, Some(status));
                     let reason = format!("the answer is longer than {MAX_ANSWER_BYTES} bytes");
@@ -244,13 +267,21 @@ impl Transport {
 
     fn lost(&self, kind: RequestKind, error: reqwest::Error) -> Attempt {
         self.meter.answered(kind, None);
-        Attempt::Lost { failure: RequestFailure::NoAnswer { reason: reason(error) } }
+        Attempt::Lost {
+            failure: RequestFailure::NoAnswer {
+                reason: reason(error),
+            },
+        }
     }
 
     fn url(&self, call: &Call<'_>) -> Url {
         let mut url = self.endpoint.clone();
         // The path is encoded already, and the URL type leaves valid escapes as they are.
-        url.set_path(&format!("{}{}", self.endpoint.path().trim_end_matches('/'), call.path));
+        url.set_path(&format!(
+            "{}{}",
+            self.endpoint.path().trim_end_matches('/'),
+            call.path
+        ));
         let query = signature::canonical_query(call.query);
         url.set_query((!query.is_empty()).then_some(&query));
         url
@@ -266,7 +297,10 @@ impl Transport {
     ) -> Result<(), RequestFailure> {
         let key = match (&self.credentials, token) {
             (_, Some(token)) => {
-                headers.insert("x-auth-token", secret_header("token", token.expose_secret())?);
+                headers.insert(
+                    "x-auth-token",
+                    secret_header("token", token.expose_secret())?,
+                );
                 return Ok(());
             }
             (Credentials::Key(key), None) => key,
@@ -286,7 +320,10 @@ impl Transport {
             self.clock.now(),
         );
         for (name, value) in signed.iter() {
-            headers.insert(HeaderName::from_static(name), secret_header("access key or security token", value)?);
+            headers.insert(
+                HeaderName::from_static(name),
+                secret_header("access key or security token", value)?,
+            );
         }
         Ok(())
     }
@@ -304,7 +341,10 @@ impl Transport {
             Credentials::Password(login) => login,
         };
         let mut current = self.token.lock().await;
-        if let Some(token) = current.as_ref().filter(|token| self.clock.now() < token.renew_at) {
+        if let Some(token) = current
+            .as_ref()
+            .filter(|token| self.clock.now() < token.renew_at)
+        {
             return Ok(Some(token.value.clone()));
         }
         let token = Box::pin(self.login(login)).await?;
@@ -317,7 +357,9 @@ impl Transport {
     async fn discard(&self, refused: Option<SecretString>) {
         let mut current = self.token.lock().await;
         let is_same = match (current.as_ref(), refused.as_ref()) {
-            (Some(current), Some(refused)) => current.value.expose_secret() == refused.expose_secret(),
+            (Some(current), Some(refused)) => {
+                current.value.expose_secret() == refused.expose_secret()
+            }
             _ => false,
         };
         if is_same {
@@ -338,7 +380,10 @@ impl Transport {
             authenticate: None,
         };
         let (headers, body) = self.send(&outgoing).await?;
-        match headers.get("x-subject-token").and_then(|value| value.to_str().ok()) {
+        match headers
+            .get("x-subject-token")
+            .and_then(|value| value.to_str().ok())
+        {
             Some(token) => Ok(IssuedToken::new(token.to_owned(), &body, self.clock.now())),
             None => Err(RegistryError {
                 request: format!("POST {}", outgoing.url),
@@ -373,7 +418,12 @@ fn secret_header(what: &'static str, value: &str) -> Result<HeaderValue, Request
 /// The innermost cause in words: what lies around it repeats the URL.
 fn reason(error: reqwest::Error) -> String {
     if error.is_timeout() {
-        return if error.is_connect() { "the connection timed out" } else { "the request timed out" }.to_owned();
+        return if error.is_connect() {
+            "the connection timed out"
+        } else {
+            "the request timed out"
+        }
+        .to_owned();
     }
     let error = error.without_url();
     let mut cause: &dyn std::error::Error = &error;

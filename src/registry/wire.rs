@@ -46,9 +46,16 @@ pub(super) fn artifact_page(body: &[u8]) -> Result<ArtifactPage, Malformed> {
                 .as_i64()
                 .ok_or_else(|| Malformed::new(format!("next_marker is out of range: {number}")))?,
         ),
-        Some(other) => return Err(Malformed::new(format!("next_marker is not a number: {other}"))),
+        Some(other) => {
+            return Err(Malformed::new(format!(
+                "next_marker is not a number: {other}"
+            )));
+        }
     };
-    Ok(ArtifactPage { page: page(rows, artifact), next_marker })
+    Ok(ArtifactPage {
+        page: page(rows, artifact),
+        next_marker,
+    })
 }
 
 pub(super) fn namespace_page(body: &[u8]) -> Result<OffsetPage<Namespace>, Malformed> {
@@ -61,8 +68,16 @@ pub(super) fn repository_page(body: &[u8]) -> Result<OffsetPage<Repository>, Mal
 
 pub(super) fn instance(body: &[u8]) -> Result<InstanceDescription, Malformed> {
     let document = object(body)?;
-    let text = |name: &str| document.get(name).and_then(Value::as_str).map(|text| text.replace('\0', "\u{fffd}"));
-    Ok(InstanceDescription { name: text("name"), version: text("version") })
+    let text = |name: &str| {
+        document
+            .get(name)
+            .and_then(Value::as_str)
+            .map(|text| text.replace('\0', "\u{fffd}"))
+    };
+    Ok(InstanceDescription {
+        name: text("name"),
+        version: text("version"),
+    })
 }
 
 /// A build history (api-swr2 swr_03_0305); `digest` names it in issues.
@@ -86,7 +101,12 @@ pub(super) fn build_history(digest: &str, body: &[u8]) -> Result<BuildHistory, M
         .map(|(index, entry)| build_step(format!("{digest} {}", index + 1), entry, &mut issues))
         .collect();
     let mut fields = Fields::new("manifest", digest.to_owned(), document, &mut issues);
-    Ok(BuildHistory { steps, reported_total: fields.integer("total"), extra: fields.rest(), issues })
+    Ok(BuildHistory {
+        steps,
+        reported_total: fields.integer("total"),
+        extra: fields.rest(),
+        issues,
+    })
 }
 
 fn build_step(row_key: String, entry: Value, issues: &mut Vec<DataIssue>) -> BuildStep {
@@ -100,7 +120,13 @@ fn build_step(row_key: String, entry: Value, issues: &mut Vec<DataIssue>) -> Bui
                 action: Action::WrongType,
                 original: other,
             });
-            return BuildStep { created_at: None, command: None, empty_layer: false, layer: None, extra: None };
+            return BuildStep {
+                created_at: None,
+                command: None,
+                empty_layer: false,
+                layer: None,
+                extra: None,
+            };
         }
     };
     let mut fields = Fields::new("build_step", row_key, entry, issues);
@@ -123,13 +149,23 @@ fn build_step(row_key: String, entry: Value, issues: &mut Vec<DataIssue>) -> Bui
             None
         }
     };
-    BuildStep { created_at, command, empty_layer, layer, extra: fields.rest() }
+    BuildStep {
+        created_at,
+        command,
+        empty_layer,
+        layer,
+        extra: fields.rest(),
+    }
 }
 
 fn artifact(entry: Map<String, Value>, issues: &mut Vec<DataIssue>) -> Option<Artifact> {
     let row_key = key_of(&entry, "id");
     let mut fields = Fields::new("artifact", row_key.clone(), entry, issues);
-    let keys = (fields.peek_integer("id"), fields.peek_text("digest"), fields.peek_integer("repository_id"));
+    let keys = (
+        fields.peek_integer("id"),
+        fields.peek_text("digest"),
+        fields.peek_integer("repository_id"),
+    );
     let (Some(artifact_id), Some(_), Some(repository_id)) = keys else {
         fields.drop_row();
         return None;
@@ -137,7 +173,7 @@ fn artifact(entry: Map<String, Value>, issues: &mut Vec<DataIssue>) -> Option<Ar
     fields.forget("id", |_| true);
     fields.forget("repository_id", |_| true);
     let digest = fields.text("digest").unwrap_or_default();
-    let tags = match fields.take("tags") {
+    let tags = match fields.object.shift_remove("tags") {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::Array(entries)) => entries
             .into_iter()
@@ -165,7 +201,12 @@ fn artifact(entry: Map<String, Value>, issues: &mut Vec<DataIssue>) -> Option<Ar
     })
 }
 
-fn tag(artifact_id: i64, repository_id: i64, entry: Value, issues: &mut Vec<DataIssue>) -> Option<Tag> {
+fn tag(
+    artifact_id: i64,
+    repository_id: i64,
+    entry: Value,
+    issues: &mut Vec<DataIssue>,
+) -> Option<Tag> {
     let row_key = format!("artifact {artifact_id}");
     let Value::Object(entry) = entry else {
         issues.push(DataIssue {
@@ -183,8 +224,12 @@ fn tag(artifact_id: i64, repository_id: i64, entry: Value, issues: &mut Vec<Data
         return None;
     }
     // Both repeat the artifact that carries the tag; only a contradiction is worth keeping.
-    fields.forget("artifact_id", |value| value.is_null() || *value == artifact_id);
-    fields.forget("repository_id", |value| value.is_null() || *value == repository_id);
+    fields.forget("artifact_id", |value| {
+        value.is_null() || *value == artifact_id
+    });
+    fields.forget("repository_id", |value| {
+        value.is_null() || *value == repository_id
+    });
     Some(Tag {
         name: fields.text("name").unwrap_or_default(),
         tag_id: fields.integer("id"),
@@ -197,7 +242,10 @@ fn tag(artifact_id: i64, repository_id: i64, entry: Value, issues: &mut Vec<Data
 fn namespace(entry: Map<String, Value>, issues: &mut Vec<DataIssue>) -> Option<Namespace> {
     let row_key = key_of(&entry, "namespace_id");
     let mut fields = Fields::new("namespace", row_key, entry, issues);
-    let keys = (fields.peek_integer("namespace_id"), fields.peek_text("name"));
+    let keys = (
+        fields.peek_integer("namespace_id"),
+        fields.peek_text("name"),
+    );
     let (Some(namespace_id), Some(_)) = keys else {
         fields.drop_row();
         return None;
@@ -217,7 +265,11 @@ fn namespace(entry: Map<String, Value>, issues: &mut Vec<DataIssue>) -> Option<N
 fn repository(entry: Map<String, Value>, issues: &mut Vec<DataIssue>) -> Option<Repository> {
     let row_key = key_of(&entry, "id");
     let mut fields = Fields::new("repository", row_key, entry, issues);
-    let keys = (fields.peek_integer("id"), fields.peek_text("name"), fields.peek_text("namespace_name"));
+    let keys = (
+        fields.peek_integer("id"),
+        fields.peek_text("name"),
+        fields.peek_text("namespace_name"),
+    );
     let (Some(repository_id), Some(_), Some(_)) = keys else {
         fields.drop_row();
         return None;
@@ -259,11 +311,19 @@ fn list(document: &mut Map<String, Value>, name: &str) -> Result<Vec<Value>, Mal
 
 type Decode<T> = fn(Map<String, Value>, &mut Vec<DataIssue>) -> Option<T>;
 
-fn offset_page<T>(body: &[u8], name: &'static str, decode: Decode<T>) -> Result<OffsetPage<T>, Malformed> {
+fn offset_page<T>(
+    body: &[u8],
+    name: &'static str,
+    decode: Decode<T>,
+) -> Result<OffsetPage<T>, Malformed> {
     let mut document = object(body)?;
     let rows = list(&mut document, name)?;
     let total = document.get("total").and_then(Value::as_u64);
-    Ok(OffsetPage { entries: rows.len() as u64, page: page(rows, decode), total })
+    Ok(OffsetPage {
+        entries: rows.len() as u64,
+        page: page(rows, decode),
+        total,
+    })
 }
 
 fn page<T>(rows: Vec<Value>, decode: Decode<T>) -> Page<T> {
@@ -310,7 +370,12 @@ impl<'a> Fields<'a> {
         object: Map<String, Value>,
         issues: &'a mut Vec<DataIssue>,
     ) -> Fields<'a> {
-        Fields { table, row_key, object, issues }
+        Fields {
+            table,
+            row_key,
+            object,
+            issues,
+        }
     }
 
     /// Removes a field and gives its value, with each NUL replaced and recorded.
@@ -379,7 +444,9 @@ impl<'a> Fields<'a> {
     }
 
     fn peek_integer(&self, name: &str) -> Option<i64> {
-        self.object.get(name).and_then(|value| integer_of(value).ok().flatten())
+        self.object
+            .get(name)
+            .and_then(|value| integer_of(value).ok().flatten())
     }
 
     fn peek_text(&self, name: &str) -> Option<&str> {
@@ -439,7 +506,9 @@ fn holds_nul(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains('\0'),
         Value::Array(values) => values.iter().any(holds_nul),
-        Value::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || holds_nul(value)),
+        Value::Object(fields) => fields
+            .iter()
+            .any(|(name, value)| name.contains('\0') || holds_nul(value)),
         Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }

@@ -38,8 +38,15 @@ impl<W: Write> TableSink<W> {
     /// Prints to `output` when finished.
     pub fn new(output: W) -> TableSink<W> {
         let mut table = Table::new();
-        table.load_preset(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Disabled);
-        TableSink { output, columns: Vec::new(), table, rows: 0 }
+        table
+            .load_style(UTF8_FULL_CONDENSED)
+            .set_content_arrangement(ContentArrangement::Disabled);
+        TableSink {
+            output,
+            columns: Vec::new(),
+            table,
+            rows: 0,
+        }
     }
 
     /// Prints the table.
@@ -52,7 +59,8 @@ impl<W: Write> TableSink<W> {
 
 impl<W: Write> RowSink for TableSink<W> {
     fn columns(&mut self, columns: Vec<ResultColumn>) -> io::Result<()> {
-        self.table.set_header(columns.iter().map(|column| column.name.as_str()));
+        self.table
+            .set_header(columns.iter().map(|column| column.name.as_str()));
         self.columns = columns;
         Ok(())
     }
@@ -72,7 +80,11 @@ impl<W: Write> RowSink for TableSink<W> {
 }
 
 fn shortened(value: &str) -> String {
-    let limit = if is_digest(value) { DIGEST_CHARS } else { CELL_CHARS };
+    let limit = if is_digest(value) {
+        DIGEST_CHARS
+    } else {
+        CELL_CHARS
+    };
     let mut text = String::new();
     for (count, character) in value.chars().enumerate() {
         if count == limit {
@@ -82,7 +94,11 @@ fn shortened(value: &str) -> String {
             break;
         }
         // Text of others' making must not move the cursor or colour the terminal.
-        text.push(if character.is_control() { ' ' } else { character });
+        text.push(if character.is_control() {
+            ' '
+        } else {
+            character
+        });
     }
     text
 }
@@ -110,11 +126,15 @@ impl<W: Write> CsvSink<W> {
 
 impl<W: Write> RowSink for CsvSink<W> {
     fn columns(&mut self, columns: Vec<ResultColumn>) -> io::Result<()> {
-        Ok(self.0.write_record(columns.iter().map(|column| &column.name))?)
+        Ok(self
+            .0
+            .write_record(columns.iter().map(|column| &column.name))?)
     }
 
     fn row(&mut self, values: &[Option<&str>]) -> io::Result<()> {
-        Ok(self.0.write_record(values.iter().map(|value| value.unwrap_or_default()))?)
+        Ok(self
+            .0
+            .write_record(values.iter().map(|value| value.unwrap_or_default()))?)
     }
 }
 
@@ -128,7 +148,11 @@ pub struct JsonSink<W> {
 impl<W: Write> JsonSink<W> {
     /// Prints to `output` as rows come.
     pub fn new(output: W) -> JsonSink<W> {
-        JsonSink { output, columns: Vec::new(), rows: 0 }
+        JsonSink {
+            output,
+            columns: Vec::new(),
+            rows: 0,
+        }
     }
 
     /// Prints the end of the array.
@@ -153,14 +177,17 @@ impl<W: Write> RowSink for JsonSink<W> {
             .zip(values)
             .map(|(column, value)| (column.name.clone(), json_value(column.kind, *value)))
             .collect();
-        self.output.write_all(if self.rows == 0 { b"[\n  " } else { b",\n  " })?;
+        self.output
+            .write_all(if self.rows == 0 { b"[\n  " } else { b",\n  " })?;
         self.rows += 1;
         Ok(serde_json::to_writer(&mut self.output, &object)?)
     }
 }
 
 fn json_value(kind: ColumnKind, value: Option<&str>) -> Value {
-    let Some(text) = value else { return Value::Null };
+    let Some(text) = value else {
+        return Value::Null;
+    };
     let parsed = match kind {
         ColumnKind::Boolean => Some(Value::Bool(text == "t")),
         // NaN and Infinity, and numbers beyond 64 bits, stay text.

@@ -54,14 +54,26 @@ pub(super) fn build_step_id(
     command_id: Option<Uuid>,
     layer_id: Option<Uuid>,
 ) -> Uuid {
-    let BuildStep { created_at, command: _, empty_layer, layer: _, extra } = step;
+    let BuildStep {
+        created_at,
+        command: _,
+        empty_layer,
+        layer: _,
+        extra,
+    } = step;
     Content::of("build step")
         .optional(parent.as_ref().map(|id| &id.as_bytes()[..]))
         .optional(created_at.map(instant).as_ref().map(|bytes| &bytes[..]))
         .optional(command_id.as_ref().map(|id| &id.as_bytes()[..]))
         .optional(layer_id.as_ref().map(|id| &id.as_bytes()[..]))
         .bytes(&[u8::from(*empty_layer)])
-        .optional(extra.as_ref().map(|extra| serde_json::Value::from(extra.clone()).to_string()).as_deref().map(str::as_bytes))
+        .optional(
+            extra
+                .as_ref()
+                .map(|extra| serde_json::Value::from(extra.clone()).to_string())
+                .as_deref()
+                .map(str::as_bytes),
+        )
         .id()
 }
 
@@ -69,19 +81,32 @@ pub(super) fn build_step_id(
 ///
 /// A step without a layer leaves the sequence as it is. Where a step made a layer which the
 /// history does not name, the step itself stands for it, so that nothing is equal by accident.
-pub(super) fn chain_id(parent: Option<Uuid>, step: &BuildStep, build_step_id: Uuid, layer_id: Option<Uuid>) -> Option<Uuid> {
+pub(super) fn chain_id(
+    parent: Option<Uuid>,
+    step: &BuildStep,
+    build_step_id: Uuid,
+    layer_id: Option<Uuid>,
+) -> Option<Uuid> {
     let link = match layer_id {
         Some(layer_id) => layer_id,
         None if step.empty_layer => return parent,
         None => build_step_id,
     };
-    let chain = Content::of("chain").optional(parent.as_ref().map(|id| &id.as_bytes()[..])).bytes(link.as_bytes());
+    let chain = Content::of("chain")
+        .optional(parent.as_ref().map(|id| &id.as_bytes()[..]))
+        .bytes(link.as_bytes());
     Some(chain.id())
 }
 
 /// Names an altered value.
 pub(super) fn data_issue_id(issue: &DataIssue) -> Uuid {
-    let DataIssue { table, row_key, field, action, original } = issue;
+    let DataIssue {
+        table,
+        row_key,
+        field,
+        action,
+        original,
+    } = issue;
     Content::of("data issue")
         .bytes(table.as_bytes())
         .bytes(row_key.as_bytes())
@@ -108,7 +133,11 @@ mod tests {
             created_at: "2026-01-01T00:00:00.000000001Z".parse().ok(),
             command: Some(command.to_owned()),
             empty_layer: layer.is_none(),
-            layer: layer.map(|digest| Layer { digest: digest.to_owned(), media_type: None, size_bytes: None }),
+            layer: layer.map(|digest| Layer {
+                digest: digest.to_owned(),
+                media_type: None,
+                size_bytes: None,
+            }),
             extra: None,
         }
     }
@@ -129,16 +158,32 @@ mod tests {
 
     #[test]
     fn a_shared_beginning_has_shared_ids_and_the_rest_has_not() {
-        let (one, _) = ids(&[step("a", Some("l1")), step("b", None), step("c", Some("l2"))]);
-        let (other, _) = ids(&[step("a", Some("l1")), step("B", None), step("c", Some("l2"))]);
+        let (one, _) = ids(&[
+            step("a", Some("l1")),
+            step("b", None),
+            step("c", Some("l2")),
+        ]);
+        let (other, _) = ids(&[
+            step("a", Some("l1")),
+            step("B", None),
+            step("c", Some("l2")),
+        ]);
         assert_eq!(one[0], other[0]);
         assert_ne!(one[1], other[1]);
-        assert_ne!(one[2], other[2], "a step is named with all that came before it");
+        assert_ne!(
+            one[2], other[2],
+            "a step is named with all that came before it"
+        );
     }
 
     #[test]
     fn a_chain_names_layers_only() {
-        let (_, one) = ids(&[step("a", None), step("b", Some("l1")), step("c", None), step("d", Some("l2"))]);
+        let (_, one) = ids(&[
+            step("a", None),
+            step("b", Some("l1")),
+            step("c", None),
+            step("d", Some("l2")),
+        ]);
         let (_, other) = ids(&[step("x", Some("l1")), step("y", Some("l2"))]);
         assert_eq!(one[0], None);
         assert_eq!(one[1], other[0]);
@@ -148,7 +193,10 @@ mod tests {
 
     #[test]
     fn layers_without_a_name_are_equal_to_nothing_but_themselves() {
-        let unnamed = |command: &str| BuildStep { empty_layer: false, ..step(command, None) };
+        let unnamed = |command: &str| BuildStep {
+            empty_layer: false,
+            ..step(command, None)
+        };
         let (_, one) = ids(&[unnamed("a"), step("c", Some("l1"))]);
         let (_, other) = ids(&[unnamed("b"), step("c", Some("l1"))]);
         assert_ne!(one[1], other[1]);
@@ -157,7 +205,10 @@ mod tests {
 
     #[test]
     fn a_nanosecond_makes_another_step() {
-        let late = BuildStep { created_at: "2026-01-01T00:00:00.000000002Z".parse().ok(), ..step("a", None) };
+        let late = BuildStep {
+            created_at: "2026-01-01T00:00:00.000000002Z".parse().ok(),
+            ..step("a", None)
+        };
         assert_ne!(ids(&[step("a", None)]).0, ids(&[late]).0);
     }
 }

@@ -10,7 +10,9 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::{Doing, Run, StoreError, content, to_micros};
-use crate::build_history::{BuildStep, HistoryAnswer, HistoryOutcome, HistoryRequest, Layer, RepositoryPath};
+use crate::build_history::{
+    BuildStep, HistoryAnswer, HistoryOutcome, HistoryRequest, Layer, RepositoryPath,
+};
 use crate::data_issue::DataIssue;
 
 /// Which of these digests need a request, each once, with the names to ask by.
@@ -53,7 +55,10 @@ pub async fn histories_wanted(
 }
 
 /// Whether the database holds other instances, whose build histories could be reused.
-pub async fn has_other_instances(connection: &mut PgConnection, instance_id: i32) -> Result<bool, StoreError> {
+pub async fn has_other_instances(
+    connection: &mut PgConnection,
+    instance_id: i32,
+) -> Result<bool, StoreError> {
     sqlx::query_scalar!(
         r#"select exists (select from swr.instance where instance_id <> $1) as "exists!""#,
         instance_id
@@ -87,7 +92,10 @@ pub async fn reuse_histories(
     }
     let from: Vec<i32> = sources.iter().map(|source| source.instance_id).collect();
     let digests: Vec<String> = sources.into_iter().map(|source| source.digest).collect();
-    let mut transaction = connection.begin().await.doing("begin to copy build histories")?;
+    let mut transaction = connection
+        .begin()
+        .await
+        .doing("begin to copy build histories")?;
     let mut rows = 0;
     rows += sqlx::query!(
         "insert into swr.build_step
@@ -173,7 +181,10 @@ pub async fn reuse_histories(
     .await
     .doing("copy manifests")?
     .rows_affected();
-    transaction.commit().await.doing("commit copied build histories")?;
+    transaction
+        .commit()
+        .await
+        .doing("commit copied build histories")?;
     Ok((rows, digests.into_iter().collect()))
 }
 
@@ -252,18 +263,30 @@ struct Batch<'a> {
 impl HistoryWriter {
     /// Stores for `run` over `connection`.
     pub fn new(connection: PgConnection, run: Run) -> HistoryWriter {
-        HistoryWriter { connection, run, known: Known::default() }
+        HistoryWriter {
+            connection,
+            run,
+            known: Known::default(),
+        }
     }
 
     /// Stores a batch in one transaction.
-    pub async fn store(&mut self, answers: &[HistoryAnswer], now: DateTime<Utc>) -> Result<HistoryWrites, StoreError> {
+    pub async fn store(
+        &mut self,
+        answers: &[HistoryAnswer],
+        now: DateTime<Utc>,
+    ) -> Result<HistoryWrites, StoreError> {
         let now = to_micros(now);
         let run = self.run;
         let mut batch = Batch::default();
         for answer in answers {
             batch.add(answer, &self.known);
         }
-        let mut transaction = self.connection.begin().await.doing("begin to store build histories")?;
+        let mut transaction = self
+            .connection
+            .begin()
+            .await
+            .doing("begin to store build histories")?;
         let connection = &mut *transaction;
         let mut rows = 0;
         rows += insert_commands(connection, run, &batch.commands).await?;
@@ -274,7 +297,10 @@ impl HistoryWriter {
         data_issues += record_layer_conflicts(connection, run, &batch.layers, now).await?;
         transaction.commit().await.doing("commit build histories")?;
         self.known.remember(batch.offered.into_iter());
-        Ok(HistoryWrites { rows: rows + data_issues, data_issues })
+        Ok(HistoryWrites {
+            rows: rows + data_issues,
+            data_issues,
+        })
     }
 
     /// Closes the connection.
@@ -297,7 +323,9 @@ impl<'a> Batch<'a> {
         };
         let first_step = self.step_ids.len() as i32 + 1;
         let (history, refusal) = match outcome {
-            HistoryOutcome::Stored(history) | HistoryOutcome::Empty(history) => (Some(history), None),
+            HistoryOutcome::Stored(history) | HistoryOutcome::Empty(history) => {
+                (Some(history), None)
+            }
             HistoryOutcome::Unsupported(refusal)
             | HistoryOutcome::Forbidden(refusal)
             | HistoryOutcome::Gone(refusal)
@@ -311,7 +339,9 @@ impl<'a> Batch<'a> {
             digest,
             outcome: word,
             is_final,
-            http_status: refusal.and_then(|refusal| refusal.status).map(|status| status as i16),
+            http_status: refusal
+                .and_then(|refusal| refusal.status)
+                .map(|status| status as i16),
             error_code: refusal.and_then(|refusal| refusal.code.as_deref()),
             error_message: refusal.map(|refusal| refusal.message.as_str()),
             reported_total: history.and_then(|history| history.reported_total),
@@ -325,7 +355,10 @@ impl<'a> Batch<'a> {
         let (mut parent, mut chain_id) = (None, None);
         for (position, step) in (1..).zip(steps) {
             let command_id = step.command.as_deref().map(content::command_id);
-            let layer_id = step.layer.as_ref().map(|layer| content::layer_id(&layer.digest));
+            let layer_id = step
+                .layer
+                .as_ref()
+                .map(|layer| content::layer_id(&layer.digest));
             let build_step_id = content::build_step_id(parent, step, command_id, layer_id);
             chain_id = content::chain_id(chain_id, step, build_step_id, layer_id);
             parent = Some(build_step_id);
@@ -345,7 +378,14 @@ impl<'a> Batch<'a> {
             {
                 self.commands.push((command_id, command));
             }
-            self.steps.push(StepRow { build_step_id, position, step, command_id, layer_id, chain_id });
+            self.steps.push(StepRow {
+                build_step_id,
+                position,
+                step,
+                command_id,
+                layer_id,
+                chain_id,
+            });
         }
     }
 }
@@ -404,7 +444,11 @@ async fn insert_layers(
     Ok(result.rows_affected())
 }
 
-async fn insert_steps(connection: &mut PgConnection, run: Run, steps: &[StepRow<'_>]) -> Result<u64, StoreError> {
+async fn insert_steps(
+    connection: &mut PgConnection,
+    run: Run,
+    steps: &[StepRow<'_>],
+) -> Result<u64, StoreError> {
     if steps.is_empty() {
         return Ok(0);
     }
@@ -440,7 +484,8 @@ async fn insert_steps(connection: &mut PgConnection, run: Run, steps: &[StepRow<
 }
 
 /// Writes how each fetch ended. What failed is due again at once after the first run that
-/// met it, then after an hour, four hours, and so on up to a week.
+/// met it, then after an hour, four hours, and so on up to a week. What is gone, and listed
+/// all the same, begins with the hour.
 async fn upsert_manifests(
     connection: &mut PgConnection,
     run: Run,
@@ -452,7 +497,10 @@ async fn upsert_manifests(
         "insert into swr.manifest as stored
              (instance_id, digest, outcome, attempts, attempted_at, next_attempt_at, http_status, error_code,
               error_message, reported_total, build_step_ids, extra)
-         select $1, m.digest, m.outcome, 1, $2::timestamptz, case when not m.is_final then $2::timestamptz end,
+         select $1, m.digest, m.outcome, 1, $2::timestamptz, case
+                    when m.outcome = 'gone' then $2::timestamptz + interval '1 hour'
+                    when not m.is_final then $2::timestamptz
+                end,
                 m.http_status, m.error_code, m.error_message, m.reported_total,
                 case when m.outcome = 'stored' then ($13::uuid[])[m.first_step:m.last_step] end, m.extra
          from unnest($3::text[], $4::text[], $5::boolean[], $6::smallint[], $7::text[], $8::text[], $9::bigint[],
@@ -463,7 +511,7 @@ async fn upsert_manifests(
          set outcome = excluded.outcome,
              attempts = stored.attempts + 1,
              attempted_at = excluded.attempted_at,
-             next_attempt_at = excluded.next_attempt_at
+             next_attempt_at = case when excluded.next_attempt_at is not null then excluded.attempted_at end
                  + least(interval '7 days', interval '1 hour' * power(4, least(stored.attempts - 1, 6))),
              http_status = excluded.http_status,
              error_code = excluded.error_code,
@@ -547,7 +595,10 @@ async fn record_layer_conflicts(
         run.instance_id,
         layers.iter().map(|(id, _)| *id).bind_iter() as _,
         layers.iter().map(|(_, layer)| layer.size_bytes).bind_iter() as _,
-        layers.iter().map(|(_, layer)| layer.media_type.as_deref()).bind_iter() as _,
+        layers
+            .iter()
+            .map(|(_, layer)| layer.media_type.as_deref())
+            .bind_iter() as _,
     )
     .fetch_all(&mut *connection)
     .await
@@ -574,5 +625,9 @@ fn nanos_beyond_micros(time: DateTime<Utc>) -> i16 {
 /// jsonb has no U+0000: an original that holds one is kept as the text of its JSON.
 pub(super) fn legal_original(original: &Value) -> Value {
     let text = original.to_string();
-    if text.contains("\\u0000") { Value::String(text) } else { original.clone() }
+    if text.contains("\\u0000") {
+        Value::String(text)
+    } else {
+        original.clone()
+    }
 }

@@ -33,7 +33,10 @@ pub struct LockHolder {
 
 impl InstanceLock {
     /// Takes the lock, or says who has it.
-    pub async fn acquire(mut connection: PgConnection, instance_id: i32) -> Result<InstanceLock, StoreError> {
+    pub async fn acquire(
+        mut connection: PgConnection,
+        instance_id: i32,
+    ) -> Result<InstanceLock, StoreError> {
         let is_ours = sqlx::query_scalar!(
             r#"select pg_try_advisory_lock($1, $2) as "is_ours!""#,
             LOCK_CLASS,
@@ -43,7 +46,10 @@ impl InstanceLock {
         .await
         .doing("take the lock of the instance")?;
         if is_ours {
-            return Ok(InstanceLock { connection, instance_id });
+            return Ok(InstanceLock {
+                connection,
+                instance_id,
+            });
         }
         let holder = sqlx::query_as!(
             LockHolder,
@@ -57,7 +63,9 @@ impl InstanceLock {
         .fetch_optional(&mut connection)
         .await
         .doing("see who holds the lock of the instance")?;
-        Err(StoreError::Locked { holder: holder.map(Box::new) })
+        Err(StoreError::Locked {
+            holder: holder.map(Box::new),
+        })
     }
 
     /// The instance that is locked.

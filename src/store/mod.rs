@@ -14,9 +14,11 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 
-pub use history::{HistoryWriter, HistoryWrites, has_other_instances, histories_wanted, reuse_histories};
+pub use history::{
+    HistoryWriter, HistoryWrites, has_other_instances, histories_wanted, reuse_histories,
+};
 pub use lock::{InstanceLock, LockHolder};
-pub use publish::{PublishCounts, publish};
+pub use publish::{PublishCounts, analyze, publish};
 pub use runs::{Instance, Run, RunEnd, describe_instance, note_listing, save_progress};
 pub use stage::{Staged, stage_artifacts, stage_catalog};
 
@@ -44,8 +46,20 @@ struct Holder<'a>(Option<&'a LockHolder>);
 
 impl fmt::Display for Holder<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(LockHolder { host, process_id, run_id, since }) = self.0 else { return Ok(()) };
-        write!(f, ": run {run_id} on {host}, process {process_id}, since {}", since.format("%Y-%m-%d %H:%M:%S UTC"))
+        let Some(LockHolder {
+            host,
+            process_id,
+            run_id,
+            since,
+        }) = self.0
+        else {
+            return Ok(());
+        };
+        write!(
+            f,
+            ": run {run_id} on {host}, process {process_id}, since {}",
+            since.format("%Y-%m-%d %H:%M:%S UTC")
+        )
     }
 }
 

@@ -7,11 +7,15 @@ use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection};
 
 use super::{Doing, InstanceLock, Run, RunEnd, StoreError, save_progress, to_micros};
+use crate::clock::Clock;
 use crate::run::{RunCounters, RunOutcome};
 
 /// What publish changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each is described at its column of swr.sync_run")]
+#[expect(
+    missing_docs,
+    reason = "each is described at its column of swr.sync_run"
+)]
 pub struct PublishCounts {
     pub artifacts_listed: u64,
     pub artifacts_new: u64,
@@ -44,25 +48,34 @@ pub async fn publish(
     counters: &mut RunCounters,
     dry_run: bool,
     exit_code: u8,
-    now: DateTime<Utc>,
+    clock: &Clock,
 ) -> Result<(), StoreError> {
     let connection = lock.connection();
     let mut transaction = connection.begin().await.doing("begin to publish")?;
+    plan_for_bulk(&mut transaction).await?;
     let listing = ListingTime {
         started_at: to_micros(listing_started_at),
         finished_at: to_micros(listing_finished_at),
         previous_started_at: previous_listing(&mut transaction, run).await?,
     };
-    let counts = apply(&mut transaction, run, listing, to_micros(now)).await?;
+    let counts = apply(&mut transaction, run, listing, to_micros(clock.now())).await?;
     add(counters, counts);
-    let outcome = if dry_run { RunOutcome::DryRun } else { RunOutcome::Published };
-    let end = RunEnd { outcome: Some(outcome), error: None, exit_code: Some(exit_code) };
+    let outcome = if dry_run {
+        RunOutcome::DryRun
+    } else {
+        RunOutcome::Published
+    };
+    let end = RunEnd {
+        outcome: Some(outcome),
+        error: None,
+        exit_code: Some(exit_code),
+    };
     if dry_run {
         transaction.rollback().await.doing("take the trial back")?;
         super::stage::clear(lock.connection(), run.instance_id).await?;
-        return save_progress(lock.connection(), run, counters, end, now).await;
+        return save_progress(lock.connection(), run, counters, end, clock.now()).await;
     }
-    save_progress(&mut transaction, run, counters, end, now).await?;
+    save_progress(&mut transaction, run, counters, end, clock.now()).await?;
     transaction.commit().await.doing("commit the new listing")
 }
 
@@ -137,7 +150,33 @@ async fn apply(
     })
 }
 
-async fn previous_listing(connection: &mut PgConnection, run: Run) -> Result<DateTime<Utc>, StoreError> {
+/// Every statement here compares whole tables, but the staged rows are too young for the planner
+/// to have counted them: guessing at one row it would loop over all pairs.
+async fn plan_for_bulk(connection: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query!("set local enable_nestloop = off")
+        .execute(connection)
+        .await
+        .doing("choose how to publish")?;
+    Ok(())
+}
+
+/// Has the planner count the rows after many were written. Only the tables' owner may do that;
+/// for others the server skips it with a warning, and its own housekeeping comes to it later.
+pub async fn analyze(lock: &mut InstanceLock) -> Result<(), StoreError> {
+    sqlx::query!(
+        "analyze swr.artifact, swr.tag, swr.tag_history, swr.repository, swr.manifest, swr.build_step,
+                 swr.command, swr.layer"
+    )
+    .execute(lock.connection())
+    .await
+    .doing("analyze the tables")?;
+    Ok(())
+}
+
+async fn previous_listing(
+    connection: &mut PgConnection,
+    run: Run,
+) -> Result<DateTime<Utc>, StoreError> {
     let previous = sqlx::query_scalar!(
         "select listing_started_at
          from swr.sync_run
@@ -154,7 +193,10 @@ async fn previous_listing(connection: &mut PgConnection, run: Run) -> Result<Dat
 }
 
 /// An artifact listed twice counts as it was last.
-async fn drop_superseded_artifacts(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
+async fn drop_superseded_artifacts(
+    connection: &mut PgConnection,
+    run: Run,
+) -> Result<u64, StoreError> {
     let result = sqlx::query!(
         "delete from swr.staged_artifact s
          using (
@@ -450,7 +492,11 @@ async fn update_artifacts(connection: &mut PgConnection, run: Run) -> Result<u64
     Ok(result.rows_affected())
 }
 
-async fn remove_artifacts(connection: &mut PgConnection, run: Run, listing: ListingTime) -> Result<u64, StoreError> {
+async fn remove_artifacts(
+    connection: &mut PgConnection,
+    run: Run,
+    listing: ListingTime,
+) -> Result<u64, StoreError> {
     let result = sqlx::query!(
         "update swr.artifact a
          set removed_at = $3, removed_run_id = $2
@@ -470,8 +516,16 @@ async fn remove_artifacts(connection: &mut PgConnection, run: Run, listing: List
 }
 
 /// Ends the intervals of tags that now point to another digest.
-async fn close_moved_tags(connection: &mut PgConnection, run: Run, listing: ListingTime) -> Result<u64, StoreError> {
-    let ListingTime { started_at, finished_at, previous_started_at } = listing;
+async fn close_moved_tags(
+    connection: &mut PgConnection,
+    run: Run,
+    listing: ListingTime,
+) -> Result<u64, StoreError> {
+    let ListingTime {
+        started_at,
+        finished_at,
+        previous_started_at,
+    } = listing;
     let result = sqlx::query!(
         "update swr.tag_history h
          set closed_run_id = $2,
@@ -522,8 +576,16 @@ async fn close_removed_tags(
 
 /// Begins an interval for each tag that has none: the push time where it is between this
 /// listing and the one before, else the time of the listing.
-async fn open_tags(connection: &mut PgConnection, run: Run, listing: ListingTime) -> Result<u64, StoreError> {
-    let ListingTime { started_at, finished_at, previous_started_at } = listing;
+async fn open_tags(
+    connection: &mut PgConnection,
+    run: Run,
+    listing: ListingTime,
+) -> Result<u64, StoreError> {
+    let ListingTime {
+        started_at,
+        finished_at,
+        previous_started_at,
+    } = listing;
     let result = sqlx::query!(
         "insert into swr.tag_history
              (instance_id, repository_id, name, valid_from, artifact_id, opened_run_id, digest)
@@ -538,11 +600,12 @@ async fn open_tags(connection: &mut PgConnection, run: Run, listing: ListingTime
            on a.instance_id = $1 and a.run_id = $2 and a.row_number = t.artifact_row_number
          left join swr.tag_history o
            on o.instance_id = $1 and o.repository_id = t.repository_id and o.name = t.name and o.valid_to is null
-         left join lateral (
-             select max(h.valid_to) as last_valid_to
-             from swr.tag_history h
-             where h.instance_id = $1 and h.repository_id = t.repository_id and h.name = t.name
-         ) p on true
+         left join (
+             select repository_id, name, max(valid_to) as last_valid_to
+             from swr.tag_history
+             where instance_id = $1
+             group by repository_id, name
+         ) p on p.repository_id = t.repository_id and p.name = t.name
          where t.instance_id = $1 and t.run_id = $2 and o.name is null",
         run.instance_id,
         run.run_id,

@@ -110,7 +110,11 @@ pub struct Run {
 
 impl Run {
     /// Starts a run: names dead ones as abandoned, empties what they staged, and writes the row.
-    pub async fn start(lock: &mut InstanceLock, host: &str, now: DateTime<Utc>) -> Result<Run, StoreError> {
+    pub async fn start(
+        lock: &mut InstanceLock,
+        host: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Run, StoreError> {
         let instance_id = lock.instance_id();
         let now = to_micros(now);
         // Whoever holds the lock is the only living run of the instance.
@@ -140,7 +144,11 @@ impl Run {
         .fetch_one(lock.connection())
         .await
         .doing("write the run")?;
-        Ok(Run { instance_id, run_id, started_at: now })
+        Ok(Run {
+            instance_id,
+            run_id,
+            started_at: now,
+        })
     }
 }
 
@@ -205,7 +213,11 @@ pub async fn save_progress(
         data_issues,
         rows_written,
     } = counters;
-    let RunEnd { outcome, error, exit_code } = end;
+    let RunEnd {
+        outcome,
+        error,
+        exit_code,
+    } = end;
     let now = to_micros(now);
     let finished_at = outcome.map(|_| now);
     let published_at = (outcome == Some(RunOutcome::Published)).then_some(now);

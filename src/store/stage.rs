@@ -53,10 +53,22 @@ async fn stage_namespaces(
         namespaces.iter().map(|n| n.namespace_id).bind_iter() as _,
         namespaces.iter().map(|n| n.name.as_str()).bind_iter() as _,
         namespaces.iter().map(|n| n.repository_count).bind_iter() as _,
-        namespaces.iter().map(|n| n.metadata.as_ref().map(Json)).bind_iter() as _,
-        namespaces.iter().map(|n| n.created_at.map(to_micros)).bind_iter() as _,
-        namespaces.iter().map(|n| n.updated_at.map(to_micros)).bind_iter() as _,
-        namespaces.iter().map(|n| n.extra.as_ref().map(Json)).bind_iter() as _,
+        namespaces
+            .iter()
+            .map(|n| n.metadata.as_ref().map(Json))
+            .bind_iter() as _,
+        namespaces
+            .iter()
+            .map(|n| n.created_at.map(to_micros))
+            .bind_iter() as _,
+        namespaces
+            .iter()
+            .map(|n| n.updated_at.map(to_micros))
+            .bind_iter() as _,
+        namespaces
+            .iter()
+            .map(|n| n.extra.as_ref().map(Json))
+            .bind_iter() as _,
     )
     .execute(connection)
     .await
@@ -139,7 +151,12 @@ pub async fn stage_artifacts(
 
     let tags: Vec<(i64, i64, &Tag)> = (first..)
         .zip(artifacts)
-        .flat_map(|(row, artifact)| artifact.tags.iter().map(move |tag| (row, artifact.repository_id, tag)))
+        .flat_map(|(row, artifact)| {
+            artifact
+                .tags
+                .iter()
+                .map(move |tag| (row, artifact.repository_id, tag))
+        })
         .collect();
     if !tags.is_empty() {
         stage_tags(connection, run, staged, &tags).await?;
@@ -167,12 +184,20 @@ async fn stage_tags(
         run.run_id,
         tags.iter().map(|(row, _, _)| *row).bind_iter() as _,
         (first..).take(tags.len()).bind_iter() as _,
-        tags.iter().map(|(_, repository_id, _)| *repository_id).bind_iter() as _,
+        tags.iter()
+            .map(|(_, repository_id, _)| *repository_id)
+            .bind_iter() as _,
         tags.iter().map(|(_, _, tag)| tag.name.as_str()).bind_iter() as _,
         tags.iter().map(|(_, _, tag)| tag.tag_id).bind_iter() as _,
-        tags.iter().map(|(_, _, tag)| tag.pushed_at.map(to_micros)).bind_iter() as _,
-        tags.iter().map(|(_, _, tag)| tag.pulled_at.map(to_micros)).bind_iter() as _,
-        tags.iter().map(|(_, _, tag)| tag.extra.as_ref().map(Json)).bind_iter() as _,
+        tags.iter()
+            .map(|(_, _, tag)| tag.pushed_at.map(to_micros))
+            .bind_iter() as _,
+        tags.iter()
+            .map(|(_, _, tag)| tag.pulled_at.map(to_micros))
+            .bind_iter() as _,
+        tags.iter()
+            .map(|(_, _, tag)| tag.extra.as_ref().map(Json))
+            .bind_iter() as _,
     )
     .execute(connection)
     .await
@@ -180,7 +205,11 @@ async fn stage_tags(
     Ok(())
 }
 
-async fn stage_issues(connection: &mut PgConnection, run: Run, issues: &[DataIssue]) -> Result<(), StoreError> {
+async fn stage_issues(
+    connection: &mut PgConnection,
+    run: Run,
+    issues: &[DataIssue],
+) -> Result<(), StoreError> {
     if issues.is_empty() {
         return Ok(());
     }
@@ -197,7 +226,10 @@ async fn stage_issues(connection: &mut PgConnection, run: Run, issues: &[DataIss
         issues.iter().map(|i| legal_text(&i.row_key)).bind_iter() as _,
         issues.iter().map(|i| legal_text(&i.field)).bind_iter() as _,
         issues.iter().map(|i| i.action.as_str()).bind_iter() as _,
-        issues.iter().map(|i| Json(super::history::legal_original(&i.original))).bind_iter() as _,
+        issues
+            .iter()
+            .map(|i| Json(super::history::legal_original(&i.original)))
+            .bind_iter() as _,
     )
     .execute(connection)
     .await
@@ -210,7 +242,10 @@ pub(super) fn legal_text(text: &str) -> String {
 }
 
 /// Empties what any run of the instance has staged.
-pub(super) async fn clear(connection: &mut PgConnection, instance_id: i32) -> Result<(), StoreError> {
+pub(super) async fn clear(
+    connection: &mut PgConnection,
+    instance_id: i32,
+) -> Result<(), StoreError> {
     sqlx::query!(
         "with namespaces as (delete from swr.staged_namespace where instance_id = $1),
               repositories as (delete from swr.staged_repository where instance_id = $1),

@@ -65,7 +65,7 @@ pub enum EmbeddedError {
         folder: PathBuf,
         /// How the process ended.
         status: String,
-        /// The last lines of the server's log.
+        /// The last lines of the server's log; empty in the log itself.
         log: String,
     },
     /// A step took too long.
@@ -82,7 +82,7 @@ pub enum EmbeddedError {
         folder: PathBuf,
         /// How long it was waited for.
         waited: Duration,
-        /// The last lines of the server's log.
+        /// The last lines of the server's log; empty in the log itself.
         log: String,
     },
     /// The server is to be stopped, and clients use it.
@@ -132,11 +132,14 @@ impl EmbeddedError {
                 "after a crash PostgreSQL first recovers its data, which goes on meanwhile: \
                  try again; the whole log is server.log in that folder",
             ),
+            // Written to that very log by the supervisor.
+            EmbeddedError::Failed { log, .. } if log.is_empty() => None,
             EmbeddedError::Failed { .. } | EmbeddedError::Connect { .. } => {
                 Some("the whole log is server.log in that folder")
             }
             EmbeddedError::InUse { .. } => Some("wait for them, or use --force"),
-            EmbeddedError::Io { .. } => None,
+            EmbeddedError::Io { source, .. } => (source.kind() == io::ErrorKind::PermissionDenied)
+                .then_some("choose a folder of your own with --data-dir"),
         }
     }
 }
@@ -158,7 +161,7 @@ impl<T> ResultExt<T> for io::Result<T> {
 
 fn quoted(log: &str) -> String {
     if log.is_empty() {
-        return "; the server's log says nothing".to_owned();
+        return String::new();
     }
     format!("; the server's log ends with:\n{log}")
 }

@@ -30,6 +30,8 @@ pub(super) const PORT: u16 = 5432;
 
 const FOLDER_PREFIX: &str = "postgresql-";
 
+const UNFINISHED_PREFIX: &str = "data.new-";
+
 /// The kernel takes 107 bytes on Linux and 103 on macOS.
 const SOCKET_PATH_BYTES: usize = 100;
 
@@ -101,6 +103,28 @@ impl Place {
         self.folder.join("data")
     }
 
+    /// Where a supervisor makes the data.
+    pub(super) fn unfinished_data(&self, supervisor: u32) -> PathBuf {
+        self.folder.join(format!("{UNFINISHED_PREFIX}{supervisor}"))
+    }
+
+    /// Removes what killed supervisors have left, as far as nobody else is at it.
+    pub(super) fn remove_unfinished_data(&self) {
+        for entry in std::fs::read_dir(&self.folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            if entry
+                .file_name()
+                .to_string_lossy()
+                .starts_with(UNFINISHED_PREFIX)
+            {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+
     pub(super) fn clients_lock(&self) -> PathBuf {
         self.folder.join("clients.lock")
     }
@@ -129,6 +153,14 @@ impl Place {
         PathBuf::from(format!("/tmp/swr-sync-{short}"))
     }
 
+    /// Leaves nothing in /tmp. What is still in it, or not ours, stays.
+    pub(super) fn remove_short_socket_dir(&self) {
+        let folder = self.socket_dir();
+        if !folder.starts_with(&self.folder) {
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
+
     /// The port and the TLS mode are named because a client would otherwise take
     /// them from its environment (`PGPORT`, `PGSSLMODE`). The host `localhost`
     /// is overridden by the folder; sqlx does not parse a URL without one.
@@ -142,7 +174,7 @@ impl Place {
         format!("postgresql://{ROLE}@localhost:{PORT}/{database}?host={host}&sslmode=disable")
     }
 
-    /// Makes the folder, and checks that it is ours.
+    /// Makes the folder, and checks that it is ours and that the server can get to it.
     pub(super) fn prepare(&self) -> Result<(), EmbeddedError> {
         // As root the server runs as somebody else, who has to pass through.
         let mode = if geteuid().is_root() { 0o755 } else { 0o700 };
@@ -150,7 +182,11 @@ impl Place {
             make_folder(data_dir, mode)?;
         }
         make_folder(&self.folder, mode)?;
-        check_owner(&self.folder, geteuid())
+        check_owner(&self.folder, geteuid())?;
+        match ServerUser::choose(self)? {
+            Some(user) => user.check_reach(&self.folder),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn has_data(&self) -> bool {
@@ -263,7 +299,7 @@ impl ServerUser {
 
     /// Checks that the user can pass through every folder above, by their modes.
     /// `initdb` would fail too, but without saying which folder it is.
-    pub(super) fn check_reach(&self, folder: &Path) -> Result<(), EmbeddedError> {
+    fn check_reach(&self, folder: &Path) -> Result<(), EmbeddedError> {
         for path in folder.ancestors() {
             let metadata = std::fs::metadata(path).at("reading", path)?;
             let bit = if metadata.uid() == self.uid {

@@ -103,17 +103,16 @@ pub async fn supervise(supervision: Supervision) -> Result<(), EmbeddedError> {
             what: "running PostgreSQL",
             folder: folder.to_owned(),
             status: status.to_string(),
-            log: "see above".to_owned(),
+            log: String::new(),
         });
     }
-    stop_server(&mut server, &place).await
+    stop_server(&mut server, &place).await?;
+    place.remove_short_socket_dir();
+    Ok(())
 }
 
 async fn bring_up(place: &Place, supervision: &Supervision) -> Result<Child, EmbeddedError> {
     let user = ServerUser::choose(place)?;
-    if let Some(user) = &user {
-        user.check_reach(place.folder())?;
-    }
     stop_leftover(place).await?;
     make_private_folder(&place.socket_dir(), user.as_ref())?;
     if !place.has_data() {
@@ -155,7 +154,7 @@ async fn stop_leftover(place: &Place) -> Result<(), EmbeddedError> {
         what: "stopping the server that a killed supervisor has left",
         folder: place.folder().to_owned(),
         waited: FAST_SHUTDOWN_TIMEOUT + IMMEDIATE_SHUTDOWN_TIMEOUT,
-        log: "see above".to_owned(),
+        log: String::new(),
     })
 }
 
@@ -182,19 +181,15 @@ async fn command_line(pid: i32) -> String {
 }
 
 /// Runs `initdb` in a folder aside, which is renamed at the end: one that was
-/// killed leaves nothing that looks like data.
+/// killed leaves nothing that looks like data. The name is this process's own,
+/// because an interrupted `initdb` may still be cleaning up its folder.
 async fn create_cluster(
     place: &Place,
     supervision: &Supervision,
     user: Option<&ServerUser>,
 ) -> Result<(), EmbeddedError> {
-    let aside = place.folder().join("data.new");
-    match std::fs::remove_dir_all(&aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).at("removing", aside);
-        }
-        _ => {}
-    }
+    place.remove_unfinished_data();
+    let aside = place.unfinished_data(std::process::id());
     make_private_folder(&aside, user)?;
     let mut command = server_command(&supervision.binaries_dir.join("initdb"), user);
     command
@@ -210,7 +205,7 @@ async fn create_cluster(
         what: "initdb",
         folder: place.folder().to_owned(),
         status,
-        log: "see above".to_owned(),
+        log: String::new(),
     };
     let mut initdb = command.spawn().at("running initdb in", place.folder())?;
     match tokio::time::timeout(INITDB_TIMEOUT, initdb.wait()).await {
@@ -307,7 +302,7 @@ async fn wait_until_ready(server: &mut Child, place: &Place) -> Result<(), Embed
                 what: "starting postgres",
                 folder: place.folder().to_owned(),
                 status: status.to_string(),
-                log: "see above".to_owned(),
+                log: String::new(),
             });
         }
         if Instant::now() > deadline {
@@ -315,7 +310,7 @@ async fn wait_until_ready(server: &mut Child, place: &Place) -> Result<(), Embed
                 what: "starting postgres",
                 folder: place.folder().to_owned(),
                 waited: READY_TIMEOUT,
-                log: "see above".to_owned(),
+                log: String::new(),
             });
         }
         tokio::time::sleep(POLL).await;
@@ -400,6 +395,6 @@ async fn stop_server(server: &mut Child, place: &Place) -> Result<(), EmbeddedEr
         what: "stopping postgres",
         folder: place.folder().to_owned(),
         waited: FAST_SHUTDOWN_TIMEOUT + 2 * IMMEDIATE_SHUTDOWN_TIMEOUT,
-        log: "see above".to_owned(),
+        log: String::new(),
     })
 }

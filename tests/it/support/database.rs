@@ -56,12 +56,12 @@ pub(crate) struct TestDatabase {
 impl TestDatabase {
     /// A database with the migrations applied.
     pub(crate) async fn create() -> TestDatabase {
-        in_background(|| create(true)).await
+        create(true).await
     }
 
     /// A database without anything in it.
     pub(crate) async fn create_empty() -> TestDatabase {
-        in_background(|| create(false)).await
+        create(false).await
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -121,30 +121,28 @@ impl Drop for TestDatabase {
 }
 
 /// The future is made and run over there, since that of sqlx's migrator is not `Send`.
-async fn in_background<F: Future<Output: Send + 'static>>(
-    future: impl FnOnce() -> F + Send + 'static,
-) -> F::Output {
-    let run = move || BACKGROUND.block_on(future());
-    match BACKGROUND.spawn_blocking(run).await {
-        Ok(value) => value,
+async fn create(migrated: bool) -> TestDatabase {
+    let create = move || BACKGROUND.block_on(try_create(migrated));
+    match BACKGROUND.spawn_blocking(create).await {
+        Ok(Ok(database)) => database,
+        Ok(Err(error)) => panic!("{error}"),
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 
-async fn create(migrated: bool) -> TestDatabase {
-    let server = server().await.unwrap_or_else(|error| panic!("{error}"));
+async fn try_create(migrated: bool) -> Result<TestDatabase, String> {
+    let server = server().await?;
     let name = format!("swr_test_{}_{:016x}", unix_seconds(), random());
-    let created = timeout(STEP_TIMEOUT, create_database(&server, &name, migrated)).await;
-    match created {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => panic!("creating the test database {name}: {error}"),
-        Err(_) => panic!("creating the test database {name}: no end after {STEP_TIMEOUT:?}"),
+    let failed = |cause: &str| format!("creating the test database {name}: {cause}");
+    match timeout(STEP_TIMEOUT, create_database(&server, &name, migrated)).await {
+        Ok(created) => created.map_err(|error| failed(&chain(&error)))?,
+        Err(_) => return Err(failed(&format!("no end after {STEP_TIMEOUT:?}"))),
     }
-    TestDatabase {
+    Ok(TestDatabase {
         url: server.url_of(&name),
         name,
         server: Some(server),
-    }
+    })
 }
 
 async fn create_database(server: &Server, name: &str, migrated: bool) -> Result<(), sqlx::Error> {
@@ -428,7 +426,7 @@ fn at_url(url: String) -> Result<Server, String> {
 /// The embedded server, shared by every test process of this user.
 #[cfg(feature = "embedded-db")]
 async fn local() -> Result<Server, String> {
-    use swr_sync::database::embedded::{EmbeddedServer, EmbeddedSettings};
+    use swr_sync::database::embedded::{EmbeddedError, EmbeddedServer, EmbeddedSettings};
 
     let binaries_dir = std::env::var_os("SWR_SYNC_POSTGRES_BIN_DIR");
     let mut folder = format!(
@@ -451,7 +449,10 @@ async fn local() -> Result<Server, String> {
     };
     let server = EmbeddedServer::start(&settings)
         .await
-        .map_err(|error| chain(&error))?;
+        .map_err(|error| match error {
+            EmbeddedError::NoBinaries { searched } => format!("there are none in {searched}"),
+            error => chain(&error),
+        })?;
     Ok(Server {
         admin_url: server.url().to_owned(),
         hold: Hold::Embedded { _server: server },

@@ -1,0 +1,211 @@
+//! `swr-sync demo`: the whole program on one page.
+
+use std::io::{self, Write};
+
+use chrono::TimeDelta;
+use reqwest::Url;
+use secrecy::ExposeSecret;
+use sqlx::Connection;
+
+use super::exit::{Exit, Failure};
+use super::query::{close, print};
+use super::telemetry::Telemetry;
+use super::{db, sync};
+use crate::clock::Clock;
+use crate::database::{Database, embedded::EmbeddedServer};
+use crate::emulator::{Emulator, EmulatorSettings, World};
+use crate::registry::signature::SigningKey;
+use crate::registry::{Credentials, Registry, RegistrySettings, TransportSettings};
+use crate::report::{self, Format};
+
+/// Arguments of `demo`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Artifacts in the emulated registry
+    #[arg(long, value_name = "N", default_value_t = 2_000,
+          value_parser = clap::value_parser!(u32).range(10..=200_000))]
+    artifacts: u32,
+    /// Seed of the emulated registry: equal seeds give equal registries
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Rows to print of each report
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    limit: u64,
+    #[command(flatten)]
+    embedded: db::EmbeddedArgs,
+}
+
+/// The demo's own database, made anew each time and left for looking around.
+const DATABASE: &str = "swr_demo";
+
+/// Questions the README answers too.
+const QUESTIONS: &[(&str, &str)] = &[
+    (
+        "Which layers are shared by the most images?",
+        "select l.digest as layer, l.size_bytes, count(distinct b.artifact_id) as images
+from swr_report.build_history b
+join swr.layer l on l.instance_id = b.instance_id and l.digest = b.layer_digest
+group by l.digest, l.size_bytes
+order by images desc, l.digest",
+    ),
+    (
+        "Which build commands are the most common?",
+        "select count(*) as images, left(command, 60) as command
+from swr_report.build_history
+where command is not null
+group by command
+order by images desc, command",
+    ),
+];
+
+pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failure> {
+    let Args {
+        artifacts,
+        seed,
+        limit,
+        embedded,
+    } = args;
+    let server = EmbeddedServer::start(&db::embedded_settings(&embedded)?).await?;
+    let database = make_database(server.url()).await?;
+    say(&format!(
+        "A PostgreSQL server of its own runs at\n  {}\n",
+        database_url(server.url())
+    ))?;
+
+    let clock = Clock::system();
+    // Two days back, so that the changes of the next days are not in the future.
+    let world = World::generate(seed, artifacts as usize, clock.now() - TimeDelta::days(2));
+    let emulator = Emulator::start(EmulatorSettings::default(), world)
+        .await
+        .map_err(|error| Failure::new(Exit::Unexpected, error))?;
+    say(&format!(
+        "An emulated registry of {artifacts} artifacts serves the SWR API at {}\n",
+        emulator.endpoint()
+    ))?;
+    let settings = registry_settings(&emulator, clock.clone())?;
+    let sync_once = async || {
+        let registry = Registry::new(settings.clone())
+            .map_err(|error| Failure::new(Exit::Unexpected, error))?;
+        let region = Some(emulator.settings().region.as_str());
+        sync::run_once(
+            &registry,
+            &settings,
+            &database,
+            region,
+            false,
+            clock.clone(),
+            telemetry,
+        )
+        .await
+    };
+
+    say("1. The first sync fetches everything.")?;
+    sync_once().await?;
+    say("2. Nothing changed: the second sync costs its list pages, and writes no row.")?;
+    sync_once().await?;
+    let changes = emulator.with_world(|world| world.evolve(1));
+    say(&format!(
+        "3. A day passes: {} artifacts pushed, {} promoted, {} deleted, {} pulled, {} tags moved back.",
+        changes.pushed,
+        changes.promoted,
+        changes.artifacts_deleted,
+        changes.pulled,
+        changes.tags_moved
+    ))?;
+    sync_once().await?;
+
+    let mut connection = database.connect().await?;
+    for name in [
+        "storage_by_repository",
+        "stale_artifact",
+        "tag_move",
+        "freshness",
+    ] {
+        if let Some(report) = report::find(name) {
+            say(&format!("{}   (swr-sync report {name})", report.question))?;
+            print(
+                &mut connection,
+                &format!("{}\nlimit {limit}", report.sql),
+                Format::Table,
+            )
+            .await?;
+        }
+    }
+    for (question, sql) in QUESTIONS {
+        say(&format!("{question}\n\n{sql}\nlimit {limit};"))?;
+        print(
+            &mut connection,
+            &format!("{sql}\nlimit {limit}"),
+            Format::Table,
+        )
+        .await?;
+    }
+    close(connection).await;
+    say(&format!(
+        "The data stays in the database {DATABASE}. Look around with\n  swr-sync db psql -- --dbname {DATABASE}"
+    ))?;
+    emulator.stop().await;
+    server.close().await?;
+    Ok(Exit::Success)
+}
+
+/// The client's view of the emulator, with nothing to hold it back.
+fn registry_settings(emulator: &Emulator, clock: Clock) -> Result<RegistrySettings, Failure> {
+    let settings = emulator.settings();
+    let endpoint: Url = emulator
+        .endpoint()
+        .parse()
+        .map_err(|error| Failure::new(Exit::Unexpected, format!("{error}")))?;
+    Ok(RegistrySettings {
+        endpoint,
+        project_id: settings.project_id.clone(),
+        instance_id: settings.instance_id.clone(),
+        credentials: Credentials::Key(SigningKey {
+            access_key: settings.credentials.access_key.clone(),
+            secret_key: settings.credentials.secret_key.expose_secret().into(),
+            security_token: None,
+        }),
+        transport: TransportSettings {
+            max_requests_per_second: None,
+            ..TransportSettings::default()
+        },
+        clock,
+    })
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a database is made outside of any schema"
+)]
+async fn make_database(server_url: &str) -> Result<Database, Failure> {
+    let fail = |error| Failure::new(Exit::Database, error);
+    let mut connection = Database::from_url(server_url)?.connect().await?;
+    for statement in [
+        "drop database if exists swr_demo with (force)",
+        "create database swr_demo",
+    ] {
+        sqlx::query(statement)
+            .execute(&mut connection)
+            .await
+            .map_err(fail)?;
+    }
+    connection.close().await.map_err(fail)?;
+    let database = Database::from_url(&database_url(server_url))?;
+    database.migrate().await?;
+    Ok(database)
+}
+
+/// The server's URL, naming the demo's database.
+fn database_url(server_url: &str) -> String {
+    match server_url.parse::<Url>() {
+        Ok(mut url) => {
+            url.set_path(DATABASE);
+            url.into()
+        }
+        Err(_) => server_url.to_owned(),
+    }
+}
+
+fn say(text: &str) -> Result<(), Failure> {
+    writeln!(io::stdout(), "\n{text}").map_err(|error| Failure::new(Exit::Unexpected, error))
+}

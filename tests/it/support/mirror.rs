@@ -1,0 +1,225 @@
+//! An emulated registry, a database, and runs that join them.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use swr_sync::clock::Clock;
+use swr_sync::database::Database;
+use swr_sync::emulator::{Emulator, EmulatorSettings, World};
+use swr_sync::registry::signature::SigningKey;
+use swr_sync::registry::{Credentials, Registry, RegistrySettings, RetryPolicy, TransportSettings};
+use swr_sync::run::RunReport;
+use swr_sync::stop::{self, Stop};
+use swr_sync::sync::{Progress, SyncError, SyncSettings, sync};
+
+use super::database::TestDatabase;
+
+/// Every test's world starts at this time.
+pub(crate) fn start_of_time() -> DateTime<Utc> {
+    "2026-03-01T12:00:00Z".parse().unwrap()
+}
+
+/// The settings a test's client starts from: no caps, short waits.
+pub(crate) fn client_settings(emulator: &Emulator) -> RegistrySettings {
+    let EmulatorSettings {
+        project_id,
+        instance_id,
+        credentials,
+        ..
+    } = emulator.settings();
+    RegistrySettings {
+        endpoint: emulator.endpoint().parse().unwrap(),
+        project_id: project_id.clone(),
+        instance_id: instance_id.clone(),
+        credentials: Credentials::Key(SigningKey {
+            access_key: credentials.access_key.clone(),
+            secret_key: credentials.secret_key.clone(),
+            security_token: credentials.security_token.clone(),
+        }),
+        transport: TransportSettings {
+            connect_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(30),
+            retry: RetryPolicy {
+                max_attempts: 3,
+                base_delay: Duration::from_millis(1),
+                max_delay: Duration::from_millis(5),
+            },
+            max_in_flight: 8,
+            max_requests_per_second: None,
+        },
+        clock: Clock::system(),
+    }
+}
+
+/// One emulated registry and one database.
+pub(crate) struct Mirror {
+    pub(crate) emulator: Emulator,
+    pub(crate) database: TestDatabase,
+    pub(crate) dry_run: bool,
+}
+
+/// The tables that hold facts; an unchanged registry must leave them alone.
+pub(crate) const FACT_TABLES: [&str; 11] = [
+    "instance",
+    "namespace",
+    "repository",
+    "artifact",
+    "tag",
+    "tag_history",
+    "manifest",
+    "build_step",
+    "command",
+    "layer",
+    "data_issue",
+];
+
+impl Mirror {
+    pub(crate) async fn new(world: World) -> Mirror {
+        Mirror::with(
+            EmulatorSettings::default(),
+            world,
+            TestDatabase::create().await,
+        )
+        .await
+    }
+
+    pub(crate) async fn with(
+        settings: EmulatorSettings,
+        world: World,
+        database: TestDatabase,
+    ) -> Mirror {
+        let emulator = Emulator::start(settings, world).await.unwrap();
+        Mirror {
+            emulator,
+            database,
+            dry_run: false,
+        }
+    }
+
+    /// One run that is expected to publish.
+    pub(crate) async fn sync(&self) -> RunReport {
+        self.try_sync()
+            .await
+            .unwrap_or_else(|error| panic!("the run failed: {error}"))
+    }
+
+    pub(crate) async fn try_sync(&self) -> Result<RunReport, SyncError> {
+        let (_stopper, stop) = stop::channel();
+        self.sync_until(&Progress::default(), &stop).await
+    }
+
+    pub(crate) async fn sync_until(
+        &self,
+        progress: &Progress,
+        stop: &Stop,
+    ) -> Result<RunReport, SyncError> {
+        run(&self.emulator, &self.database, self.dry_run, progress, stop).await
+    }
+
+    /// What the registry holds now as text, in an order that does not depend on how it got there.
+    /// Left out is what tells when and by which run a row was written.
+    pub(crate) async fn facts(&self) -> String {
+        facts(&self.database).await
+    }
+
+    /// The facts of a database that is synced from the same registry for the first time: what
+    /// every other way must lead to.
+    pub(crate) async fn undisturbed_facts(&self) -> String {
+        let database = TestDatabase::create().await;
+        sync_into(&self.emulator, &database, false).await.unwrap();
+        facts(&database).await
+    }
+
+    /// Inserts, updates and deletes of each fact table since the database was made.
+    pub(crate) async fn writes(&self) -> String {
+        // A server process reports its counts before it leaves the list.
+        let alone = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+        wait_until("the run's connections are gone", async || {
+            self.database.snapshot(alone).await == "0"
+        })
+        .await;
+        let names = FACT_TABLES.map(|name| format!("'{name}'")).join(", ");
+        self.database
+            .snapshot(&format!(
+                "select relname, n_tup_ins, n_tup_upd, n_tup_del
+                 from pg_stat_user_tables
+                 where schemaname = 'swr' and relname in ({names})
+                 order by relname"
+            ))
+            .await
+    }
+}
+
+/// One run from a registry into a database.
+pub(crate) async fn sync_into(
+    emulator: &Emulator,
+    database: &TestDatabase,
+    dry_run: bool,
+) -> Result<RunReport, SyncError> {
+    let (_stopper, stop) = stop::channel();
+    run(emulator, database, dry_run, &Progress::default(), &stop).await
+}
+
+async fn run(
+    emulator: &Emulator,
+    database: &TestDatabase,
+    dry_run: bool,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<RunReport, SyncError> {
+    let client = client_settings(emulator);
+    let settings = SyncSettings {
+        swr_instance_id: client.instance_id.clone(),
+        project_id: client.project_id.clone(),
+        endpoint: client.endpoint.to_string(),
+        region: None,
+        dry_run,
+        host: "test-host".to_owned(),
+        clock: Clock::system(),
+    };
+    let registry = Registry::new(client).unwrap();
+    let database = Database::from_url(database.url()).unwrap();
+    sync(&registry, &database, &settings, progress, stop).await
+}
+
+/// Waits for what another task or process brings about.
+pub(crate) async fn wait_until(what: &str, condition: impl AsyncFn() -> bool) {
+    let patience = Duration::from_secs(60);
+    let waiting = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(patience, waiting).await.is_err() {
+        panic!("waited {patience:?} in vain until {what}");
+    }
+}
+
+async fn facts(database: &TestDatabase) -> String {
+    const QUERIES: [(&str, &str); 6] = [
+        (
+            "namespace",
+            "select namespace_id, name, repository_count, metadata, created_at, updated_at, extra
+             from swr.namespace where removed_at is null order by 1",
+        ),
+        (
+            "repository",
+            "select repository_id, namespace_id, namespace_name, name, description, tag_count, artifact_count,
+                    pull_count, created_at, updated_at, extra
+             from swr.repository where removed_at is null order by 1",
+        ),
+        ("artifact", "select * from swr_report.artifact order by artifact_id"),
+        ("tag", "select * from swr_report.tag order by repository_id, tag"),
+        (
+            "open interval",
+            "select repository_id, name, digest from swr.tag_history where valid_to is null order by 1, 2",
+        ),
+        ("build history", "select * from swr_report.build_history order by artifact_id, position"),
+    ];
+    let mut text = String::new();
+    for (name, query) in QUERIES {
+        let rows = database.snapshot(query).await;
+        text.push_str(&format!("-- {name}\n{rows}\n"));
+    }
+    text
+}

@@ -1,0 +1,910 @@
+//! Runs from an emulated registry into a real database: the invariants.
+
+use chrono::TimeDelta;
+use serde_json::json;
+use swr_sync::emulator::{
+    ArtifactSpec, Emulator, EmulatorSettings, ManifestKind, RequestKind, World,
+};
+use swr_sync::exit::Exit;
+use swr_sync::registry::{RegistryError, RequestFailure};
+use swr_sync::run::RunOutcome;
+use swr_sync::stop::{self, Signal};
+use swr_sync::store::StoreError;
+use swr_sync::sync::{Progress, SyncError};
+
+use super::support::database::TestDatabase;
+use super::support::mirror::{Mirror, start_of_time, sync_into, wait_until};
+
+/// 350 artifacts: four pages, with all the oddities of the emulator.
+fn odd_world() -> World {
+    World::generate(7, 350, start_of_time())
+}
+
+/// A tenth of a page, without build histories.
+fn small_world(artifacts: usize) -> World {
+    let mut world = World::empty(start_of_time());
+    world.add_namespace("team");
+    let repository = world.add_repository("team", "app/api");
+    for number in 0..artifacts {
+        let spec = ArtifactSpec {
+            tags: vec![format!("v{number}")],
+            size_bytes: 10,
+            ..ArtifactSpec::default()
+        };
+        world.add_artifact(repository, spec).unwrap();
+    }
+    world
+}
+
+fn distinct_digests(emulator: &Emulator) -> u64 {
+    emulator.with_world(|world| {
+        let digests: std::collections::HashSet<_> = world
+            .artifacts()
+            .map(|artifact| artifact.digest())
+            .collect();
+        digests.len() as u64
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_run_publishes_all_that_is_listed_and_asks_once_per_digest() {
+    let mirror = Mirror::new(odd_world()).await;
+    let report = mirror.sync().await;
+
+    assert_eq!(report.outcome, RunOutcome::Published);
+    assert_eq!(report.counters.artifacts_new, 350);
+    assert_eq!(
+        mirror
+            .database
+            .snapshot("select count(*) from swr_report.artifact")
+            .await,
+        "350"
+    );
+    let requests = mirror.emulator.requests();
+    assert_eq!(requests.of(RequestKind::Artifacts), 4);
+    assert_eq!(
+        requests.of(RequestKind::BuildHistory),
+        distinct_digests(&mirror.emulator)
+    );
+    assert_eq!(requests.total(), report.counters.requests.total());
+    assert_eq!(requests.of(RequestKind::Unknown), 0);
+    let unexplained = "select count(*) from swr.artifact a
+                       where not exists (select from swr.manifest m where m.digest = a.digest)";
+    assert_eq!(mirror.database.snapshot(unexplained).await, "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unchanged_registry_costs_its_list_pages_and_writes_no_fact() {
+    let mirror = Mirror::new(odd_world()).await;
+    mirror.sync().await;
+    let before = (mirror.facts().await, mirror.writes().await);
+    mirror.emulator.reset_requests();
+
+    let report = mirror.sync().await;
+
+    let requests = mirror.emulator.requests();
+    assert_eq!(requests.of(RequestKind::Artifacts), 4);
+    assert_eq!(
+        requests.of(RequestKind::Namespaces) + requests.of(RequestKind::Repositories),
+        2
+    );
+    assert_eq!(requests.total(), 6, "{requests:?}");
+    assert_eq!(report.counters.artifacts_unchanged, 350);
+    assert_eq!(report.counters.rows_written, 0);
+    assert_eq!((mirror.facts().await, mirror.writes().await), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_history_of_changes_leads_to_the_tables_of_an_undisturbed_run() {
+    let mirror = Mirror::new(odd_world()).await;
+    mirror.sync().await;
+    for round in 1..=3 {
+        mirror.emulator.with_world(|world| world.evolve(round));
+        mirror.sync().await;
+    }
+    assert_eq!(mirror.facts().await, mirror.undisturbed_facts().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_that_breaks_off_changes_nothing_that_reports_show() {
+    let mirror = Mirror::new(odd_world()).await;
+    mirror.sync().await;
+    let published = (mirror.facts().await, mirror.writes().await);
+    mirror.emulator.with_world(|world| world.evolve(1));
+    // The first page arrives, the second never does.
+    let first_page = json!({ "artifacts": [], "next_marker": 2 }).to_string();
+    mirror
+        .emulator
+        .fail_next(RequestKind::Artifacts, 200, first_page);
+    for _ in 0..3 {
+        mirror
+            .emulator
+            .fail_next(RequestKind::Artifacts, 502, "<html>Bad Gateway</html>");
+    }
+
+    let error = mirror.try_sync().await.unwrap_err();
+
+    assert_eq!(error.exit(), Exit::SourceUnavailable, "{error}");
+    assert!(
+        error.to_string().contains("HTTP 502: Bad Gateway"),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains("(after 3 attempts in"),
+        "{error}"
+    );
+    assert_eq!((mirror.facts().await, mirror.writes().await), published);
+    let row = "select outcome, exit_code, published_at is null, error like '%HTTP 502%' from swr.sync_run order by run_id desc limit 1";
+    assert_eq!(mirror.database.snapshot(row).await, "failed | 7 | t | t");
+
+    mirror.sync().await;
+    assert_eq!(mirror.facts().await, mirror.undisturbed_facts().await);
+}
+
+/// What must not pass for the end of the listing.
+async fn check_refused_page(pages: &[serde_json::Value], expected: &str) {
+    let mirror = Mirror::new(small_world(3)).await;
+    mirror.sync().await;
+    let published = mirror.facts().await;
+    for page in pages {
+        mirror
+            .emulator
+            .fail_next(RequestKind::Artifacts, 200, page.to_string());
+    }
+    let error = mirror.try_sync().await.unwrap_err();
+    assert!(error.to_string().contains(expected), "{error}");
+    assert_eq!(error.exit(), Exit::SourceUnavailable);
+    assert_eq!(mirror.facts().await, published);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_marker_ends_the_run() {
+    let page = |next: i64| json!({ "artifacts": [], "next_marker": next });
+    check_refused_page(&[page(5), page(9), page(5)], "the marker 5 a second time").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_document_with_status_200_is_not_the_end_of_the_data() {
+    let document = json!({ "error_code": "SVCSTG.SWR.5000000", "error_msg": "internal" });
+    check_refused_page(&[document], "the answer has no artifacts").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marker_that_is_no_number_ends_the_run() {
+    let page = json!({ "artifacts": [], "next_marker": "next" });
+    check_refused_page(&[page], "next_marker is not a number").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_digest_in_another_repository_or_instance_is_not_asked_for_again() {
+    let mirror = Mirror::new(odd_world()).await;
+    mirror.sync().await;
+    mirror.emulator.with_world(|world| {
+        let id = world.artifacts().next().unwrap().id;
+        let target = world.add_repository("team", "promoted");
+        world.promote(id, target).unwrap();
+    });
+    mirror.emulator.reset_requests();
+    let report = mirror.sync().await;
+    assert_eq!(report.counters.artifacts_new, 1);
+    assert_eq!(mirror.emulator.requests().of(RequestKind::BuildHistory), 0);
+
+    // The same content under another instance, in the same database.
+    let settings = EmulatorSettings {
+        instance_id: "another-instance".into(),
+        ..EmulatorSettings::default()
+    };
+    let other = Emulator::start(settings, odd_world()).await.unwrap();
+    let report = sync_into(&other, &mirror.database, false).await.unwrap();
+    assert_eq!(report.counters.artifacts_new, 350);
+    let gone = mirror
+        .database
+        .snapshot("select count(*) from swr.manifest where instance_id = 1 and outcome = 'gone'")
+        .await;
+    assert_eq!(
+        other.requests().of(RequestKind::BuildHistory).to_string(),
+        gone,
+        "only what has no final answer"
+    );
+    let copied = "select count(*) from (
+                      select digest, position, created_at, created_at_ns, command, layer_digest, layer_size_bytes,
+                             layer_media_type, chain_id, empty_layer
+                      from swr_report.build_history where instance_id = 2
+                      except
+                      select digest, position, created_at, created_at_ns, command, layer_digest, layer_size_bytes,
+                             layer_media_type, chain_id, empty_layer
+                      from swr_report.build_history where instance_id = 1
+                  ) x";
+    assert_eq!(mirror.database.snapshot(copied).await, "0");
+    let steps = |instance: i32| {
+        format!(
+            "select count(*) from swr_report.build_history where instance_id = {instance} and repository <> 'promoted'"
+        )
+    };
+    assert_eq!(
+        mirror.database.snapshot(&steps(1)).await,
+        mirror.database.snapshot(&steps(2)).await
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_run_keeps_what_arrived_and_the_next_asks_for_the_rest() {
+    let mirror = Mirror::new(odd_world()).await;
+    let digests = distinct_digests(&mirror.emulator);
+    mirror.emulator.hang_next(RequestKind::BuildHistory);
+    let (stopper, stop) = stop::channel();
+    let progress = Progress::default();
+    let stopping = async {
+        // All but the one that hangs.
+        wait_until("all other histories are stored", async || {
+            progress.now().histories_done == digests - 1
+        })
+        .await;
+        stopper.stop(Signal::Terminate);
+    };
+    let (result, ()) = tokio::join!(mirror.sync_until(&progress, &stop), stopping);
+
+    let error = result.unwrap_err();
+    assert!(
+        matches!(error, SyncError::Stopped(Signal::Terminate)),
+        "{error}"
+    );
+    let counts = "select (select count(*) from swr.artifact), (select count(*) from swr.manifest),
+                         (select outcome from swr.sync_run)";
+    assert_eq!(
+        mirror.database.snapshot(counts).await,
+        format!("0 | {} | stopped", digests - 1)
+    );
+
+    mirror.emulator.reset_requests();
+    mirror.sync().await;
+    assert_eq!(mirror.emulator.requests().of(RequestKind::BuildHistory), 1);
+    assert_eq!(mirror.facts().await, mirror.undisturbed_facts().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_runs_over_one_instance_never_overlap() {
+    let mirror = Mirror::new(small_world(3)).await;
+    mirror.emulator.hang_next(RequestKind::Artifacts);
+    let (stopper, stop) = stop::channel();
+    let second = async {
+        wait_until("the first run lists", async || {
+            mirror.emulator.requests().of(RequestKind::Artifacts) == 1
+        })
+        .await;
+        let error = mirror.try_sync().await.unwrap_err();
+        stopper.stop(Signal::Interrupt);
+        error
+    };
+    let progress = Progress::default();
+    let (first, error) = tokio::join!(mirror.sync_until(&progress, &stop), second);
+
+    assert_eq!(error.exit(), Exit::Locked);
+    let SyncError::Store(StoreError::Locked {
+        holder: Some(holder),
+    }) = error
+    else {
+        panic!("{error}")
+    };
+    assert_eq!((holder.host.as_str(), holder.run_id), ("test-host", 1));
+    assert_eq!(holder.process_id as u32, std::process::id());
+    assert!(first.is_err());
+    // The lock went with its connection.
+    mirror.sync().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_over_different_instances_do_not_wait_for_each_other() {
+    let mirror = Mirror::new(small_world(3)).await;
+    let settings = EmulatorSettings {
+        instance_id: "another-instance".into(),
+        ..EmulatorSettings::default()
+    };
+    let other = Emulator::start(settings, small_world(3)).await.unwrap();
+    mirror.emulator.hang_next(RequestKind::Artifacts);
+    let (stopper, stop) = stop::channel();
+    let second = async {
+        wait_until("the first run lists", async || {
+            mirror.emulator.requests().of(RequestKind::Artifacts) == 1
+        })
+        .await;
+        let report = sync_into(&other, &mirror.database, false).await;
+        stopper.stop(Signal::Interrupt);
+        report
+    };
+    let progress = Progress::default();
+    let (_, report) = tokio::join!(mirror.sync_until(&progress, &stop), second);
+    assert_eq!(report.unwrap().counters.artifacts_new, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_counts_what_it_would_change_and_changes_nothing() {
+    let mut mirror = Mirror::new(small_world(3)).await;
+    mirror.sync().await;
+    let published = mirror.facts().await;
+    mirror.emulator.with_world(|world| {
+        let repository = world.repositories().next().unwrap().id;
+        let id = world.artifacts().next().unwrap().id;
+        world.delete_artifact(id).unwrap();
+        world
+            .add_artifact(repository, ArtifactSpec::default())
+            .unwrap();
+    });
+    mirror.dry_run = true;
+    let report = mirror.sync().await;
+    assert_eq!(report.outcome, RunOutcome::DryRun);
+    assert_eq!(
+        (
+            report.counters.artifacts_new,
+            report.counters.artifacts_removed
+        ),
+        (1, 1)
+    );
+    assert_eq!(mirror.facts().await, published);
+    let staged = "select count(*) from swr.staged_artifact";
+    assert_eq!(mirror.database.snapshot(staged).await, "0");
+
+    mirror.dry_run = false;
+    let report = mirror.sync().await;
+    assert_eq!(
+        (
+            report.counters.artifacts_new,
+            report.counters.artifacts_removed
+        ),
+        (1, 1)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_effect_of_a_run_is_exactly_the_changes_of_the_registry() {
+    let mirror = Mirror::new(small_world(4)).await;
+    mirror.sync().await;
+    let ids: Vec<i64> = mirror
+        .emulator
+        .with_world(|world| world.artifacts().map(|artifact| artifact.id).collect());
+    mirror.emulator.with_world(|world| {
+        let repository = world.repositories().next().unwrap().id;
+        let later = start_of_time() + TimeDelta::hours(1);
+        world.set_now(later);
+        world.delete_artifact(ids[0]).unwrap();
+        assert!(world.pull(ids[1], later));
+        assert!(world.move_tag(repository, "v2", ids[3]));
+        world
+            .add_artifact(
+                repository,
+                ArtifactSpec {
+                    tags: vec!["v4".into()],
+                    ..ArtifactSpec::default()
+                },
+            )
+            .unwrap();
+    });
+    let report = mirror.sync().await;
+
+    let counters = &report.counters;
+    assert_eq!(
+        (
+            counters.artifacts_new,
+            counters.artifacts_changed,
+            counters.artifacts_removed,
+            counters.artifacts_unchanged
+        ),
+        (1, 1, 1, 2)
+    );
+    assert_eq!(
+        (
+            counters.tags_new,
+            counters.tags_moved,
+            counters.tags_removed
+        ),
+        (1, 1, 1)
+    );
+    let artifacts = mirror
+        .database
+        .snapshot(
+            "select rank() over (order by artifact_id), pulled_at, first_seen_run_id, removed_run_id, removed_at is not null
+             from swr.artifact order by artifact_id",
+        )
+        .await;
+    assert_eq!(
+        artifacts,
+        "1 | NULL | 1 | 2 | t\n\
+         2 | 2026-03-01 13:00:00+00 | 1 | NULL | f\n\
+         3 | NULL | 1 | NULL | f\n\
+         4 | NULL | 1 | NULL | f\n\
+         5 | NULL | 2 | NULL | f"
+    );
+    // v0 went with its artifact, v2 moved to the fourth; its new interval begins where the old one ends.
+    let intervals = mirror
+        .database
+        .snapshot(
+            "select h.name, a.rank, opened_run_id, closed_run_id, valid_to is null,
+                    valid_from = lag(valid_to) over (partition by h.name order by valid_from)
+             from swr.tag_history h
+             join (select artifact_id, rank() over (order by artifact_id) from swr.artifact) a using (artifact_id)
+             order by h.name, valid_from",
+        )
+        .await;
+    assert_eq!(
+        intervals,
+        "v0 | 1 | 1 | 2 | f | NULL\n\
+         v1 | 2 | 1 | NULL | t | NULL\n\
+         v2 | 3 | 1 | 2 | f | NULL\n\
+         v2 | 4 | 2 | NULL | t | t\n\
+         v3 | 4 | 1 | NULL | t | NULL\n\
+         v4 | 5 | 2 | NULL | t | NULL"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_artifact_that_is_listed_again_comes_back() {
+    let mirror = Mirror::new(small_world(3)).await;
+    mirror.sync().await;
+    let before = mirror.facts().await;
+    // One answer in which nothing is left, then the world as it is.
+    mirror.emulator.fail_next(
+        RequestKind::Artifacts,
+        200,
+        json!({ "artifacts": null }).to_string(),
+    );
+    let report = mirror.sync().await;
+    assert_eq!(
+        (
+            report.counters.artifacts_removed,
+            report.counters.tags_removed
+        ),
+        (3, 3)
+    );
+    assert_eq!(
+        mirror
+            .database
+            .snapshot("select count(*) from swr_report.artifact")
+            .await,
+        "0"
+    );
+    let report = mirror.sync().await;
+    assert_eq!(
+        (report.counters.artifacts_new, report.counters.tags_new),
+        (3, 3)
+    );
+    assert_eq!(mirror.facts().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_an_artifact_or_tag_listed_twice_the_last_counts() {
+    let mirror = Mirror::new(small_world(0)).await;
+    let repository = mirror
+        .emulator
+        .with_world(|world| world.repositories().next().unwrap().id);
+    let row = |id: i64, size: i64, tags: &[&str]| {
+        let tags: Vec<_> = tags
+            .iter()
+            .map(|name| json!({ "id": 1, "name": name, "artifact_id": id }))
+            .collect();
+        json!({ "id": id, "digest": format!("sha256:{id:064}"), "repository_id": repository, "size": size, "tags": tags })
+    };
+    let pages = [
+        json!({ "artifacts": [row(1, 10, &["a", "b"]), row(2, 20, &["c"])], "next_marker": 3 }),
+        json!({ "artifacts": [row(1, 11, &["a"]), row(3, 30, &["c"])] }),
+    ];
+    for page in pages {
+        mirror
+            .emulator
+            .fail_next(RequestKind::Artifacts, 200, page.to_string());
+    }
+    let report = mirror.sync().await;
+    assert_eq!(report.counters.artifacts_listed, 3);
+    let artifacts = mirror
+        .database
+        .snapshot("select artifact_id, size_bytes, tags from swr_report.artifact order by 1")
+        .await;
+    assert_eq!(artifacts, "1 | 11 | {a}\n2 | 20 | {}\n3 | 30 | {c}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_made_during_the_run_has_the_catalog_read_once_more() {
+    let mirror = Mirror::new(small_world(3)).await;
+    let empty = json!({ "repositories": [], "total": 0 }).to_string();
+    mirror
+        .emulator
+        .fail_next(RequestKind::Repositories, 200, empty);
+    let report = mirror.sync().await;
+    let requests = mirror.emulator.requests();
+    assert_eq!(requests.of(RequestKind::Repositories), 2);
+    assert_eq!(requests.of(RequestKind::BuildHistory), 3);
+    assert_eq!(report.counters.histories_failed, 0);
+    let names = "select distinct namespace, repository from swr_report.artifact";
+    assert_eq!(mirror.database.snapshot(names).await, "team | app/api");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_digest_whose_repository_nobody_names_fails_without_a_request_and_is_tried_again() {
+    let mirror = Mirror::new(small_world(2)).await;
+    for _ in 0..2 {
+        let empty = json!({ "repositories": [], "total": 0 }).to_string();
+        mirror
+            .emulator
+            .fail_next(RequestKind::Repositories, 200, empty);
+    }
+    let report = mirror.sync().await;
+    assert_eq!(report.counters.histories_failed, 2);
+    assert_eq!(mirror.emulator.requests().of(RequestKind::BuildHistory), 0);
+    let report = mirror.sync().await;
+    assert_eq!(
+        (
+            report.counters.histories_failed,
+            report.counters.histories_fetched
+        ),
+        (0, 2)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalog_that_gives_less_than_it_claims_ends_the_run() {
+    let mirror = Mirror::new(small_world(1)).await;
+    for _ in 0..3 {
+        let short = json!({ "namespaces": [{ "namespace_id": 1, "name": "team" }], "total": 2 })
+            .to_string();
+        mirror
+            .emulator
+            .fail_next(RequestKind::Namespaces, 200, short);
+    }
+    let error = mirror.try_sync().await.unwrap_err();
+    let SyncError::Registry(RegistryError {
+        failure: RequestFailure::IncompleteCatalog { given, total, .. },
+        ..
+    }) = error
+    else {
+        panic!("{error}")
+    };
+    assert_eq!((given, total), (1, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_history_is_published_without_and_repaired_by_the_next_run() {
+    let mirror = Mirror::new(odd_world()).await;
+    // All three attempts of the first request; whichever digest that is.
+    mirror
+        .emulator
+        .set_latency(std::time::Duration::from_millis(1));
+    let refusal =
+        json!({ "error_code": "SVCSTG.SWR.4030170", "error_msg": "no permission" }).to_string();
+    mirror
+        .emulator
+        .fail_next(RequestKind::BuildHistory, 403, refusal);
+    let report = mirror.sync().await;
+    assert_eq!(report.counters.histories_failed, 1);
+    let row = "select outcome, attempts, http_status, error_code, error_message, next_attempt_at is not null
+               from swr.manifest where outcome = 'forbidden'";
+    assert_eq!(
+        mirror.database.snapshot(row).await,
+        "forbidden | 1 | 403 | SVCSTG.SWR.4030170 | no permission | t"
+    );
+    assert_eq!(
+        mirror
+            .database
+            .snapshot("select exit_code from swr.sync_run")
+            .await,
+        "3"
+    );
+
+    mirror.emulator.reset_requests();
+    let report = mirror.sync().await;
+    assert_eq!(
+        (
+            report.counters.histories_fetched + report.counters.histories_unsupported,
+            report.counters.histories_failed
+        ),
+        (1, 0)
+    );
+    assert_eq!(mirror.emulator.requests().of(RequestKind::BuildHistory), 1);
+    let undisturbed = mirror.undisturbed_facts().await;
+    assert_eq!(mirror.facts().await, undisturbed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gateways_own_404_and_400_are_not_taken_for_the_artifacts_fate() {
+    let mirror = Mirror::new(small_world(2)).await;
+    let route = json!({ "error_code": "APIGW.0101", "error_msg": "The API does not exist", "request_id": "r" });
+    let request =
+        json!({ "error_code": "APIGW.0201", "error_msg": "Bad request", "request_id": "r" });
+    mirror
+        .emulator
+        .fail_next(RequestKind::BuildHistory, 404, route.to_string());
+    mirror
+        .emulator
+        .fail_next(RequestKind::BuildHistory, 400, request.to_string());
+    let report = mirror.sync().await;
+    assert_eq!(report.counters.histories_failed, 2);
+    let outcomes = "select outcome, error_code from swr.manifest order by 2";
+    assert_eq!(
+        mirror.database.snapshot(outcomes).await,
+        "failed | APIGW.0101\nfailed | APIGW.0201"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listed_artifact_whose_history_is_gone_waits_an_hour() {
+    let mirror = Mirror::new(small_world(1)).await;
+    let gone = json!({ "error_code": "SVCSTG.SWR.4040010", "error_msg": "not found" });
+    mirror
+        .emulator
+        .fail_next(RequestKind::BuildHistory, 404, gone.to_string());
+    let report = mirror.sync().await;
+    assert_eq!(
+        (
+            report.counters.histories_gone,
+            report.counters.histories_failed
+        ),
+        (1, 0)
+    );
+    let due = "select next_attempt_at - attempted_at from swr.manifest";
+    assert_eq!(mirror.database.snapshot(due).await, "01:00:00");
+    mirror.emulator.reset_requests();
+    mirror.sync().await;
+    assert_eq!(mirror.emulator.requests().of(RequestKind::BuildHistory), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_failing_is_tried_at_growing_distance() {
+    let mirror = Mirror::new(small_world(1)).await;
+    let mut distances = Vec::new();
+    for _ in 0..7 {
+        mirror
+            .emulator
+            .fail_next(RequestKind::BuildHistory, 403, "{}");
+        mirror.sync().await;
+        distances.push(
+            mirror
+                .database
+                .snapshot("select attempts, next_attempt_at - attempted_at from swr.manifest")
+                .await,
+        );
+        mirror
+            .database
+            .snapshot("update swr.manifest set next_attempt_at = attempted_at")
+            .await;
+    }
+    assert_eq!(
+        distances,
+        [
+            "1 | 00:00:00",
+            "2 | 01:00:00",
+            "3 | 04:00:00",
+            "4 | 16:00:00",
+            "5 | 2 days 16:00:00",
+            "6 | 7 days",
+            "7 | 7 days"
+        ]
+    );
+}
+
+/// The example of the artifact list's page (swr_03_0306), with the two fields it leaves out.
+fn documented_artifact(repository_id: i64) -> serde_json::Value {
+    json!({
+        "id": 3804,
+        "pull_time": "0001-01-01T00:00:00.000Z",
+        "push_time": "2021-02-03T10:22:11.840Z",
+        "repository_id": repository_id,
+        "repository_name": "team/app/api",
+        "digest": "sha256:3ee2a6bffb6dfec67be23fd0f6c0e8a48620277582e01800b4ad3c03ad0d9489",
+        "manifest_media_type": "application/vnd.docker.distribution.manifest.v2+json",
+        "media_type": "application/vnd.docker.container.image.v1+json",
+        "namespace_id": 87,
+        "size": 8049952,
+        "type": "IMAGE",
+        "tags": [{
+            "id": 9, "repository_id": repository_id, "artifact_id": 3804, "name": "latest",
+            "push_time": "2021-02-03T10:22:12.000Z", "pull_time": "2021-02-04T00:00:00.000Z"
+        }]
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_field_of_both_documented_pages_arrives() {
+    let mirror = Mirror::new(small_world(0)).await;
+    let repository = mirror
+        .emulator
+        .with_world(|world| world.repositories().next().unwrap().id);
+    let page = json!({ "next_marker": null, "artifacts": [documented_artifact(repository)] });
+    mirror
+        .emulator
+        .fail_next(RequestKind::Artifacts, 200, page.to_string());
+    // The example of the addition's page (swr_03_0305), with the time it leaves out.
+    let addition = json!({
+        "total": 2,
+        "build_histories": [{
+            "mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip",
+            "size": 699243,
+            "digest": "sha256:a5b4cfae24aaa36d4b7f3c9ee3b096c91dbc0a9290b383f5146225f8a5ee0b83",
+            "created_at": "2021-02-03T10:22:11.123456789+02:00",
+            "created_by": "/bin/sh -c #(nop) ADD file:aa56bc8f2fea9c0c81ca085bfa273ad1a3b0d46f51b8c9c61b483340c902024f in / ",
+            "empty_layer": false
+        }]
+    });
+    mirror
+        .emulator
+        .fail_next(RequestKind::BuildHistory, 200, addition.to_string());
+    mirror.sync().await;
+
+    let artifact = "select artifact_id, repository_id = 0, repository_name, namespace_id, digest, type, media_type,
+                           manifest_media_type, size_bytes, pushed_at, pulled_at, extra
+                    from swr.artifact";
+    assert_eq!(
+        mirror.database.snapshot(artifact).await,
+        "3804 | f | team/app/api | 87 | sha256:3ee2a6bffb6dfec67be23fd0f6c0e8a48620277582e01800b4ad3c03ad0d9489 | IMAGE | \
+         application/vnd.docker.container.image.v1+json | application/vnd.docker.distribution.manifest.v2+json | \
+         8049952 | 2021-02-03 10:22:11.84+00 | NULL | NULL"
+    );
+    let tag = "select tag_id, name, artifact_id, pushed_at, pulled_at, extra from swr.tag";
+    assert_eq!(
+        mirror.database.snapshot(tag).await,
+        "9 | latest | 3804 | 2021-02-03 10:22:12+00 | 2021-02-04 00:00:00+00 | NULL"
+    );
+    let history = "select position, created_at, created_at_ns, '[' || command || ']', empty_layer, layer_digest,
+                          layer_size_bytes, layer_media_type, extra
+                   from swr_report.build_history";
+    assert_eq!(
+        mirror.database.snapshot(history).await,
+        "1 | 2021-02-03 08:22:11.123456+00 | 789 | \
+         [/bin/sh -c #(nop) ADD file:aa56bc8f2fea9c0c81ca085bfa273ad1a3b0d46f51b8c9c61b483340c902024f in / ] | f | \
+         sha256:a5b4cfae24aaa36d4b7f3c9ee3b096c91dbc0a9290b383f5146225f8a5ee0b83 | 699243 | \
+         application/vnd.docker.image.rootfs.diff.tar.gzip | NULL"
+    );
+    assert_eq!(
+        mirror
+            .database
+            .snapshot("select reported_total from swr.manifest")
+            .await,
+        "2"
+    );
+    assert_eq!(
+        mirror
+            .database
+            .snapshot("select count(*) from swr.data_issue")
+            .await,
+        "0"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_is_altered_kept_and_recorded_once() {
+    let mirror = Mirror::new(small_world(0)).await;
+    let repository = mirror
+        .emulator
+        .with_world(|world| world.repositories().next().unwrap().id);
+    let mut artifact = documented_artifact(repository);
+    artifact["size"] = json!("many");
+    artifact["push_time"] = json!("yesterday");
+    artifact["labels"] = json!({ "a": 1 });
+    artifact["tags"][0]["name"] = json!("la\u{0}test");
+    artifact["tags"][0]["immutable"] = json!(true);
+    let unkeyed = json!({ "digest": "sha256:0", "note": "no id" });
+    let page = json!({ "artifacts": [artifact, unkeyed] }).to_string();
+    let layer = |size: i64| json!({ "digest": "sha256:aa", "size": size, "mediaType": "m", "created_by": "a\u{0}b" });
+    let addition = json!({ "build_histories": [layer(1), layer(2)] }).to_string();
+    for _ in 0..2 {
+        mirror
+            .emulator
+            .fail_next(RequestKind::Artifacts, 200, page.clone());
+    }
+    mirror
+        .emulator
+        .fail_next(RequestKind::BuildHistory, 200, addition);
+    let report = mirror.sync().await;
+
+    assert_eq!(report.counters.data_issues, 7);
+    let row = "select a.size_bytes, a.pushed_at, a.extra, t.name, t.extra from swr.artifact a join swr.tag t using (artifact_id)";
+    assert_eq!(
+        mirror.database.snapshot(row).await,
+        "NULL | NULL | {\"labels\": {\"a\": 1}} | la\u{fffd}test | {\"immutable\": true}"
+    );
+    let steps =
+        "select position, command, layer_size_bytes from swr_report.build_history order by 1";
+    assert_eq!(
+        mirror.database.snapshot(steps).await,
+        "1 | a\u{fffd}b | 1\n2 | a\u{fffd}b | 1"
+    );
+    let digest = "sha256:3ee2a6bffb6dfec67be23fd0f6c0e8a48620277582e01800b4ad3c03ad0d9489";
+    let issues =
+        "select table_name, row_key, field, action, original from swr.data_issue order by 1, 2, 3";
+    assert_eq!(
+        mirror.database.snapshot(issues).await,
+        format!(
+            "artifact |  |  | row without a key, not stored | {{\"note\": \"no id\", \"digest\": \"sha256:0\"}}\n\
+             artifact | 3804 | push_time | wrong type, stored as NULL | \"yesterday\"\n\
+             artifact | 3804 | size | wrong type, stored as NULL | \"many\"\n\
+             build_step | {digest} 1 | created_by | replaced NUL by U+FFFD | \"\\\"a\\\\u0000b\\\"\"\n\
+             build_step | {digest} 2 | created_by | replaced NUL by U+FFFD | \"\\\"a\\\\u0000b\\\"\"\n\
+             layer | sha256:aa | mediaType, size | differs from the value stored first, which stays | {{\"size\": 2, \"mediaType\": \"m\"}}\n\
+             tag | artifact 3804 | name | replaced NUL by U+FFFD | \"\\\"la\\\\u0000test\\\"\""
+        )
+    );
+    let writes = mirror.writes().await;
+    let report = mirror.sync().await;
+    assert_eq!(report.counters.data_issues, 0);
+    assert_eq!(mirror.writes().await, writes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kinds_without_a_history_are_asked_for_once_and_never_again() {
+    let mut world = World::empty(start_of_time());
+    world.add_namespace("team");
+    let repository = world.add_repository("team", "mixed");
+    for kind in [
+        ManifestKind::default(),
+        ManifestKind::ImageIndex,
+        ManifestKind::Chart,
+    ] {
+        world
+            .add_artifact(
+                repository,
+                ArtifactSpec {
+                    kind,
+                    ..ArtifactSpec::default()
+                },
+            )
+            .unwrap();
+    }
+    let mirror = Mirror::new(world).await;
+    let report = mirror.sync().await;
+    assert_eq!(
+        (
+            report.counters.histories_fetched,
+            report.counters.histories_unsupported
+        ),
+        (1, 2)
+    );
+    let outcomes = "select outcome, count(*) from swr.manifest group by 1 order by 1";
+    assert_eq!(
+        mirror.database.snapshot(outcomes).await,
+        "empty | 1\nunsupported | 2"
+    );
+    mirror.emulator.reset_requests();
+    mirror.sync().await;
+    assert_eq!(mirror.emulator.requests().of(RequestKind::BuildHistory), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_instance_is_described_once() {
+    let mirror = Mirror::new(small_world(1)).await;
+    mirror.sync().await;
+    mirror.sync().await;
+    assert_eq!(mirror.emulator.requests().of(RequestKind::Instance), 1);
+    let row = "select name, version from swr.instance";
+    assert_eq!(mirror.database.snapshot(row).await, "demo | 25.6.0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_under_another_project_is_refused() {
+    let mirror = Mirror::new(small_world(1)).await;
+    mirror.sync().await;
+    let settings = EmulatorSettings {
+        project_id: "another-project".into(),
+        ..EmulatorSettings::default()
+    };
+    let other = Emulator::start(settings, small_world(1)).await.unwrap();
+    let error = sync_into(&other, &mirror.database, false)
+        .await
+        .unwrap_err();
+    assert_eq!(error.exit(), Exit::Refused, "{error}");
+    assert_eq!(other.requests().total(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_died_is_named_abandoned_by_the_next() {
+    let mirror = Mirror::new(small_world(1)).await;
+    let database = TestDatabase::create().await;
+    sync_into(&mirror.emulator, &database, false).await.unwrap();
+    database
+        .snapshot(
+            "update swr.sync_run set outcome = 'running', finished_at = null, published_at = null",
+        )
+        .await;
+    sync_into(&mirror.emulator, &database, false).await.unwrap();
+    let rows = "select run_id, outcome, finished_at is null from swr.sync_run order by 1";
+    assert_eq!(
+        database.snapshot(rows).await,
+        "1 | abandoned | t\n2 | published | f"
+    );
+}
