@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod emulator;
+mod migrations;
+#[cfg(feature = "emulator")]
+mod registry;
 mod signature;
 mod support;
 #[cfg(feature = "emulator")]

@@ -1,0 +1,390 @@
+//! The client of the registry over real sockets: retries, tokens, time-outs, spellings.
+
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use serde_json::json;
+use swr_sync::build_history::{HistoryOutcome, RepositoryPath};
+use swr_sync::clock::Clock;
+use swr_sync::emulator::{
+    ArtifactSpec, BuildTime, Clock as EmulatorClock, Dialect, Emulator, EmulatorSettings,
+    LastMarker, NextMarker, RequestKind, Throttle, World,
+};
+use swr_sync::registry::signature::SigningKey;
+use swr_sync::registry::{
+    Credentials, PasswordLogin, Registry, RegistryError, RegistrySettings, RequestFailure,
+};
+
+use super::support::mirror::{client_settings, start_of_time};
+
+async fn emulate(settings: EmulatorSettings) -> Emulator {
+    let mut world = World::empty(start_of_time());
+    world.add_namespace("team");
+    let repository = world.add_repository("team", "app/api");
+    for _ in 0..250 {
+        world
+            .add_artifact(repository, ArtifactSpec::default())
+            .unwrap();
+    }
+    Emulator::start(settings, world).await.unwrap()
+}
+
+fn client(settings: RegistrySettings) -> Registry {
+    Registry::new(settings).unwrap()
+}
+
+/// Lists everything and gives the ids in the order of arrival.
+async fn list(registry: &Registry) -> Result<Vec<i64>, RegistryError> {
+    let pages: Vec<_> = registry.artifact_pages().try_collect().await?;
+    Ok(pages
+        .iter()
+        .flat_map(|page| page.rows.iter().map(|artifact| artifact.artifact_id))
+        .collect())
+}
+
+fn iam_user(emulator: &Emulator, password: &str) -> Credentials {
+    Credentials::Password(PasswordLogin {
+        iam_endpoint: emulator.endpoint().parse().unwrap(),
+        user: emulator.settings().credentials.user.clone(),
+        password: password.into(),
+        account: emulator.settings().credentials.account.clone(),
+        project_id: emulator.settings().project_id.clone(),
+    })
+}
+
+#[tokio::test]
+async fn every_spelling_of_the_marker_leads_through_the_whole_list() {
+    for next_marker in [NextMarker::Number, NextMarker::Text] {
+        for last_marker in [LastMarker::Absent, LastMarker::Null] {
+            let dialect = Dialect {
+                next_marker,
+                last_marker,
+                ..Dialect::default()
+            };
+            let emulator = emulate(EmulatorSettings {
+                dialect,
+                ..EmulatorSettings::default()
+            })
+            .await;
+            let ids = list(&client(client_settings(&emulator))).await.unwrap();
+            let expected: Vec<i64> = emulator
+                .with_world(|world| world.artifacts().map(|artifact| artifact.id).collect());
+            assert_eq!(ids, expected);
+            assert_eq!(emulator.requests().of(RequestKind::Artifacts), 3);
+        }
+    }
+}
+
+#[tokio::test]
+async fn both_names_of_the_build_time_are_read() {
+    for build_time in [BuildTime::Created, BuildTime::CreatedAt] {
+        let dialect = Dialect {
+            build_time,
+            ..Dialect::default()
+        };
+        let settings = EmulatorSettings {
+            dialect,
+            ..EmulatorSettings::default()
+        };
+        let emulator = Emulator::start(settings, World::generate(3, 40, start_of_time()))
+            .await
+            .unwrap();
+        let registry = client(client_settings(&emulator));
+        let (path, digest) = emulator.with_world(|world| {
+            let image = world
+                .artifacts()
+                .find(|artifact| artifact.manifest.steps().count() > 3)
+                .unwrap();
+            let repository = world
+                .repositories()
+                .find(|repository| repository.id == image.repository_id)
+                .unwrap();
+            let namespace = world
+                .namespaces()
+                .find(|namespace| namespace.id == repository.namespace_id)
+                .unwrap();
+            (
+                RepositoryPath {
+                    namespace: namespace.name.clone(),
+                    name: repository.name.clone(),
+                },
+                image.digest().to_string(),
+            )
+        });
+        let HistoryOutcome::Stored(history) = registry.build_history(&path, &digest).await.unwrap()
+        else {
+            panic!("no history")
+        };
+        assert!(history.steps.iter().any(|step| step.created_at.is_some()));
+        assert!(
+            history.steps.iter().all(|step| step.extra.is_none()),
+            "{build_time:?} is left over"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_slash_in_the_repository_name_arrives_encoded_twice() {
+    let emulator = emulate(EmulatorSettings::default()).await;
+    let digest =
+        emulator.with_world(|world| world.artifacts().next().unwrap().digest().to_string());
+    let path = RepositoryPath {
+        namespace: "team".into(),
+        name: "app/api".into(),
+    };
+    let outcome = client(client_settings(&emulator))
+        .build_history(&path, &digest)
+        .await
+        .unwrap();
+    assert!(matches!(outcome, HistoryOutcome::Empty(_)), "{outcome:?}");
+    assert_eq!(emulator.requests().of(RequestKind::Unknown), 0);
+}
+
+#[tokio::test]
+async fn passing_troubles_are_retried_and_counted() {
+    let emulator = emulate(EmulatorSettings::default()).await;
+    for status in [429, 503] {
+        emulator.fail_next(RequestKind::Artifacts, status, "");
+    }
+    let registry = client(client_settings(&emulator));
+    assert_eq!(list(&registry).await.unwrap().len(), 250);
+    let counts = registry.meter().counts();
+    assert_eq!(
+        (counts.total(), counts.retries, counts.throttled()),
+        (5, 2, 1)
+    );
+}
+
+#[tokio::test]
+async fn a_refused_request_is_not_repeated() {
+    for status in [400, 401, 403, 404] {
+        let emulator = emulate(EmulatorSettings::default()).await;
+        let body =
+            json!({ "errors": [{ "errorCode": "SVCSTG.SWR.1", "errorMessage": "refused" }] })
+                .to_string();
+        emulator.fail_next(RequestKind::Artifacts, status, body);
+        let error = list(&client(client_settings(&emulator))).await.unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("HTTP {status} SVCSTG.SWR.1: refused (request id ")),
+            "{error}"
+        );
+        assert_eq!(error.attempts, 1);
+        assert_eq!(emulator.requests().total(), 1);
+    }
+}
+
+#[tokio::test]
+async fn troubles_that_do_not_pass_end_after_the_last_attempt() {
+    let emulator = emulate(EmulatorSettings::default()).await;
+    for _ in 0..3 {
+        emulator.fail_next(RequestKind::Artifacts, 500, "");
+    }
+    let error = list(&client(client_settings(&emulator))).await.unwrap_err();
+    assert_eq!(error.attempts, 3);
+    assert_eq!(emulator.requests().total(), 3);
+}
+
+#[tokio::test]
+async fn a_silent_gateway_is_given_up_on() {
+    let emulator = emulate(EmulatorSettings::default()).await;
+    for _ in 0..3 {
+        emulator.hang_next(RequestKind::Artifacts);
+    }
+    let mut settings = client_settings(&emulator);
+    settings.transport.request_timeout = Duration::from_millis(50);
+    let error = list(&client(settings)).await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("no answer: the request timed out (after 3 attempts"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_closed_port_is_named() {
+    let emulator = emulate(EmulatorSettings::default()).await;
+    let settings = client_settings(&emulator);
+    emulator.stop().await;
+    let error = list(&client(settings)).await.unwrap_err();
+    assert!(
+        matches!(error.failure, RequestFailure::NoAnswer { .. }),
+        "{error}"
+    );
+    assert!(
+        error.to_string().to_lowercase().contains("refused"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn retry_after_is_waited_for() {
+    let emulator = emulate(EmulatorSettings::default()).await;
+    // One request passes, the next is told to wait a second, after which the bucket has refilled.
+    let retry_after = Some(Duration::from_secs(1));
+    emulator.set_throttle(Some(Throttle {
+        requests_per_second: 1,
+        burst: 1,
+        retry_after,
+    }));
+    let mut settings = client_settings(&emulator);
+    settings.transport.retry.max_delay = Duration::from_secs(5);
+    settings.transport.retry.max_attempts = 20;
+    let registry = client(settings);
+    assert_eq!(list(&registry).await.unwrap().len(), 250);
+    let counts = registry.meter().counts();
+    // Back-off alone, of 5 ms at most, would have asked hundreds of times.
+    assert!(counts.throttled() <= 8, "{counts:?}");
+}
+
+#[tokio::test]
+async fn no_more_requests_are_on_their_way_than_allowed() {
+    let emulator = emulate(EmulatorSettings {
+        latency: Duration::from_millis(5),
+        ..EmulatorSettings::default()
+    })
+    .await;
+    let mut settings = client_settings(&emulator);
+    settings.transport.max_in_flight = 3;
+    let registry = client(settings);
+    let digests: Vec<String> = emulator.with_world(|world| {
+        world
+            .artifacts()
+            .take(30)
+            .map(|artifact| artifact.digest().to_string())
+            .collect()
+    });
+    let path = RepositoryPath {
+        namespace: "team".into(),
+        name: "app/api".into(),
+    };
+    futures_util::future::join_all(
+        digests
+            .iter()
+            .map(|digest| registry.build_history(&path, digest)),
+    )
+    .await;
+    assert_eq!(emulator.requests().of(RequestKind::BuildHistory), 30);
+    assert_eq!(emulator.requests().peak_in_flight, 3);
+}
+
+#[tokio::test]
+async fn a_token_is_fetched_once_and_renewed_before_it_expires() {
+    let clock = EmulatorClock::manual(start_of_time());
+    let settings = EmulatorSettings {
+        clock: clock.clone(),
+        token_lifetime: Duration::from_secs(1000),
+        ..EmulatorSettings::default()
+    };
+    let emulator = emulate(settings).await;
+    let mut settings = client_settings(&emulator);
+    settings.credentials = iam_user(&emulator, "emulator-password");
+    let time = clock.clone();
+    settings.clock = Clock::from_fn(move || time.now());
+    let registry = client(settings);
+    list(&registry).await.unwrap();
+    assert_eq!(emulator.requests().of(RequestKind::Token), 1);
+    // Within the last tenth of the lifetime.
+    clock.advance(Duration::from_secs(950));
+    list(&registry).await.unwrap();
+    assert_eq!(emulator.requests().of(RequestKind::Token), 2);
+    assert_eq!(emulator.requests().with_status(401), 0);
+}
+
+#[tokio::test]
+async fn a_refused_token_is_renewed_once() {
+    let emulator = emulate(EmulatorSettings::default()).await;
+    let mut settings = client_settings(&emulator);
+    settings.credentials = iam_user(&emulator, "emulator-password");
+    let registry = client(settings);
+    let body =
+        json!({ "error_code": "APIGW.0301", "error_msg": "token expired", "request_id": "r" })
+            .to_string();
+    emulator.fail_next(RequestKind::Artifacts, 401, body.clone());
+    assert_eq!(list(&registry).await.unwrap().len(), 250);
+    assert_eq!(emulator.requests().of(RequestKind::Token), 2);
+
+    emulator.reset_requests();
+    for _ in 0..2 {
+        emulator.fail_next(RequestKind::Artifacts, 401, body.clone());
+    }
+    let error = list(&registry).await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("HTTP 401 APIGW.0301: token expired"),
+        "{error}"
+    );
+    assert_eq!(emulator.requests().of(RequestKind::Artifacts), 2);
+    assert_eq!(emulator.requests().of(RequestKind::Token), 1);
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_tried_once() {
+    let emulator = emulate(EmulatorSettings::default()).await;
+    let mut settings = client_settings(&emulator);
+    settings.credentials = iam_user(&emulator, "wrong-password");
+    let error = list(&client(settings)).await.unwrap_err();
+    assert_eq!(error.status().unwrap().status, 401);
+    assert_eq!(emulator.requests().total(), 1);
+    assert!(!error.to_string().contains("wrong-password"), "{error}");
+}
+
+#[tokio::test]
+async fn temporary_keys_and_given_tokens_are_accepted() {
+    let credentials = swr_sync::emulator::Credentials {
+        security_token: Some("temporary".into()),
+        fixed_token: Some("given-token".into()),
+        ..Default::default()
+    };
+    let emulator = emulate(EmulatorSettings {
+        credentials,
+        ..EmulatorSettings::default()
+    })
+    .await;
+    let settings = client_settings(&emulator);
+    let Credentials::Key(key) = &settings.credentials else {
+        unreachable!()
+    };
+    assert!(key.security_token.is_some());
+    list(&client(settings.clone())).await.unwrap();
+
+    let token = RegistrySettings {
+        credentials: Credentials::Token("given-token".into()),
+        ..settings.clone()
+    };
+    list(&client(token)).await.unwrap();
+
+    let without = SigningKey {
+        security_token: None,
+        ..key.clone()
+    };
+    let error = list(&client(RegistrySettings {
+        credentials: Credentials::Key(without),
+        ..settings
+    }))
+    .await
+    .unwrap_err();
+    assert_eq!(error.status().unwrap().status, 401);
+    assert_eq!(emulator.requests().failed_signatures, 1);
+}
+
+#[tokio::test]
+async fn the_catalog_is_read_in_full_pages_to_its_end() {
+    let mut world = World::empty(start_of_time());
+    world.add_namespace("team");
+    for number in 0..200 {
+        world.add_repository("team", &format!("r{number}"));
+    }
+    let emulator = Emulator::start(EmulatorSettings::default(), world)
+        .await
+        .unwrap();
+    let catalog = client(client_settings(&emulator)).catalog().await.unwrap();
+    assert_eq!(catalog.repositories.rows.len(), 200);
+    assert_eq!(
+        catalog.pages, 3,
+        "one of namespaces, two of repositories: the total spares the empty third"
+    );
+}
