@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 /// How often a request is sent, and the waits between: capped exponential
 /// back-off with full jitter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,9 +48,16 @@ pub(super) fn is_retryable(status: u16) -> bool {
     matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504)
 }
 
-/// `Retry-After` in seconds (RFC 9110, 10.2.3). The date form is not sent by API gateways.
-pub(super) fn retry_after(value: &str) -> Option<Duration> {
-    value.trim().parse().ok().map(Duration::from_secs)
+/// `Retry-After`, in seconds or as a date (RFC 9110, 10.2.3).
+pub(super) fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
+    let value = value.trim();
+    match value.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => {
+            let date = DateTime::parse_from_rfc2822(value).ok()?;
+            (date.to_utc() - now).to_std().ok()
+        }
+    }
 }
 
 #[cfg(test)]
@@ -88,8 +97,16 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_seconds() {
-        assert_eq!(retry_after(" 7 "), Some(Duration::from_secs(7)));
-        assert_eq!(retry_after("Wed, 21 Oct 2026 07:28:00 GMT"), None);
+    fn retry_after_is_seconds_or_a_date() {
+        let now = "2026-10-21T07:28:00Z".parse().unwrap();
+        assert_eq!(retry_after(" 7 ", now), Some(Duration::from_secs(7)));
+        let later = retry_after("Wed, 21 Oct 2026 07:28:30 GMT", now);
+        assert_eq!(later, Some(Duration::from_secs(30)));
+        assert_eq!(
+            retry_after("Wed, 21 Oct 2026 07:27:00 GMT", now),
+            None,
+            "it is over"
+        );
+        assert_eq!(retry_after("soon", now), None);
     }
 }

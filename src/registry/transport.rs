@@ -261,7 +261,8 @@ impl Transport {
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         Ok(Attempt::Refused {
             failure: StatusFailure::read(status, header("x-request-id").map(str::to_owned), &body),
-            retry_after: header("retry-after").and_then(retry::retry_after),
+            retry_after: header("retry-after")
+                .and_then(|value| retry::retry_after(value, self.clock.now())),
         })
     }
 

@@ -592,7 +592,11 @@ async fn open_tags(
          select t.instance_id, t.repository_id, t.name,
                 greatest(
                     case when t.pushed_at > $5 and t.pushed_at <= $4 then t.pushed_at else $3 end,
-                    p.last_valid_to
+                    (
+                        select max(h.valid_to)
+                        from swr.tag_history h
+                        where h.instance_id = $1 and h.repository_id = t.repository_id and h.name = t.name
+                    )
                 ),
                 a.artifact_id, $2, a.digest
          from swr.staged_tag t
@@ -600,12 +604,6 @@ async fn open_tags(
            on a.instance_id = $1 and a.run_id = $2 and a.row_number = t.artifact_row_number
          left join swr.tag_history o
            on o.instance_id = $1 and o.repository_id = t.repository_id and o.name = t.name and o.valid_to is null
-         left join (
-             select repository_id, name, max(valid_to) as last_valid_to
-             from swr.tag_history
-             where instance_id = $1
-             group by repository_id, name
-         ) p on p.repository_id = t.repository_id and p.name = t.name
          where t.instance_id = $1 and t.run_id = $2 and o.name is null",
         run.instance_id,
         run.run_id,
