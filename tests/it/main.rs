@@ -6,6 +6,7 @@
 )]
 
 mod architecture;
+#[cfg(feature = "emulator")]
 mod emulator;
 mod migrations;
 #[cfg(feature = "emulator")]
