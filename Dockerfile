@@ -10,8 +10,6 @@ ARG RUNTIME_IMAGE
 FROM ${RUST_IMAGE:-rust:1.95-slim-bookworm} AS dependencies
 WORKDIR /src
 COPY .cargo .cargo
-# Cargo.toml names a benchmark and is refused without it.
-COPY benches benches
 COPY Cargo.toml Cargo.lock build.rs ./
 RUN mkdir src \
     && echo '//! Empty.' > src/lib.rs \
