@@ -17,8 +17,7 @@ mod wire;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use futures_util::Stream;
-use futures_util::stream;
+use futures_util::{Stream, TryStreamExt, stream};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Url;
 
@@ -151,26 +150,50 @@ impl Registry {
     pub fn artifact_pages(&self) -> impl Stream<Item = Result<Page<Artifact>, RegistryError>> + '_ {
         // The documented default, and so the start.
         const FIRST_MARKER: i64 = 1;
-        let path = format!("{}/artifacts", self.base);
-        let start = (Some(FIRST_MARKER), HashSet::from([FIRST_MARKER]), path);
-        stream::try_unfold(start, move |(marker, mut seen, path)| async move {
+        let start = (Some(FIRST_MARKER), HashSet::from([FIRST_MARKER]));
+        let bodies = stream::try_unfold(start, move |(marker, mut seen)| async move {
             let Some(marker) = marker else {
                 return Ok(None);
             };
+            let path = format!("{}/artifacts", self.base);
             let query = [
                 ("marker", marker.to_string()),
                 ("limit", PAGE_SIZE.to_string()),
             ];
             let body = self.get(RequestKind::Artifacts, &path, &query).await?;
-            let answer = wire::artifact_page(&body)
+            let next_marker = wire::next_marker(&body)
                 .map_err(|failure| self.unreadable(&path, failure.into()))?;
-            if let Some(marker) = answer.next_marker
+            if let Some(marker) = next_marker
                 && !seen.insert(marker)
             {
                 return Err(self.unreadable(&path, RequestFailure::RepeatedMarker { marker }));
             }
-            Ok(Some((answer.page, (answer.next_marker, seen, path))))
-        })
+            Ok(Some((
+                self.decode_artifacts(path, body),
+                (next_marker, seen),
+            )))
+        });
+        // While a page is decoded, the next one is on its way.
+        bodies.try_buffered(2)
+    }
+
+    /// Decodes a page beside the caller, who has the page before to take in meanwhile: a full
+    /// page takes milliseconds, as long as the database takes to stage one.
+    async fn decode_artifacts(
+        &self,
+        path: String,
+        body: Vec<u8>,
+    ) -> Result<Page<Artifact>, RegistryError> {
+        let decoding = tokio::task::spawn_blocking(move || wire::artifact_page(&body));
+        let decoded = match decoding.await {
+            Ok(decoded) => decoded,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // Only a runtime that shuts down cancels it, and then nobody asks any more.
+                Err(_) => Err(Malformed::new("the program is ending")),
+            },
+        };
+        decoded.map_err(|failure| self.unreadable(&path, failure.into()))
     }
 
     /// Fetches the build history of a manifest (ShowInstanceArtifactAddition, swr_03_0305).

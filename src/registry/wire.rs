@@ -12,14 +12,6 @@ use crate::artifact::{Artifact, Extra, InstanceDescription, Namespace, Page, Rep
 use crate::build_history::{BuildHistory, BuildStep, Layer};
 use crate::data_issue::{Action, DataIssue};
 
-/// One page of the artifact list and the way to the next (api-swr2 swr_03_0306).
-#[derive(Debug)]
-pub(super) struct ArtifactPage {
-    pub(super) page: Page<Artifact>,
-    /// `None` on the last page: only a missing marker ends the listing, not a short page.
-    pub(super) next_marker: Option<i64>,
-}
-
 /// One page of an offset/limit listing.
 #[derive(Debug)]
 pub(super) struct OffsetPage<T> {
@@ -30,32 +22,40 @@ pub(super) struct OffsetPage<T> {
     pub(super) total: Option<u64>,
 }
 
-pub(super) fn artifact_page(body: &[u8]) -> Result<ArtifactPage, Malformed> {
+/// The way to the next page of the artifact list (api-swr2 swr_03_0306), without reading the rows.
+///
+/// `None` on the last page: only a missing marker ends the listing, not a short page.
+pub(super) fn next_marker(body: &[u8]) -> Result<Option<i64>, Malformed> {
+    #[derive(serde::Deserialize)]
+    struct Marker {
+        next_marker: Option<Value>,
+    }
+    let Marker { next_marker } = serde_json::from_slice(body).map_err(not_json)?;
+    match next_marker {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
+        Some(Value::String(text)) => match text.trim().parse() {
+            Ok(marker) => Ok(Some(marker)),
+            Err(_) => Err(Malformed::new(format!(
+                "next_marker is not a number: {text:?}"
+            ))),
+        },
+        Some(Value::Number(number)) => match number.as_i64() {
+            Some(marker) => Ok(Some(marker)),
+            None => Err(Malformed::new(format!(
+                "next_marker is out of range: {number}"
+            ))),
+        },
+        Some(other) => Err(Malformed::new(format!(
+            "next_marker is not a number: {other}"
+        ))),
+    }
+}
+
+/// The rows of a page of the artifact list.
+pub(super) fn artifact_page(body: &[u8]) -> Result<Page<Artifact>, Malformed> {
     let mut document = object(body)?;
-    let rows = list(&mut document, "artifacts")?;
-    let next_marker = match document.get("next_marker") {
-        None | Some(Value::Null) => None,
-        Some(Value::String(text)) if text.trim().is_empty() => None,
-        Some(Value::String(text)) => Some(
-            text.trim()
-                .parse()
-                .map_err(|_| Malformed::new(format!("next_marker is not a number: {text:?}")))?,
-        ),
-        Some(Value::Number(number)) => Some(
-            number
-                .as_i64()
-                .ok_or_else(|| Malformed::new(format!("next_marker is out of range: {number}")))?,
-        ),
-        Some(other) => {
-            return Err(Malformed::new(format!(
-                "next_marker is not a number: {other}"
-            )));
-        }
-    };
-    Ok(ArtifactPage {
-        page: page(rows, artifact),
-        next_marker,
-    })
+    Ok(page(list(&mut document, "artifacts")?, artifact))
 }
 
 pub(super) fn namespace_page(body: &[u8]) -> Result<OffsetPage<Namespace>, Malformed> {
@@ -294,8 +294,12 @@ fn object(body: &[u8]) -> Result<Map<String, Value>, Malformed> {
     match serde_json::from_slice(body) {
         Ok(Value::Object(document)) => Ok(document),
         Ok(_) => Err(Malformed::new("the answer is not a JSON object")),
-        Err(error) => Err(Malformed::new(format!("the answer is not JSON: {error}"))),
+        Err(error) => Err(not_json(error)),
     }
+}
+
+fn not_json(error: serde_json::Error) -> Malformed {
+    Malformed::new(format!("the answer is not JSON: {error}"))
 }
 
 /// Takes the list out of a page. It may be null, but a page without it is no page:

@@ -111,7 +111,7 @@ async fn stage_repositories(
     Ok(())
 }
 
-/// Stages one page of the artifact list.
+/// Stages one page of the artifact list in one round trip.
 pub async fn stage_artifacts(
     connection: &mut PgConnection,
     run: Run,
@@ -121,14 +121,35 @@ pub async fn stage_artifacts(
     let artifacts = &page.rows;
     let first = staged.artifacts;
     staged.artifacts += artifacts.len() as i64;
+    // Each tag with its artifact's row number and repository.
+    let tags: Vec<(i64, i64, &Tag)> = (first..)
+        .zip(artifacts)
+        .flat_map(|(row, artifact)| {
+            let repository_id = artifact.repository_id;
+            artifact
+                .tags
+                .iter()
+                .map(move |tag| (row, repository_id, tag))
+        })
+        .collect();
+    let first_tag = staged.tags;
+    staged.tags += tags.len() as i64;
     sqlx::query!(
-        "insert into swr.staged_artifact
-             (instance_id, run_id, row_number, artifact_id, repository_id, namespace_id, size_bytes,
-              pushed_at, pulled_at, digest, type, media_type, manifest_media_type, repository_name, extra)
-         select $1, $2, a.*
-         from unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
-                     $8::timestamptz[], $9::timestamptz[], $10::text[], $11::text[], $12::text[],
-                     $13::text[], $14::text[], $15::jsonb[]) as a",
+        "with artifacts as (
+             insert into swr.staged_artifact
+                 (instance_id, run_id, row_number, artifact_id, repository_id, namespace_id, size_bytes,
+                  pushed_at, pulled_at, digest, type, media_type, manifest_media_type, repository_name, extra)
+             select $1, $2, a.*
+             from unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
+                         $8::timestamptz[], $9::timestamptz[], $10::text[], $11::text[], $12::text[],
+                         $13::text[], $14::text[], $15::jsonb[]) as a
+         )
+         insert into swr.staged_tag
+             (instance_id, run_id, artifact_row_number, row_number, repository_id, name, tag_id,
+              pushed_at, pulled_at, extra)
+         select $1, $2, t.*
+         from unnest($16::bigint[], $17::bigint[], $18::bigint[], $19::text[], $20::bigint[],
+                     $21::timestamptz[], $22::timestamptz[], $23::jsonb[]) as t",
         run.instance_id,
         run.run_id,
         (first..).take(artifacts.len()).bind_iter() as _,
@@ -144,65 +165,19 @@ pub async fn stage_artifacts(
         artifacts.iter().map(|a| a.manifest_media_type.as_deref()).bind_iter() as _,
         artifacts.iter().map(|a| a.repository_name.as_deref()).bind_iter() as _,
         artifacts.iter().map(|a| a.extra.as_ref().map(Json)).bind_iter() as _,
+        tags.iter().map(|(row, _, _)| *row).bind_iter() as _,
+        (first_tag..).take(tags.len()).bind_iter() as _,
+        tags.iter().map(|(_, repository_id, _)| *repository_id).bind_iter() as _,
+        tags.iter().map(|(_, _, tag)| tag.name.as_str()).bind_iter() as _,
+        tags.iter().map(|(_, _, tag)| tag.tag_id).bind_iter() as _,
+        tags.iter().map(|(_, _, tag)| tag.pushed_at.map(to_micros)).bind_iter() as _,
+        tags.iter().map(|(_, _, tag)| tag.pulled_at.map(to_micros)).bind_iter() as _,
+        tags.iter().map(|(_, _, tag)| tag.extra.as_ref().map(Json)).bind_iter() as _,
     )
     .execute(&mut *connection)
     .await
     .doing("stage artifacts")?;
-
-    let tags: Vec<(i64, i64, &Tag)> = (first..)
-        .zip(artifacts)
-        .flat_map(|(row, artifact)| {
-            artifact
-                .tags
-                .iter()
-                .map(move |tag| (row, artifact.repository_id, tag))
-        })
-        .collect();
-    if !tags.is_empty() {
-        stage_tags(connection, run, staged, &tags).await?;
-    }
     stage_issues(connection, run, &page.issues).await
-}
-
-/// Stages tags, each with its artifact's row number and repository.
-async fn stage_tags(
-    connection: &mut PgConnection,
-    run: Run,
-    staged: &mut Staged,
-    tags: &[(i64, i64, &Tag)],
-) -> Result<(), StoreError> {
-    let first = staged.tags;
-    staged.tags += tags.len() as i64;
-    sqlx::query!(
-        "insert into swr.staged_tag
-             (instance_id, run_id, artifact_row_number, row_number, repository_id, name, tag_id,
-              pushed_at, pulled_at, extra)
-         select $1, $2, t.*
-         from unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[],
-                     $8::timestamptz[], $9::timestamptz[], $10::jsonb[]) as t",
-        run.instance_id,
-        run.run_id,
-        tags.iter().map(|(row, _, _)| *row).bind_iter() as _,
-        (first..).take(tags.len()).bind_iter() as _,
-        tags.iter()
-            .map(|(_, repository_id, _)| *repository_id)
-            .bind_iter() as _,
-        tags.iter().map(|(_, _, tag)| tag.name.as_str()).bind_iter() as _,
-        tags.iter().map(|(_, _, tag)| tag.tag_id).bind_iter() as _,
-        tags.iter()
-            .map(|(_, _, tag)| tag.pushed_at.map(to_micros))
-            .bind_iter() as _,
-        tags.iter()
-            .map(|(_, _, tag)| tag.pulled_at.map(to_micros))
-            .bind_iter() as _,
-        tags.iter()
-            .map(|(_, _, tag)| tag.extra.as_ref().map(Json))
-            .bind_iter() as _,
-    )
-    .execute(connection)
-    .await
-    .doing("stage tags")?;
-    Ok(())
 }
 
 async fn stage_issues(
