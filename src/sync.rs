@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures_util::future::{self, Either};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -656,10 +657,23 @@ impl Listing<'_, '_> {
         while let Some(page) = next {
             let page = page?;
             Progress::add(&crawl.progress.pages, 1);
-            // The next page is on its way while this one is taken in.
-            let (following, taken) = tokio::join!(pages.next(), self.take_in(&page, &wanted));
-            taken?;
-            next = following;
+            // The next page is on its way while this one is taken in, and may well be late: then
+            // the run row goes on showing progress.
+            let taking = Box::pin(self.take_in(&page, &wanted));
+            let following = match future::select(taking, pages.next()).await {
+                Either::Left((taken, following)) => {
+                    taken?;
+                    Either::Left(following)
+                }
+                Either::Right((following, taking)) => {
+                    taking.await?;
+                    Either::Right(following)
+                }
+            };
+            next = match following {
+                Either::Left(following) => self.beating(following).await?,
+                Either::Right(page) => page,
+            };
         }
         let finished_at = crawl.clock.now();
         store::note_listing(
