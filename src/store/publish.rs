@@ -151,12 +151,18 @@ async fn apply(
 }
 
 /// Every statement here compares whole tables, but the staged rows are too young for the planner
-/// to have counted them: guessing at one row it would loop over all pairs.
+/// to have counted them: guessing at one row it would loop over all pairs. The comparisons are
+/// plain hash joins, which want memory rather than compilation.
 async fn plan_for_bulk(connection: &mut PgConnection) -> Result<(), StoreError> {
-    sqlx::query!("set local enable_nestloop = off")
-        .execute(connection)
-        .await
-        .doing("choose how to publish")?;
+    sqlx::query!(
+        "select
+             set_config('enable_nestloop', 'off', true) as nestloop,
+             set_config('jit', 'off', true) as jit,
+             set_config('work_mem', '64MB', true) as work_mem"
+    )
+    .fetch_one(connection)
+    .await
+    .doing("choose how to publish")?;
     Ok(())
 }
 
