@@ -50,6 +50,7 @@ Exit codes:
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Crawl one instance and publish what it holds
+    #[command(after_help = sync::AFTER_HELP)]
     Sync(Box<sync::Args>),
     /// Show the last runs, and how old the data is
     Status(query::StatusArgs),
