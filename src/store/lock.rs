@@ -1,5 +1,7 @@
 //! One writer per instance: a session advisory lock.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection};
 
@@ -7,6 +9,9 @@ use super::{Doing, StoreError};
 
 /// First half of the lock's key, the second is the instance: "SWRS" in ASCII.
 const LOCK_CLASS: i32 = 0x5357_5253;
+
+/// Limit for the farewell to the database; a lost connection gives the lock back by itself.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The lock of one instance, and the connection it lives on.
 ///
@@ -82,13 +87,17 @@ impl InstanceLock {
     pub async fn release(mut self) {
         // The server frees the lock with the connection, but not before it notices its end: a run
         // that starts at once must not find it taken. A lost connection has lost the lock too.
-        let _ = sqlx::query_scalar!(
-            "select pg_advisory_unlock($1, $2)",
-            LOCK_CLASS,
-            self.instance_id
-        )
-        .fetch_one(&mut self.connection)
-        .await;
-        let _ = self.connection.close().await;
+        // A database that does not answer must not hold up the end of the program.
+        let farewell = async {
+            let _ = sqlx::query_scalar!(
+                "select pg_advisory_unlock($1, $2)",
+                LOCK_CLASS,
+                self.instance_id
+            )
+            .fetch_one(&mut self.connection)
+            .await;
+            let _ = self.connection.close().await;
+        };
+        let _ = tokio::time::timeout(RELEASE_TIMEOUT, farewell).await;
     }
 }
