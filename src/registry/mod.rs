@@ -17,6 +17,7 @@ mod wire;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use chrono::TimeDelta;
 use futures_util::{Stream, TryStreamExt, stream};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Url;
@@ -99,6 +100,12 @@ impl Registry {
     /// Counts the requests of this client.
     pub fn meter(&self) -> Arc<RequestMeter> {
         Arc::clone(self.transport.meter())
+    }
+
+    /// By how much the gateway's clock is ahead of ours, by the `Date` of the latest answer;
+    /// `None` before the first one. Signatures are valid for 15 minutes around its clock.
+    pub fn clock_skew(&self) -> Option<TimeDelta> {
+        self.transport.clock_skew()
     }
 
     /// How many requests are worth having under way at a time.

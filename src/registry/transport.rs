@@ -1,8 +1,9 @@
 //! The one door for requests: paces, signs, sends, retries, and explains failures.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Url};
 use secrecy::{ExposeSecret, SecretString};
@@ -60,6 +61,7 @@ pub(super) struct Transport {
     pace: Pace,
     meter: Arc<RequestMeter>,
     clock: Clock,
+    clock_skew: StdMutex<Option<TimeDelta>>,
 }
 
 /// A GET below the endpoint.
@@ -122,11 +124,32 @@ impl Transport {
             pace,
             meter: Arc::default(),
             clock,
+            clock_skew: StdMutex::default(),
         })
     }
 
     pub(super) fn meter(&self) -> &Arc<RequestMeter> {
         &self.meter
+    }
+
+    /// By how much the other side's clock is ahead of ours, as of the latest answer's `Date`;
+    /// `None` before there was one. Exact to a second, which is all the header has.
+    pub(super) fn clock_skew(&self) -> Option<TimeDelta> {
+        *self
+            .clock_skew
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_date(&self, headers: &HeaderMap) {
+        let date = headers.get("date").and_then(|value| value.to_str().ok());
+        let date = date.and_then(|value| DateTime::parse_from_rfc2822(value).ok());
+        if let Some(date) = date {
+            *self
+                .clock_skew
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(date.to_utc() - self.clock.now());
+        }
     }
 
     pub(super) fn max_in_flight(&self) -> usize {
@@ -237,6 +260,7 @@ impl Transport {
             Ok(response) => response,
             Err(error) => return Ok(self.lost(outgoing.kind, error)),
         };
+        self.note_date(response.headers());
         let status = response.status().as_u16();
         let mut body = Vec::new();
         loop {
