@@ -112,9 +112,8 @@ pub(super) async fn run_once(
         clock: settings.clock.clone(),
     };
     let progress = Progress::default();
-    let meter = registry.meter();
     let work = sync(registry, database, &settings, &progress, stop);
-    let report = progress::show(telemetry, &progress, &meter, work)
+    let report = progress::show(telemetry, &progress, registry, work)
         .await
         .map_err(failure)?;
     summarise(&report, telemetry);
@@ -122,12 +121,28 @@ pub(super) async fn run_once(
 }
 
 fn failure(error: SyncError) -> Failure {
-    let hint = hint(&error);
+    let hint = clock_hint(&error).or_else(|| hint(&error).map(str::to_owned));
     let failure = Failure::new(error.exit(), error);
     match hint {
         Some(hint) => failure.hint(hint),
         None => failure,
     }
+}
+
+/// The reason for a refused signature that has nothing to do with the key.
+fn clock_hint(error: &SyncError) -> Option<String> {
+    let SyncError::Registry(error) = error else {
+        return None;
+    };
+    let skew = error.status()?.clock_skew?;
+    let (minutes, way) = match skew.num_minutes() {
+        ahead @ 0.. => (ahead, "forward"),
+        behind => (-behind, "back"),
+    };
+    Some(format!(
+        "put this machine's clock {minutes} minutes {way}, and let NTP keep it (`timedatectl set-ntp \
+         true`): signatures are valid for 15 minutes around the gateway's time"
+    ))
 }
 
 fn hint(error: &SyncError) -> Option<&'static str> {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use serde_json::Value;
 
 /// A request that did not bring what was asked for.
@@ -102,6 +103,9 @@ pub struct StatusFailure {
     pub message: String,
     /// What support asks for.
     pub request_id: Option<String>,
+    /// By how much the gateway's clock is ahead of this machine's, where that may be the reason:
+    /// with a 401, if they are minutes apart.
+    pub clock_skew: Option<TimeDelta>,
 }
 
 impl fmt::Display for StatusFailure {
@@ -111,6 +115,7 @@ impl fmt::Display for StatusFailure {
             code,
             message,
             request_id,
+            clock_skew,
         } = self;
         write!(f, "HTTP {status}")?;
         if let Some(code) = code {
@@ -121,6 +126,15 @@ impl fmt::Display for StatusFailure {
         }
         if let Some(request_id) = request_id {
             write!(f, " (request id {request_id})")?;
+        }
+        if let Some(skew) = clock_skew {
+            let side = if *skew > TimeDelta::zero() {
+                "behind"
+            } else {
+                "ahead of"
+            };
+            let minutes = skew.num_minutes().abs();
+            write!(f, "; this machine's clock is {minutes} minutes {side} the gateway's")?;
         }
         Ok(())
     }
@@ -156,6 +170,7 @@ impl StatusFailure {
             code,
             message,
             request_id,
+            clock_skew: None,
         }
     }
 }

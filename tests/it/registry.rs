@@ -228,6 +228,7 @@ async fn retry_after_is_waited_for() {
         requests_per_second: 1,
         burst: 1,
         retry_after,
+        quotes_limit: true,
     }));
     let mut settings = client_settings(&emulator);
     settings.transport.retry.max_delay = Duration::from_secs(5);
@@ -242,7 +243,8 @@ async fn retry_after_is_waited_for() {
 #[tokio::test]
 async fn no_more_requests_are_on_their_way_than_allowed() {
     let emulator = emulate(EmulatorSettings {
-        latency: Duration::from_millis(5),
+        // The pace alone would have at least four on their way.
+        latency: Duration::from_millis(200),
         ..EmulatorSettings::default()
     })
     .await;
@@ -298,7 +300,7 @@ async fn a_refused_token_is_renewed_once() {
     let emulator = emulate(EmulatorSettings::default()).await;
     let mut settings = client_settings(&emulator);
     settings.credentials = iam_user(&emulator, "emulator-password");
-    let registry = client(settings);
+    let registry = client(settings.clone());
     let body =
         json!({ "error_code": "APIGW.0301", "error_msg": "token expired", "request_id": "r" })
             .to_string();
@@ -310,7 +312,7 @@ async fn a_refused_token_is_renewed_once() {
     for _ in 0..2 {
         emulator.fail_next(RequestKind::Artifacts, 401, body.clone());
     }
-    let error = list(&registry).await.unwrap_err();
+    let error = list(&client(settings)).await.unwrap_err();
     assert!(
         error
             .to_string()
@@ -318,7 +320,11 @@ async fn a_refused_token_is_renewed_once() {
         "{error}"
     );
     assert_eq!(emulator.requests().of(RequestKind::Artifacts), 2);
-    assert_eq!(emulator.requests().of(RequestKind::Token), 1);
+    assert_eq!(
+        emulator.requests().of(RequestKind::Token),
+        2,
+        "the first, and its one renewal"
+    );
 }
 
 #[tokio::test]

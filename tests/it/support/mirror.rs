@@ -41,6 +41,7 @@ pub(crate) fn client_settings(emulator: &Emulator) -> RegistrySettings {
             request_timeout: Duration::from_secs(30),
             retry: RetryPolicy {
                 max_attempts: 3,
+                throttled_patience: Duration::from_secs(60),
                 base_delay: Duration::from_millis(1),
                 max_delay: Duration::from_millis(5),
             },
