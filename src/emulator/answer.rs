@@ -98,7 +98,10 @@ impl Refusal {
         }
     }
 
-    pub(super) fn throttled(limit: Option<u32>, retry_after: Option<std::time::Duration>) -> Refusal {
+    pub(super) fn throttled(
+        limit: Option<u32>,
+        retry_after: Option<std::time::Duration>,
+    ) -> Refusal {
         let retry_after =
             retry_after.and_then(|delay| HeaderValue::try_from(delay.as_secs().to_string()).ok());
         let policy = limit.map_or_else(String::new, |limit| {

@@ -82,7 +82,12 @@ impl IssuedToken {
     /// Renewal falls into the last tenth of the lifetime, but not more than half an hour early.
     /// The lifetime counts from now, however wrong our clock is: `skew` is how far the issuer's
     /// is ahead of it.
-    pub(super) fn new(value: String, body: &[u8], now: DateTime<Utc>, skew: TimeDelta) -> IssuedToken {
+    pub(super) fn new(
+        value: String,
+        body: &[u8],
+        now: DateTime<Utc>,
+        skew: TimeDelta,
+    ) -> IssuedToken {
         let expires_at = serde_json::from_slice::<Value>(body)
             .ok()
             .and_then(|document| {

@@ -134,7 +134,10 @@ impl fmt::Display for StatusFailure {
                 "ahead of"
             };
             let minutes = skew.num_minutes().abs();
-            write!(f, "; this machine's clock is {minutes} minutes {side} the gateway's")?;
+            write!(
+                f,
+                "; this machine's clock is {minutes} minutes {side} the gateway's"
+            )?;
         }
         Ok(())
     }

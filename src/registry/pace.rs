@@ -166,7 +166,11 @@ mod tests {
         }
         let begin = Instant::now();
         let permit = pace.permit().await;
-        assert_eq!(begin.elapsed().as_millis(), 700, "its turn, not a later one");
+        assert_eq!(
+            begin.elapsed().as_millis(),
+            700,
+            "its turn, not a later one"
+        );
         assert_eq!(pace.now().in_flight, 1);
         // Given up while on its way.
         drop(permit);

@@ -570,3 +570,496 @@ impl Latency {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cmp::Reverse;
+    use std::collections::{BinaryHeap, HashMap};
+
+    use super::*;
+
+    const KIND: RequestKind = RequestKind::BuildHistory;
+    const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+    /// A gateway in virtual time. Its refusals come within 2 ms, its answers after the latency.
+    #[derive(Debug, Clone, Copy)]
+    struct Gateway {
+        limit: f64,
+        /// Requests a rested bucket lets through at once.
+        burst: f64,
+        latency: f64,
+        retry_after: Option<Duration>,
+        /// The limit in the message.
+        quotes: Option<f64>,
+        /// Requests beyond the limit wait for each other instead of being refused.
+        queues: bool,
+    }
+
+    impl Gateway {
+        fn new(limit: f64, latency: f64) -> Gateway {
+            Gateway {
+                limit,
+                burst: limit,
+                latency,
+                retry_after: None,
+                quotes: None,
+                queues: false,
+            }
+        }
+    }
+
+    /// What happened between two times.
+    #[derive(Debug, Default, Clone, Copy)]
+    struct Tally {
+        let_through: u64,
+        refused: u64,
+        peak_in_flight: usize,
+    }
+
+    /// A client that always has something to ask, and a gateway.
+    struct Simulation {
+        begin: Instant,
+        now: Instant,
+        controller: RateController,
+        gateway: Gateway,
+        tokens: f64,
+        filled_at: f64,
+        queue_ends: f64,
+        on_their_way: BinaryHeap<Reverse<(Instant, u64)>>,
+        outcomes: HashMap<u64, (Start, Outcome)>,
+        random: fastrand::Rng,
+    }
+
+    impl Simulation {
+        fn new(gateway: Gateway) -> Simulation {
+            Simulation::capped(gateway, None, 1024)
+        }
+
+        fn capped(gateway: Gateway, max_rate: Option<f64>, max_in_flight: usize) -> Simulation {
+            let begin = Instant::now();
+            Simulation {
+                begin,
+                now: begin,
+                controller: RateController::new(max_rate, max_in_flight, MAX_PAUSE),
+                gateway,
+                tokens: gateway.burst,
+                filled_at: 0.0,
+                queue_ends: 0.0,
+                on_their_way: BinaryHeap::new(),
+                outcomes: HashMap::new(),
+                random: fastrand::Rng::with_seed(1),
+            }
+        }
+
+        fn seconds(&self) -> f64 {
+            (self.now - self.begin).as_secs_f64()
+        }
+
+        fn change(&mut self, gateway: Gateway) {
+            self.gateway = gateway;
+            self.tokens = gateway.burst;
+            self.filled_at = self.seconds();
+        }
+
+        /// Goes on until this many seconds from the beginning.
+        fn run_until(&mut self, end: f64) -> Tally {
+            let mut tally = Tally::default();
+            while self.seconds() < end {
+                match self.controller.next(self.now) {
+                    Next::Start(start) => self.send(start, &mut tally),
+                    Next::NotBefore(time) => self.wait(Some(time)),
+                    Next::AfterAnother => self.wait(None),
+                }
+            }
+            tally
+        }
+
+        fn send(&mut self, start: Start, tally: &mut Tally) {
+            let seconds = self.seconds();
+            let Gateway {
+                limit,
+                burst,
+                latency,
+                retry_after,
+                quotes,
+                queues,
+            } = self.gateway;
+            self.tokens = (self.tokens + (seconds - self.filled_at) * limit).min(burst);
+            self.filled_at = seconds;
+            let (outcome, takes) = if queues {
+                self.queue_ends = self.queue_ends.max(seconds) + 1.0 / limit;
+                (Outcome::Answered(KIND), self.queue_ends - seconds + latency)
+            } else if self.tokens >= 1.0 {
+                self.tokens -= 1.0;
+                (Outcome::Answered(KIND), latency)
+            } else {
+                let outcome = Outcome::Refused {
+                    retry_after,
+                    quoted_limit: quotes,
+                };
+                (outcome, 0.002)
+            };
+            match outcome {
+                Outcome::Refused { .. } => tally.refused += 1,
+                _ => tally.let_through += 1,
+            }
+            tally.peak_in_flight = tally.peak_in_flight.max(self.controller.in_flight);
+            // No two answers take equally long.
+            let takes = takes * (1.0 + 0.3 * self.random.f64());
+            let ends = self.now + Duration::from_secs_f64(takes);
+            self.on_their_way.push(Reverse((ends, start.sequence)));
+            self.outcomes.insert(start.sequence, (start, outcome));
+        }
+
+        /// To the next answer, or to this time, as far as a timer of milliseconds hits it.
+        fn wait(&mut self, until: Option<Instant>) {
+            let until = until.map(|time| {
+                let millis = (time - self.begin).as_secs_f64() * 1e3;
+                self.begin + Duration::from_millis(millis.ceil() as u64)
+            });
+            let next_end = self.on_their_way.peek().map(|Reverse((ends, _))| *ends);
+            match (next_end, until) {
+                (Some(ends), Some(until)) if until < ends => self.now = self.now.max(until),
+                (Some(ends), _) => {
+                    self.now = self.now.max(ends);
+                    let Some(Reverse((_, sequence))) = self.on_their_way.pop() else {
+                        unreachable!("it was there a moment ago")
+                    };
+                    let (start, outcome) = self.outcomes.remove(&sequence).unwrap();
+                    self.controller.end(start, outcome, self.now);
+                }
+                (None, Some(until)) => self.now = self.now.max(until),
+                (None, None) => unreachable!("nothing to wait for"),
+            }
+        }
+    }
+
+    fn used(tally: Tally, gateway: Gateway, seconds: f64) -> f64 {
+        tally.let_through as f64 / seconds / gateway.limit
+    }
+
+    fn refused_share(tallies: &[Tally]) -> f64 {
+        let refused: u64 = tallies.iter().map(|tally| tally.refused).sum();
+        let let_through: u64 = tallies.iter().map(|tally| tally.let_through).sum();
+        refused as f64 / (refused + let_through) as f64
+    }
+
+    /// With and without a limit in the message, and a `Retry-After`.
+    fn flavours(gateway: Gateway) -> [Gateway; 4] {
+        let quotes = Some(gateway.limit);
+        let retry_after = Some(Duration::from_secs(1));
+        [
+            (None, None),
+            (None, retry_after),
+            (quotes, None),
+            (quotes, retry_after),
+        ]
+        .map(|(quotes, retry_after)| Gateway {
+            quotes,
+            retry_after,
+            ..gateway
+        })
+    }
+
+    fn check_that_the_limit_is_found(limit: f64, latency: f64) {
+        for burst in [0.5 * limit, limit, 2.0 * limit] {
+            for gateway in flavours(Gateway {
+                burst,
+                ..Gateway::new(limit, latency)
+            }) {
+                let mut simulation = Simulation::new(gateway);
+                let start = simulation.run_until(20.0);
+                let soon = simulation.run_until(30.0);
+                let after = simulation.run_until(90.0);
+                // From the very beginning on, slow start and the first pauses included.
+                let from_start = (start.let_through + soon.let_through) as f64 / 30.0 / limit;
+                assert!(from_start >= 0.84, "{from_start:.3} {gateway:?}");
+                let soon_used = used(soon, gateway, 10.0);
+                assert!(soon_used >= 0.9, "{soon_used:.3} {gateway:?}");
+                let after_used = used(after, gateway, 60.0);
+                assert!(after_used >= 0.95, "{after_used:.3} {gateway:?}");
+                let refused = refused_share(&[start, soon, after]);
+                assert!(refused < 0.01, "{refused:.4} {gateway:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_limit_is_found_within_thirty_seconds_at_a_latency_of_5_ms() {
+        for limit in [20.0, 100.0, 400.0] {
+            check_that_the_limit_is_found(limit, 0.005);
+        }
+    }
+
+    #[test]
+    fn the_limit_is_found_within_thirty_seconds_at_a_latency_of_50_ms() {
+        for limit in [20.0, 100.0, 400.0] {
+            check_that_the_limit_is_found(limit, 0.05);
+        }
+    }
+
+    #[test]
+    fn the_limit_is_found_within_thirty_seconds_at_a_latency_of_500_ms() {
+        for limit in [20.0, 100.0, 400.0] {
+            check_that_the_limit_is_found(limit, 0.5);
+        }
+    }
+
+    #[test]
+    fn a_limit_that_falls_or_rises_is_found_within_thirty_seconds() {
+        for (limit, next_limit) in [
+            (400.0, 100.0),
+            (100.0, 25.0),
+            (200.0, 150.0),
+            (20.0, 100.0),
+            (100.0, 400.0),
+        ] {
+            for latency in [0.005, 0.5] {
+                let gateway = Gateway::new(limit, latency);
+                let mut simulation = Simulation::new(gateway);
+                let before = simulation.run_until(45.0);
+                let changed = Gateway::new(next_limit, latency);
+                simulation.change(changed);
+                let meanwhile = simulation.run_until(75.0);
+                let after = simulation.run_until(135.0);
+                let after_used = used(after, changed, 60.0);
+                assert!(
+                    after_used >= 0.95,
+                    "{after_used:.3} {gateway:?} -> {next_limit}"
+                );
+                let refused = refused_share(&[before, meanwhile, after]);
+                assert!(refused < 0.01, "{refused:.4} {gateway:?} -> {next_limit}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_quoted_limit_is_kept_to_at_once_and_tried_again_after_two_minutes() {
+        let gateway = Gateway {
+            quotes: Some(100.0),
+            ..Gateway::new(100.0, 0.05)
+        };
+        let mut simulation = Simulation::new(gateway);
+        let found = simulation.run_until(10.0);
+        assert!((1..=5).contains(&found.refused), "{found:?}");
+        assert_eq!(simulation.controller.now().quoted_limit, Some(100.0));
+        assert_eq!(simulation.controller.now().requests_per_second, 97.0);
+        simulation.change(Gateway::new(300.0, 0.05));
+        // A hundred seconds later it still is.
+        let kept = simulation.run_until(110.0);
+        assert!((9_690..=9_710).contains(&kept.let_through), "{kept:?}");
+        assert_eq!(kept.refused, 0);
+        simulation.run_until(160.0);
+        assert_eq!(simulation.controller.now().quoted_limit, None);
+        let raised = simulation.run_until(180.0);
+        assert!(raised.let_through > 20 * 280, "{raised:?}");
+    }
+
+    #[test]
+    fn whoever_shares_a_quoted_limit_with_others_goes_below_it() {
+        let gateway = Gateway {
+            quotes: Some(100.0),
+            ..Gateway::new(40.0, 0.05)
+        };
+        let mut simulation = Simulation::new(gateway);
+        let before = simulation.run_until(30.0);
+        let after = simulation.run_until(90.0);
+        assert!(used(after, gateway, 60.0) >= 0.95, "{after:?}");
+        assert!(
+            refused_share(&[before, after]) < 0.01,
+            "{before:?} {after:?}"
+        );
+    }
+
+    #[test]
+    fn slow_start_doubles_up_to_the_cap_and_stays_there() {
+        let unlimited = Gateway::new(1e6, 0.05);
+        let mut simulation = Simulation::capped(unlimited, Some(200.0), 1024);
+        let first = simulation.run_until(0.5);
+        assert!((10..=20).contains(&first.let_through), "{first:?}");
+        simulation.run_until(5.0);
+        let capped = simulation.run_until(15.0);
+        assert!((1_999..=2_001).contains(&capped.let_through), "{capped:?}");
+        assert!(!simulation.controller.now().has_met_limit);
+    }
+
+    #[test]
+    fn the_number_on_their_way_follows_rate_and_latency() {
+        for (latency, expected) in [(0.005, 1..=3), (0.05, 10..=16), (0.5, 100..=130)] {
+            let unlimited = Gateway::new(1e6, latency);
+            let mut simulation = Simulation::capped(unlimited, Some(200.0), 1024);
+            simulation.run_until(10.0);
+            let peak = simulation.run_until(20.0).peak_in_flight;
+            assert!(expected.contains(&peak), "{peak} at {latency} s");
+        }
+        let mut simulation = Simulation::capped(Gateway::new(1e6, 0.5), Some(200.0), 50);
+        assert_eq!(simulation.run_until(20.0).peak_in_flight, 50);
+    }
+
+    #[test]
+    fn a_gateway_that_no_longer_answers_gets_few_requests_more() {
+        let mut simulation = Simulation::capped(Gateway::new(1e6, 0.05), Some(200.0), 1024);
+        simulation.run_until(10.0);
+        simulation.change(Gateway::new(1e6, 1e3));
+        let silent = simulation.run_until(40.0);
+        assert!(silent.let_through < 60, "{silent:?}");
+    }
+
+    #[test]
+    fn a_rate_that_is_not_used_does_not_grow() {
+        let mut controller = controller();
+        let begin = Instant::now();
+        for turn in 0..100 {
+            let now = begin + Duration::from_secs(turn);
+            let start = started(&mut controller, now);
+            controller.end(
+                start,
+                Outcome::Answered(KIND),
+                now + Duration::from_millis(1),
+            );
+        }
+        assert!(controller.now().requests_per_second < 25.0);
+    }
+
+    #[test]
+    fn refusals_in_a_cluster_are_one_event() {
+        let mut controller = controller();
+        let begin = Instant::now();
+        let starts: Vec<Start> = (0..8)
+            .map(|turn| started(&mut controller, begin + turn * Duration::from_millis(50)))
+            .collect();
+        let refused_rate = controller.now().requests_per_second;
+        let now = begin + Duration::from_millis(500);
+        for start in &starts[3..7] {
+            controller.end(*start, refused(None), now);
+        }
+        let pause_ends = begin + Duration::from_millis(1000);
+        assert_eq!(controller.next(now), Next::NotBefore(pause_ends));
+        let next = started(&mut controller, pause_ends);
+        // One that comes late belongs to them, too.
+        controller.end(starts[7], refused(None), pause_ends);
+        let PaceNow {
+            requests_per_second,
+            pauses,
+            in_flight,
+            ..
+        } = controller.now();
+        assert_eq!((pauses, in_flight), (1, 4));
+        assert!((requests_per_second / refused_rate - 0.5).abs() < 0.02);
+        // The next one does not.
+        controller.end(next, refused(None), pause_ends + Duration::from_millis(10));
+        assert_eq!(controller.now().pauses, 2);
+    }
+
+    #[test]
+    fn retry_after_is_obeyed_up_to_the_longest_pause() {
+        for (asked, paused) in [(3, 3), (3600, 60)] {
+            let mut controller = controller();
+            let begin = Instant::now();
+            let start = started(&mut controller, begin);
+            controller.end(start, refused(Some(Duration::from_secs(asked))), begin);
+            let pause_ends = begin + Duration::from_secs(paused);
+            assert_eq!(controller.next(begin), Next::NotBefore(pause_ends));
+        }
+    }
+
+    #[test]
+    fn pauses_without_an_answer_between_them_double_up_to_the_longest() {
+        let mut controller = controller();
+        let mut now = Instant::now();
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            let start = started(&mut controller, now);
+            controller.end(start, refused(None), now);
+            let Next::NotBefore(pause_ends) = controller.next(now) else {
+                panic!("no pause")
+            };
+            pauses.push((pause_ends - now).as_millis());
+            now = pause_ends;
+        }
+        assert_eq!(pauses[..4], [500, 200, 400, 800]);
+        assert_eq!(pauses[10..], [60_000, 60_000]);
+        let start = started(&mut controller, now);
+        controller.end(start, Outcome::Answered(KIND), now);
+        now += Duration::from_secs(60);
+        let start = started(&mut controller, now);
+        controller.end(start, refused(None), now);
+        assert_eq!(
+            controller.next(now),
+            Next::NotBefore(now + Duration::from_millis(100))
+        );
+    }
+
+    #[test]
+    fn a_gateway_that_queues_is_noticed_before_it_refuses() {
+        for latency in [0.005, 0.05, 0.5] {
+            for limit in [20.0, 100.0, 400.0] {
+                let gateway = Gateway {
+                    queues: true,
+                    ..Gateway::new(limit, latency)
+                };
+                let mut simulation = Simulation::new(gateway);
+                simulation.run_until(30.0);
+                let after = simulation.run_until(120.0);
+                let after_used = used(after, gateway, 90.0);
+                assert!(
+                    (0.85..1.01).contains(&after_used),
+                    "{after_used:.3} {gateway:?}"
+                );
+                assert!(simulation.controller.now().has_met_limit);
+                // The queue does not grow, and holds about twice what is on its way anyway.
+                let usual = limit * latency;
+                let peak = after.peak_in_flight as f64;
+                assert!(
+                    peak < 4.0 * usual + 0.5 * limit + 10.0,
+                    "{peak} {gateway:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_service_that_becomes_slower_by_itself_is_accepted() {
+        let mut simulation = Simulation::capped(Gateway::new(1e6, 0.05), Some(200.0), 1024);
+        simulation.run_until(20.0);
+        simulation.change(Gateway::new(1e6, 0.4));
+        simulation.run_until(80.0);
+        let accepted = simulation.run_until(90.0);
+        assert!(
+            (1_990..=2_010).contains(&accepted.let_through),
+            "{accepted:?}"
+        );
+    }
+
+    #[test]
+    fn single_slow_answers_are_no_queue() {
+        let mut controller = RateController::new(Some(200.0), 1024, MAX_PAUSE);
+        let begin = Instant::now();
+        for turn in 0..2_000 {
+            let now = begin + turn * Duration::from_millis(50);
+            let start = started(&mut controller, now);
+            // A third of them takes twenty times as long.
+            let takes = Duration::from_millis(if turn % 3 == 0 { 1_000 } else { 50 });
+            controller.end(start, Outcome::Answered(KIND), now + takes);
+        }
+        assert!(!controller.now().has_met_limit);
+    }
+
+    fn started(controller: &mut RateController, now: Instant) -> Start {
+        match controller.next(now) {
+            Next::Start(start) => start,
+            next => panic!("{next:?}"),
+        }
+    }
+
+    fn controller() -> RateController {
+        RateController::new(None, 1024, MAX_PAUSE)
+    }
+
+    fn refused(retry_after: Option<Duration>) -> Outcome {
+        Outcome::Refused {
+            retry_after,
+            quoted_limit: None,
+        }
+    }
+}

@@ -154,7 +154,11 @@ mod tests {
         assert_eq!(quoted(429, "limit:10,time:1 second"), Some(10.0));
         assert_eq!(quoted(429, "limit:10,time:2 seconds"), Some(5.0));
         assert_eq!(quoted(429, "limit:600,time:1 minute."), Some(10.0));
-        assert_eq!(quoted(429, "limit: 7200, time:1 hour"), None, "not the documented form");
+        assert_eq!(
+            quoted(429, "limit: 7200, time:1 hour"),
+            None,
+            "not the documented form"
+        );
         assert_eq!(quoted(429, "limit:7200,time:1 hour"), Some(2.0));
         assert_eq!(quoted(429, "limit:86400,time:1 Day"), Some(1.0));
         assert_eq!(quoted(429, "limit:0,time:1 second"), None);
