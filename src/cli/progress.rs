@@ -65,6 +65,7 @@ impl View<'_> {
                 histories_done = now.histories_done,
                 histories_wanted = now.histories_wanted,
                 histories_failed = now.histories_failed,
+                histories_skipped = now.histories_skipped,
                 requests = counts.total(),
                 retries = counts.retries,
                 throttled = counts.throttled(),
@@ -89,7 +90,7 @@ impl View<'_> {
         });
         bar.set_prefix(phase(now.phase));
         bar.set_length(now.histories_wanted);
-        bar.set_position(now.histories_done);
+        bar.set_position(now.histories_done + now.histories_skipped);
         bar.set_message(format!(
             "{} artifacts on {} pages, {requests_per_second:.0} requests/s, {} retries, {} throttled{}{}",
             now.artifacts_listed,
@@ -106,7 +107,9 @@ impl View<'_> {
 
     /// Known once the listing is complete, for then the number of histories is.
     fn eta(&self, now: ProgressNow) -> Option<Duration> {
-        let left = now.histories_wanted.saturating_sub(now.histories_done);
+        let left = now
+            .histories_wanted
+            .saturating_sub(now.histories_done + now.histories_skipped);
         if now.phase != Phase::Histories || now.histories_done == 0 || left == 0 {
             return None;
         }
