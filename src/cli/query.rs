@@ -135,7 +135,7 @@ pub(super) async fn status(args: StatusArgs) -> Result<Exit, Failure> {
     }
     let waiting = format!(
         "select instance, coalesce(build_history, 'not asked for') as build_history, count(distinct digest) as digests,
-                min(next_attempt_at) as next_attempt_at, max(next_attempt_at) as last_attempt_at
+                min(next_attempt_at) as next_attempt_at
          from (
              select a.instance_id, coalesce(i.name, i.swr_instance_id) as instance, m.outcome as build_history,
                     a.digest, m.next_attempt_at

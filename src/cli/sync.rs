@@ -405,36 +405,43 @@ fn failures_json(failures: &HistoryFailures) -> String {
 /// Why not all histories were asked for, and what the user can do, in a sentence.
 fn advice(gave_up: &GaveUp, counters: &RunCounters) -> String {
     const ACTION: &str = "swr:repository:getTagAddition, which is in SWR ReadOnlyAccess";
-    let skipped = counters.histories_skipped;
-    match gave_up {
+    let what = match gave_up {
+        GaveUp::Everywhere(cause) => format!("build histories kept failing alike ({cause})"),
+        GaveUp::Repositories { count, cause, .. } => {
+            let repositories = if *count == 1 {
+                "1 repository".to_owned()
+            } else {
+                format!("{count} repositories")
+            };
+            let how = if cause.may_be_of_one_repository() {
+                "were refused"
+            } else {
+                "kept failing alike"
+            };
+            format!("the build histories of {repositories} {how} ({cause})")
+        }
+    };
+    let skipped = match counters.histories_skipped {
+        0 => String::new(),
+        count => format!(", so {count} more were not asked for"),
+    };
+    let next = match gave_up {
         GaveUp::Repositories {
-            count,
             cause,
             is_everywhere,
+            ..
         } if cause.may_be_of_one_repository() => {
-            let next = if *is_everywhere {
-                format!("grant the user {ACTION}")
+            if *is_everywhere {
+                format!("no repository gave any: grant the user {ACTION}")
             } else {
                 format!(
-                    "other repositories gave theirs, so the policy is narrowed to some: widen {ACTION}, \
-                     to these too, or leave it so"
+                    "other repositories gave theirs: the user's policy is narrowed to some, widen {ACTION}, to all"
                 )
-            };
-            format!(
-                "all histories asked for in {count} repositories were refused ({cause}), so {skipped} more of \
-                 these were not asked for; {next}"
-            )
+            }
         }
-        GaveUp::Repositories { count, cause, .. } => format!(
-            "the histories of {count} repositories kept failing alike ({cause}), so {skipped} more of these \
-             were not asked for; {}",
-            remedy(cause)
-        ),
-        GaveUp::Everywhere(cause) => format!(
-            "histories kept failing alike ({cause}), so {skipped} more were not asked for; {}",
-            remedy(cause)
-        ),
-    }
+        GaveUp::Everywhere(cause) | GaveUp::Repositories { cause, .. } => remedy(cause).to_owned(),
+    };
+    format!("{what}{skipped}; {next}")
 }
 
 fn remedy(cause: &FailureCause) -> &'static str {
@@ -445,6 +452,9 @@ fn remedy(cause: &FailureCause) -> &'static str {
         }
         Some(404) => {
             "the gateway does not know the call: check region and endpoint; the next run asks again"
+        }
+        Some(429) => {
+            "the gateway throttles: lower --max-requests-per-second; the next run asks again"
         }
         Some(200) => {
             "the service gives something else: if it happens again, show it to the maintainers"

@@ -369,6 +369,26 @@ async fn a_wrong_key_is_tried_once() {
 }
 
 #[tokio::test]
+async fn a_wrong_clock_is_told_from_a_wrong_key() {
+    let now = swr_sync::clock::Clock::system().now();
+    let settings = EmulatorSettings {
+        // Half a minute more, so that the test may take as long.
+        clock: Clock::manual(now + chrono::TimeDelta::seconds(20 * 60 + 30)),
+        ..emulator_settings()
+    };
+    let emulator = Emulator::start(settings, world_of(1)).await.unwrap();
+    let database = TestDatabase::create().await;
+    let words = [
+        "HTTP 401 APIGW.0301",
+        "signature expired",
+        "this machine's clock is 20 minutes behind the gateway's",
+        "hint: put this machine's clock 20 minutes forward",
+    ];
+    check_failure(Program::sync(&emulator, &database), 4, &words).await;
+    assert_eq!(emulator.requests().failed_signatures, 1);
+}
+
+#[tokio::test]
 async fn a_wrong_password_of_an_iam_user_is_tried_once() {
     let emulator = emulator(world_of(1)).await;
     let database = TestDatabase::create().await;

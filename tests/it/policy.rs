@@ -2,13 +2,16 @@
 //! removals, and an instance that may be another one. And how `status` judges the age of it all.
 
 use serde_json::{Value, json};
+use sqlx::Connection;
 use swr_sync::build_history::GaveUp;
 use swr_sync::emulator::{ArtifactSpec, Emulator, EmulatorSettings, RequestKind, World};
 use swr_sync::exit::Exit;
 use swr_sync::run::RunOutcome;
+use swr_sync::stop;
+use swr_sync::sync::Progress;
 
 use crate::support::database::TestDatabase;
-use crate::support::mirror::{Mirror, start_of_time, sync_into};
+use crate::support::mirror::{Mirror, start_of_time, sync_into, wait_until};
 use crate::support::program::{Program, emulator, emulator_settings};
 
 /// As many repositories `team/app-N`, with as many artifacts each.
@@ -166,8 +169,8 @@ async fn a_policy_that_lacks_the_action_is_told_in_one_sentence() {
         &format!("0 gone, {failed} failed, {skipped} not asked for\n"),
         &format!("  missing    {failed} × forbidden, HTTP 403 SVCSTG.SWR.4030170: no permission; team/app-"),
         &format!(
-            "all histories asked for in 30 repositories were refused (forbidden, HTTP 403 SVCSTG.SWR.4030170), \
-             so {skipped} more of these were not asked for; grant the user swr:repository:getTagAddition"
+            "the build histories of 30 repositories were refused (forbidden, HTTP 403 SVCSTG.SWR.4030170), so \
+             {skipped} more were not asked for; no repository gave any: grant the user swr:repository:getTagAddition"
         ),
         "`swr-sync report history_failure` lists what is missing\n",
     ]);
@@ -339,6 +342,30 @@ async fn a_small_registry_may_be_emptied() {
     delete_artifacts(&mirror.emulator, "app-0", 100);
     let report = mirror.sync().await;
     assert_eq!(report.counters.artifacts_removed, 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_publish_shows_in_its_row_that_it_goes_on() {
+    let mirror = Mirror::new(world_of(1, 1)).await;
+    mirror.sync().await;
+    let mut blocker = mirror.database.connect().await;
+    let mut blocking = blocker.begin().await.unwrap();
+    sqlx::query("lock table swr.artifact in exclusive mode")
+        .execute(&mut *blocking)
+        .await
+        .unwrap();
+    let progress = Progress::default();
+    let (_stopper, stop) = stop::channel();
+    let watching = async {
+        let row = "select outcome, updated_at > listing_finished_at + interval '10 s' from swr.sync_run where run_id = 2";
+        wait_until("the row of the run was written again", async || {
+            mirror.database.snapshot(row).await == "running | t"
+        })
+        .await;
+        blocking.commit().await.unwrap();
+    };
+    let (report, ()) = tokio::join!(mirror.sync_until(&progress, &stop), watching);
+    assert_eq!(report.unwrap().outcome, RunOutcome::Published);
 }
 
 #[tokio::test]
