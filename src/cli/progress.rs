@@ -72,7 +72,7 @@ impl View<'_> {
                 requests_per_second = format!("{requests_per_second:.1}"),
                 in_flight = pace.in_flight,
                 pauses = pace.pauses,
-                limit = limit(&pace),
+                limit_found = limit(&pace),
                 "{}",
                 phase(now.phase)
             );
@@ -98,7 +98,7 @@ impl View<'_> {
             counts.retries,
             counts.throttled(),
             limit(&pace)
-                .map(|limit| format!(", limit {limit}"))
+                .map(|limit| format!(", limit found: {limit}"))
                 .unwrap_or_default(),
             eta.map(|eta| format!(", {} left", HumanDuration(eta))).unwrap_or_default()
         ));

@@ -197,7 +197,7 @@ fn hint(error: &SyncError) -> Option<&'static str> {
 
 fn registry_hint(error: &RegistryError) -> Option<&'static str> {
     let status = match &error.failure {
-        RequestFailure::Status(status) => status,
+        RequestFailure::Status(status) | RequestFailure::Login(status) => status,
         RequestFailure::NoAnswer { .. } => {
             return Some(
                 "check the endpoint or region, the network, and HTTPS_PROXY; nothing was published",

@@ -39,11 +39,14 @@ impl fmt::Display for Effort {
 }
 
 /// The ways a request can fail.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum RequestFailure {
     /// An answer with an error status.
     #[error(transparent)]
     Status(#[from] StatusFailure),
+    /// IAM gave no token to ask with.
+    #[error("no token: {0}")]
+    Login(StatusFailure),
     /// No answer: refused, reset, timed out, or not trusted.
     #[error("no answer: {reason}")]
     NoAnswer {
@@ -78,7 +81,7 @@ pub enum RequestFailure {
 }
 
 /// An answer that cannot be read.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("unreadable answer: {reason}")]
 pub struct Malformed {
     reason: String,
@@ -277,8 +280,17 @@ impl RegistryError {
     /// The status of the answer, if there was one with an error status.
     pub fn status(&self) -> Option<&StatusFailure> {
         match &self.failure {
-            RequestFailure::Status(status) => Some(status),
+            RequestFailure::Status(status) | RequestFailure::Login(status) => Some(status),
             _ => None,
+        }
+    }
+
+    /// Whether the credentials were refused: every other request would get it, too.
+    pub fn is_refused_login(&self) -> bool {
+        match &self.failure {
+            RequestFailure::Login(_) => true,
+            RequestFailure::Status(status) => status.status == 401,
+            _ => false,
         }
     }
 }

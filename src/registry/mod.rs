@@ -239,7 +239,7 @@ impl Registry {
                 }),
             }),
             // Every other request would get it too, so it ends the run.
-            Err(error) if error.status().is_some_and(|status| status.status == 401) => Err(error),
+            Err(error) if error.is_refused_login() => Err(error),
             Err(error) => Ok(refused(&error)),
         }
     }

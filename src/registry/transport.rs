@@ -218,8 +218,11 @@ impl Transport {
                 Ok(Attempt::Refused { failure, .. }) if failure.status == 401 => {
                     sent += 1;
                     if renewed || !self.may_renew(token).await {
-                        self.gate.close(&failure);
-                        return Err(fail(sent, failure.into()));
+                        let failure = failure.into();
+                        if outgoing.authenticate.is_some() {
+                            self.gate.close(&failure);
+                        }
+                        return Err(fail(sent, failure));
                     }
                     renewed = true;
                     continue;
@@ -267,12 +270,12 @@ impl Transport {
         loop {
             let permit = tokio::select! {
                 biased;
-                failure = self.gate.closed() => return Err(failure.into()),
+                failure = self.gate.closed() => return Err(failure),
                 permit = self.pace.permit() => permit,
             };
             match self.gate.enter(Instant::now(), self.clock.now()) {
                 Entry::Go(pass) => return Ok((permit, pass)),
-                Entry::Refused(failure) => return Err(failure.into()),
+                Entry::Refused(failure) => return Err(failure),
                 Entry::Wait => {
                     drop(permit);
                     self.gate.changed().await;
@@ -321,7 +324,7 @@ impl Transport {
             }
             // The latch falls before anything else can start.
             Attempt::Refused { failure, .. } if failure.status == 401 && !self.is_renewable() => {
-                self.gate.close(failure);
+                self.gate.close(&failure.clone().into());
             }
             Attempt::Refused { .. } | Attempt::Lost { .. } => {}
         }
@@ -470,7 +473,7 @@ impl Transport {
                 request: format!("POST {}", login.url()),
                 attempts: 0,
                 elapsed: Duration::ZERO,
-                failure: failure.into(),
+                failure,
             });
         }
         let now = self.clock.now();
@@ -481,11 +484,13 @@ impl Transport {
             // Renewed because of its age, not because it was refused.
             slot.was_refused = false;
         }
-        let token = Box::pin(self.login(login)).await.inspect_err(|error| {
-            // An account is locked for repeating a wrong password.
-            if let Some(failure) = error.status().filter(|failure| failure.status < 500) {
-                self.gate.close(failure);
+        let token = Box::pin(self.login(login)).await.map_err(|mut error| {
+            if let RequestFailure::Status(failure) = error.failure {
+                error.failure = RequestFailure::Login(failure);
+                // An account is locked for repeating a wrong password.
+                self.gate.close(&error.failure);
             }
+            error
         })?;
         let value = token.value.clone();
         slot.current = Some(token);
