@@ -1,7 +1,8 @@
 //! A database that fails in every way it can: the exit code, what the user is told, and that
 //! nothing is lost. Whatever happens, the next run ends as if nothing had.
 
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::geteuid;
@@ -302,7 +303,7 @@ async fn a_statement_that_waits_too_long_is_ended_by_the_server() {
     let stuck = async |(phase, table): (&str, &str)| {
         let mirror = mirror(TestDatabase::create().await).await;
         let program = Program::sync(&mirror.emulator, &mirror.database)
-            .env("SWR_SYNC_DATABASE_TIMEOUT", "1s");
+            .env("SWR_SYNC_DATABASE_TIMEOUT", "5s");
         let held_up = HeldUp::start(&mirror, table, program).await;
         let words = [
             "caused by: error returned from database: canceling statement due to statement timeout",
@@ -535,7 +536,7 @@ impl SmallDisk<'_> {
             return None;
         }
         let mounted = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=200m", "tmpfs"])
+            .args(["-t", "tmpfs", "-o", "size=32m", "tmpfs"])
             .arg(folder)
             .status();
         mounted
@@ -543,12 +544,20 @@ impl SmallDisk<'_> {
             .then_some(SmallDisk(folder))
     }
 
-    fn resize(&self, bytes: u64) {
-        let resized = std::process::Command::new("mount")
-            .args(["-o", &format!("remount,size={bytes}")])
-            .arg(self.0)
-            .status();
-        assert!(resized.unwrap().success());
+    /// Fills it with a file, but for this much.
+    fn fill_but(&self, room_bytes: u64) {
+        let mut file = std::fs::File::create(self.ballast()).unwrap();
+        while file.write_all(&[1; 1 << 14]).is_ok() {}
+        let size_bytes = file.metadata().unwrap().len();
+        file.set_len(size_bytes - room_bytes).unwrap();
+    }
+
+    fn make_room(&self) {
+        std::fs::remove_file(self.ballast()).unwrap();
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.0.join("ballast")
     }
 }
 
@@ -582,11 +591,10 @@ async fn a_full_disk_ends_the_run_and_room_lets_the_next_one_go_on() {
         .run()
         .await
         .code(0);
-    let used = database
-        .snapshot("select pg_tablespace_size('small')")
-        .await;
-    disk.resize(used.parse::<u64>().unwrap() + 1_000_000);
-    let world = World::generate(5, 1_000, start_of_time());
+    // Until then, files have holes where blocks are to be written.
+    server.execute("postgres", "checkpoint").await;
+    disk.fill_but(1_000_000);
+    let world = World::generate(5, 600, start_of_time());
     let mirror = Mirror::with(emulator_settings(), world, database).await;
     let run = Program::sync(&mirror.emulator, &mirror.database)
         .run()
@@ -601,6 +609,6 @@ async fn a_full_disk_ends_the_run_and_room_lets_the_next_one_go_on() {
         .database
         .snapshot("select count(*) from swr.manifest");
     assert_ne!(stored.await, "0");
-    disk.resize(200_000_000);
+    disk.make_room();
     check_convergence(&mirror).await;
 }
