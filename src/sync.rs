@@ -45,8 +45,14 @@ const ANSWERED_CAPACITY: usize = 256;
 const BATCH: usize = 256;
 /// How often the run row shows progress, which also keeps the lock's connection from idling.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// What a request or a publish on its way gets after the wish to stop.
-const GRACE: Duration = Duration::from_secs(3);
+/// What the wish to stop leaves to each part of a run, one after another. With half a second for
+/// the lock they make less than 5 s: a request or a publish that is on its way, …
+const GRACE: Duration = Duration::from_secs(2);
+/// … then the answers that have arrived but are not stored, or the end of a publish that was
+/// cancelled, …
+const STORE_GRACE: Duration = Duration::from_secs(1);
+/// … then the word in the run row.
+const RECORD_GRACE: Duration = Duration::from_secs(1);
 /// From so many written rows on, the planner's counts are brought up to date.
 const ANALYZE_ROWS: u64 = 1_000;
 /// The first version with the artifact list of the whole instance (swr_03_0306).
@@ -138,6 +144,9 @@ pub enum SyncError {
     /// A signal.
     #[error("stopped by a signal; what had arrived is stored, nothing was published")]
     Stopped(Signal),
+    /// A signal, and a database that did not let go of publish.
+    #[error("stopped by a signal while publishing, and the database does not say how that ended")]
+    StoppedPublishing(Signal),
 }
 
 impl SyncError {
@@ -150,18 +159,18 @@ impl SyncError {
                 _ => Exit::SourceUnavailable,
             },
             SyncError::Store(StoreError::Locked { .. }) => Exit::Locked,
-            SyncError::Store(StoreError::Statement { .. }) => Exit::Database,
             SyncError::Store(StoreError::MassRemoval(_)) => Exit::Refused,
+            SyncError::Store(_) => Exit::Database,
             SyncError::Database(error) => error.exit(),
             SyncError::UnsupportedVersion { .. } => Exit::Usage,
             SyncError::WrongInstance { .. } | SyncError::SameName { .. } => Exit::Refused,
-            SyncError::Stopped(signal) => signal.exit(),
+            SyncError::Stopped(signal) | SyncError::StoppedPublishing(signal) => signal.exit(),
         }
     }
 
     fn outcome(&self) -> RunOutcome {
         match self {
-            SyncError::Stopped(_) => RunOutcome::Stopped,
+            SyncError::Stopped(_) | SyncError::StoppedPublishing(_) => RunOutcome::Stopped,
             _ => RunOutcome::Failed,
         }
     }
@@ -311,14 +320,11 @@ pub async fn sync(
     stop: &Stop,
 ) -> Result<RunReport, SyncError> {
     let begin = Instant::now();
-    let mut connection = database.connect().await?;
     let clock = &settings.clock;
-    let instance = tokio::select! {
-        instance = settle_instance(registry, &mut connection, settings) => instance?,
+    let (mut lock, run) = tokio::select! {
+        begun = begin_run(registry, database, settings) => begun?,
         signal = stop.requested() => return Err(SyncError::Stopped(signal)),
     };
-    let mut lock = InstanceLock::acquire(connection, instance.instance_id).await?;
-    let run = Run::start(&mut lock, &settings.host, clock.now()).await?;
     tracing::info!(
         run_id = run.run_id,
         instance = settings.swr_instance_id,
@@ -332,6 +338,7 @@ pub async fn sync(
         clock,
         run,
         progress,
+        database_timeout: database.timeout(),
         in_flight: Mutex::default(),
         failures: Mutex::default(),
         halt: watch::Sender::new(false),
@@ -348,11 +355,11 @@ pub async fn sync(
                 max_removals_percent: settings.safeguards.max_removals_percent,
             };
             let before = counters.clone();
+            let session = lock.backend_process_id();
+            let publishing = store::publish(&mut lock, run, publishing, &mut counters, clock);
+            let publishing = store::within(database.timeout(), "publish", publishing);
             tokio::select! {
-                published = store::publish(&mut lock, run, publishing, &mut counters, clock) => {
-                    published.map_err(SyncError::from)
-                }
-                signal = after_grace(stop) => Err(SyncError::Stopped(signal)),
+                published = publish_unless_stopped(publishing, database, session, stop) => published,
                 never = show_publishing(database, run, &before, clock) => match never {},
             }
         }
@@ -360,13 +367,20 @@ pub async fn sync(
     };
     match &result {
         Ok(()) if counters.rows_written >= ANALYZE_ROWS => {
-            // All is published; a failure here is no failure of the run.
-            if let Err(error) = store::analyze(&mut lock).await {
+            let analyzing = store::within(database.timeout(), "analyze", store::analyze(&mut lock));
+            // All is published; a failure here is no failure of the run, nor is a stop.
+            let analyzed = tokio::select! {
+                analyzed = analyzing => analyzed,
+                _ = stop.requested() => Ok(()),
+            };
+            if let Err(error) = analyzed {
                 tracing::debug!("{}", chain(&error));
             }
         }
         Ok(()) => {}
-        Err(error) => record_failure(&mut lock, run, &counters, error, clock.now()).await,
+        Err(error) => {
+            record_failure(&mut lock, run, &counters, error, database, clock.now()).await;
+        }
     }
     lock.release().await;
     result.map(|()| RunReport {
@@ -382,12 +396,30 @@ pub async fn sync(
     })
 }
 
+/// Connects, settles the instance, takes its lock and starts the run.
+async fn begin_run(
+    registry: &Registry,
+    database: &Database,
+    settings: &SyncSettings,
+) -> Result<(InstanceLock, Run), SyncError> {
+    let limit = database.timeout();
+    let mut connection = database.connect_to_write().await?;
+    let instance = settle_instance(registry, &mut connection, settings, limit).await?;
+    let beginning = async {
+        let mut lock = InstanceLock::acquire(connection, instance.instance_id).await?;
+        let run = Run::start(&mut lock, &settings.host, settings.clock.now()).await?;
+        Ok((lock, run))
+    };
+    Ok(store::within(limit, "begin a run", beginning).await?)
+}
+
 /// Gives the instance's row. It is made when the registry has said that it has such an instance,
 /// or that this key may not ask; name and version are read once.
 async fn settle_instance(
     registry: &Registry,
     connection: &mut PgConnection,
     settings: &SyncSettings,
+    limit: Duration,
 ) -> Result<Instance, SyncError> {
     let SyncSettings {
         swr_instance_id,
@@ -398,7 +430,8 @@ async fn settle_instance(
         clock,
         ..
     } = settings;
-    let known = Instance::find(connection, swr_instance_id).await?;
+    let finding = Instance::find(connection, swr_instance_id);
+    let known = store::within(limit, "read the instance", finding).await?;
     if let Some(error) = known
         .as_ref()
         .and_then(|known| wrong_project(known, settings))
@@ -415,8 +448,12 @@ async fn settle_instance(
         name: Some(name), ..
     }) = &description
         && !safeguards.accept_new_instance
-        && let Some(namesake) =
-            store::find_namesake(connection, swr_instance_id, project_id, name).await?
+        && let Some(namesake) = store::within(
+            limit,
+            "look for an instance of the same name",
+            store::find_namesake(connection, swr_instance_id, project_id, name),
+        )
+        .await?
     {
         return Err(SyncError::SameName {
             swr_instance_id: swr_instance_id.clone(),
@@ -424,21 +461,22 @@ async fn settle_instance(
             namesake: Box::new(namesake),
         });
     }
-    let instance = Instance::find_or_create(
+    let creating = Instance::find_or_create(
         connection,
         swr_instance_id,
         project_id,
         endpoint,
         region.as_deref(),
         clock.now(),
-    )
-    .await?;
+    );
+    let instance = store::within(limit, "write the instance", creating).await?;
     // Another run may have made it in between.
     if let Some(error) = wrong_project(&instance, settings) {
         return Err(error);
     }
     if let Some(description) = &description {
-        store::describe_instance(connection, instance.instance_id, description).await?;
+        let describing = store::describe_instance(connection, instance.instance_id, description);
+        store::within(limit, "describe the instance", describing).await?;
     }
     Ok(instance)
 }
@@ -511,6 +549,35 @@ const GOES_ON: RunEnd<'static> = RunEnd {
     exit_code: None,
 };
 
+/// Publishes; cancels it some time after the wish to stop, so that the run row can be written.
+async fn publish_unless_stopped(
+    publishing: impl Future<Output = Result<(), StoreError>>,
+    database: &Database,
+    session: i32,
+    stop: &Stop,
+) -> Result<(), SyncError> {
+    tokio::pin!(publishing);
+    let signal = tokio::select! {
+        published = &mut publishing => return Ok(published?),
+        signal = after_grace(stop) => signal,
+    };
+    let ending = future::join(cancel(database, session), publishing);
+    match tokio::time::timeout(STORE_GRACE, ending).await {
+        // It came to its end in this moment.
+        Ok((_, Ok(()))) => Ok(()),
+        Ok((_, Err(StoreError::CommitUnknown(_)))) | Err(_) => {
+            Err(SyncError::StoppedPublishing(signal))
+        }
+        Ok((_, Err(_))) => Err(SyncError::Stopped(signal)),
+    }
+}
+
+/// Ends the statement that another session of ours is in, if any.
+async fn cancel(database: &Database, session: i32) -> Result<(), SyncError> {
+    let mut connection = database.connect().await?;
+    Ok(store::cancel(&mut connection, session).await?)
+}
+
 async fn after_grace(stop: &Stop) -> Signal {
     let signal = stop.requested().await;
     tokio::time::sleep(GRACE).await;
@@ -523,6 +590,7 @@ async fn record_failure(
     run: Run,
     counters: &RunCounters,
     error: &SyncError,
+    database: &Database,
     now: DateTime<Utc>,
 ) {
     let text = chain(error);
@@ -531,8 +599,14 @@ async fn record_failure(
         error: Some(&text),
         exit_code: Some(error.exit() as u8),
     };
-    let saving = store::save_progress(lock.connection(), run, counters, end, now);
-    match tokio::time::timeout(GRACE, saving).await {
+    let saving = async {
+        // A listing that was cut short leaves its statement behind, and that may wait for long. If
+        // this fails, the row may still be free.
+        let _ = cancel(database, lock.backend_process_id()).await;
+        lock.settle().await;
+        store::save_progress(lock.connection(), run, counters, end, now).await
+    };
+    match tokio::time::timeout(RECORD_GRACE, saving).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(
             "the run row keeps no word of the failure: {}",
@@ -565,6 +639,8 @@ struct Crawl<'a> {
     clock: &'a Clock,
     run: Run,
     progress: &'a Progress,
+    /// Limit for each step on the database.
+    database_timeout: Duration,
     /// Digests between the listing and their commit: a later page must not ask for them again.
     in_flight: Mutex<HashSet<String>>,
     /// What came back instead of histories.
@@ -589,11 +665,14 @@ impl Crawl<'_> {
             catalog_reads: 0,
             next_heartbeat: Instant::now() + HEARTBEAT,
         };
-        tokio::select! {
-            started = listing.start() => started?,
+        let connection = tokio::select! {
+            ready = async {
+                listing.start().await?;
+                Ok::<_, SyncError>(database.connect_to_write().await?)
+            } => ready?,
             signal = stop.requested() => return Err(SyncError::Stopped(signal)),
-        }
-        let writer = HistoryWriter::new(database.connect().await?, self.run);
+        };
+        let writer = HistoryWriter::new(connection, self.run);
 
         self.progress.enter(Phase::Listing);
         let (wanted_sender, wanted) = mpsc::channel(WANTED_CAPACITY);
@@ -611,18 +690,16 @@ impl Crawl<'_> {
             )
         };
         tokio::pin!(work);
-        let (results, signal) = tokio::select! {
-            results = &mut work => (results, None),
+        // The storing stage first: if it failed, the others ended because of it.
+        let (listed, fetched, stored) = tokio::select! {
+            results = &mut work => results,
             signal = stop.requested() => {
                 self.halt.send_replace(true);
-                (work.await, Some(signal))
+                // What is not stored by then is asked for again.
+                let _ = tokio::time::timeout(GRACE + STORE_GRACE, work).await;
+                return Err(SyncError::Stopped(signal));
             }
         };
-        if let Some(signal) = signal {
-            return Err(SyncError::Stopped(signal));
-        }
-        // The storing stage first: if it failed, the others ended because of it.
-        let (listed, fetched, stored) = results;
         stored?;
         fetched?;
         match listed? {
@@ -642,6 +719,15 @@ impl Crawl<'_> {
             self.halt.send_replace(true);
         }
         result
+    }
+
+    /// Gives a step on the database its limit.
+    async fn within<T>(
+        &self,
+        doing: &'static str,
+        step: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        store::within(self.database_timeout, doing, step).await
     }
 
     async fn halted(&self) {
@@ -730,14 +816,16 @@ impl Crawl<'_> {
     ) -> Result<(), SyncError> {
         let mut batch = Vec::with_capacity(BATCH);
         while answered.recv_many(&mut batch, BATCH).await > 0 {
-            let writes = writer.store(&batch, self.clock.now()).await?;
+            let storing = writer.store(&batch, self.clock.now());
+            let writes = self.within("store build histories", storing).await?;
             self.progress.note(&batch, writes);
             let mut in_flight = self.in_flight();
             for answer in batch.drain(..) {
                 in_flight.remove(&answer.digest);
             }
         }
-        writer.close().await;
+        // All is stored; a server that does not say farewell is none of our business any more.
+        let _ = tokio::time::timeout(RECORD_GRACE, writer.close()).await;
         Ok(())
     }
 }
@@ -755,9 +843,9 @@ struct Listing<'a, 'lock> {
 impl Listing<'_, '_> {
     /// What comes before the first page: the catalog.
     async fn start(&mut self) -> Result<(), SyncError> {
-        let instance_id = self.crawl.run.instance_id;
-        self.has_other_instances =
-            store::has_other_instances(self.lock.connection(), instance_id).await?;
+        let crawl = self.crawl;
+        let looking = store::has_other_instances(self.lock.connection(), crawl.run.instance_id);
+        self.has_other_instances = crawl.within("look for other instances", looking).await?;
         self.crawl.progress.enter(Phase::Catalog);
         self.read_catalog().await
     }
@@ -766,15 +854,15 @@ impl Listing<'_, '_> {
         self.catalog_reads += 1;
         let catalog = self.crawl.registry.catalog().await?;
         Progress::add(&self.crawl.progress.catalog_pages, catalog.pages);
-        let (run, staged) = (self.crawl.run, &mut self.staged);
-        stage_catalog(
+        let crawl = self.crawl;
+        let staging = stage_catalog(
             self.lock.connection(),
-            run,
-            staged,
+            crawl.run,
+            &mut self.staged,
             &catalog.namespaces,
             &catalog.repositories,
-        )
-        .await?;
+        );
+        crawl.within("stage the catalog", staging).await?;
         Ok(())
     }
 
@@ -804,7 +892,7 @@ impl Listing<'_, '_> {
     ) -> Result<(DateTime<Utc>, DateTime<Utc>), SyncError> {
         let crawl = self.crawl;
         let started_at = crawl.clock.now();
-        store::note_listing(self.lock.connection(), crawl.run, started_at, None).await?;
+        self.note_listing(started_at, None).await?;
         let mut pages = std::pin::pin!(crawl.registry.artifact_pages());
         let mut next = self.beating(pages.next()).await?;
         while let Some(page) = next {
@@ -829,14 +917,19 @@ impl Listing<'_, '_> {
             };
         }
         let finished_at = crawl.clock.now();
-        store::note_listing(
-            self.lock.connection(),
-            crawl.run,
-            started_at,
-            Some(finished_at),
-        )
-        .await?;
+        self.note_listing(started_at, Some(finished_at)).await?;
         Ok((started_at, finished_at))
+    }
+
+    async fn note_listing(
+        &mut self,
+        started_at: DateTime<Utc>,
+        finished_at: Option<DateTime<Utc>>,
+    ) -> Result<(), StoreError> {
+        let crawl = self.crawl;
+        let connection = self.lock.connection();
+        let noting = store::note_listing(connection, crawl.run, started_at, finished_at);
+        crawl.within("note the times of the listing", noting).await
     }
 
     /// Stages a page, and sends the digests without a stored history to the fetch stage.
@@ -846,7 +939,8 @@ impl Listing<'_, '_> {
         wanted: &mpsc::Sender<HistoryRequest>,
     ) -> Result<(), SyncError> {
         let crawl = self.crawl;
-        stage_artifacts(self.lock.connection(), crawl.run, &mut self.staged, page).await?;
+        let staging = stage_artifacts(self.lock.connection(), crawl.run, &mut self.staged, page);
+        crawl.within("stage artifacts", staging).await?;
         // In this order: a digest that is neither in flight here nor stored in the next
         // statement cannot have been both, since only this stage sends digests out.
         let candidates: Vec<(&str, i64)> = {
@@ -883,16 +977,15 @@ impl Listing<'_, '_> {
     ) -> Result<Vec<HistoryRequest>, SyncError> {
         let crawl = self.crawl;
         let now = crawl.clock.now();
-        let mut requests =
-            histories_wanted(self.lock.connection(), crawl.run, candidates, now).await?;
+        let mut requests = self.wanted(candidates, now).await?;
         if self.has_other_instances && !requests.is_empty() {
             let digests: Vec<&str> = requests
                 .iter()
                 .map(|request| request.digest.as_str())
                 .collect();
-            let (rows, found) =
-                store::reuse_histories(self.lock.connection(), crawl.run.instance_id, &digests)
-                    .await?;
+            let instance_id = crawl.run.instance_id;
+            let copying = store::reuse_histories(self.lock.connection(), instance_id, &digests);
+            let (rows, found) = crawl.within("copy build histories", copying).await?;
             Progress::add(&crawl.progress.rows_written, rows);
             requests.retain(|request| !found.contains(&request.digest));
         }
@@ -902,10 +995,22 @@ impl Listing<'_, '_> {
             self.read_catalog().await?;
             let wanted: HashSet<String> =
                 requests.into_iter().map(|request| request.digest).collect();
-            requests = histories_wanted(self.lock.connection(), crawl.run, candidates, now).await?;
+            requests = self.wanted(candidates, now).await?;
             requests.retain(|request| wanted.contains(&request.digest));
         }
         Ok(requests)
+    }
+
+    async fn wanted(
+        &mut self,
+        candidates: &[(&str, i64)],
+        now: DateTime<Utc>,
+    ) -> Result<Vec<HistoryRequest>, StoreError> {
+        let crawl = self.crawl;
+        let looking = histories_wanted(self.lock.connection(), crawl.run, candidates, now);
+        crawl
+            .within("see which build histories are wanted", looking)
+            .await
     }
 
     /// Waits for `work`, and shows progress in the run row meanwhile.
@@ -924,15 +1029,12 @@ impl Listing<'_, '_> {
     }
 
     async fn show_progress(&mut self) -> Result<(), StoreError> {
-        let Crawl {
-            registry,
-            clock,
-            run,
-            progress,
-            ..
-        } = *self.crawl;
-        let counters = progress.counters(&registry.meter());
-        store::save_progress(self.lock.connection(), run, &counters, GOES_ON, clock.now()).await
+        let crawl = self.crawl;
+        let counters = crawl.progress.counters(&crawl.registry.meter());
+        let now = crawl.clock.now();
+        let saving =
+            store::save_progress(self.lock.connection(), crawl.run, &counters, GOES_ON, now);
+        crawl.within("write the run's counters", saving).await
     }
 }
 

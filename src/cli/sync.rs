@@ -67,13 +67,20 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
     };
     // What is wrong with the settings shows before anything is started.
     let (client, settings) = registry.registry(Clock::system())?;
-    let open = database.open().await?;
-    prepare(&open.database, no_migrate).await?;
+    let stop = signals::listen()?;
+    let opening = async {
+        let open = database.open().await?;
+        prepare(&open.database, no_migrate).await?;
+        Ok::<_, Failure>(open)
+    };
+    let open = tokio::select! {
+        open = opening => open?,
+        signal = stop.requested() => return Err(failure(SyncError::Stopped(signal))),
+    };
     let region = registry
         .region
         .as_deref()
         .filter(|region| !region.is_empty());
-    let stop = signals::listen()?;
     let report = run_once(
         &client,
         &settings,
@@ -143,11 +150,18 @@ pub(super) async fn run_once(
 }
 
 fn failure(error: SyncError) -> Failure {
-    let hint = clock_hint(&error).or_else(|| hint(&error).map(str::to_owned));
+    let hints: Vec<String> = match clock_hint(&error) {
+        Some(hint) => vec![hint],
+        None => [crate::database::hint(&error), hint(&error)]
+            .into_iter()
+            .flatten()
+            .map(str::to_owned)
+            .collect(),
+    };
     let failure = Failure::new(error.exit(), error);
-    match hint {
-        Some(hint) => failure.hint(hint),
-        None => failure,
+    match hints[..] {
+        [] => failure,
+        _ => failure.hint(hints.join("; ")),
     }
 }
 
@@ -180,6 +194,14 @@ fn hint(error: &SyncError) -> Option<&'static str> {
             "look into the registry: if the artifacts are gone there too, `swr-sync sync --accept-removals` \
              publishes that; nothing was changed, and the build histories that arrived are kept",
         ),
+        SyncError::Store(StoreError::Silent { .. } | StoreError::CommitUnknown(_)) => Some(
+            "see whether the server still runs and what holds it up; `swr-sync status` tells which \
+             run was published last, and the next run goes on from there",
+        ),
+        SyncError::Store(StoreError::LockLost) => Some(
+            "nothing was published. A pooler in between changes sessions within a run: have it pass \
+             sessions through (pgbouncer: pool_mode = session), or connect to the server itself",
+        ),
         SyncError::Database(_) => {
             Some("check that the database still runs; the next run goes on from here")
         }
@@ -192,6 +214,9 @@ fn hint(error: &SyncError) -> Option<&'static str> {
              `swr-sync sync --accept-new-instance` mirrors both side by side, each under its id",
         ),
         SyncError::Stopped(_) => None,
+        SyncError::StoppedPublishing(_) => {
+            Some("`swr-sync status` tells; the next run goes on from either")
+        }
     }
 }
 
