@@ -18,7 +18,8 @@ use crate::data_issue::DataIssue;
 /// Which of these digests need a request, each once, with the names to ask by.
 ///
 /// Wanted are digests never asked for, and those whose last answer was not final and whose
-/// time has come. Names are those of the catalog this run has staged.
+/// time has come: in a later run, or, since what one repository refuses another may give, on a
+/// later page. Names are those of the catalog this run has staged.
 pub async fn histories_wanted(
     connection: &mut PgConnection,
     run: Run,
@@ -31,13 +32,15 @@ pub async fn histories_wanted(
            left join swr.manifest m on m.instance_id = $1 and m.digest = a.digest
            left join swr.staged_repository r
              on r.instance_id = $1 and r.run_id = $2 and r.repository_id = a.repository_id
-           where m.digest is null or m.next_attempt_at <= $5
+           where m.digest is null
+              or m.next_attempt_at <= $5 and (m.attempted_at < $6 or m.outcome = 'forbidden')
            order by a.digest, r.row_number desc nulls last"#,
         run.instance_id,
         run.run_id,
         digests.iter().map(|(digest, _)| *digest).bind_iter() as _,
         digests.iter().map(|(_, repository_id)| *repository_id).bind_iter() as _,
-        to_micros(now)
+        to_micros(now),
+        run.started_at
     )
     .fetch_all(connection)
     .await

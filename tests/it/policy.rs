@@ -520,3 +520,19 @@ async fn what_cannot_be_asked_for_by_name_is_counted_with_the_rest() {
     let again = sync_into(&mirror.emulator, &mirror.database, false).await;
     assert_eq!(again.unwrap().counters.histories_fetched, 30);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_history_is_asked_for_once_a_run_however_many_repositories_hold_it() {
+    let mut world = world_of(1, 1);
+    let first = world.artifacts().next().unwrap().clone();
+    let others = world.add_repository("team", "others");
+    add_artifacts(&mut world, others, 1_000);
+    let last = world.add_repository("team", "last");
+    world.promote(first.id, last).unwrap();
+    let body = json!({ "error_code": "SVCSTG.SWR.5000000", "error_msg": "internal" });
+    world.override_build_history(&first.digest().to_string(), 500, body);
+    let mirror = Mirror::new(world).await;
+    mirror.sync().await;
+    let failed = "select attempts, next_attempt_at - attempted_at from swr.manifest where outcome = 'failed'";
+    assert_eq!(mirror.database.snapshot(failed).await, "1 | 00:00:00");
+}
