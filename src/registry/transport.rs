@@ -247,6 +247,7 @@ impl Transport {
                 if since.elapsed() >= policy.throttled_patience {
                     return Err(fail(sent, failure));
                 }
+                tracing::debug!(kind = outgoing.kind.as_str(), attempts = sent, "{failure}");
                 // The pace holds it back, together with all others.
                 continue;
             }
