@@ -38,8 +38,14 @@ const ANSWERED_CAPACITY: usize = 256;
 const BATCH: usize = 256;
 /// How often the run row shows progress, which also keeps the lock's connection from idling.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// What a request or a publish on its way gets after the wish to stop.
-const GRACE: Duration = Duration::from_secs(3);
+/// What the wish to stop leaves to each part of a run, one after another. With the farewell to
+/// the lock's connection they make less than 5 s: a request or a publish that is on its way, …
+const GRACE: Duration = Duration::from_secs(2);
+/// … then the answers that have arrived but are not stored, or the end of a publish that was
+/// cancelled, …
+const STORE_GRACE: Duration = Duration::from_secs(1);
+/// … then the word in the run row.
+const RECORD_GRACE: Duration = Duration::from_secs(1);
 /// From so many written rows on, the planner's counts are brought up to date.
 const ANALYZE_ROWS: u64 = 1_000;
 /// The first version with the artifact list of the whole instance (swr_03_0306).
@@ -97,6 +103,9 @@ pub enum SyncError {
     /// A signal.
     #[error("stopped by a signal; what had arrived is stored, nothing was published")]
     Stopped(Signal),
+    /// A signal, and a database that did not let go of publish.
+    #[error("stopped by a signal while publishing, and the database does not say how that ended")]
+    StoppedPublishing(Signal),
 }
 
 impl SyncError {
@@ -109,17 +118,17 @@ impl SyncError {
                 _ => Exit::SourceUnavailable,
             },
             SyncError::Store(StoreError::Locked { .. }) => Exit::Locked,
-            SyncError::Store(StoreError::Statement { .. }) => Exit::Database,
+            SyncError::Store(_) => Exit::Database,
             SyncError::Database(error) => error.exit(),
             SyncError::UnsupportedVersion { .. } => Exit::Usage,
             SyncError::WrongInstance { .. } => Exit::Refused,
-            SyncError::Stopped(signal) => signal.exit(),
+            SyncError::Stopped(signal) | SyncError::StoppedPublishing(signal) => signal.exit(),
         }
     }
 
     fn outcome(&self) -> RunOutcome {
         match self {
-            SyncError::Stopped(_) => RunOutcome::Stopped,
+            SyncError::Stopped(_) | SyncError::StoppedPublishing(_) => RunOutcome::Stopped,
             _ => RunOutcome::Failed,
         }
     }
@@ -253,26 +262,11 @@ pub async fn sync(
     stop: &Stop,
 ) -> Result<RunReport, SyncError> {
     let begin = Instant::now();
-    let mut connection = database.connect().await?;
     let clock = &settings.clock;
-    let instance = Instance::find_or_create(
-        &mut connection,
-        &settings.swr_instance_id,
-        &settings.project_id,
-        &settings.endpoint,
-        settings.region.as_deref(),
-        clock.now(),
-    )
-    .await?;
-    if instance.project_id != settings.project_id {
-        return Err(SyncError::WrongInstance {
-            swr_instance_id: settings.swr_instance_id.clone(),
-            stored: instance.project_id,
-            given: settings.project_id.clone(),
-        });
-    }
-    let mut lock = InstanceLock::acquire(connection, instance.instance_id).await?;
-    let run = Run::start(&mut lock, &settings.host, clock.now()).await?;
+    let (instance, mut lock, run) = tokio::select! {
+        begun = begin_run(database, settings) => begun?,
+        signal = stop.requested() => return Err(SyncError::Stopped(signal)),
+    };
     tracing::info!(
         run_id = run.run_id,
         instance = settings.swr_instance_id,
@@ -294,6 +288,7 @@ pub async fn sync(
             } else {
                 Exit::Success
             };
+            let session = lock.backend_process_id();
             let publishing = store::publish(
                 &mut lock,
                 run,
@@ -303,17 +298,16 @@ pub async fn sync(
                 exit as u8,
                 clock,
             );
-            tokio::select! {
-                published = publishing => published.map_err(SyncError::from),
-                signal = after_grace(stop) => Err(SyncError::Stopped(signal)),
-            }
+            let publishing = store::within(database.timeout(), "publish", publishing);
+            publish_unless_stopped(publishing, database, session, stop).await
         }
         Err(error) => Err(error),
     };
     match &result {
         Ok(()) if counters.rows_written >= ANALYZE_ROWS => {
             // All is published; a failure here is no failure of the run.
-            if let Err(error) = store::analyze(&mut lock).await {
+            let analyzing = store::analyze(&mut lock);
+            if let Err(error) = store::within(database.timeout(), "analyze", analyzing).await {
                 tracing::debug!("{}", chain(&error));
             }
         }
@@ -331,6 +325,68 @@ pub async fn sync(
         counters,
         elapsed: begin.elapsed(),
     })
+}
+
+/// Connects, finds the instance, takes its lock and starts the run.
+async fn begin_run(
+    database: &Database,
+    settings: &SyncSettings,
+) -> Result<(Instance, InstanceLock, Run), SyncError> {
+    let mut connection = database.connect_to_write().await?;
+    let clock = &settings.clock;
+    let beginning = async {
+        let instance = Instance::find_or_create(
+            &mut connection,
+            &settings.swr_instance_id,
+            &settings.project_id,
+            &settings.endpoint,
+            settings.region.as_deref(),
+            clock.now(),
+        )
+        .await?;
+        if instance.project_id != settings.project_id {
+            return Ok((instance, None));
+        }
+        let mut lock = InstanceLock::acquire(connection, instance.instance_id).await?;
+        let run = Run::start(&mut lock, &settings.host, clock.now()).await?;
+        Ok((instance, Some((lock, run))))
+    };
+    match store::within(database.timeout(), "begin a run", beginning).await? {
+        (instance, Some((lock, run))) => Ok((instance, lock, run)),
+        (instance, None) => Err(SyncError::WrongInstance {
+            swr_instance_id: settings.swr_instance_id.clone(),
+            stored: instance.project_id,
+            given: settings.project_id.clone(),
+        }),
+    }
+}
+
+/// Publishes; cancels it some time after the wish to stop, so that the run row can be written.
+async fn publish_unless_stopped(
+    publishing: impl Future<Output = Result<(), StoreError>>,
+    database: &Database,
+    session: i32,
+    stop: &Stop,
+) -> Result<(), SyncError> {
+    tokio::pin!(publishing);
+    let signal = tokio::select! {
+        published = &mut publishing => return Ok(published?),
+        signal = after_grace(stop) => signal,
+    };
+    let cancelling = async {
+        let mut connection = database.connect().await?;
+        store::cancel(&mut connection, session).await?;
+        Ok::<_, SyncError>(())
+    };
+    let ending = future::join(cancelling, publishing);
+    match tokio::time::timeout(STORE_GRACE, ending).await {
+        // It came to its end in this moment.
+        Ok((_, Ok(()))) => Ok(()),
+        Ok((_, Err(StoreError::CommitUnknown(_)))) | Err(_) => {
+            Err(SyncError::StoppedPublishing(signal))
+        }
+        Ok((_, Err(_))) => Err(SyncError::Stopped(signal)),
+    }
 }
 
 async fn after_grace(stop: &Stop) -> Signal {
@@ -354,7 +410,7 @@ async fn record_failure(
         exit_code: Some(error.exit() as u8),
     };
     let saving = store::save_progress(lock.connection(), run, counters, end, now);
-    match tokio::time::timeout(GRACE, saving).await {
+    match tokio::time::timeout(RECORD_GRACE, saving).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(
             "the run row keeps no word of the failure: {}",
@@ -387,6 +443,8 @@ struct Crawl<'a> {
     clock: &'a Clock,
     run: Run,
     progress: &'a Progress,
+    /// Limit for each step on the database.
+    database_timeout: Duration,
     /// Digests between the listing and their commit: a later page must not ask for them again.
     in_flight: Mutex<HashSet<String>>,
     /// Set when the intake is to end: by a signal, or because a stage failed.
@@ -413,6 +471,7 @@ async fn crawl(
         clock: &settings.clock,
         run,
         progress,
+        database_timeout: database.timeout(),
         in_flight: Mutex::default(),
         halt: watch::Sender::new(false),
     };
@@ -424,11 +483,14 @@ async fn crawl(
         catalog_reads: 0,
         next_heartbeat: Instant::now() + HEARTBEAT,
     };
-    tokio::select! {
-        started = listing.start(instance) => started?,
+    let connection = tokio::select! {
+        ready = async {
+            listing.start(instance).await?;
+            Ok::<_, SyncError>(database.connect_to_write().await?)
+        } => ready?,
         signal = stop.requested() => return Err(SyncError::Stopped(signal)),
-    }
-    let writer = HistoryWriter::new(database.connect().await?, run);
+    };
+    let writer = HistoryWriter::new(connection, run);
 
     progress.enter(Phase::Listing);
     let (wanted_sender, wanted) = mpsc::channel(WANTED_CAPACITY);
@@ -446,18 +508,16 @@ async fn crawl(
         )
     };
     tokio::pin!(work);
-    let (results, signal) = tokio::select! {
-        results = &mut work => (results, None),
+    // The storing stage first: if it failed, the others ended because of it.
+    let (listed, fetched, stored) = tokio::select! {
+        results = &mut work => results,
         signal = stop.requested() => {
             crawl.halt.send_replace(true);
-            (work.await, Some(signal))
+            // What is not stored by then is asked for again.
+            let _ = tokio::time::timeout(GRACE + STORE_GRACE, work).await;
+            return Err(SyncError::Stopped(signal));
         }
     };
-    if let Some(signal) = signal {
-        return Err(SyncError::Stopped(signal));
-    }
-    // The storing stage first: if it failed, the others ended because of it.
-    let (listed, fetched, stored) = results;
     stored?;
     fetched?;
     match listed? {
@@ -478,6 +538,15 @@ impl Crawl<'_> {
             self.halt.send_replace(true);
         }
         result
+    }
+
+    /// Gives a step on the database its limit.
+    async fn within<T>(
+        &self,
+        doing: &'static str,
+        step: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        store::within(self.database_timeout, doing, step).await
     }
 
     async fn halted(&self) {
@@ -543,7 +612,8 @@ impl Crawl<'_> {
     ) -> Result<(), SyncError> {
         let mut batch = Vec::with_capacity(BATCH);
         while answered.recv_many(&mut batch, BATCH).await > 0 {
-            let writes = writer.store(&batch, self.clock.now()).await?;
+            let storing = writer.store(&batch, self.clock.now());
+            let writes = self.within("store build histories", storing).await?;
             self.progress.note(&batch, writes);
             let mut in_flight = self
                 .in_flight
@@ -553,7 +623,8 @@ impl Crawl<'_> {
                 in_flight.remove(&answer.digest);
             }
         }
-        writer.close().await;
+        // All is stored; a server that does not say farewell is none of our business any more.
+        let _ = tokio::time::timeout(RECORD_GRACE, writer.close()).await;
         Ok(())
     }
 }
@@ -574,8 +645,9 @@ impl Listing<'_, '_> {
         if instance.needs_description {
             self.describe_instance().await?;
         }
-        self.has_other_instances =
-            store::has_other_instances(self.lock.connection(), instance.instance_id).await?;
+        let crawl = self.crawl;
+        let looking = store::has_other_instances(self.lock.connection(), instance.instance_id);
+        self.has_other_instances = crawl.within("look for other instances", looking).await?;
         self.crawl.progress.enter(Phase::Catalog);
         self.read_catalog().await
     }
@@ -595,12 +667,10 @@ impl Listing<'_, '_> {
                 };
             }
         };
-        store::describe_instance(
-            self.lock.connection(),
-            self.crawl.run.instance_id,
-            &description,
-        )
-        .await?;
+        let crawl = self.crawl;
+        let describing =
+            store::describe_instance(self.lock.connection(), crawl.run.instance_id, &description);
+        crawl.within("describe the instance", describing).await?;
         match description.version {
             Some(version) if is_older(&version, FIRST_VERSION) => {
                 Err(SyncError::UnsupportedVersion { version })
@@ -613,15 +683,15 @@ impl Listing<'_, '_> {
         self.catalog_reads += 1;
         let catalog = self.crawl.registry.catalog().await?;
         Progress::add(&self.crawl.progress.catalog_pages, catalog.pages);
-        let (run, staged) = (self.crawl.run, &mut self.staged);
-        stage_catalog(
+        let crawl = self.crawl;
+        let staging = stage_catalog(
             self.lock.connection(),
-            run,
-            staged,
+            crawl.run,
+            &mut self.staged,
             &catalog.namespaces,
             &catalog.repositories,
-        )
-        .await?;
+        );
+        crawl.within("stage the catalog", staging).await?;
         Ok(())
     }
 
@@ -651,7 +721,7 @@ impl Listing<'_, '_> {
     ) -> Result<(DateTime<Utc>, DateTime<Utc>), SyncError> {
         let crawl = self.crawl;
         let started_at = crawl.clock.now();
-        store::note_listing(self.lock.connection(), crawl.run, started_at, None).await?;
+        self.note_listing(started_at, None).await?;
         let mut pages = std::pin::pin!(crawl.registry.artifact_pages());
         let mut next = self.beating(pages.next()).await?;
         while let Some(page) = next {
@@ -676,14 +746,19 @@ impl Listing<'_, '_> {
             };
         }
         let finished_at = crawl.clock.now();
-        store::note_listing(
-            self.lock.connection(),
-            crawl.run,
-            started_at,
-            Some(finished_at),
-        )
-        .await?;
+        self.note_listing(started_at, Some(finished_at)).await?;
         Ok((started_at, finished_at))
+    }
+
+    async fn note_listing(
+        &mut self,
+        started_at: DateTime<Utc>,
+        finished_at: Option<DateTime<Utc>>,
+    ) -> Result<(), StoreError> {
+        let crawl = self.crawl;
+        let connection = self.lock.connection();
+        let noting = store::note_listing(connection, crawl.run, started_at, finished_at);
+        crawl.within("note the times of the listing", noting).await
     }
 
     /// Stages a page, and sends the digests without a stored history to the fetch stage.
@@ -693,7 +768,8 @@ impl Listing<'_, '_> {
         wanted: &mpsc::Sender<HistoryRequest>,
     ) -> Result<(), SyncError> {
         let crawl = self.crawl;
-        stage_artifacts(self.lock.connection(), crawl.run, &mut self.staged, page).await?;
+        let staging = stage_artifacts(self.lock.connection(), crawl.run, &mut self.staged, page);
+        crawl.within("stage artifacts", staging).await?;
         // In this order: a digest that is neither in flight here nor stored in the next
         // statement cannot have been both, since only this stage sends digests out.
         let candidates: Vec<(&str, i64)> = {
@@ -737,16 +813,15 @@ impl Listing<'_, '_> {
     ) -> Result<Vec<HistoryRequest>, SyncError> {
         let crawl = self.crawl;
         let now = crawl.clock.now();
-        let mut requests =
-            histories_wanted(self.lock.connection(), crawl.run, candidates, now).await?;
+        let mut requests = self.wanted(candidates, now).await?;
         if self.has_other_instances && !requests.is_empty() {
             let digests: Vec<&str> = requests
                 .iter()
                 .map(|request| request.digest.as_str())
                 .collect();
-            let (rows, found) =
-                store::reuse_histories(self.lock.connection(), crawl.run.instance_id, &digests)
-                    .await?;
+            let instance_id = crawl.run.instance_id;
+            let copying = store::reuse_histories(self.lock.connection(), instance_id, &digests);
+            let (rows, found) = crawl.within("copy build histories", copying).await?;
             Progress::add(&crawl.progress.rows_written, rows);
             requests.retain(|request| !found.contains(&request.digest));
         }
@@ -756,10 +831,22 @@ impl Listing<'_, '_> {
             self.read_catalog().await?;
             let wanted: HashSet<String> =
                 requests.into_iter().map(|request| request.digest).collect();
-            requests = histories_wanted(self.lock.connection(), crawl.run, candidates, now).await?;
+            requests = self.wanted(candidates, now).await?;
             requests.retain(|request| wanted.contains(&request.digest));
         }
         Ok(requests)
+    }
+
+    async fn wanted(
+        &mut self,
+        candidates: &[(&str, i64)],
+        now: DateTime<Utc>,
+    ) -> Result<Vec<HistoryRequest>, StoreError> {
+        let crawl = self.crawl;
+        let looking = histories_wanted(self.lock.connection(), crawl.run, candidates, now);
+        crawl
+            .within("see which build histories are wanted", looking)
+            .await
     }
 
     /// Waits for `work`, and shows progress in the run row meanwhile.
@@ -778,20 +865,17 @@ impl Listing<'_, '_> {
     }
 
     async fn show_progress(&mut self) -> Result<(), StoreError> {
-        let Crawl {
-            registry,
-            clock,
-            run,
-            progress,
-            ..
-        } = *self.crawl;
-        let counters = progress.counters(&registry.meter());
+        let crawl = self.crawl;
+        let counters = crawl.progress.counters(&crawl.registry.meter());
         let goes_on = RunEnd {
             outcome: None,
             error: None,
             exit_code: None,
         };
-        store::save_progress(self.lock.connection(), run, &counters, goes_on, clock.now()).await
+        let now = crawl.clock.now();
+        let saving =
+            store::save_progress(self.lock.connection(), crawl.run, &counters, goes_on, now);
+        crawl.within("write the run's counters", saving).await
     }
 }
 

@@ -93,6 +93,14 @@ pub(super) struct DatabaseArgs {
     /// Prefer the variable, or DATABASE_URL_FILE: flags are visible to others
     #[arg(long, value_name = "URL", env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
+    /// Limit for each step on the database: a statement, or publish as a whole
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "SWR_SYNC_DATABASE_TIMEOUT",
+        default_value = "10m"
+    )]
+    pub database_timeout: humantime::Duration,
     #[cfg(feature = "embedded-db")]
     #[command(flatten)]
     pub embedded: super::db::EmbeddedArgs,
@@ -118,7 +126,7 @@ impl DatabaseArgs {
         };
         match url {
             Some(url) => Ok(OpenDatabase {
-                database: Database::from_url(&url)?,
+                database: Database::from_url(&url)?.with_timeout(*self.database_timeout),
                 #[cfg(feature = "embedded-db")]
                 embedded: None,
             }),
@@ -136,7 +144,7 @@ impl DatabaseArgs {
             server.url()
         );
         Ok(OpenDatabase {
-            database: Database::from_url(server.url())?,
+            database: Database::from_url(server.url())?.with_timeout(*self.database_timeout),
             embedded: Some(server),
         })
     }
@@ -153,9 +161,14 @@ impl DatabaseArgs {
 
 impl From<DatabaseError> for Failure {
     fn from(error: DatabaseError) -> Failure {
+        if let Some(hint) = crate::database::hint(&error) {
+            return Failure::new(error.exit(), error).hint(hint);
+        }
         let hint = match &error {
             DatabaseError::Url => "write it as postgresql://user:password@host:5432/name",
-            DatabaseError::Unreachable { .. } | DatabaseError::Timeout { .. } => {
+            DatabaseError::Unreachable { .. }
+            | DatabaseError::Timeout { .. }
+            | DatabaseError::Silent { .. } => {
                 "check that the server runs, that host and port are right, and that it accepts this user"
             }
             DatabaseError::MigrationNeeded { .. } => {

@@ -47,13 +47,20 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
     } = args;
     // What is wrong with the settings shows before anything is started.
     let (client, settings) = registry.registry(Clock::system())?;
-    let open = database.open().await?;
-    prepare(&open.database, no_migrate).await?;
+    let stop = signals::listen()?;
+    let opening = async {
+        let open = database.open().await?;
+        prepare(&open.database, no_migrate).await?;
+        Ok::<_, Failure>(open)
+    };
+    let open = tokio::select! {
+        open = opening => open?,
+        signal = stop.requested() => return Err(failure(SyncError::Stopped(signal))),
+    };
     let region = registry
         .region
         .as_deref()
         .filter(|region| !region.is_empty());
-    let stop = signals::listen()?;
     let report = run_once(
         &client,
         &settings,
@@ -122,11 +129,14 @@ pub(super) async fn run_once(
 }
 
 fn failure(error: SyncError) -> Failure {
-    let hint = hint(&error);
+    let hints: Vec<_> = [crate::database::hint(&error), hint(&error)]
+        .into_iter()
+        .flatten()
+        .collect();
     let failure = Failure::new(error.exit(), error);
-    match hint {
-        Some(hint) => failure.hint(hint),
-        None => failure,
+    match hints[..] {
+        [] => failure,
+        _ => failure.hint(hints.join("; ")),
     }
 }
 
@@ -139,6 +149,14 @@ fn hint(error: &SyncError) -> Option<&'static str> {
         SyncError::Store(StoreError::Statement { .. }) => Some(
             "nothing was published; what had arrived is kept, and the next run goes on from there",
         ),
+        SyncError::Store(StoreError::Silent { .. } | StoreError::CommitUnknown(_)) => Some(
+            "see whether the server still runs and what holds it up; `swr-sync status` tells which \
+             run was published last, and the next run goes on from there",
+        ),
+        SyncError::Store(StoreError::LockLost) => Some(
+            "nothing was published. A pooler in between changes sessions within a run: have it pass \
+             sessions through (pgbouncer: pool_mode = session), or connect to the server itself",
+        ),
         SyncError::Database(_) => {
             Some("check that the database still runs; the next run goes on from here")
         }
@@ -147,6 +165,9 @@ fn hint(error: &SyncError) -> Option<&'static str> {
             Some("check SWR_PROJECT_ID and SWR_INSTANCE_ID, or use another database")
         }
         SyncError::Stopped(_) => None,
+        SyncError::StoppedPublishing(_) => {
+            Some("`swr-sync status` tells; the next run goes on from either")
+        }
     }
 }
 

@@ -52,6 +52,7 @@ pub async fn publish(
 ) -> Result<(), StoreError> {
     let connection = lock.connection();
     let mut transaction = connection.begin().await.doing("begin to publish")?;
+    super::lock::check_held(&mut transaction, run.instance_id).await?;
     plan_for_bulk(&mut transaction).await?;
     let listing = ListingTime {
         started_at: to_micros(listing_started_at),
@@ -76,7 +77,7 @@ pub async fn publish(
         return save_progress(lock.connection(), run, counters, end, clock.now()).await;
     }
     save_progress(&mut transaction, run, counters, end, clock.now()).await?;
-    transaction.commit().await.doing("commit the new listing")
+    super::committed(transaction.commit().await, "commit the new listing")
 }
 
 fn add(counters: &mut RunCounters, counts: PublishCounts) {

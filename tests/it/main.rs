@@ -19,6 +19,8 @@ mod sync;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod commands;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod database_faults;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod kills;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod reports;

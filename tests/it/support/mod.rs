@@ -5,3 +5,7 @@ pub(crate) mod database;
 pub(crate) mod mirror;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 pub(crate) mod program;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+pub(crate) mod proxy;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+pub(crate) mod server;
