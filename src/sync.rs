@@ -38,8 +38,8 @@ const ANSWERED_CAPACITY: usize = 256;
 const BATCH: usize = 256;
 /// How often the run row shows progress, which also keeps the lock's connection from idling.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// What the wish to stop leaves to each part of a run, one after another. With the farewell to
-/// the lock's connection they make less than 5 s: a request or a publish that is on its way, …
+/// What the wish to stop leaves to each part of a run, one after another. With half a second for
+/// the lock they make less than 5 s: a request or a publish that is on its way, …
 const GRACE: Duration = Duration::from_secs(2);
 /// … then the answers that have arrived but are not stored, or the end of a publish that was
 /// cancelled, …
@@ -305,14 +305,20 @@ pub async fn sync(
     };
     match &result {
         Ok(()) if counters.rows_written >= ANALYZE_ROWS => {
-            // All is published; a failure here is no failure of the run.
-            let analyzing = store::analyze(&mut lock);
-            if let Err(error) = store::within(database.timeout(), "analyze", analyzing).await {
+            let analyzing = store::within(database.timeout(), "analyze", store::analyze(&mut lock));
+            // All is published; a failure here is no failure of the run, nor is a stop.
+            let analyzed = tokio::select! {
+                analyzed = analyzing => analyzed,
+                _ = stop.requested() => Ok(()),
+            };
+            if let Err(error) = analyzed {
                 tracing::debug!("{}", chain(&error));
             }
         }
         Ok(()) => {}
-        Err(error) => record_failure(&mut lock, run, &counters, error, clock.now()).await,
+        Err(error) => {
+            record_failure(&mut lock, run, &counters, error, database, clock.now()).await;
+        }
     }
     lock.release().await;
     result.map(|()| RunReport {
@@ -373,12 +379,7 @@ async fn publish_unless_stopped(
         published = &mut publishing => return Ok(published?),
         signal = after_grace(stop) => signal,
     };
-    let cancelling = async {
-        let mut connection = database.connect().await?;
-        store::cancel(&mut connection, session).await?;
-        Ok::<_, SyncError>(())
-    };
-    let ending = future::join(cancelling, publishing);
+    let ending = future::join(cancel(database, session), publishing);
     match tokio::time::timeout(STORE_GRACE, ending).await {
         // It came to its end in this moment.
         Ok((_, Ok(()))) => Ok(()),
@@ -387,6 +388,12 @@ async fn publish_unless_stopped(
         }
         Ok((_, Err(_))) => Err(SyncError::Stopped(signal)),
     }
+}
+
+/// Ends the statement that another session of ours is in, if any.
+async fn cancel(database: &Database, session: i32) -> Result<(), SyncError> {
+    let mut connection = database.connect().await?;
+    Ok(store::cancel(&mut connection, session).await?)
 }
 
 async fn after_grace(stop: &Stop) -> Signal {
@@ -401,6 +408,7 @@ async fn record_failure(
     run: Run,
     counters: &RunCounters,
     error: &SyncError,
+    database: &Database,
     now: DateTime<Utc>,
 ) {
     let text = chain(error);
@@ -409,7 +417,13 @@ async fn record_failure(
         error: Some(&text),
         exit_code: Some(error.exit() as u8),
     };
-    let saving = store::save_progress(lock.connection(), run, counters, end, now);
+    let saving = async {
+        // A listing that was cut short leaves its statement behind, and that may wait for long. If
+        // this fails, the row may still be free.
+        let _ = cancel(database, lock.backend_process_id()).await;
+        lock.settle().await;
+        store::save_progress(lock.connection(), run, counters, end, now).await
+    };
     match tokio::time::timeout(RECORD_GRACE, saving).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(

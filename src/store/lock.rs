@@ -90,6 +90,13 @@ impl InstanceLock {
         self.backend_process_id
     }
 
+    /// Takes in the answer to a statement that was cut short: if that is an error, the next
+    /// statement would get it.
+    pub async fn settle(&mut self) {
+        // A connection that is lost shows in the next statement too.
+        let _ = self.connection.ping().await;
+    }
+
     /// Gives the lock back, and closes its connection.
     pub async fn release(mut self) {
         // The server frees the lock with the connection, but not before it notices its end: a run

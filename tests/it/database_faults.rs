@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::geteuid;
-use sqlx::{AssertSqlSafe, PgConnection};
 use swr_sync::emulator::{Emulator, RequestKind, World};
 
 use crate::support::database::TestDatabase;
+use crate::support::held_up::{HeldUp, wait_until_alone};
 use crate::support::mirror::{Mirror, start_of_time, wait_until};
-use crate::support::program::{Finished, Program, Running, emulator_settings};
+use crate::support::program::{Finished, Program, emulator_settings};
 use crate::support::proxy::Proxy;
 use crate::support::server::{PrivateServer, SUPERUSER};
 
@@ -49,61 +49,6 @@ async fn database_on(server: &PrivateServer, name: &str) -> TestDatabase {
         .await
         .code(0);
     database
-}
-
-/// Keeps everybody else from writing to a table until the connection is dropped.
-async fn hold(database: &TestDatabase, table: &str) -> PgConnection {
-    let mut connection = database.connect().await;
-    let sql = format!("begin; lock table swr.{table} in exclusive mode");
-    sqlx::raw_sql(AssertSqlSafe(sql))
-        .execute(&mut connection)
-        .await
-        .unwrap();
-    connection
-}
-
-/// A run that waits in the database, somewhere in its middle.
-struct HeldUp {
-    run: Running,
-    holder: PgConnection,
-    /// Between the program and the emulator.
-    gateway: Proxy,
-}
-
-impl HeldUp {
-    /// Starts a run, and returns when it waits to write to a table.
-    async fn start(mirror: &Mirror, table: &str, program: Program) -> HeldUp {
-        let Mirror {
-            emulator, database, ..
-        } = mirror;
-        let gateway = Proxy::before_endpoint(&emulator.endpoint()).await;
-        // Only a run that has started is held up: its start empties the staging tables.
-        gateway.fall_silent();
-        let run = program.env("SWR_ENDPOINT", gateway.endpoint()).start();
-        wait_until("the run has started", async || {
-            let running = "select exists (select from swr.sync_run where outcome = 'running')";
-            database.snapshot(running).await == "t"
-        })
-        .await;
-        let holder = hold(database, table).await;
-        gateway.pass();
-        let held_up = format!(
-            "select exists (
-                 select from pg_locks
-                 where relation = 'swr.{table}'::regclass and not granted
-                   and database = (select oid from pg_database where datname = current_database())
-             )"
-        );
-        wait_until("the run is held up", async || {
-            database.snapshot(&held_up).await == "t"
-        })
-        .await;
-        HeldUp {
-            run,
-            holder,
-            gateway,
-        }
-    }
 }
 
 /// The failure as the user reads it.
@@ -284,12 +229,7 @@ async fn a_database_that_falls_silent_ends_the_run_within_the_limit() {
         check(held_up.run.finish().await, 5, &words);
         drop(held_up.holder);
         proxy.cut();
-        wait_until("the silent run's sessions are gone", async || {
-            let left = "select count(*) from pg_stat_activity
-                        where datname = current_database() and application_name like 'swr-sync%'";
-            mirror.database.snapshot(left).await == "0"
-        })
-        .await;
+        wait_until_alone(&mirror.database).await;
         // Its commit was never sent.
         assert_eq!(published_artifacts(&mirror.database).await, "0", "{phase}");
         check_convergence(&mirror).await;

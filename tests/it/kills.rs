@@ -1,5 +1,5 @@
-//! The real process, killed at any instant: what reports show is the old registry or the new one,
-//! and the next run ends as if nothing had happened.
+//! The real process, killed or asked to stop at any instant: what reports show is the old registry
+//! or the new one, and the next run ends as if nothing had happened.
 //!
 //! A few kills by default. By hand, `KILLS=500` sets how many, `KILL_ARTIFACTS=2000` the size of
 //! the registry, and `KILL_SEED=7` chooses other instants; a failure names its seed.
@@ -8,12 +8,13 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use sqlx::PgConnection;
 use swr_sync::emulator::{RequestKind, World};
 
 use crate::support::database::TestDatabase;
+use crate::support::held_up::{HeldUp, hold, is_waited_for, wait_until_alone};
 use crate::support::mirror::{Mirror, start_of_time, wait_until};
-use crate::support::program::{Program, emulator_settings};
+use crate::support::program::{Program, Running, emulator_settings};
+use crate::support::proxy::Proxy;
 
 /// Requests on their way at a time.
 const MAX_IN_FLIGHT: u64 = 16;
@@ -178,12 +179,7 @@ impl Trial {
         let code = finished.status.code();
         assert!(matches!(code, None | Some(0)), "{}", finished.stderr);
         self.kills += 1;
-        wait_until("the killed run's connections are gone", async || {
-            let left = "select count(*) from pg_stat_activity
-                        where datname = current_database() and application_name like 'swr-sync%'";
-            database.snapshot(left).await == "0"
-        })
-        .await;
+        wait_until_alone(database).await;
         let facts = self.mirror.facts().await;
         assert!(
             facts == self.old || facts == self.new,
@@ -218,27 +214,6 @@ impl Trial {
         let most = self.digests.len() as u64 + self.kills * MOST_LOST;
         assert!(asked <= most, "{asked} of {most}");
     }
-}
-
-/// Locks a table against writers until the connection is dropped.
-async fn hold(database: &TestDatabase, table: &str) -> PgConnection {
-    let mut connection = database.connect().await;
-    let sql = format!("begin; lock table swr.{table} in exclusive mode");
-    sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
-        .execute(&mut connection)
-        .await
-        .unwrap();
-    connection
-}
-
-async fn is_waited_for(database: &TestDatabase, table: &str) -> bool {
-    let waiting = format!(
-        "select exists (
-             select from pg_locks l join pg_database d on d.oid = l.database
-             where d.datname = current_database() and l.relation = 'swr.{table}'::regclass and not l.granted
-         )"
-    );
-    database.snapshot(&waiting).await == "t"
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -289,4 +264,248 @@ async fn on_failure(replay: &str, work: impl Future<Output = ()>) {
     }
     let _say = Say(replay);
     work.await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_run_gives_its_lock_back_even_while_its_statement_waits() {
+    let mirror = small_mirror().await;
+    let program = Program::sync(&mirror.emulator, &mirror.database);
+    let held_up = HeldUp::start(&mirror, "tag", program).await;
+    held_up.run.signal(Signal::SIGKILL);
+    held_up.run.finish().await;
+    // The lock that its statement waits for is still held by another.
+    wait_until_alone(&mirror.database).await;
+    drop(held_up.holder);
+    check_next_run(&mirror).await;
+}
+
+/// What a migrated database is made of.
+const SCHEMA: &str = "select table_schema, table_name, column_name, data_type, is_nullable
+    from information_schema.columns where table_schema like 'swr%'
+    union all
+    select schemaname, tablename, indexname, indexdef, null from pg_indexes where schemaname like 'swr%'
+    order by 1, 2, 3, 4";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_migration_is_taken_up_by_the_next() {
+    let migrate = |database: &TestDatabase| Program::new(&["migrate"]).database(database);
+    let seed = setting("KILL_SEED", 1);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let whole = TestDatabase::create_empty().await;
+    let begin = Instant::now();
+    migrate(&whole).run().await.code(0);
+    let undisturbed = begin.elapsed();
+    let expected = whole.snapshot(SCHEMA).await;
+    for _ in 0..setting("KILLS", 12).div_ceil(6) {
+        let database = TestDatabase::create_empty().await;
+        for _ in 0..3 {
+            let run = migrate(&database).start();
+            tokio::time::sleep(undisturbed.mul_f64(random.f64())).await;
+            run.signal(Signal::SIGKILL);
+            let code = run.finish().await.status.code();
+            assert!(matches!(code, None | Some(0)), "{code:?}");
+        }
+        migrate(&database).run().await.code(0);
+        assert_eq!(
+            database.snapshot(SCHEMA).await,
+            expected,
+            "KILL_SEED={seed}"
+        );
+        let migrations =
+            "select count(*) = max(version) and bool_and(success) from swr._sqlx_migrations";
+        assert_eq!(database.snapshot(migrations).await, "t");
+    }
+}
+
+/// A first sync migrates an empty database. Held up in its last migration, it has made some
+/// already, and waits in the middle of another one.
+async fn sync_held_up_in_a_migration(mirror: &Mirror) -> (Running, sqlx::PgConnection) {
+    let Mirror {
+        emulator, database, ..
+    } = mirror;
+    let mut holder = database.connect().await;
+    sqlx::raw_sql("begin; create schema swr_report")
+        .execute(&mut holder)
+        .await
+        .unwrap();
+    let run = Program::sync(emulator, database).start();
+    wait_until("the migration waits for the schema", async || {
+        let waiting = "select exists (select from pg_stat_activity
+                       where datname = current_database() and wait_event_type = 'Lock')";
+        database.snapshot(waiting).await == "t"
+    })
+    .await;
+    (run, holder)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_sync_that_ends_in_a_migration_is_taken_up_by_the_next() {
+    for (signal, code) in [
+        (Signal::SIGKILL, None),
+        (Signal::SIGTERM, Some(143)),
+        (Signal::SIGINT, Some(130)),
+    ] {
+        let mirror = Mirror {
+            database: TestDatabase::create_empty().await,
+            ..small_mirror().await
+        };
+        let (run, holder) = sync_held_up_in_a_migration(&mirror).await;
+        run.signal(signal);
+        assert_eq!(run.finish().await.status.code(), code);
+        drop(holder);
+        check_next_run(&mirror).await;
+    }
+}
+
+/// Ten images in one repository.
+async fn small_mirror() -> Mirror {
+    let mut world = World::empty(start_of_time());
+    let repository = world.add_repository("team", "app/api");
+    for _ in 0..10 {
+        world.push(repository).unwrap();
+    }
+    Mirror::with(emulator_settings(), world, TestDatabase::create().await).await
+}
+
+async fn check_next_run(mirror: &Mirror) {
+    wait_until_alone(&mirror.database).await;
+    Program::sync(&mirror.emulator, &mirror.database)
+        .run()
+        .await
+        .code(0);
+    assert_eq!(mirror.facts().await, mirror.undisturbed_facts().await);
+}
+
+/// Where a run is when it is asked to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// It has no answer to its first connection.
+    Connecting,
+    /// A request of this kind hangs.
+    Asking(RequestKind),
+    /// A statement waits for a lock on this table.
+    Writing(&'static str),
+    /// A statement waits for a lock on this table, and the way to the database falls silent.
+    Silent(&'static str),
+}
+
+/// A run in this phase, with what keeps it there.
+struct Kept {
+    run: Running,
+    proxy: Proxy,
+    held_up: Option<(sqlx::PgConnection, Proxy)>,
+}
+
+impl Kept {
+    async fn in_phase(phase: Phase, mirror: &Mirror) -> Kept {
+        let Mirror {
+            emulator, database, ..
+        } = mirror;
+        let proxy = Proxy::before_database(database.url()).await;
+        let program =
+            Program::sync(emulator, database).database_url(&proxy.database_url(database.url()));
+        let (run, held_up) = match phase {
+            Phase::Connecting => {
+                proxy.fall_silent();
+                let run = program.start();
+                wait_until("it connects", async || proxy.connections() > 0).await;
+                (run, None)
+            }
+            Phase::Asking(kind) => {
+                emulator.hang_next(kind);
+                let run = program.start();
+                wait_until("it asks", async || emulator.requests().of(kind) > 0).await;
+                (run, None)
+            }
+            Phase::Writing(table) | Phase::Silent(table) => {
+                let HeldUp {
+                    run,
+                    holder,
+                    gateway,
+                } = HeldUp::start(mirror, table, program).await;
+                if matches!(phase, Phase::Silent(_)) {
+                    proxy.fall_silent();
+                }
+                (run, Some((holder, gateway)))
+            }
+        };
+        Kept {
+            run,
+            proxy,
+            held_up,
+        }
+    }
+}
+
+/// Asks a run to stop, and looks at what is left of it.
+async fn check_stop(phase: Phase, signal: Signal, code: i32) {
+    let mirror = small_mirror().await;
+    let kept = Kept::in_phase(phase, &mirror).await;
+    kept.run.signal(signal);
+    let begin = Instant::now();
+    let finished = kept.run.finish().await;
+    note_elapsed(phase, signal, begin.elapsed());
+    finished.code(code).says(&["error: stopped by a signal"]);
+    drop((kept.held_up, kept.proxy));
+    wait_until_alone(&mirror.database).await;
+    let published = "select count(*) from swr.artifact";
+    assert_eq!(mirror.database.snapshot(published).await, "0", "{phase:?}");
+    let expected = match phase {
+        Phase::Connecting => String::new(),
+        Phase::Silent(_) => "running | NULL".to_owned(),
+        Phase::Asking(_) | Phase::Writing(_) => format!("stopped | {code}"),
+    };
+    let row = "select outcome, exit_code from swr.sync_run";
+    assert_eq!(mirror.database.snapshot(row).await, expected, "{phase:?}");
+    check_next_run(&mirror).await;
+}
+
+/// For measuring by hand: no test depends on it.
+#[expect(clippy::print_stderr, reason = "libtest shows it with --nocapture")]
+fn note_elapsed(phase: Phase, signal: Signal, elapsed: Duration) {
+    eprintln!("{signal} in {phase:?}: ended after {elapsed:.1?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_asked_to_stop_ends_cleanly_in_every_phase() {
+    let stop = |phase, signal| {
+        let code = if signal == Signal::SIGTERM { 143 } else { 130 };
+        check_stop(phase, signal, code)
+    };
+    // A few at a time: what takes long here is waiting.
+    tokio::join!(
+        stop(Phase::Connecting, Signal::SIGTERM),
+        stop(Phase::Asking(RequestKind::Namespaces), Signal::SIGINT),
+        stop(Phase::Asking(RequestKind::Artifacts), Signal::SIGTERM),
+        stop(Phase::Asking(RequestKind::BuildHistory), Signal::SIGINT),
+    );
+    tokio::join!(
+        stop(Phase::Writing("staged_artifact"), Signal::SIGINT),
+        stop(Phase::Writing("manifest"), Signal::SIGTERM),
+        stop(Phase::Writing("tag"), Signal::SIGTERM),
+        stop(Phase::Writing("artifact"), Signal::SIGINT),
+    );
+    tokio::join!(
+        stop(Phase::Silent("staged_artifact"), Signal::SIGTERM),
+        stop(Phase::Silent("manifest"), Signal::SIGINT),
+        stop(Phase::Silent("tag"), Signal::SIGTERM),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_a_run_at_once() {
+    let mirror = small_mirror().await;
+    // To end cleanly takes a while here.
+    let kept = Kept::in_phase(Phase::Silent("tag"), &mirror).await;
+    kept.run.signal(Signal::SIGTERM);
+    wait_until("the first signal has arrived", async || {
+        kept.run.stderr_so_far().contains("stopping: ")
+    })
+    .await;
+    kept.run.signal(Signal::SIGINT);
+    // A clean end would have the first one's code.
+    let finished = kept.run.finish().await.code(130);
+    assert_eq!(finished.error(), "");
+    drop((kept.held_up, kept.proxy));
+    check_next_run(&mirror).await;
 }

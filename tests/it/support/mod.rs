@@ -1,6 +1,8 @@
 //! What tests share.
 
 pub(crate) mod database;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+pub(crate) mod held_up;
 #[cfg(feature = "emulator")]
 pub(crate) mod mirror;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]

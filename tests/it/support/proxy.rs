@@ -1,6 +1,7 @@
 //! A proxy between the program and a server, which slows down, falls silent, or cuts connections.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -29,7 +30,8 @@ enum Upstream {
 pub(crate) struct Proxy {
     address: String,
     flow: watch::Sender<Flow>,
-    connections: watch::Sender<u64>,
+    cuts: watch::Sender<u64>,
+    accepted: Arc<AtomicUsize>,
     refusals: Arc<Mutex<Vec<Vec<u8>>>>,
     serving: JoinHandle<()>,
 }
@@ -60,19 +62,22 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let flow = watch::Sender::new(Flow::Passing(Duration::ZERO));
-        let connections = watch::Sender::new(0);
+        let cuts = watch::Sender::new(0);
+        let accepted = Arc::default();
         let refusals = Arc::default();
         let serving = tokio::spawn(serve(
             listener,
             upstream,
             flow.clone(),
-            connections.clone(),
+            cuts.clone(),
+            Arc::clone(&accepted),
             Arc::clone(&refusals),
         ));
         Proxy {
             address,
             flow,
-            connections,
+            cuts,
+            accepted,
             refusals,
             serving,
         }
@@ -114,7 +119,12 @@ impl Proxy {
 
     /// Ends the connections there are. New ones are welcome.
     pub(crate) fn cut(&self) {
-        self.connections.send_modify(|generation| *generation += 1);
+        self.cuts.send_modify(|count| *count += 1);
+    }
+
+    /// How many connections there were so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
     }
 
     /// Refuses the next PostgreSQL connection with this SQLSTATE and message. Calls queue up.
@@ -142,19 +152,21 @@ async fn serve(
     listener: TcpListener,
     upstream: Upstream,
     flow: watch::Sender<Flow>,
-    connections: watch::Sender<u64>,
+    cuts: watch::Sender<u64>,
+    accepted: Arc<AtomicUsize>,
     refusals: Arc<Mutex<Vec<Vec<u8>>>>,
 ) {
     // Tasks of this one, so that its end is theirs.
     let mut tasks = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
+        accepted.fetch_add(1, Ordering::Relaxed);
         let refusal = refusals.lock().unwrap().pop();
         let (upstream, flow) = (upstream.clone(), flow.subscribe());
-        let mut connections = connections.subscribe();
+        let mut cuts = cuts.subscribe();
         tasks.spawn(async move {
             tokio::select! {
                 () = join(client, upstream, flow, refusal) => {}
-                _ = connections.changed() => {}
+                _ = cuts.changed() => {}
             }
         });
     }
