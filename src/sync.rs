@@ -565,7 +565,7 @@ async fn publish_unless_stopped(
     match tokio::time::timeout(STORE_GRACE, ending).await {
         // It came to its end in this moment.
         Ok((_, Ok(()))) => Ok(()),
-        Ok((_, Err(StoreError::CommitUnknown(_)))) | Err(_) => {
+        Ok((_, Err(StoreError::CommitUnknown(_) | StoreError::Silent { .. }))) | Err(_) => {
             Err(SyncError::StoppedPublishing(signal))
         }
         Ok((_, Err(_))) => Err(SyncError::Stopped(signal)),

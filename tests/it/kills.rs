@@ -183,7 +183,10 @@ impl Trial {
         let facts = self.mirror.facts().await;
         assert!(
             facts == self.old || facts == self.new,
-            "neither the old registry nor the new one:\n{facts}"
+            "neither the old registry ({}) nor the new one ({}): {}",
+            lines_of(&self.old),
+            lines_of(&self.new),
+            lines_of(&facts)
         );
         if facts == self.new {
             // There is no way back.
@@ -216,9 +219,18 @@ impl Trial {
     }
 }
 
+fn lines_of(facts: &str) -> String {
+    let sections = facts.split("-- ").filter(|section| !section.is_empty());
+    let counts = sections.map(|section| {
+        let (name, rows) = section.split_once('\n').unwrap_or((section, ""));
+        format!("{name} {}", rows.trim().lines().count())
+    });
+    counts.collect::<Vec<_>>().join(", ")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_kills_a_run_the_next_ends_as_if_nothing_had_happened() {
-    let (kills, seed) = (setting("KILLS", 12), setting("KILL_SEED", 1));
+    let (kills, seed) = (setting("KILLS", 10), setting("KILL_SEED", 1));
     let artifacts = setting("KILL_ARTIFACTS", 250) as usize;
     let mut random = fastrand::Rng::with_seed(seed);
     let mut moments = Vec::new();
@@ -296,7 +308,7 @@ async fn a_killed_migration_is_taken_up_by_the_next() {
     migrate(&whole).run().await.code(0);
     let undisturbed = begin.elapsed();
     let expected = whole.snapshot(SCHEMA).await;
-    for _ in 0..setting("KILLS", 12).div_ceil(6) {
+    for _ in 0..setting("KILLS", 10).div_ceil(6) {
         let database = TestDatabase::create_empty().await;
         for _ in 0..3 {
             let run = migrate(&database).start();
