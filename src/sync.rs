@@ -595,12 +595,15 @@ impl Listing<'_, '_> {
                 };
             }
         };
-        store::describe_instance(
+        let crawl = self.crawl;
+        let data_issues = store::describe_instance(
             self.lock.connection(),
-            self.crawl.run.instance_id,
+            crawl.run,
             &description,
+            crawl.clock.now(),
         )
         .await?;
+        Progress::add(&crawl.progress.data_issues, data_issues);
         match description.version {
             Some(version) if is_older(&version, FIRST_VERSION) => {
                 Err(SyncError::UnsupportedVersion { version })
@@ -744,10 +747,10 @@ impl Listing<'_, '_> {
                 .iter()
                 .map(|request| request.digest.as_str())
                 .collect();
-            let (rows, found) =
-                store::reuse_histories(self.lock.connection(), crawl.run.instance_id, &digests)
-                    .await?;
-            Progress::add(&crawl.progress.rows_written, rows);
+            let (writes, found) =
+                store::reuse_histories(self.lock.connection(), crawl.run, &digests, now).await?;
+            Progress::add(&crawl.progress.rows_written, writes.rows);
+            Progress::add(&crawl.progress.data_issues, writes.data_issues);
             requests.retain(|request| !found.contains(&request.digest));
         }
         let is_unnamed = requests.iter().any(|request| request.repository.is_none());

@@ -8,6 +8,7 @@ pub mod signature;
 
 mod credentials;
 mod error;
+mod json;
 mod meter;
 mod pace;
 mod retry;

@@ -8,6 +8,7 @@ use sqlx::{Connection, PgConnection};
 
 use super::{Doing, InstanceLock, Run, RunEnd, StoreError, save_progress, to_micros};
 use crate::clock::Clock;
+use crate::data_issue::Action;
 use crate::run::{RunCounters, RunOutcome};
 
 /// What publish changed.
@@ -111,25 +112,26 @@ async fn apply(
 ) -> Result<PublishCounts, StoreError> {
     drop_superseded_artifacts(connection, run).await?;
     drop_superseded_tags(connection, run).await?;
+    let doubt = doubt(connection, run).await?;
     let mut rows = 0;
     rows += insert_namespaces(connection, run).await?;
     rows += update_namespaces(connection, run).await?;
-    rows += remove_namespaces(connection, run, listing).await?;
+    rows += remove_namespaces(connection, run, listing, doubt).await?;
     rows += insert_repositories(connection, run).await?;
     rows += update_repositories(connection, run).await?;
-    rows += remove_repositories(connection, run, listing).await?;
+    rows += remove_repositories(connection, run, listing, doubt).await?;
 
     let inserted = insert_artifacts(connection, run).await?;
     let returned = restore_artifacts(connection, run).await?;
     let artifacts_changed = update_artifacts(connection, run).await?;
-    let artifacts_removed = remove_artifacts(connection, run, listing).await?;
+    let artifacts_removed = remove_artifacts(connection, run, listing, doubt).await?;
     rows += inserted + returned + artifacts_changed + artifacts_removed;
 
     let tags_moved = close_moved_tags(connection, run, listing).await?;
-    let tags_removed = close_removed_tags(connection, run, listing).await?;
+    let tags_removed = close_removed_tags(connection, run, listing, doubt).await?;
     let opened = open_tags(connection, run, listing).await?;
     rows += tags_moved + tags_removed + opened;
-    rows += delete_tags(connection, run).await?;
+    rows += delete_tags(connection, run, doubt).await?;
     rows += update_tags(connection, run).await?;
     rows += insert_tags(connection, run).await?;
 
@@ -148,6 +150,33 @@ async fn apply(
         data_issues,
         rows_written: rows,
     })
+}
+
+/// Of which entries a listing cannot say that they are gone: it had a row without a readable id,
+/// which could be any of them. A row with an id that could not be stored speaks for that one only.
+#[derive(Debug, Clone, Copy)]
+struct Doubt {
+    namespaces: bool,
+    repositories: bool,
+    artifacts: bool,
+}
+
+async fn doubt(connection: &mut PgConnection, run: Run) -> Result<Doubt, StoreError> {
+    sqlx::query_as!(
+        Doubt,
+        r#"select
+               coalesce(bool_or(table_name = 'namespace'), false) as "namespaces!",
+               coalesce(bool_or(table_name = 'repository'), false) as "repositories!",
+               coalesce(bool_or(table_name = 'artifact'), false) as "artifacts!"
+           from swr.staged_data_issue
+           where instance_id = $1 and run_id = $2 and action = $3 and row_key = ''"#,
+        run.instance_id,
+        run.run_id,
+        Action::DroppedRow.as_str()
+    )
+    .fetch_one(connection)
+    .await
+    .doing("look for rows without an id")
 }
 
 /// Every statement here compares whole tables, but the staged rows are too young for the planner
@@ -313,6 +342,7 @@ async fn remove_namespaces(
     connection: &mut PgConnection,
     run: Run,
     listing: ListingTime,
+    doubt: Doubt,
 ) -> Result<u64, StoreError> {
     let result = sqlx::query!(
         "update swr.namespace n
@@ -321,10 +351,18 @@ async fn remove_namespaces(
            and not exists (
                select from swr.staged_namespace s
                where s.instance_id = $1 and s.run_id = $2 and s.namespace_id = n.namespace_id
-           )",
+           )
+           and not exists (
+               select from swr.staged_data_issue i
+               where i.instance_id = $1 and i.run_id = $2 and i.table_name = 'namespace' and i.action = $5
+                 and i.row_key = n.namespace_id::text
+           )
+           and not $4",
         run.instance_id,
         run.run_id,
-        listing.started_at
+        listing.started_at,
+        doubt.namespaces,
+        Action::DroppedRow.as_str()
     )
     .execute(connection)
     .await
@@ -395,6 +433,7 @@ async fn remove_repositories(
     connection: &mut PgConnection,
     run: Run,
     listing: ListingTime,
+    doubt: Doubt,
 ) -> Result<u64, StoreError> {
     let result = sqlx::query!(
         "update swr.repository r
@@ -407,10 +446,18 @@ async fn remove_repositories(
            and not exists (
                select from swr.staged_artifact a
                where a.instance_id = $1 and a.run_id = $2 and a.repository_id = r.repository_id
-           )",
+           )
+           and not exists (
+               select from swr.staged_data_issue i
+               where i.instance_id = $1 and i.run_id = $2 and i.table_name = 'repository' and i.action = $5
+                 and i.row_key = r.repository_id::text
+           )
+           and not $4",
         run.instance_id,
         run.run_id,
-        listing.started_at
+        listing.started_at,
+        doubt.repositories,
+        Action::DroppedRow.as_str()
     )
     .execute(connection)
     .await
@@ -502,6 +549,7 @@ async fn remove_artifacts(
     connection: &mut PgConnection,
     run: Run,
     listing: ListingTime,
+    doubt: Doubt,
 ) -> Result<u64, StoreError> {
     let result = sqlx::query!(
         "update swr.artifact a
@@ -510,10 +558,18 @@ async fn remove_artifacts(
            and not exists (
                select from swr.staged_artifact s
                where s.instance_id = $1 and s.run_id = $2 and s.artifact_id = a.artifact_id
-           )",
+           )
+           and not exists (
+               select from swr.staged_data_issue i
+               where i.instance_id = $1 and i.run_id = $2 and i.table_name = 'artifact' and i.action = $5
+                 and i.row_key = a.artifact_id::text
+           )
+           and not $4",
         run.instance_id,
         run.run_id,
-        listing.started_at
+        listing.started_at,
+        doubt.artifacts,
+        Action::DroppedRow.as_str()
     )
     .execute(connection)
     .await
@@ -557,10 +613,13 @@ async fn close_moved_tags(
     Ok(result.rows_affected())
 }
 
+/// The tags of an artifact that is in doubt, or of which the listing gives no readable list or
+/// name, are in doubt too.
 async fn close_removed_tags(
     connection: &mut PgConnection,
     run: Run,
     listing: ListingTime,
+    doubt: Doubt,
 ) -> Result<u64, StoreError> {
     let result = sqlx::query!(
         "update swr.tag_history h
@@ -569,10 +628,23 @@ async fn close_removed_tags(
            and not exists (
                select from swr.staged_tag t
                where t.instance_id = $1 and t.run_id = $2 and t.repository_id = h.repository_id and t.name = h.name
+           )
+           and not $4
+           and not exists (
+               select from swr.staged_data_issue i
+               where i.instance_id = $1 and i.run_id = $2 and i.table_name = 'artifact'
+                 and i.row_key = h.artifact_id::text and (i.action = $5 or i.field = 'tags')
+           )
+           and not exists (
+               select from swr.staged_data_issue i
+               where i.instance_id = $1 and i.run_id = $2 and i.table_name = 'tag'
+                 and i.row_key = 'artifact ' || h.artifact_id and i.action = $5
            )",
         run.instance_id,
         run.run_id,
-        listing.started_at
+        listing.started_at,
+        doubt.artifacts,
+        Action::DroppedRow.as_str()
     )
     .execute(connection)
     .await
@@ -623,16 +695,33 @@ async fn open_tags(
     Ok(result.rows_affected())
 }
 
-async fn delete_tags(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
+async fn delete_tags(
+    connection: &mut PgConnection,
+    run: Run,
+    doubt: Doubt,
+) -> Result<u64, StoreError> {
     let result = sqlx::query!(
         "delete from swr.tag k
          where k.instance_id = $1
            and not exists (
                select from swr.staged_tag t
                where t.instance_id = $1 and t.run_id = $2 and t.repository_id = k.repository_id and t.name = k.name
+           )
+           and not $3
+           and not exists (
+               select from swr.staged_data_issue i
+               where i.instance_id = $1 and i.run_id = $2 and i.table_name = 'artifact'
+                 and i.row_key = k.artifact_id::text and (i.action = $4 or i.field = 'tags')
+           )
+           and not exists (
+               select from swr.staged_data_issue i
+               where i.instance_id = $1 and i.run_id = $2 and i.table_name = 'tag'
+                 and i.row_key = 'artifact ' || k.artifact_id and i.action = $4
            )",
         run.instance_id,
-        run.run_id
+        run.run_id,
+        doubt.artifacts,
+        Action::DroppedRow.as_str()
     )
     .execute(connection)
     .await
