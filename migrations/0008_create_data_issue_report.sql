@@ -24,8 +24,11 @@ comment on column swr_report.data_issue.row_key is
 comment on column swr_report.data_issue.field is 'The field of the API; empty where the whole row is concerned.';
 comment on column swr_report.data_issue.action is 'What was done to the value.';
 comment on column swr_report.data_issue.original is
-    'The value as it came; a string with the text of its JSON where jsonb cannot hold it. May carry secrets if it was a build command.';
+    'The value as it came; a string with the text of its JSON where jsonb cannot hold it, a byte that is no UTF-8 as \xff. May carry secrets if it was a build command.';
 comment on column swr_report.data_issue.first_seen_at is 'When a run met it first.';
 comment on column swr_report.data_issue.first_seen_run_id is 'That run.';
 comment on column swr_report.data_issue.data_issue_id is 'Names the issue by its content.';
 comment on column swr_report.data_issue.instance_id is 'Key of swr.instance.';
+
+comment on column swr.data_issue.original is
+    'The value as it came; a string with the text of its JSON where jsonb cannot hold it, a byte that is no UTF-8 as \xff.';

@@ -8,6 +8,8 @@ pub mod signature;
 
 mod credentials;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod json;
 mod meter;
 mod pace;

@@ -334,7 +334,7 @@ fn offset_page<T>(
     Ok(OffsetPage {
         entries: rows.len() as u64,
         page: page(&document, table, rows, decode),
-        total: total.and_then(|total| json::integer(total).ok()?.try_into().ok()),
+        total: total.and_then(|total| integer_of(&document, total).ok()??.try_into().ok()),
     })
 }
 

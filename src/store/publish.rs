@@ -113,6 +113,18 @@ async fn apply(
     drop_superseded_artifacts(connection, run).await?;
     drop_superseded_tags(connection, run).await?;
     let doubt = doubt(connection, run).await?;
+    for (what, in_doubt) in [
+        ("namespaces", doubt.namespaces),
+        ("repositories", doubt.repositories),
+        ("artifacts and tags", doubt.artifacts),
+    ] {
+        if in_doubt {
+            tracing::warn!(
+                "the listing has rows without a readable id, which could be any: no {what} are marked as removed; \
+                 see `swr-sync report data_issue`"
+            );
+        }
+    }
     let mut rows = 0;
     rows += insert_namespaces(connection, run).await?;
     rows += update_namespaces(connection, run).await?;

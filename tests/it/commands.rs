@@ -956,7 +956,7 @@ async fn synced_database() -> TestDatabase {
         let repository = world.repository("team", "app/api").unwrap().id;
         let pushed = world.push(repository).unwrap();
         let row = json!({
-            "id": pushed.id, "digest": pushed.digest().to_string(), "repository_id": repository, "size": true,
+            "id": pushed.id, "digest": pushed.digest().to_string(), "repository_id": repository, "size": 1.5,
         });
         world.override_row(pushed.id, row);
     });

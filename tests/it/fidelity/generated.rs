@@ -3,7 +3,7 @@
 //! What is expected is put together beside the spelling, piece by piece; nothing here parses
 //! JSON or times. PostgreSQL itself says what the expected JSON is as jsonb.
 //!
-//! `PROPTEST_CASES` sets the number of listings; each has up to 200 documents.
+//! `PROPTEST_CASES` sets the number of listings; each has up to 208 documents.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -584,6 +584,18 @@ struct Artifact {
     history: History,
 }
 
+/// A namespace or a repository of the catalog, which have much in common.
+#[derive(Debug, Clone)]
+struct Entry {
+    id: Id,
+    names: [Value; 2],
+    integers: [Value; 4],
+    description: Value,
+    times: [Value; 2],
+    metadata: Value,
+    extra: Vec<(Value, Value)>,
+}
+
 #[derive(Debug, Clone)]
 enum Tags {
     Missing(bool),
@@ -689,15 +701,73 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![15 => object, 1 => other.prop_map(Step::NoObject)]
 }
 
-fn artifact() -> impl Strategy<Value = Artifact> {
-    let id = prop_oneof![
+fn id() -> impl Strategy<Value = Id> {
+    prop_oneof![
         12 => Just(Id::Number),
         2 => Just(Id::Text),
         2 => Just(Id::Decimal),
         1 => Just(Id::Missing),
         1 => Just(Id::WrongType),
         1 => Just(Id::Beyond),
+    ]
+}
+
+impl Id {
+    /// How the row spells this id, and the key under which the row is recorded.
+    fn spell(&self, id: i64, place: usize) -> (String, Option<String>) {
+        match self {
+            Id::Number => (id.to_string(), Some(id.to_string())),
+            Id::Text => (id.to_string(), Some(format!("\"{id}\""))),
+            Id::Decimal => (id.to_string(), Some(format!("{id}.0"))),
+            Id::Missing => (String::new(), None),
+            Id::WrongType => (String::new(), Some("true".to_owned())),
+            Id::Beyond => {
+                let beyond = format!("9223372036854775{}", 808 + place);
+                (beyond.clone(), Some(beyond))
+            }
+        }
+    }
+
+    fn is_readable(&self) -> bool {
+        matches!(self, Id::Number | Id::Text | Id::Decimal)
+    }
+}
+
+fn entry() -> impl Strategy<Value = Entry> {
+    let integers = [
+        integer().boxed(),
+        integer().boxed(),
+        integer().boxed(),
+        integer().boxed(),
     ];
+    let times = [time(6, true).boxed(), time(6, true).boxed()];
+    let metadata = prop_oneof![
+        any::<bool>().prop_map(Value::missing).boxed(),
+        json().boxed()
+    ];
+    (
+        id(),
+        [text().boxed(), text().boxed()],
+        integers,
+        text(),
+        times,
+        metadata,
+        extra(),
+    )
+        .prop_map(
+            |(id, names, integers, description, times, metadata, extra)| Entry {
+                id,
+                names,
+                integers,
+                description,
+                times,
+                metadata,
+                extra,
+            },
+        )
+}
+
+fn artifact() -> impl Strategy<Value = Artifact> {
     let unusable = prop_oneof![
         Just(None),
         Just(Some("null")),
@@ -727,7 +797,7 @@ fn artifact() -> impl Strategy<Value = Artifact> {
         [time(6, true).boxed(), time(6, true).boxed()],
     );
     (
-        id,
+        id(),
         digest,
         prop::bool::weighted(0.95),
         values,
@@ -755,6 +825,8 @@ fn artifact() -> impl Strategy<Value = Artifact> {
 /// Everything a listing has to leave behind: rows of columns, where JSON is marked as such.
 #[derive(Default)]
 struct Expected {
+    namespaces: Vec<Vec<Option<Cell>>>,
+    repositories: Vec<Vec<Option<Cell>>>,
     artifacts: Vec<Vec<Option<Cell>>>,
     tags: Vec<Vec<Option<Cell>>>,
     manifests: Vec<Vec<Option<Cell>>>,
@@ -792,17 +864,7 @@ impl Expected {
         id: i64,
         document: &Artifact,
     ) -> (Source, Option<(String, Source)>) {
-        let (key, id_source) = match document.id {
-            Id::Number => (id.to_string(), Some(id.to_string())),
-            Id::Text => (id.to_string(), Some(format!("\"{id}\""))),
-            Id::Decimal => (id.to_string(), Some(format!("{id}.0"))),
-            Id::Missing => (String::new(), None),
-            Id::WrongType => (String::new(), Some("true".to_owned())),
-            Id::Beyond => {
-                let beyond = format!("9223372036854775{:03}", 808 + place % 100);
-                (beyond.clone(), Some(beyond))
-            }
-        };
+        let (key, id_source) = document.id.spell(id, place);
         let mut row = Row::new("artifact", key);
         if let Some(source) = id_source {
             row.nested("id", &Source::new(source));
@@ -848,9 +910,8 @@ impl Expected {
         }
         row.extra(&document.extra);
         let source = row.finish();
-        let has_id = matches!(document.id, Id::Number | Id::Text | Id::Decimal);
         let has_digest = matches!(document.digest, Digest::Text(_));
-        if !has_id || !has_digest || !document.has_repository {
+        if !document.id.is_readable() || !has_digest || !document.has_repository {
             row.drop();
             self.issues.append(&mut row.issues);
             return (source, None);
@@ -876,6 +937,65 @@ impl Expected {
         ]);
         let history = self.history(number, place, id, &digest, &document.history);
         (source, Some((digest, history)))
+    }
+
+    /// Spells a row of the catalog's lists.
+    fn entry(&mut self, table: &'static str, place: usize, document: &Entry) -> Source {
+        let id = 100 + place as i64;
+        let (key, id_source) = document.id.spell(id, place);
+        let mut row = Row::new(table, key);
+        let [name, namespace_name] = &document.names;
+        let [namespace_id, tag_count, artifact_count, pull_count] = &document.integers;
+        let [created_at, updated_at] = &document.times;
+        let is_namespace = table == "namespace";
+        if let Some(source) = id_source {
+            let name = if is_namespace { "namespace_id" } else { "id" };
+            row.nested(name, &Source::new(source));
+        }
+        row.field("name", name);
+        row.field("created_at", created_at);
+        row.field("updated_at", updated_at);
+        if is_namespace {
+            row.field("repo_count", tag_count);
+            row.field("metadata", &document.metadata);
+        } else {
+            row.field("namespace_name", namespace_name);
+            row.field("namespace_id", namespace_id);
+            row.field("tag_count", tag_count);
+            row.field("artifact_count", artifact_count);
+            row.field("pull_count", pull_count);
+            row.field("description", &document.description);
+        }
+        row.extra(&document.extra);
+        let source = row.finish();
+        let has_names = name.stored.is_some() && (is_namespace || namespace_name.stored.is_some());
+        if document.id.is_readable() && has_names {
+            let times = [stored(created_at), stored(updated_at)];
+            let extra = [row.stored_extra().map(Cell::Json)];
+            let head = [cell(id), stored(name)];
+            if is_namespace {
+                let metadata = document.metadata.stored.clone();
+                let metadata = metadata.filter(|json| json != "null");
+                let values = [stored(tag_count), metadata.map(Cell::Json)];
+                self.namespaces
+                    .push([&head[..], &values, &times, &extra].concat());
+            } else {
+                let values = [
+                    namespace_name,
+                    namespace_id,
+                    tag_count,
+                    artifact_count,
+                    pull_count,
+                    &document.description,
+                ];
+                self.repositories
+                    .push([&head[..], &values.map(stored), &times, &extra].concat());
+            }
+        } else {
+            row.drop();
+        }
+        self.issues.append(&mut row.issues);
+        source
     }
 
     fn history(
@@ -1081,6 +1201,7 @@ async fn normalised(mirror: &Mirror, rows: Vec<Vec<Option<Cell>>>) -> Rows {
 async fn check(
     mirror: &Mirror,
     first_id: i64,
+    catalog: &[Entry],
     documents: &[Artifact],
 ) -> Result<usize, TestCaseError> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -1113,7 +1234,36 @@ async fn check(
             source.bytes
         })
         .collect();
-    let count = rows.len() + answers.histories.len();
+    // Beside those that the artifacts are in.
+    let rows_of = |known: String, rows: Vec<Source>| {
+        let mut page = Source::new(known);
+        for row in &rows {
+            page.push(",");
+            page.append(row);
+        }
+        page.push("]}");
+        page.bytes
+    };
+    let namespaces = catalog.iter().enumerate();
+    let namespaces = namespaces
+        .map(|(place, entry)| expected.entry("namespace", place, entry))
+        .collect();
+    let repositories = catalog.iter().enumerate();
+    let repositories = repositories
+        .map(|(place, entry)| expected.entry("repository", place, entry))
+        .collect();
+    let total = catalog.len() + 1;
+    answers.namespaces = rows_of(
+        format!("{{\"total\":{total},\"namespaces\":[{{\"namespace_id\":1,\"name\":\"team\"}}"),
+        namespaces,
+    );
+    answers.repositories = rows_of(
+        format!(
+            "{{\"total\":\"{total}\",\"repositories\":[{{\"id\":2,\"name\":\"api\",\"namespace_name\":\"team\"}}"
+        ),
+        repositories,
+    );
+    let count = rows.len() + answers.histories.len() + 2 * catalog.len();
     mirror.set(answers);
     let instance = format!("case-{number}");
     let report = mirror.try_sync(&instance).await;
@@ -1136,6 +1286,27 @@ async fn check(
     let of_instance =
         format!("join swr.instance i using (instance_id) where i.swr_instance_id = '{instance}'");
     for (what, rows, query) in [
+        (
+            "namespaces",
+            expected.namespaces,
+            format!(
+                "select namespace_id, n.name, repository_count, metadata, {}, {}, extra
+                 from swr.namespace n {of_instance} and namespace_id <> 1",
+                nanoseconds("created_at"),
+                nanoseconds("updated_at")
+            ),
+        ),
+        (
+            "repositories",
+            expected.repositories,
+            format!(
+                "select repository_id, r.name, namespace_name, namespace_id, tag_count, artifact_count, pull_count,
+                        description, {}, {}, extra
+                 from swr.repository r {of_instance} and repository_id <> 2",
+                nanoseconds("created_at"),
+                nanoseconds("updated_at")
+            ),
+        ),
         (
             "artifacts",
             expected.artifacts,
@@ -1196,7 +1367,8 @@ async fn check(
 fn what_the_registry_gives_is_stored_or_recorded() {
     let is_by_hand = std::env::var_os("PROPTEST_CASES").is_some();
     let config = Config {
-        max_shrink_iters: 400,
+        // Each step is a run of its own.
+        max_shrink_time: 15_000,
         failure_persistence: None,
         ..Config::default()
     };
@@ -1219,9 +1391,9 @@ fn what_the_registry_gives_is_stored_or_recorded() {
         Just((1 << 53) + 1),
         Just(i64::MAX - 100)
     ];
-    let listings = (first_id, vec(artifact(), 0..=largest));
-    let outcome = TestRunner::new(config).run(&listings, |(first_id, listing)| {
-        let count = runtime.block_on(check(&mirror, first_id, &listing))?;
+    let listings = (first_id, vec(entry(), 0..5), vec(artifact(), 0..=largest));
+    let outcome = TestRunner::new(config).run(&listings, |(first_id, catalog, listing)| {
+        let count = runtime.block_on(check(&mirror, first_id, &catalog, &listing))?;
         documents.fetch_add(count as u64, Ordering::Relaxed);
         Ok(())
     });
@@ -1230,8 +1402,10 @@ fn what_the_registry_gives_is_stored_or_recorded() {
     runtime.block_on(async move { drop(mirror) });
     match outcome {
         Ok(()) => {}
-        Err(TestError::Fail(reason, (first_id, listing))) => {
-            panic!("{reason}\nthe smallest listing that fails, from id {first_id} on: {listing:#?}")
+        Err(TestError::Fail(reason, (first_id, catalog, listing))) => {
+            panic!(
+                "{reason}\nthe smallest listing that fails, from id {first_id} on: {catalog:#?} {listing:#?}"
+            )
         }
         Err(TestError::Abort(reason)) => panic!("{reason}"),
     }
