@@ -559,8 +559,10 @@ impl<'a> Fields<'a> {
         }
         if time.nanosecond() >= 1_000_000_000 {
             self.refuse(name, Action::LeapSecond, source);
-            // Another way to say the same instant: 60.5 becomes 0.5 of the next minute.
-            time = time.with_nanosecond(time.nanosecond() - 1_000_000_000)? + TimeDelta::seconds(1);
+            // 60.5 becomes 0.5 of the next minute.
+            time = time
+                .with_nanosecond(time.nanosecond() - 1_000_000_000)?
+                .checked_add_signed(TimeDelta::seconds(1))?;
         }
         Some(time)
     }
