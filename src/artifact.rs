@@ -112,10 +112,12 @@ pub struct Page<T> {
 }
 
 /// What the API says of an instance (ShowInstance, api-swr2 swr_03_0003).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct InstanceDescription {
     /// The name.
     pub name: Option<String>,
     /// The version, in a format that is not documented.
     pub version: Option<String>,
+    /// What had to be altered.
+    pub issues: Vec<DataIssue>,
 }

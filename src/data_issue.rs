@@ -13,7 +13,7 @@ pub struct DataIssue {
     pub field: String,
     /// What was done.
     pub action: Action,
-    /// The value as it came.
+    /// The value as it came; where jsonb cannot hold it, the text of its JSON.
     pub original: Value,
 }
 
@@ -22,10 +22,22 @@ pub struct DataIssue {
 pub enum Action {
     /// PostgreSQL text cannot hold U+0000; each became U+FFFD.
     ReplacedNul,
+    /// Lone surrogates and bytes that are no UTF-8 are no characters; each became U+FFFD.
+    ReplacedInvalid,
     /// The value has another type than documented; it was stored as missing.
     WrongType,
+    /// Not a boolean, in a column that has to be one.
+    NotBoolean,
     /// The value does not fit the column's type; it was stored as missing.
     OutOfRange,
+    /// The time has more decimals than its column keeps; what is beyond them was cut off.
+    CutTime,
+    /// PostgreSQL has no leap seconds; it became the second after it.
+    LeapSecond,
+    /// The object gave the field before, with this value; the last one counts.
+    GivenTwice,
+    /// A number too long, or a value too deep or too large, for jsonb; a string holds its JSON.
+    KeptAsText,
     /// A row without a key cannot be stored; all of it is in the original.
     DroppedRow,
     /// The same layer came with another value before; the first one stays.
@@ -37,6 +49,12 @@ impl Action {
     pub fn as_str(self) -> &'static str {
         match self {
             Action::ReplacedNul => "replaced NUL by U+FFFD",
+            Action::ReplacedInvalid => "replaced invalid Unicode by U+FFFD",
+            Action::NotBoolean => "not a boolean, stored as false",
+            Action::CutTime => "more decimals than are kept, cut",
+            Action::LeapSecond => "leap second, stored as the second after it",
+            Action::GivenTwice => "given more than once, the last one counts",
+            Action::KeptAsText => "beyond jsonb, stored as the text of its JSON",
             Action::WrongType => "wrong type, stored as NULL",
             Action::OutOfRange => "out of range, stored as NULL",
             Action::DroppedRow => "row without a key, not stored",

@@ -322,7 +322,7 @@ pub async fn sync(
     let begin = Instant::now();
     let clock = &settings.clock;
     let (mut lock, run) = tokio::select! {
-        begun = begin_run(registry, database, settings) => begun?,
+        begun = begin_run(registry, database, settings, progress) => begun?,
         signal = stop.requested() => return Err(SyncError::Stopped(signal)),
     };
     tracing::info!(
@@ -401,26 +401,34 @@ async fn begin_run(
     registry: &Registry,
     database: &Database,
     settings: &SyncSettings,
+    progress: &Progress,
 ) -> Result<(InstanceLock, Run), SyncError> {
     let limit = database.timeout();
     let mut connection = database.connect_to_write().await?;
-    let instance = settle_instance(registry, &mut connection, settings, limit).await?;
+    let (instance, description) =
+        settle_instance(registry, &mut connection, settings, limit).await?;
     let beginning = async {
+        let now = settings.clock.now();
         let mut lock = InstanceLock::acquire(connection, instance.instance_id).await?;
-        let run = Run::start(&mut lock, &settings.host, settings.clock.now()).await?;
+        let run = Run::start(&mut lock, &settings.host, now).await?;
+        if let Some(description) = &description {
+            let data_issues =
+                store::describe_instance(lock.connection(), run, description, now).await?;
+            Progress::add(&progress.data_issues, data_issues);
+        }
         Ok((lock, run))
     };
     Ok(store::within(limit, "begin a run", beginning).await?)
 }
 
-/// Gives the instance's row. It is made when the registry has said that it has such an instance,
-/// or that this key may not ask; name and version are read once.
+/// Gives the instance's row, and what the registry says of it where that is not stored yet. The row
+/// is made when the registry has said that it has such an instance, or that this key may not ask.
 async fn settle_instance(
     registry: &Registry,
     connection: &mut PgConnection,
     settings: &SyncSettings,
     limit: Duration,
-) -> Result<Instance, SyncError> {
+) -> Result<(Instance, Option<InstanceDescription>), SyncError> {
     let SyncSettings {
         swr_instance_id,
         project_id,
@@ -474,11 +482,7 @@ async fn settle_instance(
     if let Some(error) = wrong_project(&instance, settings) {
         return Err(error);
     }
-    if let Some(description) = &description {
-        let describing = store::describe_instance(connection, instance.instance_id, description);
-        store::within(limit, "describe the instance", describing).await?;
-    }
-    Ok(instance)
+    Ok((instance, description))
 }
 
 fn wrong_project(instance: &Instance, settings: &SyncSettings) -> Option<SyncError> {
@@ -983,10 +987,10 @@ impl Listing<'_, '_> {
                 .iter()
                 .map(|request| request.digest.as_str())
                 .collect();
-            let instance_id = crawl.run.instance_id;
-            let copying = store::reuse_histories(self.lock.connection(), instance_id, &digests);
-            let (rows, found) = crawl.within("copy build histories", copying).await?;
-            Progress::add(&crawl.progress.rows_written, rows);
+            let copying = store::reuse_histories(self.lock.connection(), crawl.run, &digests, now);
+            let (writes, found) = crawl.within("copy build histories", copying).await?;
+            Progress::add(&crawl.progress.rows_written, writes.rows);
+            Progress::add(&crawl.progress.data_issues, writes.data_issues);
             requests.retain(|request| !found.contains(&request.digest));
         }
         let is_unnamed = requests.iter().any(|request| request.repository.is_none());

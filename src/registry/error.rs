@@ -168,7 +168,10 @@ impl StatusFailure {
             Some((code, message)) => (code, message),
             None => (
                 None,
-                one_line(&without_markup(&String::from_utf8_lossy(body)), 200),
+                redact(&one_line(
+                    &without_markup(&String::from_utf8_lossy(body)),
+                    200,
+                )),
             ),
         };
         StatusFailure {
@@ -353,5 +356,9 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("end"), "{text}");
+        // Not even where the body is no JSON.
+        let body = br#"{"error_msg":"\ud800 verify failed, Signature=abc123|end"}"#;
+        let text = StatusFailure::read(401, None, body).to_string();
+        assert!(!text.contains("abc123") && text.contains("end"), "{text}");
     }
 }

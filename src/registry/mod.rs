@@ -9,7 +9,10 @@ pub mod signature;
 
 mod credentials;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod gate;
+mod json;
 mod meter;
 mod pace;
 mod rate;

@@ -4,13 +4,18 @@
 //! What a type or PostgreSQL cannot hold becomes missing, or a legal value, and a
 //! [`DataIssue`]; what this program has no name for goes to `extra`.
 
-use chrono::{DateTime, Datelike, Utc};
+use chrono::{DateTime, TimeDelta, Timelike, Utc};
+use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
 use super::error::Malformed;
+use super::json::{self, Alterations, Document, Member};
 use crate::artifact::{Artifact, Extra, InstanceDescription, Namespace, Page, Repository, Tag};
 use crate::build_history::{BuildHistory, BuildStep, Layer};
 use crate::data_issue::{Action, DataIssue};
+
+/// Digests and names of tags are keys; an index of PostgreSQL takes 2,704 bytes for all of one.
+const LONGEST_KEY_BYTES: usize = 1_000;
 
 /// One page of an offset/limit listing.
 #[derive(Debug)]
@@ -26,57 +31,48 @@ pub(super) struct OffsetPage<T> {
 ///
 /// `None` on the last page: only a missing marker ends the listing, not a short page.
 pub(super) fn next_marker(body: &[u8]) -> Result<Option<i64>, Malformed> {
-    #[derive(serde::Deserialize)]
-    struct Marker {
-        next_marker: Option<Value>,
+    let document = Document::new(body)?;
+    let marker = match sole(&document, &document.members()?, "next_marker")? {
+        None | Some("null") => return Ok(None),
+        Some(marker) => marker,
+    };
+    let number = match marker.strip_prefix('"') {
+        Some(text) => text.trim_end_matches('"').trim(),
+        None => marker,
+    };
+    if number.is_empty() {
+        return Ok(None);
     }
-    let Marker { next_marker } = serde_json::from_slice(body).map_err(not_json)?;
-    match next_marker {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
-        Some(Value::String(text)) => match text.trim().parse() {
-            Ok(marker) => Ok(Some(marker)),
-            Err(_) => Err(Malformed::new(format!(
-                "next_marker is not a number: {text:?}"
-            ))),
-        },
-        Some(Value::Number(number)) => match number.as_i64() {
-            Some(marker) => Ok(Some(marker)),
-            None => Err(Malformed::new(format!(
-                "next_marker is out of range: {number}"
-            ))),
-        },
-        Some(other) => Err(Malformed::new(format!(
-            "next_marker is not a number: {other}"
-        ))),
+    match number.parse() {
+        Ok(marker) => Ok(Some(marker)),
+        Err(_) => Err(Malformed::new("next_marker is not a number of 64 bits")),
     }
 }
 
 /// The rows of a page of the artifact list.
 pub(super) fn artifact_page(body: &[u8]) -> Result<Page<Artifact>, Malformed> {
-    let mut document = object(body)?;
-    Ok(page(list(&mut document, "artifacts")?, artifact))
+    let document = Document::new(body)?;
+    let rows = list(&document, &document.members()?, "artifacts")?;
+    Ok(page(&document, "artifact", rows, artifact))
 }
 
 pub(super) fn namespace_page(body: &[u8]) -> Result<OffsetPage<Namespace>, Malformed> {
-    offset_page(body, "namespaces", namespace)
+    offset_page(body, "namespaces", "namespace", namespace)
 }
 
 pub(super) fn repository_page(body: &[u8]) -> Result<OffsetPage<Repository>, Malformed> {
-    offset_page(body, "repositories", repository)
+    offset_page(body, "repositories", "repository", repository)
 }
 
 pub(super) fn instance(body: &[u8]) -> Result<InstanceDescription, Malformed> {
-    let document = object(body)?;
-    let text = |name: &str| {
-        document
-            .get(name)
-            .and_then(Value::as_str)
-            .map(|text| text.replace('\0', "\u{fffd}"))
-    };
+    let document = Document::new(body)?;
+    document.members()?;
+    let mut issues = Vec::new();
+    let mut fields = Fields::of_document(&document, "instance", String::new(), &mut issues)?;
     Ok(InstanceDescription {
-        name: text("name"),
-        version: text("version"),
+        name: fields.text("name"),
+        version: fields.text("version"),
+        issues,
     })
 }
 
@@ -84,23 +80,30 @@ pub(super) fn instance(body: &[u8]) -> Result<InstanceDescription, Malformed> {
 ///
 /// An absent, null or empty list all mean that there is no history.
 pub(super) fn build_history(digest: &str, body: &[u8]) -> Result<BuildHistory, Malformed> {
-    let mut document = object(body)?;
-    let is_error = document.contains_key("error_code") || document.contains_key("errors");
-    if is_error && !document.contains_key("build_histories") {
+    let document = Document::new(body)?;
+    let members = document.members()?;
+    let has = |name| sole(&document, &members, name).map(|value| value.is_some());
+    let list = sole(&document, &members, "build_histories")?;
+    if list.is_none() && (has("error_code")? || has("errors")?) {
         return Err(Malformed::new("an error document with a success status"));
     }
-    let entries = match document.shift_remove("build_histories") {
-        None | Some(Value::Null) => Vec::new(),
-        Some(Value::Array(entries)) => entries,
-        Some(_) => return Err(Malformed::new("build_histories is not a list")),
+    let entries = match list {
+        None | Some("null") => Vec::new(),
+        Some(list) => {
+            json::elements(list).map_err(|_| Malformed::new("build_histories is not a list"))?
+        }
     };
     let mut issues = Vec::new();
     let steps = entries
         .into_iter()
         .enumerate()
-        .map(|(index, entry)| build_step(format!("{digest} {}", index + 1), entry, &mut issues))
+        .map(|(index, entry)| {
+            let row_key = format!("{digest} {}", index + 1);
+            build_step(&document, row_key, entry, &mut issues)
+        })
         .collect();
-    let mut fields = Fields::new("manifest", digest.to_owned(), document, &mut issues);
+    let mut fields = Fields::of_document(&document, "manifest", digest.to_owned(), &mut issues)?;
+    fields.take("build_histories");
     Ok(BuildHistory {
         steps,
         reported_total: fields.integer("total"),
@@ -109,32 +112,39 @@ pub(super) fn build_history(digest: &str, body: &[u8]) -> Result<BuildHistory, M
     })
 }
 
-fn build_step(row_key: String, entry: Value, issues: &mut Vec<DataIssue>) -> BuildStep {
-    let entry = match entry {
-        Value::Object(entry) => entry,
-        other => {
-            issues.push(DataIssue {
-                table: "build_step",
-                row_key,
-                field: String::new(),
-                action: Action::WrongType,
-                original: other,
-            });
-            return BuildStep {
-                created_at: None,
-                command: None,
-                empty_layer: false,
-                layer: None,
-                extra: None,
-            };
-        }
+fn build_step(
+    document: &Document<'_>,
+    row_key: String,
+    entry: &str,
+    issues: &mut Vec<DataIssue>,
+) -> BuildStep {
+    let Some(row) = Row::read(document, entry) else {
+        issues.push(DataIssue {
+            table: "build_step",
+            row_key,
+            field: String::new(),
+            action: Action::WrongType,
+            original: document.original(entry),
+        });
+        return BuildStep {
+            created_at: None,
+            command: None,
+            empty_layer: false,
+            layer: None,
+            extra: None,
+        };
     };
-    let mut fields = Fields::new("build_step", row_key, entry, issues);
-    // The page says created_at, the live service and Harbor say created.
-    let created_at = fields.time("created").or_else(|| fields.time("created_at"));
+    let mut fields = Fields::new(document, "build_step", row_key, row, issues);
+    // The page says created_at, the live service and Harbor say created. Of two, the other one
+    // stays in `extra`.
+    let created_at = fields
+        .time("created", NANOSECONDS)
+        .or_else(|| fields.time("created_at", NANOSECONDS));
     let command = fields.text("created_by");
     // Harbor leaves the field out where it is false.
-    let empty_layer = fields.boolean("empty_layer").unwrap_or(false);
+    let empty_layer = fields.boolean("empty_layer");
+    // A layer of a step that says it made none is kept as it came: both may be true of a squashed
+    // image, and neither is ours to choose.
     let digest = fields.text("digest").filter(|text| !text.is_empty());
     let layer = match digest {
         Some(digest) => Some(Layer {
@@ -144,8 +154,8 @@ fn build_step(row_key: String, entry: Value, issues: &mut Vec<DataIssue>) -> Bui
         }),
         None => {
             // Without a layer, "" and 0 say no more than their absence would.
-            fields.forget("mediaType", |value| value.is_null() || value == "");
-            fields.forget("size", |value| value.is_null() || value == 0);
+            fields.forget("mediaType", |value| matches!(value, "null" | "\"\""));
+            fields.forget("size", |value| matches!(value, "null" | "0"));
             None
         }
     };
@@ -158,31 +168,19 @@ fn build_step(row_key: String, entry: Value, issues: &mut Vec<DataIssue>) -> Bui
     }
 }
 
-fn artifact(entry: Map<String, Value>, issues: &mut Vec<DataIssue>) -> Option<Artifact> {
-    let row_key = key_of(&entry, "id");
-    let mut fields = Fields::new("artifact", row_key.clone(), entry, issues);
-    let keys = (
-        fields.peek_integer("id"),
-        fields.peek_text("digest"),
-        fields.peek_integer("repository_id"),
-    );
-    let (Some(artifact_id), Some(_), Some(repository_id)) = keys else {
-        fields.drop_row();
-        return None;
-    };
-    fields.forget("id", |_| true);
-    fields.forget("repository_id", |_| true);
-    let digest = fields.text("digest").unwrap_or_default();
-    let tags = match fields.object.shift_remove("tags") {
-        None | Some(Value::Null) => Vec::new(),
-        Some(Value::Array(entries)) => entries
-            .into_iter()
-            .filter_map(|entry| tag(artifact_id, repository_id, entry, fields.issues))
-            .collect(),
-        Some(other) => {
-            fields.issue("tags", Action::WrongType, other);
-            Vec::new()
-        }
+fn artifact(fields: &mut Fields<'_>) -> Option<Artifact> {
+    let artifact_id = fields.key_integer("id")?;
+    let digest = fields.key_text("digest")?;
+    let repository_id = fields.key_integer("repository_id")?;
+    let tags = match fields.take("tags") {
+        None | Some("null") => Vec::new(),
+        Some(list) => match json::elements(list) {
+            Ok(entries) => tags(fields, artifact_id, repository_id, &entries),
+            Err(_) => {
+                fields.refuse("tags", Action::WrongType, list);
+                Vec::new()
+            }
+        },
     };
     Some(Artifact {
         artifact_id,
@@ -201,37 +199,55 @@ fn artifact(entry: Map<String, Value>, issues: &mut Vec<DataIssue>) -> Option<Ar
     })
 }
 
-fn tag(
+/// The tags of an artifact. A name is unique in its repository, so of two the last counts, as
+/// when a tag is met at two artifacts.
+fn tags(
+    artifact: &mut Fields<'_>,
     artifact_id: i64,
     repository_id: i64,
-    entry: Value,
-    issues: &mut Vec<DataIssue>,
-) -> Option<Tag> {
+    entries: &[&str],
+) -> Vec<Tag> {
+    let document = artifact.document;
     let row_key = format!("artifact {artifact_id}");
-    let Value::Object(entry) = entry else {
-        issues.push(DataIssue {
-            table: "tag",
-            row_key,
-            field: String::new(),
-            action: Action::DroppedRow,
-            original: entry,
-        });
-        return None;
-    };
-    let mut fields = Fields::new("tag", row_key, entry, issues);
-    if fields.peek_text("name").is_none_or(str::is_empty) {
-        fields.drop_row();
-        return None;
+    let mut tags: IndexMap<String, (Tag, &str)> = IndexMap::new();
+    for entry in entries {
+        let Some(row) = Row::read(document, entry) else {
+            drop_row(document, "tag", row_key.clone(), entry, artifact.issues);
+            continue;
+        };
+        let mut fields = Fields::new(document, "tag", row_key.clone(), row, artifact.issues);
+        let Some(tag) = tag(&mut fields, artifact_id, repository_id) else {
+            fields.drop_row();
+            continue;
+        };
+        if let Some((earlier, source)) = tags.insert(tag.name.clone(), (tag.clone(), entry))
+            && earlier != tag
+        {
+            let original = document.original(source);
+            artifact.issues.push(DataIssue {
+                table: "tag",
+                row_key: row_key.clone(),
+                field: "tags".to_owned(),
+                action: Action::GivenTwice,
+                original,
+            });
+        }
     }
+    tags.into_values().map(|(tag, _)| tag).collect()
+}
+
+fn tag(fields: &mut Fields<'_>, artifact_id: i64, repository_id: i64) -> Option<Tag> {
+    let name = fields.key_text("name")?;
     // Both repeat the artifact that carries the tag; only a contradiction is worth keeping.
+    let (artifact_id, repository_id) = (artifact_id.to_string(), repository_id.to_string());
     fields.forget("artifact_id", |value| {
-        value.is_null() || *value == artifact_id
+        value == "null" || value == artifact_id
     });
     fields.forget("repository_id", |value| {
-        value.is_null() || *value == repository_id
+        value == "null" || value == repository_id
     });
     Some(Tag {
-        name: fields.text("name").unwrap_or_default(),
+        name,
         tag_id: fields.integer("id"),
         pushed_at: fields.time_or_never("push_time"),
         pulled_at: fields.time_or_never("pull_time"),
@@ -239,42 +255,24 @@ fn tag(
     })
 }
 
-fn namespace(entry: Map<String, Value>, issues: &mut Vec<DataIssue>) -> Option<Namespace> {
-    let row_key = key_of(&entry, "namespace_id");
-    let mut fields = Fields::new("namespace", row_key, entry, issues);
-    let keys = (
-        fields.peek_integer("namespace_id"),
-        fields.peek_text("name"),
-    );
-    let (Some(namespace_id), Some(_)) = keys else {
-        fields.drop_row();
-        return None;
-    };
-    fields.forget("namespace_id", |_| true);
+fn namespace(fields: &mut Fields<'_>) -> Option<Namespace> {
+    let namespace_id = fields.key_integer("namespace_id")?;
+    fields.peek_text("name")?;
     Some(Namespace {
         namespace_id,
         name: fields.text("name").unwrap_or_default(),
         repository_count: fields.integer("repo_count"),
-        metadata: fields.take("metadata").filter(|value| !value.is_null()),
+        metadata: fields.value("metadata").filter(|value| !value.is_null()),
         created_at: fields.time_or_never("created_at"),
         updated_at: fields.time_or_never("updated_at"),
         extra: fields.rest(),
     })
 }
 
-fn repository(entry: Map<String, Value>, issues: &mut Vec<DataIssue>) -> Option<Repository> {
-    let row_key = key_of(&entry, "id");
-    let mut fields = Fields::new("repository", row_key, entry, issues);
-    let keys = (
-        fields.peek_integer("id"),
-        fields.peek_text("name"),
-        fields.peek_text("namespace_name"),
-    );
-    let (Some(repository_id), Some(_), Some(_)) = keys else {
-        fields.drop_row();
-        return None;
-    };
-    fields.forget("id", |_| true);
+fn repository(fields: &mut Fields<'_>) -> Option<Repository> {
+    let repository_id = fields.key_integer("id")?;
+    fields.peek_text("name")?;
+    fields.peek_text("namespace_name")?;
     Some(Repository {
         repository_id,
         namespace_id: fields.integer("namespace_id"),
@@ -290,177 +288,331 @@ fn repository(entry: Map<String, Value>, issues: &mut Vec<DataIssue>) -> Option<
     })
 }
 
-fn object(body: &[u8]) -> Result<Map<String, Value>, Malformed> {
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(document)) => Ok(document),
-        Ok(_) => Err(Malformed::new("the answer is not a JSON object")),
-        Err(error) => Err(not_json(error)),
+/// The value of a member the answer must not give twice: two lists of rows would be one too many.
+fn sole<'a>(
+    document: &Document<'_>,
+    members: &[Member<'a>],
+    name: &str,
+) -> Result<Option<&'a str>, Malformed> {
+    let mut found = members
+        .iter()
+        .filter(|member| document.text(member.name, &mut Alterations::default()) == name);
+    match (found.next(), found.next()) {
+        (Some(_), Some(_)) => Err(Malformed::new(format!("the answer gives {name} twice"))),
+        (member, _) => Ok(member.map(|member| member.value)),
     }
-}
-
-fn not_json(error: serde_json::Error) -> Malformed {
-    Malformed::new(format!("the answer is not JSON: {error}"))
 }
 
 /// Takes the list out of a page. It may be null, but a page without it is no page:
 /// an error document with status 200 must not pass for the end of the data.
-fn list(document: &mut Map<String, Value>, name: &str) -> Result<Vec<Value>, Malformed> {
-    match document.shift_remove(name) {
-        Some(Value::Array(rows)) => Ok(rows),
-        Some(Value::Null) => Ok(Vec::new()),
-        Some(_) => Err(Malformed::new(format!("{name} is not a list"))),
+fn list<'a>(
+    document: &Document<'_>,
+    members: &[Member<'a>],
+    name: &str,
+) -> Result<Vec<&'a str>, Malformed> {
+    match sole(document, members, name)? {
+        Some("null") => Ok(Vec::new()),
+        Some(list) => {
+            json::elements(list).map_err(|_| Malformed::new(format!("{name} is not a list")))
+        }
         None => Err(Malformed::new(format!("the answer has no {name}"))),
     }
 }
 
-type Decode<T> = fn(Map<String, Value>, &mut Vec<DataIssue>) -> Option<T>;
+type Decode<T> = fn(&mut Fields<'_>) -> Option<T>;
 
 fn offset_page<T>(
     body: &[u8],
     name: &'static str,
+    table: &'static str,
     decode: Decode<T>,
 ) -> Result<OffsetPage<T>, Malformed> {
-    let mut document = object(body)?;
-    let rows = list(&mut document, name)?;
-    let total = document.get("total").and_then(Value::as_u64);
+    let document = Document::new(body)?;
+    let members = document.members()?;
+    let rows = list(&document, &members, name)?;
+    let total = sole(&document, &members, "total")?;
     Ok(OffsetPage {
         entries: rows.len() as u64,
-        page: page(rows, decode),
-        total,
+        page: page(&document, table, rows, decode),
+        total: total.and_then(|total| integer_of(&document, total).ok()??.try_into().ok()),
     })
 }
 
-fn page<T>(rows: Vec<Value>, decode: Decode<T>) -> Page<T> {
+fn page<T>(
+    document: &Document<'_>,
+    table: &'static str,
+    rows: Vec<&str>,
+    decode: Decode<T>,
+) -> Page<T> {
+    let id = match table {
+        "namespace" => "namespace_id",
+        _ => "id",
+    };
     let mut issues = Vec::new();
     let rows = rows
         .into_iter()
-        .filter_map(|row| match row {
-            Value::Object(entry) => decode(entry, &mut issues),
-            original => {
-                issues.push(DataIssue {
-                    table: "page",
-                    row_key: String::new(),
-                    field: String::new(),
-                    action: Action::DroppedRow,
-                    original,
-                });
-                None
+        .filter_map(|source| {
+            let Some(row) = Row::read(document, source) else {
+                drop_row(document, table, String::new(), source, &mut issues);
+                return None;
+            };
+            let row_key = row.key(document, id);
+            let mut fields = Fields::new(document, table, row_key, row, &mut issues);
+            let decoded = decode(&mut fields);
+            if decoded.is_none() {
+                fields.drop_row();
             }
+            decoded
         })
         .collect();
     Page { rows, issues }
 }
 
-fn key_of(entry: &Map<String, Value>, name: &str) -> String {
-    match entry.get(name) {
-        Some(Value::String(text)) => text.clone(),
-        Some(value) => value.to_string(),
-        None => String::new(),
+/// Records an entry that cannot be stored.
+fn drop_row(
+    document: &Document<'_>,
+    table: &'static str,
+    row_key: String,
+    source: &str,
+    issues: &mut Vec<DataIssue>,
+) {
+    issues.push(DataIssue {
+        table,
+        row_key,
+        field: String::new(),
+        action: Action::DroppedRow,
+        original: document.original(source),
+    });
+}
+
+/// An object of the answer, each field once, and what that took.
+struct Row<'a> {
+    source: &'a str,
+    members: IndexMap<String, &'a str>,
+    notes: Vec<(String, Action, Value)>,
+}
+
+impl<'a> Row<'a> {
+    /// `None` if it is no object.
+    fn read(document: &Document<'_>, source: &'a str) -> Option<Row<'a>> {
+        if !source.starts_with('{') {
+            return None;
+        }
+        let mut members = IndexMap::new();
+        let mut notes = Vec::new();
+        for member in json::members(source).ok()? {
+            let mut alterations = Alterations::default();
+            let name = document.text(member.name, &mut alterations);
+            for action in alterations.iter() {
+                let original = Value::String(document.source(member.name));
+                notes.push((name.clone(), action, original));
+            }
+            if let Some(earlier) = members.insert(name.clone(), member.value) {
+                notes.push((name, Action::GivenTwice, document.original(earlier)));
+            }
+        }
+        Some(Row {
+            source,
+            members,
+            notes,
+        })
+    }
+
+    /// The row's id as text; empty where it has none, so that the row could be any.
+    fn key(&self, document: &Document<'_>, name: &str) -> String {
+        let Some(value) = self.members.get(name) else {
+            return String::new();
+        };
+        match integer_of(document, value) {
+            Ok(Some(id)) => id.to_string(),
+            Err(Action::OutOfRange) => document.text(value, &mut Alterations::default()),
+            _ => String::new(),
+        }
     }
 }
 
 /// The fields of one row; what is not taken is left for `extra`.
 struct Fields<'a> {
+    document: &'a Document<'a>,
     table: &'static str,
     row_key: String,
-    object: Map<String, Value>,
+    source: &'a str,
+    members: IndexMap<String, &'a str>,
     issues: &'a mut Vec<DataIssue>,
+    /// How many issues there were before this row.
+    earlier_issues: usize,
 }
+
+/// Decimals that are kept of a time: timestamptz has six, and build steps three beside it.
+const NANOSECONDS: usize = 9;
+const MICROSECONDS: usize = 6;
+
+/// 0001-01-01T00:00:00Z: how Go writes a time that was never set.
+const ZERO_TIME_SECONDS: i64 = -62_135_596_800;
 
 impl<'a> Fields<'a> {
     fn new(
+        document: &'a Document<'a>,
         table: &'static str,
         row_key: String,
-        object: Map<String, Value>,
+        row: Row<'a>,
         issues: &'a mut Vec<DataIssue>,
     ) -> Fields<'a> {
-        Fields {
+        let earlier_issues = issues.len();
+        let mut fields = Fields {
+            document,
             table,
             row_key,
-            object,
+            source: row.source,
+            members: row.members,
             issues,
+            earlier_issues,
+        };
+        for (field, action, original) in row.notes {
+            fields.issue(&field, action, original);
+        }
+        fields
+    }
+
+    /// The fields of the document itself.
+    fn of_document(
+        document: &'a Document<'a>,
+        table: &'static str,
+        row_key: String,
+        issues: &'a mut Vec<DataIssue>,
+    ) -> Result<Fields<'a>, Malformed> {
+        match Row::read(document, document.root()) {
+            Some(row) => Ok(Fields::new(document, table, row_key, row, issues)),
+            None => Err(Malformed::new("the answer is not a JSON object")),
         }
     }
 
-    /// Removes a field and gives its value, with each NUL replaced and recorded.
-    fn take(&mut self, name: &str) -> Option<Value> {
-        let mut value = self.object.shift_remove(name)?;
-        let original = holds_nul(&value).then(|| value.clone());
-        if let Some(original) = original {
-            replace_nul(&mut value);
-            self.issue(name, Action::ReplacedNul, original);
-        }
-        Some(value)
+    /// Removes a field and gives its value as it stands in the answer.
+    fn take(&mut self, name: &str) -> Option<&'a str> {
+        self.members.shift_remove(name)
+    }
+
+    /// Removes a field that is worth nothing if it is null.
+    fn take_value(&mut self, name: &str) -> Option<&'a str> {
+        self.take(name).filter(|value| *value != "null")
     }
 
     fn text(&mut self, name: &str) -> Option<String> {
-        match self.take(name)? {
-            Value::Null => None,
-            Value::String(text) => Some(text),
-            other => {
-                self.issue(name, Action::WrongType, other);
-                None
-            }
+        let source = self.take_value(name)?;
+        if !source.starts_with('"') {
+            self.refuse(name, Action::WrongType, source);
+            return None;
         }
+        let mut alterations = Alterations::default();
+        let text = self.document.text(source, &mut alterations);
+        self.note(name, &alterations, source);
+        Some(text)
     }
 
-    fn boolean(&mut self, name: &str) -> Option<bool> {
-        match self.take(name)? {
-            Value::Null => None,
-            Value::Bool(value) => Some(value),
-            other => {
-                self.issue(name, Action::WrongType, other);
-                None
+    /// False where it is missing: the column has to have a value.
+    fn boolean(&mut self, name: &str) -> bool {
+        match self.take_value(name) {
+            None | Some("false" | "\"false\"") => false,
+            Some("true" | "\"true\"") => true,
+            Some(other) => {
+                self.refuse(name, Action::NotBoolean, other);
+                false
             }
         }
     }
 
     fn integer(&mut self, name: &str) -> Option<i64> {
-        let value = self.take(name)?;
-        match integer_of(&value) {
+        let source = self.take(name)?;
+        match integer_of(self.document, source) {
             Ok(value) => value,
             Err(action) => {
-                self.issue(name, action, value);
+                self.refuse(name, action, source);
                 None
             }
         }
     }
 
-    /// A time in RFC 3339, as far as PostgreSQL's timestamptz reaches back and forth.
-    fn time(&mut self, name: &str) -> Option<DateTime<Utc>> {
-        let text = self.text(name).filter(|text| !text.is_empty())?;
-        match DateTime::parse_from_rfc3339(&text) {
-            Ok(time) if (-4000..=200_000).contains(&time.year()) => Some(time.to_utc()),
-            Ok(_) => {
-                self.issue(name, Action::OutOfRange, Value::String(text));
-                None
-            }
-            Err(_) => {
-                self.issue(name, Action::WrongType, Value::String(text));
-                None
-            }
-        }
+    fn value(&mut self, name: &str) -> Option<Value> {
+        let source = self.take(name)?;
+        let (value, alterations) = self.document.value(source, self.source);
+        self.note(name, &alterations, source);
+        Some(value)
     }
 
-    /// As [`time`](Self::time), but the year 1 means "never", as in Harbor.
+    /// A time in RFC 3339, of which `decimals` are kept. An empty text is a missing time.
+    fn time(&mut self, name: &str, decimals: usize) -> Option<DateTime<Utc>> {
+        let source = self.take_value(name)?;
+        if source == "\"\"" {
+            return None;
+        }
+        let text = match source.starts_with('"') {
+            true => self.document.text(source, &mut Alterations::default()),
+            false => String::new(),
+        };
+        let Ok(time) = DateTime::parse_from_rfc3339(&text) else {
+            self.refuse(name, Action::WrongType, source);
+            return None;
+        };
+        let mut time = time.to_utc();
+        if has_decimals_beyond(&text, decimals) {
+            self.refuse(name, Action::CutTime, source);
+        }
+        if time.nanosecond() >= 1_000_000_000 {
+            self.refuse(name, Action::LeapSecond, source);
+            // 60.5 becomes 0.5 of the next minute.
+            time = time
+                .with_nanosecond(time.nanosecond() - 1_000_000_000)?
+                .checked_add_signed(TimeDelta::seconds(1))?;
+        }
+        Some(time)
+    }
+
+    /// As [`time`](Self::time), but the zero time means "never", as in Harbor.
     fn time_or_never(&mut self, name: &str) -> Option<DateTime<Utc>> {
-        self.time(name).filter(|time| time.year() > 1)
+        self.time(name, MICROSECONDS).filter(|time| {
+            (time.timestamp(), time.timestamp_subsec_nanos()) != (ZERO_TIME_SECONDS, 0)
+        })
     }
 
-    fn peek_integer(&self, name: &str) -> Option<i64> {
-        self.object
-            .get(name)
-            .and_then(|value| integer_of(value).ok().flatten())
+    /// An id without which the row cannot be stored.
+    fn key_integer(&mut self, name: &str) -> Option<i64> {
+        integer_of(self.document, self.members.get(name)?).ok()??;
+        self.integer(name)
     }
 
-    fn peek_text(&self, name: &str) -> Option<&str> {
-        self.object.get(name).and_then(Value::as_str)
+    /// A text without which the row cannot be stored.
+    fn key_text(&mut self, name: &str) -> Option<String> {
+        let text = self.peek_text(name)?;
+        if text.is_empty() || text.len() > LONGEST_KEY_BYTES {
+            return None;
+        }
+        self.text(name)
+    }
+
+    fn peek_text(&self, name: &str) -> Option<String> {
+        let source = self.members.get(name)?;
+        source
+            .starts_with('"')
+            .then(|| self.document.text(source, &mut Alterations::default()))
     }
 
     /// Removes a field whose value says nothing more than is known.
-    fn forget(&mut self, name: &str, is_known: impl Fn(&Value) -> bool) {
-        if self.object.get(name).is_some_and(is_known) {
-            self.object.shift_remove(name);
+    fn forget(&mut self, name: &str, is_known: impl Fn(&str) -> bool) {
+        if self.members.get(name).is_some_and(|value| is_known(value)) {
+            self.take(name);
+        }
+    }
+
+    /// Records a value that could not be kept as it came.
+    fn refuse(&mut self, field: &str, action: Action, source: &str) {
+        let original = self.document.original(source);
+        self.issue(field, action, original);
+    }
+
+    fn note(&mut self, field: &str, alterations: &Alterations, source: &str) {
+        for action in alterations.iter() {
+            let original = Value::String(self.document.source(source));
+            self.issue(field, action, original);
         }
     }
 
@@ -474,62 +626,49 @@ impl<'a> Fields<'a> {
         });
     }
 
-    /// Records that the row has no key and cannot be stored.
+    /// Records that the row has no key and cannot be stored; that says all there is to say of it.
     fn drop_row(&mut self) {
-        let original = Value::Object(std::mem::take(&mut self.object));
-        self.issue("", Action::DroppedRow, original);
+        self.issues.truncate(self.earlier_issues);
+        self.refuse("", Action::DroppedRow, self.source);
     }
 
     /// What was not taken.
     fn rest(&mut self) -> Extra {
-        let names: Vec<String> = self.object.keys().cloned().collect();
         let mut extra = Map::new();
-        for name in names {
-            if let Some(value) = self.take(&name) {
-                extra.insert(name.replace('\0', "\u{fffd}"), value);
-            }
+        for (name, source) in std::mem::take(&mut self.members) {
+            let (value, alterations) = self.document.value(source, self.source);
+            self.note(&name, &alterations, source);
+            extra.insert(name, value);
         }
         (!extra.is_empty()).then_some(extra)
     }
 }
 
-fn integer_of(value: &Value) -> Result<Option<i64>, Action> {
-    match value {
-        Value::Null => Ok(None),
-        Value::Number(number) => match (number.as_i64(), number.as_f64()) {
-            (Some(value), _) => Ok(Some(value)),
-            (None, Some(float)) if float.fract() != 0.0 => Err(Action::WrongType),
-            _ => Err(Action::OutOfRange),
-        },
-        Value::String(text) => text.parse().map(Some).map_err(|_| Action::WrongType),
+fn integer_of(document: &Document<'_>, value: &str) -> Result<Option<i64>, Action> {
+    match value.as_bytes().first() {
+        Some(b'n') => Ok(None),
+        Some(b'-' | b'0'..=b'9') => json::integer(value).map(Some),
+        // A number in quotes, as long as it is the only way to write that number.
+        Some(b'"') => {
+            let text = document.text(value, &mut Alterations::default());
+            let digits = text.strip_prefix('-').unwrap_or(&text);
+            let is_plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+            if !is_plain || (digits.starts_with('0') && text != "0") {
+                return Err(Action::WrongType);
+            }
+            text.parse().map(Some).map_err(|_| Action::OutOfRange)
+        }
         _ => Err(Action::WrongType),
     }
 }
 
-fn holds_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(values) => values.iter().any(holds_nul),
-        Value::Object(fields) => fields
-            .iter()
-            .any(|(name, value)| name.contains('\0') || holds_nul(value)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-    }
-}
-
-fn replace_nul(value: &mut Value) {
-    match value {
-        Value::String(text) => *text = text.replace('\0', "\u{fffd}"),
-        Value::Array(values) => values.iter_mut().for_each(replace_nul),
-        Value::Object(fields) => {
-            *fields = std::mem::take(fields)
-                .into_iter()
-                .map(|(name, mut value)| {
-                    replace_nul(&mut value);
-                    (name.replace('\0', "\u{fffd}"), value)
-                })
-                .collect();
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
+/// Whether a time in RFC 3339 has digits other than 0 after so many decimals.
+fn has_decimals_beyond(time: &str, decimals: usize) -> bool {
+    time.split_once('.').is_some_and(|(_, fraction)| {
+        fraction
+            .bytes()
+            .take_while(u8::is_ascii_digit)
+            .skip(decimals)
+            .any(|digit| digit != b'0')
+    })
 }

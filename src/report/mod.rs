@@ -73,6 +73,13 @@ order by waiting_since, instance, namespace, repository, digest",
 from swr_report.freshness
 order by instance",
     },
+    Report {
+        name: "data_issue",
+        question: "What could not be stored as it came?",
+        sql: "select instance, \"table\", row_key, field, action, original, first_seen_at, first_seen_run_id
+from swr_report.data_issue
+order by first_seen_at desc, instance, \"table\", row_key, field, action",
+    },
 ];
 
 /// The report of that name.

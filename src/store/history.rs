@@ -71,13 +71,15 @@ pub async fn has_other_instances(
     .doing("look for other instances")
 }
 
-/// Copies histories that another instance of the same database has already brought, and
-/// gives the number of rows written and the digests that need no request any more.
+/// Copies histories that another instance of the same database has already brought, with what
+/// had to be altered in them, and gives the digests that need no request any more.
 pub async fn reuse_histories(
     connection: &mut PgConnection,
-    instance_id: i32,
+    run: Run,
     digests: &[&str],
-) -> Result<(u64, HashSet<String>), StoreError> {
+    now: DateTime<Utc>,
+) -> Result<(HistoryWrites, HashSet<String>), StoreError> {
+    let instance_id = run.instance_id;
     let sources = sqlx::query!(
         r#"select distinct on (m.digest) m.digest, m.instance_id
            from swr.instance i
@@ -91,7 +93,7 @@ pub async fn reuse_histories(
     .await
     .doing("look for build histories in other instances")?;
     if sources.is_empty() {
-        return Ok((0, HashSet::new()));
+        return Ok((HistoryWrites::default(), HashSet::new()));
     }
     let from: Vec<i32> = sources.iter().map(|source| source.instance_id).collect();
     let digests: Vec<String> = sources.into_iter().map(|source| source.digest).collect();
@@ -204,14 +206,42 @@ pub async fn reuse_histories(
     .await
     .doing("copy manifests")?
     .rows_affected();
+    // The key of a step is the digest and the position.
+    let data_issues = sqlx::query!(
+        "insert into swr.data_issue
+             (instance_id, data_issue_id, run_id, recorded_at, table_name, row_key, field, action, original)
+         select distinct on (d.data_issue_id)
+             $1::integer, d.data_issue_id, $2::bigint, $3::timestamptz, d.table_name, d.row_key, d.field, d.action,
+             d.original
+         from unnest($4::integer[], $5::text[]) as f (instance_id, digest)
+         join swr.data_issue d on d.instance_id = f.instance_id and split_part(d.row_key, ' ', 1) = f.digest
+         where d.table_name in ('manifest', 'build_step')
+           and not exists (
+               select from swr.data_issue k where k.instance_id = $1 and k.data_issue_id = d.data_issue_id
+           )
+         on conflict do nothing",
+        instance_id,
+        run.run_id,
+        to_micros(now),
+        &from,
+        &digests
+    )
+    .execute(&mut *transaction)
+    .await
+    .doing("copy data issues")?
+    .rows_affected();
     transaction
         .commit()
         .await
         .doing("commit copied build histories")?;
-    Ok((rows, digests.into_iter().collect()))
+    let writes = HistoryWrites {
+        rows: rows + data_issues,
+        data_issues,
+    };
+    Ok((writes, digests.into_iter().collect()))
 }
 
-/// What a batch of answers wrote.
+/// What storing histories wrote.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HistoryWrites {
     /// Rows inserted or updated.
@@ -604,7 +634,7 @@ async fn upsert_manifests(
     Ok(result.rows_affected())
 }
 
-async fn insert_issues(
+pub(super) async fn insert_issues(
     connection: &mut PgConnection,
     run: Run,
     issues: &[&DataIssue],
@@ -628,10 +658,10 @@ async fn insert_issues(
         now,
         issues.iter().map(|i| content::data_issue_id(i)).bind_iter() as _,
         issues.iter().map(|i| i.table).bind_iter() as _,
-        issues.iter().map(|i| super::stage::legal_text(&i.row_key)).bind_iter() as _,
-        issues.iter().map(|i| super::stage::legal_text(&i.field)).bind_iter() as _,
+        issues.iter().map(|i| i.row_key.as_str()).bind_iter() as _,
+        issues.iter().map(|i| i.field.as_str()).bind_iter() as _,
         issues.iter().map(|i| i.action.as_str()).bind_iter() as _,
-        issues.iter().map(|i| Json(legal_original(&i.original))).bind_iter() as _,
+        issues.iter().map(|i| Json(&i.original)).bind_iter() as _,
     )
     .execute(connection)
     .await
@@ -678,14 +708,4 @@ async fn record_layer_conflicts(
 /// PostgreSQL cuts at microseconds; this is what it cuts off.
 fn nanos_beyond_micros(time: DateTime<Utc>) -> i16 {
     (time.timestamp_subsec_nanos() % 1_000) as i16
-}
-
-/// jsonb has no U+0000: an original that holds one is kept as the text of its JSON.
-pub(super) fn legal_original(original: &Value) -> Value {
-    let text = original.to_string();
-    if text.contains("\\u0000") {
-        Value::String(text)
-    } else {
-        original.clone()
-    }
 }

@@ -10,6 +10,7 @@ use sqlx::{Connection, PgConnection};
 
 use super::{Doing, InstanceLock, Run, RunEnd, StoreError, save_progress, to_micros};
 use crate::clock::Clock;
+use crate::data_issue::Action;
 use crate::run::{RunCounters, RunOutcome};
 
 /// What publish changed.
@@ -130,14 +131,24 @@ pub async fn publish(
     };
     drop_superseded_artifacts(&mut transaction, run).await?;
     drop_superseded_tags(&mut transaction, run).await?;
+    let doubt = doubt(&mut transaction, run).await?;
     if let Some(max_removals_percent) = max_removals_percent
+        && !doubt.artifacts
         && let Some(removal) = mass_removal(&mut transaction, run, max_removals_percent).await?
     {
         counters.artifacts_removed = removal.removed;
         transaction.rollback().await.doing("publish nothing")?;
         return Err(StoreError::MassRemoval(Box::new(removal)));
     }
-    let counts = apply(&mut transaction, run, listing, to_micros(clock.now())).await?;
+    doubt.warn();
+    let counts = apply(
+        &mut transaction,
+        run,
+        listing,
+        doubt,
+        to_micros(clock.now()),
+    )
+    .await?;
     add(counters, counts);
     let outcome = if dry_run {
         RunOutcome::DryRun
@@ -186,27 +197,28 @@ async fn apply(
     connection: &mut PgConnection,
     run: Run,
     listing: ListingTime,
+    doubt: Doubt,
     now: DateTime<Utc>,
 ) -> Result<PublishCounts, StoreError> {
     let mut rows = 0;
     rows += insert_namespaces(connection, run).await?;
     rows += update_namespaces(connection, run).await?;
-    rows += remove_namespaces(connection, run, listing).await?;
+    rows += remove_namespaces(connection, run, listing, doubt).await?;
     rows += insert_repositories(connection, run).await?;
     rows += update_repositories(connection, run).await?;
-    rows += remove_repositories(connection, run, listing).await?;
+    rows += remove_repositories(connection, run, listing, doubt).await?;
 
     let inserted = insert_artifacts(connection, run).await?;
     let returned = restore_artifacts(connection, run).await?;
     let artifacts_changed = update_artifacts(connection, run).await?;
-    let artifacts_removed = remove_artifacts(connection, run, listing).await?;
+    let artifacts_removed = remove_artifacts(connection, run, listing, doubt).await?;
     rows += inserted + returned + artifacts_changed + artifacts_removed;
 
     let tags_moved = close_moved_tags(connection, run, listing).await?;
-    let tags_removed = close_removed_tags(connection, run, listing).await?;
+    let tags_removed = close_removed_tags(connection, run, listing, doubt).await?;
     let opened = open_tags(connection, run, listing).await?;
     rows += tags_moved + tags_removed + opened;
-    rows += delete_tags(connection, run).await?;
+    rows += delete_tags(connection, run, doubt).await?;
     rows += update_tags(connection, run).await?;
     rows += insert_tags(connection, run).await?;
 
@@ -300,6 +312,55 @@ async fn greatest_losses(
             current: row.current as u64,
         })
         .collect())
+}
+
+/// Of which entries a listing cannot say that they are gone: it had a row without a readable id,
+/// which could be any of them. A row with an id that could not be stored speaks for that one only.
+#[derive(Debug, Clone, Copy)]
+struct Doubt {
+    namespaces: bool,
+    repositories: bool,
+    artifacts: bool,
+}
+
+impl Doubt {
+    fn warn(self) {
+        let Doubt {
+            namespaces,
+            repositories,
+            artifacts,
+        } = self;
+        for (what, in_doubt) in [
+            ("namespaces", namespaces),
+            ("repositories", repositories),
+            ("artifacts and tags", artifacts),
+        ] {
+            if in_doubt {
+                tracing::warn!(
+                    "the listing has rows without a readable id, which could be any: no {what} are marked as removed; \
+                     see `swr-sync report data_issue`"
+                );
+            }
+        }
+    }
+}
+
+async fn doubt(connection: &mut PgConnection, run: Run) -> Result<Doubt, StoreError> {
+    sqlx::query_as!(
+        Doubt,
+        r#"select
+               coalesce(bool_or(table_name = 'namespace'), false) as "namespaces!",
+               coalesce(bool_or(table_name = 'repository'), false) as "repositories!",
+               coalesce(bool_or(table_name = 'artifact'), false) as "artifacts!"
+           from swr.staged_data_issue
+           where instance_id = $1 and run_id = $2 and action = $3 and row_key = ''"#,
+        run.instance_id,
+        run.run_id,
+        Action::DroppedRow.as_str()
+    )
+    .fetch_one(connection)
+    .await
+    .doing("look for rows without an id")
 }
 
 /// Every statement here compares whole tables, but the staged rows are too young for the planner
@@ -465,6 +526,7 @@ async fn remove_namespaces(
     connection: &mut PgConnection,
     run: Run,
     listing: ListingTime,
+    doubt: Doubt,
 ) -> Result<u64, StoreError> {
     let result = sqlx::query!(
         "update swr.namespace n
@@ -473,10 +535,18 @@ async fn remove_namespaces(
            and not exists (
                select from swr.staged_namespace s
                where s.instance_id = $1 and s.run_id = $2 and s.namespace_id = n.namespace_id
-           )",
+           )
+           and not exists (
+               select from swr.staged_data_issue i
+               where i.instance_id = $1 and i.run_id = $2 and i.table_name = 'namespace' and i.action = $5
+                 and i.row_key = n.namespace_id::text
+           )
+           and not $4",
         run.instance_id,
         run.run_id,
-        listing.started_at
+        listing.started_at,
+        doubt.namespaces,
+        Action::DroppedRow.as_str()
     )
     .execute(connection)
     .await
@@ -547,6 +617,7 @@ async fn remove_repositories(
     connection: &mut PgConnection,
     run: Run,
     listing: ListingTime,
+    doubt: Doubt,
 ) -> Result<u64, StoreError> {
     let result = sqlx::query!(
         "update swr.repository r
@@ -559,10 +630,18 @@ async fn remove_repositories(
            and not exists (
                select from swr.staged_artifact a
                where a.instance_id = $1 and a.run_id = $2 and a.repository_id = r.repository_id
-           )",
+           )
+           and not exists (
+               select from swr.staged_data_issue i
+               where i.instance_id = $1 and i.run_id = $2 and i.table_name = 'repository' and i.action = $5
+                 and i.row_key = r.repository_id::text
+           )
+           and not $4",
         run.instance_id,
         run.run_id,
-        listing.started_at
+        listing.started_at,
+        doubt.repositories,
+        Action::DroppedRow.as_str()
     )
     .execute(connection)
     .await
@@ -654,6 +733,7 @@ async fn remove_artifacts(
     connection: &mut PgConnection,
     run: Run,
     listing: ListingTime,
+    doubt: Doubt,
 ) -> Result<u64, StoreError> {
     let result = sqlx::query!(
         "update swr.artifact a
@@ -662,10 +742,18 @@ async fn remove_artifacts(
            and not exists (
                select from swr.staged_artifact s
                where s.instance_id = $1 and s.run_id = $2 and s.artifact_id = a.artifact_id
-           )",
+           )
+           and not exists (
+               select from swr.staged_data_issue i
+               where i.instance_id = $1 and i.run_id = $2 and i.table_name = 'artifact' and i.action = $5
+                 and i.row_key = a.artifact_id::text
+           )
+           and not $4",
         run.instance_id,
         run.run_id,
-        listing.started_at
+        listing.started_at,
+        doubt.artifacts,
+        Action::DroppedRow.as_str()
     )
     .execute(connection)
     .await
@@ -709,10 +797,13 @@ async fn close_moved_tags(
     Ok(result.rows_affected())
 }
 
+/// The tags of an artifact that is in doubt, or of which the listing gives no readable list or
+/// name, are in doubt too.
 async fn close_removed_tags(
     connection: &mut PgConnection,
     run: Run,
     listing: ListingTime,
+    doubt: Doubt,
 ) -> Result<u64, StoreError> {
     let result = sqlx::query!(
         "update swr.tag_history h
@@ -721,10 +812,23 @@ async fn close_removed_tags(
            and not exists (
                select from swr.staged_tag t
                where t.instance_id = $1 and t.run_id = $2 and t.repository_id = h.repository_id and t.name = h.name
+           )
+           and not $4
+           and not exists (
+               select from swr.staged_data_issue i
+               where i.instance_id = $1 and i.run_id = $2 and i.table_name = 'artifact'
+                 and i.row_key = h.artifact_id::text and (i.action = $5 or i.field = 'tags')
+           )
+           and not exists (
+               select from swr.staged_data_issue i
+               where i.instance_id = $1 and i.run_id = $2 and i.table_name = 'tag'
+                 and i.row_key = 'artifact ' || h.artifact_id and i.action = $5
            )",
         run.instance_id,
         run.run_id,
-        listing.started_at
+        listing.started_at,
+        doubt.artifacts,
+        Action::DroppedRow.as_str()
     )
     .execute(connection)
     .await
@@ -775,16 +879,33 @@ async fn open_tags(
     Ok(result.rows_affected())
 }
 
-async fn delete_tags(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
+async fn delete_tags(
+    connection: &mut PgConnection,
+    run: Run,
+    doubt: Doubt,
+) -> Result<u64, StoreError> {
     let result = sqlx::query!(
         "delete from swr.tag k
          where k.instance_id = $1
            and not exists (
                select from swr.staged_tag t
                where t.instance_id = $1 and t.run_id = $2 and t.repository_id = k.repository_id and t.name = k.name
+           )
+           and not $3
+           and not exists (
+               select from swr.staged_data_issue i
+               where i.instance_id = $1 and i.run_id = $2 and i.table_name = 'artifact'
+                 and i.row_key = k.artifact_id::text and (i.action = $4 or i.field = 'tags')
+           )
+           and not exists (
+               select from swr.staged_data_issue i
+               where i.instance_id = $1 and i.run_id = $2 and i.table_name = 'tag'
+                 and i.row_key = 'artifact ' || k.artifact_id and i.action = $4
            )",
         run.instance_id,
-        run.run_id
+        run.run_id,
+        doubt.artifacts,
+        Action::DroppedRow.as_str()
     )
     .execute(connection)
     .await

@@ -5,8 +5,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
+use super::history::insert_issues;
 use super::{Doing, InstanceLock, StoreError, to_micros};
 use crate::artifact::InstanceDescription;
+use crate::data_issue::DataIssue;
 use crate::run::{RunCounters, RunOutcome};
 
 /// An instance as its row has it.
@@ -164,25 +166,31 @@ pub async fn listing_ages(
         .collect())
 }
 
-/// Writes what the API says of an instance.
+/// Writes what the API says of an instance, and gives the number of altered values recorded.
 pub async fn describe_instance(
     connection: &mut PgConnection,
-    instance_id: i32,
+    run: Run,
     description: &InstanceDescription,
-) -> Result<(), StoreError> {
-    let InstanceDescription { name, version } = description;
+    now: DateTime<Utc>,
+) -> Result<u64, StoreError> {
+    let InstanceDescription {
+        name,
+        version,
+        issues,
+    } = description;
     sqlx::query!(
         "update swr.instance
          set name = $2, version = $3
          where instance_id = $1 and (name, version) is distinct from ($2, $3)",
-        instance_id,
+        run.instance_id,
         name.as_deref(),
         version.as_deref()
     )
-    .execute(connection)
+    .execute(&mut *connection)
     .await
     .doing("describe the instance")?;
-    Ok(())
+    let issues: Vec<&DataIssue> = issues.iter().collect();
+    insert_issues(connection, run, &issues, to_micros(now)).await
 }
 
 /// A run in progress.

@@ -198,22 +198,15 @@ async fn stage_issues(
         run.run_id,
         issues.iter().map(content::data_issue_id).bind_iter() as _,
         issues.iter().map(|i| i.table).bind_iter() as _,
-        issues.iter().map(|i| legal_text(&i.row_key)).bind_iter() as _,
-        issues.iter().map(|i| legal_text(&i.field)).bind_iter() as _,
+        issues.iter().map(|i| i.row_key.as_str()).bind_iter() as _,
+        issues.iter().map(|i| i.field.as_str()).bind_iter() as _,
         issues.iter().map(|i| i.action.as_str()).bind_iter() as _,
-        issues
-            .iter()
-            .map(|i| Json(super::history::legal_original(&i.original)))
-            .bind_iter() as _,
+        issues.iter().map(|i| Json(&i.original)).bind_iter() as _,
     )
     .execute(connection)
     .await
     .doing("stage data issues")?;
     Ok(())
-}
-
-pub(super) fn legal_text(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
 }
 
 /// Empties what any run of the instance has staged.

@@ -45,6 +45,11 @@ async fn check_failure(program: Program, code: i32, words: &[&str]) -> Finished 
     finished
 }
 
+fn lacks_all_migrations() -> String {
+    let count = MIGRATOR.iter().count();
+    format!("the database lacks {count} of {count} migrations")
+}
+
 /// The last run's row.
 async fn last_run(database: &TestDatabase) -> String {
     database
@@ -754,9 +759,8 @@ async fn a_newer_schema_is_left_alone() {
 async fn without_migrating_an_empty_database_is_refused() {
     let emulator = emulator(world_of(1)).await;
     let database = TestDatabase::create_empty().await;
-    let all = MIGRATOR.iter().count();
     let words = [
-        &format!("error: the database lacks {all} of {all} migrations\n"),
+        &format!("error: {}\n", lacks_all_migrations()),
         "hint: run `swr-sync migrate` as the owner of the schema\n",
     ];
     let by_flag = Program::sync(&emulator, &database).args(&["--no-migrate"]);
@@ -911,22 +915,19 @@ async fn first_page(emulator: &Emulator) -> String {
 #[tokio::test]
 async fn migrate_brings_an_empty_database_up_to_date() {
     let database = TestDatabase::create_empty().await;
-    let all = MIGRATOR.iter().count();
     let migrate = |arguments: &[&str]| {
         Program::new(&["migrate"])
             .args(arguments)
             .database(&database)
     };
-    check_failure(
-        migrate(&["--check"]),
-        5,
-        &[&format!("the database lacks {all} of {all} migrations")],
-    )
-    .await;
+    check_failure(migrate(&["--check"]), 5, &[&lacks_all_migrations()]).await;
     let schemas = "select nspname from pg_namespace where nspname like 'swr%' order by 1";
     assert_eq!(database.snapshot(schemas).await, "");
     for (arguments, words) in [
-        (&[][..], &*format!("applied {all} migrations\n")),
+        (
+            &[][..],
+            &*format!("applied {} migrations\n", MIGRATOR.iter().count()),
+        ),
         (&[], "the schema is up to date\n"),
         (&["--check"], "the schema is up to date\n"),
     ] {
@@ -976,7 +977,11 @@ async fn synced_database() -> TestDatabase {
     Program::sync(&emulator, &database).run().await.code(0);
     emulator.with_world(|world| {
         let repository = world.repository("team", "app/api").unwrap().id;
-        world.push(repository).unwrap();
+        let pushed = world.push(repository).unwrap();
+        let row = json!({
+            "id": pushed.id, "digest": pushed.digest().to_string(), "repository_id": repository, "size": 1.5,
+        });
+        world.override_row(pushed.id, row);
     });
     emulator.fail_next(RequestKind::BuildHistory, 403, GATEWAY_REFUSAL);
     Program::sync(&emulator, &database).run().await.code(3);
@@ -1001,6 +1006,7 @@ async fn the_list_of_reports_needs_no_database() {
         "tag_move",
         "history_failure",
         "freshness",
+        "data_issue",
     ];
     assert_eq!(names, expected);
     let line = "freshness              How old is what I see?";
@@ -1073,7 +1079,7 @@ async fn a_report_s_query_can_be_run_by_hand() {
 async fn an_unknown_report_is_answered_with_the_known_ones() {
     let finished = check_failure(Program::new(&["report", "unknown"]), 2, &[]).await;
     let expected = "error: there is no report `unknown`
-  hint: reports are: artifact, tag, build_history, storage_by_repository, stale_artifact, tag_move, history_failure, freshness
+  hint: reports are: artifact, tag, build_history, storage_by_repository, stale_artifact, tag_move, history_failure, freshness, data_issue
 ";
     assert_eq!(finished.error(), expected);
 }
@@ -1105,9 +1111,7 @@ async fn status_shows_freshness_and_the_last_runs() {
 
     let empty = TestDatabase::create_empty().await;
     let program = Program::new(&["status"]).database(&empty);
-    let all = MIGRATOR.iter().count();
-    let lack = format!("the database lacks {all} of {all} migrations");
-    check_failure(program, 5, &[&lack]).await;
+    check_failure(program, 5, &[&lacks_all_migrations()]).await;
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 mod architecture;
 #[cfg(feature = "emulator")]
 mod emulator;
+mod fidelity;
 mod migrations;
 #[cfg(feature = "emulator")]
 mod registry;

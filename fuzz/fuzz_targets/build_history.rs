@@ -1,0 +1,18 @@
+//! Build histories: no body may end the program, and each entry has its step.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+use swr_sync::registry::fuzzing;
+
+fuzz_target!(|body: &[u8]| {
+    let entries = || {
+        let document: Value = serde_json::from_slice(body).ok()?;
+        let is_sole = std::str::from_utf8(body).ok()?.matches("build_histories").count() == 1;
+        is_sole.then(|| document.get("build_histories")?.as_array().map(Vec::len))?
+    };
+    let steps = fuzzing::build_history(body);
+    if let Some(expected) = entries() {
+        assert_eq!(steps.ok(), Some(expected));
+    }
+});

@@ -1,0 +1,76 @@
+//! The decoders, for the targets in `fuzz/`; not part of any other build.
+
+use super::error::Malformed;
+use super::wire;
+use crate::artifact::Extra;
+use crate::data_issue::{Action, DataIssue};
+
+/// Rows and dropped rows of a page of the artifact list.
+pub fn artifact_page(body: &[u8]) -> Result<(usize, usize), Malformed> {
+    // The way on is read first, and from the same document.
+    let _ = wire::next_marker(body);
+    let page = wire::artifact_page(body)?;
+    for artifact in &page.rows {
+        check_text(&artifact.digest);
+        check_extra(&artifact.extra);
+        for tag in &artifact.tags {
+            check_text(&tag.name);
+            check_extra(&tag.extra);
+        }
+    }
+    check_issues(&page.issues);
+    let is_dropped = |issue: &&DataIssue| {
+        issue.table == "artifact" && matches!(issue.action, Action::DroppedRow)
+    };
+    let dropped = page.issues.iter().filter(is_dropped).count();
+    Ok((page.rows.len(), dropped))
+}
+
+/// Reads a body as each of the other answers that lead to rows.
+pub fn catalog_page(body: &[u8]) {
+    if let Ok(page) = wire::namespace_page(body) {
+        check_issues(&page.page.issues);
+    }
+    if let Ok(page) = wire::repository_page(body) {
+        check_issues(&page.page.issues);
+    }
+    let _ = wire::instance(body);
+}
+
+/// The number of steps of a build history.
+pub fn build_history(body: &[u8]) -> Result<usize, Malformed> {
+    let history = wire::build_history("sha256:0", body)?;
+    for step in &history.steps {
+        check_extra(&step.extra);
+        if let Some(command) = &step.command {
+            check_text(command);
+        }
+    }
+    check_extra(&history.extra);
+    check_issues(&history.issues);
+    Ok(history.steps.len())
+}
+
+fn check_issues(issues: &[DataIssue]) {
+    for issue in issues {
+        check_text(&issue.row_key);
+        check_text(&issue.field);
+        check_json(&issue.original.to_string());
+    }
+}
+
+fn check_extra(extra: &Extra) {
+    if let Some(extra) = extra {
+        check_json(&serde_json::Value::Object(extra.clone()).to_string());
+    }
+}
+
+fn check_json(json: &str) {
+    // An escaped backslash before it makes it plain text.
+    let is_nul = json.replace("\\\\", "").contains("\\u0000");
+    assert!(!is_nul, "jsonb has no U+0000");
+}
+
+fn check_text(text: &str) {
+    assert!(!text.contains('\0'), "PostgreSQL's text has no U+0000");
+}
