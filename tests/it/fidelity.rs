@@ -13,7 +13,7 @@ use swr_sync::database::Database;
 use swr_sync::registry::{Credentials, Registry, RegistrySettings, RetryPolicy, TransportSettings};
 use swr_sync::run::RunReport;
 use swr_sync::stop;
-use swr_sync::sync::{Progress, SyncError, SyncSettings, sync};
+use swr_sync::sync::{Progress, Safeguards, SyncError, SyncSettings, sync};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
