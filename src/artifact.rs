@@ -118,4 +118,6 @@ pub struct InstanceDescription {
     pub name: Option<String>,
     /// The version, in a format that is not documented.
     pub version: Option<String>,
+    /// `Initial`, `Creating`, `Running` or `Unavailable`.
+    pub status: Option<String>,
 }

@@ -43,7 +43,7 @@ const GRACE: Duration = Duration::from_secs(3);
 /// From so many written rows on, the planner's counts are brought up to date.
 const ANALYZE_ROWS: u64 = 1_000;
 /// The first version with the artifact list of the whole instance (swr_03_0306).
-const FIRST_VERSION: [u64; 3] = [25, 6, 0];
+pub(crate) const FIRST_VERSION: [u64; 3] = [25, 6, 0];
 
 /// What a run is about.
 #[derive(Debug, Clone)]
@@ -797,7 +797,7 @@ impl Listing<'_, '_> {
 
 /// Compares component by component. Its exact format is not documented, so a leading letter and
 /// whatever follows the third number are ignored; an unreadable version is not older.
-fn is_older(version: &str, than: [u64; 3]) -> bool {
+pub(crate) fn is_older(version: &str, than: [u64; 3]) -> bool {
     let numbers: Vec<u64> = version
         .trim_start_matches(|character: char| !character.is_ascii_digit())
         .split(|character: char| !character.is_ascii_digit())

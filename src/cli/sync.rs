@@ -121,7 +121,8 @@ pub(super) async fn run_once(
     Ok(report)
 }
 
-fn failure(error: SyncError) -> Failure {
+/// An error as the user reads it, with the exit code and the next step.
+pub(super) fn failure(error: SyncError) -> Failure {
     let hint = hint(&error);
     let failure = Failure::new(error.exit(), error);
     match hint {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
+use hyper::header::{DATE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -210,7 +211,14 @@ impl State {
             }
         };
         lock(&self.counts).answer(kind, answer.status.as_u16());
-        answer.into_response(&request_id)
+        let mut response = answer.into_response(&request_id);
+        // The clock that signatures are checked against shows in every answer.
+        let now = self.settings.clock.now();
+        let date = now.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        if let Ok(date) = HeaderValue::try_from(date) {
+            response.headers_mut().insert(DATE, date);
+        }
+        response
     }
 
     /// The gateway's order: is there such a route, who asks, how often; then the service.

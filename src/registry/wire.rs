@@ -77,6 +77,7 @@ pub(super) fn instance(body: &[u8]) -> Result<InstanceDescription, Malformed> {
     Ok(InstanceDescription {
         name: text("name"),
         version: text("version"),
+        status: text("status"),
     })
 }
 

@@ -7,6 +7,7 @@ mod content;
 mod history;
 mod lock;
 mod publish;
+mod readiness;
 mod runs;
 mod stage;
 
@@ -19,6 +20,10 @@ pub use history::{
 };
 pub use lock::{InstanceLock, LockHolder};
 pub use publish::{PublishCounts, analyze, publish};
+pub use readiness::{
+    InstanceState, ServerState, instance_state, missing_migration_rights, missing_run_rights,
+    server_state,
+};
 pub use runs::{Instance, Run, RunEnd, describe_instance, note_listing, save_progress};
 pub use stage::{Staged, stage_artifacts, stage_catalog};
 

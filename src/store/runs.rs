@@ -82,7 +82,11 @@ pub async fn describe_instance(
     instance_id: i32,
     description: &InstanceDescription,
 ) -> Result<(), StoreError> {
-    let InstanceDescription { name, version } = description;
+    let InstanceDescription {
+        name,
+        version,
+        status: _,
+    } = description;
     sqlx::query!(
         "update swr.instance
          set name = $2, version = $3
