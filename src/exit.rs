@@ -7,7 +7,7 @@
 pub enum Exit {
     /// Published, complete.
     Success = 0,
-    /// An unexpected failure; trying again may help.
+    /// An unexpected failure; trying again may help. Of `verify`: the tables differ.
     Unexpected = 1,
     /// Usage or configuration; trying again does not help.
     Usage = 2,
@@ -27,4 +27,9 @@ pub enum Exit {
     Interrupted = 130,
     /// Stopped by SIGTERM after a clean end.
     Terminated = 143,
+}
+
+impl Exit {
+    /// What was compared differs, as in `diff` and `cmp`.
+    pub const DIFFERENT: Exit = Exit::Unexpected;
 }

@@ -28,6 +28,7 @@ pub mod registry;
 pub mod store;
 
 pub mod sync;
+pub mod verify;
 
 pub mod database;
 

@@ -340,7 +340,7 @@ async fn after_grace(stop: &Stop) -> Signal {
 }
 
 /// Writes the failure into the run row, if the database still listens.
-async fn record_failure(
+pub(crate) async fn record_failure(
     lock: &mut InstanceLock,
     run: Run,
     counters: &RunCounters,

@@ -15,6 +15,7 @@ mod settings;
 mod signals;
 mod sync;
 mod telemetry;
+mod verify;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -56,6 +57,9 @@ enum Command {
     /// Check everything a run needs, without writing anything
     #[command(after_help = doctor::AFTER_HELP)]
     Doctor(Box<doctor::Args>),
+    /// Compare what is stored with the registry, row by row
+    #[command(after_help = verify::AFTER_HELP)]
+    Verify(Box<verify::Args>),
     /// Show the last runs, and how old the data is
     Status(query::StatusArgs),
     /// List the reports, or print one
@@ -93,6 +97,7 @@ async fn run(command: Command, telemetry: &Telemetry) -> Result<Exit, Failure> {
     match command {
         Command::Sync(args) => sync::run(*args, telemetry).await,
         Command::Doctor(args) => doctor::run(*args).await,
+        Command::Verify(args) => verify::run(*args).await,
         Command::Status(args) => query::status(args).await,
         Command::Report(args) => query::report(args).await,
         Command::Query(args) => query::query(args).await,

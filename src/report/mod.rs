@@ -66,6 +66,13 @@ order by moved_at desc, instance, namespace, repository, tag",
 from swr_report.freshness
 order by instance",
     },
+    Report {
+        name: "verification",
+        question: "Does the mirror agree with the registry?",
+        sql: "select instance, verified_at, outcome, artifacts_compared, tags_compared, histories_compared, corrupt, changed, unlisted, differences
+from swr_report.verification
+order by verified_at desc, instance",
+    },
 ];
 
 /// The report of that name.

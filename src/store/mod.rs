@@ -10,6 +10,7 @@ mod publish;
 mod readiness;
 mod runs;
 mod stage;
+mod verify;
 
 use std::fmt;
 
@@ -26,6 +27,10 @@ pub use readiness::{
 };
 pub use runs::{Instance, Run, RunEnd, describe_instance, note_listing, save_progress};
 pub use stage::{Staged, stage_artifacts, stage_catalog};
+pub use verify::{
+    Compared, Comparison, HistoriesCompared, Verdict, VerifiedRun, compare_histories,
+    compare_listing, find_instance, histories_to_verify, record_verification, verified_run,
+};
 
 /// What can go wrong in the store.
 #[derive(Debug, thiserror::Error)]

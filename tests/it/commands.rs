@@ -96,7 +96,7 @@ async fn sync_publishes_and_says_what_it_did() {
     let first = Program::sync(&emulator, &database).run().await.code(0);
     assert_eq!(first.stdout, "");
     let first = first.says(&[
-        "applied 5 migrations",
+        "applied 6 migrations",
         "run 1: published in ",
         "  artifacts  3 listed on 1 pages: 3 new, 0 changed, 0 removed, 0 unchanged\n",
         "  histories  3 fetched, 0 known, 0 unsupported, 0 gone, 0 failed\n",
@@ -731,7 +731,7 @@ async fn without_migrating_an_empty_database_is_refused() {
     let emulator = emulator(world_of(1)).await;
     let database = TestDatabase::create_empty().await;
     let words = [
-        "error: the database lacks 5 of 5 migrations\n",
+        "error: the database lacks 6 of 6 migrations\n",
         "hint: run `swr-sync migrate` as the owner of the schema\n",
     ];
     let by_flag = Program::sync(&emulator, &database).args(&["--no-migrate"]);
@@ -894,13 +894,13 @@ async fn migrate_brings_an_empty_database_up_to_date() {
     check_failure(
         migrate(&["--check"]),
         5,
-        &["the database lacks 5 of 5 migrations"],
+        &["the database lacks 6 of 6 migrations"],
     )
     .await;
     let schemas = "select nspname from pg_namespace where nspname like 'swr%' order by 1";
     assert_eq!(database.snapshot(schemas).await, "");
     for (arguments, words) in [
-        (&[][..], "applied 5 migrations\n"),
+        (&[][..], "applied 6 migrations\n"),
         (&[], "the schema is up to date\n"),
         (&["--check"], "the schema is up to date\n"),
     ] {
@@ -1077,7 +1077,7 @@ async fn status_shows_freshness_and_the_last_runs() {
 
     let empty = TestDatabase::create_empty().await;
     let program = Program::new(&["status"]).database(&empty);
-    check_failure(program, 5, &["the database lacks 5 of 5 migrations"]).await;
+    check_failure(program, 5, &["the database lacks 6 of 6 migrations"]).await;
 }
 
 #[tokio::test]

@@ -15,6 +15,8 @@ mod signature;
 mod support;
 #[cfg(feature = "emulator")]
 mod sync;
+#[cfg(feature = "emulator")]
+mod verify;
 
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod commands;
