@@ -56,17 +56,12 @@ pub(crate) struct TestDatabase {
 impl TestDatabase {
     /// A database with the migrations applied.
     pub(crate) async fn create() -> TestDatabase {
-        create(Origin::Migrations).await
+        create(true).await
     }
 
     /// A database without anything in it.
     pub(crate) async fn create_empty() -> TestDatabase {
-        create(Origin::Nothing).await
-    }
-
-    /// A copy of this database, which nobody may be connected to.
-    pub(crate) async fn copy(&self) -> TestDatabase {
-        create(Origin::Copy(self.name.clone())).await
+        create(false).await
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -125,16 +120,9 @@ impl Drop for TestDatabase {
     }
 }
 
-/// What a new database holds.
-enum Origin {
-    Nothing,
-    Migrations,
-    Copy(String),
-}
-
 /// The future is made and run over there, since that of sqlx's migrator is not `Send`.
-async fn create(origin: Origin) -> TestDatabase {
-    let create = move || BACKGROUND.block_on(try_create(&origin));
+async fn create(migrated: bool) -> TestDatabase {
+    let create = move || BACKGROUND.block_on(try_create(migrated));
     match BACKGROUND.spawn_blocking(create).await {
         Ok(Ok(database)) => database,
         Ok(Err(error)) => panic!("{error}"),
@@ -142,11 +130,11 @@ async fn create(origin: Origin) -> TestDatabase {
     }
 }
 
-async fn try_create(origin: &Origin) -> Result<TestDatabase, String> {
+async fn try_create(migrated: bool) -> Result<TestDatabase, String> {
     let server = server().await?;
     let name = format!("swr_test_{}_{:016x}", unix_seconds(), random());
     let failed = |cause: &str| format!("creating the test database {name}: {cause}");
-    match timeout(STEP_TIMEOUT, create_database(&server, &name, origin)).await {
+    match timeout(STEP_TIMEOUT, create_database(&server, &name, migrated)).await {
         Ok(created) => created.map_err(|error| failed(&chain(&error)))?,
         Err(_) => return Err(failed(&format!("no end after {STEP_TIMEOUT:?}"))),
     }
@@ -157,17 +145,12 @@ async fn try_create(origin: &Origin) -> Result<TestDatabase, String> {
     })
 }
 
-async fn create_database(server: &Server, name: &str, origin: &Origin) -> Result<(), sqlx::Error> {
+async fn create_database(server: &Server, name: &str, migrated: bool) -> Result<(), sqlx::Error> {
     let mut admin = PgConnection::connect(&server.admin_url).await?;
-    let template = match origin {
-        Origin::Nothing => Some("template0"),
-        Origin::Copy(name) => Some(name.as_str()),
-        Origin::Migrations => None,
-    };
-    if let Some(template) = template {
+    if !migrated {
         execute(
             &mut admin,
-            format!("create database {name} template {template}"),
+            format!("create database {name} template template0"),
         )
         .await?;
         return admin.close().await;
