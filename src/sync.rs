@@ -37,7 +37,7 @@ const ANSWERED_CAPACITY: usize = 256;
 /// Largest batch of answers stored in one transaction.
 const BATCH: usize = 256;
 /// How often the run row shows progress, which also keeps the lock's connection from idling.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
 /// What a request or a publish on its way gets after the wish to stop.
 const GRACE: Duration = Duration::from_secs(3);
 /// From so many written rows on, the planner's counts are brought up to date.

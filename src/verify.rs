@@ -21,7 +21,7 @@ use crate::store::{
     VerifiedRun, compare_histories, compare_listing, histories_to_verify, stage_artifacts,
     stage_catalog,
 };
-use crate::sync::{SyncError, record_failure};
+use crate::sync::{HEARTBEAT, SyncError, record_failure};
 
 /// Histories fetched and compared at a time.
 const BATCH: i64 = 32;
@@ -128,6 +128,7 @@ pub async fn verify(
         run,
         verified,
         counters: RunCounters::default(),
+        next_heartbeat: Instant::now() + HEARTBEAT,
     };
     let result = tokio::select! {
         result = verification.run() => result,
@@ -174,11 +175,19 @@ struct Verification<'a> {
     run: Run,
     verified: VerifiedRun,
     counters: RunCounters,
+    next_heartbeat: Instant,
 }
 
 impl Verification<'_> {
     async fn run(&mut self) -> Result<(Compared, HistoriesCompared, Verdict), SyncError> {
+        let (run_id, verified) = (self.run.run_id, self.verified.run_id);
+        tracing::info!(run_id, "run {run_id} started: verifying run {verified}");
         self.stage().await?;
+        let listed = self.counters.artifacts_listed;
+        tracing::info!(
+            run_id,
+            "comparing {listed} listed artifacts, then histories"
+        );
         let comparison = Comparison {
             run: self.run,
             verified: self.verified,
@@ -224,6 +233,7 @@ impl Verification<'_> {
             self.counters.pages += 1;
             self.counters.artifacts_listed += page.rows.len() as u64;
             stage_artifacts(self.lock.connection(), run, &mut staged, &page).await?;
+            self.beat().await?;
         }
         store::note_listing(self.lock.connection(), run, started_at, Some(clock.now())).await?;
         Ok(())
@@ -263,7 +273,25 @@ impl Verification<'_> {
             self.counters.histories_fetched += compared as u64;
             counts.compared += compared;
             counts.unavailable += unavailable;
+            self.beat().await?;
         }
+    }
+
+    /// Shows now and then in the run row that this goes on.
+    async fn beat(&mut self) -> Result<(), SyncError> {
+        if Instant::now() < self.next_heartbeat {
+            return Ok(());
+        }
+        self.next_heartbeat = Instant::now() + HEARTBEAT;
+        self.counters.requests = self.registry.meter().counts();
+        let goes_on = RunEnd {
+            outcome: None,
+            error: None,
+            exit_code: None,
+        };
+        let (counters, now) = (&self.counters, self.settings.clock.now());
+        store::save_progress(self.lock.connection(), self.run, counters, goes_on, now).await?;
+        Ok(())
     }
 
     async fn fetch(&self, requests: Vec<HistoryRequest>) -> Result<Vec<HistoryAnswer>, SyncError> {

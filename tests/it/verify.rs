@@ -7,16 +7,26 @@ use swr_sync::database::Database;
 use swr_sync::emulator::{Emulator, RequestKind, World};
 use swr_sync::exit::Exit;
 use swr_sync::registry::Registry;
-use swr_sync::stop;
+use swr_sync::stop::{self, Signal, Stop};
 use swr_sync::verify::{VerifyError, VerifyReport, VerifySettings, verify};
 
 use super::support::database::TestDatabase;
-use super::support::mirror::{Mirror, client_settings, start_of_time};
+use super::support::mirror::{Mirror, client_settings, start_of_time, wait_until};
 
 async fn try_verify(
     emulator: &Emulator,
     database: &TestDatabase,
     histories: Option<u64>,
+) -> Result<VerifyReport, VerifyError> {
+    let (_stopper, stop) = stop::channel();
+    verify_until(emulator, database, histories, &stop).await
+}
+
+async fn verify_until(
+    emulator: &Emulator,
+    database: &TestDatabase,
+    histories: Option<u64>,
+    stop: &Stop,
 ) -> Result<VerifyReport, VerifyError> {
     let client = client_settings(emulator);
     let settings = VerifySettings {
@@ -30,8 +40,7 @@ async fn try_verify(
     };
     let registry = Registry::new(client).unwrap();
     let database = Database::from_url(database.url()).unwrap();
-    let (_stopper, stop) = stop::channel();
-    verify(&registry, &database, &settings, &stop).await
+    verify(&registry, &database, &settings, stop).await
 }
 
 /// Verifies all histories, too.
@@ -753,6 +762,32 @@ async fn a_failed_verification_gives_no_verdict() {
     assert_eq!(mirror.database.snapshot(verdicts).await, "0");
     let runs = "select outcome from swr.sync_run order by run_id";
     assert_eq!(mirror.database.snapshot(runs).await, "published\nfailed");
+}
+
+#[tokio::test]
+async fn a_signal_ends_a_verification_which_says_so() {
+    let mirror = Mirror::new(World::generate(3, 20, start_of_time())).await;
+    mirror.sync().await;
+    mirror.emulator.reset_requests();
+    mirror.emulator.hang_next(RequestKind::BuildHistory);
+    let (stopper, stop) = stop::channel();
+    let verification = verify_until(&mirror.emulator, &mirror.database, None, &stop);
+    let stopping = async {
+        wait_until("a history is asked for", async || {
+            mirror.emulator.requests().of(RequestKind::BuildHistory) > 0
+        })
+        .await;
+        stopper.stop(Signal::Terminate);
+    };
+    let (result, ()) = tokio::join!(verification, stopping);
+    assert_eq!(
+        result.map(|report| report.verdict).unwrap_err().exit(),
+        Exit::Terminated
+    );
+    let run = "select outcome, exit_code from swr.sync_run order by run_id desc limit 1";
+    assert_eq!(mirror.database.snapshot(run).await, "stopped | 143");
+    // The lock is free again.
+    verify_all(&mirror.emulator, &mirror.database).await;
 }
 
 #[cfg(feature = "embedded-db")]
