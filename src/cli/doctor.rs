@@ -394,12 +394,11 @@ async fn clock(client: &Client) -> Probed<()> {
         );
     };
     let seconds = skew.num_seconds().unsigned_abs();
-    let side = if skew.num_seconds() < 0 {
-        "ahead of"
-    } else {
-        "behind"
+    let text = match skew.num_seconds() {
+        0 => "as the gateway's".to_owned(),
+        ..0 => format!("{seconds} s ahead of the gateway's"),
+        1.. => format!("{seconds} s behind the gateway's"),
     };
-    let text = format!("{seconds} s {side} the gateway's");
     if seconds > SKEW_TO_FAIL_SECONDS && client.signs {
         let failure = Failure::new(Exit::Denied, text).hint(HINT);
         return Err(Finding::failed("clock_skew", failure));
@@ -547,7 +546,12 @@ fn refused(error: RegistryError) -> Finding {
         | RequestFailure::RepeatedMarker { .. }
         | RequestFailure::IncompleteCatalog { .. } => "malformed".to_owned(),
     };
-    Finding::failed(code, failure(error.into()))
+    // The probe says what was asked.
+    let text = error.failure.to_string();
+    Finding {
+        text,
+        ..Finding::failed(code, failure(error.into()))
+    }
 }
 
 /// How far a request came, by the words of the libraries.
