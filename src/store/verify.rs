@@ -318,7 +318,7 @@ async fn compare_artifacts(
                  ('pushed_at', a.pushed_at::text, s.pushed_at::text, false),
                  -- A registry may gather pulls before it notes them.
                  ('pulled_at', a.pulled_at::text, s.pulled_at::text,
-                  s.pulled_at > greatest(a.pulled_at, $3 - interval '1 hour')),
+                  s.pulled_at > greatest(a.pulled_at, $3::timestamptz - interval '1 hour')),
                  ('digest', a.digest, s.digest, false),
                  ('type', a.type, s.type, false),
                  ('media_type', a.media_type, s.media_type, false),
@@ -402,7 +402,7 @@ async fn compare_tags(
                  ('tag_id', k.tag_id::text, t.tag_id::text, false),
                  ('pushed_at', k.pushed_at::text, t.pushed_at::text, false),
                  ('pulled_at', k.pulled_at::text, t.pulled_at::text,
-                  t.pulled_at > greatest(k.pulled_at, $3 - interval '1 hour')),
+                  t.pulled_at > greatest(k.pulled_at, $3::timestamptz - interval '1 hour')),
                  ('extra', k.extra::text, t.extra::text, true)
          ) d (field, stored, found, is_explained)
          where d.stored is distinct from d.found
