@@ -1,4 +1,4 @@
-//! One run over one instance: the one place that joins registry and store.
+//! One run over one instance: registry and store joined.
 //!
 //! Three stages run side by side in one task: the listing pages through the registry and
 //! stages rows, the fetch stage asks for the build histories that are not stored yet, and

@@ -807,12 +807,12 @@ impl Checkup {
 }
 
 fn timed_out(probe: &str) -> Finding {
-    let exit = match probe.starts_with("database") {
-        true => Exit::Database,
-        false => Exit::SourceUnavailable,
+    let (exit, hint) = match probe.starts_with("database") {
+        true => (Exit::Database, "look at the server's load and locks"),
+        false => (Exit::SourceUnavailable, "try again; the registry is slow"),
     };
     let text = format!("no answer within {} s", PROBE_TIMEOUT.as_secs());
-    Finding::failed("timeout", Failure::new(exit, text))
+    Finding::failed("timeout", Failure::new(exit, text).hint(hint))
 }
 
 fn as_mut<'a, T>(value: &'a mut Result<T, &'static str>) -> Result<&'a mut T, &'static str> {
