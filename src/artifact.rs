@@ -118,6 +118,8 @@ pub struct InstanceDescription {
     pub name: Option<String>,
     /// The version, in a format that is not documented.
     pub version: Option<String>,
+    /// `Initial`, `Creating`, `Running` or `Unavailable`.
+    pub status: Option<String>,
     /// What had to be altered.
     pub issues: Vec<DataIssue>,
 }

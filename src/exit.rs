@@ -7,7 +7,8 @@
 pub enum Exit {
     /// Published, complete.
     Success = 0,
-    /// An unexpected failure, where trying again may help; or data that `status` finds too old.
+    /// An unexpected failure, where trying again may help; or data that `status` finds too old, or
+    /// tables that `verify` finds to differ.
     Unexpected = 1,
     /// Usage or configuration; trying again does not help.
     Usage = 2,
@@ -27,4 +28,9 @@ pub enum Exit {
     Interrupted = 130,
     /// Stopped by SIGTERM after a clean end.
     Terminated = 143,
+}
+
+impl Exit {
+    /// What was compared differs, as in `diff` and `cmp`.
+    pub const DIFFERENT: Exit = Exit::Unexpected;
 }

@@ -1,4 +1,4 @@
-//! One run over one instance: the one place that joins registry and store.
+//! One run over one instance: registry and store joined.
 //!
 //! Three stages run side by side in one task: the listing pages through the registry and
 //! stages rows, the fetch stage asks for the build histories that are not stored yet, and
@@ -44,7 +44,7 @@ const ANSWERED_CAPACITY: usize = 256;
 /// Largest batch of answers stored in one transaction.
 const BATCH: usize = 256;
 /// How often the run row shows progress, which also keeps the lock's connection from idling.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
 /// What the wish to stop leaves to each part of a run, one after another. With half a second for
 /// the lock they make less than 5 s: a request or a publish that is on its way, …
 const GRACE: Duration = Duration::from_secs(2);
@@ -56,7 +56,7 @@ const RECORD_GRACE: Duration = Duration::from_secs(1);
 /// From so many written rows on, the planner's counts are brought up to date.
 const ANALYZE_ROWS: u64 = 1_000;
 /// The first version with the artifact list of the whole instance (swr_03_0306).
-const FIRST_VERSION: [u64; 3] = [25, 6, 0];
+pub(crate) const FIRST_VERSION: [u64; 3] = [25, 6, 0];
 
 /// What a run is about.
 #[derive(Debug, Clone)]
@@ -547,7 +547,7 @@ async fn show_publishing(
 }
 
 /// The end of a run that has not ended.
-const GOES_ON: RunEnd<'static> = RunEnd {
+pub(crate) const GOES_ON: RunEnd<'static> = RunEnd {
     outcome: None,
     error: None,
     exit_code: None,
@@ -589,7 +589,7 @@ async fn after_grace(stop: &Stop) -> Signal {
 }
 
 /// Writes the failure into the run row, if the database still listens.
-async fn record_failure(
+pub(crate) async fn record_failure(
     lock: &mut InstanceLock,
     run: Run,
     counters: &RunCounters,
@@ -1058,7 +1058,7 @@ fn warn_of(gave_up: &GaveUp, repository: &RepositoryPath) {
 
 /// Compares component by component. Its exact format is not documented, so a leading letter and
 /// whatever follows the third number are ignored; an unreadable version is not older.
-fn is_older(version: &str, than: [u64; 3]) -> bool {
+pub(crate) fn is_older(version: &str, than: [u64; 3]) -> bool {
     let numbers: Vec<u64> = version
         .trim_start_matches(|character: char| !character.is_ascii_digit())
         .split(|character: char| !character.is_ascii_digit())

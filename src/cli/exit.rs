@@ -34,7 +34,12 @@ impl Failure {
         let mut message = self.error.to_string();
         let mut cause = self.error.source();
         while let Some(source) = cause {
-            message.push_str(&format!(": {source}"));
+            let part = source.to_string();
+            // Some libraries put their cause into their own words.
+            if !message.ends_with(&part) {
+                message.push_str(": ");
+                message.push_str(&part);
+            }
             cause = source.source();
         }
         message

@@ -4,6 +4,7 @@
 pub mod db;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod demo;
+mod doctor;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 pub mod exit;
@@ -14,6 +15,7 @@ mod settings;
 mod signals;
 mod sync;
 mod telemetry;
+mod verify;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -52,6 +54,12 @@ enum Command {
     /// Crawl one instance and publish what it holds
     #[command(after_help = sync::AFTER_HELP)]
     Sync(Box<sync::Args>),
+    /// Check everything a run needs, without writing anything
+    #[command(after_help = doctor::AFTER_HELP)]
+    Doctor(Box<doctor::Args>),
+    /// Compare what is stored with the registry, row by row
+    #[command(after_help = verify::AFTER_HELP)]
+    Verify(Box<verify::Args>),
     /// Show the last runs, and how old the data is
     Status(query::StatusArgs),
     /// List the reports, or print one
@@ -91,6 +99,8 @@ pub fn main() -> ExitCode {
 async fn run(command: Command, telemetry: &Telemetry) -> Result<Exit, Failure> {
     match command {
         Command::Sync(args) => sync::run(*args, telemetry).await,
+        Command::Doctor(args) => doctor::run(*args).await,
+        Command::Verify(args) => verify::run(*args).await,
         Command::Status(args) => query::status(args).await,
         Command::Report(args) => query::report(args).await,
         Command::Query(args) => query::query(args).await,

@@ -221,10 +221,7 @@ fn list() -> Result<Exit, Failure> {
 }
 
 fn write_stdout(text: &str) -> Result<Exit, Failure> {
-    io::stdout()
-        .write_all(text.as_bytes())
-        .or_else(ignore_broken_pipe)
-        .map_err(output_failure)?;
+    written(io::stdout().write_all(text.as_bytes()))?;
     Ok(Exit::Success)
 }
 
@@ -260,8 +257,7 @@ pub(super) async fn print(
     };
     match result {
         Ok(()) => Ok(()),
-        // `| head` is not a failure.
-        Err(ReadError::Output(error)) => ignore_broken_pipe(error).map_err(output_failure),
+        Err(ReadError::Output(error)) => written(Err(error)),
         Err(error @ ReadError::Query(_)) => Err(query_failure(error)),
     }
 }
@@ -276,6 +272,11 @@ fn query_failure(error: ReadError) -> Failure {
     } else {
         Failure::new(Exit::Database, error)
     }
+}
+
+/// How writing a result ended; `| head` is not a failure.
+pub(super) fn written(result: io::Result<()>) -> Result<(), Failure> {
+    result.or_else(ignore_broken_pipe).map_err(output_failure)
 }
 
 fn ignore_broken_pipe(error: io::Error) -> io::Result<()> {

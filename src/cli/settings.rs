@@ -121,19 +121,25 @@ pub(super) struct OpenDatabase {
 impl DatabaseArgs {
     /// Finds the database; starts the embedded server, and says so, where none is named.
     pub(super) async fn open(&self) -> Result<OpenDatabase, Failure> {
-        let given = self.database_url.clone().filter(|url| !url.is_empty());
-        let url = match given {
-            Some(url) => Some(url),
-            None => secret("DATABASE_URL")?.map(|url| url.expose_secret().to_owned()),
-        };
-        match url {
-            Some(url) => Ok(OpenDatabase {
-                database: Database::from_url(&url)?.with_timeout(*self.database_timeout),
+        match self.named()? {
+            Some(database) => Ok(OpenDatabase {
+                database,
                 #[cfg(feature = "embedded-db")]
                 embedded: None,
             }),
             None => self.open_embedded().await,
         }
+    }
+
+    /// The database that the settings name, if they name one.
+    pub(super) fn named(&self) -> Result<Option<Database>, Failure> {
+        let given = self.database_url.clone().filter(|url| !url.is_empty());
+        let url = match given {
+            Some(url) => Some(url),
+            None => secret("DATABASE_URL")?.map(|url| url.expose_secret().to_owned()),
+        };
+        let database = url.as_deref().map(Database::from_url).transpose()?;
+        Ok(database.map(|database| database.with_timeout(*self.database_timeout)))
     }
 
     #[cfg(feature = "embedded-db")]
@@ -190,7 +196,7 @@ impl From<DatabaseError> for Failure {
 
 impl RegistryArgs {
     /// The endpoint as text, or the region's own.
-    fn endpoint(&self) -> Result<Url, Failure> {
+    pub(super) fn endpoint(&self) -> Result<Url, Failure> {
         let text = match (given(&self.endpoint), given(&self.region)) {
             (Some(endpoint), _) => endpoint.to_owned(),
             // The one exception in the official SDKs' list of regions.
@@ -205,16 +211,50 @@ impl RegistryArgs {
         parse_endpoint(&text)
     }
 
+    /// The project, under our name or the SDKs'.
+    pub(super) fn project_id(&self) -> Result<String, Failure> {
+        match given(&self.project_id) {
+            Some(project_id) => Ok(project_id.to_owned()),
+            None => variable("HUAWEICLOUD_SDK_PROJECT_ID")
+                .ok_or_else(|| missing("project", "SWR_PROJECT_ID")),
+        }
+    }
+
+    /// The instance.
+    pub(super) fn instance_id(&self) -> Result<String, Failure> {
+        match given(&self.instance_id) {
+            Some(instance_id) => Ok(instance_id.to_owned()),
+            None => Err(missing("instance", "SWR_INSTANCE_ID")),
+        }
+    }
+
+    /// What the credentials are and where they were found, without a value.
+    pub(super) fn credentials_source(&self) -> Result<String, Failure> {
+        // Only a user's own endpoint needs the project, and it is not asked here.
+        Ok(match self.credentials("")? {
+            Credentials::Token(_) => format!("a token in {}", source("SWR_AUTH_TOKEN")),
+            Credentials::Key(key) => {
+                let (secret, token) = ("HUAWEICLOUD_SDK_SK", "HUAWEICLOUD_SDK_SECURITY_TOKEN");
+                let token = match key.security_token {
+                    Some(_) => format!(", a temporary one by {}", source(token)),
+                    None => String::new(),
+                };
+                format!(
+                    "an access key in HUAWEICLOUD_SDK_AK and {}{token}",
+                    source(secret)
+                )
+            }
+            Credentials::Password(_) => format!(
+                "an IAM user in SWR_IAM_USER, SWR_IAM_ACCOUNT and {}",
+                source("SWR_IAM_PASSWORD")
+            ),
+        })
+    }
+
     /// Prepares the client.
     pub(super) fn registry(&self, clock: Clock) -> Result<(Registry, RegistrySettings), Failure> {
-        let project_id = match given(&self.project_id) {
-            Some(project_id) => project_id.to_owned(),
-            None => variable("HUAWEICLOUD_SDK_PROJECT_ID")
-                .ok_or_else(|| missing("project", "SWR_PROJECT_ID"))?,
-        };
-        let instance_id = given(&self.instance_id)
-            .ok_or_else(|| missing("instance", "SWR_INSTANCE_ID"))?
-            .to_owned();
+        let project_id = self.project_id()?;
+        let instance_id = self.instance_id()?;
         let settings = RegistrySettings {
             endpoint: self.endpoint()?,
             credentials: self.credentials(&project_id)?,
@@ -337,6 +377,14 @@ fn variable(name: &str) -> Option<String> {
         .ok()
         .map(|value| value.trim().to_owned())
         .filter(|value| !value.is_empty())
+}
+
+/// Which of the two variables holds a secret that was found.
+fn source(name: &str) -> String {
+    match variable(name) {
+        Some(_) => name.to_owned(),
+        None => format!("{name}_FILE"),
+    }
 }
 
 /// A secret from the variable, or from the file that `…_FILE` names.

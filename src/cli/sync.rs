@@ -149,7 +149,8 @@ pub(super) async fn run_once(
     Ok(report)
 }
 
-fn failure(error: SyncError) -> Failure {
+/// An error as the user reads it, with the exit code and the next step.
+pub(super) fn failure(error: SyncError) -> Failure {
     let hints: Vec<String> = match clock_hint(&error) {
         Some(hint) => vec![hint],
         None => [crate::database::hint(&error), hint(&error)]

@@ -267,6 +267,9 @@ impl State {
             (&Method::POST, "/_emulator/changes") => {
                 let round = self.rounds.fetch_add(1, Ordering::Relaxed) + 1;
                 let mut world = self.world.write().unwrap_or_else(PoisonError::into_inner);
+                // What happens now is dated now, after whatever a client has seen so far.
+                let now = self.settings.clock.now().max(world.now());
+                world.set_now(now);
                 Answer::json(StatusCode::OK, &world.evolve(round))
             }
             _ => Answer::text(

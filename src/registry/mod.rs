@@ -45,6 +45,9 @@ use wire::OffsetPage;
 /// Largest page both listings allow (swr_03_0306, swr_03_0102, swr_03_0201).
 pub const PAGE_SIZE: u64 = 100;
 
+/// The documented default, and so the start.
+const FIRST_MARKER: i64 = 1;
+
 /// How often a listing by offset is read again when its entries shift under it.
 const CATALOG_READS: u32 = 3;
 
@@ -125,7 +128,73 @@ impl Registry {
         self.transport.max_in_flight()
     }
 
-    /// The instance's name and version (ShowInstance, swr_03_0003).
+    /// Whether the endpoint answers. The request is not signed, so it cannot count against the
+    /// key; afterwards the [skew of the clocks](Registry::clock_skew) is known.
+    pub async fn reach(&self) -> Result<(), RegistryError> {
+        self.transport.reach().await
+    }
+
+    /// How many namespaces the API claims to have, by asking for one (swr_03_0102).
+    pub async fn namespace_count(&self) -> Result<Option<u64>, RegistryError> {
+        let (kind, path) = (RequestKind::Namespaces, format!("{}/namespaces", self.base));
+        let body = self.get(kind, &path, &offset_query(0, 1)).await?;
+        let page = wire::namespace_page(&body)
+            .map_err(|failure| self.unreadable(&path, failure.into()))?;
+        Ok(page.total)
+    }
+
+    /// How many repositories the API claims to have, by asking for one (swr_03_0201).
+    pub async fn repository_count(&self) -> Result<Option<u64>, RegistryError> {
+        Ok(self.repository_page(0, 1).await?.total)
+    }
+
+    /// The first artifact of the list, by asking for one (swr_03_0306); `None` if there is none.
+    pub async fn first_artifact(&self) -> Result<Option<Artifact>, RegistryError> {
+        let path = format!("{}/artifacts", self.base);
+        let query = [("marker", FIRST_MARKER.to_string()), ("limit", "1".into())];
+        let body = self.get(RequestKind::Artifacts, &path, &query).await?;
+        let page =
+            wire::artifact_page(&body).map_err(|failure| self.unreadable(&path, failure.into()))?;
+        Ok(page.rows.into_iter().next())
+    }
+
+    /// The names of a repository, if it is among the `pages` first pages of the catalog.
+    pub async fn find_repository(
+        &self,
+        repository_id: i64,
+        pages: u64,
+    ) -> Result<Option<RepositoryPath>, RegistryError> {
+        for offset in (0..pages).map(|page| page * PAGE_SIZE) {
+            let OffsetPage { page, entries, .. } = self.repository_page(offset, PAGE_SIZE).await?;
+            let found = page
+                .rows
+                .into_iter()
+                .find(|repository| repository.repository_id == repository_id);
+            if let Some(repository) = found {
+                return Ok(Some(RepositoryPath {
+                    namespace: repository.namespace_name,
+                    name: repository.name,
+                }));
+            }
+            if entries < PAGE_SIZE {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    async fn repository_page(
+        &self,
+        offset: u64,
+        limit: u64,
+    ) -> Result<OffsetPage<Repository>, RegistryError> {
+        let path = format!("{}/repositories", self.base);
+        let query = offset_query(offset, limit);
+        let body = self.get(RequestKind::Repositories, &path, &query).await?;
+        wire::repository_page(&body).map_err(|failure| self.unreadable(&path, failure.into()))
+    }
+
+    /// The instance's name, version and status (ShowInstance, swr_03_0003).
     pub async fn instance(&self) -> Result<InstanceDescription, RegistryError> {
         let body = self.get(RequestKind::Instance, &self.base, &[]).await?;
         wire::instance(&body).map_err(|failure| self.unreadable(&self.base, failure.into()))
@@ -167,8 +236,6 @@ impl Registry {
     /// The stream ends after the page without a next marker; only then is the listing complete.
     /// A marker that comes a second time ends it with an error. Rows may repeat on later pages.
     pub fn artifact_pages(&self) -> impl Stream<Item = Result<Page<Artifact>, RegistryError>> + '_ {
-        // The documented default, and so the start.
-        const FIRST_MARKER: i64 = 1;
         let start = (Some(FIRST_MARKER), HashSet::from([FIRST_MARKER]));
         let bodies = stream::try_unfold(start, move |(marker, mut seen)| async move {
             let Some(marker) = marker else {
@@ -265,11 +332,7 @@ impl Registry {
             let mut ids = HashSet::new();
             let (mut offset, mut unreadable) = (0, 0);
             let total = loop {
-                let query = [
-                    ("offset", offset.to_string()),
-                    ("limit", PAGE_SIZE.to_string()),
-                    ("order_type", "asc".to_owned()),
-                ];
+                let query = offset_query(offset, PAGE_SIZE);
                 let body = self.get(kind, &path, &query).await?;
                 *pages += 1;
                 let OffsetPage {
@@ -326,6 +389,15 @@ impl Registry {
             failure,
         }
     }
+}
+
+/// A page of a listing by offset, oldest first.
+fn offset_query(offset: u64, limit: u64) -> [(&'static str, String); 3] {
+    [
+        ("offset", offset.to_string()),
+        ("limit", limit.to_string()),
+        ("order_type", "asc".to_owned()),
+    ]
 }
 
 fn with_or_without_steps(history: BuildHistory) -> HistoryOutcome {

@@ -195,6 +195,23 @@ impl Transport {
         self.send(&outgoing).await.map(|(_, body)| body)
     }
 
+    /// Asks for the endpoint's root without proof of who asks; any answer will do.
+    pub(super) async fn reach(&self) -> Result<(), RegistryError> {
+        let mut url = self.endpoint.clone();
+        url.set_path("/");
+        let outgoing = Outgoing {
+            kind: RequestKind::Instance,
+            method: Method::GET,
+            url,
+            body: None,
+            authenticate: None,
+        };
+        match self.send(&outgoing).await {
+            Err(error) if error.status().is_none() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     async fn send(&self, outgoing: &Outgoing<'_>) -> Result<(HeaderMap, Vec<u8>), RegistryError> {
         let policy = &self.settings.retry;
         let begin = Instant::now();

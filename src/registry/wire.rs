@@ -72,6 +72,7 @@ pub(super) fn instance(body: &[u8]) -> Result<InstanceDescription, Malformed> {
     Ok(InstanceDescription {
         name: fields.text("name"),
         version: fields.text("version"),
+        status: fields.text("status"),
         issues,
     })
 }

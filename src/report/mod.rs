@@ -80,6 +80,13 @@ order by instance",
 from swr_report.data_issue
 order by first_seen_at desc, instance, \"table\", row_key, field, action",
     },
+    Report {
+        name: "verification",
+        question: "Does the mirror agree with the registry?",
+        sql: "select instance, verified_at, outcome, artifacts_compared, tags_compared, histories_compared, corrupt, changed, unlisted, differences
+from swr_report.verification
+order by verified_at desc, instance",
+    },
 ];
 
 /// The report of that name.

@@ -277,13 +277,39 @@ impl Known {
     }
 }
 
-struct StepRow<'a> {
-    build_step_id: Uuid,
-    step: &'a BuildStep,
-    command_id: Option<Uuid>,
-    layer_id: Option<Uuid>,
-    media_type_id: Option<Uuid>,
-    chain_id: Option<Uuid>,
+/// A step with the names of its content, and its own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StepRow<'a> {
+    pub(super) build_step_id: Uuid,
+    pub(super) step: &'a BuildStep,
+    pub(super) command_id: Option<Uuid>,
+    pub(super) layer_id: Option<Uuid>,
+    pub(super) media_type_id: Option<Uuid>,
+    pub(super) chain_id: Option<Uuid>,
+}
+
+/// Names the steps of a history, oldest first.
+pub(super) fn step_rows(steps: &[BuildStep]) -> impl Iterator<Item = StepRow<'_>> {
+    let (mut parent, mut chain_id) = (None, None);
+    steps.iter().map(move |step| {
+        let command_id = step.command.as_deref().map(content::command_id);
+        let layer = step.layer.as_ref();
+        let layer_id = layer.map(|layer| content::layer_id(&layer.digest));
+        let media_type = layer.and_then(|layer| layer.media_type.as_deref());
+        let media_type_id = media_type.map(content::media_type_id);
+        let build_step_id =
+            content::build_step_id(parent, step, command_id, layer_id, media_type_id);
+        chain_id = content::chain_id(chain_id, step, build_step_id, layer_id);
+        parent = Some(build_step_id);
+        StepRow {
+            build_step_id,
+            step,
+            command_id,
+            layer_id,
+            media_type_id,
+            chain_id,
+        }
+    })
 }
 
 struct ManifestRow<'a> {
@@ -406,45 +432,30 @@ impl<'a> Batch<'a> {
     }
 
     fn add_steps(&mut self, steps: &'a [BuildStep], known: &Known) {
-        let (mut parent, mut chain_id) = (None, None);
-        for step in steps {
-            let command_id = step.command.as_deref().map(content::command_id);
-            let layer = step.layer.as_ref();
-            let layer_id = layer.map(|layer| content::layer_id(&layer.digest));
-            let media_type = layer.and_then(|layer| layer.media_type.as_deref());
-            let media_type_id = media_type.map(content::media_type_id);
-            let build_step_id =
-                content::build_step_id(parent, step, command_id, layer_id, media_type_id);
-            chain_id = content::chain_id(chain_id, step, build_step_id, layer_id);
-            parent = Some(build_step_id);
-            self.step_ids.push(build_step_id);
+        for row in step_rows(steps) {
+            let layer = row.step.layer.as_ref();
+            self.step_ids.push(row.build_step_id);
             // By digest and size: the same layer with another size is a contradiction to record.
-            if let Some((layer_id, layer)) = layer_id.zip(layer)
+            if let Some((layer_id, layer)) = row.layer_id.zip(layer)
                 && self.is_news(known, content::sized_layer_id(layer))
             {
                 self.layers.push((layer_id, layer));
             }
-            if !self.is_news(known, build_step_id) {
+            if !self.is_news(known, row.build_step_id) {
                 continue;
             }
-            if let Some((command_id, command)) = command_id.zip(step.command.as_deref())
+            if let Some((command_id, command)) = row.command_id.zip(row.step.command.as_deref())
                 && self.is_news(known, command_id)
             {
                 self.commands.push((command_id, command));
             }
-            if let Some((media_type_id, media_type)) = media_type_id.zip(media_type)
+            let media_type = layer.and_then(|layer| layer.media_type.as_deref());
+            if let Some((media_type_id, media_type)) = row.media_type_id.zip(media_type)
                 && self.is_news(known, media_type_id)
             {
                 self.media_types.push((media_type_id, media_type));
             }
-            self.steps.push(StepRow {
-                build_step_id,
-                step,
-                command_id,
-                layer_id,
-                media_type_id,
-                chain_id,
-            });
+            self.steps.push(row);
         }
     }
 
@@ -706,6 +717,6 @@ async fn record_layer_conflicts(
 }
 
 /// PostgreSQL cuts at microseconds; this is what it cuts off.
-fn nanos_beyond_micros(time: DateTime<Utc>) -> i16 {
+pub(super) fn nanos_beyond_micros(time: DateTime<Utc>) -> i16 {
     (time.timestamp_subsec_nanos() % 1_000) as i16
 }

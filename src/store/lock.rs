@@ -8,7 +8,7 @@ use sqlx::{Connection, PgConnection};
 use super::{Doing, StoreError};
 
 /// First half of the lock's key, the second is the instance: "SWRS" in ASCII.
-const LOCK_CLASS: i32 = 0x5357_5253;
+pub(super) const LOCK_CLASS: i32 = 0x5357_5253;
 
 /// Limit for the farewell to the database; a lost connection gives the lock back by itself.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);

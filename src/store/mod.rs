@@ -7,8 +7,10 @@ mod content;
 mod history;
 mod lock;
 mod publish;
+mod readiness;
 mod runs;
 mod stage;
+mod verify;
 
 use std::fmt;
 use std::time::Duration;
@@ -20,11 +22,19 @@ pub use history::{
 };
 pub use lock::{InstanceLock, LockHolder, cancel};
 pub use publish::{MassRemoval, PublishCounts, Publishing, RepositoryLoss, analyze, publish};
+pub use readiness::{
+    InstanceState, ServerState, instance_state, missing_migration_rights, missing_run_rights,
+    server_state,
+};
 pub use runs::{
     Instance, ListingAge, Namesake, Run, RunEnd, describe_instance, find_namesake, listing_ages,
     note_listing, save_progress,
 };
 pub use stage::{Staged, stage_artifacts, stage_catalog};
+pub use verify::{
+    Compared, Comparison, HistoriesCompared, Verdict, VerifiedRun, compare_histories,
+    compare_listing, find_instance, histories_to_verify, record_verification, verified_run,
+};
 
 /// What can go wrong in the store.
 #[derive(Debug, thiserror::Error)]

@@ -366,7 +366,7 @@ async fn doubt(connection: &mut PgConnection, run: Run) -> Result<Doubt, StoreEr
 /// Every statement here compares whole tables, but the staged rows are too young for the planner
 /// to have counted them: guessing at one row it would loop over all pairs. The comparisons are
 /// plain hash joins, which want memory rather than compilation.
-async fn plan_for_bulk(connection: &mut PgConnection) -> Result<(), StoreError> {
+pub(super) async fn plan_for_bulk(connection: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::query!(
         "select
              set_config('enable_nestloop', 'off', true) as nestloop,
@@ -412,7 +412,7 @@ async fn previous_listing(
 }
 
 /// An artifact listed twice counts as it was last.
-async fn drop_superseded_artifacts(
+pub(super) async fn drop_superseded_artifacts(
     connection: &mut PgConnection,
     run: Run,
 ) -> Result<u64, StoreError> {
@@ -438,7 +438,10 @@ async fn drop_superseded_artifacts(
 
 /// Tags of superseded rows go with them; a tag seen at two artifacts moved in between, and is
 /// where it was seen last.
-async fn drop_superseded_tags(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
+pub(super) async fn drop_superseded_tags(
+    connection: &mut PgConnection,
+    run: Run,
+) -> Result<u64, StoreError> {
     let orphans = sqlx::query!(
         "delete from swr.staged_tag t
          where t.instance_id = $1 and t.run_id = $2

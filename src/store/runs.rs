@@ -176,6 +176,7 @@ pub async fn describe_instance(
     let InstanceDescription {
         name,
         version,
+        status: _,
         issues,
     } = description;
     sqlx::query!(

@@ -16,11 +16,15 @@ mod signature;
 mod support;
 #[cfg(feature = "emulator")]
 mod sync;
+#[cfg(feature = "emulator")]
+mod verify;
 
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod commands;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod database_faults;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod doctor;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod kills;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]

@@ -188,6 +188,12 @@ impl EmbeddedServer {
     }
 }
 
+/// The folder the server has, or would have once it is started. Makes nothing.
+pub async fn folder(settings: &EmbeddedSettings) -> Result<PathBuf, EmbeddedError> {
+    let (place, _) = choose(settings).await?;
+    Ok(place.folder().to_owned())
+}
+
 /// The URL of the running server; `None` when none runs. Starts nothing.
 pub async fn running_url(settings: &EmbeddedSettings) -> Result<Option<String>, EmbeddedError> {
     let (place, _) = choose(settings).await?;

@@ -1,0 +1,827 @@
+//! `swr-sync doctor`: everything a run needs, one probe after another.
+//!
+//! The probes come in the order in which `sync` meets what they look at, so that the first one
+//! that fails tells how `sync` would end. None writes anything, and none signs a request once
+//! a signature was refused.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use sqlx::PgConnection;
+use tokio::time::Instant;
+
+use super::exit::{Exit, Failure};
+use super::settings::{DatabaseArgs, RegistryArgs};
+use super::sync::failure;
+use crate::artifact::{Artifact, InstanceDescription};
+use crate::build_history::HistoryOutcome;
+use crate::clock::Clock;
+use crate::database::reader::{ColumnKind, ResultColumn, RowSink};
+use crate::database::{Database, DatabaseError};
+use crate::registry::{Credentials, Registry, RegistryError, RequestFailure};
+use crate::report::{CsvSink, Format, JsonSink};
+use crate::store::{self, InstanceState, StoreError};
+use crate::sync::{FIRST_VERSION, SyncError, is_older};
+
+/// Limit for one probe; longer than a connection to the database may take to stand.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Limits for one request of a probe, where the settings are more patient.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// The oldest PostgreSQL whose SQL is enough.
+const FIRST_SERVER_VERSION: i32 = 140_000;
+/// From this difference of the clocks on something is wrong, …
+const SKEW_TO_WARN_SECONDS: u64 = 60;
+/// … and beyond this one signatures are refused (devg-apisign).
+const SKEW_TO_FAIL_SECONDS: u64 = 15 * 60;
+/// Catalog pages that are searched for the repository of one artifact.
+const CATALOG_PAGES: u64 = 10;
+/// Free space below which an embedded database will not last long.
+#[cfg(feature = "embedded-db")]
+const FREE_BYTES_TO_WARN: u64 = 1 << 30;
+
+/// Arguments of `doctor`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Form of the result
+    #[arg(long, value_name = "FORM", default_value = "table")]
+    format: Format,
+    #[command(flatten)]
+    registry: RegistryArgs,
+    #[command(flatten)]
+    database: DatabaseArgs,
+}
+
+pub(super) const AFTER_HELP: &str = "\
+Takes the settings of `sync`, looks at each thing a run needs, and says for each that fails what
+to do. It writes nothing, starts no database, and sends about eight requests, each once. After
+one that fails authentication it signs no other: repeated failures lock a key.
+
+Exits with the code that `sync` would end with as things are: 0 all is well, 2 configuration,
+3 build histories would be missing, 4 authentication or permission, 5 database, 6 newer schema
+or wrong instance, 7 source unavailable, 75 another run is going on.
+
+With --format json an array of objects: probe, status (ok, warn, fail, skipped), code, elapsed_ms,
+found, hint. Probes, statuses and codes keep their names.";
+
+pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
+    let Args {
+        format,
+        mut registry,
+        database,
+    } = args;
+    be_brief(&mut registry);
+    let mut checkup = Checkup::default();
+    let names = check_configuration(&mut checkup, &registry).await;
+    let is_configured = checkup.exit() == Exit::Success;
+    check_database(&mut checkup, &database, names.as_ref()).await;
+    let registry = is_configured
+        .then_some(&registry)
+        .ok_or("the configuration is incomplete");
+    check_registry(&mut checkup, registry).await;
+    checkup.print(format)?;
+    Ok(checkup.exit())
+}
+
+/// Each request is sent once, and not waited for as long as a run would.
+fn be_brief(registry: &mut RegistryArgs) {
+    registry.max_attempts = 1;
+    registry.connect_timeout = (*registry.connect_timeout).min(CONNECT_TIMEOUT).into();
+    registry.request_timeout = (*registry.request_timeout).min(REQUEST_TIMEOUT).into();
+}
+
+/// What an instance is found by.
+struct Names {
+    instance_id: String,
+    project_id: String,
+}
+
+async fn check_configuration(checkup: &mut Checkup, args: &RegistryArgs) -> Option<Names> {
+    let endpoint = async |args: &RegistryArgs| found((), args.endpoint()?.to_string());
+    let project = async |args: &RegistryArgs| configured(args.project_id()?);
+    let instance = async |args: &RegistryArgs| configured(args.instance_id()?);
+    let credentials = async |args: &RegistryArgs| found((), args.credentials_source()?);
+    checkup
+        .run("configuration.endpoint", Ok(args), endpoint)
+        .await;
+    let project_id = checkup
+        .run("configuration.project", Ok(args), project)
+        .await;
+    let instance_id = checkup
+        .run("configuration.instance", Ok(args), instance)
+        .await;
+    checkup
+        .run("configuration.credentials", Ok(args), credentials)
+        .await;
+    Some(Names {
+        instance_id: instance_id?,
+        project_id: project_id?,
+    })
+}
+
+async fn check_database(checkup: &mut Checkup, args: &DatabaseArgs, names: Option<&Names>) {
+    let place = checkup.run("database.place", Ok(args), place).await;
+    let database = match &place {
+        Some(Some(database)) => Ok(database),
+        Some(None) => Err("the embedded database is not running, and is not started for this"),
+        None => Err("there is no database to look at"),
+    };
+    let connection = checkup.run("database.connection", database, connect).await;
+    let unreached = database.err().unwrap_or("there is no connection");
+    let mut connection = connection.ok_or(unreached);
+    checkup
+        .run("database.server", as_mut(&mut connection), server)
+        .await;
+    let reached = connection.as_ref().map_err(|reason| *reason).and(database);
+    let schema = checkup.run("database.schema", reached, schema).await;
+    let rights = async |connection: &mut PgConnection| rights(connection, schema).await;
+    checkup
+        .run("database.rights", as_mut(&mut connection), rights)
+        .await;
+    let row = match (as_mut(&mut connection), names, schema) {
+        (Err(reason), _, _) => Err(reason),
+        (_, None, _) => Err("instance or project is not configured"),
+        (_, _, None) => Err("the schema is not as it should be"),
+        (_, _, Some(Schema::MigrationNeeded)) => Err("the schema is not up to date yet"),
+        (Ok(connection), Some(names), Some(Schema::UpToDate)) => Ok((connection, names)),
+    };
+    let state = checkup.run("database.instance", row, instance_row).await;
+    let state = state.ok_or("the row of the instance was not read");
+    checkup.run("database.lock", state, lock).await;
+}
+
+async fn check_registry(checkup: &mut Checkup, args: Result<&RegistryArgs, &'static str>) {
+    let client = checkup.run("endpoint", args, reach).await;
+    let client = client.as_ref();
+    let unreached = args.err().unwrap_or("the endpoint does not answer");
+    checkup.run("clock", client.ok_or(unreached), clock).await;
+    let signed = |checkup: &Checkup| match checkup.is_shut_out() {
+        false => client.map(|client| &client.registry).ok_or(unreached),
+        true => Err("no request is signed after a refusal, which count against the key"),
+    };
+    let description = checkup
+        .run("permission.instance", signed(checkup), describe)
+        .await;
+    let description = description.ok_or("the instance is not described");
+    checkup
+        .run(
+            "instance.version",
+            description.as_ref().map_err(|reason| *reason),
+            version,
+        )
+        .await;
+    checkup
+        .run(
+            "instance.status",
+            description.as_ref().map_err(|reason| *reason),
+            status,
+        )
+        .await;
+    checkup
+        .run(
+            "permission.list_namespaces",
+            signed(checkup),
+            list_namespaces,
+        )
+        .await;
+    checkup
+        .run(
+            "permission.list_repositories",
+            signed(checkup),
+            list_repositories,
+        )
+        .await;
+    let artifact = checkup
+        .run("permission.list_artifacts", signed(checkup), list_artifacts)
+        .await;
+    let request = match (signed(checkup), &artifact) {
+        (Err(reason), _) => Err(reason),
+        (Ok(_), None) => Err("the artifact list did not give an artifact to ask for"),
+        (Ok(_), Some(None)) => Err("the registry is empty: there is nothing to ask for"),
+        (Ok(registry), Some(Some(artifact))) => Ok((registry, artifact)),
+    };
+    checkup
+        .run("permission.build_history", request, build_history)
+        .await;
+}
+
+/// Which database, by the settings; `None` for an embedded one that does not run.
+async fn place(args: &DatabaseArgs) -> Probed<Option<Database>> {
+    match args.named()? {
+        Some(database) => {
+            let place = database.place().to_owned();
+            found(Some(database), place)
+        }
+        None => embedded_place(args).await,
+    }
+}
+
+#[cfg(feature = "embedded-db")]
+async fn embedded_place(args: &DatabaseArgs) -> Probed<Option<Database>> {
+    use crate::database::embedded;
+
+    let settings = super::db::embedded_settings(&args.embedded)?;
+    let folder = embedded::folder(&settings).await.map_err(Failure::from)?;
+    let url = embedded::running_url(&settings).await;
+    let url = url.map_err(Failure::from)?;
+    let database = url.as_deref().map(Database::from_url).transpose()?;
+    let is_running = match &database {
+        Some(_) => "running",
+        None => "not running; `sync` starts it",
+    };
+    let place = format!("embedded in {}, {is_running}", folder.display());
+    // The folder may be yet to be made, on the file system of the nearest one that is there.
+    let existing = folder.ancestors().find(|folder| folder.exists());
+    let space = existing.and_then(|folder| nix::sys::statvfs::statvfs(folder).ok());
+    let Some(space) = space else {
+        return found(database, place);
+    };
+    #[expect(clippy::unnecessary_cast, reason = "elsewhere the types are smaller")]
+    let free_bytes = space.blocks_available() as u64 * space.fragment_size() as u64;
+    let text = format!("{place}; {} MiB free", free_bytes >> 20);
+    if free_bytes < FREE_BYTES_TO_WARN {
+        let hint = "make room, or have DATABASE_URL name another database";
+        return doubtful(database, "disk_low", text, hint);
+    }
+    found(database, text)
+}
+
+#[cfg(not(feature = "embedded-db"))]
+async fn embedded_place(args: &DatabaseArgs) -> Probed<Option<Database>> {
+    let open = args.open().await?;
+    found(Some(open.database), String::new())
+}
+
+async fn connect(database: &Database) -> Probed<PgConnection> {
+    let connection = database.connect().await.map_err(unreachable_database)?;
+    found(connection, "connected")
+}
+
+/// The driver's words for a refusal are worth more than that there was one.
+fn unreachable_database(error: DatabaseError) -> Finding {
+    let code = match &error {
+        DatabaseError::Timeout { .. } => "timeout",
+        _ => "unreachable",
+    };
+    Finding::failed(code, error.into())
+}
+
+async fn server(connection: &mut PgConnection) -> Probed<()> {
+    let state = store::server_state(connection).await.map_err(statement)?;
+    let text = format!("PostgreSQL {}", state.version);
+    if state.version_number < FIRST_SERVER_VERSION {
+        let failure = Failure::new(Exit::Database, text).hint("use PostgreSQL 14 or later");
+        return Err(Finding::failed("old_server", failure));
+    }
+    if state.is_read_only {
+        let failure = Failure::new(Exit::Database, format!("{text}, which takes no writes"));
+        let failure =
+            failure.hint("name the primary, not a standby; see default_transaction_read_only");
+        return Err(Finding::failed("read_only", failure));
+    }
+    found((), text)
+}
+
+/// How far the schema is from the program's.
+#[derive(Debug, Clone, Copy)]
+enum Schema {
+    UpToDate,
+    MigrationNeeded,
+}
+
+async fn schema(database: &Database) -> Probed<Schema> {
+    match database.check().await {
+        Ok(()) => found(Schema::UpToDate, "up to date"),
+        Err(error @ DatabaseError::MigrationNeeded { .. }) => doubtful(
+            Schema::MigrationNeeded,
+            "migration_needed",
+            error.to_string(),
+            "`sync` migrates unless told not to, and so does `swr-sync migrate`",
+        ),
+        Err(error) => {
+            let code = match &error {
+                DatabaseError::NewerSchema { .. } => "newer_schema",
+                _ => "unreadable",
+            };
+            Err(Finding::failed(code, error.into()))
+        }
+    }
+}
+
+/// What the role may do: migrate, if that is needed, else write what a run writes.
+async fn rights(connection: &mut PgConnection, schema: Option<Schema>) -> Probed<()> {
+    let (missing, purpose, hint) = match schema {
+        Some(Schema::MigrationNeeded) => (
+            store::missing_migration_rights(connection).await,
+            "migrate",
+            "run `swr-sync migrate` as a role that may: the owner of the database or of the schema",
+        ),
+        Some(Schema::UpToDate) | None => (
+            store::missing_run_rights(connection).await,
+            "sync",
+            "grant them to this role, as the owner of the schema",
+        ),
+    };
+    let missing = missing.map_err(statement)?;
+    if missing.is_empty() {
+        return found((), format!("enough to {purpose}"));
+    }
+    let text = format!("to {purpose} the role lacks {}", missing.join("; "));
+    let failure = Failure::new(Exit::Database, text).hint(hint);
+    Err(Finding::failed("missing_rights", failure))
+}
+
+async fn instance_row(
+    (connection, names): (&mut PgConnection, &Names),
+) -> Probed<Option<InstanceState>> {
+    let state = store::instance_state(connection, &names.instance_id).await;
+    match state.map_err(statement)? {
+        Some(state) if state.project_id != names.project_id => {
+            let error = SyncError::WrongInstance {
+                swr_instance_id: names.instance_id.clone(),
+                stored: state.project_id,
+                given: names.project_id.clone(),
+            };
+            Err(Finding::failed("wrong_instance", failure(error)))
+        }
+        Some(state) => found(Some(state), "known"),
+        None => found(None, "new to this database"),
+    }
+}
+
+async fn lock(state: Option<InstanceState>) -> Probed<()> {
+    match state {
+        Some(InstanceState {
+            is_locked: true,
+            holder,
+            ..
+        }) => {
+            let holder = holder.map(Box::new);
+            let failure = failure(StoreError::Locked { holder }.into());
+            Err(Finding::failed("lock_held", failure))
+        }
+        _ => found((), "free"),
+    }
+}
+
+/// A client that reached its endpoint.
+struct Client {
+    registry: Registry,
+    /// Whether each request is signed, and so depends on the clock.
+    signs: bool,
+}
+
+/// Name, connection and TLS at once, by a request that nobody has signed.
+async fn reach(args: &RegistryArgs) -> Probed<Client> {
+    let (registry, settings) = args.registry(Clock::system())?;
+    registry.reach().await.map_err(refused)?;
+    let client = Client {
+        registry,
+        signs: matches!(settings.credentials, Credentials::Key(_)),
+    };
+    found(client, "answers")
+}
+
+async fn clock(client: &Client) -> Probed<()> {
+    const HINT: &str =
+        "set this machine's clock: signatures are valid for 15 minutes around the gateway's";
+    let Some(skew) = client.registry.clock_skew() else {
+        return doubtful(
+            (),
+            "no_date",
+            "the answer has no Date",
+            "compare the clock by hand",
+        );
+    };
+    let seconds = skew.num_seconds().unsigned_abs();
+    let text = match skew.num_seconds() {
+        0 => "as the gateway's".to_owned(),
+        ..0 => format!("{seconds} s ahead of the gateway's"),
+        1.. => format!("{seconds} s behind the gateway's"),
+    };
+    if seconds > SKEW_TO_FAIL_SECONDS && client.signs {
+        let failure = Failure::new(Exit::Denied, text).hint(HINT);
+        return Err(Finding::failed("clock_skew", failure));
+    }
+    if seconds >= SKEW_TO_WARN_SECONDS {
+        return doubtful((), "clock_skew", text, HINT);
+    }
+    found((), text)
+}
+
+/// A run asks for it, and goes on without it.
+async fn describe(registry: &Registry) -> Probed<InstanceDescription> {
+    match registry.instance().await {
+        Ok(description) => {
+            let name = description.name.clone();
+            found(
+                description,
+                name.unwrap_or_else(|| "without a name".to_owned()),
+            )
+        }
+        Err(error) if error.status().is_some_and(|status| status.status == 403) => Err(Finding {
+            status: Status::Warn,
+            ..refused(error)
+                .hint("allow swr:instance:get; without it a run does not know the version")
+        }),
+        Err(error) => Err(refused(error)),
+    }
+}
+
+async fn version(description: &InstanceDescription) -> Probed<()> {
+    let Some(version) = description.version.clone() else {
+        let hint = "artifacts of a whole instance can be listed from 25.6.0 on";
+        return doubtful((), "no_version", "not given", hint);
+    };
+    if is_older(&version, FIRST_VERSION) {
+        let failure = failure(SyncError::UnsupportedVersion { version });
+        return Err(Finding::failed("old_instance", failure));
+    }
+    found((), version)
+}
+
+async fn status(description: &InstanceDescription) -> Probed<()> {
+    match description.status.as_deref() {
+        Some("Running") => found((), "Running"),
+        Some(other) => {
+            let hint = "see the console; a run tries all the same";
+            doubtful((), "not_running", other, hint)
+        }
+        None => found((), "not given"),
+    }
+}
+
+async fn list_namespaces(registry: &Registry) -> Probed<()> {
+    let count = registry.namespace_count().await;
+    let count = count.map_err(|error| forbidden(error, "swr:repository:listNamespaces"))?;
+    found((), counted(count, "namespaces"))
+}
+
+async fn list_repositories(registry: &Registry) -> Probed<()> {
+    let count = registry.repository_count().await;
+    let count = count.map_err(|error| forbidden(error, "swr:repository:listRepositories"))?;
+    found((), counted(count, "repositories"))
+}
+
+fn counted(count: Option<u64>, what: &str) -> String {
+    match count {
+        Some(count) => format!("allowed: {count} {what}"),
+        None => "allowed".to_owned(),
+    }
+}
+
+async fn list_artifacts(registry: &Registry) -> Probed<Option<Artifact>> {
+    let first = registry.first_artifact().await;
+    let first = first.map_err(|error| forbidden(error, "swr:instance:listAllArtifacts"))?;
+    let text = match &first {
+        Some(artifact) => format!("allowed: first is artifact {}", artifact.artifact_id),
+        None => "allowed: the registry is empty".to_owned(),
+    };
+    found(first, text)
+}
+
+/// Refused histories do not keep a run from publishing, so its end is the partial one.
+async fn build_history((registry, artifact): (&Registry, &Artifact)) -> Probed<()> {
+    let repository = registry
+        .find_repository(artifact.repository_id, CATALOG_PAGES)
+        .await;
+    let Some(repository) = repository.map_err(refused)? else {
+        let text = format!(
+            "the beginning of the catalog does not name repository {}",
+            artifact.repository_id
+        );
+        let hint = "nothing was asked; `sync` reads the whole catalog and tells";
+        return doubtful((), "no_repository", text, hint);
+    };
+    let outcome = registry.build_history(&repository, &artifact.digest).await;
+    let refusal = match outcome.map_err(refused)? {
+        HistoryOutcome::Stored(history) => {
+            let text = format!(
+                "allowed: {} steps of artifact {}",
+                history.steps.len(),
+                artifact.artifact_id
+            );
+            return found((), text);
+        }
+        HistoryOutcome::Empty(_) | HistoryOutcome::Unsupported(_) | HistoryOutcome::Gone(_) => {
+            let text = format!("allowed: artifact {} has none", artifact.artifact_id);
+            return found((), text);
+        }
+        HistoryOutcome::Forbidden(refusal) | HistoryOutcome::Failed(refusal) => refusal,
+    };
+    let (code, text) = match refusal.status {
+        Some(200) => ("malformed".to_owned(), refusal.message),
+        Some(status) => (
+            format!("http_{status}"),
+            format!("HTTP {status}: {}", refusal.message),
+        ),
+        None => ("no_answer".to_owned(), refusal.message),
+    };
+    let hint = match refusal.status {
+        Some(403) => "allow swr:repository:getTagAddition, which is in SWR ReadOnlyAccess",
+        _ => "try again; `sync` publishes without the histories that fail, and asks again later",
+    };
+    Err(Finding::failed(
+        code,
+        Failure::new(Exit::Partial, text).hint(hint),
+    ))
+}
+
+/// The probe of one permission says which one it is.
+fn forbidden(error: RegistryError, action: &str) -> Finding {
+    let is_forbidden = error.status().is_some_and(|status| status.status == 403);
+    let finding = refused(error);
+    match is_forbidden {
+        true => finding.hint(format!("allow {action}, which is in SWR ReadOnlyAccess")),
+        false => finding,
+    }
+}
+
+fn refused(error: RegistryError) -> Finding {
+    let code = match &error.failure {
+        RequestFailure::Status(status) | RequestFailure::Login(status) => {
+            format!("http_{}", status.status)
+        }
+        RequestFailure::NoAnswer { reason } => no_answer(reason).to_owned(),
+        RequestFailure::BadHeader { .. } => "bad_header".to_owned(),
+        RequestFailure::Malformed(_)
+        | RequestFailure::RepeatedMarker { .. }
+        | RequestFailure::IncompleteCatalog { .. } => "malformed".to_owned(),
+    };
+    // The probe says what was asked.
+    let text = error.failure.to_string();
+    Finding {
+        text,
+        ..Finding::failed(code, failure(error.into()))
+    }
+}
+
+/// How far a request came, by the words of the libraries.
+fn no_answer(reason: &str) -> &'static str {
+    let has = |word: &str| reason.contains(word);
+    if has("timed out") {
+        "timeout"
+    } else if has("lookup") || has("dns") {
+        "dns"
+    } else if has("certificate") || has("tls") || has("handshake") {
+        "tls"
+    } else {
+        "unreachable"
+    }
+}
+
+fn statement(error: StoreError) -> Finding {
+    Finding::failed("statement", failure(error.into()))
+}
+
+/// What a probe brings: what it found, with a value for later probes; or why there is none.
+type Probed<T> = Result<(Finding, T), Finding>;
+
+fn found<T>(value: T, text: impl Into<String>) -> Probed<T> {
+    Ok((Finding::new(Status::Ok, "ok", text), value))
+}
+
+fn configured(value: String) -> Probed<String> {
+    let text = value.clone();
+    found(value, text)
+}
+
+/// Found, but something is to be looked at.
+fn doubtful<T>(
+    value: T,
+    code: &str,
+    text: impl Into<String>,
+    hint: impl Into<String>,
+) -> Probed<T> {
+    Ok((Finding::new(Status::Warn, code, text).hint(hint), value))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Status {
+    Ok,
+    Warn,
+    Fail,
+    Skipped,
+}
+
+impl Status {
+    fn as_str(self) -> &'static str {
+        match self {
+            Status::Ok => "ok",
+            Status::Warn => "warn",
+            Status::Fail => "fail",
+            Status::Skipped => "skipped",
+        }
+    }
+}
+
+/// What one probe found.
+#[derive(Debug)]
+struct Finding {
+    status: Status,
+    /// For programs; does not change when words do.
+    code: String,
+    text: String,
+    hint: Option<String>,
+    /// How `sync` would end; counts only if the probe failed.
+    exit: Exit,
+}
+
+impl Finding {
+    fn new(status: Status, code: impl Into<String>, text: impl Into<String>) -> Finding {
+        Finding {
+            status,
+            code: code.into(),
+            text: text.into(),
+            hint: None,
+            exit: Exit::Success,
+        }
+    }
+
+    fn failed(code: impl Into<String>, failure: Failure) -> Finding {
+        Finding {
+            exit: failure.exit,
+            hint: failure.hint.clone(),
+            ..Finding::new(Status::Fail, code, failure.message())
+        }
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> Finding {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// A setting that is missing or wrong, or whatever else `sync` would say before it starts.
+impl From<Failure> for Finding {
+    fn from(failure: Failure) -> Finding {
+        let code = match failure.exit {
+            Exit::Usage => "configuration",
+            _ => "unavailable",
+        };
+        Finding::failed(code, failure)
+    }
+}
+
+impl From<DatabaseError> for Finding {
+    fn from(error: DatabaseError) -> Finding {
+        Failure::from(error).into()
+    }
+}
+
+/// A probe that was made, or skipped.
+#[derive(Debug)]
+struct Entry {
+    probe: &'static str,
+    elapsed: Duration,
+    finding: Finding,
+}
+
+/// The probes so far.
+#[derive(Debug, Default)]
+struct Checkup(Vec<Entry>);
+
+impl Checkup {
+    /// Makes a probe with what it needs, or skips it, for the reason given instead.
+    async fn run<D, T>(
+        &mut self,
+        probe: &'static str,
+        given: Result<D, &'static str>,
+        work: impl AsyncFnOnce(D) -> Probed<T>,
+    ) -> Option<T> {
+        let begin = Instant::now();
+        let result = match given {
+            Ok(given) => tokio::time::timeout(PROBE_TIMEOUT, work(given))
+                .await
+                .unwrap_or_else(|_| Err(timed_out(probe))),
+            Err(reason) => Err(Finding::new(Status::Skipped, "skipped", reason)),
+        };
+        let (finding, value) = match result {
+            Ok((finding, value)) => (finding, Some(value)),
+            Err(finding) => (finding, None),
+        };
+        self.0.push(Entry {
+            probe,
+            elapsed: begin.elapsed(),
+            finding,
+        });
+        value
+    }
+
+    /// Whether the gateway refused who we are, or would.
+    fn is_shut_out(&self) -> bool {
+        self.0.iter().any(|Entry { probe, finding, .. }| {
+            let is_refusal = matches!(finding.code.as_str(), "http_401" | "bad_header");
+            is_refusal || (*probe == "clock" && finding.status == Status::Fail)
+        })
+    }
+
+    /// How `sync` would end: with what it meets first.
+    fn exit(&self) -> Exit {
+        let mut findings = self.0.iter().map(|entry| &entry.finding);
+        findings
+            .find(|finding| finding.status == Status::Fail)
+            .map_or(Exit::Success, |finding| finding.exit)
+    }
+
+    fn print(&self, format: Format) -> Result<(), Failure> {
+        let output = io::stdout();
+        let printed = match format {
+            Format::Table => self.print_lines(output),
+            Format::Csv => {
+                let mut sink = CsvSink::new(output);
+                self.print_rows(&mut sink).and_then(|()| sink.finish())
+            }
+            Format::Json => {
+                let mut sink = JsonSink::new(output);
+                self.print_rows(&mut sink).and_then(|()| sink.finish())
+            }
+        };
+        super::query::written(printed)?;
+        super::print_stderr(&self.summary());
+        Ok(())
+    }
+
+    /// A line for each probe, and one below it for its hint.
+    fn print_lines(&self, mut output: impl Write) -> io::Result<()> {
+        for entry in &self.0 {
+            let Entry {
+                probe,
+                elapsed,
+                finding,
+            } = entry;
+            let (status, elapsed_ms) = (finding.status.as_str(), elapsed.as_millis());
+            let text = one_line(&finding.text);
+            writeln!(output, "{status:8}{probe:30}{elapsed_ms:>6} ms  {text}")?;
+            if let Some(hint) = &finding.hint {
+                writeln!(output, "{:8}hint: {}", "", one_line(hint))?;
+            }
+        }
+        output.flush()
+    }
+
+    fn print_rows(&self, sink: &mut impl RowSink) -> io::Result<()> {
+        let column = |name: &str, kind| ResultColumn {
+            name: name.to_owned(),
+            kind,
+        };
+        sink.columns(vec![
+            column("probe", ColumnKind::Text),
+            column("status", ColumnKind::Text),
+            column("code", ColumnKind::Text),
+            column("elapsed_ms", ColumnKind::Number),
+            column("found", ColumnKind::Text),
+            column("hint", ColumnKind::Text),
+        ])?;
+        for entry in &self.0 {
+            let Entry {
+                probe,
+                elapsed,
+                finding,
+            } = entry;
+            sink.row(&[
+                Some(probe),
+                Some(finding.status.as_str()),
+                Some(&finding.code),
+                Some(&elapsed.as_millis().to_string()),
+                Some(&finding.text),
+                finding.hint.as_deref(),
+            ])?;
+        }
+        Ok(())
+    }
+
+    fn summary(&self) -> String {
+        let count = |status| {
+            let entries = self.0.iter();
+            entries
+                .filter(|entry| entry.finding.status == status)
+                .count()
+        };
+        let (ok, warn) = (count(Status::Ok), count(Status::Warn));
+        let (fail, skipped) = (count(Status::Fail), count(Status::Skipped));
+        let end = match self.exit() {
+            Exit::Success => "`sync` can run".to_owned(),
+            exit => format!("`sync` would exit with {}", exit as u8),
+        };
+        format!("{ok} ok, {warn} warnings, {fail} failed, {skipped} skipped: {end}\n")
+    }
+}
+
+fn timed_out(probe: &str) -> Finding {
+    let (exit, hint) = match probe.starts_with("database") {
+        true => (Exit::Database, "look at the server's load and locks"),
+        false => (Exit::SourceUnavailable, "try again; the registry is slow"),
+    };
+    let text = format!("no answer within {} s", PROBE_TIMEOUT.as_secs());
+    Finding::failed("timeout", Failure::new(exit, text).hint(hint))
+}
+
+fn as_mut<'a, T>(value: &'a mut Result<T, &'static str>) -> Result<&'a mut T, &'static str> {
+    value.as_mut().map_err(|reason| *reason)
+}
+
+/// Words of others must not move the cursor.
+fn one_line(text: &str) -> String {
+    text.replace(|character: char| character.is_control(), " ")
+}

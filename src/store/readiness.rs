@@ -1,0 +1,166 @@
+//! What a run needs of the database, looked at without writing anything.
+
+use sqlx::PgConnection;
+
+use super::lock::LOCK_CLASS;
+use super::{Doing, LockHolder, StoreError};
+
+/// The tables a run changes, and what it does to them beside reading.
+const TABLES: [(&str, &[&str]); 18] = [
+    ("instance", &["insert", "update"]),
+    ("namespace", &["insert", "update"]),
+    ("repository", &["insert", "update"]),
+    ("artifact", &["insert", "update"]),
+    ("tag", &["insert", "update", "delete"]),
+    ("tag_history", &["insert", "update"]),
+    ("manifest", &["insert", "update"]),
+    ("build_step", &["insert"]),
+    ("command", &["insert"]),
+    ("layer", &["insert"]),
+    ("media_type", &["insert"]),
+    ("sync_run", &["insert", "update"]),
+    ("data_issue", &["insert"]),
+    ("staged_namespace", &["insert", "delete"]),
+    ("staged_repository", &["insert", "delete"]),
+    ("staged_artifact", &["insert", "delete"]),
+    ("staged_tag", &["insert", "delete"]),
+    ("staged_data_issue", &["insert", "delete"]),
+];
+
+/// The server behind a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerState {
+    /// As the server writes it.
+    pub version: String,
+    /// As a number: 150004 is 15.4.
+    pub version_number: i32,
+    /// Whether it takes no writes: a standby, or set so.
+    pub is_read_only: bool,
+}
+
+/// Asks the server what it is.
+pub async fn server_state(connection: &mut PgConnection) -> Result<ServerState, StoreError> {
+    sqlx::query_as!(
+        ServerState,
+        r#"select
+               current_setting('server_version') as "version!",
+               current_setting('server_version_num')::integer as "version_number!",
+               current_setting('transaction_read_only')::boolean as "is_read_only!""#
+    )
+    .fetch_one(connection)
+    .await
+    .doing("ask the server for its version")
+}
+
+/// The rights that a run over an up-to-date schema needs and this role lacks, in words.
+pub async fn missing_run_rights(connection: &mut PgConnection) -> Result<Vec<String>, StoreError> {
+    let wanted = || {
+        TABLES.iter().flat_map(|(table, privileges)| {
+            std::iter::once(&"select")
+                .chain(*privileges)
+                .map(move |privilege| (*table, *privilege))
+        })
+    };
+    let tables: Vec<&str> = wanted().map(|(table, _)| table).collect();
+    let privileges: Vec<&str> = wanted().map(|(_, privilege)| privilege).collect();
+    sqlx::query_scalar!(
+        r#"select 'usage on schema swr' as "right!"
+           from pg_namespace n
+           where n.nspname = 'swr' and not has_schema_privilege(n.oid, 'usage')
+           union all
+           select string_agg(w.privilege, ', ' order by w.position) || ' on swr.' || w.table_name
+           from unnest($1::text[], $2::text[]) with ordinality as w (table_name, privilege, position)
+           join pg_namespace n on n.nspname = 'swr'
+           join pg_class c on c.relnamespace = n.oid and c.relname = w.table_name
+           where not has_table_privilege(c.oid, w.privilege)
+           group by w.table_name"#,
+        tables as _,
+        privileges as _
+    )
+    .fetch_all(connection)
+    .await
+    .doing("see what this role may do")
+}
+
+/// The rights that a migration needs and this role lacks, in words.
+pub async fn missing_migration_rights(
+    connection: &mut PgConnection,
+) -> Result<Vec<String>, StoreError> {
+    sqlx::query_scalar!(
+        r#"select 'create on database ' || current_database() as "right!"
+           where not has_database_privilege(current_database(), 'create')
+             and exists (
+                 select from unnest(array['swr', 'swr_report']) as w (schema_name)
+                 where not exists (select from pg_namespace n where n.nspname = w.schema_name)
+             )
+           union all
+           select 'create on schema ' || n.nspname
+           from pg_namespace n
+           where n.nspname in ('swr', 'swr_report') and not has_schema_privilege(n.oid, 'create')
+           union all
+           select 'ownership of ' || count(*) || ' tables and views of schema ' || n.nspname
+           from pg_namespace n
+           join pg_class c on c.relnamespace = n.oid and c.relkind in ('r', 'p', 'v')
+           where n.nspname in ('swr', 'swr_report') and not pg_has_role(c.relowner, 'usage')
+           group by n.nspname"#
+    )
+    .fetch_all(connection)
+    .await
+    .doing("see whether this role may migrate")
+}
+
+/// What the database has of an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceState {
+    /// The project it was synced under.
+    pub project_id: String,
+    /// Whether somebody holds its lock.
+    pub is_locked: bool,
+    /// The run that is said to go on; it holds the lock if anybody does.
+    pub holder: Option<LockHolder>,
+}
+
+/// Looks at an instance and its lock, without taking it; `None` if it was never synced.
+pub async fn instance_state(
+    connection: &mut PgConnection,
+    swr_instance_id: &str,
+) -> Result<Option<InstanceState>, StoreError> {
+    let row = sqlx::query!(
+        r#"select
+               i.project_id,
+               exists (
+                   select from pg_locks l
+                   where l.locktype = 'advisory' and l.granted and l.objsubid = 2
+                     and l.database = (select oid from pg_database where datname = current_database())
+                     and l.classid::bigint = $2 and l.objid::bigint = i.instance_id
+               ) as "is_locked!",
+               r.host as "host?", r.process_id as "process_id?", r.run_id as "run_id?", r.started_at as "since?"
+           from swr.instance i
+           left join lateral (
+               select host, process_id, run_id, started_at
+               from swr.sync_run
+               where instance_id = i.instance_id and outcome = 'running'
+               order by run_id desc
+               limit 1
+           ) r on true
+           where i.swr_instance_id = $1"#,
+        swr_instance_id,
+        i64::from(LOCK_CLASS)
+    )
+    .fetch_optional(connection)
+    .await
+    .doing("look at the lock of the instance")?;
+    Ok(row.map(|row| InstanceState {
+        project_id: row.project_id,
+        is_locked: row.is_locked,
+        holder: match (row.host, row.process_id, row.run_id, row.since) {
+            (Some(host), Some(process_id), Some(run_id), Some(since)) => Some(LockHolder {
+                host,
+                process_id,
+                run_id,
+                since,
+            }),
+            _ => None,
+        },
+    }))
+}

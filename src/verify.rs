@@ -1,0 +1,332 @@
+//! Verification of what a database holds of one instance: the registry is read once more, in
+//! full, and compared with the tables; of the build histories a sample is.
+//!
+//! Joins registry and store as [`sync`](crate::sync) does, under the same lock and with a run
+//! row of its own, so that no run changes what is being compared. It writes no fact: but for
+//! the run row there is what it staged, and what it found.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::time::Instant;
+
+use crate::build_history::{HistoryAnswer, HistoryOutcome, HistoryRequest, Refusal};
+use crate::clock::Clock;
+use crate::database::Database;
+use crate::exit::Exit;
+use crate::registry::Registry;
+use crate::run::{RunCounters, RunOutcome};
+use crate::stop::Stop;
+use crate::store::{
+    self, Compared, Comparison, HistoriesCompared, InstanceLock, Run, RunEnd, Staged, Verdict,
+    VerifiedRun, compare_histories, compare_listing, histories_to_verify, stage_artifacts,
+    stage_catalog,
+};
+use crate::sync::{GOES_ON, HEARTBEAT, SyncError, record_failure};
+
+/// Histories fetched and compared at a time.
+const BATCH: i64 = 32;
+/// How far the clock that dates pushes may be from the one that answers, which is known.
+const TOLERANCE: TimeDelta = TimeDelta::minutes(1);
+
+/// What a verification is about.
+#[derive(Debug, Clone)]
+pub struct VerifySettings {
+    /// The instance in SWR.
+    pub swr_instance_id: String,
+    /// Its project.
+    pub project_id: String,
+    /// How many histories to fetch again; `None` for all.
+    pub histories: Option<u64>,
+    /// Where a sample of histories starts: any text in the place of a digest.
+    pub sample_start: String,
+    /// The machine's name, for the run row.
+    pub host: String,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// Why there is no verdict.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// What can end a run can end a verification.
+    #[error(transparent)]
+    Run(#[from] SyncError),
+    /// There is nothing to compare.
+    #[error("the database has no published run of instance {swr_instance_id}")]
+    NeverPublished {
+        /// The instance.
+        swr_instance_id: String,
+    },
+}
+
+impl VerifyError {
+    /// The exit code it asks for.
+    pub fn exit(&self) -> Exit {
+        match self {
+            VerifyError::Run(error) => error.exit(),
+            VerifyError::NeverPublished { .. } => Exit::Usage,
+        }
+    }
+}
+
+/// A finished verification.
+#[derive(Debug, Clone, Copy)]
+pub struct VerifyReport {
+    /// The run that verified.
+    pub run: Run,
+    /// The run that was verified.
+    pub verified: VerifiedRun,
+    /// Rows of the listing that were compared.
+    pub compared: Compared,
+    /// Histories that were compared.
+    pub histories: HistoriesCompared,
+    /// What was found.
+    pub verdict: Verdict,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// Compares the registry with the tables; the differences are in `swr.verification_difference`.
+pub async fn verify(
+    registry: &Registry,
+    database: &Database,
+    settings: &VerifySettings,
+    stop: &Stop,
+) -> Result<VerifyReport, VerifyError> {
+    let begin = Instant::now();
+    let clock = &settings.clock;
+    let limit = database.timeout();
+    let connecting = database.connect_to_write().await;
+    let mut connection = connecting.map_err(SyncError::from)?;
+    let never_published = || VerifyError::NeverPublished {
+        swr_instance_id: settings.swr_instance_id.clone(),
+    };
+    let finding = store::find_instance(&mut connection, &settings.swr_instance_id);
+    let (instance_id, project_id) = store::within(limit, "read the instance", finding)
+        .await
+        .map_err(SyncError::from)?
+        .ok_or_else(never_published)?;
+    if project_id != settings.project_id {
+        return Err(VerifyError::Run(SyncError::WrongInstance {
+            swr_instance_id: settings.swr_instance_id.clone(),
+            stored: project_id,
+            given: settings.project_id.clone(),
+        }));
+    }
+    let beginning = async {
+        let mut lock = InstanceLock::acquire(connection, instance_id).await?;
+        let Some(verified) = store::verified_run(lock.connection(), instance_id).await? else {
+            return Ok(None);
+        };
+        let run = Run::start(&mut lock, &settings.host, clock.now()).await?;
+        Ok(Some((lock, verified, run)))
+    };
+    let (mut lock, verified, run) = store::within(limit, "begin a run", beginning)
+        .await
+        .map_err(SyncError::from)?
+        .ok_or_else(never_published)?;
+
+    let mut verification = Verification {
+        registry,
+        settings,
+        limit,
+        lock: &mut lock,
+        run,
+        verified,
+        counters: RunCounters::default(),
+        next_heartbeat: Instant::now() + HEARTBEAT,
+    };
+    let result = tokio::select! {
+        result = verification.run() => result,
+        signal = stop.requested() => Err(SyncError::Stopped(signal)),
+    };
+    let mut counters = verification.counters;
+    counters.requests = registry.meter().counts();
+    let result = match result {
+        Ok((compared, histories, verdict)) => {
+            let exit = match verdict.corrupt {
+                0 => Exit::Success,
+                _ => Exit::DIFFERENT,
+            };
+            let end = RunEnd {
+                outcome: Some(RunOutcome::DryRun),
+                error: None,
+                exit_code: Some(exit as u8),
+            };
+            let saving = store::save_progress(lock.connection(), run, &counters, end, clock.now());
+            store::within(limit, "write the run's counters", saving)
+                .await
+                .map_err(SyncError::from)
+                .map(|()| VerifyReport {
+                    run,
+                    verified,
+                    compared,
+                    histories,
+                    verdict,
+                    elapsed: begin.elapsed(),
+                })
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = &result {
+        record_failure(&mut lock, run, &counters, error, database, clock.now()).await;
+    }
+    lock.release().await;
+    Ok(result?)
+}
+
+struct Verification<'a> {
+    registry: &'a Registry,
+    settings: &'a VerifySettings,
+    /// Limit for each step on the database.
+    limit: Duration,
+    lock: &'a mut InstanceLock,
+    run: Run,
+    verified: VerifiedRun,
+    counters: RunCounters,
+    next_heartbeat: Instant,
+}
+
+impl Verification<'_> {
+    async fn run(&mut self) -> Result<(Compared, HistoriesCompared, Verdict), SyncError> {
+        let (run_id, verified) = (self.run.run_id, self.verified.run_id);
+        tracing::info!(run_id, "run {run_id} started: verifying run {verified}");
+        self.stage().await?;
+        let listed = self.counters.artifacts_listed;
+        tracing::info!(
+            run_id,
+            "comparing {listed} listed artifacts, then histories"
+        );
+        let comparison = Comparison {
+            run: self.run,
+            verified: self.verified,
+            since: self.since(),
+        };
+        let comparing = compare_listing(self.lock.connection(), &comparison);
+        let compared = store::within(self.limit, "compare the listing", comparing).await?;
+        let histories = self.compare_histories().await?;
+        let recording = store::record_verification(
+            self.lock.connection(),
+            &comparison,
+            compared,
+            histories,
+            self.settings.clock.now(),
+        );
+        let verdict = store::within(self.limit, "record the verdict", recording).await?;
+        Ok((compared, histories, verdict))
+    }
+
+    /// From when on, by the registry's clock, changes need not be in the tables.
+    fn since(&self) -> DateTime<Utc> {
+        let skew = self.registry.clock_skew().unwrap_or_default();
+        self.verified.started_at + skew - TOLERANCE
+    }
+
+    /// Stages catalog and listing as a run does.
+    async fn stage(&mut self) -> Result<(), SyncError> {
+        let (run, clock) = (self.run, &self.settings.clock);
+        let mut staged = Staged::default();
+        let catalog = self.registry.catalog().await?;
+        self.counters.catalog_pages = catalog.pages;
+        let staging = stage_catalog(
+            self.lock.connection(),
+            run,
+            &mut staged,
+            &catalog.namespaces,
+            &catalog.repositories,
+        );
+        store::within(self.limit, "stage the catalog", staging).await?;
+        let started_at = clock.now();
+        let noting = store::note_listing(self.lock.connection(), run, started_at, None);
+        store::within(self.limit, "note the times of the listing", noting).await?;
+        let mut pages = std::pin::pin!(self.registry.artifact_pages());
+        while let Some(page) = pages.try_next().await? {
+            self.counters.pages += 1;
+            self.counters.artifacts_listed += page.rows.len() as u64;
+            let staging = stage_artifacts(self.lock.connection(), run, &mut staged, &page);
+            store::within(self.limit, "stage artifacts", staging).await?;
+            self.beat().await?;
+        }
+        let finished_at = Some(clock.now());
+        let noting = store::note_listing(self.lock.connection(), run, started_at, finished_at);
+        store::within(self.limit, "note the times of the listing", noting).await?;
+        Ok(())
+    }
+
+    /// Fetches histories again, a batch at a time: all in the order of their digests, or a
+    /// sample that begins somewhere in that order and goes on from its start after its end.
+    async fn compare_histories(&mut self) -> Result<HistoriesCompared, SyncError> {
+        let mut counts = HistoriesCompared::default();
+        let mut left = self.settings.histories.map(|count| count as i64);
+        let start = match left {
+            Some(_) => self.settings.sample_start.as_str(),
+            None => "",
+        };
+        let (mut after, mut has_turned) = (start.to_owned(), false);
+        loop {
+            let limit = left.map_or(BATCH, |left| left.min(BATCH));
+            let choosing = histories_to_verify(self.lock.connection(), self.run, &after, limit);
+            let mut requests =
+                store::within(self.limit, "choose build histories", choosing).await?;
+            if has_turned {
+                requests.retain(|request| request.digest.as_str() <= start);
+            }
+            let Some(last) = requests.last() else {
+                if has_turned || start.is_empty() || limit == 0 {
+                    return Ok(counts);
+                }
+                (after, has_turned) = (String::new(), true);
+                continue;
+            };
+            after.clone_from(&last.digest);
+            left = left.map(|left| left - requests.len() as i64);
+            let answers = self.fetch(requests).await?;
+            let HistoriesCompared {
+                compared,
+                unavailable,
+            } = {
+                let comparing = compare_histories(self.lock.connection(), self.run, &answers);
+                store::within(self.limit, "compare build histories", comparing).await?
+            };
+            self.counters.histories_fetched += compared as u64;
+            counts.compared += compared;
+            counts.unavailable += unavailable;
+            self.beat().await?;
+        }
+    }
+
+    /// Shows now and then in the run row that this goes on.
+    async fn beat(&mut self) -> Result<(), SyncError> {
+        if Instant::now() < self.next_heartbeat {
+            return Ok(());
+        }
+        self.next_heartbeat = Instant::now() + HEARTBEAT;
+        self.counters.requests = self.registry.meter().counts();
+        let (counters, now) = (&self.counters, self.settings.clock.now());
+        let saving = store::save_progress(self.lock.connection(), self.run, counters, GOES_ON, now);
+        store::within(self.limit, "write the run's counters", saving).await?;
+        Ok(())
+    }
+
+    async fn fetch(&self, requests: Vec<HistoryRequest>) -> Result<Vec<HistoryAnswer>, SyncError> {
+        let answers = stream::iter(requests)
+            .map(|request| self.fetch_one(request))
+            .buffer_unordered(self.registry.max_in_flight());
+        answers.try_collect().await
+    }
+
+    async fn fetch_one(&self, request: HistoryRequest) -> Result<HistoryAnswer, SyncError> {
+        let HistoryRequest { digest, repository } = request;
+        let outcome = match repository {
+            Some(repository) => self.registry.build_history(&repository, &digest).await?,
+            None => HistoryOutcome::Failed(Refusal {
+                status: None,
+                code: None,
+                message: "the catalog no longer names the repository of this digest".to_owned(),
+            }),
+        };
+        Ok(HistoryAnswer { digest, outcome })
+    }
+}

@@ -1,0 +1,516 @@
+//! `doctor` on the real process: what each probe finds, how it exits, and what it asks for.
+
+use std::collections::BTreeMap;
+
+use chrono::Utc;
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection};
+use swr_sync::emulator::{Clock, Emulator, EmulatorSettings, RequestKind, World};
+use tokio::net::TcpListener;
+
+use super::support::database::TestDatabase;
+use super::support::mirror::start_of_time;
+use super::support::program::{Finished, Program, emulator, emulator_settings};
+
+const GATEWAY_REFUSAL: &str = r#"{"error_code":"SVCSTG.SWR.4030170","error_msg":"no permission"}"#;
+
+/// All probes, in their order.
+const PROBES: [&str; 19] = [
+    "configuration.endpoint",
+    "configuration.project",
+    "configuration.instance",
+    "configuration.credentials",
+    "database.place",
+    "database.connection",
+    "database.server",
+    "database.schema",
+    "database.rights",
+    "database.instance",
+    "database.lock",
+    "endpoint",
+    "clock",
+    "permission.instance",
+    "instance.version",
+    "instance.status",
+    "permission.list_namespaces",
+    "permission.list_repositories",
+    "permission.list_artifacts",
+];
+const LAST_PROBE: &str = "permission.build_history";
+
+fn world() -> World {
+    let mut world = World::empty(start_of_time());
+    let repository = world.add_repository("team", "app/api");
+    world.push(repository).unwrap();
+    world
+}
+
+/// An emulated registry, and a database that was synced from it.
+async fn synced() -> (Emulator, TestDatabase) {
+    let emulator = emulator(world()).await;
+    let database = TestDatabase::create().await;
+    Program::sync(&emulator, &database).run().await.code(0);
+    emulator.reset_requests();
+    (emulator, database)
+}
+
+fn doctor(emulator: &Emulator, database: &TestDatabase) -> Program {
+    Program::new(&["doctor", "--format", "json"])
+        .registry(emulator)
+        .database(database)
+}
+
+/// Runs it, and checks the exit code and all probes but those that are fine: for each of the
+/// others its code, where `skipped` is one, too.
+async fn check(program: Program, exit: i32, expected: &[(&str, &str)]) -> Finished {
+    let finished = program.run().await.code(exit);
+    let rows: Vec<Value> = serde_json::from_str(&finished.stdout).unwrap();
+    let names: Vec<&str> = rows
+        .iter()
+        .map(|row| row["probe"].as_str().unwrap())
+        .collect();
+    let all: Vec<&str> = PROBES.into_iter().chain([LAST_PROBE]).collect();
+    assert_eq!(names, all);
+    let mut unwell = BTreeMap::new();
+    for row in &rows {
+        assert!(row["elapsed_ms"].is_u64(), "{row}");
+        assert_ne!(row["found"], "", "{row}");
+        match row["status"].as_str().unwrap() {
+            "ok" => assert_eq!(row["code"], "ok", "{row}"),
+            "skipped" => assert_eq!(row["code"], "skipped", "{row}"),
+            "fail" | "warn" => assert!(row["hint"].is_string(), "no next step: {row}"),
+            other => panic!("{other}"),
+        }
+        if row["status"] != "ok" {
+            unwell.insert(
+                row["probe"].as_str().unwrap(),
+                row["code"].as_str().unwrap(),
+            );
+        }
+    }
+    let expected: BTreeMap<&str, &str> = expected.iter().copied().collect();
+    assert_eq!(unwell, expected, "{}", finished.stdout);
+    finished
+}
+
+/// These probes are skipped, beside the ones that are given.
+fn and_skipped<'a>(probes: &[&'a str], unwell: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    let skipped = probes.iter().map(|probe| (*probe, "skipped"));
+    skipped.chain(unwell.iter().copied()).collect()
+}
+
+const SIGNED: [&str; 7] = [
+    "permission.instance",
+    "instance.version",
+    "instance.status",
+    "permission.list_namespaces",
+    "permission.list_repositories",
+    "permission.list_artifacts",
+    LAST_PROBE,
+];
+
+async fn execute(database: &TestDatabase, sql: &str) {
+    let mut connection = database.connect().await;
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn all_is_well_with_seven_cheap_requests_and_nothing_written() {
+    let (emulator, database) = synced().await;
+    let rows = "select (select count(*) from swr.sync_run), i.* from swr.instance i";
+    let before = database.snapshot(rows).await;
+    check(doctor(&emulator, &database), 0, &[])
+        .await
+        .says(&["20 ok, 0 warnings, 0 failed, 0 skipped: `sync` can run\n"]);
+    let requests = emulator.requests();
+    assert_eq!(requests.total(), 7, "{requests}");
+    // Its names take a page of the catalog, after the one by which the permission is seen.
+    assert_eq!(requests.of(RequestKind::Repositories), 2);
+    assert_eq!(requests.answered(RequestKind::BuildHistory, 200), 1);
+    assert_eq!(requests.failed_signatures, 0);
+    assert_eq!(database.snapshot(rows).await, before);
+}
+
+#[tokio::test]
+async fn a_new_database_needs_a_migration_which_the_doctor_leaves_to_sync() {
+    let emulator = emulator(world()).await;
+    let database = TestDatabase::create_empty().await;
+    let expected = [
+        ("database.schema", "migration_needed"),
+        ("database.instance", "skipped"),
+        ("database.lock", "skipped"),
+    ];
+    check(doctor(&emulator, &database), 0, &expected).await;
+    let schemas = "select count(*) from pg_namespace where nspname = 'swr'";
+    assert_eq!(database.snapshot(schemas).await, "0");
+}
+
+#[tokio::test]
+async fn an_empty_registry_has_no_history_to_ask_for() {
+    let emulator = emulator(World::empty(start_of_time())).await;
+    let database = TestDatabase::create().await;
+    let expected = [(LAST_PROBE, "skipped")];
+    let finished = check(doctor(&emulator, &database), 0, &expected).await;
+    assert!(finished.stdout.contains("the registry is empty"));
+}
+
+#[tokio::test]
+async fn a_table_for_people_names_the_next_step_below_each_line() {
+    let (emulator, database) = synced().await;
+    emulator.fail_next(RequestKind::Artifacts, 403, GATEWAY_REFUSAL);
+    let program = Program::new(&["doctor"])
+        .registry(&emulator)
+        .database(&database);
+    let finished = program.run().await.code(4);
+    let mut lines = finished.stdout.lines();
+    let line = lines.find(|line| line.starts_with("fail ")).unwrap();
+    assert!(line.contains("permission.list_artifacts") && line.contains("no permission"));
+    let hint = lines.next().unwrap();
+    assert!(
+        hint.contains("hint: allow swr:instance:listAllArtifacts"),
+        "{hint}"
+    );
+    finished.says(&["`sync` would exit with 4\n"]);
+}
+
+#[tokio::test]
+async fn a_wrong_key_costs_one_failed_signature() {
+    let (emulator, database) = synced().await;
+    let program = doctor(&emulator, &database).secret("HUAWEICLOUD_SDK_SK", "another-key");
+    let expected = and_skipped(&SIGNED[1..], &[("permission.instance", "http_401")]);
+    check(program, 4, &expected).await;
+    let requests = emulator.requests();
+    assert_eq!((requests.total(), requests.failed_signatures), (2, 1));
+}
+
+#[tokio::test]
+async fn a_wrong_password_costs_one_login() {
+    let (emulator, database) = synced().await;
+    let program = doctor(&emulator, &database).iam_user(&emulator, &"another-password".into());
+    let expected = and_skipped(&SIGNED[1..], &[("permission.instance", "http_401")]);
+    check(program, 4, &expected).await;
+    let requests = emulator.requests();
+    assert_eq!((requests.total(), requests.of(RequestKind::Token)), (2, 1));
+}
+
+#[tokio::test]
+async fn each_permission_that_is_missing_is_named() {
+    let (emulator, database) = synced().await;
+    let cases = [
+        (
+            RequestKind::Namespaces,
+            4,
+            "permission.list_namespaces",
+            "listNamespaces",
+        ),
+        (
+            RequestKind::Repositories,
+            4,
+            "permission.list_repositories",
+            "listRepositories",
+        ),
+        // Without it a run publishes, and says that histories are missing.
+        (
+            RequestKind::BuildHistory,
+            3,
+            "permission.build_history",
+            "getTagAddition",
+        ),
+    ];
+    for (kind, exit, probe, action) in cases {
+        emulator.fail_next(kind, 403, GATEWAY_REFUSAL);
+        let finished = check(doctor(&emulator, &database), exit, &[(probe, "http_403")]).await;
+        assert!(finished.stdout.contains(action), "{}", finished.stdout);
+    }
+    emulator.fail_next(RequestKind::Artifacts, 403, GATEWAY_REFUSAL);
+    let expected = [
+        ("permission.list_artifacts", "http_403"),
+        (LAST_PROBE, "skipped"),
+    ];
+    check(doctor(&emulator, &database), 4, &expected).await;
+    // A run asks for the instance, and goes on without.
+    emulator.fail_next(RequestKind::Instance, 403, GATEWAY_REFUSAL);
+    let expected = and_skipped(&SIGNED[1..3], &[("permission.instance", "http_403")]);
+    check(doctor(&emulator, &database), 0, &expected).await;
+}
+
+async fn with_clock(minutes: i64) -> (Emulator, TestDatabase) {
+    let settings = EmulatorSettings {
+        clock: Clock::manual(Utc::now() + chrono::TimeDelta::minutes(minutes)),
+        ..emulator_settings()
+    };
+    let emulator = Emulator::start(settings, world()).await.unwrap();
+    (emulator, TestDatabase::create().await)
+}
+
+#[tokio::test]
+async fn a_clock_that_is_far_off_is_noticed_before_anything_is_signed() {
+    for minutes in [20, -20] {
+        let (emulator, database) = with_clock(minutes).await;
+        let expected = and_skipped(&SIGNED, &[("clock", "clock_skew")]);
+        check(doctor(&emulator, &database), 4, &expected).await;
+        let requests = emulator.requests();
+        assert_eq!((requests.total(), requests.failed_signatures), (1, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_does_no_harm_yet_is_worth_a_warning() {
+    let (emulator, database) = with_clock(5).await;
+    check(doctor(&emulator, &database), 0, &[("clock", "clock_skew")]).await;
+    // A token is not signed.
+    let (emulator, database) = with_clock(20).await;
+    let program = doctor(&emulator, &database).token("token-not-to-be-shown");
+    check(program, 0, &[("clock", "clock_skew")]).await;
+}
+
+#[tokio::test]
+async fn an_instance_that_is_too_old_does_not_know_the_list() {
+    let settings = EmulatorSettings {
+        instance_version: "25.5.3".into(),
+        ..emulator_settings()
+    };
+    let emulator = Emulator::start(settings, world()).await.unwrap();
+    let database = TestDatabase::create().await;
+    let expected = [
+        ("instance.version", "old_instance"),
+        ("permission.list_artifacts", "http_404"),
+        (LAST_PROBE, "skipped"),
+    ];
+    check(doctor(&emulator, &database), 2, &expected).await;
+    Program::sync(&emulator, &database).run().await.code(2);
+}
+
+#[tokio::test]
+async fn an_instance_that_does_not_run_is_worth_a_warning() {
+    let (emulator, database) = synced().await;
+    let body = r#"{"name":"demo","version":"25.6.0","status":"Unavailable"}"#;
+    emulator.fail_next(RequestKind::Instance, 200, body);
+    let expected = [("instance.status", "not_running")];
+    check(doctor(&emulator, &database), 0, &expected).await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_not_there_leaves_nothing_to_sign() {
+    let (emulator, database) = synced().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let program = || doctor(&emulator, &database).env("SWR_ENDPOINT", format!("http://{address}"));
+    let skipped: Vec<&str> = ["clock"].into_iter().chain(SIGNED).collect();
+
+    // It takes the connection, and says nothing.
+    let silent = program().env("SWR_REQUEST_TIMEOUT", "200ms");
+    check(
+        silent,
+        7,
+        &and_skipped(&skipped, &[("endpoint", "timeout")]),
+    )
+    .await;
+    drop(listener);
+    check(
+        program(),
+        7,
+        &and_skipped(&skipped, &[("endpoint", "unreachable")]),
+    )
+    .await;
+
+    let unknown = program().env("SWR_ENDPOINT", "http://nowhere.invalid");
+    check(unknown, 7, &and_skipped(&skipped, &[("endpoint", "dns")])).await;
+    assert_eq!(emulator.requests().total(), 0);
+}
+
+#[tokio::test]
+async fn a_call_that_hangs_does_not_keep_the_others_from_being_made() {
+    let (emulator, database) = synced().await;
+    emulator.hang_next(RequestKind::Namespaces);
+    let program = doctor(&emulator, &database).env("SWR_REQUEST_TIMEOUT", "2s");
+    check(program, 7, &[("permission.list_namespaces", "timeout")]).await;
+    assert_eq!(emulator.requests().of(RequestKind::Namespaces), 1);
+}
+
+const DATABASE: [&str; 6] = [
+    "database.connection",
+    "database.server",
+    "database.schema",
+    "database.rights",
+    "database.instance",
+    "database.lock",
+];
+
+#[tokio::test]
+async fn without_a_database_the_registry_is_checked_all_the_same() {
+    let (emulator, _database) = synced().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let program = || Program::new(&["doctor", "--format", "json"]).registry(&emulator);
+    let closed =
+        program().database_url(&format!("postgresql://me:seldom-seen@127.0.0.1:{port}/swr"));
+    let expected = and_skipped(&DATABASE[1..], &[("database.connection", "unreachable")]);
+    check(closed, 5, &expected).await;
+    let wrong = program().database_url("mysql://me:seldom-seen@127.0.0.1/swr");
+    let expected = and_skipped(&DATABASE, &[("database.place", "configuration")]);
+    check(wrong, 2, &expected).await;
+}
+
+#[tokio::test]
+async fn an_embedded_database_is_looked_at_but_not_made() {
+    let (emulator, _database) = synced().await;
+    let folder = tempfile::tempdir().unwrap();
+    let program = Program::new(&["doctor", "--format", "json"])
+        .registry(&emulator)
+        .env("SWR_SYNC_DATA_DIR", folder.path());
+    check(program, 0, &and_skipped(&DATABASE, &[])).await;
+    assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_left_alone() {
+    let (emulator, database) = synced().await;
+    let migration = "insert into swr._sqlx_migrations
+        select 9999, description, installed_on, success, checksum, execution_time
+        from swr._sqlx_migrations limit 1";
+    execute(&database, migration).await;
+    let skipped = ["database.instance", "database.lock"];
+    let expected = and_skipped(&skipped, &[("database.schema", "newer_schema")]);
+    check(doctor(&emulator, &database), 6, &expected).await;
+    Program::sync(&emulator, &database).run().await.code(6);
+}
+
+#[tokio::test]
+async fn a_database_that_takes_no_writes_is_no_place_for_a_run() {
+    let (emulator, database) = synced().await;
+    let name = database.snapshot("select current_database()").await;
+    let read_only = format!("alter database {name} set default_transaction_read_only = on");
+    execute(&database, &read_only).await;
+    let expected = [("database.server", "read_only")];
+    check(doctor(&emulator, &database), 5, &expected).await;
+    Program::sync(&emulator, &database).run().await.code(5);
+}
+
+/// The database as a role without any right of its own.
+async fn as_stranger(program: Program, database: &TestDatabase) -> Program {
+    // Roles belong to the whole server, so it is the same one in every test.
+    let role = "do $$ begin
+        if not exists (select from pg_roles where rolname = 'swr_stranger') then
+            create role swr_stranger login;
+        end if;
+        exception when duplicate_object or unique_violation then null;
+    end $$";
+    execute(database, role).await;
+    let mut url: reqwest::Url = database.url().parse().unwrap();
+    url.set_username("swr_stranger").unwrap();
+    program.database_url(url.as_str())
+}
+
+#[tokio::test]
+async fn rights_that_are_missing_are_listed() {
+    let (emulator, database) = synced().await;
+    let program = || Program::new(&["doctor", "--format", "json"]).registry(&emulator);
+    let skipped = ["database.instance", "database.lock"];
+    let expected = and_skipped(
+        &skipped,
+        &[
+            ("database.schema", "unreadable"),
+            ("database.rights", "missing_rights"),
+        ],
+    );
+    let finished = check(as_stranger(program(), &database).await, 5, &expected).await;
+    assert!(finished.stdout.contains("usage on schema swr"));
+
+    // All but one of those it needs.
+    let grants = "grant usage on schema swr to swr_stranger;
+        grant select, insert, update, delete on all tables in schema swr to swr_stranger;
+        revoke insert on swr.command from swr_stranger";
+    execute(&database, grants).await;
+    let expected = [("database.rights", "missing_rights")];
+    let finished = check(as_stranger(program(), &database).await, 5, &expected).await;
+    let words = "to sync the role lacks insert on swr.command\"";
+    assert!(finished.stdout.contains(words), "{}", finished.stdout);
+
+    execute(&database, "grant insert on swr.command to swr_stranger").await;
+    check(as_stranger(program(), &database).await, 0, &[]).await;
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_migrate_is_told_before_it_tries() {
+    let emulator = emulator(world()).await;
+    let database = TestDatabase::create_empty().await;
+    let program = || Program::new(&["doctor", "--format", "json"]).registry(&emulator);
+    let skipped = ["database.instance", "database.lock"];
+    let unwell = [
+        ("database.schema", "migration_needed"),
+        ("database.rights", "missing_rights"),
+    ];
+    let expected = and_skipped(&skipped, &unwell);
+    let finished = check(as_stranger(program(), &database).await, 5, &expected).await;
+    assert!(finished.stdout.contains("create on database"));
+    let sync = Program::new(&["sync"]).registry(&emulator);
+    as_stranger(sync, &database).await.run().await.code(5);
+}
+
+#[tokio::test]
+async fn a_lock_that_is_held_is_seen_without_taking_it() {
+    let (emulator, database) = synced().await;
+    let mut holder = database.connect().await;
+    sqlx::raw_sql(
+        "insert into swr.sync_run (instance_id, outcome, started_at, updated_at, program_version, host, process_id)
+         values (1, 'running', '2026-03-01Z', '2026-03-01Z', '0', 'elsewhere', 7);
+         select pg_advisory_lock(1398231635, 1)",
+    )
+    .execute(&mut holder)
+    .await
+    .unwrap();
+    let expected = [("database.lock", "lock_held")];
+    let finished = check(doctor(&emulator, &database), 75, &expected).await;
+    let words = "run 2 on elsewhere, process 7, since 2026-03-01 00:00:00 UTC";
+    assert!(finished.stdout.contains(words), "{}", finished.stdout);
+    Program::sync(&emulator, &database).run().await.code(75);
+    holder.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_instance_of_another_project_is_not_mixed_up() {
+    let (emulator, database) = synced().await;
+    execute(&database, "update swr.instance set project_id = 'another'").await;
+    let expected = [
+        ("database.instance", "wrong_instance"),
+        ("database.lock", "skipped"),
+    ];
+    check(doctor(&emulator, &database), 6, &expected).await;
+    Program::sync(&emulator, &database).run().await.code(6);
+}
+
+#[tokio::test]
+async fn all_settings_that_are_missing_are_listed_at_once() {
+    let database = TestDatabase::create().await;
+    let program = Program::new(&["doctor", "--format", "json"]).database(&database);
+    let unwell = PROBES[..4].iter().map(|probe| (*probe, "configuration"));
+    let skipped: Vec<&str> = ["database.instance", "database.lock", "endpoint", "clock"]
+        .into_iter()
+        .chain(SIGNED)
+        .collect();
+    let expected = and_skipped(&skipped, &unwell.collect::<Vec<_>>());
+    check(program, 2, &expected).await;
+}
+
+#[tokio::test]
+async fn credentials_are_named_by_where_they_were_found() {
+    let (emulator, database) = synced().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key");
+    let key = "secret-key-not-to-be-shown";
+    std::fs::write(&file, key).unwrap();
+    let program = doctor(&emulator, &database)
+        .without("HUAWEICLOUD_SDK_SK")
+        .env("HUAWEICLOUD_SDK_SK_FILE", &file);
+    let finished = check(program, 0, &[]).await;
+    let words = "an access key in HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK_FILE";
+    assert!(finished.stdout.contains(words), "{}", finished.stdout);
+    let access_key = &emulator.settings().credentials.access_key;
+    assert!(!finished.stdout.contains(access_key.as_str()));
+}
