@@ -8,6 +8,7 @@
 mod architecture;
 #[cfg(feature = "emulator")]
 mod emulator;
+mod findings;
 mod migrations;
 #[cfg(feature = "emulator")]
 mod registry;
