@@ -2,9 +2,11 @@
 
 #[cfg(feature = "embedded-db")]
 pub mod embedded;
+pub mod grants;
 pub mod reader;
 
 use std::borrow::Cow;
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -85,10 +87,19 @@ impl DatabaseError {
 }
 
 /// A database to connect to.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Database {
     options: PgConnectOptions,
     place: String,
+}
+
+/// Without the options, which would show the password.
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database")
+            .field("place", &self.place)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Database {
