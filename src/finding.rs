@@ -4,6 +4,8 @@
 //! builder, `ENV A=b` and `RUN |1 A=b /bin/sh -c … # buildkit` of BuildKit. The time is linear in
 //! the length of the command, whatever it holds.
 
+mod install;
+mod redact;
 mod rules;
 
 use std::ops::Range;
@@ -11,6 +13,7 @@ use std::sync::LazyLock;
 
 use regex::{Captures, Regex, RegexSet};
 
+pub use redact::redact;
 pub use rules::{RULES, RULES_VERSION};
 
 /// What stands in place of a secret.
@@ -206,11 +209,12 @@ fn read(
             let rest = &command[range.end..];
             let end = range.end + rest.find([';', '&', '|', '\n']).unwrap_or(rest.len());
             let program = &command[range.clone()];
-            let finding = installs_unpinned(program, &command[range.end..end]).then_some(Finding {
-                rule,
-                range: range.start..end,
-                secret: None,
-            });
+            let finding =
+                install::is_unpinned(program, &command[range.end..end]).then_some(Finding {
+                    rule,
+                    range: range.start..end,
+                    secret: None,
+                });
             (finding, end)
         }
     }
@@ -563,75 +567,4 @@ fn looks_random(text: &str) -> bool {
     text.len() >= 8
         && text.contains(|character: char| character.is_ascii_digit())
         && text.contains(|character: char| character.is_ascii_alphabetic())
-}
-
-/// Whether the arguments of an installer name a package without its version.
-fn installs_unpinned(program: &str, arguments: &str) -> bool {
-    let mut words = arguments
-        .split_whitespace()
-        .map(|word| word.trim_matches(['"', '\'']))
-        .peekable();
-    let installer = program.split_whitespace().next().unwrap_or_default();
-    let is_pip = installer.starts_with("pip") || installer == "uv";
-    let is_global = program.starts_with("yarn")
-        || arguments
-            .split_whitespace()
-            .any(|word| matches!(word, "-g" | "--global" | "--location=global"));
-    while let Some(word) = words.next() {
-        match word {
-            // Of a comment such as BuildKit's.
-            "#" => return false,
-            "-r" | "--requirement" | "-c" | "--constraint" | "-e" | "--editable" | "-i"
-            | "--index-url" | "--extra-index-url" | "-f" | "--find-links" | "-t" | "--target"
-            | "--trusted-host" | "--prefix" | "--root" | "--cache-dir" | "--registry"
-            | "--timeout" | "--retries" | "--python" | "--proxy" | "--no-binary"
-            | "--only-binary" | "--platform" | "--progress-bar" | "--src" | "--log"
-            | "--global-option" | "--config-settings" | "--cert" => {
-                words.next();
-            }
-            word if word.starts_with('-') => {}
-            word if !word
-                .starts_with(|first: char| first.is_ascii_alphabetic() || first == '@') => {}
-            word if word.contains("://")
-                || word.contains('$')
-                || word.contains(['>', '<', '(', ')', '{']) && !is_pip => {}
-            // `name @ URL` says exactly what it wants.
-            _ if words.peek() == Some(&"@") => {
-                words.next();
-                words.next();
-            }
-            word if is_pip => {
-                let is_file = [".whl", ".gz", ".zip", ".txt", ".toml"]
-                    .iter()
-                    .any(|end| word.ends_with(end));
-                let is_place = word.contains('/') || word.starts_with("git+");
-                if !is_file
-                    && !is_place
-                    && !word.contains("==")
-                    && !word.contains('@')
-                    && !word.contains("~=")
-                {
-                    return true;
-                }
-            }
-            word if installer == "go" => {
-                if word.ends_with("@latest") {
-                    return true;
-                }
-            }
-            word if is_global => {
-                let version = word
-                    .rfind('@')
-                    .filter(|at| *at > 0)
-                    .map(|at| &word[at + 1..]);
-                if version.is_none_or(|version| matches!(version, "" | "latest" | "next"))
-                    && !word.ends_with(".tgz")
-                {
-                    return true;
-                }
-            }
-            _ => {}
-        }
-    }
-    false
 }
