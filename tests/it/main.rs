@@ -21,6 +21,8 @@ mod sync;
 mod commands;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod reports;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod security;
 
 #[cfg(all(feature = "embedded-db", target_os = "linux"))]
 mod embedded;
