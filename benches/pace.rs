@@ -137,6 +137,7 @@ fn client(emulator: &Emulator) -> RegistrySettings {
             max_in_flight: 1024,
             ..TransportSettings::default()
         },
+        redact_commands: false,
         clock: Clock::system(),
     }
 }

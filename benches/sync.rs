@@ -106,6 +106,7 @@ fn client(emulator: &Emulator) -> RegistrySettings {
             max_requests_per_second: None,
             ..TransportSettings::default()
         },
+        redact_commands: false,
         clock: Clock::system(),
     }
 }

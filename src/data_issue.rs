@@ -13,7 +13,8 @@ pub struct DataIssue {
     pub field: String,
     /// What was done.
     pub action: Action,
-    /// The value as it came; where jsonb cannot hold it, the text of its JSON.
+    /// The value as it came; where jsonb cannot hold it, the text of its JSON; null where it is
+    /// secret.
     pub original: Value,
 }
 
@@ -42,6 +43,8 @@ pub enum Action {
     DroppedRow,
     /// The same layer came with another value before; the first one stays.
     KeptFirst,
+    /// A secret was taken out, which is why there is no original.
+    Redacted,
 }
 
 impl Action {
@@ -59,6 +62,7 @@ impl Action {
             Action::OutOfRange => "out of range, stored as NULL",
             Action::DroppedRow => "row without a key, not stored",
             Action::KeptFirst => "differs from the value stored first, which stays",
+            Action::Redacted => "redacted",
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod artifact;
 pub mod build_history;
 pub mod data_issue;
 pub mod exit;
+pub mod finding;
 pub mod run;
 
 pub mod clock;

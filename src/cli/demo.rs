@@ -180,6 +180,7 @@ fn registry_settings(emulator: &Emulator, clock: Clock) -> Result<RegistrySettin
             max_requests_per_second: None,
             ..TransportSettings::default()
         },
+        redact_commands: false,
         clock,
     })
 }

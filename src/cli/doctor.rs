@@ -543,6 +543,7 @@ fn refused(error: RegistryError) -> Finding {
             format!("http_{}", status.status)
         }
         RequestFailure::NoAnswer { reason } => no_answer(reason).to_owned(),
+        RequestFailure::Untrusted { .. } => "tls".to_owned(),
         RequestFailure::BadHeader { .. } => "bad_header".to_owned(),
         RequestFailure::Malformed(_)
         | RequestFailure::RepeatedMarker { .. }

@@ -1,7 +1,10 @@
 //! `swr-sync migrate`.
 
+use std::io::{self, Write};
+
 use super::exit::{Exit, Failure};
 use super::settings::DatabaseArgs;
+use crate::database::grants::{Roles, grants};
 
 /// Arguments of `migrate`.
 #[derive(Debug, clap::Args)]
@@ -9,12 +12,43 @@ pub(super) struct Args {
     /// Change nothing; exit with 0 if the schema is up to date, 5 if it is not, 6 if it is newer
     #[arg(long)]
     check: bool,
+    /// Print SQL that gives the tables to three roles of least privilege (one to migrate, one to
+    /// sync with --no-migrate, one to report), and change nothing
+    #[arg(long, conflicts_with = "check")]
+    print_grants: bool,
+    /// Role that owns the tables, for --print-grants
+    #[arg(long, value_name = "NAME", requires = "print_grants", default_value = "swr_migrate", value_parser = parse_role)]
+    migrate_role: String,
+    /// Role that writes rows, for --print-grants
+    #[arg(long, value_name = "NAME", requires = "print_grants", default_value = "swr_sync", value_parser = parse_role)]
+    sync_role: String,
+    /// Role that reads the views, for --print-grants
+    #[arg(long, value_name = "NAME", requires = "print_grants", default_value = "swr_report", value_parser = parse_role)]
+    report_role: String,
     #[command(flatten)]
     database: DatabaseArgs,
 }
 
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
-    let Args { check, database } = args;
+    let Args {
+        check,
+        print_grants,
+        migrate_role,
+        sync_role,
+        report_role,
+        database,
+    } = args;
+    if print_grants {
+        let sql = grants(&Roles {
+            migrate: migrate_role,
+            sync: sync_role,
+            report: report_role,
+        });
+        io::stdout()
+            .write_all(sql.as_bytes())
+            .map_err(|error| Failure::new(Exit::Unexpected, error))?;
+        return Ok(Exit::Success);
+    }
     let open = database.open().await?;
     if check {
         open.database.check().await?;
@@ -28,4 +62,13 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         applied => format!("applied {applied} migrations\n"),
     });
     Ok(Exit::Success)
+}
+
+/// PostgreSQL cuts longer names, silently, and two roles could become one.
+fn parse_role(name: &str) -> Result<String, &'static str> {
+    const LONGEST: usize = 63;
+    if name.is_empty() || name.len() > LONGEST || name.contains('\0') {
+        return Err("a role's name has 1 to 63 bytes");
+    }
+    Ok(name.to_owned())
 }

@@ -1,8 +1,10 @@
 //! From flags and environment to what the modules need. Nothing else reads the environment.
 
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use reqwest::Url;
+use reqwest::{Certificate, Url};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::exit::{Exit, Failure};
@@ -35,6 +37,10 @@ pub(super) struct RegistryArgs {
     /// Endpoint of IAM, where it is not the region's own; used with an IAM user
     #[arg(long, value_name = "URL", env = "SWR_IAM_ENDPOINT")]
     pub iam_endpoint: Option<String>,
+    /// Certificates of authorities to trust beside the system's own, as a PEM file: for a private
+    /// endpoint, or a proxy that looks into TLS
+    #[arg(long, value_name = "FILE", env = "SWR_CA_FILE")]
+    pub ca_file: Option<PathBuf>,
     /// Cap on requests started per second; 0 for none. Below it, the gateway's own limit is found
     /// and kept to
     #[arg(
@@ -85,15 +91,22 @@ pub(super) struct RegistryArgs {
         default_value = "60s"
     )]
     pub max_retry_delay: humantime::Duration,
+    /// Put [redacted] in place of the secrets that the finding rules recognise in build commands,
+    /// before anything is stored. What is stored already stays as it is: docs/security.md tells
+    /// how to have it fetched again
+    #[arg(long, env = "SWR_SYNC_REDACT_COMMANDS", value_parser = clap::builder::FalseyValueParser::new())]
+    pub redact_commands: bool,
 }
 
 /// Where the tables are.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Database")]
 pub(super) struct DatabaseArgs {
-    /// PostgreSQL to use, as postgresql://user:password@host/name; without it, an embedded one.
-    /// Prefer the variable, or DATABASE_URL_FILE: flags are visible to others
-    #[arg(long, value_name = "URL", env = "DATABASE_URL", hide_env_values = true)]
+    /// PostgreSQL to use, as postgresql://user@host/name; without it, an embedded one. A password
+    /// is taken from DATABASE_URL, DATABASE_URL_FILE, PGPASSWORD or the password file of psql, and
+    /// never from here, where any user of the machine could read it [env: DATABASE_URL]
+    // Not clap's `env`: a password may stand in the variable, and not on the command line.
+    #[arg(long, value_name = "URL")]
     pub database_url: Option<String>,
     /// Limit for each step on the database: a statement, or publish as a whole
     #[arg(
@@ -133,9 +146,19 @@ impl DatabaseArgs {
 
     /// The database that the settings name, if they name one.
     pub(super) fn named(&self) -> Result<Option<Database>, Failure> {
-        let given = self.database_url.clone().filter(|url| !url.is_empty());
-        let url = match given {
-            Some(url) => Some(url),
+        let url = match given(&self.database_url) {
+            Some(url) if holds_password(url) => {
+                return Err(Failure::new(
+                    Exit::Usage,
+                    "--database-url holds a password, which other users of this machine can read in the list \
+                     of processes",
+                )
+                .hint(
+                    "set DATABASE_URL, or DATABASE_URL_FILE to the path of a file that holds it; or leave the \
+                     password out, for PGPASSWORD or ~/.pgpass",
+                ));
+            }
+            Some(url) => Some(url.to_owned()),
             None => secret("DATABASE_URL")?.map(|url| url.expose_secret().to_owned()),
         };
         let database = url.as_deref().map(Database::from_url).transpose()?;
@@ -165,6 +188,15 @@ impl DatabaseArgs {
         )
         .hint("set DATABASE_URL, or DATABASE_URL_FILE to the path of a file that holds it"))
     }
+}
+
+/// Whether a database URL carries a password; also one that cannot be read and might.
+fn holds_password(url: &str) -> bool {
+    let Ok(url) = url.parse::<Url>() else {
+        return url.contains('@');
+    };
+    let is_password = |name: &str| matches!(name, "password" | "sslpassword");
+    url.password().is_some() || url.query_pairs().any(|(name, _)| is_password(&name))
 }
 
 impl From<DatabaseError> for Failure {
@@ -255,9 +287,15 @@ impl RegistryArgs {
     pub(super) fn registry(&self, clock: Clock) -> Result<(Registry, RegistrySettings), Failure> {
         let project_id = self.project_id()?;
         let instance_id = self.instance_id()?;
+        let endpoint = self.endpoint()?;
+        let credentials = self.credentials(&project_id)?;
+        warn_of_clear_text(&endpoint);
+        if let Credentials::Password(login) = &credentials {
+            warn_of_clear_text(&login.iam_endpoint);
+        }
         let settings = RegistrySettings {
-            endpoint: self.endpoint()?,
-            credentials: self.credentials(&project_id)?,
+            endpoint,
+            credentials,
             project_id,
             instance_id,
             transport: TransportSettings {
@@ -272,12 +310,37 @@ impl RegistryArgs {
                 max_in_flight: usize::from(self.max_in_flight),
                 max_requests_per_second: (self.max_requests_per_second > 0.0)
                     .then_some(self.max_requests_per_second),
+                ca_certificates: self.ca_certificates()?,
             },
+            redact_commands: self.redact_commands,
             clock,
         };
         let registry = Registry::new(settings.clone())
             .map_err(|error| Failure::new(Exit::Unexpected, error))?;
         Ok((registry, settings))
+    }
+
+    fn ca_certificates(&self) -> Result<Vec<Certificate>, Failure> {
+        let Some(path) = self
+            .ca_file
+            .as_deref()
+            .filter(|path| !path.as_os_str().is_empty())
+        else {
+            return Ok(Vec::new());
+        };
+        let failed = |what: &str| {
+            Failure::new(
+                Exit::Usage,
+                format!("cannot use the CA file {}: {what}", path.display()),
+            )
+            .hint("SWR_CA_FILE names a file of certificates in PEM: -----BEGIN CERTIFICATE-----")
+        };
+        let pem = std::fs::read(path).map_err(|error| failed(&error.to_string()))?;
+        match Certificate::from_pem_bundle(&pem) {
+            Ok(certificates) if certificates.is_empty() => Err(failed("it holds no certificate")),
+            Ok(certificates) => Ok(certificates),
+            Err(_) => Err(failed("it is not PEM")),
+        }
     }
 
     /// A token wins over a key, and a key over a user: the more specific was set on purpose.
@@ -358,6 +421,20 @@ fn parse_endpoint(text: &str) -> Result<Url, Failure> {
     .hint("write it as https://swr-api.cn-north-4.myhuaweicloud.com"))
 }
 
+/// Plain HTTP is for emulators. Refusing it would need an exception for each kind of private
+/// network, such as that of a compose file.
+fn warn_of_clear_text(endpoint: &Url) {
+    let host = endpoint.host_str().unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    let is_loopback = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
+    if endpoint.scheme() == "http" && !is_loopback {
+        tracing::warn!(
+            "the endpoint {endpoint} is plain HTTP: whoever is on the way to it can read the requests, \
+             tokens and passwords included"
+        );
+    }
+}
+
 fn missing(what: &str, names: &str) -> Failure {
     Failure::new(Exit::Usage, format!("no {what} given")).hint(format!(
         "set {names}; `swr-sync sync --help` lists all settings"
@@ -397,7 +474,7 @@ fn secret(name: &str) -> Result<Option<SecretString>, Failure> {
         )
         .hint("unset one of them")),
         (Some(value), None) => Ok(Some(value.into())),
-        (None, Some(path)) => match std::fs::read_to_string(&path) {
+        (None, Some(path)) => match read_secret_file(Path::new(&path)) {
             Ok(text) if text.trim().is_empty() => Err(Failure::new(
                 Exit::Usage,
                 format!("the file {path} of {file_name} is empty"),
@@ -410,6 +487,35 @@ fn secret(name: &str) -> Result<Option<SecretString>, Failure> {
         },
         (None, None) => Ok(None),
     }
+}
+
+/// Reads a file that others must not be able to change: they could send the program elsewhere.
+///
+/// That others can read it is the rule where an orchestrator mounts it (0444 by Docker, 0644 by
+/// Kubernetes) into a container that has no other users, so it is a warning, and only for a file
+/// of our own user, who can change that.
+fn read_secret_file(path: &Path) -> std::io::Result<String> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let metadata = std::fs::metadata(path)?;
+        let mode = metadata.mode() & 0o777;
+        if metadata.is_file() && mode & 0o002 != 0 {
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::PermissionDenied,
+                format!("every user may write it (mode {mode:04o}): chmod o-w would do"),
+            ));
+        }
+        let is_ours = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == metadata.uid());
+        if metadata.is_file() && mode & 0o004 != 0 && is_ours {
+            tracing::warn!(
+                "every user of this machine can read the secret in {} (mode {mode:04o}): \
+                 chmod 0600 keeps it to its owner",
+                path.display()
+            );
+        }
+    }
+    std::fs::read_to_string(path)
 }
 
 /// The machine's name, for run rows.

@@ -229,6 +229,12 @@ fn registry_hint(error: &RegistryError) -> Option<&'static str> {
                 "check the endpoint or region, the network, and HTTPS_PROXY; nothing was published",
             );
         }
+        RequestFailure::Untrusted { .. } => {
+            return Some(
+                "if a proxy or a private endpoint stands there, name its authority's certificate by \
+                 SWR_CA_FILE; else somebody is in between. Nothing was sent, nothing was published",
+            );
+        }
         RequestFailure::BadHeader { .. } => {
             return Some("check the credentials for line breaks and spaces");
         }

@@ -3,14 +3,27 @@
 use std::io::{self, IsTerminal, Write};
 
 use indicatif::MultiProgress;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
-/// The libraries' own words are for debugging them, and may quote headers and statements; those
-/// on an unknown parameter of the database URL quote its value, which may be a password.
-const LIBRARIES: &str =
-    "sqlx=warn,sqlx_postgres::options=off,hyper_util=warn,reqwest=warn,rustls=warn";
+/// Our own words, which are looked through for secrets.
+const OWN: &str = "swr_sync";
+/// Speaks of an unknown parameter of the database URL with its value, which may be a password.
+const DATABASE_OPTIONS: &str = "sqlx_postgres::options";
+
+/// Whether a line may be shown at all, whatever the user asks for: what libraries say below
+/// warnings is for debugging them, and quotes headers, requests and statements.
+fn is_fit_to_show(metadata: &Metadata<'_>) -> bool {
+    let is_of = |module: &str| {
+        let rest = metadata.target().strip_prefix(module);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    };
+    is_of(OWN) || (*metadata.level() <= Level::WARN && !is_of(DATABASE_OPTIONS))
+}
 
 /// How the program speaks.
 #[derive(Debug, Clone, clap::Args)]
@@ -26,7 +39,8 @@ pub(super) struct LogArgs {
     )]
     pub log_format: LogFormat,
     /// What to log: off, error, warn, info, debug or trace, also by module as in
-    /// warn,swr_sync::sync=debug [default: warn on a terminal, where there is a live view, else info]
+    /// warn,swr_sync::sync=debug; of libraries, only warnings are shown [default: warn on a
+    /// terminal, where there is a live view, else info]
     #[arg(long, value_name = "LEVEL", env = "SWR_SYNC_LOG", global = true,
           value_parser = parse_filter)]
     pub log: Option<String>,
@@ -62,21 +76,23 @@ impl LogArgs {
             .as_deref()
             .filter(|log| !log.is_empty())
             .unwrap_or(default);
-        let filter = EnvFilter::new(format!("{directives},{LIBRARIES}"));
+        let filter = EnvFilter::new(directives).and(filter_fn(is_fit_to_show));
         let bars = MultiProgress::new();
         let writer = BesideBars {
             bars: bars.clone(),
             is_live,
         };
-        let subscriber = tracing_subscriber::fmt()
-            .with_env_filter(filter)
+        let lines = tracing_subscriber::fmt::layer()
             .with_writer(writer)
             .with_target(false)
             .with_ansi(is_live);
+        let registry = tracing_subscriber::registry();
         // Fails only if a subscriber is installed already, as in tests; then that one stays.
         let _ = match self.log_format {
-            LogFormat::Text => subscriber.try_init(),
-            LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
+            LogFormat::Text => registry.with(lines.with_filter(filter)).try_init(),
+            LogFormat::Json => registry
+                .with(lines.json().flatten_event(true).with_filter(filter))
+                .try_init(),
         };
         Telemetry {
             bars,

@@ -2,11 +2,13 @@
 
 #[cfg(feature = "embedded-db")]
 pub mod embedded;
+pub mod grants;
 pub mod reader;
 
 mod hint;
 
 use std::borrow::Cow;
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -107,11 +109,20 @@ impl DatabaseError {
 }
 
 /// A database to connect to.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Database {
     options: PgConnectOptions,
     place: String,
     timeout: Duration,
+}
+
+/// Without the options, which would show the password.
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database")
+            .field("place", &self.place)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Database {

@@ -6,6 +6,8 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use serde_json::Value;
 
+use crate::finding::{self, MASK};
+
 /// A request that did not bring what was asked for.
 #[derive(Debug, thiserror::Error)]
 #[error("{request}: {failure}{}", Effort { attempts: *attempts, elapsed: *elapsed })]
@@ -51,6 +53,12 @@ pub enum RequestFailure {
     #[error("no answer: {reason}")]
     NoAnswer {
         /// The innermost cause in words, without the URL.
+        reason: String,
+    },
+    /// The certificate of the other side does not prove that it is who it should be.
+    #[error("the server's certificate is not trusted: {reason}")]
+    Untrusted {
+        /// What is wrong with it.
         reason: String,
     },
     /// A success status with an answer that cannot be read.
@@ -156,22 +164,31 @@ impl StatusFailure {
 
     /// Reads an error body: JSON in any of the shapes the platform uses, HTML, or nothing.
     ///
-    /// `request_id` is the header's; a body may carry one too.
-    pub(super) fn read(status: u16, request_id: Option<String>, body: &[u8]) -> StatusFailure {
+    /// `request_id` is the header's; a body may carry one too. What quotes the request is
+    /// redacted; `secrets` are those the request was sent with.
+    pub(super) fn read(
+        status: u16,
+        request_id: Option<String>,
+        body: &[u8],
+        secrets: &[&str],
+    ) -> StatusFailure {
         let document = serde_json::from_slice::<Value>(body).ok();
         let found = document.as_ref().and_then(code_and_message);
         let request_id = request_id.or_else(|| {
             let id = document.as_ref()?.get("request_id")?.as_str()?;
-            Some(one_line(id, MESSAGE_CHARS))
+            Some(id.to_owned())
         });
+        // Redacted whole, then cut: of a secret that is cut first, a part would remain.
+        let tell = |text: &str, limit| one_line(&redact(text, secrets), limit);
+        let request_id = request_id.map(|id| tell(&id, MESSAGE_CHARS));
         let (code, message) = match found {
-            Some((code, message)) => (code, message),
+            Some((code, message)) => (
+                code.map(|code| tell(&code, MESSAGE_CHARS)),
+                tell(&message, MESSAGE_CHARS),
+            ),
             None => (
                 None,
-                redact(&one_line(
-                    &without_markup(&String::from_utf8_lossy(body)),
-                    200,
-                )),
+                tell(&without_markup(&String::from_utf8_lossy(body)), 200),
             ),
         };
         StatusFailure {
@@ -185,6 +202,8 @@ impl StatusFailure {
 }
 
 const MESSAGE_CHARS: usize = 1_000;
+/// Of more than this, nothing is shown; bounds the work on a body of megabytes.
+const LONGEST_REDACTED: usize = 1 << 16;
 
 /// The names under which code and message occur, in the order the official SDKs try them.
 const NAMES: [(&str, &str); 3] = [
@@ -203,7 +222,7 @@ fn code_and_message(document: &Value) -> Option<(Option<String>, String)> {
                     .or_else(|| fields.get("errorMsg"))
                     .and_then(scalar);
                 if code.is_some() || text.is_some() {
-                    return Some((code, redact(&text.unwrap_or_default())));
+                    return Some((code, text.unwrap_or_default()));
                 }
             }
             ["error", "errors"]
@@ -217,28 +236,42 @@ fn code_and_message(document: &Value) -> Option<(Option<String>, String)> {
 
 fn scalar(value: &Value) -> Option<String> {
     match value {
-        Value::String(text) => Some(one_line(text, MESSAGE_CHARS)),
+        Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
         _ => None,
     }
 }
 
-/// A gateway may quote the request it got, the Authorization header included.
-fn redact(message: &str) -> String {
-    const MARKS: [&str; 3] = ["Signature=", "x-security-token:", "x-auth-token:"];
+/// A gateway may quote the request it got, the Authorization header included, and a proxy the
+/// credentials it was given.
+fn redact(message: &str, secrets: &[&str]) -> String {
+    const MARKS: [&str; 5] = [
+        "Signature=",
+        "x-security-token:",
+        "x-auth-token:",
+        "x-subject-token:",
+        "proxy-authorization:",
+    ];
     let mut text = message.to_owned();
+    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+        text = text.replace(secret, MASK);
+    }
+    text.truncate(text.floor_char_boundary(LONGEST_REDACTED));
     for mark in MARKS {
         let mut from = 0;
         while let Some(found) = find_ignoring_case(&text[from..], mark) {
-            let start = from + found + mark.len();
+            let after = &text[from + found + mark.len()..];
+            let value = after.trim_start_matches([' ', '"', '\'']);
+            let value = value.strip_prefix("Basic ").unwrap_or(value);
+            let start = text.len() - value.len();
             let end = text[start..]
-                .find(['|', ' ', ',', '"', '\''])
+                .find(['|', ' ', ',', '"', '\'', '\n', '\r'])
                 .map_or(text.len(), |length| start + length);
-            text.replace_range(start..end, "[redacted]");
-            from = start + "[redacted]".len();
+            text.replace_range(start..end, MASK);
+            from = start + MASK.len();
         }
     }
-    text
+    finding::mask(&text).unwrap_or(text)
 }
 
 fn find_ignoring_case(text: &str, mark: &str) -> Option<usize> {
@@ -303,7 +336,7 @@ mod tests {
     use super::*;
 
     fn check(body: &str, expected: &str) {
-        let failure = StatusFailure::read(400, Some("r-1".to_owned()), body.as_bytes());
+        let failure = StatusFailure::read(400, Some("r-1".to_owned()), body.as_bytes(), &[]);
         assert_eq!(failure.to_string(), expected);
     }
 
@@ -339,7 +372,7 @@ mod tests {
     #[test]
     fn the_request_id_of_the_body_counts_where_the_header_is_missing() {
         let body = br#"{"error_msg":"throttled","error_code":"APIGW.0308","request_id":"r-2"}"#;
-        let failure = StatusFailure::read(429, None, body);
+        let failure = StatusFailure::read(429, None, body, &[]);
         assert_eq!(
             failure.to_string(),
             "HTTP 429 APIGW.0308: throttled (request id r-2)"
@@ -350,7 +383,7 @@ mod tests {
     #[test]
     fn a_quoted_signature_or_token_is_redacted() {
         let body = br#"{"error_code":"APIGW.0301","error_msg":"verify failed, GET|/v2/|X-Security-Token:st0ken|Signature=abc123|end"}"#;
-        let text = StatusFailure::read(401, None, body).to_string();
+        let text = StatusFailure::read(401, None, body, &[]).to_string();
         assert!(
             !text.contains("st0ken") && !text.contains("abc123"),
             "{text}"
@@ -358,7 +391,23 @@ mod tests {
         assert!(text.contains("end"), "{text}");
         // Not even where the body is no JSON.
         let body = br#"{"error_msg":"\ud800 verify failed, Signature=abc123|end"}"#;
-        let text = StatusFailure::read(401, None, body).to_string();
+        let text = StatusFailure::read(401, None, body, &[]).to_string();
         assert!(!text.contains("abc123") && text.contains("end"), "{text}");
+    }
+
+    #[test]
+    fn a_secret_that_was_sent_is_redacted_wherever_it_is_quoted() {
+        let secret = "s3cr3t-of-this-request";
+        let padding = "x".repeat(MESSAGE_CHARS - 5);
+        for body in [
+            format!(r#"{{"error_code":"A","error_msg":"you sent {secret}, twice {secret}"}}"#),
+            format!(r#"{{"error_code":"{secret}","error_msg":"m","request_id":"{secret}"}}"#),
+            format!(r#"{{"error_msg":"{padding}{secret}"}}"#),
+            format!("<html><body>{secret}</body></html>"),
+            format!("{}{secret}", &padding[..195]),
+        ] {
+            let text = StatusFailure::read(400, None, body.as_bytes(), &[secret]).to_string();
+            assert!(!text.contains("s3cr3t") && !text.contains("s3c"), "{text}");
+        }
     }
 }

@@ -212,7 +212,7 @@ mod tests {
     }
 
     fn refusal() -> RequestFailure {
-        StatusFailure::read(401, None, b"").into()
+        StatusFailure::read(401, None, b"", &[]).into()
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub use transport::TransportSettings;
 use crate::artifact::{Artifact, InstanceDescription, Namespace, Page, Repository};
 use crate::build_history::{BuildHistory, HistoryOutcome, Refusal, RepositoryPath};
 use crate::clock::Clock;
+use crate::finding;
 use crate::run::RequestKind;
 use transport::{Call, Transport};
 use wire::OffsetPage;
@@ -64,6 +65,8 @@ pub struct RegistrySettings {
     pub credentials: Credentials,
     /// Time-outs, retries and caps.
     pub transport: TransportSettings,
+    /// Whether secrets in build histories are masked before anyone sees them.
+    pub redact_commands: bool,
     /// The time, for signatures and for the expiry of tokens.
     pub clock: Clock,
 }
@@ -74,6 +77,7 @@ pub struct Registry {
     transport: Transport,
     /// `/v2/{project_id}/instances/{instance_id}`, encoded.
     base: String,
+    redact_commands: bool,
 }
 
 /// What the catalog holds: names for the ids of the artifact list.
@@ -96,6 +100,7 @@ impl Registry {
             instance_id,
             credentials,
             transport,
+            redact_commands,
             clock,
         } = settings;
         let base = format!(
@@ -104,7 +109,11 @@ impl Registry {
             segment(&instance_id)
         );
         let transport = Transport::new(endpoint, project_id, credentials, transport, clock)?;
-        Ok(Registry { transport, base })
+        Ok(Registry {
+            transport,
+            base,
+            redact_commands,
+        })
     }
 
     /// Counts the requests of this client.
@@ -301,7 +310,12 @@ impl Registry {
         );
         match self.get(RequestKind::BuildHistory, &path, &[]).await {
             Ok(body) => Ok(match wire::build_history(digest, &body) {
-                Ok(history) => with_or_without_steps(history),
+                Ok(mut history) => {
+                    if self.redact_commands {
+                        finding::redact(digest, &mut history);
+                    }
+                    with_or_without_steps(history)
+                }
                 Err(malformed) => HistoryOutcome::Failed(Refusal {
                     status: Some(200),
                     code: None,

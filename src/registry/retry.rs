@@ -149,7 +149,7 @@ mod tests {
             let body = format!(
                 r#"{{"error_code":"APIGW.0308","error_msg":"The throttling threshold has been reached: policy user over ratelimit,{policy}"}}"#
             );
-            quoted_limit(&StatusFailure::read(status, None, body.as_bytes()))
+            quoted_limit(&StatusFailure::read(status, None, body.as_bytes(), &[]))
         };
         assert_eq!(quoted(429, "limit:10,time:1 second"), Some(10.0));
         assert_eq!(quoted(429, "limit:10,time:2 seconds"), Some(5.0));

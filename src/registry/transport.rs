@@ -34,6 +34,8 @@ pub struct TransportSettings {
     pub max_in_flight: usize,
     /// Cap on requests started per second; `None` for no cap.
     pub max_requests_per_second: Option<f64>,
+    /// Authorities that are trusted beside the system's own.
+    pub ca_certificates: Vec<reqwest::Certificate>,
 }
 
 impl Default for TransportSettings {
@@ -45,6 +47,7 @@ impl Default for TransportSettings {
             max_in_flight: 256,
             // The gateway's documented default for an API.
             max_requests_per_second: Some(200.0),
+            ca_certificates: Vec::new(),
         }
     }
 }
@@ -124,6 +127,7 @@ impl Transport {
             .connect_timeout(settings.connect_timeout)
             .timeout(settings.request_timeout)
             .redirect(reqwest::redirect::Policy::none())
+            .tls_certs_merge(settings.ca_certificates.iter().cloned())
             .build()?;
         let pace = Pace::new(
             settings.max_requests_per_second,
@@ -371,7 +375,13 @@ impl Transport {
         }
         let mut response = match self.http.execute(request).await {
             Ok(response) => response,
-            Err(error) => return Ok(self.lost(outgoing.kind, error)),
+            Err(error) => match untrusted(&error) {
+                Some(reason) => {
+                    self.meter.answered(outgoing.kind, None);
+                    return Err(RequestFailure::Untrusted { reason });
+                }
+                None => return Ok(self.lost(outgoing.kind, error)),
+            },
         };
         self.note_date(response.headers());
         let status = response.status().as_u16();
@@ -397,7 +407,7 @@ impl Transport {
         }
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let request_id = header("x-request-id").map(str::to_owned);
-        let mut failure = StatusFailure::read(status, request_id, &body);
+        let mut failure = StatusFailure::read(status, request_id, &body, &self.secrets(token));
         // Tokens do not care what time it is here.
         if status == 401 && token.is_none() && outgoing.authenticate.is_some() {
             failure.clock_skew = self.clock_skew().filter(is_worth_telling);
@@ -407,6 +417,20 @@ impl Transport {
             retry_after: header("retry-after")
                 .and_then(|value| retry::retry_after(value, self.clock.now())),
         })
+    }
+
+    /// What a request may carry and no message may repeat.
+    fn secrets<'a>(&'a self, token: Option<&'a SecretString>) -> Vec<&'a str> {
+        let own = match &self.credentials {
+            Credentials::Token(token) => [Some(token), None],
+            Credentials::Key(key) => [Some(&key.secret_key), key.security_token.as_ref()],
+            Credentials::Password(login) => [Some(&login.password), None],
+        };
+        own.into_iter()
+            .chain([token])
+            .flatten()
+            .map(|secret| secret.expose_secret())
+            .collect()
     }
 
     fn lost(&self, kind: RequestKind, error: reqwest::Error) -> Attempt {
@@ -590,6 +614,25 @@ fn secret_header(what: &'static str, value: &str) -> Result<HeaderValue, Request
     let mut value = header(what, value)?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+/// Why the other side is not who it should be, if that is what failed; asking again cannot help.
+fn untrusted(error: &reqwest::Error) -> Option<String> {
+    let mut cause: &dyn std::error::Error = error;
+    loop {
+        // An I/O error keeps what it wraps from `source`.
+        if let Some(inner) = cause
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+        {
+            cause = inner;
+        } else {
+            cause = cause.source()?;
+        }
+        if let Some(rustls::Error::InvalidCertificate(reason)) = cause.downcast_ref() {
+            return Some(reason.to_string());
+        }
+    }
 }
 
 /// The innermost cause in words: what lies around it repeats the URL.

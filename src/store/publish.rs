@@ -379,9 +379,25 @@ pub(super) async fn plan_for_bulk(connection: &mut PgConnection) -> Result<(), S
     Ok(())
 }
 
-/// Has the planner count the rows after many were written. Only the tables' owner may do that;
-/// for others the server skips it with a warning, and its own housekeeping comes to it later.
+/// Has the planner count the rows after many were written, where we may: the tables' owner, and
+/// from PostgreSQL 17 on whoever has the privilege to maintain them. For others the server would
+/// warn of each table; its own housekeeping comes to them later.
 pub async fn analyze(lock: &mut InstanceLock) -> Result<(), StoreError> {
+    let is_allowed = sqlx::query_scalar!(
+        r#"select case
+               when current_setting('server_version_num')::integer >= 170000
+                   then has_table_privilege('swr.artifact', 'maintain')
+               else pg_has_role(relowner, 'usage')
+           end as "is_allowed!"
+           from pg_class
+           where oid = 'swr.artifact'::regclass"#
+    )
+    .fetch_one(lock.connection())
+    .await
+    .doing("see whether the tables may be analyzed")?;
+    if !is_allowed {
+        return Ok(());
+    }
     sqlx::query!(
         "analyze swr.artifact, swr.tag, swr.tag_history, swr.repository, swr.manifest, swr.build_step,
                  swr.command, swr.layer, swr.media_type"

@@ -148,6 +148,7 @@ impl Mirror {
                 max_requests_per_second: None,
                 ..TransportSettings::default()
             },
+            redact_commands: false,
             clock: clock.clone(),
         })
         .unwrap();

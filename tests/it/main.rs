@@ -9,6 +9,7 @@ mod architecture;
 #[cfg(feature = "emulator")]
 mod emulator;
 mod fidelity;
+mod findings;
 mod migrations;
 #[cfg(feature = "emulator")]
 mod registry;
@@ -31,6 +32,8 @@ mod kills;
 mod policy;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod reports;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod security;
 
 #[cfg(all(feature = "embedded-db", target_os = "linux"))]
 mod embedded;

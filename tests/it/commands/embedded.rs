@@ -48,6 +48,18 @@ impl DataDir {
             .any(|command| String::from_utf8_lossy(&command).contains(self.path()))
     }
 
+    /// The environments of those processes.
+    fn environments(&self) -> Vec<String> {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let ours = processes.filter(|process| {
+            let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&command).contains(self.path())
+        });
+        ours.filter_map(|process| std::fs::read(process.path().join("environ")).ok())
+            .map(|environment| String::from_utf8_lossy(&environment).into_owned())
+            .collect()
+    }
+
     async fn wait_until_unused(&self) {
         wait_until("no process of the server is left", async || {
             !self.is_in_use()
@@ -185,4 +197,19 @@ async fn the_demo_shows_it_all() {
         "{stderr}"
     );
     folder.wait_until_unused().await;
+}
+
+#[tokio::test]
+async fn the_server_has_none_of_the_secrets_in_its_environment() {
+    let emulator = emulator(world_of(1)).await;
+    let folder = DataDir::new();
+    let start = folder.program(&["db", "start"]).registry(&emulator);
+    start.run().await.code(0);
+    let environments = folder.environments();
+    // The supervisor and the server.
+    assert!(environments.len() >= 2, "{environments:?}");
+    for environment in environments {
+        assert!(!environment.contains("not-to-be-shown"), "{environment}");
+        assert!(!environment.contains("HUAWEICLOUD"), "{environment}");
+    }
 }

@@ -47,7 +47,9 @@ pub(crate) fn client_settings(emulator: &Emulator) -> RegistrySettings {
             },
             max_in_flight: 8,
             max_requests_per_second: None,
+            ca_certificates: Vec::new(),
         },
+        redact_commands: false,
         clock: Clock::system(),
     }
 }

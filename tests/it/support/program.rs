@@ -97,6 +97,12 @@ impl Program {
         self.env(name, value)
     }
 
+    /// Something that must not show up in any output, wherever the program has it from.
+    pub(crate) fn hides(mut self, secret: &str) -> Program {
+        self.secrets.push(secret.to_owned());
+        self
+    }
+
     pub(crate) fn without(mut self, name: &str) -> Program {
         self.command.env_remove(name);
         self

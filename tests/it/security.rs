@@ -1,0 +1,866 @@
+//! What must not be seen, and who must not come in: secrets in output and tables, TLS, proxies,
+//! files, and roles.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use reqwest::Url;
+use serde_json::json;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use swr_sync::database::Database;
+use swr_sync::emulator::{Emulator, World};
+use swr_sync::registry::{Credentials as ClientCredentials, PasswordLogin, Registry};
+use swr_sync::report::REPORTS;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::support::database::TestDatabase;
+use crate::support::mirror::{client_settings, start_of_time};
+use crate::support::program::{Program, emulator, emulator_settings};
+
+/// Asks each library to say all it can, by modules that are more special than any other directive.
+const LOUDEST: &str = "trace,hyper=trace,hyper_util::client=trace,hyper_util::client::legacy::connect=trace,\
+                       reqwest::connect=trace,rustls::client=trace,sqlx::query=trace,sqlx::postgres=trace,\
+                       sqlx_postgres::connection=trace,sqlx_postgres::options::parse=trace,h2=trace,mio=trace";
+
+fn world() -> World {
+    let mut world = World::empty(start_of_time());
+    let repository = world.add_repository("team", "app/api");
+    world.push(repository).unwrap();
+    world.push(repository).unwrap();
+    world
+}
+
+/// The digests of the world's images.
+fn digests(emulator: &Emulator) -> Vec<String> {
+    emulator.with_world(|world| {
+        let digests = world.artifacts().map(|artifact| artifact.digest());
+        digests.map(|digest| digest.to_string()).collect()
+    })
+}
+
+fn data(name: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "tests/data/tls", name]
+        .iter()
+        .collect()
+}
+
+/// All rows of all tables of the schema, as text.
+async fn everything_stored(database: &TestDatabase) -> String {
+    let tables = database
+        .snapshot("select table_name from information_schema.tables where table_schema = 'swr' order by 1")
+        .await;
+    let mut text = String::new();
+    for table in tables.lines() {
+        let rows = format!("select t::text from swr.{table} t");
+        text.push_str(&database.snapshot(&rows).await);
+        text.push('\n');
+    }
+    text
+}
+
+// --- TLS and proxies
+
+/// Serves TLS in front of an emulator, with the certificate of the tests' authority.
+async fn tls_in_front_of(emulator: &Emulator) -> u16 {
+    let certificate = CertificateDer::from_pem_file(data("server.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(data("server-key.pem")).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let behind = address(emulator);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                // A client that does not trust us hangs up here.
+                let Ok(mut stream) = acceptor.accept(stream).await else {
+                    return;
+                };
+                let mut behind = TcpStream::connect(behind).await.unwrap();
+                let _ = copy_bidirectional(&mut stream, &mut behind).await;
+            });
+        }
+    });
+    port
+}
+
+fn address(emulator: &Emulator) -> SocketAddr {
+    emulator.endpoint().replace("http://", "").parse().unwrap()
+}
+
+/// A proxy: tunnels what is asked by CONNECT, and relays the rest to the emulator.
+struct Proxy {
+    address: SocketAddr,
+    /// The head of each connection's first request.
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl Proxy {
+    async fn in_front_of(emulator: &Emulator) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Proxy {
+            address: listener.local_addr().unwrap(),
+            heads: Arc::default(),
+        };
+        let (heads, behind) = (Arc::clone(&proxy.heads), address(emulator));
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let heads = Arc::clone(&heads);
+                tokio::spawn(async move {
+                    let head = read_head(&mut stream).await;
+                    if head.is_empty() {
+                        // Opened ahead of need, and not needed.
+                        return;
+                    }
+                    heads.lock().unwrap().push(head.clone());
+                    let target = head
+                        .strip_prefix("CONNECT ")
+                        .and_then(|rest| rest.split_once(' '));
+                    let mut behind = match target {
+                        Some((target, _)) => TcpStream::connect(target).await.unwrap(),
+                        None => TcpStream::connect(behind).await.unwrap(),
+                    };
+                    let first = match target {
+                        Some(_) => stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await,
+                        None => behind.write_all(head.as_bytes()).await,
+                    };
+                    first.unwrap();
+                    let _ = copy_bidirectional(&mut stream, &mut behind).await;
+                });
+            }
+        });
+        proxy
+    }
+
+    fn heads(&self) -> Vec<String> {
+        self.heads.lock().unwrap().clone()
+    }
+}
+
+async fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => break,
+        }
+    }
+    String::from_utf8(head).unwrap()
+}
+
+#[tokio::test]
+async fn a_certificate_of_an_unknown_authority_is_refused_and_one_of_the_ca_file_accepted() {
+    let emulator = emulator(world()).await;
+    let database = TestDatabase::create().await;
+    let endpoint = format!("https://localhost:{}", tls_in_front_of(&emulator).await);
+    let sync = || Program::sync(&emulator, &database).env("SWR_ENDPOINT", &endpoint);
+
+    let refused = sync().run().await.code(7);
+    refused.says(&[
+        "the server's certificate is not trusted: ",
+        "hint: if a proxy or a private endpoint stands there, name its authority's certificate by SWR_CA_FILE",
+    ]);
+    assert_eq!(emulator.requests().total(), 0);
+    // It was not tried again and again.
+    let retries = "select retries from swr.sync_run";
+    assert_eq!(database.snapshot(retries).await, "0");
+
+    let accepted = sync()
+        .env("SWR_CA_FILE", data("ca.pem"))
+        .run()
+        .await
+        .code(0);
+    accepted.says(&["published in "]);
+    let ca_file = data("ca.pem");
+    let by_flag = sync().args(&["--ca-file", ca_file.to_str().unwrap()]);
+    by_flag.run().await.code(0);
+
+    // The right authority, and another name.
+    let other_name = endpoint.replace("localhost", "127.0.0.1");
+    let refused = sync()
+        .env("SWR_ENDPOINT", other_name)
+        .env("SWR_CA_FILE", &ca_file)
+        .run()
+        .await
+        .code(7);
+    refused.says(&[
+        "the server's certificate is not trusted: ",
+        "not valid for name",
+    ]);
+}
+
+#[tokio::test]
+async fn a_ca_file_that_is_none_is_a_usage_error() {
+    let emulator = emulator(world()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    for (path, word) in [
+        (file("empty.pem", ""), "it holds no certificate"),
+        (
+            file("broken.pem", "-----BEGIN CERTIFICATE-----\n!\n"),
+            "it is not PEM",
+        ),
+        (folder.path().join("missing.pem"), "No such file"),
+    ] {
+        Program::new(&["sync"])
+            .registry(&emulator)
+            .env("SWR_CA_FILE", &path)
+            .run()
+            .await
+            .code(2)
+            .says(&[&format!(
+                "cannot use the CA file {}: {word}",
+                path.display()
+            )]);
+    }
+}
+
+#[tokio::test]
+async fn requests_go_through_the_proxy_of_the_environment() {
+    let emulator = emulator(world()).await;
+    let database = TestDatabase::create().await;
+    let port = tls_in_front_of(&emulator).await;
+    for (variable, endpoint, first_line) in [
+        (
+            "HTTP_PROXY",
+            emulator.endpoint(),
+            format!("GET {}/v2/", emulator.endpoint()),
+        ),
+        (
+            "HTTPS_PROXY",
+            format!("https://localhost:{port}"),
+            format!("CONNECT localhost:{port} "),
+        ),
+        (
+            "ALL_PROXY",
+            format!("https://localhost:{port}"),
+            format!("CONNECT localhost:{port} "),
+        ),
+    ] {
+        let proxy = Proxy::in_front_of(&emulator).await;
+        let url = format!(
+            "http://proxy-user:proxy-password-not-to-be-shown@{}",
+            proxy.address
+        );
+        let sync = || {
+            Program::sync(&emulator, &database)
+                .env("SWR_ENDPOINT", &endpoint)
+                .env("SWR_CA_FILE", data("ca.pem"))
+                .env(variable, &url)
+                .hides("proxy-password-not-to-be-shown")
+                .args(&["--log", LOUDEST])
+        };
+        sync().run().await.code(0);
+        let heads = proxy.heads();
+        assert!(!heads.is_empty(), "{variable}");
+        for head in heads {
+            assert!(head.starts_with(&first_line), "{variable}: {head}");
+            let authorization = "proxy-authorization: Basic ";
+            assert!(
+                head.to_ascii_lowercase()
+                    .contains(&authorization.to_ascii_lowercase()),
+                "{head}"
+            );
+        }
+
+        // Where the endpoint is excepted, nothing reaches the proxy.
+        let before = proxy.heads().len();
+        sync()
+            .env("NO_PROXY", "localhost,127.0.0.1")
+            .run()
+            .await
+            .code(0);
+        assert_eq!(proxy.heads().len(), before, "{variable}");
+    }
+}
+
+#[tokio::test]
+async fn plain_http_to_another_machine_is_warned_of() {
+    let emulator = emulator(world()).await;
+    let database = TestDatabase::create().await;
+    let warning = "is plain HTTP: whoever is on the way to it can read the requests";
+    let loopback = Program::sync(&emulator, &database).run().await.code(0);
+    assert!(!loopback.stderr.contains(warning), "{}", loopback.stderr);
+    // The name leads nowhere; the warning comes before the attempt.
+    let elsewhere = Program::sync(&emulator, &database)
+        .env("SWR_ENDPOINT", "http://swr.invalid")
+        .args(&["--max-attempts", "1"])
+        .run()
+        .await
+        .code(7);
+    elsewhere.says(&["the endpoint http://swr.invalid/", warning]);
+}
+
+// --- secrets in output
+
+/// A gateway that refuses everything and quotes what it was sent, in another form each time. It
+/// may issue this token, so that there is one to be quoted.
+async fn quoting_gateway(token: Option<&'static str>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut count = 0;
+        while let Ok((mut stream, _)) = listener.accept().await {
+            count += 1;
+            let head = read_head(&mut stream).await;
+            let length = head.lines().find_map(|line| {
+                line.to_ascii_lowercase()
+                    .strip_prefix("content-length: ")?
+                    .parse()
+                    .ok()
+            });
+            let mut body = vec![0; length.unwrap_or(0)];
+            stream.read_exact(&mut body).await.unwrap();
+            let quoted = format!("{head}{}", String::from_utf8(body).unwrap());
+            let issued = token.filter(|_| quoted.starts_with("POST"));
+            let (status, header, body) = if let Some(token) = issued {
+                let header = format!("x-subject-token: {token}\r\n");
+                (201, header, "{}".to_owned())
+            } else {
+                // What a signature is made of has each header in a line of its own.
+                let canonical = quoted.replace("\r\n", "|");
+                let body = match count % 3 {
+                    0 => json!({"error_code": "APIGW.0301", "error_msg": format!("refused: {canonical}")})
+                        .to_string(),
+                    1 => json!({"error": {"code": 403, "message": quoted}}).to_string(),
+                    _ => format!("<html><body>Forbidden: <pre>{}</pre></body></html>", values(&quoted)),
+                };
+                (403, String::new(), body)
+            };
+            let answer = format!(
+                "HTTP/1.1 {status} x\r\nconnection: close\r\n{header}content-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    address
+}
+
+/// A request without the names of its headers; the proxy's is left, for only it knows that one.
+fn values(request: &str) -> String {
+    let value = |line: &str| match line.split_once(": ") {
+        Some((name, value)) if !name.eq_ignore_ascii_case("proxy-authorization") => {
+            value.to_owned()
+        }
+        _ => line.to_owned(),
+    };
+    let values: Vec<String> = request.lines().map(value).collect();
+    values.join(" ")
+}
+
+#[tokio::test]
+async fn a_failing_run_shows_no_secret_however_much_is_logged() {
+    const ISSUED: &str = "token-issued-by-iam-not-to-be-shown";
+    let emulator = emulator(world()).await;
+    let database = TestDatabase::create().await;
+    // A parameter that sqlx does not know, and warns of with its value.
+    let mut database_url: Url = database.url().parse().unwrap();
+    database_url
+        .query_pairs_mut()
+        .append_pair("sslpassword", "database-password-not-to-be-shown");
+    let secrets = [
+        ISSUED,
+        "database-password-not-to-be-shown",
+        "secret-key-not-to-be-shown",
+        "security-token-not-to-be-shown",
+        "iam-password-not-to-be-shown",
+        "given-token-not-to-be-shown",
+        "proxy-password-not-to-be-shown",
+        // The same as the proxy is told it: proxy-user:proxy-password-not-to-be-shown.
+        "cHJveHktdXNlcjpwcm94eS1wYXNzd29yZC1ub3QtdG8tYmUtc2hvd24",
+    ];
+    for format in ["text", "json"] {
+        for credentials in ["key", "user", "refused user", "token"] {
+            for proxied in [false, true, true] {
+                let gateway = quoting_gateway((credentials == "user").then_some(ISSUED)).await;
+                let endpoint = format!("http://{gateway}");
+                let mut program = Program::sync(&emulator, &database)
+                    .database_url(database_url.as_str())
+                    .env("SWR_ENDPOINT", &endpoint)
+                    .args(&["--log", LOUDEST, "--log-format", format]);
+                program = match credentials {
+                    "key" => program
+                        .secret("HUAWEICLOUD_SDK_SK", "secret-key-not-to-be-shown")
+                        .secret(
+                            "HUAWEICLOUD_SDK_SECURITY_TOKEN",
+                            "security-token-not-to-be-shown",
+                        ),
+                    "user" | "refused user" => program
+                        .iam_user(&emulator, &"iam-password-not-to-be-shown".into())
+                        .env("SWR_IAM_ENDPOINT", &endpoint),
+                    _ => program.token("given-token-not-to-be-shown"),
+                };
+                if proxied {
+                    let proxy =
+                        format!("http://proxy-user:proxy-password-not-to-be-shown@{gateway}");
+                    program = program.env("HTTP_PROXY", proxy);
+                }
+                for secret in secrets {
+                    program = program.hides(secret);
+                }
+                let finished = program.run().await.code(4);
+                finished.says(&["HTTP 403"]);
+            }
+        }
+    }
+    let errors = database.snapshot("select error from swr.sync_run").await;
+    assert_eq!(errors.lines().count(), 24, "{errors}");
+    assert!(errors.contains("[redacted]"), "{errors}");
+    let stored = everything_stored(&database).await;
+    for secret in secrets {
+        assert!(!stored.contains(secret), "{secret} is in the database");
+    }
+}
+
+const COMMAND_SECRET: &str = "build-secret-not-to-be-shown";
+
+/// Seeds the first image's history with a secret in each place a history has.
+fn seed_secrets(emulator: &Emulator) {
+    let digest = digests(emulator).remove(0);
+    let history = json!({
+        "total": 5,
+        "note": format!("built with --password={COMMAND_SECRET}"),
+        "build_histories": [
+            {"created": "2026-01-01T00:00:00Z", "created_by": format!("RUN |1 API_TOKEN={COMMAND_SECRET} /bin/sh -c make # buildkit"),
+             "empty_layer": true, "comment": format!("export TOKEN={COMMAND_SECRET}")},
+            {"created_by": format!("ENV DB_PASSWORD={COMMAND_SECRET}\u{0}"), "empty_layer": true},
+            {"created_by": ["ENV", format!("DB_PASSWORD={COMMAND_SECRET}")], "empty_layer": true},
+            {"created_by": "ENV LANG=C.UTF-8", "empty_layer": true, "build": {"args": [{"token": COMMAND_SECRET}]}},
+            format!("ENV DB_PASSWORD={COMMAND_SECRET}"),
+        ],
+    });
+    emulator.with_world(|world| world.override_build_history(&digest, 200, history));
+}
+
+#[tokio::test]
+async fn a_secret_in_a_build_command_is_not_logged() {
+    let emulator = emulator(world()).await;
+    seed_secrets(&emulator);
+    let database = TestDatabase::create().await;
+    for format in ["text", "json"] {
+        let program = Program::sync(&emulator, &database)
+            .args(&["--log", LOUDEST, "--log-format", format])
+            .hides(COMMAND_SECRET);
+        program.run().await.code(0);
+    }
+    // It was there to be logged, and is stored as it came.
+    assert!(everything_stored(&database).await.contains(COMMAND_SECRET));
+}
+
+#[tokio::test]
+async fn redacted_commands_reach_no_table() {
+    let emulator = emulator(world()).await;
+    seed_secrets(&emulator);
+    let database = TestDatabase::create().await;
+    let program = Program::sync(&emulator, &database).args(&["--redact-commands"]);
+    program.run().await.code(0);
+
+    let stored = everything_stored(&database).await;
+    assert!(!stored.contains(COMMAND_SECRET));
+    let commands = database
+        .snapshot("select command from swr.command where command like '%[redacted]%' order by 1")
+        .await;
+    assert_eq!(
+        commands,
+        "ENV DB_PASSWORD=[redacted]\nRUN |1 API_TOKEN=[redacted] /bin/sh -c make # buildkit"
+    );
+    let issues = database
+        .snapshot(
+            "select table_name, substring(row_key from ' [0-9]+$'), field, action, original
+             from swr.data_issue where action = 'redacted' order by 1, 2, 3",
+        )
+        .await;
+    assert_eq!(
+        issues,
+        "build_step |  1 | comment | redacted | null\n\
+         build_step |  1 | created_by | redacted | null\n\
+         build_step |  2 | created_by | redacted | null\n\
+         build_step |  4 | build | redacted | null\n\
+         manifest | NULL | note | redacted | null"
+    );
+    // What came without a secret is as it came.
+    let unchanged = "select count(*) from swr.command where command = 'ENV LANG=C.UTF-8'";
+    assert_eq!(database.snapshot(unchanged).await, "1");
+}
+
+#[tokio::test]
+async fn what_was_stored_with_secrets_is_fetched_again_after_the_documented_clean_up() {
+    let emulator = emulator(world()).await;
+    seed_secrets(&emulator);
+    let database = TestDatabase::create().await;
+    Program::sync(&emulator, &database).run().await.code(0);
+    let redacting = || Program::sync(&emulator, &database).env("SWR_SYNC_REDACT_COMMANDS", "true");
+    redacting().run().await.code(0);
+    assert!(everything_stored(&database).await.contains(COMMAND_SECRET));
+
+    let clean_up = documented("clean-up.sql");
+    database.snapshot(&clean_up).await;
+    redacting()
+        .run()
+        .await
+        .code(0)
+        .says(&["2 fetched, 0 known"]);
+    assert!(!everything_stored(&database).await.contains(COMMAND_SECRET));
+}
+
+/// The code block of docs/security.md that begins with this comment.
+fn documented(name: &str) -> String {
+    let path = format!("{}/docs/security.md", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).unwrap();
+    let block = text
+        .split("```")
+        .find(|block| block.contains(&format!("-- {name}")));
+    let block = block.unwrap_or_else(|| panic!("no {name} in docs/security.md"));
+    block.trim_start_matches("sql").to_owned()
+}
+
+// --- secrets from outside
+
+#[tokio::test]
+async fn a_password_in_the_flag_is_refused_and_may_come_from_elsewhere() {
+    let database = TestDatabase::create().await;
+    let mut url: Url = database.url().parse().unwrap();
+    url.set_password(None).unwrap();
+    let plain = url.to_string();
+    let mut with_password = url.clone();
+    if with_password.username().is_empty() {
+        with_password.set_username("somebody").unwrap();
+    }
+    with_password
+        .set_password(Some("flag-password-not-to-be-shown"))
+        .unwrap();
+    let mut with_parameter = url.clone();
+    with_parameter
+        .query_pairs_mut()
+        .append_pair("password", "flag-password-not-to-be-shown");
+    for url in [with_password.as_str(), with_parameter.as_str()] {
+        for command in [&["status"][..], &["migrate"], &["query", "select 1"]] {
+            let finished = Program::new(command)
+                .args(&["--database-url", url])
+                .hides("flag-password-not-to-be-shown")
+                .run()
+                .await
+                .code(2);
+            finished.says(&[
+                "--database-url holds a password, which other users of this machine can read",
+                "hint: set DATABASE_URL, or DATABASE_URL_FILE",
+            ]);
+        }
+    }
+    // The flag wins over the variable.
+    Program::new(&["query", "select 1"])
+        .args(&["--database-url", &plain])
+        .env("DATABASE_URL", "postgresql://nowhere.invalid/x")
+        .run()
+        .await
+        .code(0);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_secret_file_that_everyone_may_write_is_refused_and_one_that_everyone_may_read_warned_of()
+{
+    use std::os::unix::fs::PermissionsExt;
+    let database = TestDatabase::create().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("database-url");
+    std::fs::write(&file, database.url()).unwrap();
+    let mut said = BTreeSet::new();
+    for (mode, code, word) in [
+        (0o600, 0, ""),
+        (0o640, 0, ""),
+        (
+            0o644,
+            0,
+            "every user of this machine can read the secret in ",
+        ),
+        (0o666, 2, "every user may write it (mode 0666)"),
+        (0o602, 2, "every user may write it (mode 0602)"),
+    ] {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        let finished = Program::new(&["query", "select 1"])
+            .env("DATABASE_URL_FILE", &file)
+            .run()
+            .await
+            .code(code)
+            .says(&[word]);
+        if word.is_empty() {
+            assert_eq!(finished.stderr, "", "{mode:o}");
+        }
+        said.insert(finished.stderr);
+    }
+    assert_eq!(said.len(), 4);
+}
+
+// --- roles
+
+/// Three roles of this test alone, dropped by [`Roles::drop`]. Roles are the whole server's.
+struct Roles<'a> {
+    database: &'a TestDatabase,
+    migrate: String,
+    sync: String,
+    report: String,
+}
+
+impl Roles<'_> {
+    /// Creates them by the script that the program prints.
+    async fn create(database: &TestDatabase) -> Roles<'_> {
+        let unique = std::process::id();
+        let url: Url = database.url().parse().unwrap();
+        let suffix = format!("{unique} {}", url.path().trim_start_matches('/'));
+        let suffix = &suffix[..suffix.len().min(40)];
+        // Whatever a role may be called, it is quoted for.
+        let roles = Roles {
+            database,
+            migrate: format!("m'\"$$%I {suffix}"),
+            sync: format!("s\\;-- {suffix}"),
+            report: format!("Report {suffix}"),
+        };
+        roles.apply().await;
+        for role in [&roles.migrate, &roles.sync, &roles.report] {
+            let quoted = role.replace('"', "\"\"");
+            let sql = format!("alter role \"{quoted}\" password 'role-password'");
+            database.snapshot(&sql).await;
+        }
+        roles
+    }
+
+    async fn apply(&self) {
+        let printed = Program::new(&["migrate", "--print-grants"])
+            .args(&["--migrate-role", &self.migrate])
+            .args(&["--sync-role", &self.sync, "--report-role", &self.report])
+            .run()
+            .await
+            .code(0);
+        self.database.snapshot(&printed.stdout).await;
+    }
+
+    /// The database's URL for one of them.
+    fn url(&self, role: &str) -> String {
+        let mut url: Url = self.database.url().parse().unwrap();
+        url.set_username(role).unwrap();
+        url.set_password(Some("role-password")).unwrap();
+        url.to_string()
+    }
+
+    /// Runs a statement as one of them; what the server says against it.
+    async fn refused(&self, role: &str, sql: &str) -> Option<String> {
+        let mut connection = PgConnection::connect(&self.url(role)).await.unwrap();
+        let result = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+            .execute(&mut connection)
+            .await;
+        let _ = connection.close().await;
+        let error = result.err()?;
+        Some(error.as_database_error().unwrap().message().to_owned())
+    }
+
+    async fn drop(self) {
+        for role in [&self.migrate, &self.sync, &self.report] {
+            let quoted = role.replace('"', "\"\"");
+            let sql = format!("drop owned by \"{quoted}\" cascade; drop role \"{quoted}\"");
+            self.database.snapshot(&sql).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_role_can_do_its_work_and_no_more() {
+    let mut world = world();
+    let repository = world.repository("team", "app/api").unwrap().id;
+    // Enough rows that the planner's counts are to be brought up to date.
+    for _ in 0..1_000 {
+        world.push(repository).unwrap();
+    }
+    let emulator = emulator(world).await;
+    let database = TestDatabase::create().await;
+    let roles = Roles::create(&database).await;
+
+    let synced = Program::sync(&emulator, &database)
+        .database_url(&roles.url(&roles.sync))
+        .args(&["--no-migrate"])
+        .run()
+        .await
+        .code(0);
+    // Neither does it try what it may not.
+    assert!(!synced.stderr.contains("WARN"), "{}", synced.stderr);
+
+    let report_url = roles.url(&roles.report);
+    for report in REPORTS {
+        Program::new(&["report", report.name])
+            .database_url(&report_url)
+            .run()
+            .await
+            .code(0);
+    }
+    Program::new(&["status"])
+        .database_url(&report_url)
+        .run()
+        .await
+        .code(0);
+
+    let denied = "permission denied for ";
+    let owner = "must be owner of ";
+    for (role, sql, expected) in [
+        (&roles.sync, "create table swr.x ()", Some(denied)),
+        (&roles.sync, "create schema x", Some(denied)),
+        (&roles.sync, "drop table swr.tag_history", Some(owner)),
+        (&roles.sync, "drop schema swr_report cascade", Some(owner)),
+        (
+            &roles.sync,
+            "alter table swr.artifact add x integer",
+            Some(owner),
+        ),
+        (&roles.sync, "truncate swr.artifact", Some(denied)),
+        (
+            &roles.sync,
+            "delete from swr._sqlx_migrations",
+            Some(denied),
+        ),
+        (
+            &roles.sync,
+            "select * from swr_report.artifact",
+            Some(denied),
+        ),
+        (
+            &roles.report,
+            "select * from swr.staged_artifact",
+            Some(denied),
+        ),
+        (&roles.report, "select * from swr.command", Some(denied)),
+        (&roles.report, "delete from swr.sync_run", Some(denied)),
+        (
+            &roles.report,
+            "insert into swr.staged_tag select",
+            Some(denied),
+        ),
+        (&roles.report, "create table swr_report.x ()", Some(denied)),
+        (
+            &roles.report,
+            "create or replace view swr_report.tag as select 1",
+            Some(denied),
+        ),
+        (
+            &roles.report,
+            "select * from swr_report.build_history",
+            None,
+        ),
+    ] {
+        let refused = roles.refused(role, sql).await;
+        match expected {
+            Some(words) => assert!(
+                refused
+                    .as_deref()
+                    .is_some_and(|refused| refused.starts_with(words)),
+                "{sql}: {refused:?}"
+            ),
+            None => assert_eq!(refused, None, "{sql}"),
+        }
+    }
+
+    // What a later migration creates is there for the others at once.
+    let migration = "create table swr.later (a integer);
+                     create view swr_report.later as select a from swr.later";
+    for (role, sql) in [
+        (&roles.migrate, migration),
+        (&roles.sync, "insert into swr.later values (1)"),
+        (&roles.report, "select * from swr_report.later"),
+    ] {
+        assert_eq!(roles.refused(role, sql).await, None, "{sql}");
+    }
+    roles.apply().await;
+    roles.drop().await;
+}
+
+/// What holds a secret prints itself without it.
+#[tokio::test]
+async fn debug_output_has_no_secret() {
+    let emulator = emulator(world()).await;
+    let mut settings = client_settings(&emulator);
+    let password = "database-password-not-to-be-shown";
+    let url = format!("postgresql://user:{password}@localhost/x?sslkey=/key");
+    let database = Database::from_url(&url).unwrap();
+    let mut text = format!("{:?} {settings:?} {database:?}", emulator_settings());
+    for credentials in [
+        ClientCredentials::Token("given-token-not-to-be-shown".into()),
+        ClientCredentials::Password(PasswordLogin {
+            iam_endpoint: settings.endpoint.clone(),
+            user: "user".to_owned(),
+            password: "iam-password-not-to-be-shown".into(),
+            account: "account".to_owned(),
+            project_id: "p".to_owned(),
+        }),
+    ] {
+        settings.credentials = credentials;
+        text.push_str(&format!("{settings:?}"));
+        text.push_str(&format!("{:?}", Registry::new(settings.clone()).unwrap()));
+    }
+    assert!(!text.contains("not-to-be-shown"), "{text}");
+}
+
+/// As much of PostgreSQL as it takes to ask for a password; gives what it was told.
+async fn asking_database() -> (SocketAddr, JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asking = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let startup = stream.read_u32().await.unwrap() - 4;
+        stream
+            .read_exact(&mut vec![0; startup as usize])
+            .await
+            .unwrap();
+        // AuthenticationCleartextPassword.
+        stream.write_all(b"R\0\0\0\x08\0\0\0\x03").await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'p');
+        let mut given = vec![0; stream.read_u32().await.unwrap() as usize - 4];
+        stream.read_exact(&mut given).await.unwrap();
+        given.pop();
+        String::from_utf8(given).unwrap()
+    });
+    (address, asking)
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_url_without_password_gets_it_from_where_psql_does() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let password = "pgpass-password-not-to-be-shown";
+    let file = folder.path().join("pgpass");
+    std::fs::write(&file, format!("*:*:*:user:{password}\n")).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    for (variable, value) in [
+        ("PGPASSWORD", password),
+        ("PGPASSFILE", file.to_str().unwrap()),
+    ] {
+        let (address, asking) = asking_database().await;
+        let url = format!("postgresql://user@{address}/mirror?sslmode=disable");
+        let finished = Program::new(&["status", "--database-url", &url, "--log", LOUDEST])
+            .env(variable, value)
+            .hides(password)
+            .run()
+            .await;
+        // It hangs up after that.
+        finished.code(5);
+        assert_eq!(asking.await.unwrap(), password, "{variable}");
+    }
+}
