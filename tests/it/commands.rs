@@ -971,7 +971,7 @@ fn json_text(value: &Value) -> String {
 }
 
 /// A database with something for each report to show.
-async fn synced_database() -> TestDatabase {
+async fn synced_registry() -> (Emulator, TestDatabase) {
     let emulator = emulator(world_of(3)).await;
     let database = TestDatabase::create().await;
     Program::sync(&emulator, &database).run().await.code(0);
@@ -985,6 +985,19 @@ async fn synced_database() -> TestDatabase {
     });
     emulator.fail_next(RequestKind::BuildHistory, 403, GATEWAY_REFUSAL);
     Program::sync(&emulator, &database).run().await.code(3);
+    (emulator, database)
+}
+
+async fn synced_database() -> TestDatabase {
+    synced_registry().await.1
+}
+
+/// Has a row for each report.
+async fn verified_database() -> TestDatabase {
+    let (emulator, database) = synced_registry().await;
+    let verify = Program::new(&["verify"]);
+    let verify = verify.registry(&emulator).database(&database);
+    verify.run().await.code(0);
     database
 }
 
@@ -1007,6 +1020,7 @@ async fn the_list_of_reports_needs_no_database() {
         "history_failure",
         "freshness",
         "data_issue",
+        "verification",
     ];
     assert_eq!(names, expected);
     let line = "freshness              How old is what I see?";
@@ -1019,7 +1033,7 @@ async fn the_list_of_reports_needs_no_database() {
 
 #[tokio::test]
 async fn every_report_says_the_same_in_every_format() {
-    let database = synced_database().await;
+    let database = verified_database().await;
     for report in REPORTS {
         let print = async |format| {
             let arguments = ["report", report.name, "--limit", "0", "--format", format];
@@ -1053,7 +1067,7 @@ async fn every_report_says_the_same_in_every_format() {
 
 #[tokio::test]
 async fn a_report_s_query_can_be_run_by_hand() {
-    let database = synced_database().await;
+    let database = verified_database().await;
     for report in REPORTS {
         let sql = Program::new(&["report", report.name, "--limit", "2", "--sql"])
             .run()
@@ -1079,7 +1093,7 @@ async fn a_report_s_query_can_be_run_by_hand() {
 async fn an_unknown_report_is_answered_with_the_known_ones() {
     let finished = check_failure(Program::new(&["report", "unknown"]), 2, &[]).await;
     let expected = "error: there is no report `unknown`
-  hint: reports are: artifact, tag, build_history, storage_by_repository, stale_artifact, tag_move, history_failure, freshness, data_issue
+  hint: reports are: artifact, tag, build_history, storage_by_repository, stale_artifact, tag_move, history_failure, freshness, data_issue, verification
 ";
     assert_eq!(finished.error(), expected);
 }
