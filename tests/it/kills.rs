@@ -2,7 +2,8 @@
 //! or the new one, and the next run ends as if nothing had happened.
 //!
 //! A few kills by default. By hand, `KILLS=500` sets how many, `KILL_ARTIFACTS=2000` the size of
-//! the registry, and `KILL_SEED=7` chooses other instants; a failure names its seed.
+//! the registry, and `KILL_SEED=7` chooses other instants; a failure names its seed. What was
+//! measured on the way shows with `--nocapture`.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -216,6 +217,11 @@ impl Trial {
         // … and it has stored all but the last few answers.
         let most = self.digests.len() as u64 + self.kills * MOST_LOST;
         assert!(asked <= most, "{asked} of {most}");
+        note(&format!(
+            "{} killed runs, then a whole one: {asked} histories asked for, of {} digests",
+            self.kills,
+            self.digests.len()
+        ));
     }
 }
 
@@ -456,7 +462,10 @@ async fn check_stop(phase: Phase, signal: Signal, code: i32) {
     kept.run.signal(signal);
     let begin = Instant::now();
     let finished = kept.run.finish().await;
-    note_elapsed(phase, signal, begin.elapsed());
+    note(&format!(
+        "{signal} in {phase:?}: ended after {:.1?}",
+        begin.elapsed()
+    ));
     finished.code(code).says(&["error: stopped by a signal"]);
     drop((kept.held_up, kept.proxy));
     wait_until_alone(&mirror.database).await;
@@ -472,10 +481,10 @@ async fn check_stop(phase: Phase, signal: Signal, code: i32) {
     check_next_run(&mirror).await;
 }
 
-/// For measuring by hand: no test depends on it.
+/// For measuring by hand; no test depends on it.
 #[expect(clippy::print_stderr, reason = "libtest shows it with --nocapture")]
-fn note_elapsed(phase: Phase, signal: Signal, elapsed: Duration) {
-    eprintln!("{signal} in {phase:?}: ended after {elapsed:.1?}");
+fn note(measured: &str) {
+    eprintln!("{measured}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
