@@ -256,8 +256,10 @@ async fn a_statement_that_waits_too_long_is_ended_by_the_server() {
         drop(held_up.holder);
         check_convergence(&mirror).await;
     };
-    let [a, b, c, d] = PHASES;
-    tokio::join!(stuck(a), stuck(b), stuck(c), stuck(d));
+    // Here the statement that waits is the first of its step. In later phases the limit of the
+    // whole step may pass before the server's own.
+    let [catalog, listing, ..] = PHASES;
+    tokio::join!(stuck(catalog), stuck(listing));
 }
 
 #[tokio::test(flavor = "multi_thread")]
