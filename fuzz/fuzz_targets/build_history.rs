@@ -8,7 +8,12 @@ use swr_sync::registry::fuzzing;
 fuzz_target!(|body: &[u8]| {
     let entries = || {
         let document: Value = serde_json::from_slice(body).ok()?;
-        let is_sole = std::str::from_utf8(body).ok()?.matches("build_histories").count() == 1;
+        let text = std::str::from_utf8(body).ok()?;
+        // Given twice, in whatever spelling, it is no answer here; and serde_json takes names of
+        // its own for instructions.
+        let is_sole = text.matches("build_histories").count() == 1
+            && !text.contains("\\u00")
+            && !text.contains("$serde");
         is_sole.then(|| document.get("build_histories")?.as_array().map(Vec::len))?
     };
     let steps = fuzzing::build_history(body);

@@ -10,7 +10,11 @@ fuzz_target!(|body: &[u8]| {
     // What serde_json can read, and is a page by its own reading, must be one here.
     let entries = |name| {
         let document: Value = serde_json::from_slice(body).ok()?;
-        let is_sole = std::str::from_utf8(body).ok()?.matches(name).count() == 1;
+        let text = std::str::from_utf8(body).ok()?;
+        // Given twice, in whatever spelling, it is no answer here; and serde_json takes names of
+        // its own for instructions.
+        let is_sole =
+            text.matches(name).count() == 1 && !text.contains("\\u00") && !text.contains("$serde");
         is_sole.then(|| document.get(name)?.as_array().map(Vec::len))?
     };
     let listed = fuzzing::artifact_page(body);

@@ -608,6 +608,7 @@ enum Tags {
 }
 
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "most are the large one")]
 enum Tag {
     Kept {
         name: Vec<Piece>,
@@ -626,6 +627,7 @@ struct History {
 }
 
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "most are the large one")]
 enum Step {
     NoObject(&'static str),
     Object {
@@ -637,10 +639,11 @@ enum Step {
     },
 }
 
+/// Which of the two names the time has.
 #[derive(Debug, Clone)]
 enum Created {
-    Created(Value),
-    CreatedAt(Value),
+    Live(Value),
+    Documented(Value),
     Both(Value),
 }
 
@@ -677,8 +680,8 @@ fn tag() -> impl Strategy<Value = Tag> {
 
 fn step() -> impl Strategy<Value = Step> {
     let created = prop_oneof![
-        time(9, false).prop_map(Created::Created),
-        time(9, false).prop_map(Created::CreatedAt),
+        time(9, false).prop_map(Created::Live),
+        time(9, false).prop_map(Created::Documented),
         time(9, false).prop_map(Created::Both),
     ];
     let nothing =
@@ -1067,11 +1070,11 @@ impl Expected {
             }
         };
         let created_at = match created {
-            Created::Created(value) => {
+            Created::Live(value) => {
                 row.field("created", value);
                 stored(value)
             }
-            Created::CreatedAt(value) => {
+            Created::Documented(value) => {
                 row.field("created_at", value);
                 stored(value)
             }
@@ -1381,6 +1384,7 @@ async fn check(
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "a run by hand is for this number")]
 fn what_the_registry_gives_is_stored_or_recorded() {
     let is_by_hand = std::env::var_os("PROPTEST_CASES").is_some();
     let config = Config {
