@@ -136,7 +136,9 @@ impl Answer {
         if let Ok(request_id) = HeaderValue::from_str(request_id) {
             fields.insert("x-request-id", request_id);
         }
-        fields.extend(headers);
+        for (name, value) in headers {
+            fields.insert(name, value);
+        }
         response
     }
 }

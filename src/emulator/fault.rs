@@ -247,6 +247,10 @@ impl Faults {
         self.queued.entry(kind).or_default().push_back(fault);
     }
 
+    pub(super) fn queued(&self) -> usize {
+        self.queued.values().map(VecDeque::len).sum()
+    }
+
     pub(super) fn follow(&mut self, plan: Option<FaultPlan>) {
         self.plan = plan;
         self.numbers.clear();

@@ -134,6 +134,11 @@ impl Emulator {
         lock(&self.state.faults).queue(kind, fault);
     }
 
+    /// The faults that wait for their request.
+    pub fn queued_faults(&self) -> usize {
+        lock(&self.state.faults).queued()
+    }
+
     /// Lets requests meet the faults of this plan from now on, from its beginning.
     pub fn set_faults(&self, plan: Option<FaultPlan>) {
         lock(&self.state.faults).follow(plan);

@@ -169,6 +169,18 @@ async fn run(
     stop: &Stop,
 ) -> Result<RunReport, SyncError> {
     let client = client_settings(emulator);
+    run_as(client, Clock::system(), database, dry_run, progress, stop).await
+}
+
+/// One run with a client of the test's own making.
+pub(crate) async fn run_as(
+    client: RegistrySettings,
+    clock: Clock,
+    database: &TestDatabase,
+    dry_run: bool,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<RunReport, SyncError> {
     let settings = SyncSettings {
         swr_instance_id: client.instance_id.clone(),
         project_id: client.project_id.clone(),
@@ -176,7 +188,7 @@ async fn run(
         region: None,
         dry_run,
         host: "test-host".to_owned(),
-        clock: Clock::system(),
+        clock,
     };
     let registry = Registry::new(client).unwrap();
     let database = Database::from_url(database.url()).unwrap();
@@ -196,7 +208,8 @@ pub(crate) async fn wait_until(what: &str, condition: impl AsyncFn() -> bool) {
     }
 }
 
-async fn facts(database: &TestDatabase) -> String {
+/// What a database holds of its registry now; see [`Mirror::facts`].
+pub(crate) async fn facts(database: &TestDatabase) -> String {
     const QUERIES: [(&str, &str); 6] = [
         (
             "namespace",
