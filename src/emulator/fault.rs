@@ -15,7 +15,7 @@ use super::requests::RequestKind;
 ///
 /// Some are troubles on the way, which a client should hide; some are answers that
 /// no client can use; some are legal, if rare, and must not be taken for trouble.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// This status and body, whatever was asked.
     Answer {
@@ -95,7 +95,7 @@ pub enum Fault {
 }
 
 /// Who words the body of an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorBody {
     /// The service, in JSON.
     Json,
@@ -240,6 +240,8 @@ pub(super) struct Faults {
     plan: Option<FaultPlan>,
     /// Requests of each kind since the plan was set.
     numbers: HashMap<RequestKind, u64>,
+    /// How many requests met each fault.
+    pub(super) met: HashMap<Fault, u64>,
 }
 
 impl Faults {
@@ -260,9 +262,12 @@ impl Faults {
     /// kind of fault there may be, this is where it is chosen.
     pub(super) fn next(&mut self, kind: RequestKind) -> Option<Fault> {
         let queued = self.queued.get_mut(&kind).and_then(VecDeque::pop_front);
-        if queued.is_some() {
-            return queued;
-        }
+        let fault = queued.or_else(|| self.planned(kind))?;
+        *self.met.entry(fault.clone()).or_default() += 1;
+        Some(fault)
+    }
+
+    fn planned(&mut self, kind: RequestKind) -> Option<Fault> {
         let plan = self.plan.as_ref()?;
         let number = self.numbers.entry(kind).or_default();
         *number += 1;

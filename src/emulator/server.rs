@@ -95,6 +95,7 @@ impl Emulator {
     pub fn reset_requests(&self) {
         lock(&self.state.counts).reset();
         lock(&self.state.requests_by_digest).clear();
+        lock(&self.state.faults).met.clear();
         lock(&self.state.gatekeeper).failed_checks = 0;
     }
 
@@ -137,6 +138,11 @@ impl Emulator {
     /// The faults that wait for their request.
     pub fn queued_faults(&self) -> usize {
         lock(&self.state.faults).queued()
+    }
+
+    /// How many requests met each fault since the start or the last reset of the counts.
+    pub fn met_faults(&self) -> HashMap<Fault, u64> {
+        lock(&self.state.faults).met.clone()
     }
 
     /// Lets requests meet the faults of this plan from now on, from its beginning.

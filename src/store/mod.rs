@@ -7,6 +7,7 @@ mod content;
 mod history;
 mod lock;
 mod publish;
+mod removal;
 mod runs;
 mod stage;
 
@@ -19,6 +20,7 @@ pub use history::{
 };
 pub use lock::{InstanceLock, LockHolder};
 pub use publish::{PublishCounts, analyze, publish};
+pub use removal::{DoubtfulRemovals, doubtful_removals};
 pub use runs::{Instance, Run, RunEnd, describe_instance, note_listing, save_progress};
 pub use stage::{Staged, stage_artifacts, stage_catalog};
 

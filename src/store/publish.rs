@@ -153,7 +153,7 @@ async fn apply(
 /// Every statement here compares whole tables, but the staged rows are too young for the planner
 /// to have counted them: guessing at one row it would loop over all pairs. The comparisons are
 /// plain hash joins, which want memory rather than compilation.
-async fn plan_for_bulk(connection: &mut PgConnection) -> Result<(), StoreError> {
+pub(super) async fn plan_for_bulk(connection: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::query!(
         "select
              set_config('enable_nestloop', 'off', true) as nestloop,
