@@ -775,9 +775,10 @@ impl Listing<'_, '_> {
         candidates: &[(&str, i64)],
     ) -> Result<Vec<HistoryRequest>, SyncError> {
         let crawl = self.crawl;
-        let now = crawl.clock.now();
+        // What has failed in this run is not due again in it, though a row may come twice.
+        let due_at = crawl.run.started_at;
         let mut requests =
-            histories_wanted(self.lock.connection(), crawl.run, candidates, now).await?;
+            histories_wanted(self.lock.connection(), crawl.run, candidates, due_at).await?;
         if self.has_other_instances && !requests.is_empty() {
             let digests: Vec<&str> = requests
                 .iter()
@@ -795,7 +796,8 @@ impl Listing<'_, '_> {
             self.read_catalog().await?;
             let wanted: HashSet<String> =
                 requests.into_iter().map(|request| request.digest).collect();
-            requests = histories_wanted(self.lock.connection(), crawl.run, candidates, now).await?;
+            requests =
+                histories_wanted(self.lock.connection(), crawl.run, candidates, due_at).await?;
             requests.retain(|request| wanted.contains(&request.digest));
         }
         Ok(requests)

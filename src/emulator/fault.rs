@@ -197,10 +197,10 @@ impl FaultPlan {
     }
 
     /// A mixture of its own for each seed: some of the faults, of which some are frequent, for
-    /// 0.3 to 20 % of the requests.
+    /// 1 to 25 % of the requests.
     pub fn random(seed: u64) -> FaultPlan {
         let mut chance = chance(seed, PLAN_CHANCE);
-        let share = 0.003 * 67_f64.powf(chance.random());
+        let share = 0.01 * 25_f64.powf(chance.random());
         let weighted = Fault::every()
             .into_iter()
             .filter_map(|fault| {

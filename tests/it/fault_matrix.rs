@@ -35,7 +35,7 @@ use super::support::mirror::{
 /// Seeds in every test run.
 const SEEDS: u64 = 4;
 /// Seeds at a time.
-const PARALLEL: usize = 2;
+const PARALLEL: usize = 4;
 /// No run takes so long, whatever it meets.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -173,7 +173,8 @@ impl<'a> Trial<'a> {
         };
         let world = World::generate_with(&WorldSettings {
             seed,
-            artifacts: chance.usize(1..=250),
+            // Mostly small, up to three pages.
+            artifacts: 2_f64.powf(chance.f64() * 8.0) as usize,
             now: start_of_time(),
             quirks,
         });

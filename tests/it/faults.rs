@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use flate2::read::GzDecoder;
 use serde_json::Value;
 use swr_sync::clock::Clock;
@@ -493,4 +494,121 @@ async fn a_run_survives_each_fault_of_the_build_histories() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_survives_each_fault_of_the_login() {
     check_effects_on(RequestKind::Token, 30).await;
+}
+
+/// One repository with two pages of images.
+fn one_repository() -> World {
+    let mut world = World::empty(start_of_time());
+    let repository = world.add_repository("team", "app");
+    for _ in 0..130 {
+        world.push(repository).unwrap();
+    }
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_artifact_that_slips_between_two_pages_is_not_removed() {
+    let mirror = Mirror::new(one_repository()).await;
+    mirror.sync().await;
+    let before = mirror.facts().await;
+    mirror.emulator.reset_requests();
+    let disturb = |fault| mirror.emulator.disturb_next(RequestKind::Artifacts, fault);
+    disturb(Fault::Chunked);
+    disturb(Fault::MissingRows);
+
+    let report = mirror.sync().await;
+
+    assert_eq!(report.counters.artifacts_removed, 0);
+    let pages = mirror.emulator.requests().of(RequestKind::Artifacts);
+    assert_eq!(pages, 4, "listed twice");
+    assert_eq!(mirror.facts().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_artifact_pushed_meanwhile_does_not_make_up_for_one_that_slips() {
+    let mirror = Mirror::new(one_repository()).await;
+    mirror.sync().await;
+    let disturb = |fault| mirror.emulator.disturb_next(RequestKind::Artifacts, fault);
+    disturb(Fault::ArtifactPushed);
+    disturb(Fault::MissingRows);
+
+    let report = mirror.sync().await;
+
+    // 130 rows in the first listing, as many as the catalog had counted.
+    assert_eq!(report.counters.artifacts_removed, 0);
+    assert_eq!(report.counters.artifacts_listed, 131);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_the_catalog_confirms_costs_no_second_listing() {
+    let mirror = Mirror::new(one_repository()).await;
+    mirror.sync().await;
+    mirror.emulator.with_world(|world| {
+        let artifact = world.artifacts().next().unwrap().clone();
+        world.delete_artifact(artifact.id).unwrap();
+        world.push(artifact.repository_id).unwrap();
+    });
+    mirror.emulator.reset_requests();
+
+    let report = mirror.sync().await;
+
+    let counters = report.counters;
+    assert_eq!((counters.artifacts_new, counters.artifacts_removed), (1, 1));
+    assert_eq!(mirror.emulator.requests().of(RequestKind::Artifacts), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_that_slips_between_two_catalog_pages_is_not_removed() {
+    // Without artifacts, which would name it.
+    let mut world = World::empty(start_of_time());
+    for number in 0..150 {
+        world.set_now(start_of_time() + TimeDelta::minutes(number));
+        world.add_repository("team", &format!("app-{number}"));
+    }
+    let mirror = Mirror::new(world).await;
+    mirror.sync().await;
+    mirror.emulator.reset_requests();
+    let disturb = |fault| {
+        mirror
+            .emulator
+            .disturb_next(RequestKind::Repositories, fault)
+    };
+    disturb(Fault::Chunked);
+    disturb(Fault::RepositoryDeleted);
+
+    mirror.sync().await;
+
+    let gone = mirror.emulator.with_world(|world| {
+        let numbers = 0..100;
+        let mut names = numbers.map(|number| format!("app-{number}"));
+        names.any(|name| world.repository("team", &name).is_none())
+    });
+    assert!(gone, "the deleted one was on the first page");
+    assert_eq!(mirror.emulator.requests().of(RequestKind::Repositories), 4);
+    let falsely_removed = falsely_removed(&mirror.emulator, &mirror.database).await;
+    assert_eq!(falsely_removed, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_that_fails_is_not_asked_for_again_when_its_row_comes_twice() {
+    let mirror = Mirror::new(one_repository()).await;
+    let last_of_page = mirror.emulator.with_world(|world| {
+        let artifact = world.artifacts().nth(99).unwrap();
+        artifact.digest().to_string()
+    });
+    mirror.emulator.with_world(|world| {
+        world.override_build_history(&last_of_page, 500, serde_json::json!({}));
+    });
+    let disturb = |fault| mirror.emulator.disturb_next(RequestKind::Artifacts, fault);
+    // The second page comes when the histories of the first have long been answered.
+    disturb(Fault::Chunked);
+    for _ in 0..40 {
+        disturb(Fault::EmptyPage);
+    }
+    disturb(Fault::DuplicateRows);
+
+    let report = mirror.sync().await;
+
+    assert_eq!(report.counters.histories_failed, 1);
+    assert_eq!(mirror.emulator.history_requests()[&last_of_page], 3);
 }
