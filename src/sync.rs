@@ -5,20 +5,26 @@
 //! the storing stage writes those as they arrive. Two bounded channels join them, so a slow
 //! stage slows the one before it. Publish follows only if the listing came to its end.
 
+mod failures;
+
 use std::collections::HashSet;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::convert::Infallible;
+use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures_util::future::{self, Either};
 use futures_util::{StreamExt, TryStreamExt, stream};
+use sqlx::PgConnection;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::artifact::{Artifact, Page};
-use crate::build_history::{HistoryAnswer, HistoryOutcome, HistoryRequest, Refusal};
+use crate::artifact::{Artifact, InstanceDescription, Page};
+use crate::build_history::{
+    GaveUp, HistoryAnswer, HistoryOutcome, HistoryRequest, Refusal, RepositoryPath,
+};
 use crate::clock::Clock;
 use crate::database::{Database, DatabaseError};
 use crate::exit::Exit;
@@ -26,9 +32,10 @@ use crate::registry::{Registry, RegistryError, RequestMeter};
 use crate::run::{RunCounters, RunOutcome, RunReport};
 use crate::stop::{Signal, Stop};
 use crate::store::{
-    self, HistoryWriter, Instance, InstanceLock, Run, RunEnd, Staged, StoreError, histories_wanted,
-    stage_artifacts, stage_catalog,
+    self, DoubtfulRemovals, HistoryWriter, Instance, InstanceLock, Namesake, Publishing, Run,
+    RunEnd, Staged, StoreError, histories_wanted, stage_artifacts, stage_catalog,
 };
+use failures::Failures;
 
 /// Digests that may wait for their request: about ten list pages.
 const WANTED_CAPACITY: usize = 1_000;
@@ -38,8 +45,14 @@ const ANSWERED_CAPACITY: usize = 256;
 const BATCH: usize = 256;
 /// How often the run row shows progress, which also keeps the lock's connection from idling.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// What a request or a publish on its way gets after the wish to stop.
-const GRACE: Duration = Duration::from_secs(3);
+/// What the wish to stop leaves to each part of a run, one after another. With half a second for
+/// the lock they make less than 5 s: a request or a publish that is on its way, …
+const GRACE: Duration = Duration::from_secs(2);
+/// … then the answers that have arrived but are not stored, or the end of a publish that was
+/// cancelled, …
+const STORE_GRACE: Duration = Duration::from_secs(1);
+/// … then the word in the run row.
+const RECORD_GRACE: Duration = Duration::from_secs(1);
 /// From so many written rows on, the planner's counts are brought up to date.
 const ANALYZE_ROWS: u64 = 1_000;
 /// The first version with the artifact list of the whole instance (swr_03_0306).
@@ -58,10 +71,30 @@ pub struct SyncSettings {
     pub region: Option<String>,
     /// Do everything, but undo the publish.
     pub dry_run: bool,
+    /// What to refuse.
+    pub safeguards: Safeguards,
     /// The machine's name, for the run row.
     pub host: String,
     /// The time.
     pub clock: Clock,
+}
+
+/// What a run refuses to do, since it is more likely a mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Safeguards {
+    /// The share of the current artifacts that a publish may mark as removed; `None` for any.
+    pub max_removals_percent: Option<u8>,
+    /// Take up an instance that has the name of another one of its project.
+    pub accept_new_instance: bool,
+}
+
+impl Default for Safeguards {
+    fn default() -> Safeguards {
+        Safeguards {
+            max_removals_percent: Some(20),
+            accept_new_instance: false,
+        }
+    }
 }
 
 /// Why a run ended without publishing.
@@ -94,9 +127,26 @@ pub enum SyncError {
         /// The project of this run.
         given: String,
     },
+    /// The database has an instance of this name under another id.
+    #[error(
+        "instance {swr_instance_id} has the name `{name}`, as has instance {} of the same project, \
+         which this database mirrors already ({})",
+        namesake.swr_instance_id, LastPublished(namesake)
+    )]
+    SameName {
+        /// The instance.
+        swr_instance_id: String,
+        /// Its name.
+        name: String,
+        /// The other one.
+        namesake: Box<Namesake>,
+    },
     /// A signal.
     #[error("stopped by a signal; what had arrived is stored, nothing was published")]
     Stopped(Signal),
+    /// A signal, and a database that did not let go of publish.
+    #[error("stopped by a signal while publishing, and the database does not say how that ended")]
+    StoppedPublishing(Signal),
 }
 
 impl SyncError {
@@ -109,18 +159,30 @@ impl SyncError {
                 _ => Exit::SourceUnavailable,
             },
             SyncError::Store(StoreError::Locked { .. }) => Exit::Locked,
-            SyncError::Store(StoreError::Statement { .. }) => Exit::Database,
+            SyncError::Store(StoreError::MassRemoval(_)) => Exit::Refused,
+            SyncError::Store(_) => Exit::Database,
             SyncError::Database(error) => error.exit(),
             SyncError::UnsupportedVersion { .. } => Exit::Usage,
-            SyncError::WrongInstance { .. } => Exit::Refused,
-            SyncError::Stopped(signal) => signal.exit(),
+            SyncError::WrongInstance { .. } | SyncError::SameName { .. } => Exit::Refused,
+            SyncError::Stopped(signal) | SyncError::StoppedPublishing(signal) => signal.exit(),
         }
     }
 
     fn outcome(&self) -> RunOutcome {
         match self {
-            SyncError::Stopped(_) => RunOutcome::Stopped,
+            SyncError::Stopped(_) | SyncError::StoppedPublishing(_) => RunOutcome::Stopped,
             _ => RunOutcome::Failed,
+        }
+    }
+}
+
+struct LastPublished<'a>(&'a Namesake);
+
+impl fmt::Display for LastPublished<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.last_published_at {
+            Some(at) => write!(f, "last published {}", at.format("%Y-%m-%d %H:%M UTC")),
+            None => f.write_str("never published"),
         }
     }
 }
@@ -138,6 +200,7 @@ pub struct Progress {
     histories_unsupported: AtomicU64,
     histories_gone: AtomicU64,
     histories_failed: AtomicU64,
+    histories_skipped: AtomicU64,
     data_issues: AtomicU64,
     rows_written: AtomicU64,
 }
@@ -173,6 +236,8 @@ pub struct ProgressNow {
     /// Of these, how many have their answer stored.
     pub histories_done: u64,
     pub histories_failed: u64,
+    /// Of those wanted, how many are not asked for in this run.
+    pub histories_skipped: u64,
 }
 
 impl Progress {
@@ -196,6 +261,7 @@ impl Progress {
                 + read(&self.histories_gone)
                 + failed,
             histories_failed: failed,
+            histories_skipped: read(&self.histories_skipped),
         }
     }
 
@@ -234,6 +300,7 @@ impl Progress {
             histories_unsupported: read(&self.histories_unsupported),
             histories_gone: read(&self.histories_gone),
             histories_failed: read(&self.histories_failed),
+            histories_skipped: read(&self.histories_skipped),
             data_issues: read(&self.data_issues),
             rows_written: read(&self.rows_written),
             ..RunCounters::default()
@@ -253,26 +320,11 @@ pub async fn sync(
     stop: &Stop,
 ) -> Result<RunReport, SyncError> {
     let begin = Instant::now();
-    let mut connection = database.connect().await?;
     let clock = &settings.clock;
-    let instance = Instance::find_or_create(
-        &mut connection,
-        &settings.swr_instance_id,
-        &settings.project_id,
-        &settings.endpoint,
-        settings.region.as_deref(),
-        clock.now(),
-    )
-    .await?;
-    if instance.project_id != settings.project_id {
-        return Err(SyncError::WrongInstance {
-            swr_instance_id: settings.swr_instance_id.clone(),
-            stored: instance.project_id,
-            given: settings.project_id.clone(),
-        });
-    }
-    let mut lock = InstanceLock::acquire(connection, instance.instance_id).await?;
-    let run = Run::start(&mut lock, &settings.host, clock.now()).await?;
+    let (mut lock, run) = tokio::select! {
+        begun = begin_run(registry, database, settings) => begun?,
+        signal = stop.requested() => return Err(SyncError::Stopped(signal)),
+    };
     tracing::info!(
         run_id = run.run_id,
         instance = settings.swr_instance_id,
@@ -281,44 +333,54 @@ pub async fn sync(
     );
 
     let meter = registry.meter();
-    let crawled = crawl(
-        registry, database, settings, &instance, &mut lock, run, progress, stop,
-    )
-    .await;
+    let crawl = Crawl {
+        registry,
+        clock,
+        run,
+        progress,
+        database_timeout: database.timeout(),
+        in_flight: Mutex::default(),
+        failures: Mutex::default(),
+        halt: watch::Sender::new(false),
+    };
+    let crawled = crawl.run(database, &mut lock, stop).await;
     let mut counters = progress.counters(&meter);
     let result = match crawled {
         Ok(listing) => {
             progress.enter(Phase::Publishing);
-            let exit = if counters.histories_failed > 0 {
-                Exit::Partial
-            } else {
-                Exit::Success
-            };
-            let publishing = store::publish(
-                &mut lock,
-                run,
+            let publishing = Publishing {
                 listing,
-                &mut counters,
-                settings.dry_run,
-                exit as u8,
-                clock,
-            );
+                dry_run: settings.dry_run,
+                exit_code: counters.exit() as u8,
+                max_removals_percent: settings.safeguards.max_removals_percent,
+            };
+            let before = counters.clone();
+            let session = lock.backend_process_id();
+            let publishing = store::publish(&mut lock, run, publishing, &mut counters, clock);
+            let publishing = store::within(database.timeout(), "publish", publishing);
             tokio::select! {
-                published = publishing => published.map_err(SyncError::from),
-                signal = after_grace(stop) => Err(SyncError::Stopped(signal)),
+                published = publish_unless_stopped(publishing, database, session, stop) => published,
+                never = show_publishing(database, run, &before, clock) => match never {},
             }
         }
         Err(error) => Err(error),
     };
     match &result {
         Ok(()) if counters.rows_written >= ANALYZE_ROWS => {
-            // All is published; a failure here is no failure of the run.
-            if let Err(error) = store::analyze(&mut lock).await {
+            let analyzing = store::within(database.timeout(), "analyze", store::analyze(&mut lock));
+            // All is published; a failure here is no failure of the run, nor is a stop.
+            let analyzed = tokio::select! {
+                analyzed = analyzing => analyzed,
+                _ = stop.requested() => Ok(()),
+            };
+            if let Err(error) = analyzed {
                 tracing::debug!("{}", chain(&error));
             }
         }
         Ok(()) => {}
-        Err(error) => record_failure(&mut lock, run, &counters, error, clock.now()).await,
+        Err(error) => {
+            record_failure(&mut lock, run, &counters, error, database, clock.now()).await;
+        }
     }
     lock.release().await;
     result.map(|()| RunReport {
@@ -329,8 +391,191 @@ pub async fn sync(
             RunOutcome::Published
         },
         counters,
+        failures: crawl.failures().report(),
         elapsed: begin.elapsed(),
     })
+}
+
+/// Connects, settles the instance, takes its lock and starts the run.
+async fn begin_run(
+    registry: &Registry,
+    database: &Database,
+    settings: &SyncSettings,
+) -> Result<(InstanceLock, Run), SyncError> {
+    let limit = database.timeout();
+    let mut connection = database.connect_to_write().await?;
+    let instance = settle_instance(registry, &mut connection, settings, limit).await?;
+    let beginning = async {
+        let mut lock = InstanceLock::acquire(connection, instance.instance_id).await?;
+        let run = Run::start(&mut lock, &settings.host, settings.clock.now()).await?;
+        Ok((lock, run))
+    };
+    Ok(store::within(limit, "begin a run", beginning).await?)
+}
+
+/// Gives the instance's row. It is made when the registry has said that it has such an instance,
+/// or that this key may not ask; name and version are read once.
+async fn settle_instance(
+    registry: &Registry,
+    connection: &mut PgConnection,
+    settings: &SyncSettings,
+    limit: Duration,
+) -> Result<Instance, SyncError> {
+    let SyncSettings {
+        swr_instance_id,
+        project_id,
+        endpoint,
+        region,
+        safeguards,
+        clock,
+        ..
+    } = settings;
+    let finding = Instance::find(connection, swr_instance_id);
+    let known = store::within(limit, "read the instance", finding).await?;
+    if let Some(error) = known
+        .as_ref()
+        .and_then(|known| wrong_project(known, settings))
+    {
+        return Err(error);
+    }
+    let is_described = known.is_some_and(|instance| !instance.needs_description);
+    let description = if is_described {
+        None
+    } else {
+        describe_instance(registry).await?
+    };
+    if let Some(InstanceDescription {
+        name: Some(name), ..
+    }) = &description
+        && !safeguards.accept_new_instance
+        && let Some(namesake) = store::within(
+            limit,
+            "look for an instance of the same name",
+            store::find_namesake(connection, swr_instance_id, project_id, name),
+        )
+        .await?
+    {
+        return Err(SyncError::SameName {
+            swr_instance_id: swr_instance_id.clone(),
+            name: name.clone(),
+            namesake: Box::new(namesake),
+        });
+    }
+    let creating = Instance::find_or_create(
+        connection,
+        swr_instance_id,
+        project_id,
+        endpoint,
+        region.as_deref(),
+        clock.now(),
+    );
+    let instance = store::within(limit, "write the instance", creating).await?;
+    // Another run may have made it in between.
+    if let Some(error) = wrong_project(&instance, settings) {
+        return Err(error);
+    }
+    if let Some(description) = &description {
+        let describing = store::describe_instance(connection, instance.instance_id, description);
+        store::within(limit, "describe the instance", describing).await?;
+    }
+    Ok(instance)
+}
+
+fn wrong_project(instance: &Instance, settings: &SyncSettings) -> Option<SyncError> {
+    let Instance { project_id, .. } = instance;
+    (*project_id != settings.project_id).then(|| SyncError::WrongInstance {
+        swr_instance_id: settings.swr_instance_id.clone(),
+        stored: project_id.clone(),
+        given: settings.project_id.clone(),
+    })
+}
+
+/// Asks for name and version. A key that may not read them is no reason to stop, nor is a gateway
+/// that does not know the call; that there is no such instance is.
+async fn describe_instance(registry: &Registry) -> Result<Option<InstanceDescription>, SyncError> {
+    let description = match registry.instance().await {
+        Ok(description) => description,
+        Err(error) => {
+            let may_go_on = error.status().is_some_and(|status| match status.status {
+                400 | 403 => true,
+                404 => status.is_from_gateway(),
+                _ => false,
+            });
+            return if may_go_on {
+                Ok(None)
+            } else {
+                Err(error.into())
+            };
+        }
+    };
+    match description.version {
+        Some(version) if is_older(&version, FIRST_VERSION) => {
+            Err(SyncError::UnsupportedVersion { version })
+        }
+        _ => Ok(Some(description)),
+    }
+}
+
+/// Shows in the run row that a long publish goes on, over a connection of its own: the lock's is
+/// in the middle of the transaction.
+async fn show_publishing(
+    database: &Database,
+    run: Run,
+    counters: &RunCounters,
+    clock: &Clock,
+) -> Infallible {
+    let beating = async {
+        tokio::time::sleep(HEARTBEAT).await;
+        let mut connection = database.connect().await?;
+        loop {
+            store::save_progress(&mut connection, run, counters, GOES_ON, clock.now()).await?;
+            tokio::time::sleep(HEARTBEAT).await;
+        }
+    };
+    let result: Result<Infallible, SyncError> = beating.await;
+    let Err(error) = result;
+    // It is the publish that counts, and that tells what is wrong with the database.
+    tracing::debug!(
+        "the run row keeps no word of the publish: {}",
+        chain(&error)
+    );
+    future::pending().await
+}
+
+/// The end of a run that has not ended.
+const GOES_ON: RunEnd<'static> = RunEnd {
+    outcome: None,
+    error: None,
+    exit_code: None,
+};
+
+/// Publishes; cancels it some time after the wish to stop, so that the run row can be written.
+async fn publish_unless_stopped(
+    publishing: impl Future<Output = Result<(), StoreError>>,
+    database: &Database,
+    session: i32,
+    stop: &Stop,
+) -> Result<(), SyncError> {
+    tokio::pin!(publishing);
+    let signal = tokio::select! {
+        published = &mut publishing => return Ok(published?),
+        signal = after_grace(stop) => signal,
+    };
+    let ending = future::join(cancel(database, session), publishing);
+    match tokio::time::timeout(STORE_GRACE, ending).await {
+        // It came to its end in this moment.
+        Ok((_, Ok(()))) => Ok(()),
+        Ok((_, Err(StoreError::CommitUnknown(_) | StoreError::Silent { .. }))) | Err(_) => {
+            Err(SyncError::StoppedPublishing(signal))
+        }
+        Ok((_, Err(_))) => Err(SyncError::Stopped(signal)),
+    }
+}
+
+/// Ends the statement that another session of ours is in, if any.
+async fn cancel(database: &Database, session: i32) -> Result<(), SyncError> {
+    let mut connection = database.connect().await?;
+    Ok(store::cancel(&mut connection, session).await?)
 }
 
 async fn after_grace(stop: &Stop) -> Signal {
@@ -345,6 +590,7 @@ async fn record_failure(
     run: Run,
     counters: &RunCounters,
     error: &SyncError,
+    database: &Database,
     now: DateTime<Utc>,
 ) {
     let text = chain(error);
@@ -353,8 +599,14 @@ async fn record_failure(
         error: Some(&text),
         exit_code: Some(error.exit() as u8),
     };
-    let saving = store::save_progress(lock.connection(), run, counters, end, now);
-    match tokio::time::timeout(GRACE, saving).await {
+    let saving = async {
+        // A listing that was cut short leaves its statement behind, and that may wait for long. If
+        // this fails, the row may still be free.
+        let _ = cancel(database, lock.backend_process_id()).await;
+        lock.settle().await;
+        store::save_progress(lock.connection(), run, counters, end, now).await
+    };
+    match tokio::time::timeout(RECORD_GRACE, saving).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(
             "the run row keeps no word of the failure: {}",
@@ -387,89 +639,78 @@ struct Crawl<'a> {
     clock: &'a Clock,
     run: Run,
     progress: &'a Progress,
+    /// Limit for each step on the database.
+    database_timeout: Duration,
     /// Digests between the listing and their commit: a later page must not ask for them again.
     in_flight: Mutex<HashSet<String>>,
+    /// What came back instead of histories.
+    failures: Mutex<Failures>,
     /// Set when the intake is to end: by a signal, or because a stage failed.
     halt: watch::Sender<bool>,
 }
 
-/// Catalog, listing and histories. Gives the times of the listing if it is complete.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "called once; a struct would only repeat the list"
-)]
-async fn crawl(
-    registry: &Registry,
-    database: &Database,
-    settings: &SyncSettings,
-    instance: &Instance,
-    lock: &mut InstanceLock,
-    run: Run,
-    progress: &Progress,
-    stop: &Stop,
-) -> Result<(DateTime<Utc>, DateTime<Utc>), SyncError> {
-    let crawl = Crawl {
-        registry,
-        clock: &settings.clock,
-        run,
-        progress,
-        in_flight: Mutex::default(),
-        halt: watch::Sender::new(false),
-    };
-    let mut listing = Listing {
-        crawl: &crawl,
-        lock,
-        staged: Staged::default(),
-        has_other_instances: false,
-        catalog_reads: 0,
-        catalog_may_shift: false,
-        is_second_listing: false,
-        next_heartbeat: Instant::now() + HEARTBEAT,
-    };
-    tokio::select! {
-        started = listing.start(instance) => started?,
-        signal = stop.requested() => return Err(SyncError::Stopped(signal)),
-    }
-    let writer = HistoryWriter::new(database.connect().await?, run);
-
-    progress.enter(Phase::Listing);
-    let (wanted_sender, wanted) = mpsc::channel(WANTED_CAPACITY);
-    let (answered_sender, answered) = mpsc::channel(ANSWERED_CAPACITY);
-    let stored = watch::Sender::new(false);
-    let work = async {
-        tokio::join!(
-            crawl.halting(listing.list(wanted_sender, stored.subscribe())),
-            crawl.halting(crawl.fetch(wanted, answered_sender)),
-            async {
-                let result = crawl.halting(crawl.store(writer, answered)).await;
-                stored.send_replace(true);
-                result
-            },
-        )
-    };
-    tokio::pin!(work);
-    let (results, signal) = tokio::select! {
-        results = &mut work => (results, None),
-        signal = stop.requested() => {
-            crawl.halt.send_replace(true);
-            (work.await, Some(signal))
-        }
-    };
-    if let Some(signal) = signal {
-        return Err(SyncError::Stopped(signal));
-    }
-    // The storing stage first: if it failed, the others ended because of it.
-    let (listed, fetched, stored) = results;
-    stored?;
-    fetched?;
-    match listed? {
-        Some(times) => Ok(times),
-        // Unreachable without a failure above, which has its own error.
-        None => Err(SyncError::Stopped(Signal::Terminate)),
-    }
-}
-
 impl Crawl<'_> {
+    /// Catalog, listing and histories. Gives the times of the listing if it is complete.
+    async fn run(
+        &self,
+        database: &Database,
+        lock: &mut InstanceLock,
+        stop: &Stop,
+    ) -> Result<(DateTime<Utc>, DateTime<Utc>), SyncError> {
+        let mut listing = Listing {
+            crawl: self,
+            lock,
+            staged: Staged::default(),
+            has_other_instances: false,
+            catalog_reads: 0,
+            catalog_may_shift: false,
+            is_second_listing: false,
+            next_heartbeat: Instant::now() + HEARTBEAT,
+        };
+        let connection = tokio::select! {
+            ready = async {
+                listing.start().await?;
+                Ok::<_, SyncError>(database.connect_to_write().await?)
+            } => ready?,
+            signal = stop.requested() => return Err(SyncError::Stopped(signal)),
+        };
+        let writer = HistoryWriter::new(connection, self.run);
+
+        self.progress.enter(Phase::Listing);
+        let (wanted_sender, wanted) = mpsc::channel(WANTED_CAPACITY);
+        let (answered_sender, answered) = mpsc::channel(ANSWERED_CAPACITY);
+        let stored = watch::Sender::new(false);
+        let work = async {
+            tokio::join!(
+                self.halting(listing.list(wanted_sender, stored.subscribe())),
+                self.halting(self.fetch(wanted, answered_sender)),
+                async {
+                    let result = self.halting(self.store(writer, answered)).await;
+                    stored.send_replace(true);
+                    result
+                },
+            )
+        };
+        tokio::pin!(work);
+        // The storing stage first: if it failed, the others ended because of it.
+        let (listed, fetched, stored) = tokio::select! {
+            results = &mut work => results,
+            signal = stop.requested() => {
+                self.halt.send_replace(true);
+                // What is not stored by then is asked for again.
+                let _ = tokio::time::timeout(GRACE + STORE_GRACE, work).await;
+                return Err(SyncError::Stopped(signal));
+            }
+        };
+        stored?;
+        fetched?;
+        match listed? {
+            Some(times) => Ok(times),
+            // Unreachable without a failure above, which has its own error.
+            None => Err(SyncError::Stopped(Signal::Terminate)),
+        }
+    }
+
     /// Runs a stage; if it fails, the others come to an end.
     async fn halting<T>(
         &self,
@@ -480,6 +721,15 @@ impl Crawl<'_> {
             self.halt.send_replace(true);
         }
         result
+    }
+
+    /// Gives a step on the database its limit.
+    async fn within<T>(
+        &self,
+        doing: &'static str,
+        step: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        store::within(self.database_timeout, doing, step).await
     }
 
     async fn halted(&self) {
@@ -501,40 +751,63 @@ impl Crawl<'_> {
                 if *self.halt.borrow() {
                     return Ok(());
                 }
-                let digest = request.digest.clone();
+                if let Some(repository) = &request.repository
+                    && !self.failures().may_ask(repository)
+                {
+                    Progress::add(&self.progress.histories_skipped, 1);
+                    // Another repository that holds it may give it.
+                    self.in_flight().remove(&request.digest);
+                    return Ok(());
+                }
                 let outcome = tokio::select! {
-                    outcome = self.fetch_one(request) => outcome?,
+                    outcome = self.fetch_one(&request) => outcome?,
                     () = async { self.halted().await; tokio::time::sleep(GRACE).await } => return Ok(()),
                 };
                 // A closed channel means that the storing stage failed, which is reported there.
+                let digest = request.digest;
                 let _ = answered.send(HistoryAnswer { digest, outcome }).await;
                 Ok(())
             })
             .await
     }
 
-    async fn fetch_one(&self, request: HistoryRequest) -> Result<HistoryOutcome, RegistryError> {
-        let Some(repository) = request.repository else {
-            return Ok(HistoryOutcome::Failed(Refusal {
+    async fn fetch_one(&self, request: &HistoryRequest) -> Result<HistoryOutcome, RegistryError> {
+        let Some(repository) = &request.repository else {
+            let outcome = HistoryOutcome::Failed(Refusal {
                 status: None,
                 code: None,
                 message: "the catalog does not name the repository of this digest".to_owned(),
-            }));
+            });
+            self.failures().note_unasked(&outcome);
+            return Ok(outcome);
         };
         let outcome = self
             .registry
-            .build_history(&repository, &request.digest)
+            .build_history(repository, &request.digest)
             .await?;
         if let HistoryOutcome::Forbidden(refusal) | HistoryOutcome::Failed(refusal) = &outcome {
             tracing::debug!(
                 digest = request.digest,
-                repository = format!("{}/{}", repository.namespace, repository.name),
+                repository = repository.to_string(),
                 status = refusal.status,
                 "no build history: {}",
                 refusal.message
             );
         }
+        if let Some(gave_up) = self.failures().note(repository, &outcome) {
+            warn_of(&gave_up, repository);
+        }
         Ok(outcome)
+    }
+
+    fn in_flight(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.in_flight
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Failures> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stores what has arrived, in one transaction, before looking for more.
@@ -545,17 +818,16 @@ impl Crawl<'_> {
     ) -> Result<(), SyncError> {
         let mut batch = Vec::with_capacity(BATCH);
         while answered.recv_many(&mut batch, BATCH).await > 0 {
-            let writes = writer.store(&batch, self.clock.now()).await?;
+            let storing = writer.store(&batch, self.clock.now());
+            let writes = self.within("store build histories", storing).await?;
             self.progress.note(&batch, writes);
-            let mut in_flight = self
-                .in_flight
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut in_flight = self.in_flight();
             for answer in batch.drain(..) {
                 in_flight.remove(&answer.digest);
             }
         }
-        writer.close().await;
+        // All is stored; a server that does not say farewell is none of our business any more.
+        let _ = tokio::time::timeout(RECORD_GRACE, writer.close()).await;
         Ok(())
     }
 }
@@ -574,44 +846,13 @@ struct Listing<'a, 'lock> {
 }
 
 impl Listing<'_, '_> {
-    /// What comes before the first page: the instance's version if it is new here, and the catalog.
-    async fn start(&mut self, instance: &Instance) -> Result<(), SyncError> {
-        if instance.needs_description {
-            self.describe_instance().await?;
-        }
-        self.has_other_instances =
-            store::has_other_instances(self.lock.connection(), instance.instance_id).await?;
+    /// What comes before the first page: the catalog.
+    async fn start(&mut self) -> Result<(), SyncError> {
+        let crawl = self.crawl;
+        let looking = store::has_other_instances(self.lock.connection(), crawl.run.instance_id);
+        self.has_other_instances = crawl.within("look for other instances", looking).await?;
         self.crawl.progress.enter(Phase::Catalog);
         self.read_catalog().await
-    }
-
-    /// Asks once for name and version. A key that may not read them is no reason to stop.
-    async fn describe_instance(&mut self) -> Result<(), SyncError> {
-        let description = match self.crawl.registry.instance().await {
-            Ok(description) => description,
-            Err(error) => {
-                let is_refused = error
-                    .status()
-                    .is_some_and(|status| matches!(status.status, 400 | 403 | 404));
-                return if is_refused {
-                    Ok(())
-                } else {
-                    Err(error.into())
-                };
-            }
-        };
-        store::describe_instance(
-            self.lock.connection(),
-            self.crawl.run.instance_id,
-            &description,
-        )
-        .await?;
-        match description.version {
-            Some(version) if is_older(&version, FIRST_VERSION) => {
-                Err(SyncError::UnsupportedVersion { version })
-            }
-            _ => Ok(()),
-        }
     }
 
     async fn read_catalog(&mut self) -> Result<(), SyncError> {
@@ -619,15 +860,15 @@ impl Listing<'_, '_> {
         let catalog = self.crawl.registry.catalog().await?;
         Progress::add(&self.crawl.progress.catalog_pages, catalog.pages);
         self.catalog_may_shift |= catalog.pages > 2;
-        let (run, staged) = (self.crawl.run, &mut self.staged);
-        stage_catalog(
+        let crawl = self.crawl;
+        let staging = stage_catalog(
             self.lock.connection(),
-            run,
-            staged,
+            crawl.run,
+            &mut self.staged,
             &catalog.namespaces,
             &catalog.repositories,
-        )
-        .await?;
+        );
+        crawl.within("stage the catalog", staging).await?;
         Ok(())
     }
 
@@ -658,17 +899,11 @@ impl Listing<'_, '_> {
     ) -> Result<(DateTime<Utc>, DateTime<Utc>), SyncError> {
         let crawl = self.crawl;
         let started_at = crawl.clock.now();
-        store::note_listing(self.lock.connection(), crawl.run, started_at, None).await?;
+        self.note_listing(started_at, None).await?;
         self.read_pages(&wanted).await?;
         self.confirm_removals(&wanted).await?;
         let finished_at = crawl.clock.now();
-        store::note_listing(
-            self.lock.connection(),
-            crawl.run,
-            started_at,
-            Some(finished_at),
-        )
-        .await?;
+        self.note_listing(started_at, Some(finished_at)).await?;
         Ok((started_at, finished_at))
     }
 
@@ -678,12 +913,11 @@ impl Listing<'_, '_> {
         &mut self,
         wanted: &mpsc::Sender<HistoryRequest>,
     ) -> Result<(), SyncError> {
-        let run = self.crawl.run;
-        let mut doubts = store::doubtful_removals(self.lock.connection(), run).await?;
+        let mut doubts = self.doubtful_removals().await?;
         if doubts.catalog && self.catalog_may_shift {
             tracing::debug!("the catalog lacks what it had before: reading it again");
             self.read_catalog().await?;
-            doubts = store::doubtful_removals(self.lock.connection(), run).await?;
+            doubts = self.doubtful_removals().await?;
         }
         if doubts.artifacts {
             tracing::info!(
@@ -693,6 +927,12 @@ impl Listing<'_, '_> {
             self.read_pages(wanted).await?;
         }
         Ok(())
+    }
+
+    async fn doubtful_removals(&mut self) -> Result<DoubtfulRemovals, StoreError> {
+        let crawl = self.crawl;
+        let looking = store::doubtful_removals(self.lock.connection(), crawl.run);
+        crawl.within("look for what is missing", looking).await
     }
 
     async fn read_pages(&mut self, wanted: &mpsc::Sender<HistoryRequest>) -> Result<(), SyncError> {
@@ -723,6 +963,17 @@ impl Listing<'_, '_> {
         Ok(())
     }
 
+    async fn note_listing(
+        &mut self,
+        started_at: DateTime<Utc>,
+        finished_at: Option<DateTime<Utc>>,
+    ) -> Result<(), StoreError> {
+        let crawl = self.crawl;
+        let connection = self.lock.connection();
+        let noting = store::note_listing(connection, crawl.run, started_at, finished_at);
+        crawl.within("note the times of the listing", noting).await
+    }
+
     /// Stages a page, and sends the digests without a stored history to the fetch stage.
     async fn take_in(
         &mut self,
@@ -730,14 +981,12 @@ impl Listing<'_, '_> {
         wanted: &mpsc::Sender<HistoryRequest>,
     ) -> Result<(), SyncError> {
         let crawl = self.crawl;
-        stage_artifacts(self.lock.connection(), crawl.run, &mut self.staged, page).await?;
+        let staging = stage_artifacts(self.lock.connection(), crawl.run, &mut self.staged, page);
+        crawl.within("stage artifacts", staging).await?;
         // In this order: a digest that is neither in flight here nor stored in the next
         // statement cannot have been both, since only this stage sends digests out.
         let candidates: Vec<(&str, i64)> = {
-            let in_flight = crawl
-                .in_flight
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let in_flight = crawl.in_flight();
             page.rows
                 .iter()
                 .filter(|artifact| !in_flight.contains(&artifact.digest))
@@ -755,11 +1004,7 @@ impl Listing<'_, '_> {
             );
         }
         for request in requests {
-            crawl
-                .in_flight
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(request.digest.clone());
+            crawl.in_flight().insert(request.digest.clone());
             let sent = self.beating(wanted.send(request)).await?;
             if sent.is_err() {
                 // The fetch stage failed and has its own error.
@@ -775,18 +1020,16 @@ impl Listing<'_, '_> {
         candidates: &[(&str, i64)],
     ) -> Result<Vec<HistoryRequest>, SyncError> {
         let crawl = self.crawl;
-        // What has failed in this run is not due again in it, though a row may come twice.
-        let due_at = crawl.run.started_at;
-        let mut requests =
-            histories_wanted(self.lock.connection(), crawl.run, candidates, due_at).await?;
+        let now = crawl.clock.now();
+        let mut requests = self.wanted(candidates, now).await?;
         if self.has_other_instances && !requests.is_empty() {
             let digests: Vec<&str> = requests
                 .iter()
                 .map(|request| request.digest.as_str())
                 .collect();
-            let (rows, found) =
-                store::reuse_histories(self.lock.connection(), crawl.run.instance_id, &digests)
-                    .await?;
+            let instance_id = crawl.run.instance_id;
+            let copying = store::reuse_histories(self.lock.connection(), instance_id, &digests);
+            let (rows, found) = crawl.within("copy build histories", copying).await?;
             Progress::add(&crawl.progress.rows_written, rows);
             requests.retain(|request| !found.contains(&request.digest));
         }
@@ -796,11 +1039,22 @@ impl Listing<'_, '_> {
             self.read_catalog().await?;
             let wanted: HashSet<String> =
                 requests.into_iter().map(|request| request.digest).collect();
-            requests =
-                histories_wanted(self.lock.connection(), crawl.run, candidates, due_at).await?;
+            requests = self.wanted(candidates, now).await?;
             requests.retain(|request| wanted.contains(&request.digest));
         }
         Ok(requests)
+    }
+
+    async fn wanted(
+        &mut self,
+        candidates: &[(&str, i64)],
+        now: DateTime<Utc>,
+    ) -> Result<Vec<HistoryRequest>, StoreError> {
+        let crawl = self.crawl;
+        let looking = histories_wanted(self.lock.connection(), crawl.run, candidates, now);
+        crawl
+            .within("see which build histories are wanted", looking)
+            .await
     }
 
     /// Waits for `work`, and shows progress in the run row meanwhile.
@@ -819,20 +1073,26 @@ impl Listing<'_, '_> {
     }
 
     async fn show_progress(&mut self) -> Result<(), StoreError> {
-        let Crawl {
-            registry,
-            clock,
-            run,
-            progress,
-            ..
-        } = *self.crawl;
-        let counters = progress.counters(&registry.meter());
-        let goes_on = RunEnd {
-            outcome: None,
-            error: None,
-            exit_code: None,
-        };
-        store::save_progress(self.lock.connection(), run, &counters, goes_on, clock.now()).await
+        let crawl = self.crawl;
+        let counters = crawl.progress.counters(&crawl.registry.meter());
+        let now = crawl.clock.now();
+        let saving =
+            store::save_progress(self.lock.connection(), crawl.run, &counters, GOES_ON, now);
+        crawl.within("write the run's counters", saving).await
+    }
+}
+
+/// Once, instead of a line for each: the summary has the rest.
+fn warn_of(gave_up: &GaveUp, repository: &RepositoryPath) {
+    match gave_up {
+        GaveUp::Everywhere(cause) => tracing::warn!(
+            "build histories keep failing ({cause}): no more are asked for in this run"
+        ),
+        GaveUp::Repositories { cause, .. } => tracing::warn!(
+            repository = repository.to_string(),
+            "build histories of {repository} keep failing ({cause}): no more of it are asked for in \
+             this run, nor of other repositories that fail alike"
+        ),
     }
 }
 

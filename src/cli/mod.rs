@@ -82,7 +82,10 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return finish(Err(Failure::new(Exit::Unexpected, error)), &telemetry),
     };
-    finish(runtime.block_on(run(command, &telemetry)), &telemetry)
+    let result = runtime.block_on(run(command, &telemetry));
+    // Else a name that is being resolved would hold up the end.
+    runtime.shutdown_background();
+    finish(result, &telemetry)
 }
 
 async fn run(command: Command, telemetry: &Telemetry) -> Result<Exit, Failure> {

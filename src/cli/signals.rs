@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM ask for a clean end.
+//! SIGINT and SIGTERM ask for a clean end; a second one gets an end at once.
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -12,14 +12,18 @@ pub(super) fn listen() -> Result<Stop, Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(fail)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(fail)?;
     tokio::spawn(async move {
-        loop {
+        let mut next = async || {
             tokio::select! {
-                Some(()) = interrupt.recv() => stopper.stop(Signal::Interrupt),
-                Some(()) = terminate.recv() => stopper.stop(Signal::Terminate),
-                else => break,
+                _ = interrupt.recv() => Signal::Interrupt,
+                _ = terminate.recv() => Signal::Terminate,
             }
-            tracing::warn!("stopping: what is on its way is stored, nothing is published");
-        }
+        };
+        stopper.stop(next().await);
+        tracing::warn!(
+            "stopping: what is on its way is stored, nothing is published; once more ends it at once"
+        );
+        // As hard as a kill, which the next run is made for.
+        std::process::exit(i32::from(next().await.exit() as u8));
     });
     Ok(stop)
 }

@@ -4,6 +4,8 @@
 pub mod embedded;
 pub mod reader;
 
+mod hint;
+
 use std::borrow::Cow;
 use std::str::FromStr;
 use std::time::Duration;
@@ -14,6 +16,8 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 
 use crate::exit::Exit;
 
+pub use hint::hint;
+
 /// The migrations under `migrations/`. sqlx keeps its own table in the schema `swr` too.
 pub static MIGRATOR: Migrator = Migrator {
     table_name: Cow::Borrowed("swr._sqlx_migrations"),
@@ -21,8 +25,17 @@ pub static MIGRATOR: Migrator = Migrator {
     ..sqlx::migrate!()
 };
 
-/// Limit for a connection to stand.
+/// Limit for a connection to stand, the wait for a server that is starting up included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long to wait before a server that is starting up is asked again.
+const RECONNECT_DELAY: Duration = Duration::from_millis(200);
+
+/// Limit for one step on the database, unless [`Database::with_timeout`] sets another.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// What a step gets beyond the limit, for the server to say that it ended it.
+const MARGIN: Duration = Duration::from_secs(2);
 
 /// What can go wrong before the first statement.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +57,14 @@ pub enum DatabaseError {
     Timeout {
         /// Host and database, without user or password.
         place: String,
+    },
+    /// No answer within the limit.
+    #[error("cannot {doing}: no answer from the database within {}", humantime::format_duration(*limit))]
+    Silent {
+        /// What was asked of it.
+        doing: &'static str,
+        /// The limit.
+        limit: Duration,
     },
     /// The schema is not there, or older than the program.
     #[error("the database lacks {missing} of {known} migrations")]
@@ -77,6 +98,7 @@ impl DatabaseError {
             DatabaseError::NewerSchema { .. } => Exit::Refused,
             DatabaseError::Unreachable { .. }
             | DatabaseError::Timeout { .. }
+            | DatabaseError::Silent { .. }
             | DatabaseError::MigrationNeeded { .. }
             | DatabaseError::Migration(_)
             | DatabaseError::Version(_) => Exit::Database,
@@ -89,6 +111,7 @@ impl DatabaseError {
 pub struct Database {
     options: PgConnectOptions,
     place: String,
+    timeout: Duration,
 }
 
 impl Database {
@@ -108,8 +131,24 @@ impl Database {
         );
         let options = options
             .application_name(concat!("swr-sync ", env!("CARGO_PKG_VERSION")))
+            // Poolers refuse what they do not know, and no table has a float.
+            .extra_float_digits(None)
             .disable_statement_logging();
-        Ok(Database { options, place })
+        Ok(Database {
+            options,
+            place,
+            timeout: DEFAULT_TIMEOUT,
+        })
+    }
+
+    /// Sets the limit for one step on the database, such as a statement, or publish as a whole.
+    pub fn with_timeout(self, timeout: Duration) -> Database {
+        Database { timeout, ..self }
+    }
+
+    /// The limit for one step on the database.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Database and host, without user or password.
@@ -120,8 +159,34 @@ impl Database {
     /// Opens a connection.
     pub async fn connect(&self) -> Result<PgConnection, DatabaseError> {
         let place = self.place.clone();
-        match tokio::time::timeout(CONNECT_TIMEOUT, self.options.connect()).await {
+        let mut not_yet = None;
+        let connecting = async {
+            loop {
+                match self.options.connect().await {
+                    Err(error) if hint::is_starting_up(&error) => not_yet = Some(error),
+                    result => return result,
+                }
+                tokio::time::sleep(RECONNECT_DELAY).await;
+            }
+        };
+        match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(source)) => Err(DatabaseError::Unreachable { place, source }),
+            Err(_) => Err(match not_yet {
+                Some(source) => DatabaseError::Unreachable { place, source },
+                None => DatabaseError::Timeout { place },
+            }),
+        }
+    }
+
+    /// Opens a connection for writing: the server ends its waits after the limit, and its
+    /// session soon after we have gone, even without a word. So locks do not outlive their run.
+    pub async fn connect_to_write(&self) -> Result<PgConnection, DatabaseError> {
+        let mut connection = self.connect().await?;
+        let limiting = limit_waits(&mut connection, self.timeout);
+        let place = self.place.clone();
+        match tokio::time::timeout(CONNECT_TIMEOUT, limiting).await {
+            Ok(Ok(())) => Ok(connection),
             Ok(Err(source)) => Err(DatabaseError::Unreachable { place, source }),
             Err(_) => Err(DatabaseError::Timeout { place }),
         }
@@ -134,8 +199,10 @@ impl Database {
             Err(DatabaseError::MigrationNeeded { missing, .. }) => missing,
             Err(error) => return Err(error),
         };
-        migrate(self.connect().await?)
+        let migrating = migrate(self.connect_to_write().await?);
+        within(self.timeout, migrating)
             .await
+            .ok_or_else(|| self.silent("migrate the database"))?
             .map_err(|error| match error {
                 MigrateError::VersionMissing(version) => DatabaseError::NewerSchema { version },
                 error => DatabaseError::Migration(error),
@@ -146,12 +213,16 @@ impl Database {
     /// Whether the schema is the one this program knows.
     pub async fn check(&self) -> Result<(), DatabaseError> {
         let mut connection = self.connect().await?;
-        let applied = applied_migrations(&mut connection)
+        let reading = async {
+            let applied = applied_migrations(&mut connection).await;
+            // Nothing is pending on it.
+            let _ = connection.close().await;
+            applied
+        };
+        let applied = within(self.timeout, reading)
             .await
-            .map_err(DatabaseError::Version);
-        // Nothing is pending on it.
-        let _ = connection.close().await;
-        let applied = applied?;
+            .ok_or_else(|| self.silent("read the schema version"))?
+            .map_err(DatabaseError::Version)?;
         if let Some(version) = applied
             .iter()
             .find(|version| !MIGRATOR.version_exists(**version))
@@ -164,6 +235,48 @@ impl Database {
             missing => Err(DatabaseError::MigrationNeeded { missing, known }),
         }
     }
+
+    fn silent(&self, doing: &'static str) -> DatabaseError {
+        DatabaseError::Silent {
+            doing,
+            limit: self.timeout,
+        }
+    }
+}
+
+/// Gives a step on the database its limit, and a little more: where the server itself ends the
+/// wait, it says so in that time, and better.
+pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(limit.saturating_add(MARGIN), work)
+        .await
+        .ok()
+}
+
+/// Has the server give up waiting, for us and on our behalf. What a server does not know, such
+/// as an old one, is left out.
+async fn limit_waits(connection: &mut PgConnection, limit: Duration) -> Result<(), sqlx::Error> {
+    // The largest value a setting can have is about 24 days; 0 would be no limit.
+    let limit_ms = limit.as_millis().clamp(1, i32::MAX as u128);
+    sqlx::query!(
+        "select set_config(name, value, false) as value
+         from (values
+             ('statement_timeout', $1),
+             -- A process that is frozen in the middle of a transaction.
+             ('idle_in_transaction_session_timeout', $1),
+             -- A process that was killed while its statement waits.
+             ('client_connection_check_interval', '2s'),
+             -- A machine that vanished from the network.
+             ('tcp_keepalives_idle', '30'),
+             ('tcp_keepalives_interval', '10'),
+             ('tcp_keepalives_count', '3'),
+             ('tcp_user_timeout', '60000')
+         ) as w (name, value)
+         join pg_settings using (name)",
+        limit_ms.to_string()
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(())
 }
 
 /// Whether a URL means what its writer meant. Without the scheme, the user would pass for it;

@@ -8,13 +8,15 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::ACCEPT_ENCODING;
+use hyper::header::{ACCEPT_ENCODING, DATE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use secrecy::SecretString;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
@@ -117,6 +119,11 @@ impl Emulator {
     /// How many requests are let through from now on.
     pub fn set_throttle(&self, throttle: Option<Throttle>) {
         *lock(&self.state.throttle) = throttle.map(Bucket::full);
+    }
+
+    /// Accepts this secret key from now on, and no other.
+    pub fn set_secret_key(&self, secret_key: impl Into<SecretString>) {
+        lock(&self.state.gatekeeper).secret_key = Some(secret_key.into());
     }
 
     /// Answers the next request of this kind with this status and body. Calls queue up.
@@ -232,14 +239,6 @@ impl State {
             Ok(body) => body.to_bytes(),
             Err(_) => Bytes::new(),
         };
-        let latency = *lock(&self.latency);
-        if !latency.is_zero() {
-            tokio::time::sleep(latency).await;
-        }
-        let fault = lock(&self.faults).next(kind);
-        if let Some(fault) = &fault {
-            self.befall(fault).await;
-        }
         let arrived = Arrived {
             method: parts.method.as_str(),
             path: parts.uri.path(),
@@ -247,10 +246,24 @@ impl State {
             headers: &parts.headers,
             body: &body,
         };
-        let mut answer = fault
-            .as_ref()
-            .and_then(instead)
-            .unwrap_or_else(|| self.answer(route.as_ref(), &arrived, fault.as_ref()))
+        let fault = lock(&self.faults).next(kind);
+        if let Some(fault) = &fault {
+            self.befall(fault).await;
+        }
+        let answered = fault.as_ref().and_then(instead);
+        let admitted = match answered {
+            None => self.admit(route.as_ref(), &arrived),
+            Some(_) => Ok(()),
+        };
+        // The gateway refuses at once; what takes time is the service behind it.
+        let latency = *lock(&self.latency);
+        if admitted.is_ok() && !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
+        let mut answer = answered
+            .unwrap_or_else(|| {
+                admitted.and_then(|()| self.answer(route.as_ref(), &arrived, fault.as_ref()))
+            })
             .unwrap_or_else(|refusal| refusal.into_answer(&request_id));
         if let Some(fault) = &fault {
             let accepted = parts.headers.get(ACCEPT_ENCODING);
@@ -263,7 +276,11 @@ impl State {
             Some(cut) => scissors.cut_next(cut),
             None => lock(&self.counts).answer(kind, answer.status.as_u16()),
         }
-        answer.into_response(&request_id)
+        let mut response = answer.into_response(&request_id);
+        response
+            .headers_mut()
+            .insert(DATE, http_date(self.settings.clock.now()));
+        response
     }
 
     /// What a fault does before the request is answered.
@@ -282,23 +299,29 @@ impl State {
         world.happen(event);
     }
 
-    /// The gateway's order: is there such a route, who asks, how often; then the service.
+    /// The gateway's order: is there such a route, who asks, how often.
+    fn admit(&self, route: Option<&Route>, request: &Arrived<'_>) -> Result<(), Refusal> {
+        let route = self.existing(route)?;
+        if *route == Route::Token {
+            return Ok(());
+        }
+        lock(&self.gatekeeper).check(&self.settings, request)?;
+        match &mut *lock(&self.throttle) {
+            Some(bucket) => bucket.take(),
+            None => Ok(()),
+        }
+    }
+
+    /// The service, or IAM.
     fn answer(
         &self,
         route: Option<&Route>,
         request: &Arrived<'_>,
         fault: Option<&Fault>,
     ) -> Result<Answer, Refusal> {
-        let Some(route) = route.filter(|route| route.exists_in(&self.settings.instance_version))
-        else {
-            return Err(Refusal::unknown_route());
-        };
+        let route = self.existing(route)?;
         if *route == Route::Token {
             return lock(&self.gatekeeper).issue_token(&self.settings, request.body);
-        }
-        lock(&self.gatekeeper).check(&self.settings, request)?;
-        if let Some(bucket) = &mut *lock(&self.throttle) {
-            bucket.take()?;
         }
         let world = self.world.read().unwrap_or_else(PoisonError::into_inner);
         let disturbance = Disturbance {
@@ -306,6 +329,12 @@ impl State {
             lost: &self.lost,
         };
         api::answer(route, request.query, &self.settings, &world, disturbance)
+    }
+
+    fn existing<'a>(&self, route: Option<&'a Route>) -> Result<&'a Route, Refusal> {
+        route
+            .filter(|route| route.exists_in(&self.settings.instance_version))
+            .ok_or_else(Refusal::unknown_route)
     }
 
     /// What the program offers besides the API, for scripts around it.
@@ -337,7 +366,7 @@ impl State {
 fn instead(fault: &Fault) -> Option<Result<Answer, Refusal>> {
     match fault {
         Fault::Answer { status, body } => Some(Ok(Answer::text(*status, body.clone()))),
-        Fault::Throttled { retry_after } => Some(Err(Refusal::throttled(10, *retry_after))),
+        Fault::Throttled { retry_after } => Some(Err(Refusal::throttled(None, *retry_after))),
         Fault::ServerError { status, body } => Some(Ok(Answer::server_error(*status, *body))),
         Fault::ErrorDocument => Some(Ok(Answer {
             status: StatusCode::OK,
@@ -377,6 +406,12 @@ impl Drop for Present<'_> {
     }
 }
 
+/// As in RFC 9110, 5.6.7; by the emulator's clock, not by the machine's.
+fn http_date(now: DateTime<Utc>) -> HeaderValue {
+    let date = now.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    HeaderValue::from_str(&date).unwrap_or(HeaderValue::from_static(""))
+}
+
 /// A token bucket.
 #[derive(Debug)]
 struct Bucket {
@@ -399,13 +434,15 @@ impl Bucket {
             requests_per_second,
             burst,
             retry_after,
+            quotes_limit,
         } = self.throttle;
         let now = Instant::now();
         let refill = (now - self.filled_at).as_secs_f64() * f64::from(requests_per_second);
         self.tokens = (self.tokens + refill).min(f64::from(burst));
         self.filled_at = now;
         if self.tokens < 1.0 {
-            return Err(Refusal::throttled(requests_per_second, retry_after));
+            let quoted = quotes_limit.then_some(requests_per_second);
+            return Err(Refusal::throttled(quoted, retry_after));
         }
         self.tokens -= 1.0;
         Ok(())

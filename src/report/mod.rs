@@ -60,6 +60,13 @@ from swr_report.tag_move
 order by moved_at desc, instance, namespace, repository, tag",
     },
     Report {
+        name: "history_failure",
+        question: "Which build histories are missing, and why?",
+        sql: "select instance, namespace, repository, digest, outcome, http_status, error_code, error_message, waiting_since, attempts, next_attempt_at
+from swr_report.history_failure
+order by waiting_since, instance, namespace, repository, digest",
+    },
+    Report {
         name: "freshness",
         question: "How old is what I see?",
         sql: "select instance, last_published_at, as_of, age, failures_since, last_error, histories_waiting

@@ -18,7 +18,8 @@ use crate::data_issue::DataIssue;
 /// Which of these digests need a request, each once, with the names to ask by.
 ///
 /// Wanted are digests never asked for, and those whose last answer was not final and whose
-/// time has come. Names are those of the catalog this run has staged.
+/// time has come: in a later run, or, since what one repository refuses another may give, on a
+/// later page. Names are those of the catalog this run has staged.
 pub async fn histories_wanted(
     connection: &mut PgConnection,
     run: Run,
@@ -31,13 +32,15 @@ pub async fn histories_wanted(
            left join swr.manifest m on m.instance_id = $1 and m.digest = a.digest
            left join swr.staged_repository r
              on r.instance_id = $1 and r.run_id = $2 and r.repository_id = a.repository_id
-           where m.digest is null or m.next_attempt_at <= $5
+           where m.digest is null
+              or m.next_attempt_at <= $5 and (m.attempted_at < $6 or m.outcome = 'forbidden')
            order by a.digest, r.row_number desc nulls last"#,
         run.instance_id,
         run.run_id,
         digests.iter().map(|(digest, _)| *digest).bind_iter() as _,
         digests.iter().map(|(_, repository_id)| *repository_id).bind_iter() as _,
-        to_micros(now)
+        to_micros(now),
+        run.started_at
     )
     .fetch_all(connection)
     .await
@@ -190,7 +193,7 @@ pub async fn reuse_histories(
          join swr.manifest m on m.instance_id = f.instance_id and m.digest = f.digest
          on conflict (instance_id, digest) do update
          set outcome = excluded.outcome, attempts = excluded.attempts, attempted_at = excluded.attempted_at,
-             next_attempt_at = null, http_status = excluded.http_status, error_code = excluded.error_code,
+             next_attempt_at = null, waiting_since = null, http_status = excluded.http_status, error_code = excluded.error_code,
              error_message = excluded.error_message, reported_total = excluded.reported_total,
              build_step_ids = excluded.build_step_ids, extra = excluded.extra",
         instance_id,
@@ -554,12 +557,13 @@ async fn upsert_manifests(
     let manifests = &batch.manifests;
     let result = sqlx::query!(
         "insert into swr.manifest as stored
-             (instance_id, digest, outcome, attempts, attempted_at, next_attempt_at, http_status, error_code,
-              error_message, reported_total, build_step_ids, extra)
+             (instance_id, digest, outcome, attempts, attempted_at, next_attempt_at, waiting_since, http_status,
+              error_code, error_message, reported_total, build_step_ids, extra)
          select $1, m.digest, m.outcome, 1, $2::timestamptz, case
                     when m.outcome = 'gone' then $2::timestamptz + interval '1 hour'
                     when not m.is_final then $2::timestamptz
                 end,
+                case when not m.is_final then $2::timestamptz end,
                 m.http_status, m.error_code, m.error_message, m.reported_total,
                 case when m.outcome = 'stored' then ($13::uuid[])[m.first_step:m.last_step] end, m.extra
          from unnest($3::text[], $4::text[], $5::boolean[], $6::smallint[], $7::text[], $8::text[], $9::bigint[],
@@ -572,6 +576,7 @@ async fn upsert_manifests(
              attempted_at = excluded.attempted_at,
              next_attempt_at = case when excluded.next_attempt_at is not null then excluded.attempted_at end
                  + least(interval '7 days', interval '1 hour' * power(4, least(stored.attempts - 1, 6))),
+             waiting_since = case when excluded.next_attempt_at is not null then stored.waiting_since end,
              http_status = excluded.http_status,
              error_code = excluded.error_code,
              error_message = excluded.error_message,

@@ -11,7 +11,7 @@ use super::{Doing, StoreError};
 const LOCK_CLASS: i32 = 0x5357_5253;
 
 /// Limit for the farewell to the database; a lost connection gives the lock back by itself.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
+const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The lock of one instance, and the connection it lives on.
 ///
@@ -21,6 +21,7 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct InstanceLock {
     connection: PgConnection,
     instance_id: i32,
+    backend_process_id: i32,
 }
 
 /// The run that holds a lock.
@@ -42,18 +43,19 @@ impl InstanceLock {
         mut connection: PgConnection,
         instance_id: i32,
     ) -> Result<InstanceLock, StoreError> {
-        let is_ours = sqlx::query_scalar!(
-            r#"select pg_try_advisory_lock($1, $2) as "is_ours!""#,
+        let taken = sqlx::query!(
+            r#"select pg_try_advisory_lock($1, $2) as "is_ours!", pg_backend_pid() as "backend_process_id!""#,
             LOCK_CLASS,
             instance_id
         )
         .fetch_one(&mut connection)
         .await
         .doing("take the lock of the instance")?;
-        if is_ours {
+        if taken.is_ours {
             return Ok(InstanceLock {
                 connection,
                 instance_id,
+                backend_process_id: taken.backend_process_id,
             });
         }
         let holder = sqlx::query_as!(
@@ -83,6 +85,18 @@ impl InstanceLock {
         &mut self.connection
     }
 
+    /// The server's process behind the connection, for [`cancel`].
+    pub fn backend_process_id(&self) -> i32 {
+        self.backend_process_id
+    }
+
+    /// Takes in the answer to a statement that was cut short: if that is an error, the next
+    /// statement would get it.
+    pub async fn settle(&mut self) {
+        // A connection that is lost shows in the next statement too.
+        let _ = self.connection.ping().await;
+    }
+
     /// Gives the lock back, and closes its connection.
     pub async fn release(mut self) {
         // The server frees the lock with the connection, but not before it notices its end: a run
@@ -100,4 +114,44 @@ impl InstanceLock {
         };
         let _ = tokio::time::timeout(RELEASE_TIMEOUT, farewell).await;
     }
+}
+
+/// Fails unless this very session holds the lock of the instance.
+///
+/// A connection that was lost says so by itself. A pooler in transaction mode hides it, though: it
+/// hands out another session, and behind it another run may go on, or a restart of the server may
+/// have emptied the staging tables.
+pub(super) async fn check_held(
+    connection: &mut PgConnection,
+    instance_id: i32,
+) -> Result<(), StoreError> {
+    let is_held = sqlx::query_scalar!(
+        r#"select exists (
+               select from pg_locks
+               where locktype = 'advisory' and pid = pg_backend_pid() and granted
+                 and classid::bigint = $1 and objid::bigint = $2 and objsubid = 2
+           ) as "is_held!""#,
+        i64::from(LOCK_CLASS),
+        i64::from(instance_id)
+    )
+    .fetch_one(connection)
+    .await
+    .doing("see whether the lock is still held")?;
+    if is_held {
+        Ok(())
+    } else {
+        Err(StoreError::LockLost)
+    }
+}
+
+/// Ends the statement that another session of the same role is in, if any.
+pub async fn cancel(
+    connection: &mut PgConnection,
+    backend_process_id: i32,
+) -> Result<(), StoreError> {
+    sqlx::query_scalar!("select pg_cancel_backend($1)", backend_process_id)
+        .fetch_one(connection)
+        .await
+        .doing("cancel a statement")?;
+    Ok(())
 }

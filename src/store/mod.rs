@@ -12,16 +12,20 @@ mod runs;
 mod stage;
 
 use std::fmt;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
 pub use history::{
     HistoryWriter, HistoryWrites, has_other_instances, histories_wanted, reuse_histories,
 };
-pub use lock::{InstanceLock, LockHolder};
-pub use publish::{PublishCounts, analyze, publish};
+pub use lock::{InstanceLock, LockHolder, cancel};
+pub use publish::{MassRemoval, PublishCounts, Publishing, RepositoryLoss, analyze, publish};
 pub use removal::{DoubtfulRemovals, doubtful_removals};
-pub use runs::{Instance, Run, RunEnd, describe_instance, note_listing, save_progress};
+pub use runs::{
+    Instance, ListingAge, Namesake, Run, RunEnd, describe_instance, find_namesake, listing_ages,
+    note_listing, save_progress,
+};
 pub use stage::{Staged, stage_artifacts, stage_catalog};
 
 /// What can go wrong in the store.
@@ -36,12 +40,43 @@ pub enum StoreError {
         #[source]
         source: sqlx::Error,
     },
+    /// Too many artifacts would be marked as removed.
+    #[error("{0}")]
+    MassRemoval(Box<MassRemoval>),
+    /// No answer within the limit.
+    #[error("cannot {doing}: no answer from the database within {}", humantime::format_duration(*limit))]
+    Silent {
+        /// What was asked of it.
+        doing: &'static str,
+        /// The limit.
+        limit: Duration,
+    },
+    /// The commit of publish was sent, and the connection lost before its answer.
+    #[error("cannot tell whether the new listing was published: no answer to its commit")]
+    CommitUnknown(#[source] sqlx::Error),
+    /// The session that is to publish is not the one that took the lock.
+    #[error(
+        "the lock of the instance is lost: the database session is another one than at the start"
+    )]
+    LockLost,
     /// Another run over the same instance is going on.
     #[error("another run over this instance is going on{}", Holder(holder.as_deref()))]
     Locked {
         /// Who it is; `None` if it ended in this moment.
         holder: Option<Box<LockHolder>>,
     },
+}
+
+/// Gives a step its limit.
+pub async fn within<T>(
+    limit: Duration,
+    doing: &'static str,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    match crate::database::within(limit, work).await {
+        Some(result) => result,
+        None => Err(StoreError::Silent { doing, limit }),
+    }
 }
 
 struct Holder<'a>(Option<&'a LockHolder>);
@@ -74,6 +109,21 @@ impl<T> Doing<T> for Result<T, sqlx::Error> {
     fn doing(self, doing: &'static str) -> Result<T, StoreError> {
         self.map_err(|source| StoreError::Statement { doing, source })
     }
+}
+
+/// What became of a commit: one that the server refused has not happened, but one whose answer is
+/// lost may have.
+fn committed(answer: Result<(), sqlx::Error>, doing: &'static str) -> Result<(), StoreError> {
+    answer.map_err(|source| match is_refusal(&source) {
+        true => StoreError::Statement { doing, source },
+        false => StoreError::CommitUnknown(source),
+    })
+}
+
+/// Whether the server said no, rather than nothing, or farewell.
+fn is_refusal(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| !code.starts_with("57P") && !code.starts_with("08"))
 }
 
 /// PostgreSQL keeps microseconds: cut off here, so that what is compared is what is stored.

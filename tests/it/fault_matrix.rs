@@ -24,12 +24,12 @@ use swr_sync::exit::Exit;
 use swr_sync::registry::{Credentials, PasswordLogin, RegistrySettings};
 use swr_sync::run::RunReport;
 use swr_sync::stop::{self, Signal};
-use swr_sync::sync::{Progress, SyncError};
+use swr_sync::sync::{Progress, Safeguards, SyncError, SyncSettings};
 
 use super::faults::falsely_removed;
 use super::support::database::TestDatabase;
 use super::support::mirror::{
-    FACT_TABLES, client_settings, facts, run_as, start_of_time, sync_into, wait_until,
+    FACT_TABLES, client_settings, facts, run_as, start_of_time, sync_settings, wait_until,
 };
 
 /// Seeds in every test run.
@@ -181,6 +181,7 @@ impl<'a> Trial<'a> {
         let throttle = Throttle {
             requests_per_second: 200,
             burst: 20,
+            quotes_limit: chance.bool(),
             retry_after: None,
         };
         let settings = EmulatorSettings {
@@ -226,7 +227,7 @@ impl<'a> Trial<'a> {
     async fn disturbed_run(&mut self, plan: FaultPlan) {
         let emulator = &self.emulator;
         emulator.set_throttle(None);
-        sync_into(emulator, self.undisturbed, false).await.unwrap();
+        undisturbed_run(emulator, self.undisturbed).await;
         emulator.set_throttle(emulator.settings().throttle);
         let shown = published(self.disturbed).await;
         let answered = finally_answered(self.disturbed).await;
@@ -311,7 +312,7 @@ impl<'a> Trial<'a> {
         assert_eq!(falsely_removed(&self.emulator, self.disturbed).await, "");
         let given = facts(self.disturbed).await;
         empty(self.undisturbed).await;
-        sync_into(emulator, self.undisturbed, false).await.unwrap();
+        undisturbed_run(emulator, self.undisturbed).await;
         let expected = facts(self.undisturbed).await;
         if given != expected {
             let missing = difference(&expected, &given);
@@ -338,14 +339,11 @@ impl<'a> Trial<'a> {
     ) -> Option<Result<RunReport, SyncError>> {
         let (stopper, stop) = stop::channel();
         let progress = Progress::default();
-        let mut run = pin!(run_as(
-            client,
+        let settings = SyncSettings {
             clock,
-            self.disturbed,
-            false,
-            &progress,
-            &stop
-        ));
+            ..settings(&client)
+        };
+        let mut run = pin!(run_as(client, settings, self.disturbed, &progress, &stop));
         let mut awaits = 0;
         poll_fn(|context| match (run.as_mut().poll(context), ending) {
             (Poll::Ready(result), _) => Poll::Ready(Some(result)),
@@ -382,6 +380,26 @@ impl<'a> Trial<'a> {
         }
         client
     }
+}
+
+/// Half of a small registry may go at once.
+fn settings(client: &RegistrySettings) -> SyncSettings {
+    SyncSettings {
+        safeguards: Safeguards {
+            max_removals_percent: None,
+            ..Safeguards::default()
+        },
+        ..sync_settings(client)
+    }
+}
+
+async fn undisturbed_run(emulator: &Emulator, database: &TestDatabase) {
+    let client = client_settings(emulator);
+    let settings = settings(&client);
+    let (_stopper, stop) = stop::channel();
+    let progress = Progress::default();
+    let run = run_as(client, settings, database, &progress, &stop);
+    run.await.unwrap();
 }
 
 /// A database as after its migrations.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use flate2::read::GzDecoder;
 use serde_json::Value;
-use swr_sync::clock::Clock;
 use swr_sync::emulator::{Authentication, Emulator, EmulatorSettings, Fault, RequestKind, World};
 use swr_sync::exit::Exit;
 use swr_sync::registry::{Credentials, PasswordLogin};
@@ -17,7 +16,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::support::database::TestDatabase;
-use super::support::mirror::{Mirror, client_settings, facts, run_as, start_of_time, sync_into};
+use super::support::mirror::{
+    Mirror, client_settings, facts, run_as, start_of_time, sync_into, sync_settings,
+};
 
 /// Two pages of artifacts.
 fn world() -> World {
@@ -362,13 +363,12 @@ async fn sync_as_user(mirror: &Mirror, timeout: Duration) -> Result<RunReport, S
         project_id: project_id.clone(),
     });
     let (_stopper, stop) = stop::channel();
-    let progress = Progress::default();
+    let settings = sync_settings(&client);
     run_as(
         client,
-        Clock::system(),
+        settings,
         &mirror.database,
-        false,
-        &progress,
+        &Progress::default(),
         &stop,
     )
     .await

@@ -64,6 +64,16 @@ impl TestDatabase {
         create(false).await
     }
 
+    /// A database on a server of the test's own, which goes with its server.
+    #[cfg(all(feature = "emulator", feature = "embedded-db"))]
+    pub(crate) fn at(url: String) -> TestDatabase {
+        TestDatabase {
+            name: String::new(),
+            url,
+            server: None,
+        }
+    }
+
     pub(crate) fn url(&self) -> &str {
         &self.url
     }

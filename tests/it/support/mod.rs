@@ -1,7 +1,13 @@
 //! What tests share.
 
 pub(crate) mod database;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+pub(crate) mod held_up;
 #[cfg(feature = "emulator")]
 pub(crate) mod mirror;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 pub(crate) mod program;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+pub(crate) mod proxy;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+pub(crate) mod server;

@@ -192,6 +192,10 @@ impl Running {
         kill(Pid::from_raw(self.process_id() as i32), signal).unwrap();
     }
 
+    pub(crate) fn stderr_so_far(&self) -> String {
+        self.stderr.so_far()
+    }
+
     pub(crate) async fn finish(mut self) -> Finished {
         let Ok(status) = timeout(PATIENCE, self.child.wait()).await else {
             panic!("no end after {PATIENCE:?}: {}", self.stderr.so_far());

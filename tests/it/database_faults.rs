@@ -1,0 +1,551 @@
+//! A database that fails in every way it can: the exit code, what the user is told, and that
+//! nothing is lost. Whatever happens, the next run ends as if nothing had.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::unistd::geteuid;
+use swr_sync::emulator::{Emulator, RequestKind, World};
+
+use crate::support::database::TestDatabase;
+use crate::support::held_up::{HeldUp, wait_until_alone};
+use crate::support::mirror::{Mirror, start_of_time, wait_until};
+use crate::support::program::{Finished, Program, emulator_settings};
+use crate::support::proxy::Proxy;
+use crate::support::server::{PrivateServer, SUPERUSER};
+
+/// What each phase of a run writes to, so that a lock on it holds the run up there.
+const PHASES: [(&str, &str); 4] = [
+    ("catalog", "staged_namespace"),
+    ("listing", "staged_artifact"),
+    ("histories", "manifest"),
+    ("publish", "tag"),
+];
+
+/// 30 images in one repository.
+fn world() -> World {
+    let mut world = World::empty(start_of_time());
+    let repository = world.add_repository("team", "app/api");
+    for _ in 0..30 {
+        world.push(repository).unwrap();
+    }
+    world
+}
+
+async fn mirror(database: TestDatabase) -> Mirror {
+    Mirror::with(emulator_settings(), world(), database).await
+}
+
+/// A migrated database on a server of the test's own.
+async fn database_on(server: &PrivateServer, name: &str) -> TestDatabase {
+    server
+        .execute("postgres", &format!("create database {name}"))
+        .await;
+    let database = TestDatabase::at(server.url(SUPERUSER, name));
+    Program::new(&["migrate"])
+        .database(&database)
+        .run()
+        .await
+        .code(0);
+    database
+}
+
+/// The failure as the user reads it.
+fn check(finished: Finished, code: i32, words: &[&str]) {
+    let finished = finished.code(code);
+    let error = finished.error();
+    for word in words {
+        assert!(error.contains(word), "no `{word}` in: {}", finished.stderr);
+    }
+}
+
+/// A clean run, and nothing that shows what went before it.
+async fn check_convergence(mirror: &Mirror) {
+    Program::sync(&mirror.emulator, &mirror.database)
+        .run()
+        .await
+        .code(0);
+    assert_eq!(mirror.facts().await, mirror.undisturbed_facts().await);
+    let left = "select (select count(*) from swr.sync_run where outcome = 'running'),
+                       (select count(*) from swr.staged_artifact)";
+    assert_eq!(mirror.database.snapshot(left).await, "0 | 0");
+}
+
+async fn published_artifacts(database: &TestDatabase) -> String {
+    database.snapshot("select count(*) from swr.artifact").await
+}
+
+async fn last_run(database: &TestDatabase) -> String {
+    let row = "select outcome, exit_code from swr.sync_run order by run_id desc limit 1";
+    database.snapshot(row).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_crashes_in_any_phase_ends_the_run_and_nothing_is_lost() {
+    let server = PrivateServer::new().await;
+    for (phase, table) in PHASES {
+        let mirror = mirror(database_on(&server, phase).await).await;
+        let program = Program::sync(&mirror.emulator, &mirror.database);
+        let held_up = HeldUp::start(&mirror, table, program).await;
+        server.stop_immediately();
+        let words = [
+            "error: cannot ",
+            "caused by: ",
+            "hint: ",
+            "the next run goes on from",
+        ];
+        check(held_up.run.finish().await, 5, &words);
+        let next = Program::sync(&mirror.emulator, &mirror.database);
+        check(
+            next.run().await,
+            5,
+            &[
+                "cannot connect to the database",
+                "check that the server runs",
+            ],
+        );
+        server.start();
+        assert_eq!(published_artifacts(&mirror.database).await, "0", "{phase}");
+        check_convergence(&mirror).await;
+        let outcomes = "select outcome from swr.sync_run order by run_id";
+        assert_eq!(
+            mirror.database.snapshot(outcomes).await,
+            "abandoned\npublished",
+            "{phase}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_in_the_middle_of_a_listing_does_not_publish_what_is_left_of_it() {
+    let server = PrivateServer::new().await;
+    let mirror = Mirror::with(
+        emulator_settings(),
+        World::generate(3, 450, start_of_time()),
+        database_on(&server, "mirror").await,
+    )
+    .await;
+    Program::sync(&mirror.emulator, &mirror.database)
+        .run()
+        .await
+        .code(0);
+    let published = mirror.facts().await;
+    mirror.emulator.with_world(|world| world.evolve(1));
+    mirror.emulator.reset_requests();
+
+    let program = Program::sync(&mirror.emulator, &mirror.database);
+    let held_up = HeldUp::start(&mirror, "staged_artifact", program).await;
+    // While the first page is being staged, the next ones are asked for. One gets stuck.
+    mirror.emulator.hang_next(RequestKind::Artifacts);
+    drop(held_up.holder);
+    wait_until("all pages but the one that hangs are staged", async || {
+        let requests = mirror.emulator.requests();
+        let answered = requests.answered(RequestKind::Artifacts, 200);
+        let staged = mirror
+            .database
+            .snapshot("select count(*) from swr.staged_artifact");
+        requests.of(RequestKind::Artifacts) == answered + 1
+            && staged.await == (100 * answered).to_string()
+    })
+    .await;
+    server.stop_immediately();
+    server.start();
+    let staged = "select count(*) from swr.staged_artifact";
+    assert_eq!(mirror.database.snapshot(staged).await, "0");
+    // The client asks again, and gets the rest.
+    held_up.gateway.cut();
+    check(held_up.run.finish().await, 5, &["error: cannot ", "hint: "]);
+    assert_eq!(mirror.facts().await, published);
+    check_convergence(&mirror).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_is_not_published_by_a_session_without_the_lock() {
+    use swr_sync::clock::Clock;
+    use swr_sync::database::Database;
+    use swr_sync::run::RunCounters;
+    use swr_sync::store::{Instance, InstanceLock, Publishing, Run, StoreError, publish};
+
+    let database = TestDatabase::create().await;
+    let now = start_of_time();
+    let database = Database::from_url(database.url()).unwrap();
+    let mut connection = database.connect_to_write().await.unwrap();
+    let instance = Instance::find_or_create(
+        &mut connection,
+        "instance",
+        "project",
+        "endpoint",
+        None,
+        now,
+    )
+    .await
+    .unwrap();
+    let mut lock = InstanceLock::acquire(connection, instance.instance_id)
+        .await
+        .unwrap();
+    let run = Run::start(&mut lock, "host", now).await.unwrap();
+    let publish = async |lock: &mut InstanceLock| {
+        let mut counters = RunCounters::default();
+        let publishing = Publishing {
+            listing: (now, now),
+            dry_run: false,
+            exit_code: 0,
+            max_removals_percent: None,
+        };
+        publish(lock, run, publishing, &mut counters, &Clock::system()).await
+    };
+    // As after a pooler has handed out another session.
+    sqlx::raw_sql("select pg_advisory_unlock_all()")
+        .execute(lock.connection())
+        .await
+        .unwrap();
+    let error = publish(&mut lock).await.unwrap_err();
+    assert!(matches!(error, StoreError::LockLost), "{error}");
+    let mut lock = InstanceLock::acquire(database.connect().await.unwrap(), instance.instance_id)
+        .await
+        .unwrap();
+    publish(&mut lock).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_falls_silent_ends_the_run_within_the_limit() {
+    let silent = async |(phase, table): (&str, &str)| {
+        let mirror = mirror(TestDatabase::create().await).await;
+        let proxy = Proxy::before_database(mirror.database.url()).await;
+        let program = Program::sync(&mirror.emulator, &mirror.database)
+            .database_url(&proxy.database_url(mirror.database.url()))
+            .env("SWR_SYNC_DATABASE_TIMEOUT", "5s");
+        let held_up = HeldUp::start(&mirror, table, program).await;
+        proxy.fall_silent();
+        let words = [
+            "no answer from the database within 5s",
+            "hint: ",
+            "`swr-sync status` tells",
+        ];
+        check(held_up.run.finish().await, 5, &words);
+        drop(held_up.holder);
+        proxy.cut();
+        wait_until_alone(&mirror.database).await;
+        // Its commit was never sent.
+        assert_eq!(published_artifacts(&mirror.database).await, "0", "{phase}");
+        check_convergence(&mirror).await;
+    };
+    let [a, b, c, d] = PHASES;
+    tokio::join!(silent(a), silent(b), silent(c), silent(d));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_waits_too_long_is_ended_by_the_server() {
+    let stuck = async |(phase, table): (&str, &str)| {
+        let mirror = mirror(TestDatabase::create().await).await;
+        let program = Program::sync(&mirror.emulator, &mirror.database)
+            .env("SWR_SYNC_DATABASE_TIMEOUT", "5s");
+        let held_up = HeldUp::start(&mirror, table, program).await;
+        let words = [
+            "caused by: error returned from database: canceling statement due to statement timeout",
+            "hint: the server gave up waiting: see in pg_stat_activity what holds it up",
+            "--database-timeout",
+        ];
+        check(held_up.run.finish().await, 5, &words);
+        assert_eq!(last_run(&mirror.database).await, "failed | 5", "{phase}");
+        assert_eq!(published_artifacts(&mirror.database).await, "0", "{phase}");
+        drop(held_up.holder);
+        check_convergence(&mirror).await;
+    };
+    let [a, b, c, d] = PHASES;
+    tokio::join!(stuck(a), stuck(b), stuck(c), stuck(d));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_database_only_takes_longer() {
+    let mirror = mirror(TestDatabase::create().await).await;
+    let proxy = Proxy::before_database(mirror.database.url()).await;
+    proxy.delay(Duration::from_millis(5));
+    Program::sync(&mirror.emulator, &mirror.database)
+        .database_url(&proxy.database_url(mirror.database.url()))
+        .run()
+        .await
+        .code(0);
+    assert_eq!(mirror.facts().await, mirror.undisturbed_facts().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_starting_up_is_waited_for() {
+    let mirror = mirror(TestDatabase::create().await).await;
+    let proxy = Proxy::before_database(mirror.database.url()).await;
+    for _ in 0..3 {
+        proxy.refuse_next("57P03", "the database system is starting up");
+    }
+    Program::sync(&mirror.emulator, &mirror.database)
+        .database_url(&proxy.database_url(mirror.database.url()))
+        .run()
+        .await
+        .code(0);
+    assert_eq!(proxy.refusals_left(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whether_a_commit_without_an_answer_happened_is_not_claimed() {
+    let server = PrivateServer::new().await;
+    let mirror = mirror(database_on(&server, "mirror").await).await;
+    let program = Program::sync(&mirror.emulator, &mirror.database);
+    let held_up = HeldUp::start(&mirror, "tag", program).await;
+    // From now on a commit is done, and then waits for a standby that never comes.
+    server
+        .execute(
+            "postgres",
+            "alter system set synchronous_standby_names = 'nobody'; select pg_reload_conf()",
+        )
+        .await;
+    drop(held_up.holder);
+    wait_until("the commit waits for the standby", async || {
+        let waiting = "select exists (select from pg_stat_activity where wait_event = 'SyncRep')";
+        mirror.database.snapshot(waiting).await == "t"
+    })
+    .await;
+    server.stop_immediately();
+    let words = [
+        "error: cannot tell whether the new listing was published",
+        "`swr-sync status` tells",
+    ];
+    check(held_up.run.finish().await, 5, &words);
+    let settings = "alter system reset synchronous_standby_names; select pg_reload_conf()";
+    server.start();
+    server.execute("postgres", settings).await;
+    assert_eq!(last_run(&mirror.database).await, "published | 0");
+    assert_eq!(mirror.facts().await, mirror.undisturbed_facts().await);
+    check_convergence(&mirror).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_takes_no_writes_is_told_from_others() {
+    let mirror = mirror(TestDatabase::create().await).await;
+    let set = |value: &str| {
+        format!(
+            "do $$ begin execute format('alter database %I {value}', current_database()); end $$"
+        )
+    };
+    mirror
+        .database
+        .snapshot(&set("set default_transaction_read_only = on"))
+        .await;
+    let run = Program::sync(&mirror.emulator, &mirror.database)
+        .run()
+        .await;
+    let words = [
+        "cannot execute INSERT in a read-only transaction",
+        "hint: the database takes no writes: name the primary instead of a standby",
+    ];
+    check(run, 5, &words);
+    assert_eq!(mirror.emulator.requests().total(), 0);
+    mirror
+        .database
+        .snapshot(&format!(
+            "set transaction read write; {}",
+            set("reset default_transaction_read_only")
+        ))
+        .await;
+    check_convergence(&mirror).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_dropped_under_a_run_is_named() {
+    let server = PrivateServer::new().await;
+    let mirror = mirror(database_on(&server, "mirror").await).await;
+    let program = Program::sync(&mirror.emulator, &mirror.database);
+    let held_up = HeldUp::start(&mirror, "tag", program).await;
+    server
+        .execute("postgres", "drop database mirror with (force)")
+        .await;
+    let words = [
+        "error: cannot drop removed tags",
+        "terminating connection due to administrator command",
+        "hint: the server was stopped, or an administrator ended the session",
+    ];
+    check(held_up.run.finish().await, 5, &words);
+    let run = Program::sync(&mirror.emulator, &mirror.database)
+        .run()
+        .await;
+    let words = [
+        "cannot connect to the database mirror at",
+        "database \"mirror\" does not exist",
+        "hint: create the database, or correct its name",
+    ];
+    check(run, 5, &words);
+    server.execute("postgres", "create database mirror").await;
+    check_convergence(&mirror).await;
+}
+
+/// Roles belong to the whole server, so these tests have one of their own.
+async fn sync_as(server: &PrivateServer, role: &str, emulator: &Emulator) -> Finished {
+    Program::new(&["sync", "--no-migrate"])
+        .registry(emulator)
+        .database_url(&server.url(role, "mirror"))
+        .run()
+        .await
+}
+
+/// A role that may do what a run does, and no more.
+const SYNC_ROLE: &str = "create role sync_role login;
+    grant usage on schema swr to sync_role;
+    grant select, insert, update, delete on all tables in schema swr to sync_role;
+    grant usage on all sequences in schema swr to sync_role";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_without_a_right_is_told_which() {
+    let server = PrivateServer::new().await;
+    let mirror = mirror(database_on(&server, "mirror").await).await;
+    server.execute("mirror", SYNC_ROLE).await;
+    server
+        .execute("mirror", "revoke insert on swr.tag from sync_role")
+        .await;
+    let run = sync_as(&server, "sync_role", &mirror.emulator).await;
+    let words = [
+        "error: cannot add tags",
+        "permission denied for table tag",
+        "hint: grant the right to the role",
+        "nothing was published",
+    ];
+    check(run, 5, &words);
+    assert_eq!(last_run(&mirror.database).await, "failed | 5");
+    assert_eq!(published_artifacts(&mirror.database).await, "0");
+    server
+        .execute("mirror", "grant insert on swr.tag to sync_role")
+        .await;
+    let run = sync_as(&server, "sync_role", &mirror.emulator).await;
+    run.code(0).says(&["0 fetched, 30 known"]);
+    assert_eq!(mirror.facts().await, mirror.undisturbed_facts().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_without_connections_left_is_told_how_many_a_run_takes() {
+    let server = PrivateServer::new().await;
+    let mirror = mirror(database_on(&server, "mirror").await).await;
+    server.execute("mirror", SYNC_ROLE).await;
+    for limit in [0, 1] {
+        let sql = format!("alter role sync_role connection limit {limit}");
+        server.execute("mirror", &sql).await;
+        let run = sync_as(&server, "sync_role", &mirror.emulator).await;
+        let words = [
+            "cannot connect to the database mirror at",
+            "too many connections for role \"sync_role\"",
+            "hint: no connection is left for this role: a run takes two",
+        ];
+        check(run, 5, &words);
+    }
+    // The one that had a connection for its lock could say so.
+    assert_eq!(last_run(&mirror.database).await, "failed | 5");
+    server
+        .execute("mirror", "alter role sync_role connection limit 2")
+        .await;
+    let run = sync_as(&server, "sync_role", &mirror.emulator).await;
+    run.code(0);
+    assert_eq!(mirror.facts().await, mirror.undisturbed_facts().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_is_told_from_a_missing_server() {
+    let server = PrivateServer::start_with("local all careful scram-sha-256").await;
+    let sql = "create role careful login password 'right'";
+    server.execute("postgres", sql).await;
+    let mirror = mirror(TestDatabase::at(server.url(SUPERUSER, "postgres"))).await;
+    let url = server
+        .url("careful", "postgres")
+        .replace("careful@", "careful:wrong-password-not-to-be-shown@");
+    let run = Program::sync(&mirror.emulator, &mirror.database)
+        .database_url(&url)
+        .run()
+        .await;
+    let words = [
+        "password authentication failed",
+        "hint: check user and password in the database URL",
+    ];
+    check(run, 5, &words);
+}
+
+/// A file system of a few megabytes. Unmounted when dropped.
+struct SmallDisk<'a>(&'a Path);
+
+impl SmallDisk<'_> {
+    fn mount(folder: &Path) -> Option<SmallDisk<'_>> {
+        if !geteuid().is_root() {
+            return None;
+        }
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=32m", "tmpfs"])
+            .arg(folder)
+            .status();
+        mounted
+            .is_ok_and(|status| status.success())
+            .then_some(SmallDisk(folder))
+    }
+
+    /// Fills it with a file, but for this much.
+    fn fill_but(&self, room_bytes: u64) {
+        let mut file = std::fs::File::create(self.ballast()).unwrap();
+        while file.write_all(&[1; 1 << 14]).is_ok() {}
+        let size_bytes = file.metadata().unwrap().len();
+        file.set_len(size_bytes - room_bytes).unwrap();
+    }
+
+    fn make_room(&self) {
+        std::fs::remove_file(self.ballast()).unwrap();
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.0.join("ballast")
+    }
+}
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(self.0)
+            .status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::print_stderr, reason = "libtest shows it with the test")]
+async fn a_full_disk_ends_the_run_and_room_lets_the_next_one_go_on() {
+    let server = PrivateServer::new().await;
+    let folder = server.folder_of_its_own("small");
+    let Some(disk) = SmallDisk::mount(&folder) else {
+        eprintln!("skipped: only root can mount the small disk that this test fills");
+        return;
+    };
+    server.give(&folder);
+    let sql = format!("create tablespace small location '{}'", folder.display());
+    server.execute("postgres", &sql).await;
+    server
+        .execute("postgres", "create database mirror tablespace small")
+        .await;
+    let database = TestDatabase::at(server.url(SUPERUSER, "mirror"));
+    Program::new(&["migrate"])
+        .database(&database)
+        .run()
+        .await
+        .code(0);
+    // Until then, files have holes where blocks are to be written.
+    server.execute("postgres", "checkpoint").await;
+    disk.fill_but(1_000_000);
+    let world = World::generate(5, 600, start_of_time());
+    let mirror = Mirror::with(emulator_settings(), world, database).await;
+    let run = Program::sync(&mirror.emulator, &mirror.database)
+        .run()
+        .await;
+    let words = [
+        "No space left on device",
+        "hint: the server's disk is full: make room there first",
+    ];
+    check(run, 5, &words);
+    assert_eq!(published_artifacts(&mirror.database).await, "0");
+    let stored = mirror
+        .database
+        .snapshot("select count(*) from swr.manifest");
+    assert_ne!(stored.await, "0");
+    disk.make_room();
+    check_convergence(&mirror).await;
+}

@@ -1,0 +1,79 @@
+//! A run that waits in the database, somewhere in its middle.
+
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use super::database::TestDatabase;
+use super::mirror::{Mirror, wait_until};
+use super::program::{Program, Running};
+use super::proxy::Proxy;
+
+/// The run, and what holds it up.
+pub(crate) struct HeldUp {
+    pub(crate) run: Running,
+    /// The session with the lock that it waits for.
+    pub(crate) holder: PgConnection,
+    /// Between the program and the emulator.
+    pub(crate) gateway: Proxy,
+}
+
+impl HeldUp {
+    /// Starts a run, and returns when it waits to write to this table of the schema `swr`.
+    pub(crate) async fn start(mirror: &Mirror, table: &str, program: Program) -> HeldUp {
+        let Mirror {
+            emulator, database, ..
+        } = mirror;
+        let gateway = Proxy::before_endpoint(&emulator.endpoint()).await;
+        // Only a run that has started is held up: its start empties the staging tables.
+        gateway.fall_silent();
+        let run = program.env("SWR_ENDPOINT", gateway.endpoint()).start();
+        wait_until("the run has started", async || {
+            let running = "select exists (select from swr.sync_run where outcome = 'running')";
+            database.snapshot(running).await == "t"
+        })
+        .await;
+        let holder = hold(database, table).await;
+        gateway.pass();
+        wait_until("the run is held up", async || {
+            is_waited_for(database, table).await
+        })
+        .await;
+        HeldUp {
+            run,
+            holder,
+            gateway,
+        }
+    }
+}
+
+/// Keeps everybody else from writing to a table until the connection is dropped.
+pub(crate) async fn hold(database: &TestDatabase, table: &str) -> PgConnection {
+    let mut connection = database.connect().await;
+    let sql = format!("begin; lock table swr.{table} in exclusive mode");
+    sqlx::raw_sql(AssertSqlSafe(sql))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection
+}
+
+/// Whether somebody waits to write to a table.
+pub(crate) async fn is_waited_for(database: &TestDatabase, table: &str) -> bool {
+    let waiting = format!(
+        "select exists (
+             select from pg_locks
+             where relation = 'swr.{table}'::regclass and not granted
+               and database = (select oid from pg_database where datname = current_database())
+         )"
+    );
+    database.snapshot(&waiting).await == "t"
+}
+
+/// Waits until the server has noticed the end of all runs.
+pub(crate) async fn wait_until_alone(database: &TestDatabase) {
+    wait_until("no session of the program is left", async || {
+        let left = "select count(*) from pg_stat_activity
+                    where datname = current_database() and application_name like 'swr-sync%'";
+        database.snapshot(left).await == "0"
+    })
+    .await;
+}
