@@ -101,6 +101,12 @@ impl<'a> ArtifactPage<'a> {
         artifacts
     }
 
+    /// Whether there are pages before this one, and this holds for the id of its first row.
+    fn has_before_and(&self, holds: impl FnOnce(i64) -> bool) -> bool {
+        let first = self.artifacts.first();
+        !self.before(self.from, 1).is_empty() && first.is_some_and(|first| holds(first.id))
+    }
+
     /// Applies what goes wrong with pages.
     pub(super) fn disturb(&mut self, disturbance: Disturbance<'_>) {
         match disturbance.fault {
@@ -127,14 +133,8 @@ impl<'a> ArtifactPage<'a> {
                 let repeated = self.before(self.from, 3);
                 self.artifacts.splice(0..0, repeated);
             }
-            Some(Fault::MissingRows) if !self.before(self.from, 1).is_empty() => {
-                if self
-                    .artifacts
-                    .first()
-                    .is_some_and(|first| disturbance.loses(first.id))
-                {
-                    self.artifacts.remove(0);
-                }
+            Some(Fault::MissingRows) if self.has_before_and(|first| disturbance.loses(first)) => {
+                self.artifacts.remove(0);
             }
             _ => {}
         }

@@ -39,6 +39,7 @@ const PARALLEL: usize = 4;
 /// No run takes so long, whatever it meets.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+#[expect(clippy::print_stdout, reason = "thousands of seeds take a while")]
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_goes_wrong_the_tables_end_as_if_nothing_had() {
     let number = |name| {
@@ -266,7 +267,6 @@ impl<'a> Trial<'a> {
         match &result {
             Some(Ok(_)) => assert!(has_published, "{what}"),
             Some(Err(error)) => {
-                assert!(!has_published, "{error}: {what}");
                 let is_expected = match error.exit() {
                     Exit::SourceUnavailable => true,
                     Exit::Terminated => matches!(ending, Ending::Stop(_)),
