@@ -32,8 +32,8 @@ use crate::registry::{Registry, RegistryError, RequestMeter};
 use crate::run::{RunCounters, RunOutcome, RunReport};
 use crate::stop::{Signal, Stop};
 use crate::store::{
-    self, HistoryWriter, Instance, InstanceLock, Namesake, Publishing, Run, RunEnd, Staged,
-    StoreError, histories_wanted, stage_artifacts, stage_catalog,
+    self, DoubtfulRemovals, HistoryWriter, Instance, InstanceLock, Namesake, Publishing, Run,
+    RunEnd, Staged, StoreError, histories_wanted, stage_artifacts, stage_catalog,
 };
 use failures::Failures;
 
@@ -667,6 +667,8 @@ impl Crawl<'_> {
             staged: Staged::default(),
             has_other_instances: false,
             catalog_reads: 0,
+            catalog_may_shift: false,
+            is_second_listing: false,
             next_heartbeat: Instant::now() + HEARTBEAT,
         };
         let connection = tokio::select! {
@@ -841,6 +843,9 @@ struct Listing<'a, 'lock> {
     staged: Staged,
     has_other_instances: bool,
     catalog_reads: u32,
+    /// Whether the catalog has further pages, which shift when something is deleted.
+    catalog_may_shift: bool,
+    is_second_listing: bool,
     next_heartbeat: Instant,
 }
 
@@ -858,6 +863,7 @@ impl Listing<'_, '_> {
         self.catalog_reads += 1;
         let catalog = self.crawl.registry.catalog().await?;
         Progress::add(&self.crawl.progress.catalog_pages, catalog.pages);
+        self.catalog_may_shift |= catalog.pages > 2;
         let crawl = self.crawl;
         let staging = stage_catalog(
             self.lock.connection(),
@@ -880,7 +886,7 @@ impl Listing<'_, '_> {
         let crawl = self.crawl;
         tokio::select! {
             times = async {
-                let times = self.read_pages(wanted).await?;
+                let times = self.read_listing(wanted).await?;
                 crawl.progress.enter(Phase::Histories);
                 // The storing stage says so when it ends; its sender outlives this stage.
                 self.beating(async { let _ = stored.wait_for(|stored| *stored).await; }).await?;
@@ -890,13 +896,51 @@ impl Listing<'_, '_> {
         }
     }
 
-    async fn read_pages(
+    /// Lists everything, and what of it may have been overlooked once more.
+    async fn read_listing(
         &mut self,
         wanted: mpsc::Sender<HistoryRequest>,
     ) -> Result<(DateTime<Utc>, DateTime<Utc>), SyncError> {
         let crawl = self.crawl;
         let started_at = crawl.clock.now();
         self.note_listing(started_at, None).await?;
+        self.read_pages(&wanted).await?;
+        self.confirm_removals(&wanted).await?;
+        let finished_at = crawl.clock.now();
+        self.note_listing(started_at, Some(finished_at)).await?;
+        Ok((started_at, finished_at))
+    }
+
+    /// Reads again where something published is missing without proof that it is gone; it counts
+    /// as removed if it is missing again. An unchanged registry is not read twice.
+    async fn confirm_removals(
+        &mut self,
+        wanted: &mpsc::Sender<HistoryRequest>,
+    ) -> Result<(), SyncError> {
+        let mut doubts = self.doubtful_removals().await?;
+        if doubts.catalog && self.catalog_may_shift {
+            tracing::debug!("the catalog lacks what it had before: reading it again");
+            self.read_catalog().await?;
+            doubts = self.doubtful_removals().await?;
+        }
+        if doubts.artifacts {
+            tracing::info!(
+                "the listing lacks artifacts that the catalog still counts: listing once more"
+            );
+            self.is_second_listing = true;
+            self.read_pages(wanted).await?;
+        }
+        Ok(())
+    }
+
+    async fn doubtful_removals(&mut self) -> Result<DoubtfulRemovals, StoreError> {
+        let crawl = self.crawl;
+        let looking = store::doubtful_removals(self.lock.connection(), crawl.run);
+        crawl.within("look for what is missing", looking).await
+    }
+
+    async fn read_pages(&mut self, wanted: &mpsc::Sender<HistoryRequest>) -> Result<(), SyncError> {
+        let crawl = self.crawl;
         let mut pages = std::pin::pin!(crawl.registry.artifact_pages());
         let mut next = self.beating(pages.next()).await?;
         while let Some(page) = next {
@@ -904,7 +948,7 @@ impl Listing<'_, '_> {
             Progress::add(&crawl.progress.pages, 1);
             // The next page is on its way while this one is taken in, and may well be late: then
             // the run row goes on showing progress.
-            let taking = Box::pin(self.take_in(&page, &wanted));
+            let taking = Box::pin(self.take_in(&page, wanted));
             let following = match future::select(taking, pages.next()).await {
                 Either::Left((taken, following)) => {
                     taken?;
@@ -920,9 +964,7 @@ impl Listing<'_, '_> {
                 Either::Right(page) => page,
             };
         }
-        let finished_at = crawl.clock.now();
-        self.note_listing(started_at, Some(finished_at)).await?;
-        Ok((started_at, finished_at))
+        Ok(())
     }
 
     async fn note_listing(
@@ -957,12 +999,14 @@ impl Listing<'_, '_> {
         };
         let requests = self.needed(&candidates).await?;
         let progress = crawl.progress;
-        Progress::add(&progress.artifacts_listed, page.rows.len() as u64);
         Progress::add(&progress.histories_wanted, requests.len() as u64);
-        Progress::add(
-            &progress.histories_reused,
-            (page.rows.len() - requests.len()) as u64,
-        );
+        if !self.is_second_listing {
+            Progress::add(&progress.artifacts_listed, page.rows.len() as u64);
+            Progress::add(
+                &progress.histories_reused,
+                (page.rows.len() - requests.len()) as u64,
+            );
+        }
         for request in requests {
             crawl.in_flight().insert(request.digest.clone());
             let sent = self.beating(wanted.send(request)).await?;

@@ -547,6 +547,7 @@ fn refused(error: RegistryError) -> Finding {
         RequestFailure::BadHeader { .. } => "bad_header".to_owned(),
         RequestFailure::Malformed(_)
         | RequestFailure::RepeatedMarker { .. }
+        | RequestFailure::EndlessListing { .. }
         | RequestFailure::IncompleteCatalog { .. } => "malformed".to_owned(),
     };
     // The probe says what was asked.

@@ -9,7 +9,9 @@ use secrecy::ExposeSecret;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit::{Exit, Failure};
-use crate::emulator::{Authentication, Emulator, EmulatorSettings, Throttle, World};
+use crate::emulator::{
+    Authentication, Emulator, EmulatorSettings, FaultPlan, Quirks, Throttle, World, WorldSettings,
+};
 
 /// Arguments of `emulator`.
 #[derive(Debug, clap::Args)]
@@ -29,6 +31,13 @@ pub struct Args {
     /// Answer 429 beyond this rate
     #[arg(long, env = "EMULATOR_REQUESTS_PER_SECOND")]
     requests_per_second: Option<u32>,
+    /// Misbehave: let some requests meet troubles, a mixture that follows from this number
+    ///
+    /// Among the troubles are throttling, server errors, broken connections, damaged bodies, odd
+    /// markers and rows, silence, and changes in the middle of a listing. Rows and build histories
+    /// get odd values, too. The same number gives the same troubles to the same requests.
+    #[arg(long, env = "EMULATOR_FAULTS", value_name = "SEED")]
+    faults: Option<u64>,
     /// Ask nobody for credentials, for trying the API by hand
     #[arg(long, env = "EMULATOR_NO_AUTH")]
     no_auth: bool,
@@ -41,7 +50,16 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let settings = settings(&args);
     // An hour's room for the changes to come.
     let now = settings.clock.now() - TimeDelta::hours(1);
-    let world = World::generate(args.seed, args.artifacts, now);
+    let mut quirks = Quirks::default();
+    if args.faults.is_some() {
+        (quirks.hostile, quirks.id_leaps) = (0.05, 0.01);
+    }
+    let world = World::generate_with(&WorldSettings {
+        seed: args.seed,
+        artifacts: args.artifacts,
+        now,
+        quirks,
+    });
     let size = format!(
         "{} artifacts in {} repositories",
         world.artifacts().len(),
@@ -52,6 +70,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         Failure::new(Exit::Unexpected, CannotListen { address, source })
             .hint("choose another address with --listen")
     })?;
+    emulator.set_faults(args.faults.map(FaultPlan::random));
     introduce(&emulator, &size).map_err(unexpected)?;
 
     tokio::select! {

@@ -240,6 +240,7 @@ fn registry_hint(error: &RegistryError) -> Option<&'static str> {
         }
         RequestFailure::Malformed(_)
         | RequestFailure::RepeatedMarker { .. }
+        | RequestFailure::EndlessListing { .. }
         | RequestFailure::IncompleteCatalog { .. } => {
             return Some("nothing was published; if it happens again, show it to the maintainers");
         }

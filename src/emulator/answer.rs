@@ -1,11 +1,25 @@
 //! Answers and refusals, in the shapes of gateway, service and IAM.
 
-use http_body_util::Full;
-use hyper::body::Bytes;
-use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use std::convert::Infallible;
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures_util::stream;
+use http_body_util::{Either, Full, StreamBody};
+use hyper::body::{Bytes, Frame};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
+
+use super::fault::{ErrorBody, Fault};
+
+/// With a length, or in chunks.
+pub(super) type Body = Either<
+    Full<Bytes>,
+    StreamBody<stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>,
+>;
 
 /// A response before it gets its request id.
 #[derive(Debug)]
@@ -13,46 +27,118 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) body: Vec<u8>,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(super) is_chunked: bool,
 }
 
 impl Answer {
+    /// Called JSON, whatever it is.
+    pub(super) fn bytes(status: StatusCode, body: Vec<u8>) -> Answer {
+        Answer {
+            status,
+            body,
+            headers: Vec::new(),
+            is_chunked: false,
+        }
+    }
+
     pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Answer {
         match serde_json::to_vec(body) {
-            Ok(body) => Answer {
-                status,
-                body,
-                headers: Vec::new(),
-            },
-            Err(error) => Answer {
-                status: StatusCode::INTERNAL_SERVER_ERROR,
-                body: error.to_string().into_bytes(),
-                headers: Vec::new(),
-            },
+            Ok(body) => Answer::bytes(status, body),
+            Err(error) => Answer::bytes(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                error.to_string().into_bytes(),
+            ),
         }
     }
 
     pub(super) fn text(status: u16, body: String) -> Answer {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Answer::bytes(status, body.into_bytes())
+    }
+
+    /// As nginx, which such gateways are made of, words its errors.
+    pub(super) fn web_page(status: StatusCode, title: &str) -> Answer {
+        let page = format!(
+            "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n</body>\r\n</html>\r\n"
+        );
         Answer {
-            status: StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-            body: body.into_bytes(),
-            headers: Vec::new(),
+            headers: vec![(CONTENT_TYPE, HeaderValue::from_static("text/html"))],
+            ..Answer::bytes(status, page.into_bytes())
         }
     }
 
-    pub(super) fn into_response(self, request_id: &str) -> Response<Full<Bytes>> {
+    pub(super) fn server_error(status: u16, body: ErrorBody) -> Answer {
+        let answer = Answer::text(status, String::new());
+        let reason = answer.status.canonical_reason().unwrap_or_default();
+        match body {
+            ErrorBody::Json => Answer::json(
+                answer.status,
+                &json!({"error_code": format!("SVCSTG.SWR.{status}0000"), "error_msg": reason}),
+            ),
+            ErrorBody::Html => Answer::web_page(answer.status, &format!("{status} {reason}")),
+            ErrorBody::Empty => answer,
+        }
+    }
+
+    /// What a fault does to the answer on its way to the client.
+    pub(super) fn spoil(&mut self, fault: &Fault, accepts_gzip: bool) {
+        match fault {
+            Fault::Chunked | Fault::UnfinishedChunks => self.is_chunked = true,
+            Fault::HalfDocument => self.body.truncate(self.body.len() / 2),
+            Fault::WrongContentType => {
+                let html = HeaderValue::from_static("text/html; charset=utf-8");
+                self.headers.push((CONTENT_TYPE, html));
+            }
+            Fault::Gzip if accepts_gzip => self.compress(),
+            Fault::DamagedGzip if accepts_gzip => {
+                self.compress();
+                let middle = self.body.len() / 2;
+                self.body[middle] ^= 0x55;
+            }
+            _ => {}
+        }
+    }
+
+    fn compress(&mut self) {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        // Writing to memory does not fail; if it did, the body would go out as it is.
+        let compressed = encoder
+            .write_all(&self.body)
+            .and_then(|()| encoder.finish());
+        if let Ok(compressed) = compressed {
+            self.body = compressed;
+            self.headers
+                .push((CONTENT_ENCODING, HeaderValue::from_static("gzip")));
+        }
+    }
+
+    pub(super) fn into_response(self, request_id: &str) -> Response<Body> {
         let Answer {
             status,
             body,
             headers,
+            is_chunked,
         } = self;
-        let mut response = Response::new(Full::new(Bytes::from(body)));
+        let body = if is_chunked {
+            let chunk = body.len().div_ceil(3).max(1);
+            let chunks: Vec<_> = body
+                .chunks(chunk)
+                .map(|chunk| Ok(Frame::data(Bytes::copy_from_slice(chunk))))
+                .collect();
+            Either::Right(StreamBody::new(stream::iter(chunks)))
+        } else {
+            Either::Left(Full::new(Bytes::from(body)))
+        };
+        let mut response = Response::new(body);
         *response.status_mut() = status;
         let fields = response.headers_mut();
         fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Ok(request_id) = HeaderValue::from_str(request_id) {
             fields.insert("x-request-id", request_id);
         }
-        fields.extend(headers);
+        for (name, value) in headers {
+            fields.insert(name, value);
+        }
         response
     }
 }

@@ -5,6 +5,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
 use super::answer::{Answer, Refusal};
+use super::fault::Disturbance;
 use super::image::{Digest, History};
 use super::requests::RequestKind;
 use super::settings::EmulatorSettings;
@@ -39,7 +40,7 @@ pub(super) struct BuildHistoryRoute {
     namespace: String,
     /// Decoded twice.
     repository: String,
-    reference: String,
+    pub(super) reference: String,
     addition: String,
 }
 
@@ -134,6 +135,7 @@ pub(super) fn answer(
     query: &str,
     settings: &EmulatorSettings,
     world: &World,
+    disturbance: Disturbance<'_>,
 ) -> Result<Answer, Refusal> {
     let (project, instance) = route.project_and_instance();
     if project != settings.project_id {
@@ -151,9 +153,9 @@ pub(super) fn answer(
         Route::Token => Err(Refusal::unknown_route()),
         Route::Instances { .. } => list_instances(&query, settings, world),
         Route::Instance { .. } => Ok(ok(&InstanceRow::new(settings, world))),
-        Route::Namespaces { .. } => list_namespaces(&query, world),
-        Route::Repositories { .. } => list_repositories(&query, world),
-        Route::Artifacts { .. } => list_artifacts(&query, settings, world),
+        Route::Namespaces { .. } => list_namespaces(&query, world, disturbance),
+        Route::Repositories { .. } => list_repositories(&query, world, disturbance),
+        Route::Artifacts { .. } => list_artifacts(&query, settings, world, disturbance),
         Route::BuildHistory(route) => show_build_history(route, settings, world),
     }
 }
@@ -174,7 +176,11 @@ fn list_instances(
     }))
 }
 
-fn list_namespaces(query: &Query, world: &World) -> Result<Answer, Refusal> {
+fn list_namespaces(
+    query: &Query,
+    world: &World,
+    disturbance: Disturbance<'_>,
+) -> Result<Answer, Refusal> {
     let page = query.offset_and_limit(10)?;
     let mut found: Vec<&Namespace> = world
         .namespaces()
@@ -191,8 +197,10 @@ fn list_namespaces(query: &Query, world: &World) -> Result<Answer, Refusal> {
         .collect();
     found.sort_by_key(|namespace| (namespace.created_at, namespace.id));
     let total = found.len();
-    let namespaces = page
-        .of(query.in_order(found)?)
+    let mut found = page.of(query.in_order(found)?);
+    disturbance.shift(&mut found);
+    let namespaces = found
+        .into_iter()
         .map(|namespace| {
             let repositories = world.repositories();
             let own = repositories.filter(|repository| repository.namespace_id == namespace.id);
@@ -202,7 +210,11 @@ fn list_namespaces(query: &Query, world: &World) -> Result<Answer, Refusal> {
     Ok(ok(&NamespacePage { namespaces, total }))
 }
 
-fn list_repositories(query: &Query, world: &World) -> Result<Answer, Refusal> {
+fn list_repositories(
+    query: &Query,
+    world: &World,
+    disturbance: Disturbance<'_>,
+) -> Result<Answer, Refusal> {
     let page = query.offset_and_limit(10)?;
     let namespace_id: Option<i64> = query.number("namespace_id")?;
     let by_update = query.get("order_column") == Some("updated_at");
@@ -219,8 +231,10 @@ fn list_repositories(query: &Query, world: &World) -> Result<Answer, Refusal> {
         (at, repository.id)
     });
     let total = found.len();
-    let repositories = page
-        .of(query.in_order(found)?)
+    let mut found = page.of(query.in_order(found)?);
+    disturbance.shift(&mut found);
+    let repositories = found
+        .into_iter()
         .map(|repository| RepositoryRow::new(world, repository))
         .collect();
     Ok(ok(&RepositoryPage {
@@ -233,6 +247,7 @@ fn list_artifacts(
     query: &Query,
     settings: &EmulatorSettings,
     world: &World,
+    disturbance: Disturbance<'_>,
 ) -> Result<Answer, Refusal> {
     let marker: Option<i64> = query.number("marker")?;
     let limit: Option<usize> = query.number("limit")?;
@@ -246,12 +261,12 @@ fn list_artifacts(
             ));
         }
     };
-    Ok(ok(&ArtifactPage::new(
-        world,
-        marker,
-        limit,
-        settings.dialect,
-    )))
+    let mut page = ArtifactPage::new(world, marker, limit);
+    page.disturb(disturbance);
+    Ok(Answer::bytes(
+        StatusCode::OK,
+        page.to_json(settings.dialect),
+    ))
 }
 
 fn show_build_history(
@@ -273,7 +288,7 @@ fn show_build_history(
     }
     if let Some(CannedAnswer { status, body }) = world.answers.get(reference) {
         let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        return Ok(Answer::json(status, body));
+        return Ok(Answer::bytes(status, body.clone()));
     }
     let Some(digest) = Digest::parse(reference) else {
         return Err(Refusal::Service {
@@ -293,11 +308,10 @@ fn show_build_history(
         )));
     };
     match &artifact.manifest.history {
-        History::Steps(_) => Ok(ok(&BuildHistoryPage::new(
-            &artifact.manifest,
-            &world.quirks,
-            settings.dialect,
-        ))),
+        History::Steps(_) => {
+            let page = BuildHistoryPage::new(&artifact.manifest, &world.quirks, settings.dialect);
+            Ok(Answer::bytes(StatusCode::OK, page.to_json()))
+        }
         History::Document(document) => Ok(ok::<Value>(document)),
         History::Unsupported => Err(Refusal::bad_parameter(
             "addition BUILD_HISTORY isn't supported for this artifact",
@@ -365,8 +379,8 @@ struct Page {
 }
 
 impl Page {
-    fn of<T>(&self, all: Vec<T>) -> impl Iterator<Item = T> {
-        all.into_iter().skip(self.offset).take(self.limit)
+    fn of<T>(&self, all: Vec<T>) -> Vec<T> {
+        all.into_iter().skip(self.offset).take(self.limit).collect()
     }
 }
 

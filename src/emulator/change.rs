@@ -29,6 +29,17 @@ pub struct Changes {
     pub namespaces_created: usize,
 }
 
+/// A single change while a client looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Event {
+    ArtifactDeleted,
+    ArtifactPushed,
+    RepositoryDeleted,
+    RepositoryCreated,
+}
+
+/// What precedes the time of an event in the names of its sequences of chance.
+const EVENT_CHANCE: u64 = 1 << 43;
 /// What precedes the number of a round in the names of its sequences of chance.
 const ROUND_CHANCE: u64 = 1 << 41;
 /// A registry with no more repositories than this loses none.
@@ -84,6 +95,34 @@ impl World {
             changes.pulled += 1;
         }
         changes
+    }
+
+    /// Lets this befall something at random. Equal worlds suffer equally.
+    pub(super) fn happen(&mut self, event: Event) {
+        let time = self.now.timestamp_micros().unsigned_abs();
+        let mut chance = chance(self.seed, EVENT_CHANCE ^ time);
+        match event {
+            Event::ArtifactDeleted => {
+                for id in self.some_artifacts(&mut chance, 1) {
+                    self.delete_artifact(id);
+                }
+            }
+            Event::ArtifactPushed => {
+                for id in self.some_repositories(&mut chance, 1) {
+                    self.push(id);
+                }
+            }
+            Event::RepositoryDeleted if self.repositories.len() > FEWEST_REPOSITORIES => {
+                for id in self.some_repositories(&mut chance, 1) {
+                    self.delete_repository(id);
+                }
+            }
+            Event::RepositoryDeleted => {}
+            Event::RepositoryCreated => {
+                let id = self.add_repository("sudden", &format!("app-{time}"));
+                self.push(id);
+            }
+        }
     }
 
     /// Up to `count` different ones, at least one if there are any.

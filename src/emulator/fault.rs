@@ -1,22 +1,247 @@
-//! Planned misbehaviour: what a request meets instead of its answer.
+//! Planned misbehaviour: the ways in which a request can go wrong, and the plans
+//! that choose among them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use rand::RngExt;
+
+use super::image::roll;
+use super::recipe::chance;
 use super::requests::RequestKind;
 
-/// What happens to one request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fault {
+/// One way for a request to go wrong.
+///
+/// Some are troubles on the way, which a client should hide; some are answers that
+/// no client can use; some are legal, if rare, and must not be taken for trouble.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Fault {
     /// This status and body, whatever was asked.
-    Answer { status: u16, body: String },
+    Answer {
+        /// The status.
+        status: u16,
+        /// The body, sent as JSON.
+        body: String,
+    },
+    /// The gateway's 429. No `Retry-After` is documented.
+    Throttled {
+        /// Sent as `Retry-After`, in whole seconds.
+        retry_after: Option<Duration>,
+    },
+    /// A 5xx.
+    ServerError {
+        /// 500, 502, 503 or 504.
+        status: u16,
+        /// Who words it.
+        body: ErrorBody,
+    },
     /// No answer, until the client gives up.
     Hang,
+    /// The right answer, so much later.
+    Late(Duration),
+    /// The connection is reset before the first byte of the answer.
+    ResetBeforeHeaders,
+    /// The connection is reset in the middle of the answer's headers.
+    ResetWithinHeaders,
+    /// The connection is reset after the headers, in the middle of the body.
+    ResetWithinBody,
+    /// The connection ends in an orderly way before the promised `Content-Length`.
+    ShortBody,
+    /// A chunked body ends in the middle of a chunk.
+    UnfinishedChunks,
+    /// A chunked body. Legal.
+    Chunked,
+    /// A compressed body, if the client accepts one. Legal.
+    Gzip,
+    /// A compressed body that was damaged on the way, if the client accepts one.
+    DamagedGzip,
+    /// The right body, called `text/html`.
+    WrongContentType,
+    /// Status 200 with an error document for a body.
+    ErrorDocument,
+    /// Status 200 with a web page for a body, as from a proxy that wants a login.
+    WebPage,
+    /// Status 200 without a body.
+    EmptyBody,
+    /// Half a document in a body of the right length.
+    HalfDocument,
+    /// All tokens issued so far are no longer valid.
+    ExpiredTokens,
+    /// The next marker is the one that was asked for.
+    RepeatedMarker,
+    /// The next marker leads back to an earlier place, from where the listing goes on. Markers are
+    /// opaque, so that is legal; rows repeat.
+    DecreasingMarker,
+    /// From here on each page has the same rows and another next marker.
+    EndlessMarkers,
+    /// A page without rows, but with a next marker, from where the listing goes on. Legal.
+    EmptyPage,
+    /// Half a page, with a next marker. Legal.
+    ShortPage,
+    /// A page begins with rows of the page before it, as when a listing by offset shifts.
+    DuplicateRows,
+    /// A page, but for the first one of the artifact list, lacks its first row, as when a listing
+    /// by offset shifts. Hits no artifact twice.
+    MissingRows,
+    /// An artifact is deleted just before the answer.
+    ArtifactDeleted,
+    /// An artifact is pushed just before the answer.
+    ArtifactPushed,
+    /// A repository is deleted with its artifacts just before the answer.
+    RepositoryDeleted,
+    /// A repository is created, with an artifact, just before the answer.
+    RepositoryCreated,
+}
+
+/// Who words the body of an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorBody {
+    /// The service, in JSON.
+    Json,
+    /// A load balancer, in HTML.
+    Html,
+    /// Nobody.
+    Empty,
+}
+
+impl Fault {
+    /// One of each kind, with each status and body, but for [`Fault::Answer`].
+    pub fn every() -> Vec<Fault> {
+        use Fault::*;
+        let mut faults = vec![
+            Throttled { retry_after: None },
+            Throttled {
+                retry_after: Some(Duration::from_secs(1)),
+            },
+        ];
+        for status in [500, 502, 503, 504] {
+            for body in [ErrorBody::Json, ErrorBody::Html, ErrorBody::Empty] {
+                faults.push(ServerError { status, body });
+            }
+        }
+        faults.extend([
+            Hang,
+            Late(Duration::from_millis(40)),
+            ResetBeforeHeaders,
+            ResetWithinHeaders,
+            ResetWithinBody,
+            ShortBody,
+            UnfinishedChunks,
+            Chunked,
+            Gzip,
+            DamagedGzip,
+            WrongContentType,
+            ErrorDocument,
+            WebPage,
+            EmptyBody,
+            HalfDocument,
+            ExpiredTokens,
+            RepeatedMarker,
+            DecreasingMarker,
+            EndlessMarkers,
+            EmptyPage,
+            ShortPage,
+            DuplicateRows,
+            MissingRows,
+            ArtifactDeleted,
+            ArtifactPushed,
+            RepositoryDeleted,
+            RepositoryCreated,
+        ]);
+        faults
+    }
+
+    /// Whether it can befall a request of this kind.
+    pub fn befalls(&self, kind: RequestKind) -> bool {
+        use RequestKind::{Artifacts, BuildHistory, Namespaces, Repositories, Token, Unknown};
+        match self {
+            Fault::RepeatedMarker
+            | Fault::DecreasingMarker
+            | Fault::EndlessMarkers
+            | Fault::EmptyPage
+            | Fault::ShortPage => kind == Artifacts,
+            Fault::DuplicateRows | Fault::MissingRows => {
+                matches!(kind, Namespaces | Repositories | Artifacts)
+            }
+            Fault::ArtifactDeleted
+            | Fault::ArtifactPushed
+            | Fault::RepositoryDeleted
+            | Fault::RepositoryCreated => matches!(kind, Repositories | Artifacts | BuildHistory),
+            Fault::ExpiredTokens => !matches!(kind, Token | Unknown),
+            _ => kind != Unknown,
+        }
+    }
+}
+
+/// Which requests meet which fault: the n-th request of a kind always meets the same.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FaultPlan {
+    seed: u64,
+    share: f64,
+    weighted: Vec<(u32, Fault)>,
+}
+
+/// What precedes the seed of a plan in the names of its sequence of chance.
+const PLAN_CHANCE: u64 = 1 << 42;
+
+impl FaultPlan {
+    /// Lets this share of the requests, between 0 and 1, meet a fault, each as often as its
+    /// weight says among those that can befall the request.
+    pub fn new(seed: u64, share: f64, weighted: Vec<(u32, Fault)>) -> FaultPlan {
+        FaultPlan {
+            seed,
+            share,
+            weighted,
+        }
+    }
+
+    /// A mixture of its own for each seed: some of the faults, of which some are frequent, for
+    /// 1 to 25 % of the requests.
+    pub fn random(seed: u64) -> FaultPlan {
+        let mut chance = chance(seed, PLAN_CHANCE);
+        let share = 0.01 * 25_f64.powf(chance.random());
+        let weighted = Fault::every()
+            .into_iter()
+            .filter_map(|fault| {
+                let weight = chance.random_range(0..4_u32).pow(2);
+                (weight > 0).then_some((weight, fault))
+            })
+            .collect();
+        FaultPlan::new(seed, share, weighted)
+    }
+
+    /// What the request of this number among those of its kind meets.
+    fn fault(&self, kind: RequestKind, number: u64) -> Option<&Fault> {
+        let subject = self.seed ^ (number << 8) ^ kind as u64;
+        if roll(subject, 0) >= self.share {
+            return None;
+        }
+        let possible = || {
+            self.weighted
+                .iter()
+                .filter(|(_, fault)| fault.befalls(kind))
+        };
+        let total: u32 = possible().map(|(weight, _)| weight).sum();
+        let mut left = roll(subject, 1) * f64::from(total);
+        possible()
+            .find(|(weight, _)| {
+                left -= f64::from(*weight);
+                left < 0.0
+            })
+            .map(|(_, fault)| fault)
+    }
 }
 
 /// The faults to come.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     queued: HashMap<RequestKind, VecDeque<Fault>>,
+    plan: Option<FaultPlan>,
+    /// Requests of each kind since the plan was set.
+    numbers: HashMap<RequestKind, u64>,
+    /// How many requests met each fault.
+    pub(super) met: HashMap<Fault, u64>,
 }
 
 impl Faults {
@@ -24,9 +249,53 @@ impl Faults {
         self.queued.entry(kind).or_default().push_back(fault);
     }
 
+    pub(super) fn queued(&self) -> usize {
+        self.queued.values().map(VecDeque::len).sum()
+    }
+
+    pub(super) fn follow(&mut self, plan: Option<FaultPlan>) {
+        self.plan = plan;
+        self.numbers.clear();
+    }
+
     /// Asked once for each request, before anything else is done with it. Whatever
     /// kind of fault there may be, this is where it is chosen.
     pub(super) fn next(&mut self, kind: RequestKind) -> Option<Fault> {
-        self.queued.get_mut(&kind)?.pop_front()
+        let queued = self.queued.get_mut(&kind).and_then(VecDeque::pop_front);
+        let fault = queued.or_else(|| self.planned(kind))?;
+        *self.met.entry(fault.clone()).or_default() += 1;
+        Some(fault)
+    }
+
+    fn planned(&mut self, kind: RequestKind) -> Option<Fault> {
+        let plan = self.plan.as_ref()?;
+        let number = self.numbers.entry(kind).or_default();
+        *number += 1;
+        plan.fault(kind, *number).cloned()
+    }
+}
+
+/// What a listing suffers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Disturbance<'a> {
+    pub(super) fault: Option<&'a Fault>,
+    /// The artifacts that a page has lacked.
+    pub(super) lost: &'a Mutex<HashSet<i64>>,
+}
+
+impl Disturbance<'_> {
+    /// Whether this artifact is to be missing now; at most once.
+    pub(super) fn loses(&self, artifact_id: i64) -> bool {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.insert(artifact_id)
+    }
+
+    /// Disturbs a page of a listing by offset.
+    pub(super) fn shift<T: Clone>(&self, rows: &mut Vec<T>) {
+        match self.fault {
+            Some(Fault::DuplicateRows) => rows.extend(rows.last().cloned()),
+            Some(Fault::MissingRows) if !rows.is_empty() => drop(rows.remove(0)),
+            _ => {}
+        }
     }
 }

@@ -13,8 +13,9 @@
 //! wrong together; they share the signature alone, which has test vectors.
 //!
 //! In the order to read them: `server` (sockets, order of checks), `api` (routes),
-//! `wire` (JSON), `auth`, `answer`, `fault`; `world` (state and single changes),
-//! `image`, `recipe`, `generate`, `change`.
+//! `wire` (JSON), `auth`, `answer`; `fault` (what goes wrong with requests), `line`
+//! (how connections break), `hostile` (odd values); `world` (state and single
+//! changes), `image`, `recipe`, `generate`, `change`.
 
 mod answer;
 mod api;
@@ -22,7 +23,9 @@ mod auth;
 mod change;
 mod fault;
 mod generate;
+mod hostile;
 mod image;
+mod line;
 mod recipe;
 mod requests;
 mod server;
@@ -31,6 +34,7 @@ mod wire;
 mod world;
 
 pub use change::Changes;
+pub use fault::{ErrorBody, Fault, FaultPlan};
 pub use generate::WorldSettings;
 pub use image::{Created, Digest, Layer, Manifest, ManifestKind, Step};
 pub use requests::{RequestCounts, RequestKind};

@@ -1,6 +1,7 @@
 //! The running emulator: sockets, the order in which a request is checked, and
 //! what tests can see and change meanwhile.
 
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -8,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{DATE, HeaderValue};
+use hyper::header::{ACCEPT_ENCODING, DATE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -20,10 +21,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-use super::answer::{Answer, Refusal};
+use super::answer::{Answer, Body, Refusal};
 use super::api::{self, Route};
 use super::auth::{Arrived, Gatekeeper};
-use super::fault::{Fault, Faults};
+use super::change::Event;
+use super::fault::{Disturbance, ErrorBody, Fault, FaultPlan, Faults};
+use super::line::{Cut, Line, Manner, Place, Scissors};
 use super::requests::{RequestCounts, RequestKind};
 use super::settings::{EmulatorSettings, Throttle};
 use super::world::World;
@@ -52,6 +55,8 @@ impl Emulator {
             counts: Mutex::default(),
             gatekeeper: Mutex::default(),
             faults: Mutex::default(),
+            lost: Mutex::default(),
+            requests_by_digest: Mutex::default(),
             last_request: AtomicU64::new(0),
             rounds: AtomicU32::new(0),
         });
@@ -82,9 +87,17 @@ impl Emulator {
         self.state.request_counts()
     }
 
+    /// How often the build history of each digest was asked for since the start or the last
+    /// reset, answered or not.
+    pub fn history_requests(&self) -> HashMap<String, u64> {
+        lock(&self.state.requests_by_digest).clone()
+    }
+
     /// Counts from 0 again.
     pub fn reset_requests(&self) {
         lock(&self.state.counts).reset();
+        lock(&self.state.requests_by_digest).clear();
+        lock(&self.state.faults).met.clear();
         lock(&self.state.gatekeeper).failed_checks = 0;
     }
 
@@ -116,12 +129,32 @@ impl Emulator {
     /// Answers the next request of this kind with this status and body. Calls queue up.
     pub fn fail_next(&self, kind: RequestKind, status: u16, body: impl Into<String>) {
         let body = body.into();
-        lock(&self.state.faults).queue(kind, Fault::Answer { status, body });
+        self.disturb_next(kind, Fault::Answer { status, body });
     }
 
     /// Never answers the next request of this kind.
     pub fn hang_next(&self, kind: RequestKind) {
-        lock(&self.state.faults).queue(kind, Fault::Hang);
+        self.disturb_next(kind, Fault::Hang);
+    }
+
+    /// Lets the next request of this kind meet this fault. Calls queue up.
+    pub fn disturb_next(&self, kind: RequestKind, fault: Fault) {
+        lock(&self.state.faults).queue(kind, fault);
+    }
+
+    /// The faults that wait for their request.
+    pub fn queued_faults(&self) -> usize {
+        lock(&self.state.faults).queued()
+    }
+
+    /// How many requests met each fault since the start or the last reset of the counts.
+    pub fn met_faults(&self) -> HashMap<Fault, u64> {
+        lock(&self.state.faults).met.clone()
+    }
+
+    /// Lets requests meet the faults of this plan from now on, from its beginning.
+    pub fn set_faults(&self, plan: Option<FaultPlan>) {
+        lock(&self.state.faults).follow(plan);
     }
 
     /// Stops listening and cuts all connections.
@@ -145,6 +178,9 @@ struct State {
     counts: Mutex<RequestCounts>,
     gatekeeper: Mutex<Gatekeeper>,
     faults: Mutex<Faults>,
+    /// The artifacts that a page has lacked.
+    lost: Mutex<HashSet<i64>>,
+    requests_by_digest: Mutex<HashMap<String, u64>>,
     latency: Mutex<Duration>,
     throttle: Mutex<Option<Bucket>>,
     last_request: AtomicU64,
@@ -169,18 +205,20 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
 async fn converse(stream: TcpStream, state: Arc<State>) {
     // Without it, small answers wait for the client's delayed acknowledgement.
     let _ = stream.set_nodelay(true);
+    let scissors = Scissors::default();
+    let line = Line::new(stream, scissors.clone());
     let service = service_fn(|request| {
-        let state = Arc::clone(&state);
-        async move { Ok::<_, Infallible>(state.respond(request).await) }
+        let (state, scissors) = (Arc::clone(&state), scissors.clone());
+        async move { Ok::<_, Infallible>(state.respond(request, &scissors).await) }
     });
     // A broken connection is the client's business.
     let _ = http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(line), service)
         .await;
 }
 
 impl State {
-    async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn respond(&self, request: Request<Incoming>, scissors: &Scissors) -> Response<Body> {
         let number = self.last_request.fetch_add(1, Ordering::Relaxed) + 1;
         let request_id = format!("{number:032x}");
         let (parts, body) = request.into_parts();
@@ -192,6 +230,10 @@ impl State {
         let route = Route::of(&parts.method, parts.uri.path());
         let kind = route.as_ref().map_or(RequestKind::Unknown, Route::kind);
         let _present = Present::new(self, kind);
+        if let Some(Route::BuildHistory(route)) = &route {
+            let mut requests = lock(&self.requests_by_digest);
+            *requests.entry(route.reference.clone()).or_default() += 1;
+        }
 
         let body = match Limited::new(body, LARGEST_BODY_BYTES).collect().await {
             Ok(body) => body.to_bytes(),
@@ -205,7 +247,11 @@ impl State {
             body: &body,
         };
         let fault = lock(&self.faults).next(kind);
-        let admitted = match fault {
+        if let Some(fault) = &fault {
+            self.befall(fault).await;
+        }
+        let answered = fault.as_ref().and_then(instead);
+        let admitted = match answered {
             None => self.admit(route.as_ref(), &arrived),
             Some(_) => Ok(()),
         };
@@ -214,19 +260,43 @@ impl State {
         if admitted.is_ok() && !latency.is_zero() {
             tokio::time::sleep(latency).await;
         }
-        let answer = match fault {
-            Some(Fault::Hang) => std::future::pending().await,
-            Some(Fault::Answer { status, body }) => Answer::text(status, body),
-            None => admitted
-                .and_then(|()| self.answer(route.as_ref(), &arrived))
-                .unwrap_or_else(|refusal| refusal.into_answer(&request_id)),
-        };
-        lock(&self.counts).answer(kind, answer.status.as_u16());
+        let mut answer = answered
+            .unwrap_or_else(|| {
+                admitted.and_then(|()| self.answer(route.as_ref(), &arrived, fault.as_ref()))
+            })
+            .unwrap_or_else(|refusal| refusal.into_answer(&request_id));
+        if let Some(fault) = &fault {
+            let accepted = parts.headers.get(ACCEPT_ENCODING);
+            let accepts_gzip = accepted
+                .and_then(|value| value.to_str().ok())
+                .is_some_and(|value| value.contains("gzip"));
+            answer.spoil(fault, accepts_gzip);
+        }
+        match fault.as_ref().and_then(cut) {
+            Some(cut) => scissors.cut_next(cut),
+            None => lock(&self.counts).answer(kind, answer.status.as_u16()),
+        }
         let mut response = answer.into_response(&request_id);
         response
             .headers_mut()
             .insert(DATE, http_date(self.settings.clock.now()));
         response
+    }
+
+    /// What a fault does before the request is answered.
+    async fn befall(&self, fault: &Fault) {
+        let event = match fault {
+            Fault::Hang => return std::future::pending().await,
+            Fault::Late(delay) => return tokio::time::sleep(*delay).await,
+            Fault::ExpiredTokens => return lock(&self.gatekeeper).expire_tokens(),
+            Fault::ArtifactDeleted => Event::ArtifactDeleted,
+            Fault::ArtifactPushed => Event::ArtifactPushed,
+            Fault::RepositoryDeleted => Event::RepositoryDeleted,
+            Fault::RepositoryCreated => Event::RepositoryCreated,
+            _ => return,
+        };
+        let mut world = self.world.write().unwrap_or_else(PoisonError::into_inner);
+        world.happen(event);
     }
 
     /// The gateway's order: is there such a route, who asks, how often.
@@ -243,13 +313,22 @@ impl State {
     }
 
     /// The service, or IAM.
-    fn answer(&self, route: Option<&Route>, request: &Arrived<'_>) -> Result<Answer, Refusal> {
+    fn answer(
+        &self,
+        route: Option<&Route>,
+        request: &Arrived<'_>,
+        fault: Option<&Fault>,
+    ) -> Result<Answer, Refusal> {
         let route = self.existing(route)?;
         if *route == Route::Token {
             return lock(&self.gatekeeper).issue_token(&self.settings, request.body);
         }
         let world = self.world.read().unwrap_or_else(PoisonError::into_inner);
-        api::answer(route, request.query, &self.settings, &world)
+        let disturbance = Disturbance {
+            fault,
+            lost: &self.lost,
+        };
+        api::answer(route, request.query, &self.settings, &world, disturbance)
     }
 
     fn existing<'a>(&self, route: Option<&'a Route>) -> Result<&'a Route, Refusal> {
@@ -284,6 +363,34 @@ impl State {
         counts.failed_signatures = lock(&self.gatekeeper).failed_checks;
         counts
     }
+}
+
+/// The answer that a fault puts in the place of the right one.
+fn instead(fault: &Fault) -> Option<Result<Answer, Refusal>> {
+    match fault {
+        Fault::Answer { status, body } => Some(Ok(Answer::text(*status, body.clone()))),
+        Fault::Throttled { retry_after } => Some(Err(Refusal::throttled(None, *retry_after))),
+        Fault::ServerError { status, body } => Some(Ok(Answer::server_error(*status, *body))),
+        Fault::ErrorDocument => Some(Ok(Answer {
+            status: StatusCode::OK,
+            ..Answer::server_error(500, ErrorBody::Json)
+        })),
+        Fault::WebPage => Some(Ok(Answer::web_page(StatusCode::OK, "Please log in"))),
+        Fault::EmptyBody => Some(Ok(Answer::text(200, String::new()))),
+        _ => None,
+    }
+}
+
+/// Where a fault cuts the connection.
+fn cut(fault: &Fault) -> Option<Cut> {
+    let (place, manner) = match fault {
+        Fault::ResetBeforeHeaders => (Place::Start, Manner::Reset),
+        Fault::ResetWithinHeaders => (Place::Headers, Manner::Reset),
+        Fault::ResetWithinBody => (Place::Body, Manner::Reset),
+        Fault::ShortBody | Fault::UnfinishedChunks => (Place::Body, Manner::Close),
+        _ => return None,
+    };
+    Some(Cut { place, manner })
 }
 
 /// Counts a request as on its way until it is answered, or given up by the client.

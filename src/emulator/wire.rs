@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 
 use chrono::{DateTime, Utc};
-use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
-use serde_json::Value;
 
+use super::fault::{Disturbance, Fault};
+use super::hostile::{self, HostileValue};
 use super::image::{Created, Digest, Manifest, Step, roll};
 use super::settings::{BuildTime, Dialect, EmulatorSettings, LastMarker, NextMarker};
 use super::world::{Artifact, Namespace, Quirks, Repository, Tag, World, question};
@@ -49,50 +49,120 @@ impl Serialize for Milliseconds {
 }
 
 /// A page of the artifact list (swr_03_0306).
-#[derive(Serialize)]
 pub(super) struct ArtifactPage<'a> {
-    artifacts: Vec<ArtifactRow<'a>>,
-    #[serde(skip_serializing_if = "Field::is_absent")]
-    next_marker: Field<Marker>,
+    world: &'a World,
+    limit: usize,
+    /// The marker as it was asked for, and the id it means.
+    asked: i64,
+    from: i64,
+    artifacts: Vec<&'a Artifact>,
+    next_marker: Option<i64>,
 }
 
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Marker {
-    Number(i64),
-    Text(String),
-}
+/// Ids are below; so much more, any number of times, is another marker for the same id.
+const OTHER_MARKER: i64 = 1 << 57;
+/// From here on, markers only lead to further ones.
+const ENDLESS_MARKERS: i64 = 1 << 62;
 
 impl<'a> ArtifactPage<'a> {
-    /// The artifacts from the id `marker` on, and the id the next page begins with.
-    pub(super) fn new(world: &'a World, marker: i64, limit: usize, dialect: Dialect) -> Self {
-        let mut rest = world
-            .artifacts
-            .range(marker..)
-            .map(|(_, artifact)| artifact);
-        let artifacts = rest
-            .by_ref()
-            .take(limit)
-            .map(|artifact| ArtifactRow::new(world, artifact))
-            .collect();
-        let next_marker = match (rest.next(), dialect.next_marker, dialect.last_marker) {
-            (Some(next), NextMarker::Number, _) => Field::Value(Marker::Number(next.id)),
-            (Some(next), NextMarker::Text, _) => Field::Value(Marker::Text(next.id.to_string())),
-            (None, _, LastMarker::Absent) => Field::Absent,
-            (None, _, LastMarker::Null) => Field::Null,
+    /// The artifacts from the id that `marker` means on, and the id the next page begins with.
+    pub(super) fn new(world: &'a World, marker: i64, limit: usize) -> ArtifactPage<'a> {
+        let from = if marker < OTHER_MARKER {
+            marker
+        } else {
+            marker % OTHER_MARKER
         };
-        ArtifactPage {
+        let mut rest = world.artifacts.range(from..).map(|(_, artifact)| artifact);
+        let artifacts = rest.by_ref().take(limit).collect();
+        let mut page = ArtifactPage {
+            world,
+            limit,
+            asked: marker,
+            from,
             artifacts,
-            next_marker,
+            next_marker: rest.next().map(|next| next.id),
+        };
+        if marker >= ENDLESS_MARKERS {
+            page.go_on_for_ever();
+        }
+        page
+    }
+
+    fn go_on_for_ever(&mut self) {
+        self.artifacts = self.before(i64::MAX, self.limit);
+        self.next_marker = Some(self.asked.max(ENDLESS_MARKERS) + 1);
+    }
+
+    /// Up to `count` artifacts before an id.
+    fn before(&self, id: i64, count: usize) -> Vec<&'a Artifact> {
+        let before = self.world.artifacts.range(..id).rev();
+        let mut artifacts: Vec<&Artifact> = before.take(count).map(|(_, known)| known).collect();
+        artifacts.reverse();
+        artifacts
+    }
+
+    /// Whether there are pages before this one, and this holds for the id of its first row.
+    fn has_before_and(&self, holds: impl FnOnce(i64) -> bool) -> bool {
+        let first = self.artifacts.first();
+        !self.before(self.from, 1).is_empty() && first.is_some_and(|first| holds(first.id))
+    }
+
+    /// Applies what goes wrong with pages.
+    pub(super) fn disturb(&mut self, disturbance: Disturbance<'_>) {
+        match disturbance.fault {
+            Some(Fault::RepeatedMarker) => self.next_marker = Some(self.asked),
+            Some(Fault::DecreasingMarker) => {
+                // Between the places where pages begin.
+                let rank = self.world.artifacts.range(..self.from).count();
+                let earlier = self.world.artifacts.keys().nth(rank * 2 / 5 + 3);
+                self.next_marker = earlier
+                    .filter(|id| **id < self.from)
+                    .copied()
+                    .or(self.next_marker);
+            }
+            Some(Fault::EndlessMarkers) => self.go_on_for_ever(),
+            Some(Fault::EmptyPage) if self.asked < ENDLESS_MARKERS - OTHER_MARKER => {
+                self.artifacts.clear();
+                self.next_marker = Some(self.asked + OTHER_MARKER);
+            }
+            Some(Fault::ShortPage) if self.artifacts.len() > 1 => {
+                let rest = self.artifacts.split_off(self.artifacts.len() / 2);
+                self.next_marker = Some(rest[0].id);
+            }
+            Some(Fault::DuplicateRows) => {
+                let repeated = self.before(self.from, 3);
+                self.artifacts.splice(0..0, repeated);
+            }
+            Some(Fault::MissingRows) if self.has_before_and(|first| disturbance.loses(first)) => {
+                self.artifacts.remove(0);
+            }
+            _ => {}
         }
     }
-}
 
-#[derive(Serialize)]
-#[serde(untagged)]
-enum ArtifactRow<'a> {
-    Verbatim(&'a Value),
-    Derived(Box<DerivedRow<'a>>),
+    /// Written by hand, since rows may be no JSON.
+    pub(super) fn to_json(&self, dialect: Dialect) -> Vec<u8> {
+        let mut json = br#"{"artifacts":["#.to_vec();
+        for (position, artifact) in self.artifacts.iter().enumerate() {
+            if position > 0 {
+                json.push(b',');
+            }
+            match self.world.rows.get(&artifact.id) {
+                Some(row) => json.extend_from_slice(row),
+                None => DerivedRow::new(self.world, artifact).write(&mut json, &self.world.quirks),
+            }
+        }
+        json.push(b']');
+        let next_marker = match (self.next_marker, dialect.next_marker, dialect.last_marker) {
+            (Some(next), NextMarker::Number, _) => format!(r#","next_marker":{next}"#),
+            (Some(next), NextMarker::Text, _) => format!(r#","next_marker":"{next}""#),
+            (None, _, LastMarker::Absent) => String::new(),
+            (None, _, LastMarker::Null) => r#","next_marker":null"#.to_owned(),
+        };
+        json.extend_from_slice(next_marker.as_bytes());
+        json.push(b'}');
+        json
+    }
 }
 
 #[derive(Serialize)]
@@ -123,11 +193,8 @@ struct TagRow<'a> {
     pull_time: Milliseconds,
 }
 
-impl<'a> ArtifactRow<'a> {
-    fn new(world: &'a World, artifact: &'a Artifact) -> ArtifactRow<'a> {
-        if let Some(row) = world.rows.get(&artifact.id) {
-            return ArtifactRow::Verbatim(row);
-        }
+impl<'a> DerivedRow<'a> {
+    fn new(world: &'a World, artifact: &'a Artifact) -> DerivedRow<'a> {
         let Artifact {
             id,
             repository_id,
@@ -138,7 +205,7 @@ impl<'a> ArtifactRow<'a> {
         } = artifact;
         let repository = world.repositories.get(repository_id);
         let (r#type, media_type, manifest_media_type) = manifest.kind.types();
-        ArtifactRow::Derived(Box::new(DerivedRow {
+        DerivedRow {
             id: *id,
             digest: manifest.digest,
             repository_id: *repository_id,
@@ -151,8 +218,35 @@ impl<'a> ArtifactRow<'a> {
             push_time: Milliseconds(Some(*pushed_at)),
             size: manifest.size_bytes,
             tags: tag_rows(&world.quirks, artifact, tags),
-        }))
+        }
     }
+
+    fn write(&self, json: &mut Vec<u8>, quirks: &Quirks) {
+        let id = self.id.unsigned_abs();
+        let odd = [
+            (question::HOSTILE_ROW, quirks.hostile, hostile::ROW),
+            (
+                question::BROKEN_ROW,
+                quirks.broken_text,
+                hostile::BROKEN_ROW,
+            ),
+        ];
+        let chosen = odd
+            .into_iter()
+            .find(|(question, share, _)| roll(id, *question) < *share);
+        match chosen {
+            None => write(json, self),
+            Some((_, _, values)) => {
+                let value = hostile::pick(values, roll(id, question::HOSTILE_VALUE));
+                hostile::write_with(json, self, value);
+            }
+        }
+    }
+}
+
+fn write(json: &mut Vec<u8>, value: &impl Serialize) {
+    // Neither memory nor these types can fail; if they did, the page would show it.
+    let _ = serde_json::to_writer(json, value);
 }
 
 /// With the namespace before it, as in Harbor; the page does not say.
@@ -194,19 +288,16 @@ fn tag_rows<'a>(quirks: &Quirks, artifact: &Artifact, tags: &'a [Tag]) -> Field<
 }
 
 /// A build history (swr_03_0305).
-#[derive(Serialize)]
 pub(super) struct BuildHistoryPage<'a> {
-    build_histories: Entries<'a>,
-    total: usize,
-}
-
-struct Entries<'a> {
     manifest: &'a Manifest,
     dialect: Dialect,
+    total: usize,
     is_empty_layer_spelled: bool,
     empty_layer_fields: Field<()>,
     /// The position of the entry that lacks its command.
     without_command: Option<usize>,
+    /// The position of the entry that has a value no client expects.
+    hostile: Option<(usize, &'static HostileValue)>,
 }
 
 #[derive(Serialize)]
@@ -244,37 +335,57 @@ impl<'a> BuildHistoryPage<'a> {
         let position = digest.roll(question::COMMAND_POSITION) * entries as f64;
         let blank = quirks.empty_layer_fields;
         let rolled = digest.roll(question::EMPTY_LAYER_FIELDS);
+        let odd = [
+            (question::HOSTILE_STEP, quirks.hostile, hostile::STEP),
+            (
+                question::BROKEN_STEP,
+                quirks.broken_text,
+                hostile::BROKEN_STEP,
+            ),
+        ];
+        let chosen = odd
+            .into_iter()
+            .find(|(question, share, _)| digest.roll(*question) < *share);
+        let hostile_position = digest.roll(question::HOSTILE_POSITION) * entries as f64;
         BuildHistoryPage {
-            build_histories: Entries {
-                manifest,
-                dialect,
-                is_empty_layer_spelled: digest.roll(question::EMPTY_LAYER)
-                    < quirks.empty_layer_spelled,
-                empty_layer_fields: if rolled < blank {
-                    Field::Value(())
-                } else if rolled < 2.0 * blank {
-                    Field::Null
-                } else {
-                    Field::Absent
-                },
-                without_command: lacks_command.then_some(position as usize),
-            },
+            manifest,
+            dialect,
             total: entries + usize::from(total_differs),
+            is_empty_layer_spelled: digest.roll(question::EMPTY_LAYER) < quirks.empty_layer_spelled,
+            empty_layer_fields: if rolled < blank {
+                Field::Value(())
+            } else if rolled < 2.0 * blank {
+                Field::Null
+            } else {
+                Field::Absent
+            },
+            without_command: lacks_command.then_some(position as usize),
+            hostile: chosen.map(|(_, _, values)| {
+                let value = hostile::pick(values, digest.roll(question::HOSTILE_VALUE));
+                (hostile_position as usize, value)
+            }),
         }
     }
-}
 
-impl Serialize for Entries<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut list = serializer.serialize_seq(None)?;
+    /// Written by hand, since entries may be no JSON.
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        let mut json = br#"{"build_histories":["#.to_vec();
         for (position, step) in self.manifest.steps().enumerate() {
-            list.serialize_element(&self.entry(position, step))?;
+            if position > 0 {
+                json.push(b',');
+            }
+            let entry = self.entry(position, step);
+            match self.hostile {
+                Some((at, value)) if at == position => {
+                    hostile::write_with(&mut json, &entry, value)
+                }
+                _ => write(&mut json, &entry),
+            }
         }
-        list.end()
+        json.extend_from_slice(format!(r#"],"total":{}}}"#, self.total).as_bytes());
+        json
     }
-}
 
-impl Entries<'_> {
     fn entry<'s>(&self, position: usize, step: &'s Step) -> Entry<'s> {
         let (created, created_at) = match self.dialect.build_time {
             BuildTime::Created => (step.created, None),

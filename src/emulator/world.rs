@@ -25,7 +25,7 @@ pub struct World {
     repository_ids: HashMap<String, i64>,
     pub(super) bases: Vec<BaseImage>,
     /// Rows of the artifact list that are answered word for word.
-    pub(super) rows: BTreeMap<i64, Value>,
+    pub(super) rows: BTreeMap<i64, Vec<u8>>,
     /// Answers for a build history that replace the derived ones, by reference.
     pub(super) answers: HashMap<String, CannedAnswer>,
     last_artifact_id: i64,
@@ -137,8 +137,8 @@ impl BaseImage {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct CannedAnswer {
     pub(super) status: u16,
-    /// Sent as JSON.
-    pub(super) body: Value,
+    /// Sent as JSON, whatever it is.
+    pub(super) body: Vec<u8>,
 }
 
 /// An artifact made by hand.
@@ -188,6 +188,13 @@ pub struct Quirks {
     pub release_repositories: f64,
     /// Whether one repository has a negative id.
     pub negative_repository_id: bool,
+    /// Artifacts with a value that no client expects in their row, and as many in their build
+    /// history: odd types, sizes, times and text. See `hostile`.
+    pub hostile: f64,
+    /// As `hostile`, with text that is no Unicode: lone surrogates and invalid UTF-8.
+    pub broken_text: f64,
+    /// Ids of artifacts leap beyond 2^31 and 2^53, this often.
+    pub id_leaps: f64,
 }
 
 impl Default for Quirks {
@@ -204,6 +211,9 @@ impl Default for Quirks {
             multi_arch_repositories: 0.08,
             release_repositories: 0.05,
             negative_repository_id: true,
+            hostile: 0.0,
+            broken_text: 0.0,
+            id_leaps: 0.0,
         }
     }
 }
@@ -223,6 +233,9 @@ impl Quirks {
             multi_arch_repositories: 0.0,
             release_repositories: 0.0,
             negative_repository_id: false,
+            hostile: 0.0,
+            broken_text: 0.0,
+            id_leaps: 0.0,
         }
     }
 }
@@ -238,7 +251,17 @@ pub(super) mod question {
     pub(in super::super) const COMMAND: u64 = 7;
     pub(in super::super) const COMMAND_POSITION: u64 = 8;
     pub(super) const ID_GAP: u64 = 9;
+    pub(super) const ID_LEAP: u64 = 10;
+    pub(in super::super) const HOSTILE_ROW: u64 = 11;
+    pub(in super::super) const HOSTILE_STEP: u64 = 12;
+    pub(in super::super) const HOSTILE_VALUE: u64 = 13;
+    pub(in super::super) const HOSTILE_POSITION: u64 = 14;
+    pub(in super::super) const BROKEN_ROW: u64 = 15;
+    pub(in super::super) const BROKEN_STEP: u64 = 16;
 }
+
+/// What ids leap over: the ends of int4 and of what a double holds exactly.
+const ID_LEAPS: [i64; 2] = [i32::MAX as i64 - 4, (1 << 53) - 4];
 
 /// What precedes the id of a repository in the names of its sequences of chance.
 const REPOSITORY_CHANCE: u64 = 1 << 40;
@@ -403,12 +426,29 @@ impl World {
 
     /// Answers an artifact's row of the list with this value instead.
     pub fn override_row(&mut self, artifact_id: i64, row: Value) {
-        self.rows.insert(artifact_id, row);
+        self.override_row_bytes(artifact_id, row.to_string());
+    }
+
+    /// As [`override_row`](World::override_row), with bytes that need not be JSON, nor text.
+    pub fn override_row_bytes(&mut self, artifact_id: i64, row: impl Into<Vec<u8>>) {
+        self.rows.insert(artifact_id, row.into());
     }
 
     /// Answers for the build history of this reference (a digest) with this
     /// instead, whether or not there is such an artifact.
     pub fn override_build_history(&mut self, reference: &str, status: u16, body: Value) {
+        self.override_build_history_bytes(reference, status, body.to_string());
+    }
+
+    /// As [`override_build_history`](World::override_build_history), with bytes that need not be
+    /// JSON, nor text.
+    pub fn override_build_history_bytes(
+        &mut self,
+        reference: &str,
+        status: u16,
+        body: impl Into<Vec<u8>>,
+    ) {
+        let body = body.into();
         self.answers
             .insert(reference.to_owned(), CannedAnswer { status, body });
     }
@@ -623,8 +663,13 @@ impl World {
         let id = match known {
             Some(id) => id,
             None => {
-                let gap = roll(self.last_artifact_id.unsigned_abs(), question::ID_GAP) * 9.0;
-                self.last_artifact_id += 1 + gap as i64;
+                let last = self.last_artifact_id.unsigned_abs();
+                let gap = roll(last, question::ID_GAP) * 9.0;
+                let leaps = roll(last, question::ID_LEAP) < self.quirks.id_leaps;
+                let leap = ID_LEAPS
+                    .into_iter()
+                    .find(|leap| leaps && *leap > last as i64);
+                self.last_artifact_id = leap.unwrap_or(self.last_artifact_id) + 1 + gap as i64;
                 self.last_artifact_id
             }
         };

@@ -70,6 +70,14 @@ pub enum RequestFailure {
         /// The marker.
         marker: i64,
     },
+    /// The listing goes on and on without giving anything new.
+    #[error(
+        "the listing gave {pages} pages in a row without anything new, and another marker with each: it would never end"
+    )]
+    EndlessListing {
+        /// Empty pages, and pages the same as one before.
+        pages: u32,
+    },
     /// The catalog kept giving fewer entries than it says it has.
     #[error("the catalog gives {given} of {total} {what} and does not settle")]
     IncompleteCatalog {

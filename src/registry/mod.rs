@@ -21,10 +21,11 @@ mod transport;
 mod wire;
 
 use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use futures_util::{Stream, TryStreamExt, stream};
+use futures_util::{Stream, TryStreamExt, future, stream};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Url;
 
@@ -48,6 +49,9 @@ pub const PAGE_SIZE: u64 = 100;
 
 /// The documented default, and so the start.
 const FIRST_MARKER: i64 = 1;
+
+/// A listing that gives so many pages in a row without anything new will never end.
+const MAX_FRUITLESS_PAGES: u32 = 100;
 
 /// How often a listing by offset is read again when its entries shift under it.
 const CATALOG_READS: u32 = 3;
@@ -243,7 +247,8 @@ impl Registry {
     /// Lists all artifacts page by page (ListInstanceAllArtifacts, swr_03_0306).
     ///
     /// The stream ends after the page without a next marker; only then is the listing complete.
-    /// A marker that comes a second time ends it with an error. Rows may repeat on later pages.
+    /// A marker that comes a second time ends it with an error, and so do too many pages in a row
+    /// without anything new. Rows may repeat on later pages.
     pub fn artifact_pages(&self) -> impl Stream<Item = Result<Page<Artifact>, RegistryError>> + '_ {
         let start = (Some(FIRST_MARKER), HashSet::from([FIRST_MARKER]));
         let bodies = stream::try_unfold(start, move |(marker, mut seen)| async move {
@@ -268,8 +273,18 @@ impl Registry {
                 (next_marker, seen),
             )))
         });
+        let mut novelty = Novelty::default();
         // While a page is decoded, the next one is on its way.
-        bodies.try_buffered(2)
+        bodies.try_buffered(2).and_then(move |page| {
+            let fruitless = novelty.fruitless_pages(&page);
+            future::ready(if fruitless < MAX_FRUITLESS_PAGES {
+                Ok(page)
+            } else {
+                let path = format!("{}/artifacts", self.base);
+                let failure = RequestFailure::EndlessListing { pages: fruitless };
+                Err(self.unreadable(&path, failure))
+            })
+        })
     }
 
     /// Decodes a page beside the caller, who has the page before to take in meanwhile: a full
@@ -412,6 +427,33 @@ fn offset_query(offset: u64, limit: u64) -> [(&'static str, String); 3] {
         ("limit", limit.to_string()),
         ("order_type", "asc".to_owned()),
     ]
+}
+
+/// Notices when a listing brings nothing new. It remembers pages, not artifacts, so as to stay
+/// small: 8 bytes for each.
+#[derive(Default)]
+struct Novelty {
+    seen: HashSet<u64>,
+    fruitless_pages: u32,
+}
+
+impl Novelty {
+    /// How many pages in a row, up to this one, were empty or the same as one before.
+    fn fruitless_pages(&mut self, page: &Page<Artifact>) -> u32 {
+        let mut hash = DefaultHasher::new();
+        for artifact in &page.rows {
+            artifact.artifact_id.hash(&mut hash);
+        }
+        // Rows that cannot be read are none of those seen before, for all we know.
+        let has_rows = !page.rows.is_empty() || !page.issues.is_empty();
+        let is_new = self.seen.insert(hash.finish());
+        if has_rows && (is_new || page.rows.is_empty()) {
+            self.fruitless_pages = 0;
+        } else {
+            self.fruitless_pages += 1;
+        }
+        self.fruitless_pages
+    }
 }
 
 fn with_or_without_steps(history: BuildHistory) -> HistoryOutcome {

@@ -8,6 +8,7 @@ mod history;
 mod lock;
 mod publish;
 mod readiness;
+mod removal;
 mod runs;
 mod stage;
 mod verify;
@@ -26,6 +27,7 @@ pub use readiness::{
     InstanceState, ServerState, instance_state, missing_migration_rights, missing_run_rights,
     server_state,
 };
+pub use removal::{DoubtfulRemovals, doubtful_removals};
 pub use runs::{
     Instance, ListingAge, Namesake, Run, RunEnd, describe_instance, find_namesake, listing_ages,
     note_listing, save_progress,

@@ -8,6 +8,10 @@
 mod architecture;
 #[cfg(feature = "emulator")]
 mod emulator;
+#[cfg(feature = "emulator")]
+mod fault_matrix;
+#[cfg(feature = "emulator")]
+mod faults;
 mod fidelity;
 mod findings;
 mod migrations;

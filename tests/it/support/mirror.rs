@@ -191,15 +191,35 @@ async fn run(
 ) -> Result<RunReport, SyncError> {
     let client = client_settings(emulator);
     let settings = SyncSettings {
+        dry_run,
+        safeguards,
+        ..sync_settings(&client)
+    };
+    run_as(client, settings, database, progress, stop).await
+}
+
+/// What a test's run starts from.
+pub(crate) fn sync_settings(client: &RegistrySettings) -> SyncSettings {
+    SyncSettings {
         swr_instance_id: client.instance_id.clone(),
         project_id: client.project_id.clone(),
         endpoint: client.endpoint.to_string(),
         region: None,
-        dry_run,
-        safeguards,
+        dry_run: false,
+        safeguards: Safeguards::default(),
         host: "test-host".to_owned(),
         clock: Clock::system(),
-    };
+    }
+}
+
+/// One run with a client and settings of the test's own making.
+pub(crate) async fn run_as(
+    client: RegistrySettings,
+    settings: SyncSettings,
+    database: &TestDatabase,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<RunReport, SyncError> {
     let registry = Registry::new(client).unwrap();
     let database = Database::from_url(database.url()).unwrap();
     sync(&registry, &database, &settings, progress, stop).await
@@ -218,7 +238,8 @@ pub(crate) async fn wait_until(what: &str, condition: impl AsyncFn() -> bool) {
     }
 }
 
-async fn facts(database: &TestDatabase) -> String {
+/// What a database holds of its registry now; see [`Mirror::facts`].
+pub(crate) async fn facts(database: &TestDatabase) -> String {
     const QUERIES: [(&str, &str); 6] = [
         (
             "namespace",

@@ -1,0 +1,471 @@
+//! Random worlds, random faults, random ends of runs: whatever happened, the tables end as if
+//! nothing had, and on the way there they never say anything wrong.
+//!
+//! `FAULT_SEEDS=1000` tries as many seeds, `FAULT_SEED=n` begins with that one, and tries only it
+//! unless `FAULT_SEEDS` asks for more.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Mutex;
+use std::task::Poll;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use futures_util::{FutureExt, StreamExt, stream};
+use swr_sync::clock::Clock;
+use swr_sync::emulator::{
+    BuildTime, Dialect, Emulator, EmulatorSettings, Fault, FaultPlan, LastMarker, NextMarker,
+    Quirks, RequestKind, Throttle, World, WorldSettings,
+};
+use swr_sync::exit::Exit;
+use swr_sync::registry::{Credentials, PasswordLogin, RegistrySettings};
+use swr_sync::run::RunReport;
+use swr_sync::stop::{self, Signal};
+use swr_sync::sync::{Progress, Safeguards, SyncError, SyncSettings};
+
+use super::faults::falsely_removed;
+use super::support::database::TestDatabase;
+use super::support::mirror::{
+    FACT_TABLES, client_settings, facts, run_as, start_of_time, sync_settings, wait_until,
+};
+
+/// Seeds in every test run.
+const SEEDS: u64 = 4;
+/// Seeds at a time.
+const PARALLEL: usize = 4;
+/// No run takes so long, whatever it meets.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[expect(clippy::print_stdout, reason = "thousands of seeds take a while")]
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_goes_wrong_the_tables_end_as_if_nothing_had() {
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .map(|text| text.parse::<u64>().unwrap())
+    };
+    let (first, count) = match (number("FAULT_SEED"), number("FAULT_SEEDS")) {
+        (Some(first), count) => (first, count.unwrap_or(1)),
+        (None, count) => (1, count.unwrap_or(SEEDS)),
+    };
+    let seeds = Mutex::new(first..first + count);
+    let failed: Vec<u64> = stream::iter(0..PARALLEL)
+        .map(async |_| {
+            let place = Place::new().await;
+            let mut failed = Vec::new();
+            loop {
+                let Some(seed) = seeds.lock().unwrap().next() else {
+                    return failed;
+                };
+                // A seed's panic is not the others' end.
+                match AssertUnwindSafe(place.check_seed(seed))
+                    .catch_unwind()
+                    .await
+                {
+                    Ok(story) => println!("seed {seed}: {story}"),
+                    Err(_) => {
+                        println!("seed {seed} failed");
+                        failed.push(seed);
+                    }
+                }
+            }
+        })
+        .buffer_unordered(PARALLEL)
+        .concat()
+        .await;
+    assert!(
+        failed.is_empty(),
+        "{} of {count} seeds failed; to see one again: FAULT_SEED={} cargo test --test it -- fault_matrix",
+        failed.len(),
+        failed[0]
+    );
+}
+
+/// How a run ends.
+#[derive(Debug, Clone, Copy)]
+enum Ending {
+    ByItself,
+    /// Dropped at this await: what was on its way stays as it is.
+    Crash(u32),
+    /// Asked to stop at this await.
+    Stop(u32),
+}
+
+/// Two databases, used by one seed after the other: to make new ones takes longer than a trial.
+struct Place {
+    disturbed: TestDatabase,
+    undisturbed: TestDatabase,
+}
+
+/// A seed's registry, databases and chance.
+struct Trial<'a> {
+    chance: fastrand::Rng,
+    emulator: Emulator,
+    /// What the runs that meet faults write to.
+    disturbed: &'a TestDatabase,
+    /// A mirror of the same registry whose requests meet no faults.
+    undisturbed: &'a TestDatabase,
+    credentials: Option<Credentials>,
+    story: Story,
+}
+
+/// What a seed's runs met.
+#[derive(Debug, Default)]
+struct Story {
+    published: u32,
+    failed: u32,
+    crashed: u32,
+    stopped: u32,
+    faults: u64,
+}
+
+impl Place {
+    async fn new() -> Place {
+        Place {
+            disturbed: TestDatabase::create().await,
+            undisturbed: TestDatabase::create().await,
+        }
+    }
+
+    async fn check_seed(&self, seed: u64) -> Story {
+        empty(&self.disturbed).await;
+        empty(&self.undisturbed).await;
+        let mut trial = Trial::new(seed, self).await;
+        let rounds = trial.chance.u32(2..=5);
+        for round in 1..=rounds {
+            if round > 1 && trial.chance.u32(0..4) > 0 {
+                trial.emulator.with_world(|world| world.evolve(round));
+            }
+            let plan = FaultPlan::random(seed * 100 + u64::from(round));
+            trial.disturbed_run(plan).await;
+        }
+        trial.settle().await;
+        trial.story
+    }
+}
+
+impl fmt::Display for Story {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Story {
+            published,
+            failed,
+            crashed,
+            stopped,
+            faults,
+        } = self;
+        write!(
+            f,
+            "{published} published, {failed} failed, {crashed} crashed, {stopped} stopped, {faults} faults"
+        )
+    }
+}
+
+impl<'a> Trial<'a> {
+    async fn new(seed: u64, place: &'a Place) -> Trial<'a> {
+        let mut chance = fastrand::Rng::with_seed(seed);
+        let quirks = Quirks {
+            hostile: chance.choice([0.0, 0.03, 0.3]).unwrap(),
+            id_leaps: chance.choice([0.0, 0.02]).unwrap(),
+            gone: chance.choice([0.0, 0.02]).unwrap(),
+            ..Quirks::default()
+        };
+        let world = World::generate_with(&WorldSettings {
+            seed,
+            // Mostly small, up to three pages.
+            artifacts: 2_f64.powf(chance.f64() * 8.0) as usize,
+            now: start_of_time(),
+            quirks,
+        });
+        let throttle = Throttle {
+            requests_per_second: 200,
+            burst: 20,
+            quotes_limit: chance.bool(),
+            retry_after: None,
+        };
+        let settings = EmulatorSettings {
+            dialect: Dialect {
+                build_time: chance
+                    .choice([BuildTime::Created, BuildTime::CreatedAt])
+                    .unwrap(),
+                next_marker: chance
+                    .choice([NextMarker::Number, NextMarker::Text])
+                    .unwrap(),
+                last_marker: chance
+                    .choice([LastMarker::Absent, LastMarker::Null])
+                    .unwrap(),
+            },
+            throttle: (chance.u32(0..8) == 0).then_some(throttle),
+            ..EmulatorSettings::default()
+        };
+        let has_password = chance.bool();
+        let emulator = Emulator::start(settings, world).await.unwrap();
+        let EmulatorSettings {
+            credentials,
+            project_id,
+            ..
+        } = emulator.settings();
+        let login = Credentials::Password(PasswordLogin {
+            iam_endpoint: emulator.endpoint().parse().unwrap(),
+            user: credentials.user.clone(),
+            password: credentials.password.clone(),
+            account: credentials.account.clone(),
+            project_id: project_id.clone(),
+        });
+        Trial {
+            chance,
+            credentials: has_password.then_some(login),
+            emulator,
+            disturbed: &place.disturbed,
+            undisturbed: &place.undisturbed,
+            story: Story::default(),
+        }
+    }
+
+    /// A run that meets faults and may not reach its end. Checks what must hold after it.
+    async fn disturbed_run(&mut self, plan: FaultPlan) {
+        let emulator = &self.emulator;
+        emulator.set_throttle(None);
+        undisturbed_run(emulator, self.undisturbed).await;
+        emulator.set_throttle(emulator.settings().throttle);
+        let shown = published(self.disturbed).await;
+        let answered = finally_answered(self.disturbed).await;
+        let time = emulator.with_world(|world| world.now());
+        emulator.reset_requests();
+        emulator.set_faults(Some(plan));
+        let ending = match self.chance.u32(0..10) {
+            0..5 => Ending::ByItself,
+            5..8 => Ending::Crash(self.some_awaits()),
+            _ => Ending::Stop(self.some_awaits()),
+        };
+
+        let run = self.run(self.impatient_client(), Clock::system(), ending);
+        let result = match tokio::time::timeout(PATIENCE, run).await {
+            Ok(result) => result,
+            Err(_) => panic!("a run did not end within {PATIENCE:?}"),
+        };
+
+        let emulator = &self.emulator;
+        emulator.set_faults(None);
+        connections_are_gone(self.disturbed).await;
+        let met = emulator.met_faults();
+        let what = format!("{ending:?}, {met:?}");
+        assert_eq!(
+            falsely_removed(&self.emulator, self.disturbed).await,
+            "",
+            "{what}"
+        );
+        for (digest, count) in emulator.history_requests() {
+            assert!(!answered.contains(&digest), "{digest} again; {what}");
+            // Three attempts, of which one or another may have met the end of a token.
+            assert!(count <= 4, "{digest} {count} times; {what}");
+        }
+        let last = "select outcome from swr.sync_run order by run_id desc limit 1";
+        let has_published = self.disturbed.snapshot(last).await == "published";
+        match &result {
+            Some(Ok(_)) => assert!(has_published, "{what}"),
+            Some(Err(error)) => {
+                let is_expected = match error.exit() {
+                    Exit::SourceUnavailable => true,
+                    Exit::Terminated => matches!(ending, Ending::Stop(_)),
+                    // A token that expires twice in the course of one request.
+                    Exit::Denied => met.contains_key(&Fault::ExpiredTokens),
+                    _ => false,
+                };
+                assert!(is_expected, "{error}: {what}");
+            }
+            // A crash may come before the run has a row, and after its commit.
+            None => {}
+        }
+        let shows = published(self.disturbed).await;
+        let is_same_registry = emulator.with_world(|world| world.now()) == time;
+        let is_whole = !met.contains_key(&Fault::MissingRows);
+        if shows != shown && is_same_registry && is_whole {
+            let complete = listed(self.undisturbed).await;
+            let given = listed(self.disturbed).await;
+            assert!(given == complete, "neither the old nor the new: {what}");
+        }
+        if result.as_ref().is_some_and(Result::is_err) {
+            assert!(shows == shown, "a run that failed has published: {what}");
+        }
+        match (ending, result) {
+            (Ending::Crash(_), None) => self.story.crashed += 1,
+            (Ending::Stop(_), Some(Err(SyncError::Stopped(_)))) => self.story.stopped += 1,
+            (_, Some(Ok(_))) => self.story.published += 1,
+            _ => self.story.failed += 1,
+        }
+        self.story.faults += met.values().sum::<u64>();
+    }
+
+    /// The faults are over, and all that waited is due: the tables are what they would be without.
+    async fn settle(&mut self) {
+        let emulator = &self.emulator;
+        emulator.set_throttle(None);
+        let later = Clock::from_fn(|| Clock::system().now() + TimeDelta::days(60));
+        let client = client_settings(emulator);
+        self.run(client.clone(), later.clone(), Ending::ByItself)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(falsely_removed(&self.emulator, self.disturbed).await, "");
+        let given = facts(self.disturbed).await;
+        empty(self.undisturbed).await;
+        undisturbed_run(emulator, self.undisturbed).await;
+        let expected = facts(self.undisturbed).await;
+        if given != expected {
+            let missing = difference(&expected, &given);
+            let surplus = difference(&given, &expected);
+            panic!("not the undisturbed facts\nmissing:\n{missing}\nsurplus:\n{surplus}");
+        }
+
+        let emulator = &self.emulator;
+        emulator.reset_requests();
+        let report = self
+            .run(client, later, Ending::ByItself)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(report.counters.rows_written, 0, "an unchanged registry");
+        assert_eq!(emulator.requests().of(RequestKind::BuildHistory), 0);
+    }
+
+    async fn run(
+        &self,
+        client: RegistrySettings,
+        clock: Clock,
+        ending: Ending,
+    ) -> Option<Result<RunReport, SyncError>> {
+        let (stopper, stop) = stop::channel();
+        let progress = Progress::default();
+        let settings = SyncSettings {
+            clock,
+            ..settings(&client)
+        };
+        let mut run = pin!(run_as(client, settings, self.disturbed, &progress, &stop));
+        let mut awaits = 0;
+        poll_fn(|context| match (run.as_mut().poll(context), ending) {
+            (Poll::Ready(result), _) => Poll::Ready(Some(result)),
+            (Poll::Pending, Ending::ByItself) => Poll::Pending,
+            (Poll::Pending, Ending::Crash(at)) => {
+                awaits += 1;
+                if awaits == at {
+                    return Poll::Ready(None);
+                }
+                Poll::Pending
+            }
+            (Poll::Pending, Ending::Stop(at)) => {
+                awaits += 1;
+                if awaits == at {
+                    stopper.stop(Signal::Terminate);
+                }
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    /// Few or many: a short run has some dozens, a long one thousands.
+    fn some_awaits(&mut self) -> u32 {
+        2_f64.powf(self.chance.f64() * 11.0) as u32
+    }
+
+    /// Gives up early, so that silence costs no time.
+    fn impatient_client(&self) -> RegistrySettings {
+        let mut client = client_settings(&self.emulator);
+        client.transport.request_timeout = Duration::from_millis(500);
+        if let Some(credentials) = &self.credentials {
+            client.credentials = credentials.clone();
+        }
+        client
+    }
+}
+
+/// Half of a small registry may go at once.
+fn settings(client: &RegistrySettings) -> SyncSettings {
+    SyncSettings {
+        safeguards: Safeguards {
+            max_removals_percent: None,
+            ..Safeguards::default()
+        },
+        ..sync_settings(client)
+    }
+}
+
+async fn undisturbed_run(emulator: &Emulator, database: &TestDatabase) {
+    let client = client_settings(emulator);
+    let settings = settings(&client);
+    let (_stopper, stop) = stop::channel();
+    let progress = Progress::default();
+    let run = run_as(client, settings, database, &progress, &stop);
+    run.await.unwrap();
+}
+
+/// A database as after its migrations.
+async fn empty(database: &TestDatabase) {
+    connections_are_gone(database).await;
+    let tables = FACT_TABLES.map(|table| format!("swr.{table}")).join(", ");
+    let sql = format!(
+        "truncate {tables}, swr.sync_run, swr.staged_namespace, swr.staged_repository, swr.staged_artifact,
+                  swr.staged_tag, swr.staged_data_issue restart identity cascade"
+    );
+    database.snapshot(&sql).await;
+}
+
+async fn connections_are_gone(database: &TestDatabase) {
+    let others = "select count(*) from pg_stat_activity
+                  where datname = current_database() and pid <> pg_backend_pid()
+                    and backend_type = 'client backend'";
+    wait_until("the run's connections are gone", async || {
+        database.snapshot(others).await == "0"
+    })
+    .await;
+}
+
+/// All that publish writes, to the last bit.
+async fn published(database: &TestDatabase) -> String {
+    let whole = "select 1, n::text from swr.namespace n
+                 union all select 2, r::text from swr.repository r
+                 union all select 3, a::text from swr.artifact a
+                 union all select 4, t::text from swr.tag t
+                 union all select 5, h::text from swr.tag_history h
+                 order by 1, 2";
+    database.snapshot(whole).await
+}
+
+/// What the registry holds, as the listing gives it.
+async fn listed(database: &TestDatabase) -> String {
+    let current = "select 1, (namespace_id, name, repository_count, metadata, created_at, updated_at, extra)::text
+                   from swr.namespace where removed_at is null
+                   union all
+                   select 2, (repository_id, namespace_id, namespace_name, name, description, tag_count,
+                              artifact_count, pull_count, created_at, updated_at, extra)::text
+                   from swr.repository where removed_at is null
+                   union all
+                   select 3, (artifact_id, repository_id, namespace_id, digest, size_bytes, pushed_at, pulled_at,
+                              type, media_type, manifest_media_type, repository_name, extra)::text
+                   from swr.artifact where removed_at is null
+                   union all
+                   select 4, (repository_id, name, tag_id, artifact_id, pushed_at, pulled_at, extra)::text
+                   from swr.tag
+                   union all
+                   select 5, (repository_id, name, digest)::text from swr.tag_history where valid_to is null
+                   order by 1, 2";
+    database.snapshot(current).await
+}
+
+/// The digests whose history is never to be asked for again.
+async fn finally_answered(database: &TestDatabase) -> HashSet<String> {
+    let answered = "select digest from swr.manifest where next_attempt_at is null";
+    let answered = database.snapshot(answered).await;
+    answered.lines().map(str::to_owned).collect()
+}
+
+/// The first lines of one text that the other does not have.
+fn difference(of: &str, to: &str) -> String {
+    let known: HashSet<&str> = to.lines().collect();
+    let lines = of.lines().filter(|line| !known.contains(line));
+    let short = lines.map(|line| line.chars().take(300).collect::<String>());
+    short.take(5).collect::<Vec<_>>().join("\n")
+}
