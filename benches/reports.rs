@@ -51,9 +51,7 @@ async fn main() {
         .prefix("swr-bench")
         .tempdir_in("/tmp")
         .unwrap();
-    let data = options
-        .data
-        .unwrap_or_else(|| folder.path().join("data"));
+    let data = options.data.unwrap_or_else(|| folder.path().join("data"));
     let server = start_server(folder.path(), &data).await;
     let database = Database::from_url(server.url()).unwrap();
     database.migrate().await.unwrap();

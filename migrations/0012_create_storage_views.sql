@@ -247,14 +247,23 @@ language sql
 stable
 parallel safe
 as $$
-    with chosen as materialized (
-        select a.instance_id, a.artifact_id, a.repository_id, a.digest, g.artifact_id is not null as is_layered
-        from swr.instance i
-        join swr.artifact a on a.instance_id = i.instance_id
-        left join swr.artifact_layering g on g.instance_id = a.instance_id and g.artifact_id = a.artifact_id
-        where (in_instance is null or in_instance in (i.name, i.swr_instance_id))
-          and (a.digest = any (digests) or a.artifact_id = any (artifact_ids))
-          and a.removed_at is null
+    with wanted as (
+        select a.instance_id, a.artifact_id, a.digest
+        from unnest(digests) as d (digest)
+        join swr.artifact a on a.digest = d.digest
+        where a.removed_at is null
+        union
+        select a.instance_id, a.artifact_id, a.digest
+        from unnest(artifact_ids) as d (artifact_id)
+        join swr.artifact a on a.artifact_id = d.artifact_id
+        where a.removed_at is null
+    ),
+    chosen as materialized (
+        select w.instance_id, w.artifact_id, w.digest, g.artifact_id is not null as is_layered
+        from wanted w
+        join swr.instance i on i.instance_id = w.instance_id
+        left join swr.artifact_layering g on g.instance_id = w.instance_id and g.artifact_id = w.artifact_id
+        where in_instance is null or in_instance in (i.name, i.swr_instance_id)
     ),
     held as (
         select layered.instance_id, s.layer_id, count(distinct layered.artifact_id) as artifacts

@@ -1,35 +1,55 @@
 -- Which image is built on which, by the chain ids of their layers.
 
 create view swr_report.base_image as
-with base as (
+with candidate as (
+    select
+        g.instance_id,
+        g.chain_id,
+        g.artifact_id,
+        a.pushed_at,
+        exists (
+            select from swr.tag t where t.instance_id = g.instance_id and t.artifact_id = g.artifact_id
+        ) as is_tagged
+    from swr.artifact_layering g
+    join (
+        select distinct instance_id, base_chain_id
+        from swr.artifact_layering
+        where base_chain_id is not null
+    ) b on b.instance_id = g.instance_id and b.base_chain_id = g.chain_id
+    join swr.artifact a on a.instance_id = g.instance_id and a.artifact_id = g.artifact_id
+),
+chosen as (
     select
         instance_id,
         chain_id,
         (array_agg(artifact_id order by is_tagged desc, pushed_at nulls last, artifact_id))[1] as artifact_id,
         count(*) as candidates
-    from (
-        select
-            g.instance_id,
-            g.chain_id,
-            g.artifact_id,
-            a.pushed_at,
-            exists (
-                select from swr.tag t where t.instance_id = g.instance_id and t.artifact_id = g.artifact_id
-            ) as is_tagged
-        from swr.artifact_layering g
-        join (
-            select distinct instance_id, base_chain_id
-            from swr.artifact_layering
-            where base_chain_id is not null
-        ) b on b.instance_id = g.instance_id and b.base_chain_id = g.chain_id
-        join swr.artifact a on a.instance_id = g.instance_id and a.artifact_id = g.artifact_id
-    ) x
+    from candidate
     group by instance_id, chain_id
 ),
-tag as (
-    select instance_id, artifact_id, array_agg(name order by name) as tags
-    from swr.tag
-    group by instance_id, artifact_id
+base as (
+    select
+        c.instance_id,
+        c.chain_id,
+        c.artifact_id,
+        c.candidates,
+        coalesce(r.namespace_name, n.name) as namespace,
+        coalesce(r.name, a.repository_name) as repository,
+        a.digest,
+        array(
+            select t.name
+            from swr.tag t
+            where t.instance_id = c.instance_id and t.artifact_id = c.artifact_id
+            order by t.name
+        ) as tags,
+        a.pushed_at,
+        g.layer_count,
+        g.layer_bytes
+    from chosen c
+    join swr.artifact a on a.instance_id = c.instance_id and a.artifact_id = c.artifact_id
+    join swr.artifact_layering g on g.instance_id = c.instance_id and g.artifact_id = c.artifact_id
+    left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
+    left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
 )
 select
     coalesce(i.name, i.swr_instance_id) as instance,
@@ -37,14 +57,14 @@ select
     coalesce(r.name, a.repository_name) as repository,
     a.digest,
     coalesce(t.tags, '{}') as tags,
-    coalesce(br.namespace_name, bn.name) as base_namespace,
-    coalesce(br.name, ba.repository_name) as base_repository,
-    ba.digest as base_digest,
-    case when ba.artifact_id is not null then coalesce(bt.tags, '{}') end as base_tags,
-    ba.pushed_at as base_pushed_at,
+    b.namespace as base_namespace,
+    b.repository as base_repository,
+    b.digest as base_digest,
+    b.tags as base_tags,
+    b.pushed_at as base_pushed_at,
     b.candidates as base_candidates,
-    bg.layer_count as base_layers,
-    bg.layer_bytes as base_layer_bytes,
+    b.layer_count as base_layers,
+    b.layer_bytes as base_layer_bytes,
     g.layer_count as layers,
     g.layer_bytes,
     a.pushed_at,
@@ -53,7 +73,7 @@ select
     g.base_chain_id,
     g.shared_chain_id,
     g.artifact_id,
-    ba.artifact_id as base_artifact_id,
+    b.artifact_id as base_artifact_id,
     a.repository_id,
     g.instance_id
 from swr.artifact_layering g
@@ -61,13 +81,12 @@ join swr.artifact a on a.instance_id = g.instance_id and a.artifact_id = g.artif
 join swr.instance i on i.instance_id = g.instance_id
 left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
 left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
-left join tag t on t.instance_id = g.instance_id and t.artifact_id = g.artifact_id
 left join base b on b.instance_id = g.instance_id and b.chain_id = g.base_chain_id
-left join swr.artifact ba on ba.instance_id = b.instance_id and ba.artifact_id = b.artifact_id
-left join swr.artifact_layering bg on bg.instance_id = b.instance_id and bg.artifact_id = b.artifact_id
-left join swr.repository br on br.instance_id = ba.instance_id and br.repository_id = ba.repository_id
-left join swr.namespace bn on bn.instance_id = ba.instance_id and bn.namespace_id = ba.namespace_id
-left join tag bt on bt.instance_id = b.instance_id and bt.artifact_id = b.artifact_id
+left join (
+    select instance_id, artifact_id, array_agg(name order by name) as tags
+    from swr.tag
+    group by instance_id, artifact_id
+) t on t.instance_id = g.instance_id and t.artifact_id = g.artifact_id
 where g.chain_id is not null;
 
 comment on view swr_report.base_image is
@@ -218,7 +237,7 @@ as $$
             where t.instance_id = a.instance_id and t.artifact_id = a.artifact_id
             order by t.name
         ),
-        g.base_chain_id = e.chain_id,
+        coalesce(g.base_chain_id = e.chain_id, false),
         a.pushed_at,
         a.pulled_at,
         a.artifact_id,
@@ -235,4 +254,4 @@ as $$
 $$;
 
 comment on function swr_report.built_on(text, text) is
-    'What must be rebuilt when this base changes? The artifacts that exist now and begin with all layers of the given digest, directly or through other bases (is_direct tells), in every instance or in the one of that name or SWR id. The base itself need not exist any more.';
+    'What must be rebuilt when this base changes? The artifacts that exist now and begin with all layers of the given digest, directly or through other bases (is_direct tells: no artifact that exists now lies between), in every instance or in the one of that name or SWR id. The base itself need not exist any more.';

@@ -9,7 +9,7 @@ select
     a.type,
     a.size_bytes,
     g.exclusive_bytes,
-    x.artifact_id is not null as may_be_in_index,
+    coalesce(a.size_bytes <= x.largest_bytes and a.pushed_at <= x.last_pushed_at, false) as may_be_in_index,
     a.pushed_at,
     a.pulled_at,
     greatest(a.pushed_at, a.pulled_at) as last_used_at,
@@ -22,14 +22,12 @@ left join swr.tag t on t.instance_id = a.instance_id and t.artifact_id = a.artif
 left join swr.artifact_layering g on g.instance_id = a.instance_id and g.artifact_id = a.artifact_id
 left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
 left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
-left join lateral (
-    select x.artifact_id
-    from swr.artifact x
-    where x.instance_id = a.instance_id and x.repository_id = a.repository_id
-      and swr.is_index(x.manifest_media_type) and x.removed_at is null
-      and x.artifact_id <> a.artifact_id and x.size_bytes >= a.size_bytes and x.pushed_at >= a.pushed_at
-    limit 1
-) x on true
+left join (
+    select instance_id, repository_id, max(size_bytes) as largest_bytes, max(pushed_at) as last_pushed_at
+    from swr.artifact
+    where swr.is_index(manifest_media_type) and removed_at is null
+    group by instance_id, repository_id
+) x on x.instance_id = a.instance_id and x.repository_id = a.repository_id and not swr.is_index(a.manifest_media_type)
 where a.removed_at is null and t.artifact_id is null;
 
 comment on view swr_report.untagged_artifact is
@@ -43,7 +41,7 @@ comment on column swr_report.untagged_artifact.size_bytes is 'Size as the API gi
 comment on column swr_report.untagged_artifact.exclusive_bytes is
     'Sum of the layers no other artifact of the instance has; NULL where the layers are not known. What several free together is more: ask swr_report.reclaimable.';
 comment on column swr_report.untagged_artifact.may_be_in_index is
-    'Whether the repository holds an index (multi-platform image) that is as large or larger and was pushed at the same time or later, so that the artifact may be one of its images. The API does not tell which are. False means it is none.';
+    'Whether the artifact may be one of the images of an index (multi-platform image): its repository holds an index as large or larger, and one pushed at the same time or later. The API does not tell which images an index has. False means it is in none.';
 comment on column swr_report.untagged_artifact.pushed_at is 'Last push.';
 comment on column swr_report.untagged_artifact.pulled_at is 'Last pull; NULL if never.';
 comment on column swr_report.untagged_artifact.last_used_at is 'Last push or pull, whichever was later.';
