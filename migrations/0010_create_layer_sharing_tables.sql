@@ -69,6 +69,33 @@ comment on column swr.repository_layering.repository_id is 'The repository.';
 comment on column swr.repository_layering.layer_bytes is 'Sum of its distinct layers.';
 comment on column swr.repository_layering.exclusive_bytes is 'Sum of the layers no other repository of the instance has.';
 
+-- swr_report.storage_by_repository reads this from now on; the other tables are filled by
+-- the next publish, which finds no artifact counted.
+insert into swr.repository_layering (instance_id, layer_count, repository_id, layer_bytes, exclusive_bytes)
+with held as (
+    select distinct a.instance_id, a.repository_id, s.layer_id
+    from swr.artifact a
+    join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest
+    cross join lateral unnest(m.build_step_ids) as e (build_step_id)
+    join swr.build_step s on s.instance_id = m.instance_id and s.build_step_id = e.build_step_id
+    where a.removed_at is null and s.layer_id is not null
+),
+used as (
+    select instance_id, layer_id, count(*) as repositories
+    from held
+    group by instance_id, layer_id
+)
+select
+    h.instance_id,
+    count(*),
+    h.repository_id,
+    coalesce(sum(l.size_bytes), 0),
+    coalesce(sum(l.size_bytes) filter (where u.repositories = 1), 0)
+from held h
+join used u on u.instance_id = h.instance_id and u.layer_id = h.layer_id
+join swr.layer l on l.instance_id = h.instance_id and l.layer_id = h.layer_id
+group by h.instance_id, h.repository_id;
+
 create table swr.namespace_layering (
     instance_id     integer not null,
     layer_count     integer not null,

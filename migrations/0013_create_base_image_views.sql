@@ -225,6 +225,14 @@ as $$
         join swr.build_step s on s.instance_id = b.instance_id and s.chain_id = b.chain_id
         where s.layer_id is not null or not s.empty_layer
         group by b.instance_id, b.root_chain_id, b.chain_id
+    ),
+    built as materialized (
+        select g.instance_id, g.artifact_id, g.chain_id, g.base_chain_id
+        from ending e
+        join swr.artifact_layering g on g.instance_id = e.instance_id and g.root_chain_id = e.root_chain_id
+        join swr.artifact a on a.instance_id = g.instance_id and a.artifact_id = g.artifact_id
+        join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest
+        where g.chain_id <> e.chain_id and m.build_step_ids && e.build_step_ids
     )
     select
         coalesce(i.name, i.swr_instance_id),
@@ -237,21 +245,20 @@ as $$
             where t.instance_id = a.instance_id and t.artifact_id = a.artifact_id
             order by t.name
         ),
-        coalesce(g.base_chain_id = e.chain_id, false),
+        not exists (
+            select from built x where x.instance_id = b.instance_id and x.chain_id = b.base_chain_id
+        ),
         a.pushed_at,
         a.pulled_at,
         a.artifact_id,
         a.repository_id,
         a.instance_id
-    from ending e
-    join swr.artifact_layering g on g.instance_id = e.instance_id and g.root_chain_id = e.root_chain_id
-    join swr.artifact a on a.instance_id = g.instance_id and a.artifact_id = g.artifact_id
-    join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest
+    from built b
+    join swr.artifact a on a.instance_id = b.instance_id and a.artifact_id = b.artifact_id
     join swr.instance i on i.instance_id = a.instance_id
     left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
     left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
-    where g.chain_id <> e.chain_id and m.build_step_ids && e.build_step_ids
 $$;
 
 comment on function swr_report.built_on(text, text) is
-    'What must be rebuilt when this base changes? The artifacts that exist now and begin with all layers of the given digest, directly or through other bases (is_direct tells: no artifact that exists now lies between), in every instance or in the one of that name or SWR id. The base itself need not exist any more.';
+    'What must be rebuilt when this base changes? The artifacts that exist now and begin with all layers of the given digest, directly or through other bases that exist now (is_direct tells), in every instance or in the one of that name or SWR id. The base itself need not exist any more.';

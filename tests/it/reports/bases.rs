@@ -173,8 +173,8 @@ async fn built_on_lists_all_that_must_be_rebuilt() {
     });
     mirror.sync().await;
     let expected = [
-        "shop | web/front | d1 | {v1} | f",
-        "shop | api | d2 | {stable,v1} | f",
+        "shop | web/front | d1 | {v1} | t",
+        "shop | api | d2 | {stable,v1} | t",
         "shop | api | d3 | {} | f",
     ];
     check_built_on(&mirror, &of("d0"), &expected).await;
