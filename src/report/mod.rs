@@ -119,7 +119,7 @@ from swr_report.reclaimable({digests})",
     },
     Report {
         name: "stale_artifact",
-        question: "What was neither pushed nor pulled for long (--older-than; 90 days if not given)?",
+        question: "What was neither pushed nor pulled for 90 days?",
         sql: "select instance, namespace, repository, digest, tags, size_bytes, pushed_at, pulled_at
 from swr_report.stale_artifact({older-than})",
         order_by: "size_bytes desc nulls last, artifact_id",
@@ -160,9 +160,9 @@ from swr_report.unknown_base",
     Report {
         name: "built_on",
         question: "What must be rebuilt when a base changes (--digest)?",
-        sql: "select instance, namespace, repository, digest, tags, is_direct, pushed_at, pulled_at
-from swr_report.built_on({digests})",
-        order_by: "instance, namespace, repository, artifact_id",
+        sql: "select base_digest, instance, namespace, repository, digest, tags, is_direct, pushed_at, pulled_at
+from unnest({digests}) as base (base_digest) cross join lateral swr_report.built_on(base_digest)",
+        order_by: "base_digest, instance, namespace, repository, artifact_id",
         filters: ARTIFACT,
     },
     Report {
