@@ -16,7 +16,7 @@ use swr_sync::emulator::{Emulator, EmulatorSettings, World};
 use swr_sync::registry::signature::SigningKey;
 use swr_sync::registry::{Credentials, Registry, RegistrySettings, TransportSettings};
 use swr_sync::stop;
-use swr_sync::sync::{Progress, SyncSettings, sync};
+use swr_sync::sync::{Progress, Safeguards, SyncSettings, sync};
 
 struct Options {
     artifacts: usize,
@@ -131,6 +131,7 @@ async fn sync_at(
         endpoint: emulator.endpoint().to_string(),
         region: None,
         dry_run: false,
+        safeguards: Safeguards::default(),
         host: "bench".to_owned(),
         clock: Clock::from_fn(move || at),
     };

@@ -21,7 +21,7 @@ use swr_sync::registry::signature::SigningKey;
 use swr_sync::registry::{Credentials, Registry, RegistrySettings, TransportSettings};
 use swr_sync::run::RunReport;
 use swr_sync::stop;
-use swr_sync::sync::{Progress, SyncSettings, sync};
+use swr_sync::sync::{Progress, Safeguards, SyncSettings, sync};
 use tokio::time::Instant;
 
 #[tokio::main]
@@ -154,6 +154,7 @@ async fn run(emulator: &Emulator, database: &Database) -> RunReport {
         endpoint: client.endpoint.to_string(),
         region: None,
         dry_run: false,
+        safeguards: Safeguards::default(),
         host: "bench".to_owned(),
         clock: Clock::system(),
     };

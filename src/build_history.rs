@@ -1,5 +1,7 @@
 //! The nouns of a build history.
 
+use std::fmt;
+
 use chrono::{DateTime, Utc};
 
 use crate::artifact::Extra;
@@ -54,12 +56,18 @@ pub struct HistoryRequest {
 }
 
 /// Where a repository is, as the addition call wants it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RepositoryPath {
     /// The namespace's name.
     pub namespace: String,
     /// The repository's name without the namespace.
     pub name: String,
+}
+
+impl fmt::Display for RepositoryPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
 }
 
 /// How the fetch of one history ended.
@@ -97,4 +105,83 @@ pub struct HistoryAnswer {
     pub digest: String,
     /// How the fetch ended.
     pub outcome: HistoryOutcome,
+}
+
+/// What came back instead of a history, as far as others may have failed alike.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct FailureCause {
+    /// The outcome in words: `forbidden` or `failed`.
+    pub outcome: &'static str,
+    /// The HTTP status; `None` if no answer came, or nothing was asked.
+    pub status: Option<u16>,
+    /// The error code.
+    pub code: Option<String>,
+}
+
+impl FailureCause {
+    /// Whether a repository's own rights may be behind it: a policy can be narrowed to some
+    /// repositories, and then the service refuses the others. The gateway knows no repositories.
+    pub fn may_be_of_one_repository(&self) -> bool {
+        let is_from_gateway = self
+            .code
+            .as_deref()
+            .is_some_and(|code| code.starts_with("APIGW.") || code.starts_with("APIG."));
+        self.status == Some(403) && !is_from_gateway
+    }
+}
+
+impl fmt::Display for FailureCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let FailureCause {
+            outcome,
+            status,
+            code,
+        } = self;
+        f.write_str(outcome)?;
+        if let Some(status) = status {
+            write!(f, ", HTTP {status}")?;
+        }
+        match code {
+            Some(code) => write!(f, " {code}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The histories of a run that failed alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryFailureGroup {
+    /// What came back.
+    pub cause: FailureCause,
+    /// The message, without digests and other ids.
+    pub message: String,
+    /// How many there are.
+    pub count: u64,
+    /// The repository of the first; `None` if the catalog does not name it.
+    pub repository: Option<RepositoryPath>,
+}
+
+/// Why a run did not ask for all the histories it wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GaveUp {
+    /// So many in a row failed alike, in several repositories, that asking on was pointless.
+    Everywhere(FailureCause),
+    /// These repositories had nothing but equal failures.
+    Repositories {
+        /// How many.
+        count: u64,
+        /// The failure, of the first of them.
+        cause: FailureCause,
+        /// Whether no history of any repository had another answer.
+        is_everywhere: bool,
+    },
+}
+
+/// What a run tells of the histories it could not get.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HistoryFailures {
+    /// Grouped by what came back, the largest group first.
+    pub groups: Vec<HistoryFailureGroup>,
+    /// Why some were not asked for, if so.
+    pub gave_up: Option<GaveUp>,
 }

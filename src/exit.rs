@@ -7,7 +7,7 @@
 pub enum Exit {
     /// Published, complete.
     Success = 0,
-    /// An unexpected failure; trying again may help.
+    /// An unexpected failure, where trying again may help; or data that `status` finds too old.
     Unexpected = 1,
     /// Usage or configuration; trying again does not help.
     Usage = 2,

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use crate::build_history::HistoryFailures;
+use crate::exit::Exit;
+
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RequestKind {
@@ -107,8 +110,20 @@ pub struct RunCounters {
     pub histories_unsupported: u64,
     pub histories_gone: u64,
     pub histories_failed: u64,
+    pub histories_skipped: u64,
     pub data_issues: u64,
     pub rows_written: u64,
+}
+
+impl RunCounters {
+    /// The exit code of a run that came to its end.
+    pub fn exit(&self) -> Exit {
+        if self.histories_failed > 0 || self.histories_skipped > 0 {
+            Exit::Partial
+        } else {
+            Exit::Success
+        }
+    }
 }
 
 /// How a run ended, as its row says.
@@ -151,6 +166,8 @@ pub struct RunReport {
     pub outcome: RunOutcome,
     /// What it did.
     pub counters: RunCounters,
+    /// Why histories are missing.
+    pub failures: HistoryFailures,
     /// How long it took.
     pub elapsed: Duration,
 }

@@ -5,20 +5,26 @@
 //! the storing stage writes those as they arrive. Two bounded channels join them, so a slow
 //! stage slows the one before it. Publish follows only if the listing came to its end.
 
+mod failures;
+
 use std::collections::HashSet;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::convert::Infallible;
+use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures_util::future::{self, Either};
 use futures_util::{StreamExt, TryStreamExt, stream};
+use sqlx::PgConnection;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::artifact::{Artifact, Page};
-use crate::build_history::{HistoryAnswer, HistoryOutcome, HistoryRequest, Refusal};
+use crate::artifact::{Artifact, InstanceDescription, Page};
+use crate::build_history::{
+    GaveUp, HistoryAnswer, HistoryOutcome, HistoryRequest, Refusal, RepositoryPath,
+};
 use crate::clock::Clock;
 use crate::database::{Database, DatabaseError};
 use crate::exit::Exit;
@@ -26,9 +32,10 @@ use crate::registry::{Registry, RegistryError, RequestMeter};
 use crate::run::{RunCounters, RunOutcome, RunReport};
 use crate::stop::{Signal, Stop};
 use crate::store::{
-    self, HistoryWriter, Instance, InstanceLock, Run, RunEnd, Staged, StoreError, histories_wanted,
-    stage_artifacts, stage_catalog,
+    self, HistoryWriter, Instance, InstanceLock, Namesake, Publishing, Run, RunEnd, Staged,
+    StoreError, histories_wanted, stage_artifacts, stage_catalog,
 };
+use failures::Failures;
 
 /// Digests that may wait for their request: about ten list pages.
 const WANTED_CAPACITY: usize = 1_000;
@@ -58,10 +65,30 @@ pub struct SyncSettings {
     pub region: Option<String>,
     /// Do everything, but undo the publish.
     pub dry_run: bool,
+    /// What to refuse.
+    pub safeguards: Safeguards,
     /// The machine's name, for the run row.
     pub host: String,
     /// The time.
     pub clock: Clock,
+}
+
+/// What a run refuses to do, since it is more likely a mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Safeguards {
+    /// The share of the current artifacts that a publish may mark as removed; `None` for any.
+    pub max_removals_percent: Option<u8>,
+    /// Take up an instance that has the name of another one of its project.
+    pub accept_new_instance: bool,
+}
+
+impl Default for Safeguards {
+    fn default() -> Safeguards {
+        Safeguards {
+            max_removals_percent: Some(20),
+            accept_new_instance: false,
+        }
+    }
 }
 
 /// Why a run ended without publishing.
@@ -94,6 +121,20 @@ pub enum SyncError {
         /// The project of this run.
         given: String,
     },
+    /// The database has an instance of this name under another id.
+    #[error(
+        "instance {swr_instance_id} has the name `{name}`, as has instance {} of the same project, \
+         which this database mirrors already ({})",
+        namesake.swr_instance_id, LastPublished(namesake)
+    )]
+    SameName {
+        /// The instance.
+        swr_instance_id: String,
+        /// Its name.
+        name: String,
+        /// The other one.
+        namesake: Box<Namesake>,
+    },
     /// A signal.
     #[error("stopped by a signal; what had arrived is stored, nothing was published")]
     Stopped(Signal),
@@ -110,9 +151,10 @@ impl SyncError {
             },
             SyncError::Store(StoreError::Locked { .. }) => Exit::Locked,
             SyncError::Store(StoreError::Statement { .. }) => Exit::Database,
+            SyncError::Store(StoreError::MassRemoval(_)) => Exit::Refused,
             SyncError::Database(error) => error.exit(),
             SyncError::UnsupportedVersion { .. } => Exit::Usage,
-            SyncError::WrongInstance { .. } => Exit::Refused,
+            SyncError::WrongInstance { .. } | SyncError::SameName { .. } => Exit::Refused,
             SyncError::Stopped(signal) => signal.exit(),
         }
     }
@@ -121,6 +163,17 @@ impl SyncError {
         match self {
             SyncError::Stopped(_) => RunOutcome::Stopped,
             _ => RunOutcome::Failed,
+        }
+    }
+}
+
+struct LastPublished<'a>(&'a Namesake);
+
+impl fmt::Display for LastPublished<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.last_published_at {
+            Some(at) => write!(f, "last published {}", at.format("%Y-%m-%d %H:%M UTC")),
+            None => f.write_str("never published"),
         }
     }
 }
@@ -138,6 +191,7 @@ pub struct Progress {
     histories_unsupported: AtomicU64,
     histories_gone: AtomicU64,
     histories_failed: AtomicU64,
+    histories_skipped: AtomicU64,
     data_issues: AtomicU64,
     rows_written: AtomicU64,
 }
@@ -173,6 +227,8 @@ pub struct ProgressNow {
     /// Of these, how many have their answer stored.
     pub histories_done: u64,
     pub histories_failed: u64,
+    /// Of those wanted, how many are not asked for in this run.
+    pub histories_skipped: u64,
 }
 
 impl Progress {
@@ -196,6 +252,7 @@ impl Progress {
                 + read(&self.histories_gone)
                 + failed,
             histories_failed: failed,
+            histories_skipped: read(&self.histories_skipped),
         }
     }
 
@@ -234,6 +291,7 @@ impl Progress {
             histories_unsupported: read(&self.histories_unsupported),
             histories_gone: read(&self.histories_gone),
             histories_failed: read(&self.histories_failed),
+            histories_skipped: read(&self.histories_skipped),
             data_issues: read(&self.data_issues),
             rows_written: read(&self.rows_written),
             ..RunCounters::default()
@@ -255,22 +313,10 @@ pub async fn sync(
     let begin = Instant::now();
     let mut connection = database.connect().await?;
     let clock = &settings.clock;
-    let instance = Instance::find_or_create(
-        &mut connection,
-        &settings.swr_instance_id,
-        &settings.project_id,
-        &settings.endpoint,
-        settings.region.as_deref(),
-        clock.now(),
-    )
-    .await?;
-    if instance.project_id != settings.project_id {
-        return Err(SyncError::WrongInstance {
-            swr_instance_id: settings.swr_instance_id.clone(),
-            stored: instance.project_id,
-            given: settings.project_id.clone(),
-        });
-    }
+    let instance = tokio::select! {
+        instance = settle_instance(registry, &mut connection, settings) => instance?,
+        signal = stop.requested() => return Err(SyncError::Stopped(signal)),
+    };
     let mut lock = InstanceLock::acquire(connection, instance.instance_id).await?;
     let run = Run::start(&mut lock, &settings.host, clock.now()).await?;
     tracing::info!(
@@ -281,31 +327,33 @@ pub async fn sync(
     );
 
     let meter = registry.meter();
-    let crawled = crawl(
-        registry, database, settings, &instance, &mut lock, run, progress, stop,
-    )
-    .await;
+    let crawl = Crawl {
+        registry,
+        clock,
+        run,
+        progress,
+        in_flight: Mutex::default(),
+        failures: Mutex::default(),
+        halt: watch::Sender::new(false),
+    };
+    let crawled = crawl.run(database, &mut lock, stop).await;
     let mut counters = progress.counters(&meter);
     let result = match crawled {
         Ok(listing) => {
             progress.enter(Phase::Publishing);
-            let exit = if counters.histories_failed > 0 {
-                Exit::Partial
-            } else {
-                Exit::Success
-            };
-            let publishing = store::publish(
-                &mut lock,
-                run,
+            let publishing = Publishing {
                 listing,
-                &mut counters,
-                settings.dry_run,
-                exit as u8,
-                clock,
-            );
+                dry_run: settings.dry_run,
+                exit_code: counters.exit() as u8,
+                max_removals_percent: settings.safeguards.max_removals_percent,
+            };
+            let before = counters.clone();
             tokio::select! {
-                published = publishing => published.map_err(SyncError::from),
+                published = store::publish(&mut lock, run, publishing, &mut counters, clock) => {
+                    published.map_err(SyncError::from)
+                }
                 signal = after_grace(stop) => Err(SyncError::Stopped(signal)),
+                never = show_publishing(database, run, &before, clock) => match never {},
             }
         }
         Err(error) => Err(error),
@@ -329,9 +377,139 @@ pub async fn sync(
             RunOutcome::Published
         },
         counters,
+        failures: crawl.failures().report(),
         elapsed: begin.elapsed(),
     })
 }
+
+/// Gives the instance's row. It is made when the registry has said that it has such an instance,
+/// or that this key may not ask; name and version are read once.
+async fn settle_instance(
+    registry: &Registry,
+    connection: &mut PgConnection,
+    settings: &SyncSettings,
+) -> Result<Instance, SyncError> {
+    let SyncSettings {
+        swr_instance_id,
+        project_id,
+        endpoint,
+        region,
+        safeguards,
+        clock,
+        ..
+    } = settings;
+    let known = Instance::find(connection, swr_instance_id).await?;
+    if let Some(error) = known
+        .as_ref()
+        .and_then(|known| wrong_project(known, settings))
+    {
+        return Err(error);
+    }
+    let is_described = known.is_some_and(|instance| !instance.needs_description);
+    let description = if is_described {
+        None
+    } else {
+        describe_instance(registry).await?
+    };
+    if let Some(InstanceDescription {
+        name: Some(name), ..
+    }) = &description
+        && !safeguards.accept_new_instance
+        && let Some(namesake) =
+            store::find_namesake(connection, swr_instance_id, project_id, name).await?
+    {
+        return Err(SyncError::SameName {
+            swr_instance_id: swr_instance_id.clone(),
+            name: name.clone(),
+            namesake: Box::new(namesake),
+        });
+    }
+    let instance = Instance::find_or_create(
+        connection,
+        swr_instance_id,
+        project_id,
+        endpoint,
+        region.as_deref(),
+        clock.now(),
+    )
+    .await?;
+    // Another run may have made it in between.
+    if let Some(error) = wrong_project(&instance, settings) {
+        return Err(error);
+    }
+    if let Some(description) = &description {
+        store::describe_instance(connection, instance.instance_id, description).await?;
+    }
+    Ok(instance)
+}
+
+fn wrong_project(instance: &Instance, settings: &SyncSettings) -> Option<SyncError> {
+    let Instance { project_id, .. } = instance;
+    (*project_id != settings.project_id).then(|| SyncError::WrongInstance {
+        swr_instance_id: settings.swr_instance_id.clone(),
+        stored: project_id.clone(),
+        given: settings.project_id.clone(),
+    })
+}
+
+/// Asks for name and version. A key that may not read them is no reason to stop, nor is a gateway
+/// that does not know the call; that there is no such instance is.
+async fn describe_instance(registry: &Registry) -> Result<Option<InstanceDescription>, SyncError> {
+    let description = match registry.instance().await {
+        Ok(description) => description,
+        Err(error) => {
+            let may_go_on = error.status().is_some_and(|status| match status.status {
+                400 | 403 => true,
+                404 => status.is_from_gateway(),
+                _ => false,
+            });
+            return if may_go_on {
+                Ok(None)
+            } else {
+                Err(error.into())
+            };
+        }
+    };
+    match description.version {
+        Some(version) if is_older(&version, FIRST_VERSION) => {
+            Err(SyncError::UnsupportedVersion { version })
+        }
+        _ => Ok(Some(description)),
+    }
+}
+
+/// Shows in the run row that a long publish goes on, over a connection of its own: the lock's is
+/// in the middle of the transaction.
+async fn show_publishing(
+    database: &Database,
+    run: Run,
+    counters: &RunCounters,
+    clock: &Clock,
+) -> Infallible {
+    let beating = async {
+        tokio::time::sleep(HEARTBEAT).await;
+        let mut connection = database.connect().await?;
+        loop {
+            store::save_progress(&mut connection, run, counters, GOES_ON, clock.now()).await?;
+            tokio::time::sleep(HEARTBEAT).await;
+        }
+    };
+    let result: Result<Infallible, SyncError> = beating.await;
+    let Err(error) = result;
+    // It is the publish that counts, and that tells what is wrong with the database.
+    tracing::debug!(
+        "the run row keeps no word of the publish: {}",
+        chain(&error)
+    );
+    future::pending().await
+}
+
+/// The end of a run that has not ended.
+const GOES_ON: RunEnd<'static> = RunEnd {
+    outcome: None,
+    error: None,
+    exit_code: None,
+};
 
 async fn after_grace(stop: &Stop) -> Signal {
     let signal = stop.requested().await;
@@ -389,85 +567,71 @@ struct Crawl<'a> {
     progress: &'a Progress,
     /// Digests between the listing and their commit: a later page must not ask for them again.
     in_flight: Mutex<HashSet<String>>,
+    /// What came back instead of histories.
+    failures: Mutex<Failures>,
     /// Set when the intake is to end: by a signal, or because a stage failed.
     halt: watch::Sender<bool>,
 }
 
-/// Catalog, listing and histories. Gives the times of the listing if it is complete.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "called once; a struct would only repeat the list"
-)]
-async fn crawl(
-    registry: &Registry,
-    database: &Database,
-    settings: &SyncSettings,
-    instance: &Instance,
-    lock: &mut InstanceLock,
-    run: Run,
-    progress: &Progress,
-    stop: &Stop,
-) -> Result<(DateTime<Utc>, DateTime<Utc>), SyncError> {
-    let crawl = Crawl {
-        registry,
-        clock: &settings.clock,
-        run,
-        progress,
-        in_flight: Mutex::default(),
-        halt: watch::Sender::new(false),
-    };
-    let mut listing = Listing {
-        crawl: &crawl,
-        lock,
-        staged: Staged::default(),
-        has_other_instances: false,
-        catalog_reads: 0,
-        next_heartbeat: Instant::now() + HEARTBEAT,
-    };
-    tokio::select! {
-        started = listing.start(instance) => started?,
-        signal = stop.requested() => return Err(SyncError::Stopped(signal)),
-    }
-    let writer = HistoryWriter::new(database.connect().await?, run);
-
-    progress.enter(Phase::Listing);
-    let (wanted_sender, wanted) = mpsc::channel(WANTED_CAPACITY);
-    let (answered_sender, answered) = mpsc::channel(ANSWERED_CAPACITY);
-    let stored = watch::Sender::new(false);
-    let work = async {
-        tokio::join!(
-            crawl.halting(listing.list(wanted_sender, stored.subscribe())),
-            crawl.halting(crawl.fetch(wanted, answered_sender)),
-            async {
-                let result = crawl.halting(crawl.store(writer, answered)).await;
-                stored.send_replace(true);
-                result
-            },
-        )
-    };
-    tokio::pin!(work);
-    let (results, signal) = tokio::select! {
-        results = &mut work => (results, None),
-        signal = stop.requested() => {
-            crawl.halt.send_replace(true);
-            (work.await, Some(signal))
-        }
-    };
-    if let Some(signal) = signal {
-        return Err(SyncError::Stopped(signal));
-    }
-    // The storing stage first: if it failed, the others ended because of it.
-    let (listed, fetched, stored) = results;
-    stored?;
-    fetched?;
-    match listed? {
-        Some(times) => Ok(times),
-        // Unreachable without a failure above, which has its own error.
-        None => Err(SyncError::Stopped(Signal::Terminate)),
-    }
-}
-
 impl Crawl<'_> {
+    /// Catalog, listing and histories. Gives the times of the listing if it is complete.
+    async fn run(
+        &self,
+        database: &Database,
+        lock: &mut InstanceLock,
+        stop: &Stop,
+    ) -> Result<(DateTime<Utc>, DateTime<Utc>), SyncError> {
+        let mut listing = Listing {
+            crawl: self,
+            lock,
+            staged: Staged::default(),
+            has_other_instances: false,
+            catalog_reads: 0,
+            next_heartbeat: Instant::now() + HEARTBEAT,
+        };
+        tokio::select! {
+            started = listing.start() => started?,
+            signal = stop.requested() => return Err(SyncError::Stopped(signal)),
+        }
+        let writer = HistoryWriter::new(database.connect().await?, self.run);
+
+        self.progress.enter(Phase::Listing);
+        let (wanted_sender, wanted) = mpsc::channel(WANTED_CAPACITY);
+        let (answered_sender, answered) = mpsc::channel(ANSWERED_CAPACITY);
+        let stored = watch::Sender::new(false);
+        let work = async {
+            tokio::join!(
+                self.halting(listing.list(wanted_sender, stored.subscribe())),
+                self.halting(self.fetch(wanted, answered_sender)),
+                async {
+                    let result = self.halting(self.store(writer, answered)).await;
+                    stored.send_replace(true);
+                    result
+                },
+            )
+        };
+        tokio::pin!(work);
+        let (results, signal) = tokio::select! {
+            results = &mut work => (results, None),
+            signal = stop.requested() => {
+                self.halt.send_replace(true);
+                (work.await, Some(signal))
+            }
+        };
+        if let Some(signal) = signal {
+            return Err(SyncError::Stopped(signal));
+        }
+        // The storing stage first: if it failed, the others ended because of it.
+        let (listed, fetched, stored) = results;
+        stored?;
+        fetched?;
+        match listed? {
+            Some(times) => Ok(times),
+            // Unreachable without a failure above, which has its own error.
+            None => Err(SyncError::Stopped(Signal::Terminate)),
+        }
+    }
+
     /// Runs a stage; if it fails, the others come to an end.
     async fn halting<T>(
         &self,
@@ -499,40 +663,63 @@ impl Crawl<'_> {
                 if *self.halt.borrow() {
                     return Ok(());
                 }
-                let digest = request.digest.clone();
+                if let Some(repository) = &request.repository
+                    && !self.failures().may_ask(repository)
+                {
+                    Progress::add(&self.progress.histories_skipped, 1);
+                    // Another repository that holds it may give it.
+                    self.in_flight().remove(&request.digest);
+                    return Ok(());
+                }
                 let outcome = tokio::select! {
-                    outcome = self.fetch_one(request) => outcome?,
+                    outcome = self.fetch_one(&request) => outcome?,
                     () = async { self.halted().await; tokio::time::sleep(GRACE).await } => return Ok(()),
                 };
                 // A closed channel means that the storing stage failed, which is reported there.
+                let digest = request.digest;
                 let _ = answered.send(HistoryAnswer { digest, outcome }).await;
                 Ok(())
             })
             .await
     }
 
-    async fn fetch_one(&self, request: HistoryRequest) -> Result<HistoryOutcome, RegistryError> {
-        let Some(repository) = request.repository else {
-            return Ok(HistoryOutcome::Failed(Refusal {
+    async fn fetch_one(&self, request: &HistoryRequest) -> Result<HistoryOutcome, RegistryError> {
+        let Some(repository) = &request.repository else {
+            let outcome = HistoryOutcome::Failed(Refusal {
                 status: None,
                 code: None,
                 message: "the catalog does not name the repository of this digest".to_owned(),
-            }));
+            });
+            self.failures().note_unasked(&outcome);
+            return Ok(outcome);
         };
         let outcome = self
             .registry
-            .build_history(&repository, &request.digest)
+            .build_history(repository, &request.digest)
             .await?;
         if let HistoryOutcome::Forbidden(refusal) | HistoryOutcome::Failed(refusal) = &outcome {
             tracing::debug!(
                 digest = request.digest,
-                repository = format!("{}/{}", repository.namespace, repository.name),
+                repository = repository.to_string(),
                 status = refusal.status,
                 "no build history: {}",
                 refusal.message
             );
         }
+        if let Some(gave_up) = self.failures().note(repository, &outcome) {
+            warn_of(&gave_up, repository);
+        }
         Ok(outcome)
+    }
+
+    fn in_flight(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.in_flight
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Failures> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stores what has arrived, in one transaction, before looking for more.
@@ -545,10 +732,7 @@ impl Crawl<'_> {
         while answered.recv_many(&mut batch, BATCH).await > 0 {
             let writes = writer.store(&batch, self.clock.now()).await?;
             self.progress.note(&batch, writes);
-            let mut in_flight = self
-                .in_flight
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut in_flight = self.in_flight();
             for answer in batch.drain(..) {
                 in_flight.remove(&answer.digest);
             }
@@ -569,44 +753,13 @@ struct Listing<'a, 'lock> {
 }
 
 impl Listing<'_, '_> {
-    /// What comes before the first page: the instance's version if it is new here, and the catalog.
-    async fn start(&mut self, instance: &Instance) -> Result<(), SyncError> {
-        if instance.needs_description {
-            self.describe_instance().await?;
-        }
+    /// What comes before the first page: the catalog.
+    async fn start(&mut self) -> Result<(), SyncError> {
+        let instance_id = self.crawl.run.instance_id;
         self.has_other_instances =
-            store::has_other_instances(self.lock.connection(), instance.instance_id).await?;
+            store::has_other_instances(self.lock.connection(), instance_id).await?;
         self.crawl.progress.enter(Phase::Catalog);
         self.read_catalog().await
-    }
-
-    /// Asks once for name and version. A key that may not read them is no reason to stop.
-    async fn describe_instance(&mut self) -> Result<(), SyncError> {
-        let description = match self.crawl.registry.instance().await {
-            Ok(description) => description,
-            Err(error) => {
-                let is_refused = error
-                    .status()
-                    .is_some_and(|status| matches!(status.status, 400 | 403 | 404));
-                return if is_refused {
-                    Ok(())
-                } else {
-                    Err(error.into())
-                };
-            }
-        };
-        store::describe_instance(
-            self.lock.connection(),
-            self.crawl.run.instance_id,
-            &description,
-        )
-        .await?;
-        match description.version {
-            Some(version) if is_older(&version, FIRST_VERSION) => {
-                Err(SyncError::UnsupportedVersion { version })
-            }
-            _ => Ok(()),
-        }
     }
 
     async fn read_catalog(&mut self) -> Result<(), SyncError> {
@@ -697,10 +850,7 @@ impl Listing<'_, '_> {
         // In this order: a digest that is neither in flight here nor stored in the next
         // statement cannot have been both, since only this stage sends digests out.
         let candidates: Vec<(&str, i64)> = {
-            let in_flight = crawl
-                .in_flight
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let in_flight = crawl.in_flight();
             page.rows
                 .iter()
                 .filter(|artifact| !in_flight.contains(&artifact.digest))
@@ -716,11 +866,7 @@ impl Listing<'_, '_> {
             (page.rows.len() - requests.len()) as u64,
         );
         for request in requests {
-            crawl
-                .in_flight
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(request.digest.clone());
+            crawl.in_flight().insert(request.digest.clone());
             let sent = self.beating(wanted.send(request)).await?;
             if sent.is_err() {
                 // The fetch stage failed and has its own error.
@@ -786,12 +932,21 @@ impl Listing<'_, '_> {
             ..
         } = *self.crawl;
         let counters = progress.counters(&registry.meter());
-        let goes_on = RunEnd {
-            outcome: None,
-            error: None,
-            exit_code: None,
-        };
-        store::save_progress(self.lock.connection(), run, &counters, goes_on, clock.now()).await
+        store::save_progress(self.lock.connection(), run, &counters, GOES_ON, clock.now()).await
+    }
+}
+
+/// Once, instead of a line for each: the summary has the rest.
+fn warn_of(gave_up: &GaveUp, repository: &RepositoryPath) {
+    match gave_up {
+        GaveUp::Everywhere(cause) => tracing::warn!(
+            "build histories keep failing ({cause}): no more are asked for in this run"
+        ),
+        GaveUp::Repositories { cause, .. } => tracing::warn!(
+            repository = repository.to_string(),
+            "build histories of {repository} keep failing ({cause}): no more of it are asked for in \
+             this run, nor of other repositories that fail alike"
+        ),
     }
 }
 

@@ -17,6 +17,7 @@ use crate::emulator::{Emulator, EmulatorSettings, World};
 use crate::registry::signature::SigningKey;
 use crate::registry::{Credentials, Registry, RegistrySettings, TransportSettings};
 use crate::report::{self, FilterValues, Format};
+use crate::sync::Safeguards;
 
 /// Arguments of `demo`.
 #[derive(Debug, clap::Args)]
@@ -97,7 +98,14 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
             .map_err(|error| Failure::new(Exit::Unexpected, error))?;
         let region = Some(emulator.settings().region.as_str());
         sync::run_once(
-            &registry, &settings, &database, region, false, telemetry, &stop,
+            &registry,
+            &settings,
+            &database,
+            region,
+            false,
+            Safeguards::default(),
+            telemetry,
+            &stop,
         )
         .await
     };

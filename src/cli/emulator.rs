@@ -75,6 +75,7 @@ fn settings(args: &Args) -> EmulatorSettings {
         requests_per_second: rate,
         burst: rate,
         retry_after: None,
+        quotes_limit: true,
     });
     EmulatorSettings {
         listen: args.listen,

@@ -6,7 +6,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
 use super::telemetry::Telemetry;
-use crate::registry::RequestMeter;
+use crate::registry::{PaceNow, Registry};
 use crate::sync::{Phase, Progress, ProgressNow};
 
 const LIVE_INTERVAL: Duration = Duration::from_millis(200);
@@ -16,7 +16,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(15);
 pub(super) async fn show<T>(
     telemetry: &Telemetry,
     progress: &Progress,
-    meter: &RequestMeter,
+    registry: &Registry,
     work: impl Future<Output = T>,
 ) -> T {
     let interval = if telemetry.is_live {
@@ -35,7 +35,7 @@ pub(super) async fn show<T>(
         tokio::select! {
             biased;
             result = &mut work => break result,
-            _ = tick.tick() => view.show(progress.now(), meter),
+            _ = tick.tick() => view.show(progress.now(), registry),
         }
     };
     if let Some(bar) = view.bar {
@@ -51,8 +51,9 @@ struct View<'a> {
 }
 
 impl View<'_> {
-    fn show(&mut self, now: ProgressNow, meter: &RequestMeter) {
-        let counts = meter.counts();
+    fn show(&mut self, now: ProgressNow, registry: &Registry) {
+        let counts = registry.meter().counts();
+        let pace = registry.pace();
         let requests_per_second =
             counts.total() as f64 / self.begin.elapsed().as_secs_f64().max(0.001);
         let eta = self.eta(now);
@@ -64,10 +65,14 @@ impl View<'_> {
                 histories_done = now.histories_done,
                 histories_wanted = now.histories_wanted,
                 histories_failed = now.histories_failed,
+                histories_skipped = now.histories_skipped,
                 requests = counts.total(),
                 retries = counts.retries,
                 throttled = counts.throttled(),
                 requests_per_second = format!("{requests_per_second:.1}"),
+                in_flight = pace.in_flight,
+                pauses = pace.pauses,
+                limit_found = limit(&pace),
                 "{}",
                 phase(now.phase)
             );
@@ -85,13 +90,16 @@ impl View<'_> {
         });
         bar.set_prefix(phase(now.phase));
         bar.set_length(now.histories_wanted);
-        bar.set_position(now.histories_done);
+        bar.set_position(now.histories_done + now.histories_skipped);
         bar.set_message(format!(
-            "{} artifacts on {} pages, {requests_per_second:.0} requests/s, {} retries, {} throttled{}",
+            "{} artifacts on {} pages, {requests_per_second:.0} requests/s, {} retries, {} throttled{}{}",
             now.artifacts_listed,
             now.pages,
             counts.retries,
             counts.throttled(),
+            limit(&pace)
+                .map(|limit| format!(", limit found: {limit}"))
+                .unwrap_or_default(),
             eta.map(|eta| format!(", {} left", HumanDuration(eta))).unwrap_or_default()
         ));
         bar.tick();
@@ -99,7 +107,9 @@ impl View<'_> {
 
     /// Known once the listing is complete, for then the number of histories is.
     fn eta(&self, now: ProgressNow) -> Option<Duration> {
-        let left = now.histories_wanted.saturating_sub(now.histories_done);
+        let left = now
+            .histories_wanted
+            .saturating_sub(now.histories_done + now.histories_skipped);
         if now.phase != Phase::Histories || now.histories_done == 0 || left == 0 {
             return None;
         }
@@ -108,6 +118,15 @@ impl View<'_> {
                 .elapsed()
                 .mul_f64(left as f64 / now.histories_done as f64),
         )
+    }
+}
+
+/// The gateway's limit as far as it is known: what it said, or what was found.
+fn limit(pace: &PaceNow) -> Option<String> {
+    match pace.quoted_limit {
+        Some(quoted) => Some(format!("{quoted:.1}/s quoted")),
+        None if pace.has_met_limit => Some(format!("about {:.0}/s", pace.requests_per_second)),
+        None => None,
     }
 }
 

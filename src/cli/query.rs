@@ -1,13 +1,15 @@
 //! `swr-sync query` and `swr-sync status`: read-only SQL.
 
 use std::io::{self, BufWriter, Write};
+use std::time::Duration;
 
 use sqlx::PgConnection;
 
 use super::exit::{Exit, Failure};
 use super::settings::DatabaseArgs;
 use crate::database::reader::{self, ReadError};
-use crate::report::{self, CsvSink, FilterValues, Format, JsonSink, TableSink};
+use crate::report::{CsvSink, Format, JsonSink, TableSink, quoted};
+use crate::store::{ListingAge, listing_ages};
 
 /// Arguments of `query`.
 #[derive(Debug, clap::Args)]
@@ -30,6 +32,13 @@ pub(super) struct StatusArgs {
     /// Runs to show
     #[arg(long, value_name = "N", default_value_t = 10)]
     runs: u64,
+    /// Only this instance: its id in SWR, or its name
+    #[arg(long, value_name = "ID")]
+    instance: Option<String>,
+    /// Check instead: show how old the data is, and exit with 1 if any is older than this, or was
+    /// never published
+    #[arg(long, value_name = "TIME")]
+    max_age: Option<humantime::Duration>,
     #[command(flatten)]
     database: DatabaseArgs,
 }
@@ -50,28 +59,99 @@ pub(super) async fn status(args: StatusArgs) -> Result<Exit, Failure> {
     let StatusArgs {
         format,
         runs,
+        instance,
+        max_age,
         database,
     } = args;
     let open = database.open().await?;
     open.database.check().await?;
     let mut connection = open.database.connect().await?;
+    let only = match &instance {
+        Some(instance) => {
+            let instance = quoted(instance);
+            format!(
+                "where instance_id in (select instance_id from swr.instance where {instance} in (swr_instance_id, name))"
+            )
+        }
+        None => String::new(),
+    };
+    let freshness = format!(
+        "select instance, last_published_at, as_of, age, failures_since, last_error, histories_waiting
+         from swr_report.freshness
+         {only}
+         order by instance, instance_id"
+    );
+    if let Some(max_age) = max_age {
+        print(&mut connection, &freshness, format).await?;
+        return check_age(&mut connection, *max_age, instance.as_deref()).await;
+    }
+    let waiting = format!(
+        "select instance, coalesce(build_history, 'not asked for') as build_history, count(distinct digest) as digests,
+                min(next_attempt_at) as next_attempt_at
+         from (
+             select a.instance_id, coalesce(i.name, i.swr_instance_id) as instance, m.outcome as build_history,
+                    a.digest, m.next_attempt_at
+             from swr.artifact a
+             join swr.instance i on i.instance_id = a.instance_id
+             left join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest
+             where a.removed_at is null and (m.digest is null or m.next_attempt_at is not null)
+         ) w
+         {only}
+         group by instance_id, instance, build_history
+         order by instance, instance_id, build_history"
+    );
     let runs = format!(
         "select coalesce(i.name, i.swr_instance_id) as instance, r.run_id, r.outcome, r.started_at, r.elapsed_ms,
                 r.artifacts_listed, r.artifacts_new, r.artifacts_changed, r.artifacts_removed,
-                r.histories_fetched, r.histories_failed, r.requests_total, r.throttled, r.error
-         from swr.sync_run r
+                r.histories_fetched, r.histories_failed, r.histories_skipped, r.requests_total, r.throttled, r.error
+         from (select * from swr.sync_run {only}) r
          join swr.instance i on i.instance_id = r.instance_id
          order by r.started_at desc, r.run_id desc
          limit {runs}"
     );
-    let freshness = report::find("freshness")
-        .and_then(|report| report.query(&FilterValues::default(), 0).ok())
-        .unwrap_or_default();
     if format == Format::Table {
         print(&mut connection, &freshness, format).await?;
+        print(&mut connection, &waiting, format).await?;
     }
     print(&mut connection, &runs, format).await?;
     Ok(Exit::Success)
+}
+
+/// Says in one line which instances are older than they may be.
+async fn check_age(
+    connection: &mut PgConnection,
+    max_age: Duration,
+    instance: Option<&str>,
+) -> Result<Exit, Failure> {
+    let ages = listing_ages(connection, instance)
+        .await
+        .map_err(|error| Failure::new(Exit::Database, error))?;
+    let stale: Vec<String> = ages
+        .iter()
+        .filter_map(|ListingAge { instance, age }| match age {
+            Some(age) if *age <= max_age => None,
+            Some(age) => {
+                // Nobody asks for the fraction.
+                let age = Duration::from_secs(age.as_secs());
+                Some(format!(
+                    "{instance} is {} old",
+                    humantime::format_duration(age)
+                ))
+            }
+            None => Some(format!("{instance} was never published")),
+        })
+        .collect();
+    let complaint = match (&ages[..], instance) {
+        ([], Some(instance)) => format!("the database has no instance {instance}"),
+        ([], None) => "the database has no instance: nothing was ever synced".to_owned(),
+        _ if stale.is_empty() => return Ok(Exit::Success),
+        _ => stale.join(", "),
+    };
+    let max_age = humantime::format_duration(max_age);
+    Err(Failure::new(
+        Exit::Unexpected,
+        format!("older than {max_age}: {complaint}"),
+    ))
 }
 
 /// Prints text on stdout.

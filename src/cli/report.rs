@@ -41,8 +41,8 @@ pub(super) struct Args {
 /// What a report is narrowed down by; it says so if it cannot be.
 #[derive(Debug, clap::Args)]
 struct FilterArgs {
-    /// Only this instance: its name, or its SWR id if the name is not known
-    #[arg(long, value_name = "NAME")]
+    /// Only this instance: its id in SWR, or its name
+    #[arg(long, value_name = "ID")]
     instance: Option<String>,
     /// Only this namespace
     #[arg(long, value_name = "NAME")]

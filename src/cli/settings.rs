@@ -35,16 +35,17 @@ pub(super) struct RegistryArgs {
     /// Endpoint of IAM, where it is not the region's own; used with an IAM user
     #[arg(long, value_name = "URL", env = "SWR_IAM_ENDPOINT")]
     pub iam_endpoint: Option<String>,
-    /// Cap on requests started per second; 0 for none
+    /// Cap on requests started per second; 0 for none. Below it, the gateway's own limit is found
+    /// and kept to
     #[arg(
         long,
         value_name = "N",
         env = "SWR_MAX_REQUESTS_PER_SECOND",
-        default_value_t = 50.0
+        default_value_t = 200.0
     )]
     pub max_requests_per_second: f64,
-    /// Cap on requests on their way at a time
-    #[arg(long, value_name = "N", env = "SWR_MAX_IN_FLIGHT", default_value_t = 16,
+    /// Cap on requests on their way at a time. Below it, as many as rate and latency ask for
+    #[arg(long, value_name = "N", env = "SWR_MAX_IN_FLIGHT", default_value_t = 256,
           value_parser = clap::builder::RangedU64ValueParser::<u16>::new().range(1..=1024))]
     pub max_in_flight: u16,
     /// Limit for a connection to stand
@@ -63,7 +64,8 @@ pub(super) struct RegistryArgs {
         default_value = "60s"
     )]
     pub request_timeout: humantime::Duration,
-    /// Attempts for each request, the first included
+    /// Attempts for each request, the first included. Throttled ones (429) do not count: a request
+    /// is given up when it has been throttled for 15 minutes
     #[arg(long, value_name = "N", env = "SWR_MAX_ATTEMPTS", default_value_t = 8,
           value_parser = clap::value_parser!(u32).range(1..=100))]
     pub max_attempts: u32,
@@ -75,7 +77,7 @@ pub(super) struct RegistryArgs {
         default_value = "500ms"
     )]
     pub retry_delay: humantime::Duration,
-    /// Longest wait between two attempts
+    /// Longest wait between two attempts, and longest pause of all requests after a 429 or 503
     #[arg(
         long,
         value_name = "TIME",
@@ -212,6 +214,7 @@ impl RegistryArgs {
                     max_attempts: self.max_attempts,
                     base_delay: *self.retry_delay,
                     max_delay: (*self.max_retry_delay).max(Duration::from_millis(1)),
+                    ..RetryPolicy::default()
                 },
                 max_in_flight: usize::from(self.max_in_flight),
                 max_requests_per_second: (self.max_requests_per_second > 0.0)

@@ -4,13 +4,14 @@ use super::exit::{Exit, Failure};
 use super::settings::{DatabaseArgs, RegistryArgs, host};
 use super::telemetry::{LogFormat, Telemetry};
 use super::{progress, signals};
+use crate::build_history::{FailureCause, GaveUp, HistoryFailureGroup, HistoryFailures};
 use crate::clock::Clock;
 use crate::database::Database;
 use crate::registry::{Registry, RegistryError, RegistrySettings, RequestFailure};
 use crate::run::{RunCounters, RunOutcome, RunReport};
 use crate::stop::Stop;
 use crate::store::StoreError;
-use crate::sync::{Progress, SyncError, SyncSettings, sync};
+use crate::sync::{Progress, Safeguards, SyncError, SyncSettings, sync};
 
 /// Arguments of `sync`.
 #[derive(Debug, clap::Args)]
@@ -19,6 +20,18 @@ pub(super) struct Args {
     /// histories are stored all the same: they never change, and need not be fetched again
     #[arg(long)]
     dry_run: bool,
+    /// Share of the artifacts that may be gone from one run to the next, beyond the first 100; if
+    /// more are gone, nothing is published
+    #[arg(long, value_name = "PERCENT", env = "SWR_SYNC_MAX_REMOVALS_PERCENT", default_value_t = 20,
+          value_parser = clap::value_parser!(u8).range(0..=100))]
+    max_removals_percent: u8,
+    /// Publish however many artifacts are gone
+    #[arg(long)]
+    accept_removals: bool,
+    /// Take up an instance whose name another instance of the project has in this database: the
+    /// two are mirrored side by side, each under its id
+    #[arg(long)]
+    accept_new_instance: bool,
     /// Do not migrate the database, only check that it needs no migration
     #[arg(long, env = "SWR_SYNC_NO_MIGRATE", value_parser = clap::builder::FalseyValueParser::new())]
     no_migrate: bool,
@@ -41,10 +54,17 @@ Each secret, and DATABASE_URL, can also stand in a file that NAME_FILE names.";
 pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failure> {
     let Args {
         dry_run,
+        max_removals_percent,
+        accept_removals,
+        accept_new_instance,
         no_migrate,
         registry,
         database,
     } = args;
+    let safeguards = Safeguards {
+        max_removals_percent: (!accept_removals).then_some(max_removals_percent),
+        accept_new_instance,
+    };
     // What is wrong with the settings shows before anything is started.
     let (client, settings) = registry.registry(Clock::system())?;
     let open = database.open().await?;
@@ -60,6 +80,7 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
         &open.database,
         region,
         dry_run,
+        safeguards,
         telemetry,
         &stop,
     )
@@ -68,12 +89,7 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
     if let Some(server) = open.embedded {
         server.close().await?;
     }
-    let report = report?;
-    Ok(if report.counters.histories_failed > 0 {
-        Exit::Partial
-    } else {
-        Exit::Success
-    })
+    Ok(report?.counters.exit())
 }
 
 /// Brings the schema up to date, or checks that it is.
@@ -93,12 +109,17 @@ pub(super) async fn prepare(database: &Database, no_migrate: bool) -> Result<(),
 }
 
 /// One run with progress and summary.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "what a run needs, each of its own kind"
+)]
 pub(super) async fn run_once(
     registry: &Registry,
     settings: &RegistrySettings,
     database: &Database,
     region: Option<&str>,
     dry_run: bool,
+    safeguards: Safeguards,
     telemetry: &Telemetry,
     stop: &Stop,
 ) -> Result<RunReport, Failure> {
@@ -108,13 +129,13 @@ pub(super) async fn run_once(
         endpoint: settings.endpoint.to_string(),
         region: region.map(str::to_owned),
         dry_run,
+        safeguards,
         host: host(),
         clock: settings.clock.clone(),
     };
     let progress = Progress::default();
-    let meter = registry.meter();
     let work = sync(registry, database, &settings, &progress, stop);
-    let report = progress::show(telemetry, &progress, &meter, work)
+    let report = progress::show(telemetry, &progress, registry, work)
         .await
         .map_err(failure)?;
     summarise(&report, telemetry);
@@ -122,12 +143,28 @@ pub(super) async fn run_once(
 }
 
 fn failure(error: SyncError) -> Failure {
-    let hint = hint(&error);
+    let hint = clock_hint(&error).or_else(|| hint(&error).map(str::to_owned));
     let failure = Failure::new(error.exit(), error);
     match hint {
         Some(hint) => failure.hint(hint),
         None => failure,
     }
+}
+
+/// The reason for a refused signature that has nothing to do with the key.
+fn clock_hint(error: &SyncError) -> Option<String> {
+    let SyncError::Registry(error) = error else {
+        return None;
+    };
+    let skew = error.status()?.clock_skew?;
+    let (minutes, way) = match skew.num_minutes() {
+        ahead @ 0.. => (ahead, "forward"),
+        behind => (-behind, "back"),
+    };
+    Some(format!(
+        "put this machine's clock {minutes} minutes {way}, and let NTP keep it (`timedatectl set-ntp \
+         true`): signatures are valid for 15 minutes around the gateway's time"
+    ))
 }
 
 fn hint(error: &SyncError) -> Option<&'static str> {
@@ -139,6 +176,10 @@ fn hint(error: &SyncError) -> Option<&'static str> {
         SyncError::Store(StoreError::Statement { .. }) => Some(
             "nothing was published; what had arrived is kept, and the next run goes on from there",
         ),
+        SyncError::Store(StoreError::MassRemoval(_)) => Some(
+            "look into the registry: if the artifacts are gone there too, `swr-sync sync --accept-removals` \
+             publishes that; nothing was changed, and the build histories that arrived are kept",
+        ),
         SyncError::Database(_) => {
             Some("check that the database still runs; the next run goes on from here")
         }
@@ -146,13 +187,17 @@ fn hint(error: &SyncError) -> Option<&'static str> {
         SyncError::WrongInstance { .. } => {
             Some("check SWR_PROJECT_ID and SWR_INSTANCE_ID, or use another database")
         }
+        SyncError::SameName { .. } => Some(
+            "check SWR_INSTANCE_ID; if the instance was deleted and made anew, \
+             `swr-sync sync --accept-new-instance` mirrors both side by side, each under its id",
+        ),
         SyncError::Stopped(_) => None,
     }
 }
 
 fn registry_hint(error: &RegistryError) -> Option<&'static str> {
     let status = match &error.failure {
-        RequestFailure::Status(status) => status,
+        RequestFailure::Status(status) | RequestFailure::Login(status) => status,
         RequestFailure::NoAnswer { .. } => {
             return Some(
                 "check the endpoint or region, the network, and HTTPS_PROXY; nothing was published",
@@ -196,6 +241,7 @@ fn summarise(report: &RunReport, telemetry: &Telemetry) {
         run_id,
         outcome,
         counters,
+        failures,
         elapsed,
     } = report;
     if telemetry.format == LogFormat::Json {
@@ -221,6 +267,12 @@ fn summarise(report: &RunReport, telemetry: &Telemetry) {
             histories_unsupported = counters.histories_unsupported,
             histories_gone = counters.histories_gone,
             histories_failed = counters.histories_failed,
+            histories_skipped = counters.histories_skipped,
+            history_failures = failures_json(failures),
+            gave_up = failures
+                .gave_up
+                .as_ref()
+                .map(|gave_up| advice(gave_up, counters)),
             data_issues = counters.data_issues,
             rows_written = counters.rows_written,
             "run {run_id} {outcome}"
@@ -236,6 +288,7 @@ pub(super) fn summary(report: &RunReport) -> String {
         run_id,
         outcome,
         counters,
+        failures,
         elapsed,
     } = report;
     let RunCounters {
@@ -255,6 +308,7 @@ pub(super) fn summary(report: &RunReport) -> String {
         histories_unsupported,
         histories_gone,
         histories_failed,
+        histories_skipped,
         data_issues,
         rows_written,
     } = counters;
@@ -264,17 +318,147 @@ pub(super) fn summary(report: &RunReport) -> String {
         RunOutcome::Failed => "failed",
         RunOutcome::Stopped => "stopped",
     };
+    let skipped = match histories_skipped {
+        0 => String::new(),
+        count => format!(", {count} not asked for"),
+    };
     format!(
         "run {run_id}: {verb} in {:.1} s
   artifacts  {artifacts_listed} listed on {pages} pages: {artifacts_new} new, {artifacts_changed} changed, {artifacts_removed} removed, {artifacts_unchanged} unchanged
   tags       {tags_new} new, {tags_moved} moved, {tags_removed} removed
-  histories  {histories_fetched} fetched, {histories_reused} known, {histories_unsupported} unsupported, {histories_gone} gone, {histories_failed} failed
+  histories  {histories_fetched} fetched, {histories_reused} known, {histories_unsupported} unsupported, {histories_gone} gone, {histories_failed} failed{skipped}
   requests   {} ({catalog_pages} for the catalog), {} retries, {} throttled
   database   {rows_written} rows written, {data_issues} values altered
-",
+{}",
         elapsed.as_secs_f64(),
         requests.total(),
         requests.retries,
         requests.throttled(),
+        failure_table(failures, counters),
     )
+}
+
+/// Groups of failed histories that the summary shows.
+const FAILURE_GROUPS: usize = 10;
+
+/// What failed why, and what to do about it; empty if nothing did.
+fn failure_table(failures: &HistoryFailures, counters: &RunCounters) -> String {
+    let HistoryFailures { groups, gave_up } = failures;
+    let mut text = String::new();
+    for group in groups.iter().take(FAILURE_GROUPS) {
+        let HistoryFailureGroup {
+            cause,
+            message,
+            count,
+            repository,
+        } = group;
+        let example = match repository {
+            Some(repository) => format!("; {repository} for example"),
+            None => String::new(),
+        };
+        text.push_str(&format!(
+            "  missing    {count} × {cause}: {message}{example}\n"
+        ));
+    }
+    let rest = groups.get(FAILURE_GROUPS..).unwrap_or_default();
+    if !rest.is_empty() {
+        let count: u64 = rest.iter().map(|group| group.count).sum();
+        let kinds = rest.len();
+        text.push_str(&format!(
+            "  missing    {count} × others, of {kinds} kinds\n"
+        ));
+    }
+    if let Some(gave_up) = gave_up {
+        text.push_str(&format!("  {}\n", advice(gave_up, counters)));
+    }
+    if !groups.is_empty() {
+        text.push_str("  `swr-sync report history_failure` lists what is missing\n");
+    }
+    text
+}
+
+fn failures_json(failures: &HistoryFailures) -> String {
+    let groups: Vec<serde_json::Value> = failures
+        .groups
+        .iter()
+        .take(FAILURE_GROUPS)
+        .map(|group| {
+            let HistoryFailureGroup {
+                cause,
+                message,
+                count,
+                repository,
+            } = group;
+            serde_json::json!({
+                "outcome": cause.outcome,
+                "http_status": cause.status,
+                "error_code": cause.code,
+                "error_message": message,
+                "count": count,
+                "repository": repository.as_ref().map(ToString::to_string),
+            })
+        })
+        .collect();
+    serde_json::Value::from(groups).to_string()
+}
+
+/// Why not all histories were asked for, and what the user can do, in a sentence.
+fn advice(gave_up: &GaveUp, counters: &RunCounters) -> String {
+    const ACTION: &str = "swr:repository:getTagAddition, which is in SWR ReadOnlyAccess";
+    let what = match gave_up {
+        GaveUp::Everywhere(cause) => format!("build histories kept failing alike ({cause})"),
+        GaveUp::Repositories { count, cause, .. } => {
+            let repositories = if *count == 1 {
+                "1 repository".to_owned()
+            } else {
+                format!("{count} repositories")
+            };
+            let how = if cause.may_be_of_one_repository() {
+                "were refused"
+            } else {
+                "kept failing alike"
+            };
+            format!("the build histories of {repositories} {how} ({cause})")
+        }
+    };
+    let skipped = match counters.histories_skipped {
+        0 => String::new(),
+        count => format!(", so {count} more were not asked for"),
+    };
+    let next = match gave_up {
+        GaveUp::Repositories {
+            cause,
+            is_everywhere,
+            ..
+        } if cause.may_be_of_one_repository() => {
+            if *is_everywhere {
+                format!("no repository gave any: grant the user {ACTION}")
+            } else {
+                format!(
+                    "other repositories gave theirs: the user's policy is narrowed to some, widen {ACTION}, to all"
+                )
+            }
+        }
+        GaveUp::Everywhere(cause) | GaveUp::Repositories { cause, .. } => remedy(cause).to_owned(),
+    };
+    format!("{what}{skipped}; {next}")
+}
+
+fn remedy(cause: &FailureCause) -> &'static str {
+    match cause.status {
+        None => "check the network; the next run asks again",
+        Some(403) => {
+            "the gateway keeps the user out: check its access rules; the next run asks again"
+        }
+        Some(404) => {
+            "the gateway does not know the call: check region and endpoint; the next run asks again"
+        }
+        Some(429) => {
+            "the gateway throttles: lower --max-requests-per-second; the next run asks again"
+        }
+        Some(200) => {
+            "the service gives something else: if it happens again, show it to the maintainers"
+        }
+        Some(_) => "the service has a problem of its own; the next run asks again",
+    }
 }

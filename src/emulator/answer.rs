@@ -98,15 +98,19 @@ impl Refusal {
         }
     }
 
-    pub(super) fn throttled(limit: u32, retry_after: Option<std::time::Duration>) -> Refusal {
+    pub(super) fn throttled(
+        limit: Option<u32>,
+        retry_after: Option<std::time::Duration>,
+    ) -> Refusal {
         let retry_after =
             retry_after.and_then(|delay| HeaderValue::try_from(delay.as_secs().to_string()).ok());
+        let policy = limit.map_or_else(String::new, |limit| {
+            format!(": policy user over ratelimit,limit:{limit},time:1 second")
+        });
         Refusal::Gateway {
             status: StatusCode::TOO_MANY_REQUESTS,
             code: "APIGW.0308",
-            message: format!(
-                "The throttling threshold has been reached: policy user over ratelimit,limit:{limit},time:1 second"
-            ),
+            message: format!("The throttling threshold has been reached{policy}"),
             headers: retry_after
                 .map(|value| (hyper::header::RETRY_AFTER, value))
                 .into_iter()

@@ -27,6 +27,8 @@ pub(super) struct Gatekeeper {
     expiry_by_token: HashMap<String, DateTime<Utc>>,
     failed_in_a_row: u32,
     locked_until: Option<DateTime<Utc>>,
+    /// Accepted instead of the one in the settings.
+    pub(super) secret_key: Option<SecretString>,
     /// All failed signature checks, for the tests' questions.
     pub(super) failed_checks: u64,
 }
@@ -109,6 +111,7 @@ impl Gatekeeper {
             return Err("AK access failed to reach the limit,forbidden".into());
         }
         self.locked_until = None;
+        let secret_key = self.secret_key.as_ref().unwrap_or(&credentials.secret_key);
         let result = check_date(request, now)
             .and_then(|()| check_security_token(request, credentials.security_token.as_ref()))
             .and_then(|()| {
@@ -119,7 +122,7 @@ impl Gatekeeper {
                     header: |name: &str| request.header(name),
                     body: request.body,
                 };
-                if authorization.matches(&received, &credentials.secret_key) {
+                if authorization.matches(&received, secret_key) {
                     Ok(())
                 } else {
                     Err("verify aksk signature fail")

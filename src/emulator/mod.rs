@@ -2,8 +2,8 @@
 //! have. Serves the demo, the compose file, the tests and the benchmarks.
 //!
 //! ```text
-//! request ─▶ route (raw path) ─▶ fault? ─▶ token or signature ─▶ throttle ─▶ world ─▶ JSON
-//!            gateway 404         test's     gateway 401           gateway 429  service
+//! request ─▶ fault? ─▶ route (raw path) ─▶ token or signature ─▶ throttle ─▶ latency ─▶ world ─▶ JSON
+//!            test's     gateway 404         gateway 401           gateway 429             service
 //! ```
 //!
 //! It answers from a [`World`], which is generated from a seed and real build

@@ -7,12 +7,15 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
+use hyper::header::{DATE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use secrecy::SecretString;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
@@ -105,6 +108,11 @@ impl Emulator {
         *lock(&self.state.throttle) = throttle.map(Bucket::full);
     }
 
+    /// Accepts this secret key from now on, and no other.
+    pub fn set_secret_key(&self, secret_key: impl Into<SecretString>) {
+        lock(&self.state.gatekeeper).secret_key = Some(secret_key.into());
+    }
+
     /// Answers the next request of this kind with this status and body. Calls queue up.
     pub fn fail_next(&self, kind: RequestKind, status: u16, body: impl Into<String>) {
         let body = body.into();
@@ -189,45 +197,65 @@ impl State {
             Ok(body) => body.to_bytes(),
             Err(_) => Bytes::new(),
         };
+        let arrived = Arrived {
+            method: parts.method.as_str(),
+            path: parts.uri.path(),
+            query: parts.uri.query().unwrap_or_default(),
+            headers: &parts.headers,
+            body: &body,
+        };
+        let fault = lock(&self.faults).next(kind);
+        let admitted = match fault {
+            None => self.admit(route.as_ref(), &arrived),
+            Some(_) => Ok(()),
+        };
+        // The gateway refuses at once; what takes time is the service behind it.
         let latency = *lock(&self.latency);
-        if !latency.is_zero() {
+        if admitted.is_ok() && !latency.is_zero() {
             tokio::time::sleep(latency).await;
         }
-        let fault = lock(&self.faults).next(kind);
         let answer = match fault {
             Some(Fault::Hang) => std::future::pending().await,
             Some(Fault::Answer { status, body }) => Answer::text(status, body),
-            None => {
-                let arrived = Arrived {
-                    method: parts.method.as_str(),
-                    path: parts.uri.path(),
-                    query: parts.uri.query().unwrap_or_default(),
-                    headers: &parts.headers,
-                    body: &body,
-                };
-                self.answer(route.as_ref(), &arrived)
-                    .unwrap_or_else(|refusal| refusal.into_answer(&request_id))
-            }
+            None => admitted
+                .and_then(|()| self.answer(route.as_ref(), &arrived))
+                .unwrap_or_else(|refusal| refusal.into_answer(&request_id)),
         };
         lock(&self.counts).answer(kind, answer.status.as_u16());
-        answer.into_response(&request_id)
+        let mut response = answer.into_response(&request_id);
+        response
+            .headers_mut()
+            .insert(DATE, http_date(self.settings.clock.now()));
+        response
     }
 
-    /// The gateway's order: is there such a route, who asks, how often; then the service.
+    /// The gateway's order: is there such a route, who asks, how often.
+    fn admit(&self, route: Option<&Route>, request: &Arrived<'_>) -> Result<(), Refusal> {
+        let route = self.existing(route)?;
+        if *route == Route::Token {
+            return Ok(());
+        }
+        lock(&self.gatekeeper).check(&self.settings, request)?;
+        match &mut *lock(&self.throttle) {
+            Some(bucket) => bucket.take(),
+            None => Ok(()),
+        }
+    }
+
+    /// The service, or IAM.
     fn answer(&self, route: Option<&Route>, request: &Arrived<'_>) -> Result<Answer, Refusal> {
-        let Some(route) = route.filter(|route| route.exists_in(&self.settings.instance_version))
-        else {
-            return Err(Refusal::unknown_route());
-        };
+        let route = self.existing(route)?;
         if *route == Route::Token {
             return lock(&self.gatekeeper).issue_token(&self.settings, request.body);
         }
-        lock(&self.gatekeeper).check(&self.settings, request)?;
-        if let Some(bucket) = &mut *lock(&self.throttle) {
-            bucket.take()?;
-        }
         let world = self.world.read().unwrap_or_else(PoisonError::into_inner);
         api::answer(route, request.query, &self.settings, &world)
+    }
+
+    fn existing<'a>(&self, route: Option<&'a Route>) -> Result<&'a Route, Refusal> {
+        route
+            .filter(|route| route.exists_in(&self.settings.instance_version))
+            .ok_or_else(Refusal::unknown_route)
     }
 
     /// What the program offers besides the API, for scripts around it.
@@ -271,6 +299,12 @@ impl Drop for Present<'_> {
     }
 }
 
+/// As in RFC 9110, 5.6.7; by the emulator's clock, not by the machine's.
+fn http_date(now: DateTime<Utc>) -> HeaderValue {
+    let date = now.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    HeaderValue::from_str(&date).unwrap_or(HeaderValue::from_static(""))
+}
+
 /// A token bucket.
 #[derive(Debug)]
 struct Bucket {
@@ -293,13 +327,15 @@ impl Bucket {
             requests_per_second,
             burst,
             retry_after,
+            quotes_limit,
         } = self.throttle;
         let now = Instant::now();
         let refill = (now - self.filled_at).as_secs_f64() * f64::from(requests_per_second);
         self.tokens = (self.tokens + refill).min(f64::from(burst));
         self.filled_at = now;
         if self.tokens < 1.0 {
-            return Err(Refusal::throttled(requests_per_second, retry_after));
+            let quoted = quotes_limit.then_some(requests_per_second);
+            return Err(Refusal::throttled(quoted, retry_after));
         }
         self.tokens -= 1.0;
         Ok(())

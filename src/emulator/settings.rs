@@ -110,12 +110,14 @@ pub enum Authentication {
 /// refills steadily.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Throttle {
-    /// The sustained rate, quoted in the message of a 429.
+    /// The sustained rate.
     pub requests_per_second: u32,
     /// How many requests a rested bucket lets through at once.
     pub burst: u32,
     /// Sent as `Retry-After`, in whole seconds; none is documented.
     pub retry_after: Option<Duration>,
+    /// Whether the message of a 429 quotes the rate.
+    pub quotes_limit: bool,
 }
 
 /// Spellings which the documentation leaves open, or gives in two ways.

@@ -34,6 +34,14 @@ pub struct PasswordLogin {
 }
 
 impl PasswordLogin {
+    /// Where tokens are issued; without the catalog of services in the answer.
+    pub(super) fn url(&self) -> Url {
+        let mut url = self.iam_endpoint.clone();
+        url.set_path("/v3/auth/tokens");
+        url.set_query(Some("nocatalog=true"));
+        url
+    }
+
     pub(super) fn body(&self) -> Value {
         let PasswordLogin {
             iam_endpoint: _,
@@ -72,13 +80,20 @@ const ASSUMED_LIFETIME: TimeDelta = TimeDelta::hours(12);
 
 impl IssuedToken {
     /// Renewal falls into the last tenth of the lifetime, but not more than half an hour early.
-    pub(super) fn new(value: String, body: &[u8], now: DateTime<Utc>) -> IssuedToken {
+    /// The lifetime counts from now, however wrong our clock is: `skew` is how far the issuer's
+    /// is ahead of it.
+    pub(super) fn new(
+        value: String,
+        body: &[u8],
+        now: DateTime<Utc>,
+        skew: TimeDelta,
+    ) -> IssuedToken {
         let expires_at = serde_json::from_slice::<Value>(body)
             .ok()
             .and_then(|document| {
                 DateTime::parse_from_rfc3339(document["token"]["expires_at"].as_str()?).ok()
             })
-            .map_or(now + ASSUMED_LIFETIME, |time| time.to_utc());
+            .map_or(now + ASSUMED_LIFETIME, |time| time.to_utc() - skew);
         let margin = ((expires_at - now) / 10).min(TimeDelta::minutes(30));
         IssuedToken {
             value: value.into(),
@@ -119,7 +134,7 @@ mod tests {
         let now = "2026-01-01T00:00:00Z".parse::<DateTime<Utc>>().unwrap();
         let renew_at = |expires: &str| {
             let body = format!(r#"{{"token":{{"expires_at":"{expires}"}}}}"#);
-            IssuedToken::new("t".to_owned(), body.as_bytes(), now).renew_at - now
+            IssuedToken::new("t".to_owned(), body.as_bytes(), now, TimeDelta::zero()).renew_at - now
         };
         assert_eq!(
             renew_at("2026-01-02T00:00:00.000000Z"),
@@ -130,5 +145,9 @@ mod tests {
             TimeDelta::seconds(90)
         );
         assert!(renew_at("nonsense") > TimeDelta::hours(11));
+        // Our clock is two days ahead: the token is fresh all the same.
+        let body = br#"{"token":{"expires_at":"2025-12-31T00:00:00.000000Z"}}"#;
+        let token = IssuedToken::new("t".to_owned(), body, now, TimeDelta::days(-2));
+        assert_eq!(token.renew_at - now, TimeDelta::minutes(24 * 60 - 30));
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use serde_json::Value;
 
 /// A request that did not bring what was asked for.
@@ -38,11 +39,14 @@ impl fmt::Display for Effort {
 }
 
 /// The ways a request can fail.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum RequestFailure {
     /// An answer with an error status.
     #[error(transparent)]
     Status(#[from] StatusFailure),
+    /// IAM gave no token to ask with.
+    #[error("no token: {0}")]
+    Login(StatusFailure),
     /// No answer: refused, reset, timed out, or not trusted.
     #[error("no answer: {reason}")]
     NoAnswer {
@@ -77,7 +81,7 @@ pub enum RequestFailure {
 }
 
 /// An answer that cannot be read.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("unreadable answer: {reason}")]
 pub struct Malformed {
     reason: String,
@@ -102,6 +106,9 @@ pub struct StatusFailure {
     pub message: String,
     /// What support asks for.
     pub request_id: Option<String>,
+    /// By how much the gateway's clock is ahead of this machine's, where that may be the reason:
+    /// with a 401, if they are minutes apart.
+    pub clock_skew: Option<TimeDelta>,
 }
 
 impl fmt::Display for StatusFailure {
@@ -111,6 +118,7 @@ impl fmt::Display for StatusFailure {
             code,
             message,
             request_id,
+            clock_skew,
         } = self;
         write!(f, "HTTP {status}")?;
         if let Some(code) = code {
@@ -121,6 +129,18 @@ impl fmt::Display for StatusFailure {
         }
         if let Some(request_id) = request_id {
             write!(f, " (request id {request_id})")?;
+        }
+        if let Some(skew) = clock_skew {
+            let side = if *skew > TimeDelta::zero() {
+                "behind"
+            } else {
+                "ahead of"
+            };
+            let minutes = skew.num_minutes().abs();
+            write!(
+                f,
+                "; this machine's clock is {minutes} minutes {side} the gateway's"
+            )?;
         }
         Ok(())
     }
@@ -156,6 +176,7 @@ impl StatusFailure {
             code,
             message,
             request_id,
+            clock_skew: None,
         }
     }
 }
@@ -259,8 +280,17 @@ impl RegistryError {
     /// The status of the answer, if there was one with an error status.
     pub fn status(&self) -> Option<&StatusFailure> {
         match &self.failure {
-            RequestFailure::Status(status) => Some(status),
+            RequestFailure::Status(status) | RequestFailure::Login(status) => Some(status),
             _ => None,
+        }
+    }
+
+    /// Whether the credentials were refused: every other request would get it, too.
+    pub fn is_refused_login(&self) -> bool {
+        match &self.failure {
+            RequestFailure::Login(_) => true,
+            RequestFailure::Status(status) => status.status == 401,
+            _ => false,
         }
     }
 }

@@ -1,15 +1,18 @@
 //! SWR over HTTP: the catalog, the artifact list, and build histories.
 //!
 //! Reading order: this file, then `wire` (JSON to nouns), `transport` (the one door),
-//! and what that uses: `pace`, `retry`, `credentials`, `signature`, `error`.
+//! and what that uses: `pace` and its rules in `rate`, `gate`, `retry`, `credentials`,
+//! `signature`, `error`.
 //! The registry never touches the database.
 
 pub mod signature;
 
 mod credentials;
 mod error;
+mod gate;
 mod meter;
 mod pace;
+mod rate;
 mod retry;
 mod transport;
 mod wire;
@@ -25,6 +28,7 @@ use reqwest::Url;
 pub use credentials::{Credentials, PasswordLogin};
 pub use error::{Malformed, RegistryError, RequestFailure, StatusFailure};
 pub use meter::RequestMeter;
+pub use rate::PaceNow;
 pub use retry::RetryPolicy;
 pub use transport::TransportSettings;
 
@@ -108,7 +112,12 @@ impl Registry {
         self.transport.clock_skew()
     }
 
-    /// How many requests are worth having under way at a time.
+    /// How fast requests may start now, and what is known of the gateway's limit.
+    pub fn pace(&self) -> PaceNow {
+        self.transport.pace()
+    }
+
+    /// The most requests there can be under way at a time; the pace allows as many as are of use.
     pub fn max_in_flight(&self) -> usize {
         self.transport.max_in_flight()
     }
@@ -230,7 +239,7 @@ impl Registry {
                 }),
             }),
             // Every other request would get it too, so it ends the run.
-            Err(error) if error.status().is_some_and(|status| status.status == 401) => Err(error),
+            Err(error) if error.is_refused_login() => Err(error),
             Err(error) => Ok(refused(&error)),
         }
     }

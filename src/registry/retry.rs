@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use super::error::StatusFailure;
+
 /// How often a request is sent, and the waits between: capped exponential
 /// back-off with full jitter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Attempts in all, the first included; at least 1.
+    /// Attempts in all, the first included; at least 1. Throttled ones (429) do not count.
     pub max_attempts: u32,
+    /// How long a request may be throttled, from its first 429 on.
+    pub throttled_patience: Duration,
     /// Upper end of the first wait; each later one doubles it.
     pub base_delay: Duration,
     /// Upper end of any wait, those the gateway asks for included.
@@ -20,6 +24,7 @@ impl Default for RetryPolicy {
     fn default() -> RetryPolicy {
         RetryPolicy {
             max_attempts: 8,
+            throttled_patience: Duration::from_secs(15 * 60),
             base_delay: Duration::from_millis(500),
             max_delay: Duration::from_secs(60),
         }
@@ -60,12 +65,40 @@ pub(super) fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
     }
 }
 
+/// The limit that a throttled request's message quotes, in requests per second: "The throttling
+/// threshold has been reached: policy user over ratelimit,limit:10,time:1 second" (APIGW.0308).
+pub(super) fn quoted_limit(failure: &StatusFailure) -> Option<f64> {
+    if failure.status != 429 {
+        return None;
+    }
+    let (_, quote) = failure.message.split_once("limit:")?;
+    let (requests, time) = quote.split_once(",time:")?;
+    let requests: u32 = requests.trim().parse().ok()?;
+    let mut time = time.split_whitespace();
+    let count: u32 = time.next()?.parse().ok()?;
+    let unit: String = time
+        .next()?
+        .chars()
+        .take_while(char::is_ascii_alphabetic)
+        .collect();
+    let seconds = match unit.to_ascii_lowercase().trim_end_matches('s') {
+        "second" => 1,
+        "minute" => 60,
+        "hour" => 60 * 60,
+        "day" => 24 * 60 * 60,
+        _ => return None,
+    };
+    let limit = f64::from(requests) / (f64::from(count) * f64::from(seconds));
+    (limit.is_finite() && limit > 0.0).then_some(limit)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const POLICY: RetryPolicy = RetryPolicy {
         max_attempts: 5,
+        throttled_patience: Duration::from_secs(60),
         base_delay: Duration::from_millis(100),
         max_delay: Duration::from_secs(2),
     };
@@ -108,5 +141,29 @@ mod tests {
             "it is over"
         );
         assert_eq!(retry_after("soon", now), None);
+    }
+
+    #[test]
+    fn the_quoted_limit_is_read_in_every_unit() {
+        let quoted = |status, policy: &str| {
+            let body = format!(
+                r#"{{"error_code":"APIGW.0308","error_msg":"The throttling threshold has been reached: policy user over ratelimit,{policy}"}}"#
+            );
+            quoted_limit(&StatusFailure::read(status, None, body.as_bytes()))
+        };
+        assert_eq!(quoted(429, "limit:10,time:1 second"), Some(10.0));
+        assert_eq!(quoted(429, "limit:10,time:2 seconds"), Some(5.0));
+        assert_eq!(quoted(429, "limit:600,time:1 minute."), Some(10.0));
+        assert_eq!(
+            quoted(429, "limit: 7200, time:1 hour"),
+            None,
+            "not the documented form"
+        );
+        assert_eq!(quoted(429, "limit:7200,time:1 hour"), Some(2.0));
+        assert_eq!(quoted(429, "limit:86400,time:1 Day"), Some(1.0));
+        assert_eq!(quoted(429, "limit:0,time:1 second"), None);
+        assert_eq!(quoted(429, "limit:10,time:0 second"), None);
+        assert_eq!(quoted(429, "limit:10,time:1 fortnight"), None);
+        assert_eq!(quoted(503, "limit:10,time:1 second"), None);
     }
 }

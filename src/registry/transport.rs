@@ -12,8 +12,10 @@ use tokio::time::Instant;
 
 use super::credentials::{Credentials, IssuedToken, PasswordLogin};
 use super::error::{Malformed, RegistryError, RequestFailure, StatusFailure};
+use super::gate::{Entry, Gate, Pass};
 use super::meter::RequestMeter;
-use super::pace::Pace;
+use super::pace::{Pace, Permit};
+use super::rate::PaceNow;
 use super::retry::{self, RetryPolicy};
 use super::signature::{self, RequestToSign};
 use crate::clock::Clock;
@@ -40,8 +42,9 @@ impl Default for TransportSettings {
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(60),
             retry: RetryPolicy::default(),
-            max_in_flight: 16,
-            max_requests_per_second: Some(50.0),
+            max_in_flight: 256,
+            // The gateway's documented default for an API.
+            max_requests_per_second: Some(200.0),
         }
     }
 }
@@ -56,12 +59,21 @@ pub(super) struct Transport {
     endpoint: Url,
     project_id: String,
     credentials: Credentials,
-    token: Mutex<Option<IssuedToken>>,
+    token: Mutex<TokenSlot>,
     settings: TransportSettings,
     pace: Pace,
+    gate: Gate,
     meter: Arc<RequestMeter>,
     clock: Clock,
     clock_skew: StdMutex<Option<TimeDelta>>,
+}
+
+/// The token in use.
+#[derive(Debug, Default)]
+struct TokenSlot {
+    current: Option<IssuedToken>,
+    /// The last token was refused: one that replaces it is the only one to do so.
+    was_refused: bool,
 }
 
 /// A GET below the endpoint.
@@ -113,15 +125,21 @@ impl Transport {
             .timeout(settings.request_timeout)
             .redirect(reqwest::redirect::Policy::none())
             .build()?;
-        let pace = Pace::new(settings.max_in_flight, settings.max_requests_per_second);
+        let pace = Pace::new(
+            settings.max_requests_per_second,
+            settings.max_in_flight,
+            settings.retry.max_delay,
+        );
+        let gate = Gate::new(matches!(credentials, Credentials::Key(_)));
         Ok(Transport {
             http,
             endpoint,
             project_id,
             credentials,
-            token: Mutex::new(None),
+            token: Mutex::default(),
             settings,
             pace,
+            gate,
             meter: Arc::default(),
             clock,
             clock_skew: StdMutex::default(),
@@ -152,15 +170,20 @@ impl Transport {
         }
     }
 
+    pub(super) fn pace(&self) -> PaceNow {
+        self.pace.now()
+    }
+
     pub(super) fn max_in_flight(&self) -> usize {
         self.settings.max_in_flight
     }
 
     /// Sends a GET and gives the body of a 2xx answer.
     ///
-    /// Sent again, up to the policy's number of attempts: 408, 425, 429, 500, 502, 503, 504,
-    /// and requests without an answer. A 401 is sent again once, and only if a new token can
-    /// be fetched: five failed signatures in a row lock a key.
+    /// Sent again, up to the policy's number of attempts: 408, 425, 500, 502, 503, 504, and
+    /// requests without an answer. A 429 is no attempt: it is sent again for as long as the
+    /// policy's patience lasts. A 401 is sent again once, and only if a new token can be
+    /// fetched; otherwise it ends all requests, for five failed signatures in a row lock a key.
     pub(super) async fn get(&self, call: Call<'_>) -> Result<Vec<u8>, RegistryError> {
         let outgoing = Outgoing {
             kind: call.kind,
@@ -173,8 +196,11 @@ impl Transport {
     }
 
     async fn send(&self, outgoing: &Outgoing<'_>) -> Result<(HeaderMap, Vec<u8>), RegistryError> {
+        let policy = &self.settings.retry;
         let begin = Instant::now();
-        let mut attempts = 0;
+        let mut sent = 0;
+        let mut failed_attempts = 0;
+        let mut throttled_since: Option<Instant> = None;
         let mut renewed = false;
         let fail = |attempts, failure| RegistryError {
             request: format!("{} {}", outgoing.method, outgoing.url),
@@ -187,64 +213,133 @@ impl Transport {
                 Some(_) => self.current_token().await?,
                 None => None,
             };
-            attempts += 1;
-            if attempts > 1 {
-                self.meter.retried();
-            }
-            let attempt = self.attempt(outgoing, token.as_ref()).await;
-            let (failure, retry_after) = match attempt {
+            let (failure, retry_after) = match self.attempt(outgoing, token.as_ref(), sent).await {
                 Ok(Attempt::Answer { headers, body }) => return Ok((headers, body)),
                 Ok(Attempt::Refused { failure, .. }) if failure.status == 401 => {
-                    let renewable =
-                        outgoing.authenticate.is_some() && token.is_some() && self.is_renewable();
-                    if renewed || !renewable {
-                        return Err(fail(attempts, failure.into()));
+                    sent += 1;
+                    if renewed || !self.may_renew(token).await {
+                        let failure = failure.into();
+                        if outgoing.authenticate.is_some() {
+                            self.gate.close(&failure);
+                        }
+                        return Err(fail(sent, failure));
                     }
                     renewed = true;
-                    self.discard(token).await;
                     continue;
-                }
-                Ok(Attempt::Refused { failure, .. }) if !retry::is_retryable(failure.status) => {
-                    return Err(fail(attempts, failure.into()));
                 }
                 Ok(Attempt::Refused {
                     failure,
                     retry_after,
                 }) => (failure.into(), retry_after),
                 Ok(Attempt::Lost { failure }) => (failure, None),
-                Err(failure) => return Err(fail(attempts, failure)),
+                Err(failure) => return Err(fail(sent, failure)),
             };
-            if attempts >= self.settings.retry.max_attempts {
-                return Err(fail(attempts, failure));
+            sent += 1;
+            let status = match &failure {
+                RequestFailure::Status(failure) => Some(failure.status),
+                _ => None,
+            };
+            if status.is_some_and(|status| !retry::is_retryable(status)) {
+                return Err(fail(sent, failure));
             }
-            let delay = self
-                .settings
-                .retry
-                .delay(attempts, fastrand::f64(), retry_after);
+            if status == Some(429) && outgoing.authenticate.is_some() {
+                let since = *throttled_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= policy.throttled_patience {
+                    return Err(fail(sent, failure));
+                }
+                // The pace holds it back, together with all others.
+                continue;
+            }
+            failed_attempts += 1;
+            if failed_attempts >= policy.max_attempts {
+                return Err(fail(sent, failure));
+            }
+            let delay = policy.delay(failed_attempts, fastrand::f64(), retry_after);
             tracing::debug!(
                 kind = outgoing.kind.as_str(),
-                attempts,
+                attempts = sent,
                 delay_ms = delay.as_millis() as u64,
                 "{failure}; asking again"
             );
-            if matches!(&failure, RequestFailure::Status(status) if status.status == 429) {
-                self.pace.pause(delay);
-            } else {
-                tokio::time::sleep(delay).await;
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    /// Waits until a request to the gateway may start.
+    async fn admit(&self) -> Result<(Permit<'_>, Pass<'_>), RequestFailure> {
+        loop {
+            let permit = tokio::select! {
+                biased;
+                failure = self.gate.closed() => return Err(failure),
+                permit = self.pace.permit() => permit,
+            };
+            match self.gate.enter(Instant::now(), self.clock.now()) {
+                Entry::Go(pass) => return Ok((permit, pass)),
+                Entry::Refused(failure) => return Err(failure),
+                Entry::Wait => {
+                    drop(permit);
+                    self.gate.changed().await;
+                }
             }
         }
+    }
+
+    /// One attempt: admitted if it goes to the gateway, sent, and reported to pace and gate.
+    async fn attempt(
+        &self,
+        outgoing: &Outgoing<'_>,
+        token: Option<&SecretString>,
+        sent_before: u32,
+    ) -> Result<Attempt, RequestFailure> {
+        let admitted = match outgoing.authenticate {
+            Some(_) => Some(self.admit().await?),
+            // IAM is another host, and asked once a day.
+            None => None,
+        };
+        if sent_before > 0 {
+            self.meter.retried();
+        }
+        let attempt = self.exchange(outgoing, token).await?;
+        let Some((permit, pass)) = admitted else {
+            return Ok(attempt);
+        };
+        match &attempt {
+            Attempt::Answer { .. } => {
+                permit.answered(outgoing.kind);
+                pass.accepted();
+            }
+            Attempt::Refused {
+                failure,
+                retry_after,
+            } if matches!(failure.status, 429 | 503) => {
+                permit.refused(*retry_after, retry::quoted_limit(failure));
+            }
+            // The service behind the gateway has seen it.
+            Attempt::Refused { failure, .. }
+                if (400..500).contains(&failure.status)
+                    && failure.status != 401
+                    && !failure.is_from_gateway() =>
+            {
+                pass.accepted();
+            }
+            // The latch falls before anything else can start.
+            Attempt::Refused { failure, .. } if failure.status == 401 && !self.is_renewable() => {
+                self.gate.close(&failure.clone().into());
+            }
+            Attempt::Refused { .. } | Attempt::Lost { .. } => {}
+        }
+        Ok(attempt)
     }
 
     #[expect(
         clippy::disallowed_methods,
         reason = "the door: every request leaves from here"
     )]
-    async fn attempt(
+    async fn exchange(
         &self,
         outgoing: &Outgoing<'_>,
         token: Option<&SecretString>,
     ) -> Result<Attempt, RequestFailure> {
-        let _permit = self.pace.permit().await;
         let mut request = reqwest::Request::new(outgoing.method.clone(), outgoing.url.clone());
         if let Some(body) = &outgoing.body {
             request.headers_mut().insert(
@@ -283,8 +378,14 @@ impl Transport {
             return Ok(Attempt::Answer { headers, body });
         }
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let request_id = header("x-request-id").map(str::to_owned);
+        let mut failure = StatusFailure::read(status, request_id, &body);
+        // Tokens do not care what time it is here.
+        if status == 401 && token.is_none() && outgoing.authenticate.is_some() {
+            failure.clock_skew = self.clock_skew().filter(is_worth_telling);
+        }
         Ok(Attempt::Refused {
-            failure: StatusFailure::read(status, header("x-request-id").map(str::to_owned), &body),
+            failure,
             retry_after: header("retry-after")
                 .and_then(|value| retry::retry_after(value, self.clock.now())),
         })
@@ -358,49 +459,74 @@ impl Transport {
     }
 
     /// The token to send; fetched, or renewed before it expires, where there is an IAM user.
-    /// Whoever comes while one is being fetched waits for it.
+    /// Whoever comes while one is being fetched waits for it, and asks for none of its own if
+    /// IAM refused.
     async fn current_token(&self) -> Result<Option<SecretString>, RegistryError> {
         let login = match &self.credentials {
             Credentials::Key(_) => return Ok(None),
             Credentials::Token(token) => return Ok(Some(token.clone())),
             Credentials::Password(login) => login,
         };
-        let mut current = self.token.lock().await;
-        if let Some(token) = current
-            .as_ref()
-            .filter(|token| self.clock.now() < token.renew_at)
-        {
+        let mut slot = self.token.lock().await;
+        if let Some(failure) = self.gate.refusal() {
+            return Err(RegistryError {
+                request: format!("POST {}", login.url()),
+                attempts: 0,
+                elapsed: Duration::ZERO,
+                failure,
+            });
+        }
+        let now = self.clock.now();
+        if let Some(token) = slot.current.as_ref().filter(|token| now < token.renew_at) {
             return Ok(Some(token.value.clone()));
         }
-        let token = Box::pin(self.login(login)).await?;
+        if slot.current.is_some() {
+            // Renewed because of its age, not because it was refused.
+            slot.was_refused = false;
+        }
+        let token = Box::pin(self.login(login)).await.map_err(|mut error| {
+            if let RequestFailure::Status(failure) = error.failure {
+                error.failure = RequestFailure::Login(failure);
+                // An account is locked for repeating a wrong password.
+                self.gate.close(&error.failure);
+            }
+            error
+        })?;
         let value = token.value.clone();
-        *current = Some(token);
+        slot.current = Some(token);
         Ok(Some(value))
     }
 
-    /// Forgets a token the gateway refused, unless another request has renewed it since.
-    async fn discard(&self, refused: Option<SecretString>) {
-        let mut current = self.token.lock().await;
-        let is_same = match (current.as_ref(), refused.as_ref()) {
-            (Some(current), Some(refused)) => {
-                current.value.expose_secret() == refused.expose_secret()
-            }
-            _ => false,
+    /// Whether a request whose token the gateway refused may be sent again: with the token that
+    /// another request has fetched since, or with a new one, if this one is not new itself.
+    async fn may_renew(&self, refused: Option<SecretString>) -> bool {
+        let Some(refused) = refused.filter(|_| self.is_renewable()) else {
+            return false;
         };
-        if is_same {
-            *current = None;
+        let mut slot = self.token.lock().await;
+        let is_current = slot
+            .current
+            .as_ref()
+            .is_some_and(|current| current.value.expose_secret() == refused.expose_secret());
+        if !is_current {
+            return true;
         }
+        if slot.was_refused {
+            return false;
+        }
+        *slot = TokenSlot {
+            current: None,
+            was_refused: true,
+        };
+        true
     }
 
     /// Fetches a token (api-iam iam_30_0001). The catalog of services is left out of the answer.
     async fn login(&self, login: &PasswordLogin) -> Result<IssuedToken, RegistryError> {
-        let mut url = login.iam_endpoint.clone();
-        url.set_path("/v3/auth/tokens");
-        url.set_query(Some("nocatalog=true"));
         let outgoing = Outgoing {
             kind: RequestKind::Token,
             method: Method::POST,
-            url,
+            url: login.url(),
             body: Some(login.body().to_string().into_bytes()),
             authenticate: None,
         };
@@ -409,7 +535,10 @@ impl Transport {
             .get("x-subject-token")
             .and_then(|value| value.to_str().ok())
         {
-            Some(token) => Ok(IssuedToken::new(token.to_owned(), &body, self.clock.now())),
+            Some(token) => {
+                let (now, skew) = (self.clock.now(), self.clock_skew().unwrap_or_default());
+                Ok(IssuedToken::new(token.to_owned(), &body, now, skew))
+            }
             None => Err(RegistryError {
                 request: format!("POST {}", outgoing.url),
                 attempts: 1,
@@ -418,6 +547,11 @@ impl Transport {
             }),
         }
     }
+}
+
+/// Signatures are valid for 15 minutes around the gateway's time; a few are worth a word.
+fn is_worth_telling(skew: &TimeDelta) -> bool {
+    skew.abs() > TimeDelta::minutes(5)
 }
 
 /// The Host header as the HTTP library sends it: with the port unless it is the scheme's own.

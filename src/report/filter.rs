@@ -10,7 +10,7 @@ use super::Report;
 /// What a report can be narrowed down by; on the command line, an option of that name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Filter {
-    /// An instance, by its name, or by its SWR id where the name is not known.
+    /// An instance, by its id in SWR or its name.
     Instance,
     /// A namespace.
     Namespace,
@@ -47,7 +47,9 @@ impl Filter {
     /// The condition on the rows of a view.
     fn condition(self, literal: &str) -> String {
         match self {
-            Filter::Instance => format!("instance = {literal}"),
+            Filter::Instance => format!(
+                "instance_id in (select instance_id from swr.instance where {literal} in (swr_instance_id, name))"
+            ),
             Filter::Namespace => format!("namespace = {literal}"),
             Filter::Repository => format!("repository = {literal}"),
             Filter::Digest => format!("digest = any ({literal})"),
@@ -165,7 +167,7 @@ impl Report {
 
 /// Text as a literal, whatever `standard_conforming_strings` is: the only way in which text of
 /// the user's gets into a query.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let text = text.replace('\'', "''");
     if text.contains('\\') {
         format!("E'{}'", text.replace('\\', "\\\\"))

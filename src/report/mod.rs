@@ -3,6 +3,7 @@
 mod filter;
 mod render;
 
+pub(crate) use filter::quoted;
 pub use filter::{Filter, FilterError, FilterValues};
 pub use render::{CsvSink, Format, JsonSink, TableSink};
 
@@ -188,6 +189,14 @@ from swr_report.change",
 from swr_report.growth_by_day",
         order_by: "day desc, instance, namespace",
         filters: &[Filter::Instance, Filter::Namespace],
+    },
+    Report {
+        name: "history_failure",
+        question: "Which build histories are missing, and why?",
+        sql: "select instance, namespace, repository, digest, outcome, http_status, error_code, error_message, waiting_since, attempts, next_attempt_at
+from swr_report.history_failure",
+        order_by: "waiting_since, instance, namespace, repository, digest",
+        filters: ARTIFACT,
     },
     Report {
         name: "freshness",

@@ -190,7 +190,7 @@ pub async fn reuse_histories(
          join swr.manifest m on m.instance_id = f.instance_id and m.digest = f.digest
          on conflict (instance_id, digest) do update
          set outcome = excluded.outcome, attempts = excluded.attempts, attempted_at = excluded.attempted_at,
-             next_attempt_at = null, http_status = excluded.http_status, error_code = excluded.error_code,
+             next_attempt_at = null, waiting_since = null, http_status = excluded.http_status, error_code = excluded.error_code,
              error_message = excluded.error_message, reported_total = excluded.reported_total,
              build_step_ids = excluded.build_step_ids, extra = excluded.extra",
         instance_id,
@@ -554,12 +554,13 @@ async fn upsert_manifests(
     let manifests = &batch.manifests;
     let result = sqlx::query!(
         "insert into swr.manifest as stored
-             (instance_id, digest, outcome, attempts, attempted_at, next_attempt_at, http_status, error_code,
-              error_message, reported_total, build_step_ids, extra)
+             (instance_id, digest, outcome, attempts, attempted_at, next_attempt_at, waiting_since, http_status,
+              error_code, error_message, reported_total, build_step_ids, extra)
          select $1, m.digest, m.outcome, 1, $2::timestamptz, case
                     when m.outcome = 'gone' then $2::timestamptz + interval '1 hour'
                     when not m.is_final then $2::timestamptz
                 end,
+                case when not m.is_final then $2::timestamptz end,
                 m.http_status, m.error_code, m.error_message, m.reported_total,
                 case when m.outcome = 'stored' then ($13::uuid[])[m.first_step:m.last_step] end, m.extra
          from unnest($3::text[], $4::text[], $5::boolean[], $6::smallint[], $7::text[], $8::text[], $9::bigint[],
@@ -572,6 +573,7 @@ async fn upsert_manifests(
              attempted_at = excluded.attempted_at,
              next_attempt_at = case when excluded.next_attempt_at is not null then excluded.attempted_at end
                  + least(interval '7 days', interval '1 hour' * power(4, least(stored.attempts - 1, 6))),
+             waiting_since = case when excluded.next_attempt_at is not null then stored.waiting_since end,
              http_status = excluded.http_status,
              error_code = excluded.error_code,
              error_message = excluded.error_message,

@@ -19,8 +19,11 @@ pub use history::{
     HistoryWriter, HistoryWrites, has_other_instances, histories_wanted, reuse_histories,
 };
 pub use lock::{InstanceLock, LockHolder};
-pub use publish::{PublishCounts, analyze, publish};
-pub use runs::{Instance, Run, RunEnd, describe_instance, note_listing, save_progress};
+pub use publish::{MassRemoval, PublishCounts, Publishing, RepositoryLoss, analyze, publish};
+pub use runs::{
+    Instance, ListingAge, Namesake, Run, RunEnd, describe_instance, find_namesake, listing_ages,
+    note_listing, save_progress,
+};
 pub use stage::{Staged, stage_artifacts, stage_catalog};
 
 /// What can go wrong in the store.
@@ -35,6 +38,9 @@ pub enum StoreError {
         #[source]
         source: sqlx::Error,
     },
+    /// Too many artifacts would be marked as removed.
+    #[error("{0}")]
+    MassRemoval(Box<MassRemoval>),
     /// Another run over the same instance is going on.
     #[error("another run over this instance is going on{}", Holder(holder.as_deref()))]
     Locked {

@@ -3,6 +3,8 @@
 //! Every statement compares the staged listing with the tables and writes differences only,
 //! so that an unchanged registry leaves no trace in them.
 
+use std::fmt;
+
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection};
 
@@ -28,6 +30,69 @@ pub struct PublishCounts {
     pub rows_written: u64,
 }
 
+/// What to publish, and within which bounds.
+#[derive(Debug, Clone, Copy)]
+pub struct Publishing {
+    /// When the listing began and ended.
+    pub listing: (DateTime<Utc>, DateTime<Utc>),
+    /// Undo it all again.
+    pub dry_run: bool,
+    /// The exit code for the run's row.
+    pub exit_code: u8,
+    /// The share of the current artifacts that may be marked as removed; `None` for any.
+    pub max_removals_percent: Option<u8>,
+}
+
+/// A publish that was refused because it would mark too many artifacts as removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MassRemoval {
+    /// Artifacts that would be marked.
+    pub removed: u64,
+    /// Artifacts there are now.
+    pub current: u64,
+    /// The share that may be marked.
+    pub max_removals_percent: u8,
+    /// The repositories that would lose the most.
+    pub losses: Vec<RepositoryLoss>,
+}
+
+/// What one repository would lose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepositoryLoss {
+    /// Its name with the namespace.
+    pub repository: String,
+    /// Artifacts that would be marked as removed.
+    pub removed: u64,
+    /// Artifacts there are now.
+    pub current: u64,
+}
+
+impl fmt::Display for MassRemoval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let MassRemoval {
+            removed,
+            current,
+            max_removals_percent,
+            losses,
+        } = self;
+        write!(
+            f,
+            "the listing lacks {removed} of the {current} artifacts published so far, more than the \
+             {max_removals_percent} % that may go in one run; most are of "
+        )?;
+        for (index, loss) in losses.iter().enumerate() {
+            let RepositoryLoss {
+                repository,
+                removed,
+                current,
+            } = loss;
+            let comma = if index > 0 { ", " } else { "" };
+            write!(f, "{comma}{repository} ({removed} of {current})")?;
+        }
+        Ok(())
+    }
+}
+
 /// When the listing was made: what it shows was true at some moment in between.
 #[derive(Debug, Clone, Copy)]
 struct ListingTime {
@@ -40,16 +105,20 @@ struct ListingTime {
 /// Publishes what the run has staged, together with the end of the run's row.
 ///
 /// `counters` gets what publish changed. With `dry_run` everything is done and undone again;
-/// only the run's row says so.
+/// only the run's row says so. If too much would be marked as removed, nothing is changed.
 pub async fn publish(
     lock: &mut InstanceLock,
     run: Run,
-    (listing_started_at, listing_finished_at): (DateTime<Utc>, DateTime<Utc>),
+    publishing: Publishing,
     counters: &mut RunCounters,
-    dry_run: bool,
-    exit_code: u8,
     clock: &Clock,
 ) -> Result<(), StoreError> {
+    let Publishing {
+        listing: (listing_started_at, listing_finished_at),
+        dry_run,
+        exit_code,
+        max_removals_percent,
+    } = publishing;
     let connection = lock.connection();
     let mut transaction = connection.begin().await.doing("begin to publish")?;
     plan_for_bulk(&mut transaction).await?;
@@ -58,6 +127,15 @@ pub async fn publish(
         finished_at: to_micros(listing_finished_at),
         previous_started_at: previous_listing(&mut transaction, run).await?,
     };
+    drop_superseded_artifacts(&mut transaction, run).await?;
+    drop_superseded_tags(&mut transaction, run).await?;
+    if let Some(max_removals_percent) = max_removals_percent
+        && let Some(removal) = mass_removal(&mut transaction, run, max_removals_percent).await?
+    {
+        counters.artifacts_removed = removal.removed;
+        transaction.rollback().await.doing("publish nothing")?;
+        return Err(StoreError::MassRemoval(Box::new(removal)));
+    }
     let counts = apply(&mut transaction, run, listing, to_micros(clock.now())).await?;
     add(counters, counts);
     let outcome = if dry_run {
@@ -109,8 +187,6 @@ async fn apply(
     listing: ListingTime,
     now: DateTime<Utc>,
 ) -> Result<PublishCounts, StoreError> {
-    drop_superseded_artifacts(connection, run).await?;
-    drop_superseded_tags(connection, run).await?;
     let mut rows = 0;
     rows += insert_namespaces(connection, run).await?;
     rows += update_namespaces(connection, run).await?;
@@ -151,6 +227,81 @@ async fn apply(
         data_issues,
         rows_written: rows,
     })
+}
+
+/// So few artifacts may go whatever their share: a small registry is cleaned up in one go.
+const FEW_REMOVALS: u64 = 100;
+/// Repositories named where too many artifacts are missing.
+const LOSSES: i64 = 5;
+
+/// Compares what is missing from the listing with what may be.
+async fn mass_removal(
+    connection: &mut PgConnection,
+    run: Run,
+    max_removals_percent: u8,
+) -> Result<Option<MassRemoval>, StoreError> {
+    let counts = sqlx::query!(
+        r#"select count(*) as "current!", count(*) filter (where s.artifact_id is null) as "removed!"
+           from swr.artifact a
+           left join swr.staged_artifact s
+             on s.instance_id = $1 and s.run_id = $2 and s.artifact_id = a.artifact_id
+           where a.instance_id = $1 and a.removed_at is null"#,
+        run.instance_id,
+        run.run_id
+    )
+    .fetch_one(&mut *connection)
+    .await
+    .doing("count what is no longer listed")?;
+    let (current, removed) = (counts.current as u64, counts.removed as u64);
+    if removed <= FEW_REMOVALS || removed * 100 <= current * u64::from(max_removals_percent) {
+        return Ok(None);
+    }
+    Ok(Some(MassRemoval {
+        removed,
+        current,
+        max_removals_percent,
+        losses: greatest_losses(connection, run).await?,
+    }))
+}
+
+async fn greatest_losses(
+    connection: &mut PgConnection,
+    run: Run,
+) -> Result<Vec<RepositoryLoss>, StoreError> {
+    let rows = sqlx::query!(
+        r#"select
+               concat_ws('/', coalesce(r.namespace_name, n.name), coalesce(r.name, l.repository_name)) as "repository!",
+               l.current as "current!",
+               l.removed as "removed!"
+           from (
+               select a.repository_id, max(a.namespace_id) as namespace_id, max(a.repository_name) as repository_name,
+                      count(*) as current, count(*) filter (where s.artifact_id is null) as removed
+               from swr.artifact a
+               left join swr.staged_artifact s
+                 on s.instance_id = $1 and s.run_id = $2 and s.artifact_id = a.artifact_id
+               where a.instance_id = $1 and a.removed_at is null
+               group by a.repository_id
+           ) l
+           left join swr.repository r on r.instance_id = $1 and r.repository_id = l.repository_id
+           left join swr.namespace n on n.instance_id = $1 and n.namespace_id = l.namespace_id
+           where l.removed > 0
+           order by l.removed desc, l.repository_id
+           limit $3"#,
+        run.instance_id,
+        run.run_id,
+        LOSSES
+    )
+    .fetch_all(connection)
+    .await
+    .doing("see which repositories lose the most")?;
+    Ok(rows
+        .into_iter()
+        .map(|row| RepositoryLoss {
+            repository: row.repository,
+            removed: row.removed as u64,
+            current: row.current as u64,
+        })
+        .collect())
 }
 
 /// Every statement here compares whole tables, but the staged rows are too young for the planner

@@ -1,5 +1,7 @@
 //! Instances and run rows.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
@@ -19,6 +21,28 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// Reads the row of an instance, if it has one.
+    pub async fn find(
+        connection: &mut PgConnection,
+        swr_instance_id: &str,
+    ) -> Result<Option<Instance>, StoreError> {
+        sqlx::query_as!(
+            Instance,
+            r#"select
+                   instance_id,
+                   project_id,
+                   version is null and not exists (
+                       select from swr.sync_run r where r.instance_id = i.instance_id and r.outcome = 'published'
+                   ) as "needs_description!"
+               from swr.instance i
+               where swr_instance_id = $1"#,
+            swr_instance_id
+        )
+        .fetch_optional(connection)
+        .await
+        .doing("read the instance")
+    }
+
     /// Finds the row of an instance, or makes it.
     pub async fn find_or_create(
         connection: &mut PgConnection,
@@ -54,26 +78,90 @@ impl Instance {
         .execute(&mut *connection)
         .await
         .doing("update the instance")?;
-        let row = sqlx::query!(
-            r#"select
-                   instance_id,
-                   project_id,
-                   version is null and not exists (
-                       select from swr.sync_run r where r.instance_id = i.instance_id and r.outcome = 'published'
-                   ) as "needs_description!"
-               from swr.instance i
-               where swr_instance_id = $1"#,
-            swr_instance_id
-        )
-        .fetch_one(connection)
-        .await
-        .doing("read the instance")?;
-        Ok(Instance {
-            instance_id: row.instance_id,
-            project_id: row.project_id,
-            needs_description: row.needs_description,
-        })
+        match Instance::find(connection, swr_instance_id).await? {
+            Some(instance) => Ok(instance),
+            // Rows of instances are never deleted.
+            None => Err(sqlx::Error::RowNotFound).doing("read the instance"),
+        }
     }
+}
+
+/// An instance of the same project and name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namesake {
+    /// Its id in SWR.
+    pub swr_instance_id: String,
+    /// When it was published last.
+    pub last_published_at: Option<DateTime<Utc>>,
+}
+
+/// Looks for another instance of the project that has this name; of several the newest.
+pub async fn find_namesake(
+    connection: &mut PgConnection,
+    swr_instance_id: &str,
+    project_id: &str,
+    name: &str,
+) -> Result<Option<Namesake>, StoreError> {
+    sqlx::query_as!(
+        Namesake,
+        "select
+             i.swr_instance_id,
+             (select max(r.published_at) from swr.sync_run r where r.instance_id = i.instance_id) as last_published_at
+         from swr.instance i
+         where i.swr_instance_id <> $1 and i.project_id = $2 and i.name = $3
+         order by i.instance_id desc
+         limit 1",
+        swr_instance_id,
+        project_id,
+        name
+    )
+    .fetch_optional(connection)
+    .await
+    .doing("look for an instance of the same name")
+}
+
+/// How old the published listing of an instance is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListingAge {
+    /// Its name, or its id in SWR where the name is not known.
+    pub instance: String,
+    /// Time since the listing began; `None` if none was ever published.
+    pub age: Option<Duration>,
+}
+
+/// Gives the age of each instance, or of those with this id or name, by the database's clock.
+pub async fn listing_ages(
+    connection: &mut PgConnection,
+    instance: Option<&str>,
+) -> Result<Vec<ListingAge>, StoreError> {
+    let rows = sqlx::query!(
+        r#"select
+               coalesce(i.name, i.swr_instance_id) as "instance!",
+               extract(epoch from now() - (
+                   select r.listing_started_at
+                   from swr.sync_run r
+                   where r.instance_id = i.instance_id and r.outcome = 'published'
+                   order by r.run_id desc
+                   limit 1
+               ))::float8 as age_seconds
+           from swr.instance i
+           where $1::text is null or $1 in (i.swr_instance_id, i.name)
+           order by 1, i.instance_id"#,
+        instance
+    )
+    .fetch_all(connection)
+    .await
+    .doing("see how old the listings are")?;
+    Ok(rows
+        .into_iter()
+        .map(|row| ListingAge {
+            instance: row.instance,
+            // A clock that is behind makes it no older than new.
+            age: row
+                .age_seconds
+                .map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()),
+        })
+        .collect())
 }
 
 /// Writes what the API says of an instance.
@@ -210,6 +298,7 @@ pub async fn save_progress(
         histories_unsupported,
         histories_gone,
         histories_failed,
+        histories_skipped,
         data_issues,
         rows_written,
     } = counters;
@@ -249,8 +338,9 @@ pub async fn save_progress(
              histories_unsupported = $26,
              histories_gone = $27,
              histories_failed = $28,
-             data_issues = $29,
-             rows_written = $30
+             histories_skipped = $29,
+             data_issues = $30,
+             rows_written = $31
          -- A run ends once: what is published stays published.
          where instance_id = $1 and run_id = $2 and outcome = 'running'",
         run.instance_id,
@@ -281,6 +371,7 @@ pub async fn save_progress(
         *histories_unsupported as i64,
         *histories_gone as i64,
         *histories_failed as i64,
+        *histories_skipped as i64,
         *data_issues as i64,
         *rows_written as i64
     )

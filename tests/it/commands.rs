@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use reqwest::Url;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
+use swr_sync::database::MIGRATOR;
 use swr_sync::emulator::{
     ArtifactSpec, Clock, Digest, Emulator, EmulatorSettings, RequestKind, World,
 };
@@ -99,7 +100,7 @@ async fn sync_publishes_and_says_what_it_did() {
     let first = Program::sync(&emulator, &database).run().await.code(0);
     assert_eq!(first.stdout, "");
     let first = first.says(&[
-        "applied 5 migrations",
+        &format!("applied {} migrations", MIGRATOR.iter().count()),
         "run 1: published in ",
         "  artifacts  3 listed on 1 pages: 3 new, 0 changed, 0 removed, 0 unchanged\n",
         "  histories  3 fetched, 0 known, 0 unsupported, 0 gone, 0 failed\n",
@@ -351,6 +352,8 @@ async fn a_secret_may_come_from_a_file() {
 async fn a_wrong_key_is_tried_once() {
     let emulator = emulator(world_of(1)).await;
     let database = TestDatabase::create().await;
+    Program::sync(&emulator, &database).run().await.code(0);
+    emulator.reset_requests();
     let program = Program::sync(&emulator, &database)
         .secret("HUAWEICLOUD_SDK_SK", "wrong-secret-key-not-to-be-shown");
     check_failure(
@@ -366,6 +369,26 @@ async fn a_wrong_key_is_tried_once() {
     assert_eq!(emulator.requests().total(), 1);
     assert_eq!(emulator.requests().failed_signatures, 1);
     assert_eq!(last_run(&database).await, "failed | 4");
+}
+
+#[tokio::test]
+async fn a_wrong_clock_is_told_from_a_wrong_key() {
+    let now = swr_sync::clock::Clock::system().now();
+    let settings = EmulatorSettings {
+        // Half a minute more, so that the test may take as long.
+        clock: Clock::manual(now + chrono::TimeDelta::seconds(20 * 60 + 30)),
+        ..emulator_settings()
+    };
+    let emulator = Emulator::start(settings, world_of(1)).await.unwrap();
+    let database = TestDatabase::create().await;
+    let words = [
+        "HTTP 401 APIGW.0301",
+        "signature expired",
+        "this machine's clock is 20 minutes behind the gateway's",
+        "hint: put this machine's clock 20 minutes forward",
+    ];
+    check_failure(Program::sync(&emulator, &database), 4, &words).await;
+    assert_eq!(emulator.requests().failed_signatures, 1);
 }
 
 #[tokio::test]
@@ -524,6 +547,7 @@ async fn an_instance_without_the_artifact_list_is_told_to_upgrade() {
 async fn an_endpoint_that_does_not_answer_is_asked_as_often_as_told() {
     let emulator = emulator(world_of(1)).await;
     let database = TestDatabase::create().await;
+    Program::sync(&emulator, &database).run().await.code(0);
     let program = Program::sync(&emulator, &database)
         .env(
             "SWR_ENDPOINT",
@@ -537,8 +561,8 @@ async fn an_endpoint_that_does_not_answer_is_asked_as_often_as_told() {
     ];
     check_failure(program, 7, &words).await;
     assert_eq!(last_run(&database).await, "failed | 7");
-    let requests = "select requests, retries from swr.sync_run";
-    let counted = r#"{"instance": {"error": 3}} | 2"#;
+    let requests = "select requests, retries from swr.sync_run order by run_id desc limit 1";
+    let counted = r#"{"namespaces": {"error": 3}} | 2"#;
     assert_eq!(database.snapshot(requests).await, counted);
 }
 
@@ -733,8 +757,9 @@ async fn a_newer_schema_is_left_alone() {
 async fn without_migrating_an_empty_database_is_refused() {
     let emulator = emulator(world_of(1)).await;
     let database = TestDatabase::create_empty().await;
+    let all = MIGRATOR.iter().count();
     let words = [
-        "error: the database lacks 5 of 5 migrations\n",
+        &format!("error: the database lacks {all} of {all} migrations\n"),
         "hint: run `swr-sync migrate` as the owner of the schema\n",
     ];
     let by_flag = Program::sync(&emulator, &database).args(&["--no-migrate"]);
@@ -889,6 +914,7 @@ async fn first_page(emulator: &Emulator) -> String {
 #[tokio::test]
 async fn migrate_brings_an_empty_database_up_to_date() {
     let database = TestDatabase::create_empty().await;
+    let all = MIGRATOR.iter().count();
     let migrate = |arguments: &[&str]| {
         Program::new(&["migrate"])
             .args(arguments)
@@ -897,13 +923,13 @@ async fn migrate_brings_an_empty_database_up_to_date() {
     check_failure(
         migrate(&["--check"]),
         5,
-        &["the database lacks 5 of 5 migrations"],
+        &[&format!("the database lacks {all} of {all} migrations")],
     )
     .await;
     let schemas = "select nspname from pg_namespace where nspname like 'swr%' order by 1";
     assert_eq!(database.snapshot(schemas).await, "");
     for (arguments, words) in [
-        (&[][..], "applied 5 migrations\n"),
+        (&[][..], &*format!("applied {all} migrations\n")),
         (&[], "the schema is up to date\n"),
         (&["--check"], "the schema is up to date\n"),
     ] {
@@ -973,7 +999,8 @@ async fn synced_database() -> TestDatabase {
         let mirror = world.add_repository("team", "o'mirror");
         world.promote(base, mirror).unwrap();
     });
-    Program::sync(&emulator, &database).run().await.code(0);
+    emulator.fail_next(RequestKind::BuildHistory, 403, GATEWAY_REFUSAL);
+    Program::sync(&emulator, &database).run().await.code(3);
     database
 }
 
@@ -1018,6 +1045,7 @@ async fn the_list_of_reports_needs_no_database() {
         "tag_move",
         "change",
         "growth_by_day",
+        "history_failure",
         "freshness",
     ];
     assert_eq!(names, expected);
@@ -1132,7 +1160,9 @@ async fn status_shows_freshness_and_the_last_runs() {
 
     let empty = TestDatabase::create_empty().await;
     let program = Program::new(&["status"]).database(&empty);
-    check_failure(program, 5, &["the database lacks 5 of 5 migrations"]).await;
+    let all = MIGRATOR.iter().count();
+    let lack = format!("the database lacks {all} of {all} migrations");
+    check_failure(program, 5, &[&lack]).await;
 }
 
 #[tokio::test]

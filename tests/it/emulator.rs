@@ -446,6 +446,7 @@ async fn a_throttled_request_is_429_with_the_gateways_message() {
         requests_per_second: 1,
         burst: 2,
         retry_after: Some(Duration::from_secs(3)),
+        quotes_limit: true,
     };
     let settings = EmulatorSettings {
         throttle: Some(throttle),

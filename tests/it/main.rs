@@ -19,6 +19,8 @@ mod sync;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod commands;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod policy;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod reports;
 
 #[cfg(all(feature = "embedded-db", target_os = "linux"))]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
+use futures_util::future::join_all;
 use serde_json::json;
 use swr_sync::build_history::{HistoryOutcome, RepositoryPath};
 use swr_sync::clock::Clock;
@@ -13,9 +14,10 @@ use swr_sync::emulator::{
 use swr_sync::registry::signature::SigningKey;
 use swr_sync::registry::{
     Credentials, PasswordLogin, Registry, RegistryError, RegistrySettings, RequestFailure,
+    TransportSettings,
 };
 
-use super::support::mirror::{client_settings, start_of_time};
+use super::support::mirror::{client_settings, start_of_time, wait_until};
 
 async fn emulate(settings: EmulatorSettings) -> Emulator {
     let mut world = World::empty(start_of_time());
@@ -40,6 +42,28 @@ async fn list(registry: &Registry) -> Result<Vec<i64>, RegistryError> {
         .iter()
         .flat_map(|page| page.rows.iter().map(|artifact| artifact.artifact_id))
         .collect())
+}
+
+/// Asks for as many build histories at the same time.
+async fn ask_for_histories(
+    registry: &Registry,
+    emulator: &Emulator,
+    count: usize,
+) -> Vec<Result<HistoryOutcome, RegistryError>> {
+    let digest =
+        emulator.with_world(|world| world.artifacts().next().unwrap().digest().to_string());
+    let path = RepositoryPath {
+        namespace: "team".into(),
+        name: "app/api".into(),
+    };
+    join_all((0..count).map(|_| registry.build_history(&path, &digest))).await
+}
+
+fn all_are_refused(answers: &[Result<HistoryOutcome, RegistryError>]) -> bool {
+    answers.iter().all(|answer| match answer {
+        Ok(_) => false,
+        Err(error) => error.status().is_some_and(|status| status.status == 401),
+    })
 }
 
 fn iam_user(emulator: &Emulator, password: &str) -> Credentials {
@@ -176,6 +200,44 @@ async fn a_refused_request_is_not_repeated() {
 }
 
 #[tokio::test]
+async fn throttled_requests_use_up_no_attempts_but_the_patience() {
+    let emulator = emulate(EmulatorSettings::default()).await;
+    let mut settings = client_settings(&emulator);
+    settings.transport.retry.max_attempts = 1;
+    let fail = || {
+        for _ in 0..20 {
+            emulator.fail_next(RequestKind::Artifacts, 429, "");
+        }
+    };
+    fail();
+    let registry = client(settings.clone());
+    assert_eq!(list(&registry).await.unwrap().len(), 250);
+    assert_eq!(registry.meter().counts().throttled(), 20);
+    assert_eq!(registry.pace().pauses, 20);
+
+    fail();
+    settings.transport.retry.throttled_patience = Duration::ZERO;
+    let error = list(&client(settings)).await.unwrap_err();
+    assert_eq!(error.status().unwrap().status, 429);
+    assert_eq!(error.attempts, 1);
+}
+
+#[tokio::test]
+async fn a_quoted_limit_is_taken_over() {
+    let emulator = emulate(EmulatorSettings::default()).await;
+    let registry = client(client_settings(&emulator));
+    assert!(!registry.pace().has_met_limit);
+    let message = "The throttling threshold has been reached: policy user over ratelimit,limit:50,time:1 second";
+    let body = json!({ "error_code": "APIGW.0308", "error_msg": message }).to_string();
+    emulator.fail_next(RequestKind::Artifacts, 429, body);
+    list(&registry).await.unwrap();
+    let pace = registry.pace();
+    assert!(pace.has_met_limit);
+    assert_eq!((pace.quoted_limit, pace.in_flight), (Some(50.0), 0));
+    assert!(pace.requests_per_second <= 48.5, "{pace:?}");
+}
+
+#[tokio::test]
 async fn troubles_that_do_not_pass_end_after_the_last_attempt() {
     let emulator = emulate(EmulatorSettings::default()).await;
     for _ in 0..3 {
@@ -228,6 +290,7 @@ async fn retry_after_is_waited_for() {
         requests_per_second: 1,
         burst: 1,
         retry_after,
+        quotes_limit: true,
     }));
     let mut settings = client_settings(&emulator);
     settings.transport.retry.max_delay = Duration::from_secs(5);
@@ -242,7 +305,8 @@ async fn retry_after_is_waited_for() {
 #[tokio::test]
 async fn no_more_requests_are_on_their_way_than_allowed() {
     let emulator = emulate(EmulatorSettings {
-        latency: Duration::from_millis(5),
+        // The pace alone would have at least four on their way.
+        latency: Duration::from_millis(200),
         ..EmulatorSettings::default()
     })
     .await;
@@ -298,7 +362,7 @@ async fn a_refused_token_is_renewed_once() {
     let emulator = emulate(EmulatorSettings::default()).await;
     let mut settings = client_settings(&emulator);
     settings.credentials = iam_user(&emulator, "emulator-password");
-    let registry = client(settings);
+    let registry = client(settings.clone());
     let body =
         json!({ "error_code": "APIGW.0301", "error_msg": "token expired", "request_id": "r" })
             .to_string();
@@ -310,7 +374,7 @@ async fn a_refused_token_is_renewed_once() {
     for _ in 0..2 {
         emulator.fail_next(RequestKind::Artifacts, 401, body.clone());
     }
-    let error = list(&registry).await.unwrap_err();
+    let error = list(&client(settings)).await.unwrap_err();
     assert!(
         error
             .to_string()
@@ -318,7 +382,11 @@ async fn a_refused_token_is_renewed_once() {
         "{error}"
     );
     assert_eq!(emulator.requests().of(RequestKind::Artifacts), 2);
-    assert_eq!(emulator.requests().of(RequestKind::Token), 1);
+    assert_eq!(
+        emulator.requests().of(RequestKind::Token),
+        2,
+        "the first, and its one renewal"
+    );
 }
 
 #[tokio::test]
@@ -330,6 +398,141 @@ async fn a_wrong_password_is_tried_once() {
     assert_eq!(error.status().unwrap().status, 401);
     assert_eq!(emulator.requests().total(), 1);
     assert!(!error.to_string().contains("wrong-password"), "{error}");
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_tried_once_however_many_requests_wait_for_a_token() {
+    let emulator = emulate(EmulatorSettings::default()).await;
+    let mut settings = client_settings(&emulator);
+    settings.credentials = iam_user(&emulator, "wrong-password");
+    let registry = client(settings);
+    let answers = ask_for_histories(&registry, &emulator, 50).await;
+    assert!(all_are_refused(&answers));
+    assert_eq!(emulator.requests().total(), 1);
+}
+
+#[tokio::test]
+async fn a_token_that_all_requests_find_revoked_is_renewed_once() {
+    let clock = EmulatorClock::manual(start_of_time());
+    let emulator = emulate(EmulatorSettings {
+        clock: clock.clone(),
+        ..EmulatorSettings::default()
+    })
+    .await;
+    let mut settings = client_settings(&emulator);
+    settings.credentials = iam_user(&emulator, "emulator-password");
+    // The client's clock stands still, so a token's age is no reason to renew it.
+    settings.clock = Clock::from_fn(start_of_time);
+    let registry = client(settings);
+    list(&registry).await.unwrap();
+    clock.advance(emulator.settings().token_lifetime);
+    let answers = ask_for_histories(&registry, &emulator, 50).await;
+    assert!(answers.iter().all(Result::is_ok));
+    assert_eq!(emulator.requests().of(RequestKind::Token), 2);
+
+    clock.advance(emulator.settings().token_lifetime);
+    let answers = ask_for_histories(&registry, &emulator, 50).await;
+    assert!(all_are_refused(&answers));
+    assert_eq!(emulator.requests().of(RequestKind::Token), 2);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_days_ahead_does_not_make_every_token_look_old() {
+    let emulator = emulate(EmulatorSettings {
+        clock: EmulatorClock::manual(start_of_time()),
+        ..EmulatorSettings::default()
+    })
+    .await;
+    let mut settings = client_settings(&emulator);
+    settings.credentials = iam_user(&emulator, "emulator-password");
+    settings.clock = Clock::from_fn(|| start_of_time() + chrono::TimeDelta::days(2));
+    list(&client(settings)).await.unwrap();
+    assert_eq!(emulator.requests().of(RequestKind::Token), 1);
+}
+
+#[tokio::test]
+async fn a_wrong_key_is_tried_once_however_many_requests_there_are() {
+    let emulator = emulate(EmulatorSettings::default()).await;
+    emulator.set_secret_key("another");
+    let registry = client(client_settings(&emulator));
+    let answers = ask_for_histories(&registry, &emulator, 50).await;
+    assert!(all_are_refused(&answers));
+    assert_eq!(emulator.requests().total(), 1);
+    assert_eq!(emulator.requests().failed_signatures, 1);
+}
+
+#[tokio::test]
+async fn a_key_that_turns_bad_with_many_on_their_way_fails_four_checks_at_most() {
+    let emulator = emulate(EmulatorSettings {
+        latency: Duration::from_millis(300),
+        ..EmulatorSettings::default()
+    })
+    .await;
+    let mut settings = client_settings(&emulator);
+    settings.transport = TransportSettings::default();
+    let registry = client(settings);
+    let (answers, ()) = tokio::join!(ask_for_histories(&registry, &emulator, 500), async {
+        wait_until("many are on their way", async || {
+            emulator.requests().peak_in_flight >= 20
+        })
+        .await;
+        emulator.set_secret_key("another");
+    });
+    let refused = answers.iter().filter(|answer| answer.is_err()).count() as u64;
+    let failed = emulator.requests().failed_signatures;
+    assert!((1..=4).contains(&failed), "{failed} failed checks");
+    assert!(failed < refused, "the others never left");
+    // The right key comes too late for this run.
+    emulator.set_secret_key("emulator-secret-key-of-no-value-at-all-0");
+    let total = emulator.requests().total();
+    assert!(all_are_refused(
+        &ask_for_histories(&registry, &emulator, 5).await
+    ));
+    assert_eq!(emulator.requests().total(), total);
+}
+
+#[tokio::test]
+async fn a_refused_signature_tells_how_far_the_clocks_are_apart() {
+    for (minutes, words) in [
+        (
+            20,
+            "; this machine's clock is 20 minutes ahead of the gateway's",
+        ),
+        (
+            -20,
+            "; this machine's clock is 20 minutes behind the gateway's",
+        ),
+    ] {
+        let emulator = emulate(EmulatorSettings {
+            clock: EmulatorClock::manual(start_of_time()),
+            ..EmulatorSettings::default()
+        })
+        .await;
+        let mut settings = client_settings(&emulator);
+        settings.clock =
+            Clock::from_fn(move || start_of_time() + chrono::TimeDelta::minutes(minutes));
+        let error = list(&client(settings)).await.unwrap_err();
+        assert!(error.to_string().ends_with(words), "{error}");
+        assert_eq!(emulator.requests().failed_signatures, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_in_mid_run_costs_one_failed_check() {
+    let jump = std::sync::Arc::new(std::sync::atomic::AtomicI64::new(0));
+    let emulator = emulate(EmulatorSettings::default()).await;
+    let mut settings = client_settings(&emulator);
+    let minutes = std::sync::Arc::clone(&jump);
+    settings.clock = Clock::from_fn(move || {
+        let minutes = minutes.load(std::sync::atomic::Ordering::Relaxed);
+        Clock::system().now() + chrono::TimeDelta::minutes(minutes)
+    });
+    let registry = client(settings);
+    list(&registry).await.unwrap();
+    jump.store(60, std::sync::atomic::Ordering::Relaxed);
+    let answers = ask_for_histories(&registry, &emulator, 50).await;
+    assert!(all_are_refused(&answers));
+    assert_eq!(emulator.requests().failed_signatures, 1);
 }
 
 #[tokio::test]

@@ -192,6 +192,7 @@ async fn a_digest_in_another_repository_or_instance_is_not_asked_for_again() {
     // The same content under another instance, in the same database.
     let settings = EmulatorSettings {
         instance_id: "another-instance".into(),
+        instance_name: "another".into(),
         ..EmulatorSettings::default()
     };
     let other = Emulator::start(settings, odd_world()).await.unwrap();
@@ -298,6 +299,7 @@ async fn runs_over_different_instances_do_not_wait_for_each_other() {
     let mirror = Mirror::new(small_world(3)).await;
     let settings = EmulatorSettings {
         instance_id: "another-instance".into(),
+        instance_name: "another".into(),
         ..EmulatorSettings::default()
     };
     let other = Emulator::start(settings, small_world(3)).await.unwrap();

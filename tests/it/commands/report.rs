@@ -93,7 +93,7 @@ async fn the_query_has_the_filters_in_it() {
         .code(0);
     let expected = r"
 from swr_report.stale_artifact(interval '30 days')
-where instance = 'demo' and repository = E'o''mirror\\'
+where instance_id in (select instance_id from swr.instance where 'demo' in (swr_instance_id, name)) and repository = E'o''mirror\\'
 order by size_bytes desc nulls last, artifact_id
 limit 3;
 ";

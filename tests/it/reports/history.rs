@@ -6,7 +6,7 @@ use chrono::NaiveDate;
 use swr_sync::database::Database;
 use swr_sync::registry::Registry;
 use swr_sync::stop;
-use swr_sync::sync::{Progress, SyncSettings, sync};
+use swr_sync::sync::{Progress, Safeguards, SyncSettings, sync};
 
 use crate::support::mirror::client_settings;
 
@@ -21,6 +21,7 @@ async fn sync_at(mirror: &Mirror, now: DateTime<Utc>) {
         endpoint: client.endpoint.to_string(),
         region: None,
         dry_run: false,
+        safeguards: Safeguards::default(),
         host: "test-host".to_owned(),
         clock: Clock::from_fn(move || now),
     };

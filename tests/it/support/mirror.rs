@@ -10,7 +10,7 @@ use swr_sync::registry::signature::SigningKey;
 use swr_sync::registry::{Credentials, Registry, RegistrySettings, RetryPolicy, TransportSettings};
 use swr_sync::run::RunReport;
 use swr_sync::stop::{self, Stop};
-use swr_sync::sync::{Progress, SyncError, SyncSettings, sync};
+use swr_sync::sync::{Progress, Safeguards, SyncError, SyncSettings, sync};
 
 use super::database::TestDatabase;
 
@@ -41,6 +41,7 @@ pub(crate) fn client_settings(emulator: &Emulator) -> RegistrySettings {
             request_timeout: Duration::from_secs(30),
             retry: RetryPolicy {
                 max_attempts: 3,
+                throttled_patience: Duration::from_secs(60),
                 base_delay: Duration::from_millis(1),
                 max_delay: Duration::from_millis(5),
             },
@@ -56,6 +57,7 @@ pub(crate) struct Mirror {
     pub(crate) emulator: Emulator,
     pub(crate) database: TestDatabase,
     pub(crate) dry_run: bool,
+    pub(crate) safeguards: Safeguards,
 }
 
 /// The tables that hold facts; an unchanged registry must leave them alone.
@@ -99,6 +101,7 @@ impl Mirror {
             emulator,
             database,
             dry_run: false,
+            safeguards: Safeguards::default(),
         }
     }
 
@@ -119,7 +122,13 @@ impl Mirror {
         progress: &Progress,
         stop: &Stop,
     ) -> Result<RunReport, SyncError> {
-        run(&self.emulator, &self.database, self.dry_run, progress, stop).await
+        let Mirror {
+            emulator,
+            database,
+            dry_run,
+            safeguards,
+        } = self;
+        run(emulator, database, *dry_run, *safeguards, progress, stop).await
     }
 
     /// What the registry holds now as text, in an order that does not depend on how it got there.
@@ -163,13 +172,23 @@ pub(crate) async fn sync_into(
     dry_run: bool,
 ) -> Result<RunReport, SyncError> {
     let (_stopper, stop) = stop::channel();
-    run(emulator, database, dry_run, &Progress::default(), &stop).await
+    let safeguards = Safeguards::default();
+    run(
+        emulator,
+        database,
+        dry_run,
+        safeguards,
+        &Progress::default(),
+        &stop,
+    )
+    .await
 }
 
 async fn run(
     emulator: &Emulator,
     database: &TestDatabase,
     dry_run: bool,
+    safeguards: Safeguards,
     progress: &Progress,
     stop: &Stop,
 ) -> Result<RunReport, SyncError> {
@@ -180,6 +199,7 @@ async fn run(
         endpoint: client.endpoint.to_string(),
         region: None,
         dry_run,
+        safeguards,
         host: "test-host".to_owned(),
         clock: Clock::system(),
     };

@@ -1,0 +1,282 @@
+//! Keeps refused credentials from being tried again and again.
+//!
+//! More than five failed signature checks in a row lock a key for five minutes (devg-apisign,
+//! api-sign-0001). So the first signed request goes alone until the gateway has accepted it, and
+//! a refusal ends the run: nothing starts after it. A key that is wrong from the start costs one
+//! failed check.
+//!
+//! A key that turns bad in mid-run fails as many checks as requests start within one round trip
+//! to the gateway, which refuses before it asks the service: at 200 requests a second and 10 ms,
+//! two. The pace spreads them evenly, so there are no bursts beyond that. What makes a good key
+//! look bad, a clock that was set or a machine that slept, is met by a request that goes alone
+//! again.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::error::RequestFailure;
+
+/// After so long without an accepted request the key may have been changed.
+const SILENCE: std::time::Duration = std::time::Duration::from_secs(5 * 60);
+/// A wall clock that moved this much against the monotonic one was set.
+const JUMP: TimeDelta = TimeDelta::seconds(60);
+
+/// Whether requests may carry the credentials to the gateway.
+#[derive(Debug)]
+pub(super) struct Gate {
+    trust: watch::Sender<Trust>,
+    /// Only signatures are counted against us; a token is not locked for being wrong.
+    probes: bool,
+}
+
+#[derive(Debug)]
+enum Trust {
+    /// Not accepted yet, or not lately.
+    Unknown,
+    /// One request is finding out.
+    Probing,
+    /// Accepted as of a request that started then, by both clocks.
+    Accepted { at: Instant, wall: DateTime<Utc> },
+    /// Refused, for the rest of the run.
+    Refused(RequestFailure),
+}
+
+/// What the gate says to a request.
+#[derive(Debug)]
+pub(super) enum Entry<'a> {
+    Go(Pass<'a>),
+    /// Another request is finding out; ask again after [`Gate::changed`].
+    Wait,
+    Refused(RequestFailure),
+}
+
+/// A request that carries the credentials. Dropped without a verdict it proves nothing.
+#[derive(Debug)]
+pub(super) struct Pass<'a> {
+    gate: &'a Gate,
+    is_probe: bool,
+    at: Instant,
+    wall: DateTime<Utc>,
+}
+
+impl Gate {
+    pub(super) fn new(probes: bool) -> Gate {
+        Gate {
+            trust: watch::Sender::new(Trust::Unknown),
+            probes,
+        }
+    }
+
+    /// Asked at the very start of a request.
+    pub(super) fn enter(&self, now: Instant, wall: DateTime<Utc>) -> Entry<'_> {
+        let mut entry = Entry::Wait;
+        self.trust.send_if_modified(|trust| {
+            let is_probe = match trust {
+                Trust::Refused(failure) => {
+                    entry = Entry::Refused(failure.clone());
+                    return false;
+                }
+                _ if !self.probes => false,
+                Trust::Probing => return false,
+                Trust::Unknown => true,
+                Trust::Accepted {
+                    at,
+                    wall: wall_then,
+                } => {
+                    let elapsed = now - *at;
+                    let jump = wall - *wall_then - TimeDelta::from_std(elapsed).unwrap_or_default();
+                    elapsed > SILENCE || jump.abs() > JUMP
+                }
+            };
+            if is_probe {
+                *trust = Trust::Probing;
+            }
+            entry = Entry::Go(Pass {
+                gate: self,
+                is_probe,
+                at: now,
+                wall,
+            });
+            false
+        });
+        entry
+    }
+
+    /// Refuses everything from now on.
+    pub(super) fn close(&self, failure: &RequestFailure) {
+        self.trust.send_if_modified(|trust| {
+            let is_first = !matches!(trust, Trust::Refused(_));
+            if is_first {
+                *trust = Trust::Refused(failure.clone());
+            }
+            is_first
+        });
+    }
+
+    /// Why nothing may start any more, if so.
+    pub(super) fn refusal(&self) -> Option<RequestFailure> {
+        match &*self.trust.borrow() {
+            Trust::Refused(failure) => Some(failure.clone()),
+            _ => None,
+        }
+    }
+
+    /// Waits until nothing may start any more.
+    pub(super) async fn closed(&self) -> RequestFailure {
+        let mut trust = self.trust.subscribe();
+        loop {
+            if let Some(failure) = self.refusal() {
+                return failure;
+            }
+            // The sender is part of the gate, so there is always a next change.
+            let _ = trust.changed().await;
+        }
+    }
+
+    /// Waits until no request is finding out any more.
+    pub(super) async fn changed(&self) {
+        // The sender is part of the gate, so waiting cannot fail.
+        let _ = self
+            .trust
+            .subscribe()
+            .wait_for(|trust| !matches!(trust, Trust::Probing))
+            .await;
+    }
+}
+
+impl Pass<'_> {
+    /// The gateway let the request through to the service.
+    pub(super) fn accepted(self) {
+        self.gate.trust.send_if_modified(|trust| {
+            let is_news = match trust {
+                Trust::Unknown | Trust::Refused(_) => false,
+                // While a request finds out, what started before it proves nothing.
+                Trust::Probing => self.is_probe,
+                Trust::Accepted { at, .. } => self.at > *at,
+            };
+            if is_news {
+                *trust = Trust::Accepted {
+                    at: self.at,
+                    wall: self.wall,
+                };
+            }
+            self.is_probe
+        });
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        self.gate.trust.send_if_modified(|trust| {
+            let is_open = self.is_probe && matches!(trust, Trust::Probing);
+            if is_open {
+                *trust = Trust::Unknown;
+            }
+            is_open
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::error::StatusFailure;
+    use super::*;
+
+    struct Clocks {
+        at: Instant,
+        wall: DateTime<Utc>,
+    }
+
+    impl Clocks {
+        fn new() -> Clocks {
+            Clocks {
+                at: Instant::now(),
+                wall: "2026-03-01T12:00:00Z".parse().unwrap(),
+            }
+        }
+
+        fn pass(&mut self, seconds: u64) {
+            self.at += Duration::from_secs(seconds);
+            self.wall += TimeDelta::seconds(seconds as i64);
+        }
+    }
+
+    fn enter<'a>(gate: &'a Gate, clocks: &Clocks) -> Option<Pass<'a>> {
+        match gate.enter(clocks.at, clocks.wall) {
+            Entry::Go(pass) => Some(pass),
+            Entry::Wait | Entry::Refused(_) => None,
+        }
+    }
+
+    fn refusal() -> RequestFailure {
+        StatusFailure::read(401, None, b"").into()
+    }
+
+    #[test]
+    fn the_first_request_goes_alone_until_it_is_accepted() {
+        let (gate, clocks) = (Gate::new(true), Clocks::new());
+        let first = enter(&gate, &clocks).unwrap();
+        assert!(enter(&gate, &clocks).is_none());
+        // No answer proves nothing, and the next one goes alone.
+        drop(first);
+        let second = enter(&gate, &clocks).unwrap();
+        assert!(enter(&gate, &clocks).is_none());
+        second.accepted();
+        let _third = enter(&gate, &clocks).unwrap();
+        assert!(enter(&gate, &clocks).is_some());
+    }
+
+    #[test]
+    fn a_token_needs_no_probe_but_a_refusal_counts_for_it_too() {
+        let (gate, clocks) = (Gate::new(false), Clocks::new());
+        let _first = enter(&gate, &clocks).unwrap();
+        let second = enter(&gate, &clocks).unwrap();
+        gate.close(&refusal());
+        assert!(enter(&gate, &clocks).is_none());
+        second.accepted();
+        assert!(enter(&gate, &clocks).is_none());
+        assert!(gate.refusal().is_some());
+    }
+
+    #[test]
+    fn after_a_silence_or_a_jump_of_the_wall_clock_one_request_goes_alone() {
+        let (gate, mut clocks) = (Gate::new(true), Clocks::new());
+        enter(&gate, &clocks).unwrap().accepted();
+        clocks.pass(299);
+        let on_its_way = enter(&gate, &clocks).unwrap();
+        clocks.pass(2);
+        let probe = enter(&gate, &clocks).unwrap();
+        assert!(enter(&gate, &clocks).is_none(), "silence");
+        // It was signed before the silence, which says nothing about the key as it is now.
+        on_its_way.accepted();
+        assert!(enter(&gate, &clocks).is_none());
+        probe.accepted();
+        assert!(enter(&gate, &clocks).is_some());
+
+        for jump in [-62, 62] {
+            let on_its_way = enter(&gate, &clocks).unwrap();
+            clocks.wall += TimeDelta::seconds(jump);
+            clocks.at += Duration::from_secs(1);
+            on_its_way.accepted();
+            let probe = enter(&gate, &clocks).unwrap();
+            assert!(enter(&gate, &clocks).is_none(), "jump of {jump} s");
+            probe.accepted();
+            assert!(enter(&gate, &clocks).is_some());
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_learns_of_the_verdict() {
+        let (gate, clocks) = (Gate::new(true), Clocks::new());
+        let probe = enter(&gate, &clocks).unwrap();
+        let ((), refused, ()) = tokio::join!(gate.changed(), gate.closed(), async {
+            tokio::task::yield_now().await;
+            gate.close(&refusal());
+            drop(probe);
+        });
+        assert_eq!(refused.to_string(), refusal().to_string());
+    }
+}

@@ -1,0 +1,421 @@
+//! Which histories are worth asking for while others keep failing.
+//!
+//! A failure that has nothing to do with the artifact (an action that the policy lacks, a service
+//! that is down) would come back for every one of thousands. Two rules keep it to a few:
+//!
+//! - Equal failures in a row from several repositories end the asking for this run.
+//! - A refusal (403) may hold for its repository alone, so it ends the asking for this
+//!   repository, and never for the others: these are given one chance each at least.
+//!
+//! What was not asked for leaves no trace, and the next run wants it as before.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use crate::build_history::{
+    FailureCause, GaveUp, HistoryFailureGroup, HistoryFailures, HistoryOutcome, Refusal,
+    RepositoryPath,
+};
+
+/// So many equal failures in a row, with no other answer in between, are no accident.
+const IN_A_ROW: u32 = 20;
+/// The same for refusals within one repository.
+const REFUSALS_IN_A_ROW: u32 = 5;
+/// From fewer repositories, a row says something about these only.
+const REPOSITORIES: usize = 3;
+/// Groups kept apart; the messages of further ones are not.
+const GROUPS: usize = 50;
+
+/// What came back so far, as far as it bears on what is asked for next.
+#[derive(Debug, Default)]
+pub(super) struct Failures {
+    /// The latest answers of all repositories, if they are failures.
+    latest: Option<Row>,
+    /// The repositories of that row, up to a few.
+    latest_repositories: Vec<RepositoryPath>,
+    /// Repositories whose latest answers are failures: a row for each, whatever their number.
+    repositories: HashMap<RepositoryPath, Row>,
+    stopped_by: Option<FailureCause>,
+    given_up_by: Option<FailureCause>,
+    has_answers: bool,
+    groups: HashMap<(FailureCause, String), (u64, Option<RepositoryPath>)>,
+}
+
+/// Equal failures with no other answer in between.
+#[derive(Debug)]
+struct Row {
+    cause: FailureCause,
+    length: u32,
+    /// Whether it has become too long; it stays so in this run.
+    is_final: bool,
+}
+
+impl Row {
+    fn new(cause: FailureCause) -> Row {
+        Row {
+            cause,
+            length: 1,
+            is_final: false,
+        }
+    }
+
+    fn extend(&mut self, cause: &FailureCause) {
+        if self.cause == *cause {
+            self.length += 1;
+        } else {
+            self.cause = cause.clone();
+            self.length = 1;
+        }
+    }
+}
+
+impl Failures {
+    /// Whether a history of this repository is worth a request.
+    pub(super) fn may_ask(&self, repository: &RepositoryPath) -> bool {
+        if self.stopped_by.is_some() {
+            return false;
+        }
+        !self
+            .repositories
+            .get(repository)
+            .is_some_and(|row| self.is_over(row))
+    }
+
+    /// Takes in what came back, and tells why no more are asked for if that is news.
+    pub(super) fn note(
+        &mut self,
+        repository: &RepositoryPath,
+        outcome: &HistoryOutcome,
+    ) -> Option<GaveUp> {
+        let Some((cause, refusal)) = failure(outcome) else {
+            self.has_answers = true;
+            self.latest = None;
+            self.latest_repositories.clear();
+            let is_open = |row: &Row| !row.is_final;
+            if self.repositories.get(repository).is_some_and(is_open) {
+                self.repositories.remove(repository);
+            }
+            return None;
+        };
+        self.count(&cause, refusal, Some(repository));
+        self.extend_latest(&cause, repository);
+        let patience = self.patience(&cause);
+        let row = match self.repositories.entry(repository.clone()) {
+            Entry::Occupied(entry) => {
+                let row = entry.into_mut();
+                row.extend(&cause);
+                row
+            }
+            Entry::Vacant(entry) => entry.insert(Row::new(cause.clone())),
+        };
+        if row.length >= patience && !row.is_final {
+            row.is_final = true;
+            let is_first = self.given_up_by.is_none();
+            self.given_up_by.get_or_insert_with(|| cause.clone());
+            if is_first {
+                return self.gave_up();
+            }
+        }
+        let is_systematic = !cause.may_be_of_one_repository()
+            && self.latest_length(&cause) >= IN_A_ROW
+            && self.latest_repositories.len() >= REPOSITORIES;
+        if is_systematic && self.stopped_by.is_none() {
+            self.stopped_by = Some(cause);
+            return self.gave_up();
+        }
+        None
+    }
+
+    /// Counts a failure that no request was made for.
+    pub(super) fn note_unasked(&mut self, outcome: &HistoryOutcome) {
+        if let Some((cause, refusal)) = failure(outcome) {
+            self.count(&cause, refusal, None);
+        }
+    }
+
+    /// What to tell at the end.
+    pub(super) fn report(&self) -> HistoryFailures {
+        let mut groups: Vec<HistoryFailureGroup> = self
+            .groups
+            .iter()
+            .map(
+                |((cause, message), (count, repository))| HistoryFailureGroup {
+                    cause: cause.clone(),
+                    message: message.clone(),
+                    count: *count,
+                    repository: repository.clone(),
+                },
+            )
+            .collect();
+        groups.sort_by(|one, other| {
+            other
+                .count
+                .cmp(&one.count)
+                .then_with(|| one.message.cmp(&other.message))
+        });
+        HistoryFailures {
+            groups,
+            gave_up: self.gave_up(),
+        }
+    }
+
+    fn is_over(&self, row: &Row) -> bool {
+        row.is_final || row.length >= self.patience(&row.cause)
+    }
+
+    /// Failures in a row that one repository may have. Once refusals come from all over, a further
+    /// repository is given its one chance, since only asking tells whether it is open.
+    fn patience(&self, cause: &FailureCause) -> u32 {
+        if !cause.may_be_of_one_repository() {
+            IN_A_ROW
+        } else if self.latest_length(cause) >= IN_A_ROW {
+            1
+        } else {
+            REFUSALS_IN_A_ROW
+        }
+    }
+
+    fn latest_length(&self, cause: &FailureCause) -> u32 {
+        self.latest
+            .as_ref()
+            .filter(|row| row.cause == *cause)
+            .map_or(0, |row| row.length)
+    }
+
+    fn extend_latest(&mut self, cause: &FailureCause, repository: &RepositoryPath) {
+        let latest = match &mut self.latest {
+            Some(row) => {
+                row.extend(cause);
+                row
+            }
+            latest => latest.insert(Row::new(cause.clone())),
+        };
+        if latest.length == 1 {
+            self.latest_repositories.clear();
+        }
+        let repositories = &mut self.latest_repositories;
+        if repositories.len() < REPOSITORIES && !repositories.contains(repository) {
+            repositories.push(repository.clone());
+        }
+    }
+
+    fn count(
+        &mut self,
+        cause: &FailureCause,
+        refusal: &Refusal,
+        repository: Option<&RepositoryPath>,
+    ) {
+        let mut key = (cause.clone(), without_ids(&refusal.message));
+        if self.groups.len() >= GROUPS && !self.groups.contains_key(&key) {
+            key.1 = "various messages".to_owned();
+        }
+        self.groups
+            .entry(key)
+            .or_insert_with(|| (0, repository.cloned()))
+            .0 += 1;
+    }
+
+    fn gave_up(&self) -> Option<GaveUp> {
+        if let Some(cause) = &self.stopped_by {
+            return Some(GaveUp::Everywhere(cause.clone()));
+        }
+        let cause = self.given_up_by.clone()?;
+        let given_up = self.repositories.values().filter(|row| self.is_over(row));
+        Some(GaveUp::Repositories {
+            count: given_up.count() as u64,
+            cause,
+            is_everywhere: !self.has_answers,
+        })
+    }
+}
+
+/// The failures among the outcomes. What is unsupported or gone is an answer about the artifact.
+fn failure(outcome: &HistoryOutcome) -> Option<(FailureCause, &Refusal)> {
+    let (word, refusal) = match outcome {
+        HistoryOutcome::Stored(_)
+        | HistoryOutcome::Empty(_)
+        | HistoryOutcome::Unsupported(_)
+        | HistoryOutcome::Gone(_) => return None,
+        HistoryOutcome::Forbidden(refusal) => ("forbidden", refusal),
+        HistoryOutcome::Failed(refusal) => ("failed", refusal),
+    };
+    let cause = FailureCause {
+        outcome: word,
+        status: refusal.status,
+        code: refusal.code.clone(),
+    };
+    Some((cause, refusal))
+}
+
+/// Digests and request ids would put every message in a group of its own.
+fn without_ids(message: &str) -> String {
+    const SHORTEST_ID: usize = 16;
+    let is_of_id = |character: char| character.is_ascii_hexdigit() || character == '-';
+    let mut text = String::with_capacity(message.len());
+    let mut rest = message;
+    while !rest.is_empty() {
+        let length = rest.find(|c| !is_of_id(c)).unwrap_or(rest.len());
+        let (id, after) = rest.split_at(length);
+        text.push_str(if length >= SHORTEST_ID { "…" } else { id });
+        let plain = after.find(is_of_id).unwrap_or(after.len());
+        text.push_str(&after[..plain]);
+        rest = &after[plain..];
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build_history::BuildHistory;
+
+    fn repository(number: u32) -> RepositoryPath {
+        RepositoryPath {
+            namespace: "team".to_owned(),
+            name: format!("app-{number}"),
+        }
+    }
+
+    fn refusal(status: u16, code: &str) -> Refusal {
+        Refusal {
+            status: Some(status),
+            code: Some(code.to_owned()),
+            message: "no".to_owned(),
+        }
+    }
+
+    fn forbidden() -> HistoryOutcome {
+        HistoryOutcome::Forbidden(refusal(403, "SVCSTG.SWR.4030170"))
+    }
+
+    fn broken() -> HistoryOutcome {
+        HistoryOutcome::Failed(refusal(500, "SVCSTG.SWR.5000000"))
+    }
+
+    fn empty() -> HistoryOutcome {
+        HistoryOutcome::Empty(BuildHistory {
+            steps: Vec::new(),
+            reported_total: None,
+            extra: None,
+            issues: Vec::new(),
+        })
+    }
+
+    /// Asks for this many histories of each repository in turn; the number of requests.
+    fn ask(
+        failures: &mut Failures,
+        repositories: std::ops::Range<u32>,
+        each: u32,
+        outcome: impl Fn(u32) -> HistoryOutcome,
+    ) -> u32 {
+        let mut asked = 0;
+        for number in repositories {
+            let repository = repository(number);
+            for _ in 0..each {
+                if failures.may_ask(&repository) {
+                    failures.note(&repository, &outcome(number));
+                    asked += 1;
+                }
+            }
+        }
+        asked
+    }
+
+    #[test]
+    fn a_service_that_is_down_is_asked_twenty_times() {
+        let mut failures = Failures::default();
+        assert_eq!(ask(&mut failures, 0..100, 8, |_| broken()), 20);
+        let GaveUp::Everywhere(cause) = failures.report().gave_up.unwrap() else {
+            panic!("{failures:?}")
+        };
+        assert_eq!(cause.to_string(), "failed, HTTP 500 SVCSTG.SWR.5000000");
+    }
+
+    #[test]
+    fn a_repository_that_is_broken_does_not_stop_the_others() {
+        let mut failures = Failures::default();
+        let outcome = |number| if number == 7 { broken() } else { empty() };
+        assert_eq!(ask(&mut failures, 0..20, 100, outcome), 1900 + 20);
+    }
+
+    #[test]
+    fn where_all_is_refused_each_repository_is_asked_at_least_once_and_few_more_often() {
+        let mut failures = Failures::default();
+        assert_eq!(
+            ask(&mut failures, 0..100, 1_000, |_| forbidden()),
+            4 * 5 + 96
+        );
+        assert!(matches!(
+            failures.report().gave_up,
+            Some(GaveUp::Repositories {
+                count: 100,
+                is_everywhere: true,
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn a_key_for_few_repositories_gets_all_of_these() {
+        let mut failures = Failures::default();
+        let outcome = |number| {
+            if number % 50 == 40 {
+                empty()
+            } else {
+                forbidden()
+            }
+        };
+        let asked = ask(&mut failures, 0..100, 100, outcome);
+        let refused = asked - 200;
+        assert!(refused < 98 * 5, "{refused}");
+        let report = failures.report();
+        assert_eq!(report.groups[0].count, u64::from(refused));
+        assert!(matches!(
+            report.gave_up,
+            Some(GaveUp::Repositories {
+                count: 98,
+                is_everywhere: false,
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn failures_with_other_answers_in_between_stop_nothing() {
+        let mut failures = Failures::default();
+        for round in 0..1_000 {
+            let repository = repository(round % 10);
+            assert!(failures.may_ask(&repository));
+            let outcome = if round % 19 == 0 { empty() } else { broken() };
+            failures.note(&repository, &outcome);
+        }
+        assert_eq!(failures.report().gave_up, None);
+    }
+
+    #[test]
+    fn a_gateway_that_locks_the_user_out_is_no_matter_of_repositories() {
+        let mut failures = Failures::default();
+        let outcome = |_| HistoryOutcome::Forbidden(refusal(403, "APIGW.0302"));
+        assert_eq!(ask(&mut failures, 0..100, 8, outcome), 20);
+    }
+
+    #[test]
+    fn messages_that_differ_in_ids_are_one_group_and_the_groups_are_bounded() {
+        let mut failures = Failures::default();
+        for number in 0..1_000_u32 {
+            let message = |text: String| {
+                HistoryOutcome::Failed(Refusal {
+                    message: text,
+                    ..refusal(500, "x")
+                })
+            };
+            failures.note_unasked(&message(format!("cannot read sha256:{number:064x} (é)")));
+            failures.note_unasked(&message(format!("error {number}")));
+        }
+        let groups = failures.report().groups;
+        assert_eq!(groups.len(), GROUPS + 1);
+        assert_eq!(groups[0].message, "cannot read sha256:… (é)");
+        assert_eq!(groups[0].count, 1_000);
+        assert_eq!(groups[1].message, "various messages");
+    }
+}

@@ -1,0 +1,522 @@
+//! What a run does about failures that repeat, and what it refuses to do unless told: mass
+//! removals, and an instance that may be another one. And how `status` judges the age of it all.
+
+use serde_json::{Value, json};
+use sqlx::Connection;
+use swr_sync::build_history::GaveUp;
+use swr_sync::emulator::{ArtifactSpec, Emulator, EmulatorSettings, RequestKind, World};
+use swr_sync::exit::Exit;
+use swr_sync::run::RunOutcome;
+use swr_sync::stop;
+use swr_sync::sync::Progress;
+
+use crate::support::database::TestDatabase;
+use crate::support::mirror::{Mirror, start_of_time, sync_into, wait_until};
+use crate::support::program::{Program, emulator, emulator_settings};
+
+/// As many repositories `team/app-N`, with as many artifacts each.
+fn world_of(repositories: usize, artifacts: usize) -> World {
+    let mut world = World::empty(start_of_time());
+    for number in 0..repositories {
+        let repository = world.add_repository("team", &format!("app-{number}"));
+        add_artifacts(&mut world, repository, artifacts);
+    }
+    world
+}
+
+fn add_artifacts(world: &mut World, repository: i64, artifacts: usize) {
+    for _ in 0..artifacts {
+        let spec = ArtifactSpec::default();
+        world.add_artifact(repository, spec).unwrap();
+    }
+}
+
+/// Every addition of these repositories is answered like this.
+fn answer_additions(emulator: &Emulator, status: u16, body: &Value, of: impl Fn(&str) -> bool) {
+    emulator.with_world(|world| {
+        let refused: Vec<i64> = world
+            .repositories()
+            .filter(|repository| of(&repository.name))
+            .map(|repository| repository.id)
+            .collect();
+        let digests: Vec<String> = world
+            .artifacts()
+            .filter(|artifact| refused.contains(&artifact.repository_id))
+            .map(|artifact| artifact.digest().to_string())
+            .collect();
+        for digest in digests {
+            world.override_build_history(&digest, status, body.clone());
+        }
+    });
+}
+
+/// Every addition is answered as it would be without [`answer_additions`].
+fn mend_additions(emulator: &Emulator) {
+    let nothing = json!({ "build_histories": null, "total": 0 });
+    answer_additions(emulator, 200, &nothing, |_| true);
+}
+
+fn refusal() -> Value {
+    json!({ "error_code": "SVCSTG.SWR.4030170", "error_msg": "no permission" })
+}
+
+fn delete_artifacts(emulator: &Emulator, repository: &str, count: usize) {
+    emulator.with_world(|world| {
+        let repository = world.repository("team", repository).unwrap().id;
+        let ids: Vec<i64> = world
+            .artifacts_of(repository)
+            .iter()
+            .map(|artifact| artifact.id)
+            .take(count)
+            .collect();
+        for id in ids {
+            world.delete_artifact(id).unwrap();
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_fails_every_addition_is_left_alone_and_the_next_run_asks_for_all() {
+    let mirror = Mirror::new(world_of(40, 10)).await;
+    let body = json!({ "error_code": "SVCSTG.SWR.5000000", "error_msg": "internal" });
+    answer_additions(&mirror.emulator, 500, &body, |_| true);
+
+    let report = mirror.sync().await;
+
+    assert_eq!(report.outcome, RunOutcome::Published);
+    assert_eq!(report.counters.exit(), Exit::Partial);
+    assert_eq!(report.counters.artifacts_new, 400);
+    assert!(matches!(
+        report.failures.gave_up,
+        Some(GaveUp::Everywhere(_))
+    ));
+    let failed = report.counters.histories_failed;
+    // Twenty in a row, and what was on its way beside them.
+    assert!((20..20 + 8).contains(&failed), "{failed}");
+    assert_eq!(report.counters.histories_skipped, 400 - failed);
+    let requests = mirror.emulator.requests().of(RequestKind::BuildHistory);
+    assert_eq!(requests, failed * 3, "three attempts each");
+    let rows = "select count(*), min(attempts), max(attempts) from swr.manifest";
+    assert_eq!(
+        mirror.database.snapshot(rows).await,
+        format!("{failed} | 1 | 1")
+    );
+    let run = "select outcome, exit_code, histories_failed, histories_skipped from swr.sync_run";
+    assert_eq!(
+        mirror.database.snapshot(run).await,
+        format!("published | 3 | {failed} | {}", 400 - failed)
+    );
+
+    mend_additions(&mirror.emulator);
+    let report = mirror.sync().await;
+    assert_eq!(report.counters.exit(), Exit::Success);
+    assert_eq!(report.counters.histories_fetched, 400);
+    assert_eq!(mirror.facts().await, mirror.undisturbed_facts().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_in_the_middle_keeps_what_came_before_it() {
+    let mirror = Mirror::new(world_of(40, 10)).await;
+    let late = |name: &str| name.strip_prefix("app-").unwrap().parse::<u32>().unwrap() >= 20;
+    let body = json!({ "error_code": "APIGW.0201", "error_msg": "backend timeout" });
+    answer_additions(&mirror.emulator, 504, &body, late);
+    let report = mirror.sync().await;
+    assert_eq!(report.counters.histories_fetched, 200);
+    let failed = report.counters.histories_failed;
+    assert!((20..20 + 8).contains(&failed), "{failed}");
+    assert_eq!(report.counters.histories_skipped, 200 - failed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_may_read_some_repositories_only_gets_all_of_theirs() {
+    let mirror = Mirror::new(world_of(40, 10)).await;
+    let is_foreign = |name: &str| !matches!(name, "app-17" | "app-38");
+    answer_additions(&mirror.emulator, 403, &refusal(), is_foreign);
+
+    let report = mirror.sync().await;
+
+    assert_eq!(report.counters.histories_fetched, 20);
+    assert!(matches!(
+        report.failures.gave_up,
+        Some(GaveUp::Repositories {
+            is_everywhere: false,
+            ..
+        })
+    ));
+    let failed = report.counters.histories_failed;
+    assert_eq!(report.counters.histories_skipped, 380 - failed);
+    // Each of the 38 is tried, and none often.
+    assert!((38..38 * 5 + 8).contains(&failed), "{failed}");
+    let tried = "select count(distinct a.repository_id) from swr.artifact a join swr.manifest m using (digest)";
+    assert_eq!(mirror.database.snapshot(tried).await, "40");
+
+    mend_additions(&mirror.emulator);
+    mirror.sync().await;
+    assert_eq!(mirror.facts().await, mirror.undisturbed_facts().await);
+}
+
+#[tokio::test]
+async fn a_policy_that_lacks_the_action_is_told_in_one_sentence() {
+    let emulator = emulator(world_of(30, 10)).await;
+    answer_additions(&emulator, 403, &refusal(), |_| true);
+    let database = TestDatabase::create().await;
+    let finished = Program::sync(&emulator, &database).run().await.code(3);
+    let failed = emulator.requests().of(RequestKind::BuildHistory);
+    assert!(failed < 100, "{failed}");
+    let skipped = 300 - failed;
+    let finished = finished.says(&[
+        "run 1: published in ",
+        &format!("0 gone, {failed} failed, {skipped} not asked for\n"),
+        &format!("  missing    {failed} × forbidden, HTTP 403 SVCSTG.SWR.4030170: no permission; team/app-"),
+        &format!(
+            "the build histories of 30 repositories were refused (forbidden, HTTP 403 SVCSTG.SWR.4030170), so \
+             {skipped} more were not asked for; no repository gave any: grant the user swr:repository:getTagAddition"
+        ),
+        "`swr-sync report history_failure` lists what is missing\n",
+    ]);
+    assert_eq!(
+        finished.stderr.matches("WARN").count(),
+        1,
+        "{}",
+        finished.stderr
+    );
+
+    let report = Program::new(&["report", "history_failure", "--format", "json"]);
+    let rows = report.database(&database).run().await.code(0).stdout;
+    let rows: Vec<Value> = serde_json::from_str(&rows).unwrap();
+    assert_eq!(rows.len(), 50.min(failed as usize));
+    assert_eq!(rows[0]["namespace"], "team");
+    assert_eq!(rows[0]["outcome"], "forbidden");
+    assert_eq!(rows[0]["http_status"], 403);
+    assert_eq!(rows[0]["error_message"], "no permission");
+    assert_eq!(rows[0]["attempts"], 1);
+
+    let status = Program::new(&["status"])
+        .database(&database)
+        .run()
+        .await
+        .code(0)
+        .stdout;
+    let waiting: Vec<&str> = status
+        .lines()
+        .filter(|line| line.contains("forbidden") || line.contains("not asked for"))
+        .collect();
+    assert_eq!(waiting.len(), 2, "{status}");
+    assert!(waiting[0].contains(&failed.to_string()), "{status}");
+    assert!(waiting[1].contains(&skipped.to_string()), "{status}");
+}
+
+#[tokio::test]
+async fn the_json_summary_groups_what_failed() {
+    let emulator = emulator(world_of(1, 3)).await;
+    emulator.fail_next(RequestKind::BuildHistory, 403, refusal().to_string());
+    let database = TestDatabase::create().await;
+    let program = Program::sync(&emulator, &database).args(&["--log-format", "json"]);
+    let finished = program.run().await.code(3);
+    let last: Value = serde_json::from_str(finished.stderr.lines().last().unwrap()).unwrap();
+    let groups = last["history_failures"].as_str().unwrap();
+    let groups: Value = serde_json::from_str(groups).unwrap();
+    let expected = json!([{
+        "outcome": "forbidden", "http_status": 403, "error_code": "SVCSTG.SWR.4030170",
+        "error_message": "no permission", "count": 1, "repository": "team/app-0",
+    }]);
+    assert_eq!(groups, expected);
+    assert_eq!(last["histories_skipped"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_waits_since_its_first_failure_and_no_longer_when_it_came() {
+    let mirror = Mirror::new(world_of(1, 1)).await;
+    let since =
+        "select attempts, waiting_since < attempted_at, waiting_since is null from swr.manifest";
+    for attempts in 1..=2 {
+        mirror
+            .emulator
+            .fail_next(RequestKind::BuildHistory, 403, refusal().to_string());
+        mirror.sync().await;
+        let is_later = if attempts == 1 { "f" } else { "t" };
+        assert_eq!(
+            mirror.database.snapshot(since).await,
+            format!("{attempts} | {is_later} | f")
+        );
+    }
+    let due = "update swr.manifest set next_attempt_at = attempted_at";
+    mirror.database.snapshot(due).await;
+    mirror.sync().await;
+    assert_eq!(mirror.database.snapshot(since).await, "3 | NULL | t");
+    let failures = "select count(*) from swr_report.history_failure";
+    assert_eq!(mirror.database.snapshot(failures).await, "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_from_the_registry_is_not_waited_for() {
+    let mirror = Mirror::new(world_of(1, 2)).await;
+    answer_additions(&mirror.emulator, 403, &refusal(), |_| true);
+    mirror.sync().await;
+    let waiting = "select (select count(*) from swr_report.history_failure), histories_waiting from swr_report.freshness";
+    assert_eq!(mirror.database.snapshot(waiting).await, "2 | 2");
+    delete_artifacts(&mirror.emulator, "app-0", 1);
+    mirror.sync().await;
+    assert_eq!(mirror.database.snapshot(waiting).await, "1 | 1");
+}
+
+#[tokio::test]
+async fn a_listing_that_lacks_much_of_the_registry_is_not_published_unless_accepted() {
+    let emulator = emulator(world_of(3, 200)).await;
+    let database = TestDatabase::create().await;
+    Program::sync(&emulator, &database).run().await.code(0);
+    let published = "select count(*) from swr_report.artifact";
+    // 20 % are no mass removal, one more is.
+    delete_artifacts(&emulator, "app-0", 20);
+    delete_artifacts(&emulator, "app-1", 100);
+    Program::sync(&emulator, &database).run().await.code(0);
+    assert_eq!(database.snapshot(published).await, "480");
+    delete_artifacts(&emulator, "app-0", 7);
+    delete_artifacts(&emulator, "app-2", 100);
+    emulator.with_world(|world| {
+        let repository = world.repository("team", "app-2").unwrap().id;
+        add_artifacts(world, repository, 1);
+    });
+    for arguments in [&["--dry-run"][..], &[]] {
+        let refused = Program::sync(&emulator, &database)
+            .args(arguments)
+            .run()
+            .await
+            .code(6);
+        refused.says(&[
+            "error: the listing lacks 107 of the 480 artifacts published so far, more than the 20 % that may go in \
+             one run; most are of team/app-2 (100 of 200), team/app-0 (7 of 180)\n",
+            "hint: look into the registry: if the artifacts are gone there too, `swr-sync sync --accept-removals`",
+        ]);
+        assert_eq!(database.snapshot(published).await, "480");
+        let row = "select outcome, exit_code, artifacts_listed, artifacts_removed, published_at is null, error like '%107 of the 480%'
+                   from swr.sync_run order by run_id desc limit 1";
+        assert_eq!(
+            database.snapshot(row).await,
+            "failed | 6 | 374 | 107 | t | t"
+        );
+    }
+    // The new one's history is kept.
+    let histories = "select count(*) from swr.manifest";
+    assert_eq!(database.snapshot(histories).await, "601");
+    emulator.reset_requests();
+
+    let narrower = &["--dry-run", "--max-removals-percent", "23"];
+    Program::sync(&emulator, &database)
+        .args(narrower)
+        .run()
+        .await
+        .code(0);
+    let accepted = Program::sync(&emulator, &database).args(&["--accept-removals"]);
+    accepted
+        .run()
+        .await
+        .code(0)
+        .says(&["1 new, 0 changed, 107 removed"]);
+    assert_eq!(database.snapshot(published).await, "374");
+    assert_eq!(emulator.requests().of(RequestKind::BuildHistory), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_listing_is_a_mass_removal() {
+    let mirror = Mirror::new(world_of(1, 101)).await;
+    mirror.sync().await;
+    let before = (mirror.facts().await, mirror.writes().await);
+    let nothing = json!({ "artifacts": null }).to_string();
+    mirror
+        .emulator
+        .fail_next(RequestKind::Artifacts, 200, nothing);
+    let error = mirror.try_sync().await.unwrap_err();
+    assert_eq!(error.exit(), Exit::Refused, "{error}");
+    assert!(
+        error.to_string().contains("lacks 101 of the 101 artifacts"),
+        "{error}"
+    );
+    assert_eq!((mirror.facts().await, mirror.writes().await), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_registry_may_be_emptied() {
+    let mirror = Mirror::new(world_of(1, 100)).await;
+    mirror.sync().await;
+    delete_artifacts(&mirror.emulator, "app-0", 100);
+    let report = mirror.sync().await;
+    assert_eq!(report.counters.artifacts_removed, 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_publish_shows_in_its_row_that_it_goes_on() {
+    let mirror = Mirror::new(world_of(1, 1)).await;
+    mirror.sync().await;
+    let mut blocker = mirror.database.connect().await;
+    let mut blocking = blocker.begin().await.unwrap();
+    sqlx::query("lock table swr.artifact in exclusive mode")
+        .execute(&mut *blocking)
+        .await
+        .unwrap();
+    let progress = Progress::default();
+    let (_stopper, stop) = stop::channel();
+    let watching = async {
+        let row = "select outcome, updated_at > listing_finished_at + interval '10 s' from swr.sync_run where run_id = 2";
+        wait_until("the row of the run was written again", async || {
+            mirror.database.snapshot(row).await == "running | t"
+        })
+        .await;
+        blocking.commit().await.unwrap();
+    };
+    let (report, ()) = tokio::join!(mirror.sync_until(&progress, &stop), watching);
+    assert_eq!(report.unwrap().outcome, RunOutcome::Published);
+}
+
+#[tokio::test]
+async fn an_instance_that_does_not_exist_leaves_no_row() {
+    let emulator = emulator(world_of(1, 1)).await;
+    let database = TestDatabase::create().await;
+    let unknown = "99999999-9999-9999-9999-999999999999";
+    let program = Program::sync(&emulator, &database).env("SWR_INSTANCE_ID", unknown);
+    program.run().await.code(2).says(&["HTTP 404 SVCSTG.SWR."]);
+    assert_eq!(database.snapshot("select from swr.instance").await, "");
+    assert_eq!(emulator.requests().total(), 1);
+}
+
+/// An instance of the same name, in the same project or another one.
+async fn namesake(instance_id: &str, project_id: Option<&str>) -> Emulator {
+    let mut settings = EmulatorSettings {
+        instance_id: instance_id.into(),
+        ..emulator_settings()
+    };
+    if let Some(project_id) = project_id {
+        settings.project_id = project_id.into();
+    }
+    Emulator::start(settings, world_of(1, 2)).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_instance_of_a_known_name_is_taken_up_only_when_told() {
+    let first = emulator(world_of(1, 1)).await;
+    let database = TestDatabase::create().await;
+    Program::sync(&first, &database).run().await.code(0);
+
+    let anew = namesake("22222222-2222-2222-2222-222222222222", None).await;
+    let old = &first.settings().instance_id;
+    let refused = Program::sync(&anew, &database).run().await.code(6);
+    refused.says(&[
+        &format!(
+            "error: instance 22222222-2222-2222-2222-222222222222 has the name `demo`, as has instance {old} of the \
+             same project, which this database mirrors already (last published "
+        ),
+        "hint: check SWR_INSTANCE_ID; if the instance was deleted and made anew, `swr-sync sync --accept-new-instance`",
+    ]);
+    let instances = "select count(*) from swr.instance";
+    assert_eq!(database.snapshot(instances).await, "1");
+    assert_eq!(anew.requests().total(), 1);
+
+    let accepting = Program::sync(&anew, &database).args(&["--accept-new-instance"]);
+    accepting.run().await.code(0);
+    // Both live on, and once is enough.
+    anew.reset_requests();
+    Program::sync(&anew, &database).run().await.code(0);
+    assert_eq!(anew.requests().of(RequestKind::Instance), 0);
+    Program::sync(&first, &database).run().await.code(0);
+    let artifacts = "select instance_id, count(*) from swr_report.artifact group by 1 order by 1";
+    assert_eq!(database.snapshot(artifacts).await, "1 | 1\n2 | 2");
+}
+
+#[tokio::test]
+async fn instances_of_one_name_in_different_projects_are_nothing_special() {
+    let first = emulator(world_of(1, 1)).await;
+    let database = TestDatabase::create().await;
+    Program::sync(&first, &database).run().await.code(0);
+    let project = Some("ffffffffffffffffffffffffffffffff");
+    let other = namesake("22222222-2222-2222-2222-222222222222", project).await;
+    Program::sync(&other, &database).run().await.code(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_may_not_read_the_instance_mirrors_it_all_the_same() {
+    let mirror = Mirror::new(world_of(1, 1)).await;
+    mirror
+        .emulator
+        .fail_next(RequestKind::Instance, 403, refusal().to_string());
+    mirror.sync().await;
+    let row = "select name, version from swr.instance";
+    assert_eq!(mirror.database.snapshot(row).await, "NULL | NULL");
+    mirror.emulator.reset_requests();
+    mirror.sync().await;
+    assert_eq!(mirror.emulator.requests().of(RequestKind::Instance), 0);
+}
+
+#[tokio::test]
+async fn status_tells_whether_the_data_is_fresh_enough() {
+    let database = TestDatabase::create().await;
+    let status = |arguments: &[&str]| {
+        Program::new(&["status", "--max-age", "26h"])
+            .args(arguments)
+            .database(&database)
+    };
+    let check = async |arguments: &[&str], code: i32, stderr: &str| {
+        let finished = status(arguments).run().await.code(code);
+        assert_eq!(finished.stderr, stderr);
+        finished.stdout
+    };
+    let never =
+        "error: older than 1day 2h: the database has no instance: nothing was ever synced\n";
+    check(&[], 1, never).await;
+
+    let first = emulator(world_of(1, 1)).await;
+    Program::sync(&first, &database).run().await.code(0);
+    let settings = EmulatorSettings {
+        instance_id: "22222222-2222-2222-2222-222222222222".into(),
+        instance_name: "o'ther".into(),
+        ..emulator_settings()
+    };
+    let second = Emulator::start(settings, world_of(1, 1)).await.unwrap();
+    second.fail_next(RequestKind::Artifacts, 400, "{}");
+    Program::sync(&second, &database).run().await.code(2);
+
+    let unpublished = "error: older than 1day 2h: o'ther was never published\n";
+    check(&[], 1, unpublished).await;
+    check(&["--instance", "o'ther"], 1, unpublished).await;
+    let fresh = check(&["--instance", "demo", "--format", "json"], 0, "").await;
+    let fresh: Vec<Value> = serde_json::from_str(&fresh).unwrap();
+    assert_eq!(fresh.len(), 1);
+    assert_eq!(fresh[0]["instance"], "demo");
+    check(&["--instance", &first.settings().instance_id], 0, "").await;
+    let missing = "error: older than 1day 2h: the database has no instance nowhere\n";
+    check(&["--instance", "nowhere"], 1, missing).await;
+
+    Program::sync(&second, &database).run().await.code(0);
+    check(&[], 0, "").await;
+    let age = "update swr.sync_run set listing_started_at = now() - interval '30 hours 5 minutes'
+               where instance_id = 1 and outcome = 'published'";
+    database.snapshot(age).await;
+    let finished = status(&[]).run().await.code(1);
+    let stale = "error: older than 1day 2h: demo is 1day 6h 5m";
+    assert!(finished.stderr.starts_with(stale), "{}", finished.stderr);
+    assert_eq!(finished.stderr.lines().count(), 1, "{}", finished.stderr);
+    let table = Program::new(&["status", "--instance", "o'ther"]);
+    let table = table.database(&database).run().await.code(0).stdout;
+    assert!(!table.contains("demo"), "{table}");
+
+    let empty = TestDatabase::create_empty().await;
+    let program = Program::new(&["status", "--max-age", "26h"]).database(&empty);
+    program.run().await.code(5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_asked_for_by_name_is_counted_with_the_rest() {
+    let mirror = Mirror::new(world_of(1, 30)).await;
+    for _ in 0..2 {
+        let empty = json!({ "repositories": [], "total": 0 }).to_string();
+        mirror
+            .emulator
+            .fail_next(RequestKind::Repositories, 200, empty);
+    }
+    let report = mirror.sync().await;
+    assert_eq!(report.counters.histories_failed, 30);
+    assert_eq!(report.failures.gave_up, None);
+    assert_eq!(report.failures.groups[0].count, 30);
+    assert_eq!(report.failures.groups[0].repository, None);
+    let again = sync_into(&mirror.emulator, &mirror.database, false).await;
+    assert_eq!(again.unwrap().counters.histories_fetched, 30);
+}
