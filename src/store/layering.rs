@@ -179,20 +179,22 @@ async fn update_bases(
 ) -> Result<(), StoreError> {
     sqlx::query!(
         "with image as materialized (
-             select distinct a.digest, g.chain_id
+             -- A digest in several repositories is one image.
+             select a.digest, g.chain_id, min(g.artifact_id) as artifact_id
              from swr.artifact_layering g
              join swr.artifact a on a.instance_id = $1 and a.artifact_id = g.artifact_id
              where g.instance_id = $1 and g.root_chain_id = any ($2)
+             group by a.digest, g.chain_id
          ),
          link as materialized (
-             select i.digest, i.chain_id as last_chain_id, u.position, s.chain_id
+             select i.artifact_id, u.position, s.chain_id
              from image i
              join swr.manifest m on m.instance_id = $1 and m.digest = i.digest
              cross join lateral unnest(m.build_step_ids) with ordinality as u (build_step_id, position)
              join swr.build_step s on s.instance_id = $1 and s.build_step_id = u.build_step_id
              where s.layer_id is not null or not s.empty_layer
          ),
-         passing as (
+         passing as materialized (
              select chain_id, count(*) as images
              from link
              group by chain_id
@@ -202,27 +204,32 @@ async fn update_bases(
              from image
              group by chain_id
          ),
+         node as (
+             select p.chain_id, p.images as passing, e.images as ending
+             from passing p
+             left join ending e on e.chain_id = p.chain_id
+         ),
          found as (
              select
-                 l.digest,
-                 max(l.position) filter (where e.chain_id is not null and l.chain_id <> l.last_chain_id)
-                     as base_position,
+                 l.artifact_id,
+                 max(l.position) filter (where n.ending > 0 and l.chain_id <> i.chain_id) as base_position,
                  -- More images pass here than have the whole of this one.
                  max(l.position) filter (
-                     where p.images > w.images or (l.chain_id = l.last_chain_id and e.images > 1)
+                     where n.passing > w.images or (l.chain_id = i.chain_id and n.ending > 1)
                  ) as shared_position
              from link l
-             join passing p on p.chain_id = l.chain_id
-             join passing w on w.chain_id = l.last_chain_id
-             left join ending e on e.chain_id = l.chain_id
-             group by l.digest
+             join node n on n.chain_id = l.chain_id
+             join image i on i.artifact_id = l.artifact_id
+             join passing w on w.chain_id = i.chain_id
+             group by l.artifact_id
          ),
          fresh as (
              select a.artifact_id, b.chain_id as base_chain_id, s.chain_id as shared_chain_id
              from found f
-             join swr.artifact a on a.instance_id = $1 and a.digest = f.digest
-             left join link b on b.digest = f.digest and b.position = f.base_position
-             left join link s on s.digest = f.digest and s.position = f.shared_position
+             join image i on i.artifact_id = f.artifact_id
+             join swr.artifact a on a.instance_id = $1 and a.digest = i.digest
+             left join link b on b.artifact_id = f.artifact_id and b.position = f.base_position
+             left join link s on s.artifact_id = f.artifact_id and s.position = f.shared_position
          )
          update swr.artifact_layering g
          set base_chain_id = f.base_chain_id, shared_chain_id = f.shared_chain_id
