@@ -69,7 +69,8 @@ async fn main() {
     sizes(&mut connection).await;
     text(
         &mut connection,
-        "select set_config('max_parallel_workers_per_gather', '0', false)",
+        // As `swr-sync report` has it, but for the parallel workers.
+        "select set_config('work_mem', '64MB', false), set_config('max_parallel_workers_per_gather', '0', false)",
     )
     .await;
     println!(

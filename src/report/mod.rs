@@ -179,7 +179,7 @@ from swr_report.tag_move",
         question: "What did each run find added, changed, moved or removed?",
         sql: "select instance, run_id, change, namespace, repository, tag, digest, previous_digest, size_bytes, changed_at
 from swr_report.change",
-        order_by: "run_id desc, instance, namespace, repository, change, tag, artifact_id",
+        order_by: "run_id desc, instance_id, artifact_id, change, tag",
         filters: ARTIFACT,
     },
     Report {

@@ -250,7 +250,7 @@ async fn check_bases(database: &TestDatabase, images: &[Image]) {
         .filter(|image| image.chain.as_ref().is_some_and(|chain| !chain.is_empty()))
         .collect();
     let mut expected = Vec::new();
-    let mut groups: BTreeMap<(&[(String, u64)], usize), (usize, BTreeSet<i64>)> = BTreeMap::new();
+    let mut groups: BTreeMap<&[(String, u64)], Vec<i64>> = BTreeMap::new();
     for image in &layered {
         let longest = layered
             .iter()
@@ -295,26 +295,25 @@ async fn check_bases(database: &TestDatabase, images: &[Image]) {
             .max()
             .unwrap_or(0);
         if shared > 0 {
-            let (artifacts, repositories) = groups.entry((&chain[..shared], shared)).or_default();
-            *artifacts += 1;
-            repositories.insert(image.repository_id);
+            let group = groups.entry(&chain[..shared]).or_default();
+            group.push(image.repository_id);
         }
     }
     let sql = "select artifact_id, base_artifact_id, base_candidates from swr_report.base_image";
     check_lines(database, sql, expected).await;
 
-    let expected = groups
-        .into_iter()
-        .map(|((chain, _), (artifacts, repositories))| {
-            let layers: BTreeMap<&String, u64> =
-                chain.iter().map(|(layer, size)| (layer, *size)).collect();
-            let bytes: u64 = layers.values().sum();
-            format!(
-                "{} | {bytes} | {artifacts} | {}",
-                layers.len(),
-                repositories.len()
-            )
-        });
+    let expected = groups.into_iter().map(|(chain, members)| {
+        let layers: BTreeMap<&String, u64> =
+            chain.iter().map(|(layer, size)| (layer, *size)).collect();
+        let bytes: u64 = layers.values().sum();
+        let repositories: BTreeSet<&i64> = members.iter().collect();
+        format!(
+            "{} | {bytes} | {} | {}",
+            layers.len(),
+            members.len(),
+            repositories.len()
+        )
+    });
     let sql = "select layers, layer_bytes, artifacts, repositories from swr_report.unknown_base";
     check_lines(database, sql, expected.collect()).await;
 
