@@ -16,7 +16,7 @@ use crate::database::{Database, embedded::EmbeddedServer};
 use crate::emulator::{Emulator, EmulatorSettings, World};
 use crate::registry::signature::SigningKey;
 use crate::registry::{Credentials, Registry, RegistrySettings, TransportSettings};
-use crate::report::{self, Format};
+use crate::report::{self, FilterValues, Format};
 use crate::sync::Safeguards;
 
 /// Arguments of `demo`.
@@ -139,7 +139,9 @@ async fn print_reports(database: &Database, limit: u64) -> Result<Exit, Failure>
     for name in REPORTS {
         if let Some(report) = report::find(name) {
             say(&format!("{}   (swr-sync report {name})", report.question))?;
-            let sql = format!("{}\nlimit {limit}", report.sql);
+            let sql = report
+                .query(&FilterValues::default(), limit)
+                .map_err(|error| Failure::new(Exit::Unexpected, error))?;
             print(&mut connection, &sql, Format::Table).await?;
         }
     }

@@ -11,6 +11,7 @@ pub mod exit;
 mod migrate;
 mod progress;
 mod query;
+mod report;
 mod settings;
 mod signals;
 mod sync;
@@ -63,7 +64,8 @@ enum Command {
     /// Show the last runs, and how old the data is
     Status(query::StatusArgs),
     /// List the reports, or print one
-    Report(query::ReportArgs),
+    #[command(after_help = report::AFTER_HELP)]
+    Report(Box<report::Args>),
     /// Run a read-only query
     Query(query::QueryArgs),
     /// Bring the database's schema up to date
@@ -102,7 +104,7 @@ async fn run(command: Command, telemetry: &Telemetry) -> Result<Exit, Failure> {
         Command::Doctor(args) => doctor::run(*args).await,
         Command::Verify(args) => verify::run(*args).await,
         Command::Status(args) => query::status(args).await,
-        Command::Report(args) => query::report(args).await,
+        Command::Report(args) => report::run(*args).await,
         Command::Query(args) => query::query(args).await,
         Command::Migrate(args) => migrate::run(args).await,
         #[cfg(all(feature = "emulator", feature = "embedded-db"))]

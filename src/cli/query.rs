@@ -1,4 +1,4 @@
-//! `swr-sync query`, `swr-sync report` and `swr-sync status`: read-only SQL.
+//! `swr-sync query` and `swr-sync status`: read-only SQL.
 
 use std::io::{self, BufWriter, Write};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use super::exit::{Exit, Failure};
 use super::settings::DatabaseArgs;
 use crate::database::reader::{self, ReadError};
-use crate::report::{self, CsvSink, Format, JsonSink, REPORTS, TableSink};
+use crate::report::{CsvSink, Format, JsonSink, TableSink, quoted};
 use crate::store::{ListingAge, listing_ages};
 
 /// Arguments of `query`.
@@ -19,24 +19,6 @@ pub(super) struct QueryArgs {
     /// Form of the result
     #[arg(long, value_name = "FORM", default_value = "table")]
     format: Format,
-    #[command(flatten)]
-    database: DatabaseArgs,
-}
-
-/// Arguments of `report`.
-#[derive(Debug, clap::Args)]
-pub(super) struct ReportArgs {
-    /// The report; without it, the reports are listed
-    name: Option<String>,
-    /// Form of the result
-    #[arg(long, value_name = "FORM", default_value = "table")]
-    format: Format,
-    /// Rows to print; 0 for all
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    limit: u64,
-    /// Print the query instead of running it
-    #[arg(long)]
-    sql: bool,
     #[command(flatten)]
     database: DatabaseArgs,
 }
@@ -70,36 +52,6 @@ pub(super) async fn query(args: QueryArgs) -> Result<Exit, Failure> {
     let open = database.open().await?;
     let mut connection = open.database.connect().await?;
     print(&mut connection, &sql, format).await?;
-    Ok(Exit::Success)
-}
-
-pub(super) async fn report(args: ReportArgs) -> Result<Exit, Failure> {
-    let ReportArgs {
-        name,
-        format,
-        limit,
-        sql,
-        database,
-    } = args;
-    let Some(name) = name else { return list() };
-    let Some(report) = report::find(&name) else {
-        let names: Vec<&str> = REPORTS.iter().map(|report| report.name).collect();
-        return Err(
-            Failure::new(Exit::Usage, format!("there is no report `{name}`"))
-                .hint(format!("reports are: {}", names.join(", "))),
-        );
-    };
-    let text = match limit {
-        0 => report.sql.to_owned(),
-        limit => format!("{}\nlimit {limit}", report.sql),
-    };
-    if sql {
-        return write_stdout(&format!("{text};\n"));
-    }
-    let open = database.open().await?;
-    open.database.check().await?;
-    let mut connection = open.database.connect().await?;
-    print(&mut connection, &text, format).await?;
     Ok(Exit::Success)
 }
 
@@ -202,25 +154,8 @@ async fn check_age(
     ))
 }
 
-/// A literal of SQL.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
-}
-
-fn list() -> Result<Exit, Failure> {
-    let width = REPORTS
-        .iter()
-        .map(|report| report.name.len())
-        .max()
-        .unwrap_or(0);
-    let lines: String = REPORTS
-        .iter()
-        .map(|report| format!("{:width$}  {}\n", report.name, report.question))
-        .collect();
-    write_stdout(&lines)
-}
-
-fn write_stdout(text: &str) -> Result<Exit, Failure> {
+/// Prints text on stdout.
+pub(super) fn write_stdout(text: &str) -> Result<Exit, Failure> {
     written(io::stdout().write_all(text.as_bytes()))?;
     Ok(Exit::Success)
 }

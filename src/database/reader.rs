@@ -75,9 +75,11 @@ pub async fn read(
         .await
         .map_err(ReadError::Query)?;
     transaction
-        // All rows are wanted, so a plan for the first ones would be the wrong one.
+        // All rows are wanted, so a plan for the first ones would be the wrong one. Compiling
+        // takes longer than running, and sorts and hashes are large.
         .execute(
-            "set local search_path = swr_report, swr, public; set local cursor_tuple_fraction = 1",
+            "set local search_path = swr_report, swr, public; set local cursor_tuple_fraction = 1;
+             set local jit = off; set local work_mem = '64MB'",
         )
         .await
         .map_err(ReadError::Query)?;

@@ -1,19 +1,41 @@
 //! Reports: questions about the registry, and the views that answer them.
 
+mod filter;
 mod render;
 
+pub(crate) use filter::quoted;
+pub use filter::{Filter, FilterError, FilterValues};
 pub use render::{CsvSink, Format, JsonSink, TableSink};
 
 /// A question and the query that answers it.
 #[derive(Debug, Clone, Copy)]
 pub struct Report {
-    /// The name on the command line; also the view's.
+    /// The name on the command line; also the view's or function's.
     pub name: &'static str,
     /// What it answers.
     pub question: &'static str,
-    /// The columns worth reading in a terminal, the view, and the order of rows.
+    /// The columns worth reading in a terminal, and the view; or the function, whose arguments
+    /// are filters: `{digests}`, `{older-than}`, `{at}`.
     pub sql: &'static str,
+    /// The order of rows.
+    pub order_by: &'static str,
+    /// What it can be narrowed down by.
+    pub filters: &'static [Filter],
 }
+
+const PLACE: &[Filter] = &[Filter::Instance, Filter::Namespace, Filter::Repository];
+const ARTIFACT: &[Filter] = &[
+    Filter::Instance,
+    Filter::Namespace,
+    Filter::Repository,
+    Filter::Digest,
+];
+const UNUSED: &[Filter] = &[
+    Filter::Instance,
+    Filter::Namespace,
+    Filter::Repository,
+    Filter::OlderThan,
+];
 
 /// All reports, in the order of the list.
 pub const REPORTS: &[Report] = &[
@@ -21,71 +43,184 @@ pub const REPORTS: &[Report] = &[
         name: "artifact",
         question: "What is in the registry?",
         sql: "select instance, namespace, repository, digest, tags, type, size_bytes, pushed_at, pulled_at, build_history, build_steps
-from swr_report.artifact
-order by pushed_at desc nulls last, artifact_id",
+from swr_report.artifact",
+        order_by: "pushed_at desc nulls last, artifact_id",
+        filters: ARTIFACT,
     },
     Report {
         name: "tag",
         question: "What does each tag point to?",
         sql: "select instance, namespace, repository, tag, digest, size_bytes, pushed_at, pulled_at
-from swr_report.tag
-order by instance, namespace, repository, tag",
+from swr_report.tag",
+        order_by: "instance, namespace, repository, tag",
+        filters: ARTIFACT,
+    },
+    Report {
+        name: "tag_at",
+        question: "What did each tag point to at a given time (--at; now if none is given)?",
+        sql: "select instance, namespace, repository, tag, digest, size_bytes, valid_from, valid_to
+from swr_report.tag_at({at})",
+        order_by: "instance, namespace, repository, tag",
+        filters: &[
+            Filter::Instance,
+            Filter::Namespace,
+            Filter::Repository,
+            Filter::Digest,
+            Filter::At,
+        ],
     },
     Report {
         name: "build_history",
         question: "How was each image built?",
         sql: "select instance, namespace, repository, digest, position, created_at, empty_layer, layer_size_bytes, command
-from swr_report.build_history
-order by instance, namespace, repository, digest, artifact_id, position",
+from swr_report.build_history",
+        // The order of a key, so that the first rows are there at once.
+        order_by: "instance_id, artifact_id, position",
+        filters: ARTIFACT,
+    },
+    Report {
+        name: "storage_by_namespace",
+        question: "Which namespaces take the space, and how much of it do they share?",
+        sql: "select instance, namespace, repositories, artifacts, logical_bytes, layer_bytes, shared_bytes, exclusive_bytes, unknown_bytes, last_pushed_at, last_pulled_at
+from swr_report.storage_by_namespace",
+        order_by: "exclusive_bytes desc, instance, namespace",
+        filters: &[Filter::Instance, Filter::Namespace],
     },
     Report {
         name: "storage_by_repository",
         question: "Which repositories take the space, and how much of it do they share?",
-        sql: "select instance, namespace, repository, artifacts, logical_bytes, layer_bytes, exclusive_bytes, last_pushed_at, last_pulled_at
-from swr_report.storage_by_repository
-order by exclusive_bytes desc, instance, namespace, repository",
+        sql: "select instance, namespace, repository, artifacts, logical_bytes, layer_bytes, shared_bytes, exclusive_bytes, unknown_bytes, last_pushed_at, last_pulled_at
+from swr_report.storage_by_repository",
+        order_by: "exclusive_bytes desc, instance, namespace, repository",
+        filters: PLACE,
+    },
+    Report {
+        name: "artifact_size",
+        question: "How big is each artifact really, and what would deleting it free?",
+        sql: "select instance, namespace, repository, digest, tags, total_bytes, layers, layer_bytes, shared_bytes, exclusive_bytes, pushed_at
+from swr_report.artifact_size",
+        order_by: "exclusive_bytes desc nulls last, artifact_id",
+        filters: ARTIFACT,
+    },
+    Report {
+        name: "layer_usage",
+        question: "Which layers are shared by how many artifacts and repositories?",
+        sql: "select instance, layer_digest, size_bytes, artifacts, repositories, saved_bytes
+from swr_report.layer_usage",
+        order_by: "saved_bytes desc nulls last, instance, layer_digest",
+        filters: &[Filter::Instance],
+    },
+    Report {
+        name: "reclaimable",
+        question: "What would deleting these digests together free (--digest, once for each)?",
+        sql: "select instance, artifacts, logical_bytes, layers, reclaimable_bytes, unknown_bytes
+from swr_report.reclaimable({digests})",
+        order_by: "instance",
+        filters: &[Filter::Instance, Filter::Digest],
     },
     Report {
         name: "stale_artifact",
         question: "What was neither pushed nor pulled for 90 days?",
         sql: "select instance, namespace, repository, digest, tags, size_bytes, pushed_at, pulled_at
-from swr_report.stale_artifact('90 days')
-order by size_bytes desc nulls last, artifact_id",
+from swr_report.stale_artifact({older-than})",
+        order_by: "size_bytes desc nulls last, artifact_id",
+        filters: UNUSED,
+    },
+    Report {
+        name: "untagged_artifact",
+        question: "What does no tag name?",
+        sql: "select instance, namespace, repository, digest, type, size_bytes, exclusive_bytes, may_be_in_index, last_used_at
+from swr_report.untagged_artifact",
+        order_by: "exclusive_bytes desc nulls last, artifact_id",
+        filters: UNUSED,
+    },
+    Report {
+        name: "duplicate_artifact",
+        question: "Which digests are in several repositories?",
+        sql: "select instance, digest, type, repositories, size_bytes, repeated_bytes, places
+from swr_report.duplicate_artifact",
+        order_by: "repeated_bytes desc nulls last, instance, digest",
+        filters: &[Filter::Instance, Filter::Digest],
+    },
+    Report {
+        name: "base_image",
+        question: "Which artifact is the exact base of which?",
+        sql: "select instance, namespace, repository, digest, tags, base_namespace, base_repository, base_tags, base_digest, base_layers, layers
+from swr_report.base_image",
+        order_by: "instance, namespace, repository, artifact_id",
+        filters: ARTIFACT,
+    },
+    Report {
+        name: "unknown_base",
+        question: "Which bases that the registry does not hold are in use?",
+        sql: "select instance, layers, layer_bytes, artifacts, repositories, example_namespace, example_repository, example_digest, last_pushed_at
+from swr_report.unknown_base",
+        order_by: "repositories desc, artifacts desc, instance, chain_id",
+        filters: &[Filter::Instance],
+    },
+    Report {
+        name: "built_on",
+        question: "What must be rebuilt when a base changes (--digest)?",
+        sql: "select base_digest, instance, namespace, repository, digest, tags, is_direct, pushed_at, pulled_at
+from unnest({digests}) as base (base_digest) cross join lateral swr_report.built_on(base_digest)",
+        order_by: "base_digest, instance, namespace, repository, artifact_id",
+        filters: ARTIFACT,
     },
     Report {
         name: "tag_move",
         question: "Which tags moved or went away, and when?",
         sql: "select instance, namespace, repository, tag, moved_at, from_digest, to_digest
-from swr_report.tag_move
-order by moved_at desc, instance, namespace, repository, tag",
+from swr_report.tag_move",
+        order_by: "moved_at desc, instance, namespace, repository, tag",
+        filters: PLACE,
+    },
+    Report {
+        name: "change",
+        question: "What did each run find added, changed, moved or removed?",
+        sql: "select instance, run_id, change, namespace, repository, tag, digest, previous_digest, size_bytes, changed_at
+from swr_report.change",
+        order_by: "run_id desc, instance_id, artifact_id, change, tag",
+        filters: ARTIFACT,
+    },
+    Report {
+        name: "growth_by_day",
+        question: "How does the registry grow?",
+        sql: "select instance, namespace, day, pushes, pushed_bytes, removals, removed_bytes, artifacts, logical_bytes
+from swr_report.growth_by_day",
+        order_by: "day desc, instance, namespace",
+        filters: &[Filter::Instance, Filter::Namespace],
     },
     Report {
         name: "history_failure",
         question: "Which build histories are missing, and why?",
         sql: "select instance, namespace, repository, digest, outcome, http_status, error_code, error_message, waiting_since, attempts, next_attempt_at
-from swr_report.history_failure
-order by waiting_since, instance, namespace, repository, digest",
+from swr_report.history_failure",
+        order_by: "waiting_since, instance, namespace, repository, digest",
+        filters: ARTIFACT,
     },
     Report {
         name: "freshness",
         question: "How old is what I see?",
         sql: "select instance, last_published_at, as_of, age, failures_since, last_error, histories_waiting
-from swr_report.freshness
-order by instance",
+from swr_report.freshness",
+        order_by: "instance",
+        filters: &[Filter::Instance],
     },
     Report {
         name: "data_issue",
         question: "What could not be stored as it came?",
         sql: "select instance, \"table\", row_key, field, action, original, first_seen_at, first_seen_run_id
-from swr_report.data_issue
-order by first_seen_at desc, instance, \"table\", row_key, field, action",
+from swr_report.data_issue",
+        order_by: "first_seen_at desc, instance, \"table\", row_key, field, action",
+        filters: &[Filter::Instance],
     },
     Report {
         name: "verification",
         question: "Does the mirror agree with the registry?",
         sql: "select instance, verified_at, outcome, artifacts_compared, tags_compared, histories_compared, corrupt, changed, unlisted, differences
-from swr_report.verification
-order by verified_at desc, instance",
+from swr_report.verification",
+        order_by: "verified_at desc, instance",
+        filters: &[Filter::Instance],
     },
 ];
 

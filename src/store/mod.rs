@@ -5,6 +5,7 @@
 
 mod content;
 mod history;
+mod layering;
 mod lock;
 mod publish;
 mod readiness;

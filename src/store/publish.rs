@@ -8,7 +8,7 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection};
 
-use super::{Doing, InstanceLock, Run, RunEnd, StoreError, save_progress, to_micros};
+use super::{Doing, InstanceLock, Run, RunEnd, StoreError, layering, save_progress, to_micros};
 use crate::clock::Clock;
 use crate::data_issue::Action;
 use crate::run::{RunCounters, RunOutcome};
@@ -208,11 +208,14 @@ async fn apply(
     rows += update_repositories(connection, run).await?;
     rows += remove_repositories(connection, run, listing, doubt).await?;
 
+    let taken_out = layering::take_out(connection, run).await?;
+    let changes_recorded = record_artifact_changes(connection, run).await?;
     let inserted = insert_artifacts(connection, run).await?;
     let returned = restore_artifacts(connection, run).await?;
     let artifacts_changed = update_artifacts(connection, run).await?;
     let artifacts_removed = remove_artifacts(connection, run, listing, doubt).await?;
-    rows += inserted + returned + artifacts_changed + artifacts_removed;
+    rows += inserted + returned + artifacts_changed + artifacts_removed + changes_recorded;
+    layering::take_in(connection, run, taken_out, changes_recorded > 0).await?;
 
     let tags_moved = close_moved_tags(connection, run, listing).await?;
     let tags_removed = close_removed_tags(connection, run, listing, doubt).await?;
@@ -400,7 +403,8 @@ pub async fn analyze(lock: &mut InstanceLock) -> Result<(), StoreError> {
     }
     sqlx::query!(
         "analyze swr.artifact, swr.tag, swr.tag_history, swr.repository, swr.manifest, swr.build_step,
-                 swr.command, swr.layer, swr.media_type"
+                 swr.command, swr.layer, swr.media_type, swr.artifact_layering, swr.repository_layer,
+                 swr.repository_layering, swr.namespace_layering"
     )
     .execute(lock.connection())
     .await
@@ -665,6 +669,50 @@ async fn remove_repositories(
     .execute(connection)
     .await
     .doing("mark removed repositories")?;
+    Ok(result.rows_affected())
+}
+
+/// Keeps what an update or a return is about to overwrite. A pull is left out: its time is all
+/// that changes, and it changes all the time.
+async fn record_artifact_changes(
+    connection: &mut PgConnection,
+    run: Run,
+) -> Result<u64, StoreError> {
+    let result = sqlx::query!(
+        "insert into swr.artifact_change (instance_id, artifact_id, run_id, change, previous)
+         select $1, a.artifact_id, $2, case when a.removed_at is null then 'changed' else 'restored' end,
+                (
+                    select jsonb_object_agg(o.key, o.value)
+                    from jsonb_each(jsonb_build_object(
+                        'repository_id', a.repository_id, 'namespace_id', a.namespace_id,
+                        'size_bytes', a.size_bytes, 'pushed_at', a.pushed_at, 'digest', a.digest, 'type', a.type,
+                        'media_type', a.media_type, 'manifest_media_type', a.manifest_media_type,
+                        'repository_name', a.repository_name, 'extra', a.extra,
+                        'removed_at', a.removed_at, 'removed_run_id', a.removed_run_id
+                    )) o
+                    join jsonb_each(jsonb_build_object(
+                        'repository_id', s.repository_id, 'namespace_id', s.namespace_id,
+                        'size_bytes', s.size_bytes, 'pushed_at', s.pushed_at, 'digest', s.digest, 'type', s.type,
+                        'media_type', s.media_type, 'manifest_media_type', s.manifest_media_type,
+                        'repository_name', s.repository_name, 'extra', s.extra,
+                        'removed_at', null, 'removed_run_id', null
+                    )) n on n.key = o.key
+                    where o.value <> n.value
+                )
+         from swr.artifact a
+         join swr.staged_artifact s on s.instance_id = $1 and s.run_id = $2 and s.artifact_id = a.artifact_id
+         where a.instance_id = $1
+           and (a.repository_id, a.namespace_id, a.size_bytes, a.pushed_at, a.digest, a.type, a.media_type,
+                a.manifest_media_type, a.repository_name, a.extra, a.removed_at)
+               is distinct from
+               (s.repository_id, s.namespace_id, s.size_bytes, s.pushed_at, s.digest, s.type, s.media_type,
+                s.manifest_media_type, s.repository_name, s.extra, null)",
+        run.instance_id,
+        run.run_id
+    )
+    .execute(connection)
+    .await
+    .doing("record changes of artifacts")?;
     Ok(result.rows_affected())
 }
 

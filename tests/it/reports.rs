@@ -4,10 +4,16 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use swr_sync::clock::Clock;
 use swr_sync::emulator::{ArtifactSpec, Digest, ManifestKind, RequestKind, World};
-use swr_sync::report::{self, REPORTS};
+use swr_sync::report::{self, FilterValues, REPORTS};
 
 use crate::support::database::TestDatabase;
 use crate::support::mirror::{Mirror, start_of_time};
+
+mod bases;
+mod cleanup;
+mod generated;
+mod history;
+mod storage;
 
 /// The digest that repeats these two digits; results show the two alone.
 fn digest(digits: &str) -> String {
@@ -129,7 +135,9 @@ fn shop() -> World {
 async fn rows(database: &TestDatabase, sql: &str) -> Vec<String> {
     let sql = format!("set time zone 'UTC'; {sql}");
     let mut text = database.snapshot(&sql).await;
-    for digits in ["b1", "b2", "b3", "b4", "c0", "d0", "d1", "d2", "d3", "d4"] {
+    for digits in [
+        "b1", "b2", "b3", "b4", "c0", "d0", "d1", "d2", "d3", "d4", "d5", "d6",
+    ] {
         text = text.replace(&digest(digits), digits);
     }
     text.lines().map(str::to_owned).collect()
@@ -140,8 +148,14 @@ async fn check(database: &TestDatabase, sql: &str, expected: &[&str]) {
     assert_eq!(rows, expected, "{sql}");
 }
 
+/// A report's query without filters.
+fn query(name: &str) -> String {
+    let report = report::find(name).unwrap();
+    report.query(&FilterValues::default(), 0).unwrap()
+}
+
 async fn check_report(mirror: &Mirror, name: &str, expected: &[&str]) {
-    check(&mirror.database, report::find(name).unwrap().sql, expected).await;
+    check(&mirror.database, &query(name), expected).await;
 }
 
 #[tokio::test]
@@ -225,6 +239,11 @@ async fn build_history_shows_how_each_image_was_built() {
     let expected = [
         "demo | base | os | d0 | 1 | 2026-01-02 03:04:05+00 | f | 1000 | ADD rootfs.tar.xz /",
         "demo | base | os | d0 | 2 | 2026-01-02 02:04:05.123456+00 | t | NULL | CMD [\"sh\"]",
+        "demo | shop | web/front | d1 | 1 | 2026-01-02 03:04:05+00 | f | 1000 | ADD rootfs.tar.xz /",
+        "demo | shop | web/front | d1 | 2 | 2026-01-02 02:04:05.123456+00 | t | NULL | CMD [\"sh\"]",
+        // The command has a line break.
+        "demo | shop | web/front | d1 | 3 | 2026-01-02 03:04:05+00 | f | 200 | RUN make \\",
+        "\tall",
         "demo | shop | api | d2 | 1 | 2026-01-02 03:04:05+00 | f | 1000 | ADD rootfs.tar.xz /",
         "demo | shop | api | d2 | 2 | 2026-01-02 02:04:05.123456+00 | t | NULL | CMD [\"sh\"]",
         "demo | shop | api | d2 | 3 | 2026-01-02 03:04:05+00 | f | 30 | COPY api /bin/",
@@ -234,11 +253,6 @@ async fn build_history_shows_how_each_image_was_built() {
         "demo | shop | api | d3 | 4 | NULL | f | 4 | NULL",
         "demo | shop | mirror | d0 | 1 | 2026-01-02 03:04:05+00 | f | 1000 | ADD rootfs.tar.xz /",
         "demo | shop | mirror | d0 | 2 | 2026-01-02 02:04:05.123456+00 | t | NULL | CMD [\"sh\"]",
-        "demo | shop | web/front | d1 | 1 | 2026-01-02 03:04:05+00 | f | 1000 | ADD rootfs.tar.xz /",
-        "demo | shop | web/front | d1 | 2 | 2026-01-02 02:04:05.123456+00 | t | NULL | CMD [\"sh\"]",
-        // The command has a line break.
-        "demo | shop | web/front | d1 | 3 | 2026-01-02 03:04:05+00 | f | 200 | RUN make \\",
-        "\tall",
     ];
     check_report(&mirror, "build_history", &expected).await;
     let rest = "select position, created_at_ns, layer_digest, layer_media_type, extra
@@ -274,10 +288,10 @@ async fn storage_by_repository_counts_shared_layers_once() {
     // What is exclusive to `api` are b3 and b4, and b1 is nobody's own:
     // logical 1130 + 1134 + 77, after sharing 1000 + 30 + 4, exclusive 30 + 4.
     let expected = [
-        "demo | shop | web/front | 1 | 1300 | 1200 | 200 | 2026-03-01 13:00:00+00 | NULL",
-        "demo | shop | api | 3 | 2341 | 1034 | 34 | 2026-03-01 16:00:00+00 | NULL",
-        "demo | base | os | 1 | 1100 | 1000 | 0 | 2026-03-01 12:00:00+00 | 2026-03-01 21:00:00+00",
-        "demo | shop | mirror | 1 | 1100 | 1000 | 0 | 2026-03-01 17:00:00+00 | NULL",
+        "demo | shop | web/front | 1 | 1300 | 1200 | 1000 | 200 | 0 | 2026-03-01 13:00:00+00 | NULL",
+        "demo | shop | api | 3 | 2341 | 1034 | 1000 | 34 | 77 | 2026-03-01 16:00:00+00 | NULL",
+        "demo | base | os | 1 | 1100 | 1000 | 1000 | 0 | 0 | 2026-03-01 12:00:00+00 | 2026-03-01 21:00:00+00",
+        "demo | shop | mirror | 1 | 1100 | 1000 | 1000 | 0 | 0 | 2026-03-01 17:00:00+00 | NULL",
     ];
     check_report(&mirror, "storage_by_repository", &expected).await;
 
@@ -292,7 +306,8 @@ async fn storage_by_repository_counts_shared_layers_once() {
     });
     mirror.sync().await;
     // d2 and the chart are left, and b1 is now theirs alone.
-    let expected = ["demo | shop | api | 2 | 1207 | 1030 | 1030 | 2026-03-01 16:00:00+00 | NULL"];
+    let expected =
+        ["demo | shop | api | 2 | 1207 | 1030 | 0 | 1030 | 77 | 2026-03-01 16:00:00+00 | NULL"];
     check_report(&mirror, "storage_by_repository", &expected).await;
 }
 
@@ -351,11 +366,7 @@ async fn stale_artifact_shows_what_was_neither_pushed_nor_pulled_for_that_long()
     check(&mirror.database, &stale("'300 days'"), &[]).await;
 
     // The report's own question is for 90 days, largest first.
-    let report = rows(
-        &mirror.database,
-        report::find("stale_artifact").unwrap().sql,
-    )
-    .await;
+    let report = rows(&mirror.database, &query("stale_artifact")).await;
     let digests: Vec<_> = report
         .iter()
         .map(|row| row.split(" | ").nth(3).unwrap())
@@ -424,7 +435,7 @@ async fn tag_move_shows_where_tags_went_and_when() {
         "demo | shop | web/front | v1 | d1 | NULL | 2 | when it was seen",
     ];
     check(&mirror.database, &moves, &expected).await;
-    let report = rows(&mirror.database, report::find("tag_move").unwrap().sql).await;
+    let report = rows(&mirror.database, &query("tag_move")).await;
     assert_eq!(report.len(), 5);
     assert!(
         report[0].starts_with("demo | shop | api | stable | "),
@@ -496,7 +507,7 @@ async fn freshness_shows_how_old_the_picture_is_and_what_failed_since() {
         &["demo | 5 | t | t | t | 0 | 1 | NULL"],
     )
     .await;
-    let report = self::rows(&mirror.database, report::find("freshness").unwrap().sql).await;
+    let report = self::rows(&mirror.database, &query("freshness")).await;
     assert_eq!(report.len(), 1);
 }
 
@@ -536,7 +547,14 @@ async fn what_the_catalog_does_not_name_has_the_names_of_the_artifact_list() {
     mirror
         .emulator
         .with_world(|world| world.delete_artifact(id));
-    for view in ["artifact", "tag", "build_history", "storage_by_repository"] {
+    for view in [
+        "artifact",
+        "tag",
+        "build_history",
+        "storage_by_repository",
+        "artifact_size",
+        "base_image",
+    ] {
         let names = format!(
             "select namespace, repository from swr_report.{view} where repository_id = 999"
         );

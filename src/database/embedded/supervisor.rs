@@ -38,10 +38,12 @@ const IMMEDIATE_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the server is always run with. Statements and their values stay out of
 /// the log: they hold what users have built.
-const SETTINGS: [&str; 8] = [
+const SETTINGS: [&str; 9] = [
     "listen_addresses=",
     "unix_socket_permissions=0700",
     "shared_buffers=128MB",
+    // Compiling a report's query takes longer than running it.
+    "jit=off",
     "logging_collector=off",
     "log_destination=stderr",
     "log_checkpoints=off",

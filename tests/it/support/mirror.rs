@@ -63,7 +63,7 @@ pub(crate) struct Mirror {
 }
 
 /// The tables that hold facts; an unchanged registry must leave them alone.
-pub(crate) const FACT_TABLES: [&str; 12] = [
+pub(crate) const FACT_TABLES: [&str; 17] = [
     "instance",
     "namespace",
     "repository",
@@ -76,6 +76,11 @@ pub(crate) const FACT_TABLES: [&str; 12] = [
     "layer",
     "media_type",
     "data_issue",
+    "artifact_change",
+    "artifact_layering",
+    "repository_layer",
+    "repository_layering",
+    "namespace_layering",
 ];
 
 impl Mirror {

@@ -1,0 +1,380 @@
+//! What artifacts share, for the reports: layers counted by repository, and bases.
+//!
+//! `swr.artifact_layering` has a row for each artifact that is counted in
+//! `swr.repository_layer`. Publish takes out the artifacts that go before it changes
+//! `swr.artifact`, and takes in those that came after it, whenever their history arrived. What
+//! follows from the counts is computed anew only if there were any, and written where it differs.
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{Doing, Run, StoreError};
+
+/// Artifacts that were taken out or in.
+#[derive(Debug, Default)]
+pub(super) struct Moved {
+    artifacts: i64,
+    /// The chains they begin with: only images with the same can have another base than before.
+    root_chain_ids: Vec<Uuid>,
+}
+
+/// Takes out the artifacts which this listing shows no more, or elsewhere.
+pub(super) async fn take_out(connection: &mut PgConnection, run: Run) -> Result<Moved, StoreError> {
+    let moved = sqlx::query!(
+        r#"with leaving as materialized (
+             select g.artifact_id, g.root_chain_id, a.repository_id, a.digest
+             from swr.artifact_layering g
+             join swr.artifact a on a.instance_id = $1 and a.artifact_id = g.artifact_id
+             where g.instance_id = $1
+               and not exists (
+                   select from swr.staged_artifact s
+                   where s.instance_id = $1 and s.run_id = $2 and s.artifact_id = a.artifact_id
+                     and s.repository_id = a.repository_id and s.digest = a.digest
+               )
+         ),
+         lost as materialized (
+             select repository_id, layer_id, count(*) as artifact_count, bit_xor(artifact_id) as artifact_id_xor
+             from (
+                 select distinct l.artifact_id, l.repository_id, s.layer_id
+                 from leaving l
+                 join swr.manifest m on m.instance_id = $1 and m.digest = l.digest
+                 cross join lateral unnest(m.build_step_ids) as e (build_step_id)
+                 join swr.build_step s on s.instance_id = $1 and s.build_step_id = e.build_step_id
+                 where s.layer_id is not null
+             ) x
+             group by repository_id, layer_id
+         ),
+         emptied as (
+             delete from swr.repository_layer k
+             using lost l
+             where k.instance_id = $1 and k.layer_id = l.layer_id and k.repository_id = l.repository_id
+               and k.artifact_count = l.artifact_count
+         ),
+         lowered as (
+             update swr.repository_layer k
+             set artifact_count = k.artifact_count - l.artifact_count,
+                 artifact_id_xor = k.artifact_id_xor # l.artifact_id_xor
+             from lost l
+             where k.instance_id = $1 and k.layer_id = l.layer_id and k.repository_id = l.repository_id
+               and k.artifact_count > l.artifact_count
+         ),
+         dropped as (
+             delete from swr.artifact_layering g
+             using leaving l
+             where g.instance_id = $1 and g.artifact_id = l.artifact_id
+         )
+         select count(*) as "artifacts!", array_agg(distinct root_chain_id) filter (where root_chain_id is not null)
+             as root_chain_ids
+         from leaving"#,
+        run.instance_id,
+        run.run_id
+    )
+    .fetch_one(connection)
+    .await
+    .doing("uncount the layers of removed artifacts")?;
+    Ok(Moved {
+        artifacts: moved.artifacts,
+        root_chain_ids: moved.root_chain_ids.unwrap_or_default(),
+    })
+}
+
+/// Takes in the artifacts whose history is stored and not counted yet, and brings up to date
+/// what follows from them and from those taken out. `has_changes` says whether artifacts changed
+/// otherwise, for one could be in another namespace now.
+pub(super) async fn take_in(
+    connection: &mut PgConnection,
+    run: Run,
+    taken_out: Moved,
+    has_changes: bool,
+) -> Result<(), StoreError> {
+    let taken_in = count_layers(connection, run).await?;
+    if taken_out.artifacts + taken_in.artifacts == 0 && !has_changes {
+        return Ok(());
+    }
+    let root_chain_ids = [taken_out.root_chain_ids, taken_in.root_chain_ids].concat();
+    update_bases(connection, run, &root_chain_ids).await?;
+    update_exclusive_bytes(connection, run).await?;
+    update_repositories(connection, run).await?;
+    update_namespaces(connection, run).await
+}
+
+async fn count_layers(connection: &mut PgConnection, run: Run) -> Result<Moved, StoreError> {
+    let moved = sqlx::query!(
+        r#"with entering as materialized (
+             select a.artifact_id, a.repository_id, m.build_step_ids
+             from swr.artifact a
+             join swr.manifest m on m.instance_id = $1 and m.digest = a.digest
+             where a.instance_id = $1 and a.removed_at is null and m.outcome = 'stored'
+               and not exists (
+                   select from swr.artifact_layering g where g.instance_id = $1 and g.artifact_id = a.artifact_id
+               )
+         ),
+         link as materialized (
+             select e.artifact_id, e.repository_id, u.position, s.layer_id, s.chain_id
+             from entering e
+             cross join lateral unnest(e.build_step_ids) with ordinality as u (build_step_id, position)
+             join swr.build_step s on s.instance_id = $1 and s.build_step_id = u.build_step_id
+             where s.layer_id is not null or not s.empty_layer
+         ),
+         held as materialized (
+             select distinct artifact_id, repository_id, layer_id
+             from link
+             where layer_id is not null
+         ),
+         counted as (
+             insert into swr.repository_layer as k
+                 (instance_id, artifact_count, repository_id, artifact_id_xor, layer_id)
+             select $1, count(*), repository_id, bit_xor(artifact_id), layer_id
+             from held
+             group by layer_id, repository_id
+             -- The order in which the reports read them.
+             order by layer_id, repository_id
+             on conflict (instance_id, layer_id, repository_id) do update
+             set artifact_count = k.artifact_count + excluded.artifact_count,
+                 artifact_id_xor = k.artifact_id_xor # excluded.artifact_id_xor
+         ),
+         summed as (
+             select h.artifact_id, count(*) as layer_count, sum(l.size_bytes) as layer_bytes
+             from held h
+             join swr.layer l on l.instance_id = $1 and l.layer_id = h.layer_id
+             group by h.artifact_id
+         ),
+         chain as (
+             select
+                 artifact_id,
+                 (array_agg(chain_id order by position))[1] as root_chain_id,
+                 (array_agg(chain_id order by position desc))[1] as chain_id
+             from link
+             group by artifact_id
+         ),
+         entered as (
+             insert into swr.artifact_layering
+                 (instance_id, layer_count, artifact_id, layer_bytes, exclusive_bytes, root_chain_id, chain_id)
+             select $1, coalesce(s.layer_count, 0), e.artifact_id, coalesce(s.layer_bytes, 0), 0, c.root_chain_id,
+                    c.chain_id
+             from entering e
+             left join summed s on s.artifact_id = e.artifact_id
+             left join chain c on c.artifact_id = e.artifact_id
+             returning root_chain_id
+         )
+         select count(*) as "artifacts!", array_agg(distinct root_chain_id) filter (where root_chain_id is not null)
+             as root_chain_ids
+         from entered"#,
+        run.instance_id
+    )
+    .fetch_one(connection)
+    .await
+    .doing("count the layers of new artifacts")?;
+    Ok(Moved {
+        artifacts: moved.artifacts,
+        root_chain_ids: moved.root_chain_ids.unwrap_or_default(),
+    })
+}
+
+/// Finds the base, and the longest shared chain, of each image that begins with one of these.
+async fn update_bases(
+    connection: &mut PgConnection,
+    run: Run,
+    root_chain_ids: &[Uuid],
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "with image as materialized (
+             -- A digest in several repositories is one image.
+             select a.digest, g.chain_id, min(g.artifact_id) as artifact_id
+             from swr.artifact_layering g
+             join swr.artifact a on a.instance_id = $1 and a.artifact_id = g.artifact_id
+             where g.instance_id = $1 and g.root_chain_id = any ($2)
+             group by a.digest, g.chain_id
+         ),
+         link as materialized (
+             select i.artifact_id, u.position, s.chain_id
+             from image i
+             join swr.manifest m on m.instance_id = $1 and m.digest = i.digest
+             cross join lateral unnest(m.build_step_ids) with ordinality as u (build_step_id, position)
+             join swr.build_step s on s.instance_id = $1 and s.build_step_id = u.build_step_id
+             where s.layer_id is not null or not s.empty_layer
+         ),
+         passing as materialized (
+             select chain_id, count(*) as images
+             from link
+             group by chain_id
+         ),
+         ending as (
+             select chain_id, count(*) as images
+             from image
+             group by chain_id
+         ),
+         node as (
+             select p.chain_id, p.images as passing, e.images as ending
+             from passing p
+             left join ending e on e.chain_id = p.chain_id
+         ),
+         found as (
+             select
+                 l.artifact_id,
+                 max(l.position) filter (where n.ending > 0 and l.chain_id <> i.chain_id) as base_position,
+                 -- More images pass here than have the whole of this one.
+                 max(l.position) filter (
+                     where n.passing > w.images or (l.chain_id = i.chain_id and n.ending > 1)
+                 ) as shared_position
+             from link l
+             join node n on n.chain_id = l.chain_id
+             join image i on i.artifact_id = l.artifact_id
+             join passing w on w.chain_id = i.chain_id
+             group by l.artifact_id
+         ),
+         fresh as (
+             select a.artifact_id, b.chain_id as base_chain_id, s.chain_id as shared_chain_id
+             from found f
+             join image i on i.artifact_id = f.artifact_id
+             join swr.artifact a on a.instance_id = $1 and a.digest = i.digest
+             left join link b on b.artifact_id = f.artifact_id and b.position = f.base_position
+             left join link s on s.artifact_id = f.artifact_id and s.position = f.shared_position
+         )
+         update swr.artifact_layering g
+         set base_chain_id = f.base_chain_id, shared_chain_id = f.shared_chain_id
+         from fresh f
+         where g.instance_id = $1 and g.artifact_id = f.artifact_id
+           and (g.base_chain_id, g.shared_chain_id) is distinct from (f.base_chain_id, f.shared_chain_id)",
+        run.instance_id,
+        root_chain_ids
+    )
+    .execute(connection)
+    .await
+    .doing("find the bases of images")?;
+    Ok(())
+}
+
+async fn update_exclusive_bytes(connection: &mut PgConnection, run: Run) -> Result<(), StoreError> {
+    sqlx::query!(
+        "with alone as (
+             -- A layer of one artifact, whose id the exclusive or is.
+             select layer_id, bit_xor(artifact_id_xor) as artifact_id
+             from swr.repository_layer
+             where instance_id = $1
+             group by layer_id
+             having sum(artifact_count) = 1
+         ),
+         summed as (
+             select a.artifact_id, sum(l.size_bytes) as size_bytes
+             from alone a
+             join swr.layer l on l.instance_id = $1 and l.layer_id = a.layer_id
+             group by a.artifact_id
+         ),
+         fresh as (
+             select g.artifact_id, coalesce(s.size_bytes, 0) as exclusive_bytes
+             from swr.artifact_layering g
+             left join summed s on s.artifact_id = g.artifact_id
+             where g.instance_id = $1
+         )
+         update swr.artifact_layering g
+         set exclusive_bytes = f.exclusive_bytes
+         from fresh f
+         where g.instance_id = $1 and g.artifact_id = f.artifact_id and g.exclusive_bytes <> f.exclusive_bytes",
+        run.instance_id
+    )
+    .execute(connection)
+    .await
+    .doing("sum the layers that are an artifact's alone")?;
+    Ok(())
+}
+
+async fn update_repositories(connection: &mut PgConnection, run: Run) -> Result<(), StoreError> {
+    sqlx::query!(
+        "with used as (
+             select layer_id, count(*) as repositories
+             from swr.repository_layer
+             where instance_id = $1
+             group by layer_id
+         ),
+         fresh as materialized (
+             select
+                 k.repository_id,
+                 count(*) as layer_count,
+                 coalesce(sum(l.size_bytes), 0) as layer_bytes,
+                 coalesce(sum(l.size_bytes) filter (where u.repositories = 1), 0) as exclusive_bytes
+             from swr.repository_layer k
+             join used u on u.layer_id = k.layer_id
+             join swr.layer l on l.instance_id = $1 and l.layer_id = k.layer_id
+             where k.instance_id = $1
+             group by k.repository_id
+         ),
+         dropped as (
+             delete from swr.repository_layering r
+             where r.instance_id = $1 and not exists (select from fresh f where f.repository_id = r.repository_id)
+         )
+         insert into swr.repository_layering (instance_id, layer_count, repository_id, layer_bytes, exclusive_bytes)
+         select $1, f.layer_count, f.repository_id, f.layer_bytes, f.exclusive_bytes
+         from fresh f
+         where not exists (
+             select from swr.repository_layering r
+             where r.instance_id = $1 and r.repository_id = f.repository_id and r.layer_count = f.layer_count
+               and r.layer_bytes = f.layer_bytes and r.exclusive_bytes = f.exclusive_bytes
+         )
+         on conflict (instance_id, repository_id) do update
+         set layer_count = excluded.layer_count,
+             layer_bytes = excluded.layer_bytes,
+             exclusive_bytes = excluded.exclusive_bytes",
+        run.instance_id
+    )
+    .execute(connection)
+    .await
+    .doing("sum the layers of repositories")?;
+    Ok(())
+}
+
+async fn update_namespaces(connection: &mut PgConnection, run: Run) -> Result<(), StoreError> {
+    sqlx::query!(
+        "with home as (
+             select a.repository_id, min(coalesce(a.namespace_id, r.namespace_id, 0)) as namespace_id
+             from swr.artifact_layering g
+             join swr.artifact a on a.instance_id = $1 and a.artifact_id = g.artifact_id
+             left join swr.repository r on r.instance_id = $1 and r.repository_id = a.repository_id
+             where g.instance_id = $1
+             group by a.repository_id
+         ),
+         held as materialized (
+             select distinct h.namespace_id, k.layer_id
+             from swr.repository_layer k
+             join home h on h.repository_id = k.repository_id
+             where k.instance_id = $1
+         ),
+         used as (
+             select layer_id, count(*) as namespaces
+             from held
+             group by layer_id
+         ),
+         fresh as materialized (
+             select
+                 h.namespace_id,
+                 count(*) as layer_count,
+                 coalesce(sum(l.size_bytes), 0) as layer_bytes,
+                 coalesce(sum(l.size_bytes) filter (where u.namespaces = 1), 0) as exclusive_bytes
+             from held h
+             join used u on u.layer_id = h.layer_id
+             join swr.layer l on l.instance_id = $1 and l.layer_id = h.layer_id
+             group by h.namespace_id
+         ),
+         dropped as (
+             delete from swr.namespace_layering n
+             where n.instance_id = $1 and not exists (select from fresh f where f.namespace_id = n.namespace_id)
+         )
+         insert into swr.namespace_layering (instance_id, layer_count, namespace_id, layer_bytes, exclusive_bytes)
+         select $1, f.layer_count, f.namespace_id, f.layer_bytes, f.exclusive_bytes
+         from fresh f
+         where not exists (
+             select from swr.namespace_layering n
+             where n.instance_id = $1 and n.namespace_id = f.namespace_id and n.layer_count = f.layer_count
+               and n.layer_bytes = f.layer_bytes and n.exclusive_bytes = f.exclusive_bytes
+         )
+         on conflict (instance_id, namespace_id) do update
+         set layer_count = excluded.layer_count,
+             layer_bytes = excluded.layer_bytes,
+             exclusive_bytes = excluded.exclusive_bytes",
+        run.instance_id
+    )
+    .execute(connection)
+    .await
+    .doing("sum the layers of namespaces")?;
+    Ok(())
+}
