@@ -37,8 +37,10 @@ pub(super) async fn synced() -> Mirror {
             world.set_now(now - TimeDelta::hours(14));
             world.evolve(round);
             let newest = push_api(world);
-            if round == 3 {
-                lose_history(world, &newest);
+            match round {
+                3 => lose_history(world, &newest),
+                4 => push_what_nobody_pulls(world),
+                _ => {}
             }
         });
         mirror.sync_at(now).await;
@@ -52,6 +54,14 @@ fn push_api(world: &mut World) -> Artifact {
     let api = world.add_repository("payments", "api");
     world.push(api).unwrap();
     world.push(api).unwrap()
+}
+
+fn push_what_nobody_pulls(world: &mut World) {
+    for (namespace, name) in [("search", "benchmark"), ("payments", "load-test")] {
+        let repository = world.add_repository(namespace, name);
+        world.push(repository).unwrap();
+        world.push(repository).unwrap();
+    }
 }
 
 /// For swr_report.history_failure.
