@@ -76,6 +76,14 @@ async fn answers_in_the_documentation_are_what_the_queries_give() {
     let mut stale = Vec::new();
     for file in PAGES {
         let mut page = Page::parse(file, &read(file));
+        for piece in page.pieces() {
+            if let Piece::Answer(sql) = piece {
+                assert!(
+                    !sql.contains("swr."),
+                    "{file}: the role for reports may not ask\n{sql}"
+                );
+            }
+        }
         page.answer(&mirror.database).await;
         stale.extend(settle(file, &page.text()));
     }

@@ -70,6 +70,7 @@ impl Page {
                 _ => match line.strip_prefix("## ") {
                     Some(heading) => {
                         section = heading;
+                        sql = None;
                         pieces.push(Piece::Heading(heading.to_owned()));
                     }
                     None => pieces.push(Piece::Line(line.to_owned())),
