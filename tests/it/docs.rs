@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use swr_sync::report;
+use swr_sync::report::{self, FilterValues};
 
 use crate::support::database::TestDatabase;
 
@@ -42,7 +42,10 @@ fn read(file: &str) -> String {
 /// Writes the file if that is asked for; else says where it differs, if it does.
 fn settle(file: &str, expected: &str) -> Option<String> {
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::write(path_of(file), expected).unwrap();
+        // Another test may be reading it.
+        let unfinished = path_of(&format!("{file}.new"));
+        std::fs::write(&unfinished, expected).unwrap();
+        std::fs::rename(&unfinished, path_of(file)).unwrap();
         return None;
     }
     let found = std::fs::read_to_string(path_of(file)).unwrap_or_default();
@@ -109,8 +112,10 @@ async fn every_report_has_a_section_in_the_documentation() {
         .iter()
         .filter(|name| !sections.contains(name.as_str()))
         .map(|name| {
-            let sql = report::find(name).map_or("select …", |report| report.sql);
-            format!("\n## {name}\n\n<!-- comment -->\n\n```sql\n{sql}\norder by …\nlimit 5;\n```\n\n<!-- answer -->\n")
+            let report = report::find(name);
+            let sql = report.and_then(|report| report.query(&FilterValues::default(), 5).ok());
+            let sql = sql.unwrap_or_else(|| format!("select … from swr_report.{name}(…)"));
+            format!("\n## {name}\n\n<!-- comment -->\n\n```sql\n{sql};\n```\n\n<!-- answer -->\n")
         })
         .collect();
     assert!(

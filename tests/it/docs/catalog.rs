@@ -219,7 +219,10 @@ const FUNCTIONS: &str = "
 
 /// The rows of a query of one JSON column.
 async fn rows<T: DeserializeOwned>(database: &TestDatabase, sql: &str) -> Vec<T> {
-    let sql = format!("select coalesce(json_agg(row), '[]') from ({sql}) as x (row)");
+    // Without a search path, definitions name schemas.
+    let sql = format!(
+        "set search_path = ''; select coalesce(json_agg(row), '[]') from ({sql}) as x (row)"
+    );
     let text = database.snapshot(&sql).await;
     serde_json::from_str(&text).unwrap()
 }
