@@ -49,7 +49,7 @@ pub(super) async fn synced() -> Mirror {
     mirror
 }
 
-/// A repository with a name, and as many pushes as its team is known for.
+/// Two builds of payments/api, whose `latest` follows them; the newer one.
 fn push_api(world: &mut World) -> Artifact {
     let api = world.add_repository("payments", "api");
     world.push(api).unwrap();
