@@ -198,7 +198,7 @@ pub(super) async fn print(
 }
 
 /// A query that is wrong is the user's; one whose connection broke is the database's.
-fn query_failure(error: ReadError) -> Failure {
+pub(super) fn query_failure(error: ReadError) -> Failure {
     let is_refused =
         matches!(&error, ReadError::Query(source) if source.as_database_error().is_some());
     if is_refused {
