@@ -16,6 +16,7 @@ pub(super) struct Charts {
     growth: Vec<Day>,
     usage: Vec<Usage>,
     bases: Vec<Base>,
+    findings: Vec<Finding>,
 }
 
 /// A rectangle of the treemap.
@@ -57,6 +58,14 @@ struct Base {
     name: String,
     images: i64,
     known: bool,
+}
+
+/// What a rule found.
+#[derive(Debug, Serialize)]
+struct Finding {
+    name: String,
+    severity: String,
+    commands: i64,
 }
 
 impl Charts {
@@ -110,12 +119,19 @@ impl Charts {
         let mut bases: Vec<Base> = known.chain(unknown).collect();
         bases.sort_by_key(|base| -base.images);
         bases.truncate(BARS);
+        let rules = data.findings.iter().flat_map(|found| &found.rules.rows);
+        let findings = rules.take(BARS).map(|rule| Finding {
+            name: rule.title.0.clone(),
+            severity: rule.severity.0.clone(),
+            commands: rule.commands,
+        });
         Charts {
             storage: storage(data, &name),
             sharing: sharing.collect(),
             growth: growth.collect(),
             usage: usage.collect(),
             bases,
+            findings: findings.collect(),
         }
     }
 

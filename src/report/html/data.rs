@@ -28,6 +28,14 @@ pub(super) struct Data {
     pub(super) stale: Top<Stale>,
     pub(super) bases: Top<Base>,
     pub(super) unknown_bases: Top<UnknownBase>,
+    /// None where the database does not examine build commands.
+    pub(super) findings: Option<Findings>,
+}
+
+/// What the rules found in build commands.
+pub(super) struct Findings {
+    pub(super) rules: Top<Rule>,
+    pub(super) commands: Top<Finding>,
 }
 
 impl Data {
@@ -85,6 +93,7 @@ impl Data {
                     limit,
                 )
                 .await?,
+            findings: reader.findings(limit).await?,
         };
         snapshot.end().await?;
         Ok(data)
@@ -106,6 +115,19 @@ struct Reader<'a, 'c> {
 }
 
 impl Reader<'_, '_> {
+    async fn findings(&mut self, limit: u64) -> Result<Option<Findings>, ReadError> {
+        let view: Top<View> = self.read(FINDING_VIEW, "name", 1).await?;
+        if view.rows.is_empty() {
+            return Ok(None);
+        }
+        let by_severity = "array_position(array['high', 'medium', 'low', 'info'], severity)";
+        let order = format!("{by_severity}, commands desc, rule");
+        let rules = self.read(RULES, &order, limit).await?;
+        let order = format!("{by_severity}, artifacts desc, instance, rule, command_id");
+        let commands = self.read(FINDINGS, &order, limit).await?;
+        Ok(Some(Findings { rules, commands }))
+    }
+
     async fn read<T: DeserializeOwned>(
         &mut self,
         sql: &str,
@@ -415,6 +437,53 @@ select instance, layers, layer_bytes, artifacts as images, repositories, example
        example_digest
 from swr_report.unknown_base
 where {only} and repositories > 1";
+
+#[derive(Debug, Deserialize)]
+struct View {}
+
+const FINDING_VIEW: &str = "
+select name
+from (select to_regclass('swr_report.build_command_finding') as name) v
+where name is not null";
+
+/// A rule that found something.
+#[derive(Debug, Deserialize)]
+pub(super) struct Rule {
+    pub(super) rule: Text,
+    pub(super) severity: Text,
+    pub(super) title: Text,
+    pub(super) why: Text,
+    pub(super) commands: i64,
+    pub(super) occurrences: i64,
+}
+
+const RULES: &str = "
+select rule, severity, title, why, count(*) as commands, sum(occurrences)::bigint as occurrences
+from swr_report.build_command_finding
+where {only}
+group by rule, severity, title, why";
+
+/// A command in which a rule found something; secrets in it are masked.
+#[derive(Debug, Deserialize)]
+pub(super) struct Finding {
+    pub(super) instance: Text,
+    pub(super) severity: Text,
+    pub(super) title: Text,
+    pub(super) command: Option<Text>,
+    pub(super) artifacts: i64,
+    pub(super) repositories: i64,
+    pub(super) origin_namespace: Option<Text>,
+    pub(super) origin_repository: Option<Text>,
+    pub(super) origin_digest: Text,
+    pub(super) origin_tags: Vec<Text>,
+    pub(super) origin_position: i64,
+}
+
+const FINDINGS: &str = "
+select instance, severity, rule, title, command, artifacts, repositories, origin_namespace, origin_repository,
+       origin_digest, origin_tags, origin_position, command_id
+from swr_report.build_command_finding
+where {only}";
 
 #[cfg(test)]
 mod tests {

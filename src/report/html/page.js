@@ -103,7 +103,7 @@
                 const color = node.shared ? look.shared : look.series[next++ % look.series.length];
                 const children = (node.children || []).map((child) => ({
                     ...child,
-                    itemStyle: child.shared ? { color: look.shared } : undefined,
+                    itemStyle: { color: child.shared ? look.shared : color, borderColor: 'rgba(255, 255, 255, 0.35)' },
                 }));
                 return { ...node, itemStyle: { color, borderColor: children.length ? color : look.card }, children };
             });
@@ -146,8 +146,8 @@
                     },
                     levels: [
                         { itemStyle: { gapWidth: 3, borderWidth: 0, borderColor: look.card }, upperLabel: { show: false } },
-                        { itemStyle: { gapWidth: 1, borderWidth: 2 } },
-                        { itemStyle: { gapWidth: 0, borderWidth: 0 } },
+                        { itemStyle: { gapWidth: 0, borderWidth: 1 } },
+                        { itemStyle: { gapWidth: 0, borderWidth: 0.5 } },
                     ],
                 }],
             };
@@ -200,7 +200,7 @@
                 ...more,
             });
             const pushed = byteTicks(largestOf(data.growth, (row) => Math.max(row.pushed, row.removed)), 2);
-            const hasRemovals = data.growth.some((row) => row.removed > 0);
+            const removed = largestOf(data.growth, (row) => row.removed);
             const size = { left: 76, right: 20 };
             return data.growth.length > 1 && {
                 ...base(look),
@@ -213,7 +213,7 @@
                     values(look, axisBytes, byteTicks(largestOf(data.growth, (row) => row.total), 3)),
                     values(look, (value) => axisBytes(Math.abs(value)), {
                         ...pushed,
-                        min: hasRemovals ? -pushed.max : 0,
+                        min: -Math.ceil(removed / pushed.interval) * pushed.interval,
                         gridIndex: 1,
                     }),
                 ],
@@ -273,6 +273,31 @@
                     barCategoryGap: '32%',
                     itemStyle: { color, borderRadius: [0, 2, 2, 0] },
                     data: data.bases.map((row) => (row.known === known ? row.images : null)),
+                })),
+            };
+        },
+        findings(look, width) {
+            const severities = [
+                ['high', look.series[3]],
+                ['medium', look.series[2]],
+                ['low', look.series[0]],
+                ['info', look.shared],
+            ];
+            return data.findings.length && {
+                ...base(look),
+                tooltip: tooltip(look, { formatter: ({ name, value }) => `${name}\n${count(value)} commands` }),
+                legend: legend(look, severities.map(([severity]) => severity)),
+                grid,
+                xAxis: values(look, count, { minInterval: 1 }),
+                yAxis: names(look, data.findings, nameLength(width) + 6),
+                series: severities.map(([severity, color]) => ({
+                    name: severity,
+                    type: 'bar',
+                    stack: 'severity',
+                    barMaxWidth: 18,
+                    barCategoryGap: '32%',
+                    itemStyle: { color, borderRadius: [0, 2, 2, 0] },
+                    data: data.findings.map((row) => (row.severity === severity ? row.commands : null)),
                 })),
             };
         },

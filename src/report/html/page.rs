@@ -5,7 +5,8 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::Options;
 use super::data::{
-    Base, Data, Day, Freshness, Layer, Stale, Storage, Text, Top, Totals, UnknownBase, Use,
+    Base, Data, Day, Finding, Findings, Freshness, Layer, Rule, Stale, Storage, Text, Top, Totals,
+    UnknownBase, Use,
 };
 use super::format;
 
@@ -55,6 +56,7 @@ pub(super) fn render(data: &Data, options: &Options, parts: &Parts) -> Markup {
                             (usage(data, options))
                             (bases(data, options))
                         }
+                        (findings(data, options))
                     }
                     (runs(data, options))
                 }
@@ -299,6 +301,41 @@ fn bases(data: &Data, options: &Options) -> Markup {
     }
 }
 
+fn findings(data: &Data, options: &Options) -> Markup {
+    let Some(Findings { rules, commands }) = &data.findings else {
+        return html! {};
+    };
+    html! {
+        section.card {
+            h2 { "Findings in build commands" }
+            p.lead {
+                "Distinct commands that carry secrets, or let others in. Secrets are masked here, but stand in the images."
+            }
+            @if rules.rows.is_empty() {
+                p.empty { "The rules found nothing." }
+            } @else {
+                (chart("findings", "Bars of the number of commands by rule and severity", ""))
+            }
+            (table(rules, options.limit, "Rules", true, false, &[
+                Column::severity(|row: &Rule| &row.severity),
+                Column::text("Found", |row| Some(row.title.clone())),
+                Column::text("Why it matters", |row| Some(row.why.clone())),
+                Column::count("Commands", |row| Some(row.commands)),
+                Column::count("Occurrences", |row| Some(row.occurrences)),
+            ]))
+            (table(commands, options.limit, "Commands", false, data.freshness.total > 1, &[
+                Column::severity(|row: &Finding| &row.severity),
+                Column::text("Found", |row| Some(row.title.clone())),
+                Column::text("Command", |row| row.command.clone()),
+                Column::count("Artifacts", |row| Some(row.artifacts)),
+                Column::count("Repositories", |row| Some(row.repositories)),
+                Column::text("Comes from", |row| Some(Text(row.origin()))),
+                Column::count("Step", |row| Some(row.origin_position)),
+            ]))
+        }
+    }
+}
+
 fn runs(data: &Data, options: &Options) -> Markup {
     html! {
         section.card {
@@ -317,13 +354,16 @@ fn runs(data: &Data, options: &Options) -> Markup {
 }
 
 impl Base {
-    /// `namespace/repository:tag`, or the digest where there is no tag.
     pub(super) fn label(&self) -> String {
         let place = place(&self.namespace, &self.repository);
-        match self.tags.first() {
-            Some(tag) => format!("{place}:{}", tag.0),
-            None => format!("{place}@{}", short(&self.digest.0)),
-        }
+        reference(&place, &self.tags, &self.digest)
+    }
+}
+
+impl Finding {
+    fn origin(&self) -> String {
+        let place = place(&self.origin_namespace, &self.origin_repository);
+        reference(&place, &self.origin_tags, &self.origin_digest)
     }
 }
 
@@ -352,6 +392,14 @@ fn place(namespace: &Option<Text>, repository: &Option<Text>) -> String {
         .map(|name| name.0.as_str())
         .collect();
     names.join("/")
+}
+
+/// `namespace/repository:tag`, or the digest where there is no tag.
+fn reference(place: &str, tags: &[Text], digest: &Text) -> String {
+    match tags.first() {
+        Some(tag) => format!("{place}:{}", tag.0),
+        None => format!("{place}@{}", short(&digest.0)),
+    }
 }
 
 /// As container tools show digests.
@@ -485,6 +533,24 @@ impl<T: 'static> Column<T> {
         })
     }
 
+    /// Sorted by how much it matters.
+    fn severity(value: fn(&T) -> &Text) -> Column<T> {
+        Column::new("Severity", Kind::Text, move |row| {
+            let Text(severity) = value(row);
+            let rank = match severity.as_str() {
+                "high" => 1,
+                "medium" => 2,
+                "low" => 3,
+                _ => 4,
+            };
+            Cell {
+                text: severity.clone(),
+                key: rank.to_string(),
+                title: None,
+            }
+        })
+    }
+
     /// The first tags, and how many more there are.
     fn tags(title: &'static str, value: fn(&T) -> &Vec<Text>) -> Column<T> {
         const SHOWN: usize = 3;
@@ -584,9 +650,25 @@ macro_rules! of_instance {
     };
 }
 
-of_instance!(Freshness, Storage, Layer, Use, Stale, Base, UnknownBase);
+of_instance!(
+    Freshness,
+    Storage,
+    Layer,
+    Use,
+    Stale,
+    Base,
+    UnknownBase,
+    Finding
+);
 
+/// Days and rules are of all instances.
 impl OfInstance for Day {
+    fn instance(&self) -> &str {
+        ""
+    }
+}
+
+impl OfInstance for Rule {
     fn instance(&self) -> &str {
         ""
     }
