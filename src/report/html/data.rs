@@ -449,7 +449,6 @@ where name is not null";
 /// A rule that found something.
 #[derive(Debug, Deserialize)]
 pub(super) struct Rule {
-    pub(super) rule: Text,
     pub(super) severity: Text,
     pub(super) title: Text,
     pub(super) why: Text,

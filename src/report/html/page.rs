@@ -314,7 +314,7 @@ fn findings(data: &Data, options: &Options) -> Markup {
             @if rules.rows.is_empty() {
                 p.empty { "The rules found nothing." }
             } @else {
-                (chart("findings", "Bars of the number of commands by rule and severity", ""))
+                (chart("findings", "Bars of the number of commands by rule and severity", "short"))
             }
             (table(rules, options.limit, "Rules", true, false, &[
                 Column::severity(|row: &Rule| &row.severity),
@@ -326,7 +326,9 @@ fn findings(data: &Data, options: &Options) -> Markup {
             (table(commands, options.limit, "Commands", false, data.freshness.total > 1, &[
                 Column::severity(|row: &Finding| &row.severity),
                 Column::text("Found", |row| Some(row.title.clone())),
-                Column::text("Command", |row| row.command.clone()),
+                Column::new("Command", Kind::Command, |row: &Finding| {
+                    row.command.as_ref().map_or_else(Cell::none, |command| Cell::of(command.0.clone()))
+                }),
                 Column::count("Artifacts", |row| Some(row.artifacts)),
                 Column::count("Repositories", |row| Some(row.repositories)),
                 Column::text("Comes from", |row| Some(Text(row.origin()))),
@@ -429,6 +431,7 @@ enum Kind {
     Number,
     Time,
     Code,
+    Command,
 }
 
 struct Column<T> {
@@ -592,6 +595,7 @@ where
         Kind::Number => Some("number"),
         Kind::Time => Some("time"),
         Kind::Code => Some("code"),
+        Kind::Command => Some("command"),
     };
     html! {
         details open[open] {
