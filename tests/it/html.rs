@@ -329,9 +329,6 @@ async fn a_registry_full_of_odd_values_has_a_page() {
         },
     });
     let database = synced(world).await;
-    // Sums of the storage views end at 2^63, which two such sizes pass.
-    let plain = "update swr.artifact set size_bytes = 1 where size_bytes > 1e15";
-    database.snapshot(plain).await;
     assert!(table(&page(&database, &[]).await, "Repositories").len() > 1);
     let Some(mut browser) = Browser::start().await else {
         return;

@@ -1,5 +1,6 @@
 //! What the charts draw, as the JSON block that the page's script reads.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -79,7 +80,7 @@ impl Charts {
             }
         };
         let mut by_size: Vec<&Storage> = data.namespaces.rows.iter().collect();
-        by_size.sort_by_key(|row| -row.logical_bytes);
+        by_size.sort_by_key(|row| Reverse(row.logical_bytes));
         let sharing = by_size.into_iter().take(BARS).map(|row| Sharing {
             name: name(&row.instance, &row.name),
             logical: row.logical_bytes,
@@ -117,7 +118,7 @@ impl Charts {
             known: false,
         });
         let mut bases: Vec<Base> = known.chain(unknown).collect();
-        bases.sort_by_key(|base| -base.images);
+        bases.sort_by_key(|base| Reverse(base.images));
         bases.truncate(BARS);
         let rules = data.findings.iter().flat_map(|found| &found.rules.rows);
         let findings = rules.take(BARS).map(|rule| Finding {
@@ -168,7 +169,7 @@ fn storage(data: &Data, name: &dyn Fn(&Text, &Option<Text>) -> String) -> Vec<No
         }
         let key = (&row.instance, &row.name);
         let mut children = repositories.remove(&key).unwrap_or_default();
-        let shown: i64 = children.iter().map(|child| child.value).sum();
+        let shown = total(&children);
         if row.exclusive_bytes > shown {
             children.push(Node {
                 name: match is_complete {
@@ -187,7 +188,7 @@ fn storage(data: &Data, name: &dyn Fn(&Text, &Option<Text>) -> String) -> Vec<No
             children,
         });
     }
-    let shown: i64 = nodes.iter().map(|node| node.value).sum();
+    let shown = total(&nodes);
     if data.totals.layer_bytes > shown {
         let is_complete = data.namespaces.rows.len() as u64 == data.namespaces.total;
         nodes.push(Node {
@@ -201,4 +202,10 @@ fn storage(data: &Data, name: &dyn Fn(&Text, &Option<Text>) -> String) -> Vec<No
         });
     }
     nodes
+}
+
+/// Ends at the largest number, as the sums of the reports do.
+fn total(nodes: &[Node]) -> i64 {
+    let values = nodes.iter().map(|node| node.value);
+    values.fold(0, i64::saturating_add)
 }

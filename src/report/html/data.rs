@@ -10,8 +10,9 @@ use sqlx::PgConnection;
 use super::super::filter::{Filter, quoted};
 use crate::database::reader::{ReadError, ResultColumn, RowSink, Snapshot};
 
-/// The repositories a treemap can show; smaller ones are a hair wide.
-const TREEMAP_REPOSITORIES: u64 = 300;
+/// What a treemap can show; smaller ones are a hair wide.
+const TREEMAP_NAMESPACES: u64 = 300;
+const TREEMAP_REPOSITORIES: u64 = 1000;
 
 /// The days a chart of growth shows.
 const GROWTH_DAYS: u64 = 400;
@@ -60,7 +61,11 @@ impl Data {
             freshness: reader.read(FRESHNESS, "instance", limit).await?,
             totals: totals.rows.into_iter().next().unwrap_or_default(),
             namespaces: reader
-                .read(NAMESPACES, "exclusive_bytes desc, instance, name", limit)
+                .read(
+                    NAMESPACES,
+                    "exclusive_bytes desc, instance, name",
+                    limit.max(TREEMAP_NAMESPACES),
+                )
                 .await?,
             repositories: reader
                 .read(
@@ -243,27 +248,27 @@ from (
         count(*) as namespaces,
         coalesce(sum(repositories), 0)::bigint as repositories,
         coalesce(sum(artifacts), 0)::bigint as artifacts,
-        coalesce(sum(logical_bytes), 0)::bigint as logical_bytes,
-        coalesce(sum(unknown_bytes), 0)::bigint as unknown_bytes
+        coalesce(swr.total_bytes(sum(logical_bytes)), 0) as logical_bytes,
+        coalesce(swr.total_bytes(sum(unknown_bytes)), 0) as unknown_bytes
     from swr_report.storage_by_namespace
     where {only}
 ) n
 cross join (
-    select count(*) as layers, coalesce(sum(size_bytes), 0)::bigint as layer_bytes
+    select count(*) as layers, coalesce(swr.total_bytes(sum(size_bytes)), 0) as layer_bytes
     from swr_report.layer_usage
     where {only}
 ) l
 cross join (
     select
         count(*) filter (where greatest(pushed_at, pulled_at) < now() - interval '90 days') as stale_artifacts,
-        coalesce(sum(total_bytes) filter (where greatest(pushed_at, pulled_at) < now() - interval '90 days'), 0)::bigint
+        coalesce(swr.total_bytes(sum(total_bytes) filter (where greatest(pushed_at, pulled_at) < now() - interval '90 days')), 0)
             as stale_bytes,
-        coalesce(sum(total_bytes), 0)::bigint as used_bytes
+        coalesce(swr.total_bytes(sum(total_bytes)), 0) as used_bytes
     from swr_report.artifact_size
     where {only}
 ) s
 cross join (
-    select count(*) as untagged_artifacts, coalesce(sum(exclusive_bytes), 0)::bigint as untagged_exclusive_bytes
+    select count(*) as untagged_artifacts, coalesce(swr.total_bytes(sum(exclusive_bytes)), 0) as untagged_exclusive_bytes
     from swr_report.untagged_artifact
     where {only}
 ) u
@@ -315,7 +320,7 @@ pub(super) struct Layer {
 
 const LAYERS: &str = "
 select instance, layer_digest as digest, size_bytes, artifacts::bigint as artifacts, repositories,
-       saved_bytes::bigint as saved_bytes
+       saved_bytes
 from swr_report.layer_usage
 where {only} and artifacts > 1";
 
@@ -335,11 +340,11 @@ const GROWTH: &str = "
 select
     day, pushes, pushed_bytes, removals, removed_bytes,
     (sum(pushes - removals) over (order by day))::bigint as artifacts,
-    (sum(pushed_bytes - removed_bytes) over (order by day))::bigint as logical_bytes
+    swr.total_bytes(sum(pushed_bytes::numeric - removed_bytes) over (order by day)) as logical_bytes
 from (
     select
-        day, sum(pushes)::bigint as pushes, sum(pushed_bytes)::bigint as pushed_bytes,
-        sum(removals)::bigint as removals, sum(removed_bytes)::bigint as removed_bytes
+        day, sum(pushes)::bigint as pushes, swr.total_bytes(sum(pushed_bytes)) as pushed_bytes,
+        sum(removals)::bigint as removals, swr.total_bytes(sum(removed_bytes)) as removed_bytes
     from swr_report.growth_by_day
     where {only} and day is not null
     group by day
@@ -363,15 +368,15 @@ pub(super) struct Use {
 const USE: &str = "
 select
     instance, namespace, count(*) as artifacts,
-    coalesce(sum(total_bytes), 0)::bigint as bytes,
-    coalesce(sum(total_bytes) filter (where unused_for <= interval '30 days'), 0)::bigint as month_bytes,
-    coalesce(sum(total_bytes) filter (where unused_for > interval '30 days' and unused_for <= interval '90 days'), 0)::bigint
+    coalesce(swr.total_bytes(sum(total_bytes)), 0) as bytes,
+    coalesce(swr.total_bytes(sum(total_bytes) filter (where unused_for <= interval '30 days')), 0) as month_bytes,
+    coalesce(swr.total_bytes(sum(total_bytes) filter (where unused_for > interval '30 days' and unused_for <= interval '90 days')), 0)
         as quarter_bytes,
-    coalesce(sum(total_bytes) filter (where unused_for > interval '90 days' and unused_for <= interval '365 days'), 0)::bigint
+    coalesce(swr.total_bytes(sum(total_bytes) filter (where unused_for > interval '90 days' and unused_for <= interval '365 days')), 0)
         as year_bytes,
-    coalesce(sum(total_bytes) filter (where unused_for > interval '365 days'), 0)::bigint as older_bytes,
+    coalesce(swr.total_bytes(sum(total_bytes) filter (where unused_for > interval '365 days')), 0) as older_bytes,
     count(*) filter (where unused_for > interval '90 days') as stale_artifacts,
-    coalesce(sum(total_bytes) filter (where unused_for > interval '90 days'), 0)::bigint as stale_bytes
+    coalesce(swr.total_bytes(sum(total_bytes) filter (where unused_for > interval '90 days')), 0) as stale_bytes
 from (
     select instance, instance_id, namespace, total_bytes, now() - greatest(pushed_at, pulled_at) as unused_for
     from swr_report.artifact_size

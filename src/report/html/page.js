@@ -97,7 +97,7 @@
             const label = ({ name, value }) => {
                 const room = (value / total) * width * height;
                 if (room < 2600) return '';
-                return room < 6000 ? name : `${name}\n${bytes(value)}`;
+                return room < 6000 ? name : `${name}\n${bytes(value).replace(/^(\d{3,})\.\d/, '$1')}`;
             };
             const colored = data.storage.map((node) => {
                 const color = node.shared ? look.shared : look.series[next++ % look.series.length];
