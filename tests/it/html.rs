@@ -44,7 +44,8 @@ fn world() -> World {
             };
             world.add_artifact(repository, spec).unwrap();
         };
-    add("base", "os", "d0", "12", 200, &[base.clone()]);
+    let steps = [base.clone()];
+    add("base", "os", "d0", "12", 200, &steps);
     let shared = layer("RUN make", "b2", 2);
     let steps = [base.clone(), shared.clone()];
     add("shop", "api", "d1", "v1", 20, &steps);
