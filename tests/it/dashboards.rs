@@ -473,3 +473,74 @@ fn seconds_of(time: &Value) -> f64 {
         other => panic!("{other} is no time"),
     }
 }
+
+/// The services of the compose file, each with its lines.
+fn services() -> BTreeMap<String, Vec<String>> {
+    let text = std::fs::read_to_string(root().join("docker-compose.yml")).unwrap();
+    let mut services: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut name = None;
+    let lines = text.lines().skip_while(|line| *line != "services:").skip(1);
+    for line in lines.take_while(|line| line.is_empty() || line.starts_with(' ')) {
+        let setting = line.trim_start();
+        if line.len() - setting.len() == 2 && !setting.starts_with('#') {
+            name = Some(setting.trim_end_matches(':').to_owned());
+        } else if let Some(name) = &name {
+            let lines = services.entry(name.clone()).or_default();
+            lines.push(setting.trim_start_matches("- ").to_owned());
+        }
+    }
+    services
+}
+
+#[test]
+fn the_demo_starts_grafana_only_when_asked_and_shows_it_to_this_machine_alone() {
+    let services = services();
+    for (name, lines) in &services {
+        let profiles = lines.iter().find(|line| line.starts_with("profiles:"));
+        let expected = (name == "grafana").then_some("profiles: [grafana]");
+        assert_eq!(profiles.map(String::as_str), expected, "{name}");
+    }
+    let grafana = &services["grafana"];
+    let is_set = |line: &str| grafana.iter().any(|set| set == line);
+    assert!(is_set("127.0.0.1:3000:3000"), "{grafana:?}");
+    assert!(is_set("GF_AUTH_ANONYMOUS_ORG_ROLE: Viewer"), "{grafana:?}");
+    // Grafana's own default is an administrator whose password everybody knows.
+    let no_administrator = "GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION: \"true\"";
+    assert!(is_set(no_administrator), "{grafana:?}");
+    assert!(is_set(
+        "SWR_REPORT_DATABASE_PASSWORD: ${SWR_REPORT_DATABASE_PASSWORD:-}"
+    ));
+}
+
+#[test]
+fn what_grafana_is_provisioned_with_is_there() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let grafana = &services()["grafana"];
+    let sources = read("dashboards/grafana/provisioning/datasources/swr-sync.yaml");
+    let variable = Regex::new(r"\$__env\{(\w+)\}").unwrap();
+    let variables: Vec<&str> = variable
+        .captures_iter(&sources)
+        .map(|found| found.extract::<1>().1[0])
+        .collect();
+    assert_eq!(variables.len(), 5);
+    for variable in variables {
+        let is_set = grafana
+            .iter()
+            .any(|line| line.starts_with(&format!("{variable}: ")));
+        assert!(is_set, "{variable} is not in {grafana:?}");
+    }
+    let provider = read("dashboards/grafana/provisioning/dashboards/swr-sync.yaml");
+    let path = provider
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("path: "));
+    let mounted = format!("./dashboards/grafana:{}:ro", path.unwrap());
+    assert!(
+        grafana.contains(&mounted),
+        "{mounted} is not in {grafana:?}"
+    );
+    let image = grafana
+        .iter()
+        .find_map(|line| line.strip_prefix("image: ${GRAFANA_IMAGE:-"));
+    let image = image.unwrap().trim_end_matches('}');
+    assert!(read("docs/grafana.md").contains(image), "{image}");
+}
