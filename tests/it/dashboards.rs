@@ -56,6 +56,11 @@ fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
         .unwrap_or_else(|| panic!("no list `{key}` in {value}"))
 }
 
+/// The data source that is chosen above the dashboard.
+fn by_variable() -> Value {
+    json!({"type": "grafana-postgresql-datasource", "uid": "${datasource}"})
+}
+
 /// The panels that show something.
 fn panels(dashboard: &Value) -> impl Iterator<Item = &Value> {
     let panels = list(dashboard, "panels").iter();
@@ -84,6 +89,7 @@ fn dashboards_are_what_grafana_can_load_side_by_side() {
         assert_eq!(variables[0]["type"], "datasource", "{file}");
         assert_eq!(variables[0]["query"], "grafana-postgresql-datasource");
         assert_eq!(variables[1]["name"], "instance", "{file}");
+        assert_eq!(variables[1]["datasource"], by_variable(), "{file}");
 
         let mut ids = BTreeSet::new();
         let mut taken = BTreeMap::new();
@@ -108,7 +114,7 @@ fn places(panel: &Value) -> impl Iterator<Item = (u64, u64)> {
 
 #[test]
 fn panels_name_no_data_source_of_their_own_and_say_what_they_show() {
-    let by_variable = json!({"type": "grafana-postgresql-datasource", "uid": "${datasource}"});
+    let by_variable = by_variable();
     for (file, dashboard) in &dashboards() {
         for panel in panels(dashboard) {
             let title = text(panel, "title");
