@@ -1,19 +1,15 @@
 //! `swr-sync query` and `swr-sync status`: read-only SQL.
 
+use std::error::Error;
 use std::io::{self, BufWriter, Write};
 use std::time::Duration;
 
 use super::exit::{Exit, Failure};
 use super::settings::DatabaseArgs;
-use crate::database::{
-    self,
-    reader::{ReadError, Reader},
-};
+use crate::database::hint;
+use crate::database::reader::{ReadError, Reader};
 use crate::report::{CsvSink, Format, JsonSink, TableSink, quoted};
 use crate::store::{ListingAge, listing_ages, within};
-
-const SILENT_HINT: &str = "see whether the server still runs and what holds it up, or allow more time with \
-                           --database-timeout";
 
 /// Arguments of `query`.
 #[derive(Debug, clap::Args)]
@@ -132,7 +128,7 @@ async fn check_age(
     let ages = listing_ages(reader.connection(), instance);
     let ages = within(limit, "see how old the listings are", ages)
         .await
-        .map_err(|error| Failure::new(Exit::Database, error).hint(SILENT_HINT))?;
+        .map_err(database_failure)?;
     let stale: Vec<String> = ages
         .iter()
         .filter_map(|ListingAge { instance, age }| match age {
@@ -202,19 +198,19 @@ pub(super) async fn print(reader: &mut Reader, sql: &str, format: Format) -> Res
 
 /// A query that is wrong is the user's; one that the database cannot answer is the database's.
 fn query_failure(error: ReadError) -> Failure {
-    if let ReadError::Silent { .. } = error {
-        return Failure::new(Exit::Database, error).hint(SILENT_HINT);
-    }
     if is_refused(&error) {
         return Failure::new(Exit::Usage, error)
             .hint("one select statement is taken, and it may not write; the schema is described in the comments of the tables");
     }
-    let hint = database::hint(&error);
-    let failure = Failure::new(Exit::Database, error);
-    match hint {
-        Some(hint) => failure.hint(hint),
-        None => failure,
-    }
+    database_failure(error)
+}
+
+fn database_failure(error: impl Error + Send + Sync + 'static) -> Failure {
+    let hint = hint(&error).unwrap_or(
+        "see whether the server still runs and what holds it up, or allow more time with \
+         --database-timeout",
+    );
+    Failure::new(Exit::Database, error).hint(hint)
 }
 
 /// Whether the server has understood the query and holds it to be wrong.
