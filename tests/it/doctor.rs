@@ -434,6 +434,28 @@ async fn rights_that_are_missing_are_listed() {
 
     execute(&database, "grant insert on swr.command to swr_stranger").await;
     check(as_stranger(program(), &database).await, 0, &[]).await;
+
+    // Only `verify` writes the others.
+    let revoke = "revoke all on all tables in schema swr from swr_stranger;
+        grant select on swr._sqlx_migrations to swr_stranger";
+    execute(&database, revoke).await;
+    let expected = [
+        ("database.rights", "missing_rights"),
+        ("database.instance", "statement"),
+    ];
+    let expected = and_skipped(&["database.lock"], &expected);
+    let finished = check(as_stranger(program(), &database).await, 5, &expected).await;
+    let written = "select relname from pg_class
+        where relnamespace = 'swr'::regnamespace and relkind in ('r', 'p')
+          and relname not in ('_sqlx_migrations', 'verification', 'verification_difference')";
+    for table in database.snapshot(written).await.lines() {
+        let table = format!("swr.{table}");
+        assert!(
+            finished.stdout.contains(&table),
+            "{table}: {}",
+            finished.stdout
+        );
+    }
 }
 
 #[tokio::test]
