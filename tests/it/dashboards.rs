@@ -264,27 +264,29 @@ async fn synced(server: &PrivateServer) {
     let second = Emulator::start(settings, world).await.unwrap();
     sync_into(&second, &database, false).await.unwrap();
 
-    let mut world = World::generate(7, 300, start_of_time());
-    let first = world.artifacts().next().unwrap().id;
-    let mut row = json!({"id": first, "digest": "sha256:".to_owned() + &"a1".repeat(32)});
-    row["size"] = json!("large");
-    world.override_row(first, row);
-    let repository = world.repositories().next().unwrap().id;
-    let other = world.add_repository("team", "copies");
-    let pushed = world.push(repository).unwrap();
-    world.promote(pushed.id, other).unwrap();
-    let bases = world.add_repository("team", "bases");
-    world.add_artifact(bases, image("b0", &["c0"]));
-    world.add_artifact(bases, image("b1", &["c0", "c1"]));
+    let world = World::generate(7, 300, start_of_time());
     let mirror = Mirror::with(EmulatorSettings::default(), world, database).await;
-    mirror
-        .emulator
-        .fail_next(RequestKind::BuildHistory, 403, "{}");
     mirror.sync().await;
     for round in 1..=3 {
         mirror.emulator.with_world(|world| world.evolve(round));
         mirror.sync().await;
     }
+    mirror.emulator.with_world(|world| {
+        let repository = world.add_repository("team", "app");
+        world.add_artifact(repository, image("b0", &["c0"]));
+        world.add_artifact(repository, image("b1", &["c0", "c1"]));
+        let refused = world.push(repository).unwrap();
+        world.override_build_history(&refused.digest().to_string(), 403, json!({}));
+        let copies = world.add_repository("team", "copies");
+        world.promote(refused.id, copies).unwrap();
+        let odd = world.push(repository).unwrap();
+        let digest = odd.digest().to_string();
+        world.override_row(
+            odd.id,
+            json!({"id": odd.id, "digest": digest, "size": "large"}),
+        );
+    });
+    mirror.sync().await;
     mirror.emulator.fail_next(RequestKind::Artifacts, 400, "{}");
     mirror.try_sync().await.unwrap_err();
 
