@@ -117,8 +117,8 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     }
     let open = database.open().await?;
     open.database.check().await?;
-    let mut connection = open.database.connect().await?;
-    print(&mut connection, &query, format).await?;
+    let mut reader = open.database.connect_to_read().await?;
+    print(&mut reader, &query, format).await?;
     Ok(Exit::Success)
 }
 

@@ -27,6 +27,8 @@ mod verify;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod commands;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod dashboards;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod database_faults;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod doctor;
