@@ -48,77 +48,57 @@ select
     u.listing_started_at as seen_at,
     c.change,
     coalesce(r.namespace_name, n.name) as namespace,
-    coalesce(r.name, c.repository_name) as repository,
+    coalesce(r.name, a.repository_name) as repository,
     c.tag,
     c.digest,
     c.previous_digest,
-    c.size_bytes,
+    a.size_bytes,
     c.changed_at,
     c.previous,
     c.artifact_id,
-    c.repository_id,
+    a.repository_id,
     c.instance_id
 from (
-    select
-        a.instance_id,
-        e.run_id,
-        e.change,
-        null::text as tag,
-        a.digest,
-        e.previous->>'digest' as previous_digest,
-        a.size_bytes,
-        e.changed_at,
-        e.previous,
-        a.artifact_id,
-        a.repository_id,
-        a.repository_name,
-        a.namespace_id
-    from swr.artifact a
-    join (
-        select instance_id, artifact_id, first_seen_run_id as run_id, 'artifact added' as change,
-               pushed_at as changed_at, null::jsonb as previous
-        from swr.artifact
-        union all
-        select instance_id, artifact_id, removed_run_id, 'artifact removed', removed_at, null
-        from swr.artifact
-        where removed_run_id is not null
-        union all
-        -- A removal that was taken back left the artifact's row and is told by its return.
-        select instance_id, artifact_id, (previous->>'removed_run_id')::bigint, 'artifact removed',
-               (previous->>'removed_at')::timestamptz, null
-        from swr.artifact_change
-        where change = 'restored'
-        union all
-        select instance_id, artifact_id, run_id, 'artifact ' || change, null, previous
-        from swr.artifact_change
-    ) e on e.instance_id = a.instance_id and e.artifact_id = a.artifact_id
+    select instance_id, first_seen_run_id as run_id, 'artifact added' as change, null::text as tag, digest,
+           null::text as previous_digest, pushed_at as changed_at, null::jsonb as previous, artifact_id
+    from swr.artifact
+    union all
+    select instance_id, removed_run_id, 'artifact removed', null, digest, null, removed_at, null, artifact_id
+    from swr.artifact
+    where removed_run_id is not null
+    union all
+    -- A removal that was taken back left the artifact's row and is told by its return.
+    select c.instance_id, (c.previous->>'removed_run_id')::bigint, 'artifact removed', null, a.digest, null,
+           (c.previous->>'removed_at')::timestamptz, null, c.artifact_id
+    from swr.artifact_change c
+    join swr.artifact a on a.instance_id = c.instance_id and a.artifact_id = c.artifact_id
+    where c.change = 'restored'
+    union all
+    select c.instance_id, c.run_id, 'artifact ' || c.change, null, a.digest, c.previous->>'digest', null, c.previous,
+           c.artifact_id
+    from swr.artifact_change c
+    join swr.artifact a on a.instance_id = c.instance_id and a.artifact_id = c.artifact_id
     union all
     select
-        t.instance_id, t.run_id, t.change, t.tag, t.digest, t.previous_digest, a.size_bytes, t.changed_at, null,
-        t.artifact_id, t.repository_id, a.repository_name, a.namespace_id
-    from (
-        select
-            coalesce(o.instance_id, d.instance_id) as instance_id,
-            coalesce(o.opened_run_id, d.closed_run_id) as run_id,
-            case when d.name is null then 'tag added' when o.name is null then 'tag removed' else 'tag moved' end
-                as change,
-            coalesce(o.name, d.name) as tag,
-            o.digest,
-            d.digest as previous_digest,
-            coalesce(o.valid_from, d.valid_to) as changed_at,
-            coalesce(o.artifact_id, d.artifact_id) as artifact_id,
-            coalesce(o.repository_id, d.repository_id) as repository_id
-        from swr.tag_history o
-        full join (select * from swr.tag_history where closed_run_id is not null) d
-          on d.instance_id = o.instance_id and d.repository_id = o.repository_id and d.name = o.name
-         and d.closed_run_id = o.opened_run_id
-    ) t
-    left join swr.artifact a on a.instance_id = t.instance_id and a.artifact_id = t.artifact_id
+        coalesce(o.instance_id, d.instance_id),
+        coalesce(o.opened_run_id, d.closed_run_id),
+        case when d.name is null then 'tag added' when o.name is null then 'tag removed' else 'tag moved' end,
+        coalesce(o.name, d.name),
+        o.digest,
+        d.digest,
+        coalesce(o.valid_from, d.valid_to),
+        null,
+        coalesce(o.artifact_id, d.artifact_id)
+    from swr.tag_history o
+    full join (select * from swr.tag_history where closed_run_id is not null) d
+      on d.instance_id = o.instance_id and d.repository_id = o.repository_id and d.name = o.name
+     and d.closed_run_id = o.opened_run_id
 ) c
 join swr.instance i on i.instance_id = c.instance_id
 left join swr.sync_run u on u.instance_id = c.instance_id and u.run_id = c.run_id
-left join swr.repository r on r.instance_id = c.instance_id and r.repository_id = c.repository_id
-left join swr.namespace n on n.instance_id = c.instance_id and n.namespace_id = c.namespace_id;
+left join swr.artifact a on a.instance_id = c.instance_id and a.artifact_id = c.artifact_id
+left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
+left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id;
 
 comment on view swr_report.change is
     'What did each run find added, changed, moved or removed? One row per run and artifact or tag. Happened it has between the listing of this run and that of the one before; what came and went in between was never seen. A changed pull time alone is no change.';

@@ -41,8 +41,6 @@ pub enum Action {
     KeptAsText,
     /// A row without a key cannot be stored; all of it is in the original.
     DroppedRow,
-    /// The same layer came with another value before; the first one stays.
-    KeptFirst,
     /// A secret was taken out, which is why there is no original.
     Redacted,
 }
@@ -61,7 +59,6 @@ impl Action {
             Action::WrongType => "wrong type, stored as NULL",
             Action::OutOfRange => "out of range, stored as NULL",
             Action::DroppedRow => "row without a key, not stored",
-            Action::KeptFirst => "differs from the value stored first, which stays",
             Action::Redacted => "redacted",
         }
     }

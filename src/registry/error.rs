@@ -71,9 +71,7 @@ pub enum RequestFailure {
         marker: i64,
     },
     /// The listing goes on and on without giving anything new.
-    #[error(
-        "the listing gave {pages} pages in a row without anything new, and another marker with each: it would never end"
-    )]
+    #[error("the listing gave {pages} pages in a row without anything new: it would never end")]
     EndlessListing {
         /// Empty pages, and pages the same as one before.
         pages: u32,

@@ -360,6 +360,7 @@ impl Registry {
             };
             let mut ids = HashSet::new();
             let (mut offset, mut unreadable) = (0, 0);
+            let mut fruitless_pages = 0;
             let total = loop {
                 let query = offset_query(offset, PAGE_SIZE);
                 let body = self.get(kind, &path, &query).await?;
@@ -370,12 +371,24 @@ impl Registry {
                     total,
                 } = decode(&body).map_err(|failure| self.unreadable(&path, failure.into()))?;
                 unreadable += entries - page.rows.len() as u64;
+                let known = ids.len();
                 ids.extend(page.rows.iter().map(id));
+                fruitless_pages = if ids.len() > known {
+                    0
+                } else {
+                    fruitless_pages + 1
+                };
                 all.rows.extend(page.rows);
                 all.issues.extend(page.issues);
                 offset += PAGE_SIZE;
                 if entries == 0 || total.is_some_and(|total| offset >= total) {
                     break total;
+                }
+                if fruitless_pages == MAX_FRUITLESS_PAGES {
+                    let failure = RequestFailure::EndlessListing {
+                        pages: fruitless_pages,
+                    };
+                    return Err(self.unreadable(&path, failure));
                 }
             };
             let given = ids.len() as u64 + unreadable;

@@ -66,7 +66,8 @@ pub(super) fn repository_page(body: &[u8]) -> Result<OffsetPage<Repository>, Mal
 
 pub(super) fn instance(body: &[u8]) -> Result<InstanceDescription, Malformed> {
     let document = Document::new(body)?;
-    document.members()?;
+    let members = document.members()?;
+    refuse_error_document(&document, &members, "id")?;
     let mut issues = Vec::new();
     let mut fields = Fields::of_document(&document, "instance", String::new(), &mut issues)?;
     Ok(InstanceDescription {
@@ -83,11 +84,8 @@ pub(super) fn instance(body: &[u8]) -> Result<InstanceDescription, Malformed> {
 pub(super) fn build_history(digest: &str, body: &[u8]) -> Result<BuildHistory, Malformed> {
     let document = Document::new(body)?;
     let members = document.members()?;
-    let has = |name| sole(&document, &members, name).map(|value| value.is_some());
+    refuse_error_document(&document, &members, "build_histories")?;
     let list = sole(&document, &members, "build_histories")?;
-    if list.is_none() && (has("error_code")? || has("errors")?) {
-        return Err(Malformed::new("an error document with a success status"));
-    }
     let entries = match list {
         None | Some("null") => Vec::new(),
         Some(list) => {
@@ -287,6 +285,19 @@ fn repository(fields: &mut Fields<'_>) -> Option<Repository> {
         updated_at: fields.time_or_never("updated_at"),
         extra: fields.rest(),
     })
+}
+
+/// An error document with a success status must not pass for an answer that lacks everything.
+fn refuse_error_document(
+    document: &Document<'_>,
+    members: &[Member<'_>],
+    expected: &str,
+) -> Result<(), Malformed> {
+    let has = |name| sole(document, members, name).map(|value| value.is_some());
+    if !has(expected)? && (has("error_code")? || has("errors")?) {
+        return Err(Malformed::new("an error document with a success status"));
+    }
+    Ok(())
 }
 
 /// The value of a member the answer must not give twice: two lists of rows would be one too many.

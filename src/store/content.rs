@@ -47,16 +47,17 @@ pub(super) fn media_type_id(media_type: &str) -> Uuid {
     Content::of("media type").bytes(media_type.as_bytes()).id()
 }
 
-/// Names a layer by its digest.
-pub(super) fn layer_id(digest: &str) -> Uuid {
-    Content::of("layer").bytes(digest.as_bytes()).id()
-}
-
-/// Names a layer together with the size a history gives it.
-pub(super) fn sized_layer_id(layer: &Layer) -> Uuid {
-    let size_bytes = layer.size_bytes.map(i64::to_le_bytes);
-    Content::of("sized layer")
-        .bytes(layer.digest.as_bytes())
+/// Names a layer by its digest, and by the size its history gives it: were two histories to
+/// differ in that, each would be kept as it came, whichever came first.
+pub(super) fn layer_id(layer: &Layer) -> Uuid {
+    let Layer {
+        digest,
+        media_type: _,
+        size_bytes,
+    } = layer;
+    let size_bytes = size_bytes.map(i64::to_le_bytes);
+    Content::of("layer")
+        .bytes(digest.as_bytes())
         .optional(size_bytes.as_ref().map(|bytes| &bytes[..]))
         .id()
 }
@@ -161,7 +162,7 @@ mod tests {
         let (mut parent, mut chain) = (None, None);
         let (mut step_ids, mut chain_ids) = (Vec::new(), Vec::new());
         for step in steps {
-            let layer = step.layer.as_ref().map(|layer| layer_id(&layer.digest));
+            let layer = step.layer.as_ref().map(layer_id);
             let id = build_step_id(
                 parent,
                 step,

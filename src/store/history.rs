@@ -298,7 +298,7 @@ pub(super) fn step_rows(steps: &[BuildStep]) -> impl Iterator<Item = StepRow<'_>
     steps.iter().map(move |step| {
         let command_id = step.command.as_deref().map(content::command_id);
         let layer = step.layer.as_ref();
-        let layer_id = layer.map(|layer| content::layer_id(&layer.digest));
+        let layer_id = layer.map(content::layer_id);
         let media_type = layer.and_then(|layer| layer.media_type.as_deref());
         let media_type_id = media_type.map(content::media_type_id);
         let build_step_id =
@@ -377,8 +377,7 @@ impl HistoryWriter {
         rows += insert_media_types(connection, run, &batch.media_types).await?;
         rows += insert_steps(connection, run, &batch.steps).await?;
         rows += upsert_manifests(connection, run, &batch, now).await?;
-        let mut data_issues = insert_issues(connection, run, &batch.issues, now).await?;
-        data_issues += record_layer_conflicts(connection, run, &batch.layers, now).await?;
+        let data_issues = insert_issues(connection, run, &batch.issues, now).await?;
         transaction.commit().await.doing("commit build histories")?;
         self.known.remember(batch.offered.into_iter());
         Ok(HistoryWrites {
@@ -439,14 +438,13 @@ impl<'a> Batch<'a> {
         for row in step_rows(steps) {
             let layer = row.step.layer.as_ref();
             self.step_ids.push(row.build_step_id);
-            // By digest and size: the same layer with another size is a contradiction to record.
-            if let Some((layer_id, layer)) = row.layer_id.zip(layer)
-                && self.is_news(known, content::sized_layer_id(layer))
-            {
-                self.layers.push((layer_id, layer));
-            }
             if !self.is_news(known, row.build_step_id) {
                 continue;
+            }
+            if let Some((layer_id, layer)) = row.layer_id.zip(layer)
+                && self.is_news(known, layer_id)
+            {
+                self.layers.push((layer_id, layer));
             }
             if let Some((command_id, command)) = row.command_id.zip(row.step.command.as_deref())
                 && self.is_news(known, command_id)
@@ -656,42 +654,6 @@ pub(super) async fn insert_issues(
     .await
     .doing("store data issues")?;
     Ok(result.rows_affected())
-}
-
-/// Records layers that come with another size than the one stored first.
-async fn record_layer_conflicts(
-    connection: &mut PgConnection,
-    run: Run,
-    layers: &[(Uuid, &Layer)],
-    now: DateTime<Utc>,
-) -> Result<u64, StoreError> {
-    if layers.is_empty() {
-        return Ok(0);
-    }
-    let conflicts = sqlx::query_scalar!(
-        r#"select b.position as "position!"
-           from unnest($2::uuid[], $3::bigint[]) with ordinality as b (layer_id, size_bytes, position)
-           join swr.layer l on l.instance_id = $1 and l.layer_id = b.layer_id
-           where l.size_bytes is distinct from b.size_bytes"#,
-        run.instance_id,
-        layers.iter().map(|(id, _)| *id).bind_iter() as _,
-        layers.iter().map(|(_, layer)| layer.size_bytes).bind_iter() as _,
-    )
-    .fetch_all(&mut *connection)
-    .await
-    .doing("compare layers")?;
-    let issues: Vec<DataIssue> = conflicts
-        .into_iter()
-        .filter_map(|position| layers.get(position as usize - 1))
-        .map(|(_, layer)| DataIssue {
-            table: "layer",
-            row_key: layer.digest.clone(),
-            field: "size".to_owned(),
-            action: crate::data_issue::Action::KeptFirst,
-            original: layer.size_bytes.into(),
-        })
-        .collect();
-    insert_issues(connection, run, &issues.iter().collect::<Vec<_>>(), now).await
 }
 
 /// PostgreSQL cuts at microseconds; this is what it cuts off.

@@ -6,7 +6,7 @@ use super::lock::LOCK_CLASS;
 use super::{Doing, LockHolder, StoreError};
 
 /// The tables a run changes, and what it does to them beside reading.
-const TABLES: [(&str, &[&str]); 20] = [
+const TABLES: [(&str, &[&str]); 25] = [
     ("instance", &["insert", "update"]),
     ("namespace", &["insert", "update"]),
     ("repository", &["insert", "update"]),
@@ -20,6 +20,11 @@ const TABLES: [(&str, &[&str]); 20] = [
     ("finding_rule", &["insert", "update"]),
     ("layer", &["insert"]),
     ("media_type", &["insert"]),
+    ("artifact_change", &["insert"]),
+    ("artifact_layering", &["insert", "update", "delete"]),
+    ("repository_layer", &["insert", "update", "delete"]),
+    ("repository_layering", &["insert", "update", "delete"]),
+    ("namespace_layering", &["insert", "update", "delete"]),
     ("sync_run", &["insert", "update"]),
     ("data_issue", &["insert"]),
     ("staged_namespace", &["insert", "delete"]),

@@ -31,7 +31,7 @@ pub struct VerifiedRun {
     /// When it started: what happened in the registry later may not be in the tables.
     pub started_at: DateTime<Utc>,
     /// Histories it could not fetch, whose manifests may be missing.
-    pub histories_failed: i64,
+    pub histories_missing: i64,
 }
 
 /// The latest published run of an instance.
@@ -41,7 +41,7 @@ pub async fn verified_run(
 ) -> Result<Option<VerifiedRun>, StoreError> {
     sqlx::query_as!(
         VerifiedRun,
-        "select run_id, started_at, histories_failed
+        "select run_id, started_at, histories_failed + histories_skipped as \"histories_missing!\"
          from swr.sync_run
          where instance_id = $1 and outcome = 'published'
          order by run_id desc
@@ -531,7 +531,7 @@ async fn find_missing_manifests(
     comparison: Comparison,
 ) -> Result<(), StoreError> {
     let Comparison { run, verified, .. } = comparison;
-    if verified.histories_failed > 0 {
+    if verified.histories_missing > 0 {
         return Ok(());
     }
     sqlx::query!(
@@ -686,7 +686,6 @@ pub async fn compare_histories(
         .collect();
     let manifests = stored_manifests(connection, run, &digests).await?;
     let steps = stored_steps(connection, run, &digests).await?;
-    let conflicts = layer_conflicts(connection, run, &digests).await?;
     let mut counts = HistoriesCompared::default();
     let mut found = Differences(Vec::new());
     for HistoryAnswer { digest, outcome } in answers {
@@ -723,7 +722,7 @@ pub async fn compare_histories(
         let steps = steps.get(digest).map_or(&[][..], Vec::as_slice);
         if let Some(history) = history {
             compare_manifest(&mut found, digest, manifest, history);
-            compare_steps(&mut found, digest, steps, history, &conflicts);
+            compare_steps(&mut found, digest, steps, history);
         }
     }
     record_differences(connection, run, &found.0).await?;
@@ -757,7 +756,6 @@ fn compare_steps(
     digest: &str,
     stored: &[StoredStep],
     history: &BuildHistory,
-    conflicts: &HashSet<(String, Option<i64>)>,
 ) {
     let expected: Vec<StepRow<'_>> = step_rows(&history.steps).collect();
     for index in 0..expected.len().max(stored.len()) {
@@ -770,19 +768,14 @@ fn compare_steps(
             let row_key = format!("{digest} {}", index + 1);
             found.compare("manifest", &row_key, "build_step_ids", ids.0, ids.1);
         } else if let Some((expected, stored)) = expected.zip(stored) {
-            compare_step(found, stored, expected, conflicts);
+            compare_step(found, stored, expected);
         }
     }
 }
 
 /// What is stored under the name of a step. Where a row is missing altogether, that was found
 /// before.
-fn compare_step(
-    found: &mut Differences,
-    stored: &StoredStep,
-    expected: &StepRow<'_>,
-    conflicts: &HashSet<(String, Option<i64>)>,
-) {
+fn compare_step(found: &mut Differences, stored: &StoredStep, expected: &StepRow<'_>) {
     let Some(empty_layer) = stored.empty_layer else {
         return;
     };
@@ -851,15 +844,13 @@ fn compare_step(
             Some(digest.clone()),
             Some(layer.digest.clone()),
         );
-        if !conflicts.contains(&(layer.digest.clone(), layer.size_bytes)) {
-            found.compare(
-                "layer",
-                &layer.digest,
-                "size_bytes",
-                stored.size_bytes,
-                layer.size_bytes,
-            );
-        }
+        found.compare(
+            "layer",
+            &layer.digest,
+            "size_bytes",
+            stored.size_bytes,
+            layer.size_bytes,
+        );
     }
     if let Some(media_type) = &stored.media_type
         && stored.media_type_id == expected.media_type_id
@@ -1032,37 +1023,6 @@ async fn stored_steps(
         });
     }
     Ok(steps)
-}
-
-/// Layers of these digests that are known to come with other sizes than the one stored.
-async fn layer_conflicts(
-    connection: &mut PgConnection,
-    run: Run,
-    digests: &[&str],
-) -> Result<HashSet<(String, Option<i64>)>, StoreError> {
-    let rows = sqlx::query!(
-        "select i.row_key, i.original
-         from swr.data_issue i
-         where i.instance_id = $1 and i.table_name = 'layer'
-           and i.row_key in (
-               select l.digest
-               from swr.manifest m
-               cross join lateral unnest(m.build_step_ids) as e (build_step_id)
-               join swr.build_step s on s.instance_id = $1 and s.build_step_id = e.build_step_id
-               join swr.layer l on l.instance_id = $1 and l.layer_id = s.layer_id
-               where m.instance_id = $1 and m.digest = any($2)
-           )",
-        run.instance_id,
-        digests as _
-    )
-    .fetch_all(connection)
-    .await
-    .doing("read known contradictions of layers")?;
-    let conflicts = rows.into_iter().map(|row| {
-        let size_bytes = row.original.and_then(|original| original.as_i64());
-        (row.row_key, size_bytes)
-    });
-    Ok(conflicts.collect())
 }
 
 /// Documents are compared by the database, which writes numbers in a form of its own.

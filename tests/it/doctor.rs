@@ -434,6 +434,26 @@ async fn rights_that_are_missing_are_listed() {
 
     execute(&database, "grant insert on swr.command to swr_stranger").await;
     check(as_stranger(program(), &database).await, 0, &[]).await;
+
+    // Only `verify` writes the others.
+    let revoke = "revoke all on all tables in schema swr from swr_stranger;
+        grant select on swr._sqlx_migrations to swr_stranger";
+    execute(&database, revoke).await;
+    let expected = [("database.rights", "missing_rights")];
+    let skipped = ["database.instance", "database.lock"];
+    let expected = and_skipped(&skipped, &expected);
+    let finished = check(as_stranger(program(), &database).await, 5, &expected).await;
+    let written = "select relname from pg_class
+        where relnamespace = 'swr'::regnamespace and relkind in ('r', 'p')
+          and relname not in ('_sqlx_migrations', 'verification', 'verification_difference')";
+    for table in database.snapshot(written).await.lines() {
+        let table = format!("swr.{table}");
+        assert!(
+            finished.stdout.contains(&table),
+            "{table}: {}",
+            finished.stdout
+        );
+    }
 }
 
 #[tokio::test]
