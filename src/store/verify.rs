@@ -8,7 +8,7 @@
 //! - `unlisted`: the registry lists the row no longer, and nothing tells since when;
 //! - `corrupt`: everything else.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
