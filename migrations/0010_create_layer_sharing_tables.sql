@@ -3,6 +3,19 @@
 -- Computing this from the build histories takes seconds on a large registry, so
 -- publish keeps it up to date, for the artifacts that came and went.
 
+-- Sizes are what the registry says; sums of what it might say must stop no run and no report.
+create function swr.total_bytes(total numeric) returns bigint
+language sql immutable parallel safe
+as $$
+    select case
+        when total > 9223372036854775807 then 9223372036854775807
+        when total < -9223372036854775808 then -9223372036854775808
+        else total
+    end::bigint
+$$;
+
+comment on function swr.total_bytes(numeric) is 'A sum of sizes, or the nearest that bigint holds.';
+
 create table swr.artifact_layering (
     instance_id     integer not null,
     layer_count     integer not null,
@@ -89,8 +102,8 @@ select
     h.instance_id,
     count(*),
     h.repository_id,
-    coalesce(sum(l.size_bytes), 0),
-    coalesce(sum(l.size_bytes) filter (where u.repositories = 1), 0)
+    coalesce(swr.total_bytes(sum(l.size_bytes)), 0),
+    coalesce(swr.total_bytes(sum(l.size_bytes) filter (where u.repositories = 1)), 0)
 from held h
 join used u on u.instance_id = h.instance_id and u.layer_id = h.layer_id
 join swr.layer l on l.instance_id = h.instance_id and l.layer_id = h.layer_id

@@ -60,8 +60,8 @@ with repository_artifact as (
         -- A repository is in one namespace.
         min(a.namespace_id) as namespace_id,
         count(*) as artifacts,
-        sum(a.logical_bytes)::bigint as logical_bytes,
-        sum(a.logical_bytes) filter (where g.artifact_id is null)::bigint as unknown_bytes,
+        swr.total_bytes(sum(a.logical_bytes)) as logical_bytes,
+        swr.total_bytes(sum(a.logical_bytes) filter (where g.artifact_id is null)) as unknown_bytes,
         max(a.pushed_at) as last_pushed_at,
         max(a.pulled_at) as last_pulled_at
     from swr.sized_artifact a
@@ -102,8 +102,8 @@ with namespace_artifact as (
         coalesce(a.namespace_id, 0) as namespace_id,
         count(distinct a.repository_id) as repositories,
         count(*) as artifacts,
-        sum(a.logical_bytes)::bigint as logical_bytes,
-        sum(a.logical_bytes) filter (where g.artifact_id is null)::bigint as unknown_bytes,
+        swr.total_bytes(sum(a.logical_bytes)) as logical_bytes,
+        swr.total_bytes(sum(a.logical_bytes) filter (where g.artifact_id is null)) as unknown_bytes,
         max(a.pushed_at) as last_pushed_at,
         max(a.pulled_at) as last_pulled_at
     from swr.sized_artifact a
@@ -207,7 +207,7 @@ select
     l.size_bytes,
     u.artifacts,
     u.repositories,
-    l.size_bytes * (u.artifacts - 1) as saved_bytes,
+    swr.total_bytes(l.size_bytes::numeric * (u.artifacts - 1)) as saved_bytes,
     u.layer_id,
     u.instance_id
 from (
@@ -298,10 +298,10 @@ as $$
     select
         coalesce(i.name, i.swr_instance_id),
         c.artifacts,
-        coalesce(c.logical_bytes, 0)::bigint,
+        coalesce(swr.total_bytes(c.logical_bytes), 0),
         coalesce(f.layers, 0),
-        coalesce(f.size_bytes, 0)::bigint,
-        coalesce(c.unknown_bytes, 0)::bigint,
+        coalesce(swr.total_bytes(f.size_bytes), 0),
+        coalesce(swr.total_bytes(c.unknown_bytes), 0),
         c.instance_id
     from counted c
     join swr.instance i on i.instance_id = c.instance_id

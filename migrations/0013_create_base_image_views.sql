@@ -150,7 +150,7 @@ left join swr.repository r on r.instance_id = a.instance_id and r.repository_id 
 left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
 cross join lateral (
     -- The example's steps up to the one that ends the chain.
-    select count(distinct s.layer_id) as layers, sum(s.size_bytes)::bigint as layer_bytes
+    select count(distinct s.layer_id) as layers, swr.total_bytes(sum(s.size_bytes)) as layer_bytes
     from (
         select
             s.layer_id,

@@ -144,9 +144,9 @@ counted as (
         namespace_id,
         day,
         sum(pushes) as pushes,
-        sum(pushed_bytes)::bigint as pushed_bytes,
+        swr.total_bytes(sum(pushed_bytes)) as pushed_bytes,
         sum(removals) as removals,
-        sum(removed_bytes)::bigint as removed_bytes
+        swr.total_bytes(sum(removed_bytes)) as removed_bytes
     from event
     group by instance_id, namespace_id, day
 )
@@ -159,7 +159,7 @@ select
     c.removals,
     c.removed_bytes,
     (sum(c.pushes - c.removals) over so_far)::bigint as artifacts,
-    (sum(c.pushed_bytes - c.removed_bytes) over so_far)::bigint as logical_bytes,
+    swr.total_bytes(sum(c.pushed_bytes::numeric - c.removed_bytes) over so_far) as logical_bytes,
     c.namespace_id,
     c.instance_id
 from counted c

@@ -300,7 +300,7 @@ fn show_build_history(
     let artifact = world
         .repository(namespace, repository)
         .and_then(|repository| repository.artifact_ids.get(&digest))
-        .filter(|id| !world.is_gone(**id))
+        .filter(|_| !world.is_gone(digest))
         .and_then(|id| world.artifact(*id));
     let Some(artifact) = artifact else {
         return Err(Refusal::not_found(format!(

@@ -522,9 +522,9 @@ impl World {
         true
     }
 
-    /// Whether the quirks make the artifact's build history a 404.
-    pub(super) fn is_gone(&self, artifact_id: i64) -> bool {
-        roll(artifact_id.unsigned_abs(), question::GONE) < self.quirks.gone
+    /// Whether the quirks make the build history of this digest a 404, in all repositories.
+    pub(super) fn is_gone(&self, digest: Digest) -> bool {
+        digest.roll(question::GONE) < self.quirks.gone
     }
 
     pub(super) fn push_at(&mut self, repository_id: i64, at: DateTime<Utc>) -> Option<i64> {

@@ -134,7 +134,7 @@ async fn count_layers(connection: &mut PgConnection, run: Run) -> Result<Moved, 
                  artifact_id_xor = k.artifact_id_xor # excluded.artifact_id_xor
          ),
          summed as (
-             select h.artifact_id, count(*) as layer_count, sum(l.size_bytes) as layer_bytes
+             select h.artifact_id, count(*) as layer_count, swr.total_bytes(sum(l.size_bytes)) as layer_bytes
              from held h
              join swr.layer l on l.instance_id = $1 and l.layer_id = h.layer_id
              group by h.artifact_id
@@ -256,7 +256,7 @@ async fn update_exclusive_bytes(connection: &mut PgConnection, run: Run) -> Resu
              having sum(artifact_count) = 1
          ),
          summed as (
-             select a.artifact_id, sum(l.size_bytes) as size_bytes
+             select a.artifact_id, swr.total_bytes(sum(l.size_bytes)) as size_bytes
              from alone a
              join swr.layer l on l.instance_id = $1 and l.layer_id = a.layer_id
              group by a.artifact_id
@@ -291,8 +291,8 @@ async fn update_repositories(connection: &mut PgConnection, run: Run) -> Result<
              select
                  k.repository_id,
                  count(*) as layer_count,
-                 coalesce(sum(l.size_bytes), 0) as layer_bytes,
-                 coalesce(sum(l.size_bytes) filter (where u.repositories = 1), 0) as exclusive_bytes
+                 coalesce(swr.total_bytes(sum(l.size_bytes)), 0) as layer_bytes,
+                 coalesce(swr.total_bytes(sum(l.size_bytes) filter (where u.repositories = 1)), 0) as exclusive_bytes
              from swr.repository_layer k
              join used u on u.layer_id = k.layer_id
              join swr.layer l on l.instance_id = $1 and l.layer_id = k.layer_id
@@ -348,8 +348,8 @@ async fn update_namespaces(connection: &mut PgConnection, run: Run) -> Result<()
              select
                  h.namespace_id,
                  count(*) as layer_count,
-                 coalesce(sum(l.size_bytes), 0) as layer_bytes,
-                 coalesce(sum(l.size_bytes) filter (where u.namespaces = 1), 0) as exclusive_bytes
+                 coalesce(swr.total_bytes(sum(l.size_bytes)), 0) as layer_bytes,
+                 coalesce(swr.total_bytes(sum(l.size_bytes) filter (where u.namespaces = 1)), 0) as exclusive_bytes
              from held h
              join used u on u.layer_id = h.layer_id
              join swr.layer l on l.instance_id = $1 and l.layer_id = h.layer_id

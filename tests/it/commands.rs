@@ -983,6 +983,7 @@ async fn synced_registry() -> (Emulator, TestDatabase) {
         let pushed = world.push(repository).unwrap();
         let row = json!({
             "id": pushed.id, "digest": pushed.digest().to_string(), "repository_id": repository, "size": 1.5,
+            "push_time": "2026-01-01T00:00:00.000Z", "tags": [{"name": "odd"}],
         });
         world.override_row(pushed.id, row);
         // In vain, each time it is asked for.

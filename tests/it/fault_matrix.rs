@@ -168,6 +168,7 @@ impl<'a> Trial<'a> {
         let mut chance = fastrand::Rng::with_seed(seed);
         let quirks = Quirks {
             hostile: chance.choice([0.0, 0.03, 0.3]).unwrap(),
+            broken_text: chance.choice([0.0, 0.03]).unwrap(),
             id_leaps: chance.choice([0.0, 0.02]).unwrap(),
             gone: chance.choice([0.0, 0.02]).unwrap(),
             ..Quirks::default()

@@ -299,3 +299,54 @@ async fn an_unchanged_registry_leaves_what_was_computed_alone() {
     mirror.sync().await;
     assert_eq!(mirror.database.snapshot(versions).await, before);
 }
+
+/// A registry may claim any size, and sums of them need not fit a bigint.
+#[tokio::test(flavor = "multi_thread")]
+async fn sizes_beyond_all_measure_stop_neither_a_run_nor_a_report() {
+    let mut world = World::empty(start_of_time());
+    let repository = world.add_repository("team", "app");
+    let layer = |digits: &str, size: i64| json!({"digest": digest(digits), "size": size});
+    let histories = [
+        vec![layer("b0", i64::MAX)],
+        vec![layer("b0", i64::MAX), layer("b1", i64::MAX)],
+        vec![layer("b0", i64::MAX), layer("b2", i64::MIN)],
+        vec![layer("b3", i64::MIN), layer("b4", i64::MIN)],
+    ];
+    let mut digests = Vec::new();
+    for (number, (history, size)) in histories
+        .iter()
+        .zip([i64::MAX, i64::MAX, i64::MIN, i64::MIN])
+        .enumerate()
+    {
+        let spec = ArtifactSpec {
+            digest: Digest::parse(&digest(&format!("a{number}"))),
+            history: Some(json!({"build_histories": history, "total": history.len()})),
+            ..ArtifactSpec::default()
+        };
+        digests.push(digest(&format!("a{number}")));
+        let artifact = world.add_artifact(repository, spec).unwrap();
+        let row = json!({
+            "id": artifact, "digest": digests[number], "repository_id": repository, "size": size,
+            "push_time": "2026-01-01T00:00:00.000Z",
+        });
+        world.override_row(artifact, row);
+    }
+    let mirror = Mirror::new(world).await;
+    mirror.sync().await;
+    mirror.emulator.with_world(|world| {
+        let oldest = world.artifacts().next().unwrap().id;
+        world.delete_artifact(oldest).unwrap();
+    });
+    mirror.sync().await;
+    for report in REPORTS {
+        let mut values = FilterValues::default();
+        if report.query(&values, 0).is_err() {
+            values.digests = digests.clone();
+            if report.query(&values, 0).is_err() {
+                values.digests.truncate(1);
+            }
+        }
+        let query = report.query(&values, 0).unwrap();
+        mirror.database.snapshot(&query).await;
+    }
+}

@@ -2,6 +2,8 @@
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
+use swr_sync::emulator::EmulatorSettings;
+
 use super::database::TestDatabase;
 use super::mirror::{Mirror, wait_until};
 use super::program::{Program, Running};
@@ -22,6 +24,7 @@ impl HeldUp {
         let Mirror {
             emulator, database, ..
         } = mirror;
+        describe_instance(mirror).await;
         let gateway = Proxy::before_endpoint(&emulator.endpoint()).await;
         // Only a run that has started is held up: its start empties the staging tables.
         gateway.fall_silent();
@@ -43,6 +46,27 @@ impl HeldUp {
             gateway,
         }
     }
+}
+
+/// As an earlier run has left it: what the registry says of the instance is known, so that a run
+/// starts without a request.
+async fn describe_instance(mirror: &Mirror) {
+    let Mirror {
+        emulator, database, ..
+    } = mirror;
+    let EmulatorSettings {
+        project_id,
+        instance_id,
+        instance_name,
+        instance_version,
+        ..
+    } = emulator.settings();
+    let insert = format!(
+        "insert into swr.instance (swr_instance_id, project_id, endpoint, name, version, first_seen_at)
+         values ('{instance_id}', '{project_id}', '', '{instance_name}', '{instance_version}', now())
+         on conflict do nothing"
+    );
+    database.snapshot(&insert).await;
 }
 
 /// Keeps everybody else from writing to a table until the connection is dropped.
