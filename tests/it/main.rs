@@ -7,6 +7,8 @@
 
 mod architecture;
 #[cfg(feature = "emulator")]
+mod docs;
+#[cfg(feature = "emulator")]
 mod emulator;
 #[cfg(feature = "emulator")]
 mod fault_matrix;

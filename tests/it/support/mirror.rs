@@ -116,6 +116,27 @@ impl Mirror {
             .unwrap_or_else(|error| panic!("the run failed: {error}"))
     }
 
+    /// One run whose clock shows this time.
+    pub(crate) async fn sync_at(&self, now: DateTime<Utc>) -> RunReport {
+        let client = client_settings(&self.emulator);
+        let settings = SyncSettings {
+            dry_run: self.dry_run,
+            safeguards: self.safeguards,
+            clock: Clock::from_fn(move || now),
+            ..sync_settings(&client)
+        };
+        let (_stopper, stop) = stop::channel();
+        run_as(
+            client,
+            settings,
+            &self.database,
+            &Progress::default(),
+            &stop,
+        )
+        .await
+        .unwrap_or_else(|error| panic!("the run failed: {error}"))
+    }
+
     pub(crate) async fn try_sync(&self) -> Result<RunReport, SyncError> {
         let (_stopper, stop) = stop::channel();
         self.sync_until(&Progress::default(), &stop).await
