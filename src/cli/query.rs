@@ -197,7 +197,7 @@ pub(super) async fn print(reader: &mut Reader, sql: &str, format: Format) -> Res
 }
 
 /// A query that is wrong is the user's; one that the database cannot answer is the database's.
-fn query_failure(error: ReadError) -> Failure {
+pub(super) fn query_failure(error: ReadError) -> Failure {
     if is_refused(&error) {
         return Failure::new(Exit::Usage, error)
             .hint("one select statement is taken, and it may not write; the schema is described in the comments of the tables");

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sqlx::postgres::PgColumn;
 use sqlx::{
-    AssertSqlSafe, Column, Connection, Executor, PgConnection, Row, SqlSafeStr, Statement,
-    TypeInfo, ValueRef,
+    AssertSqlSafe, Column, Connection, Executor, PgConnection, Postgres, Row, SqlSafeStr,
+    Statement, Transaction, TypeInfo, ValueRef,
 };
 
 use super::{milliseconds, within};
@@ -82,18 +82,13 @@ impl Reader {
         Reader { connection, limit }
     }
 
-    /// Runs one query in a read-only transaction and hands its rows to `sink`.
-    ///
-    /// The query becomes that of a cursor, so it must be one `select`, `with`, `table` or `values`,
-    /// and the database itself refuses anything that writes. The views can be named without schema.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the door for SQL that is not known at compile time"
-    )]
-    pub async fn read(&mut self, sql: &str, sink: &mut dyn RowSink) -> Result<(), ReadError> {
+    /// Begins a read-only transaction, in which all queries see the database as it was at the
+    /// first of them. The views can be named without schema.
+    pub async fn snapshot(&mut self) -> Result<Snapshot<'_>, ReadError> {
         let Reader { connection, limit } = self;
         let limit = *limit;
-        let mut transaction = step(limit, connection.begin_with("begin read only")).await?;
+        let begin = connection.begin_with("begin isolation level repeatable read read only");
+        let mut transaction = step(limit, begin).await?;
         // All rows are wanted, so a plan for the first ones would be the wrong one. Compiling
         // takes longer than running, and sorts and hashes are large.
         let settings = format!(
@@ -102,6 +97,46 @@ impl Reader {
             milliseconds(limit)
         );
         step(limit, transaction.execute(AssertSqlSafe(settings))).await?;
+        Ok(Snapshot { transaction, limit })
+    }
+
+    /// Runs one query in a transaction of its own; see [`Snapshot::read`].
+    pub async fn read(&mut self, sql: &str, sink: &mut dyn RowSink) -> Result<(), ReadError> {
+        let mut snapshot = self.snapshot().await?;
+        snapshot.read(sql, sink).await?;
+        snapshot.end().await
+    }
+
+    /// The connection, for the store's own questions.
+    pub fn connection(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+
+    /// Says goodbye to the server.
+    pub async fn close(self) {
+        // Nothing is pending on it.
+        let _ = within(self.limit, self.connection.close()).await;
+    }
+}
+
+/// A read-only transaction whose queries all see the same.
+pub struct Snapshot<'c> {
+    transaction: Transaction<'c, Postgres>,
+    limit: Duration,
+}
+
+impl Snapshot<'_> {
+    /// Runs one query and hands its rows to `sink`.
+    ///
+    /// The query becomes that of a cursor, so it must be one `select`, `with`, `table` or
+    /// `values`, and the database itself refuses anything that writes.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the door for SQL that is not known at compile time"
+    )]
+    pub async fn read(&mut self, sql: &str, sink: &mut dyn RowSink) -> Result<(), ReadError> {
+        let Snapshot { transaction, limit } = self;
+        let limit = *limit;
         let sql = sql.trim().trim_end_matches(';').trim_end();
         // Prepared, so that the server takes one statement and no second one after it; a result
         // without rows has its columns from here too.
@@ -109,11 +144,11 @@ impl Reader {
         let statement = step(limit, prepare).await?;
         sink.columns(statement.columns().iter().map(result_column).collect())?;
         let declare = format!("declare swr_result no scroll cursor for {sql}");
-        let declare = sqlx::query(AssertSqlSafe(declare)).execute(&mut *transaction);
+        let declare = sqlx::query(AssertSqlSafe(declare)).execute(&mut **transaction);
         step(limit, declare).await?;
         // Neither prepared nor with parameters: values arrive as text, whatever their types.
         loop {
-            let fetch = sqlx::raw_sql(FETCH).fetch_all(&mut *transaction);
+            let fetch = sqlx::raw_sql(FETCH).fetch_all(&mut **transaction);
             let rows = step(limit, fetch).await?;
             if rows.is_empty() {
                 break;
@@ -137,18 +172,13 @@ impl Reader {
                 sink.row(&texts)?;
             }
         }
-        step(limit, transaction.rollback()).await
+        step(limit, transaction.execute("close swr_result")).await?;
+        Ok(())
     }
 
-    /// The connection, for the store's own questions.
-    pub fn connection(&mut self) -> &mut PgConnection {
-        &mut self.connection
-    }
-
-    /// Says goodbye to the server.
-    pub async fn close(self) {
-        // Nothing is pending on it.
-        let _ = within(self.limit, self.connection.close()).await;
+    /// Ends it.
+    pub async fn end(self) -> Result<(), ReadError> {
+        step(self.limit, self.transaction.rollback()).await
     }
 }
 

@@ -1,6 +1,7 @@
 //! Reports: questions about the registry, and the views that answer them.
 
 mod filter;
+pub mod html;
 mod render;
 
 pub(crate) use filter::quoted;

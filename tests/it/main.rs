@@ -35,6 +35,8 @@ mod database_faults;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod doctor;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod html;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod kills;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod policy;
