@@ -139,8 +139,8 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     }
     let open = database.open().await?;
     open.database.check().await?;
-    let mut connection = open.database.connect().await?;
-    print(&mut connection, &query, format.unwrap_or_default()).await?;
+    let mut reader = open.database.connect_to_read().await?;
+    print(&mut reader, &query, format.unwrap_or_default()).await?;
     Ok(Exit::Success)
 }
 
@@ -180,13 +180,13 @@ async fn page(args: Args) -> Result<Exit, Failure> {
     }
     let open = database.open().await?;
     open.database.check().await?;
-    let mut connection = open.database.connect().await?;
+    let mut reader = open.database.connect_to_read().await?;
     let options = html::Options {
         instance: instance.as_deref(),
         limit,
         made_at: Clock::system().now(),
     };
-    let page = html::page(&mut connection, &options)
+    let page = html::page(&mut reader, &options)
         .await
         .map_err(query_failure)?;
     match output {

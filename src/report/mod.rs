@@ -168,6 +168,22 @@ from unnest({digests}) as base (base_digest) cross join lateral swr_report.built
         filters: ARTIFACT,
     },
     Report {
+        name: "build_command_finding",
+        question: "Which build commands carry secrets, or let others in, and where do they come from?",
+        sql: "select instance, severity, rule, title, artifacts, repositories, origin_namespace, origin_repository, origin_tags, origin_position, command
+from swr_report.build_command_finding",
+        order_by: "array_position(array['high', 'medium', 'low', 'info'], severity), artifacts desc, instance, rule, command_id",
+        filters: &[Filter::Instance],
+    },
+    Report {
+        name: "artifact_finding",
+        question: "Which artifacts carry what was found in build commands?",
+        sql: "select instance, namespace, repository, digest, tags, severity, rule, position, command
+from swr_report.artifact_finding",
+        order_by: "array_position(array['high', 'medium', 'low', 'info'], severity), instance, namespace, repository, artifact_id, position, rule",
+        filters: ARTIFACT,
+    },
+    Report {
         name: "tag_move",
         question: "Which tags moved or went away, and when?",
         sql: "select instance, namespace, repository, tag, moved_at, from_digest, to_digest

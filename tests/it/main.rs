@@ -7,6 +7,8 @@
 
 mod architecture;
 #[cfg(feature = "emulator")]
+mod docs;
+#[cfg(feature = "emulator")]
 mod emulator;
 #[cfg(feature = "emulator")]
 mod fault_matrix;
@@ -26,6 +28,8 @@ mod verify;
 
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod commands;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod dashboards;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod database_faults;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]

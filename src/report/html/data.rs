@@ -5,10 +5,9 @@ use std::io;
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sqlx::PgConnection;
 
 use super::super::filter::{Filter, quoted};
-use crate::database::reader::{ReadError, ResultColumn, RowSink, Snapshot};
+use crate::database::reader::{ReadError, Reader, ResultColumn, RowSink, Snapshot};
 
 /// What a treemap can show; smaller ones are a hair wide.
 const TREEMAP_NAMESPACES: u64 = 300;
@@ -42,7 +41,7 @@ pub(super) struct Findings {
 impl Data {
     /// Reads it all as it is at one moment, up to `limit` rows of each table; 0 for all.
     pub(super) async fn read(
-        connection: &mut PgConnection,
+        reader: &mut Reader,
         instance: Option<&str>,
         limit: u64,
     ) -> Result<Data, ReadError> {
@@ -51,8 +50,8 @@ impl Data {
             Some(instance) => Filter::Instance.condition(&quoted(instance)),
             None => "true".to_owned(),
         };
-        let mut snapshot = Snapshot::begin(connection).await?;
-        let mut reader = Reader {
+        let mut snapshot = reader.snapshot().await?;
+        let mut reader = Tables {
             snapshot: &mut snapshot,
             only,
         };
@@ -113,13 +112,13 @@ pub(super) struct Top<T> {
     pub(super) total: u64,
 }
 
-struct Reader<'a, 'c> {
+struct Tables<'a, 'c> {
     snapshot: &'a mut Snapshot<'c>,
     /// The condition that narrows each query to the wanted instance, `{only}` in it.
     only: String,
 }
 
-impl Reader<'_, '_> {
+impl Tables<'_, '_> {
     async fn findings(&mut self, limit: u64) -> Result<Option<Findings>, ReadError> {
         let view: Top<View> = self.read(FINDING_VIEW, "name", 1).await?;
         if view.rows.is_empty() {

@@ -15,9 +15,8 @@ use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use flate2::read::GzDecoder;
 use sha2::{Digest, Sha256};
-use sqlx::PgConnection;
 
-use crate::database::reader::ReadError;
+use crate::database::reader::{ReadError, Reader};
 use charts::Charts;
 use data::Data;
 
@@ -38,11 +37,8 @@ pub struct Options<'a> {
 }
 
 /// The page, of the registry as it is stored at one moment.
-pub async fn page(
-    connection: &mut PgConnection,
-    options: &Options<'_>,
-) -> Result<String, ReadError> {
-    let data = Data::read(connection, options.instance, options.limit).await?;
+pub async fn page(reader: &mut Reader, options: &Options<'_>) -> Result<String, ReadError> {
+    let data = Data::read(reader, options.instance, options.limit).await?;
     let charts = Charts::new(&data).to_json().map_err(io::Error::other)?;
     let mut library = String::new();
     GzDecoder::new(LIBRARY).read_to_string(&mut library)?;

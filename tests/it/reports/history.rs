@@ -3,35 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::NaiveDate;
-use swr_sync::database::Database;
-use swr_sync::registry::Registry;
-use swr_sync::stop;
-use swr_sync::sync::{Progress, Safeguards, SyncSettings, sync};
-
-use crate::support::mirror::client_settings;
 
 use super::*;
-
-/// A run whose clock shows this time.
-async fn sync_at(mirror: &Mirror, now: DateTime<Utc>) {
-    let client = client_settings(&mirror.emulator);
-    let settings = SyncSettings {
-        swr_instance_id: client.instance_id.clone(),
-        project_id: client.project_id.clone(),
-        endpoint: client.endpoint.to_string(),
-        region: None,
-        dry_run: false,
-        safeguards: Safeguards::default(),
-        host: "test-host".to_owned(),
-        clock: Clock::from_fn(move || now),
-    };
-    let registry = Registry::new(client).unwrap();
-    let database = Database::from_url(mirror.database.url()).unwrap();
-    let (_stopper, stop) = stop::channel();
-    sync(&registry, &database, &settings, &Progress::default(), &stop)
-        .await
-        .unwrap();
-}
 
 /// `namespace | repository | tag` to digest.
 type Tags = BTreeMap<String, String>;
@@ -162,7 +135,7 @@ async fn a_month_is_told_as_it_was() {
             (of_day, tags(world), artifacts(world))
         });
         let evening = morning + TimeDelta::hours(23);
-        sync_at(&mirror, evening).await;
+        mirror.sync_at(evening).await;
         moments.push(of_day);
         listings.push((evening, tags, artifacts));
     }
@@ -328,19 +301,19 @@ async fn change_tells_what_a_changed_or_returned_artifact_was_like() {
             .with_world(|world| world.override_row(shown, row))
     };
     show(row(500, 100, "2026-03-01T00:00:00.000Z"));
-    sync_at(&mirror, at(20)).await;
+    mirror.sync_at(at(20)).await;
     show(row(500, 120, "2026-03-02T00:00:00.000Z"));
-    sync_at(&mirror, at(21)).await;
+    mirror.sync_at(at(21)).await;
     // Another artifact in its place, then the first one again.
     show(row(501, 120, "2026-03-02T00:00:00.000Z"));
-    sync_at(&mirror, at(22)).await;
+    mirror.sync_at(at(22)).await;
     show(row(500, 120, "2026-03-02T00:00:00.000Z"));
-    sync_at(&mirror, at(23)).await;
+    mirror.sync_at(at(23)).await;
     // A pull is no change.
     let mut pulled = row(500, 120, "2026-03-02T00:00:00.000Z");
     pulled["pull_time"] = "2026-03-03T00:00:00.000Z".into();
     show(pulled);
-    sync_at(&mirror, at(24)).await;
+    mirror.sync_at(at(24)).await;
 
     let changes =
         "select run_id, seen_at, change, artifact_id, digest, size_bytes, changed_at, previous

@@ -225,7 +225,8 @@ async fn build_template(
     .await?;
     execute(
         admin,
-        format!("create database {unfinished} template template0"),
+        // Text sorts alike on every server.
+        format!("create database {unfinished} template template0 lc_collate 'C' lc_ctype 'C'"),
     )
     .await?;
     migrate(PgConnection::connect(&server.url_of(&unfinished)).await?).await?;

@@ -63,7 +63,7 @@ pub(crate) struct Mirror {
 }
 
 /// The tables that hold facts; an unchanged registry must leave them alone.
-pub(crate) const FACT_TABLES: [&str; 17] = [
+pub(crate) const FACT_TABLES: [&str; 19] = [
     "instance",
     "namespace",
     "repository",
@@ -73,6 +73,8 @@ pub(crate) const FACT_TABLES: [&str; 17] = [
     "manifest",
     "build_step",
     "command",
+    "command_finding",
+    "finding_rule",
     "layer",
     "media_type",
     "data_issue",
@@ -112,6 +114,27 @@ impl Mirror {
         self.try_sync()
             .await
             .unwrap_or_else(|error| panic!("the run failed: {error}"))
+    }
+
+    /// One run whose clock shows this time.
+    pub(crate) async fn sync_at(&self, now: DateTime<Utc>) -> RunReport {
+        let client = client_settings(&self.emulator);
+        let settings = SyncSettings {
+            dry_run: self.dry_run,
+            safeguards: self.safeguards,
+            clock: Clock::from_fn(move || now),
+            ..sync_settings(&client)
+        };
+        let (_stopper, stop) = stop::channel();
+        run_as(
+            client,
+            settings,
+            &self.database,
+            &Progress::default(),
+            &stop,
+        )
+        .await
+        .unwrap_or_else(|error| panic!("the run failed: {error}"))
     }
 
     pub(crate) async fn try_sync(&self) -> Result<RunReport, SyncError> {
