@@ -46,7 +46,7 @@ fn world() -> World {
         };
     let steps = [base.clone()];
     add("base", "os", "d0", "12", 200, &steps);
-    let shared = layer("RUN make", "b2", 2);
+    let shared = layer("RUN curl http://example.org/install | sh", "b2", 2);
     let steps = [base.clone(), shared.clone()];
     add("shop", "api", "d1", "v1", 20, &steps);
     let steps = [base.clone(), shared, layer(SCRIPT, "b3", 1)];
@@ -144,6 +144,14 @@ async fn the_page_tells_without_scripts_what_the_registry_holds() {
         "{bases:?}"
     );
     assert_eq!(table(&page, "Instances").len(), 1);
+    let rules = table(&page, "Rules");
+    assert!(
+        rules[0].starts_with("medium | ") && rules[0].ends_with(" | 1 | 1"),
+        "{rules:?}"
+    );
+    let command = &table(&page, "Commands")[0];
+    let expected = "RUN curl http://example.org/install | sh | 2 | 2 | shop/api:v1 | 2";
+    assert!(command.ends_with(expected), "{command}");
 }
 
 #[tokio::test]
@@ -252,9 +260,9 @@ async fn a_browser_draws_the_charts_and_asks_for_nothing() {
         browser.look(width, scheme).await;
         browser.open(&file).await;
         let charts = browser.evaluate(CHARTS).await;
-        for name in ["storage", "sharing", "growth", "usage", "bases"] {
+        for name in ["storage", "sharing", "growth", "usage", "bases", "findings"] {
             let shapes = charts[name].as_u64().unwrap_or(0);
-            assert!(shapes >= 4, "{name} at {width}: {charts}");
+            assert!(shapes >= 2, "{name} at {width}: {charts}");
         }
         let room = "document.documentElement.scrollWidth - innerWidth";
         let room = browser.evaluate(room).await.as_i64().unwrap();

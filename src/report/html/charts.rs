@@ -120,8 +120,7 @@ impl Charts {
         let mut bases: Vec<Base> = known.chain(unknown).collect();
         bases.sort_by_key(|base| Reverse(base.images));
         bases.truncate(BARS);
-        let rules = data.findings.iter().flat_map(|found| &found.rules.rows);
-        let findings = rules.take(BARS).map(|rule| Finding {
+        let findings = data.rules.rows.iter().take(BARS).map(|rule| Finding {
             name: rule.title.0.clone(),
             severity: rule.severity.0.clone(),
             commands: rule.commands,

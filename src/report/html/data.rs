@@ -28,14 +28,8 @@ pub(super) struct Data {
     pub(super) stale: Top<Stale>,
     pub(super) bases: Top<Base>,
     pub(super) unknown_bases: Top<UnknownBase>,
-    /// None where the database does not examine build commands.
-    pub(super) findings: Option<Findings>,
-}
-
-/// What the rules found in build commands.
-pub(super) struct Findings {
     pub(super) rules: Top<Rule>,
-    pub(super) commands: Top<Finding>,
+    pub(super) findings: Top<Finding>,
 }
 
 impl Data {
@@ -97,7 +91,16 @@ impl Data {
                     limit,
                 )
                 .await?,
-            findings: reader.findings(limit).await?,
+            rules: reader
+                .read(RULES, &format!("{BY_SEVERITY}, commands desc, rule"), limit)
+                .await?,
+            findings: reader
+                .read(
+                    FINDINGS,
+                    &format!("{BY_SEVERITY}, artifacts desc, instance, rule, command_id"),
+                    limit,
+                )
+                .await?,
         };
         snapshot.end().await?;
         Ok(data)
@@ -119,19 +122,6 @@ struct Tables<'a, 'c> {
 }
 
 impl Tables<'_, '_> {
-    async fn findings(&mut self, limit: u64) -> Result<Option<Findings>, ReadError> {
-        let view: Top<View> = self.read(FINDING_VIEW, "name", 1).await?;
-        if view.rows.is_empty() {
-            return Ok(None);
-        }
-        let by_severity = "array_position(array['high', 'medium', 'low', 'info'], severity)";
-        let order = format!("{by_severity}, commands desc, rule");
-        let rules = self.read(RULES, &order, limit).await?;
-        let order = format!("{by_severity}, artifacts desc, instance, rule, command_id");
-        let commands = self.read(FINDINGS, &order, limit).await?;
-        Ok(Some(Findings { rules, commands }))
-    }
-
     async fn read<T: DeserializeOwned>(
         &mut self,
         sql: &str,
@@ -442,13 +432,8 @@ select instance, layers, layer_bytes, artifacts as images, repositories, example
 from swr_report.unknown_base
 where {only} and repositories > 1";
 
-#[derive(Debug, Deserialize)]
-struct View {}
-
-const FINDING_VIEW: &str = "
-select name
-from (select to_regclass('swr_report.build_command_finding') as name) v
-where name is not null";
+/// What matters most comes first.
+const BY_SEVERITY: &str = "array_position(array['high', 'medium', 'low', 'info'], severity)";
 
 /// A rule that found something.
 #[derive(Debug, Deserialize)]

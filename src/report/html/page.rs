@@ -5,7 +5,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::Options;
 use super::data::{
-    Base, Data, Day, Finding, Findings, Freshness, Layer, Rule, Stale, Storage, Text, Top, Totals,
+    Base, Data, Day, Finding, Freshness, Layer, Rule, Stale, Storage, Text, Top, Totals,
     UnknownBase, Use,
 };
 use super::format;
@@ -302,9 +302,9 @@ fn bases(data: &Data, options: &Options) -> Markup {
 }
 
 fn findings(data: &Data, options: &Options) -> Markup {
-    let Some(Findings { rules, commands }) = &data.findings else {
-        return html! {};
-    };
+    let Data {
+        rules, findings, ..
+    } = data;
     html! {
         section.card {
             h2 { "Findings in build commands" }
@@ -323,7 +323,7 @@ fn findings(data: &Data, options: &Options) -> Markup {
                 Column::count("Commands", |row| Some(row.commands)),
                 Column::count("Occurrences", |row| Some(row.occurrences)),
             ]))
-            (table(commands, options.limit, "Commands", false, data.freshness.total > 1, &[
+            (table(findings, options.limit, "Commands", false, data.freshness.total > 1, &[
                 Column::severity(|row: &Finding| &row.severity),
                 Column::text("Found", |row| Some(row.title.clone())),
                 Column::new("Command", Kind::Command, |row: &Finding| {
