@@ -246,6 +246,9 @@ returns table (
 language sql
 stable
 parallel safe
+-- Whoever may ask the views may ask this, too, without a right to the tables.
+security definer
+set search_path = swr, swr_report, pg_temp
 as $$
     with wanted as (
         select a.instance_id, a.artifact_id, a.digest

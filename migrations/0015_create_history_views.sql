@@ -17,6 +17,9 @@ returns table (
 language sql
 stable
 parallel safe
+-- Whoever may ask the views may ask this, too, without a right to the tables.
+security definer
+set search_path = swr, swr_report, pg_temp
 as $$
     select
         coalesce(i.name, i.swr_instance_id),

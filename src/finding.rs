@@ -36,6 +36,13 @@ pub struct Rule {
     reading: Reading,
 }
 
+impl Rule {
+    /// The regular expressions that begin a finding.
+    pub fn patterns(&self) -> &'static [&'static str] {
+        self.patterns
+    }
+}
+
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
@@ -102,7 +109,11 @@ pub fn find(command: &str) -> Vec<Finding> {
 
 /// The command with [`MASK`] in place of each secret; `None` if it holds none.
 pub fn mask(command: &str) -> Option<String> {
-    let findings = find(command);
+    masked(command, &find(command))
+}
+
+/// The same, with what [`find`] found in the command.
+pub fn masked(command: &str, findings: &[Finding]) -> Option<String> {
     let mut masked = String::new();
     let mut end = 0;
     for secret in findings

@@ -366,18 +366,13 @@ pub async fn sync(
         Err(error) => Err(error),
     };
     match &result {
-        Ok(()) if counters.rows_written >= ANALYZE_ROWS => {
-            let analyzing = store::within(database.timeout(), "analyze", store::analyze(&mut lock));
+        Ok(()) => {
             // All is published; a failure here is no failure of the run, nor is a stop.
-            let analyzed = tokio::select! {
-                analyzed = analyzing => analyzed,
-                _ = stop.requested() => Ok(()),
-            };
-            if let Err(error) = analyzed {
-                tracing::debug!("{}", chain(&error));
+            tokio::select! {
+                () = tidy_up(&mut lock, run, &counters, database.timeout()) => {}
+                _ = stop.requested() => {}
             }
         }
-        Ok(()) => {}
         Err(error) => {
             record_failure(&mut lock, run, &counters, error, database, clock.now()).await;
         }
@@ -396,6 +391,23 @@ pub async fn sync(
     })
 }
 
+/// What can wait until the listing is visible, and is done by the next run if it is not by this.
+async fn tidy_up(lock: &mut InstanceLock, run: Run, counters: &RunCounters, limit: Duration) {
+    if let Err(error) = store::update_findings(lock, run, limit).await {
+        tracing::warn!(
+            "the findings in build commands may be those of older rules until the next run: {}",
+            chain(&error)
+        );
+    }
+    if counters.rows_written < ANALYZE_ROWS {
+        return;
+    }
+    let analyzing = store::analyze(lock);
+    if let Err(error) = store::within(limit, "analyze", analyzing).await {
+        tracing::debug!("{}", chain(&error));
+    }
+}
+
 /// Connects, settles the instance, takes its lock and starts the run.
 async fn begin_run(
     registry: &Registry,
@@ -411,6 +423,7 @@ async fn begin_run(
         let now = settings.clock.now();
         let mut lock = InstanceLock::acquire(connection, instance.instance_id).await?;
         let run = Run::start(&mut lock, &settings.host, now).await?;
+        store::prepare_findings(lock.connection(), run).await?;
         if let Some(description) = &description {
             let data_issues =
                 store::describe_instance(lock.connection(), run, description, now).await?;

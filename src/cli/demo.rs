@@ -135,27 +135,21 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
 }
 
 async fn print_reports(database: &Database, limit: u64) -> Result<Exit, Failure> {
-    let mut connection = database.connect().await?;
+    let mut reader = database.connect_to_read().await?;
     for name in REPORTS {
         if let Some(report) = report::find(name) {
             say(&format!("{}   (swr-sync report {name})", report.question))?;
             let sql = report
                 .query(&FilterValues::default(), limit)
                 .map_err(|error| Failure::new(Exit::Unexpected, error))?;
-            print(&mut connection, &sql, Format::Table).await?;
+            print(&mut reader, &sql, Format::Table).await?;
         }
     }
     for (question, sql) in QUESTIONS {
         say(&format!("{question}\n\n{sql}\nlimit {limit};"))?;
-        print(
-            &mut connection,
-            &format!("{sql}\nlimit {limit}"),
-            Format::Table,
-        )
-        .await?;
+        print(&mut reader, &format!("{sql}\nlimit {limit}"), Format::Table).await?;
     }
-    // Nothing is pending on it.
-    let _ = connection.close().await;
+    reader.close().await;
     say(&format!(
         "The data stays in the database {DATABASE}. Look around with\n  swr-sync db psql --database {DATABASE}"
     ))?;

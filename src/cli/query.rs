@@ -1,15 +1,15 @@
 //! `swr-sync query` and `swr-sync status`: read-only SQL.
 
+use std::error::Error;
 use std::io::{self, BufWriter, Write};
 use std::time::Duration;
 
-use sqlx::PgConnection;
-
 use super::exit::{Exit, Failure};
 use super::settings::DatabaseArgs;
-use crate::database::reader::{self, ReadError};
+use crate::database::hint;
+use crate::database::reader::{ReadError, Reader};
 use crate::report::{CsvSink, Format, JsonSink, TableSink, quoted};
-use crate::store::{ListingAge, listing_ages};
+use crate::store::{ListingAge, listing_ages, within};
 
 /// Arguments of `query`.
 #[derive(Debug, clap::Args)]
@@ -50,8 +50,8 @@ pub(super) async fn query(args: QueryArgs) -> Result<Exit, Failure> {
         database,
     } = args;
     let open = database.open().await?;
-    let mut connection = open.database.connect().await?;
-    print(&mut connection, &sql, format).await?;
+    let mut reader = open.database.connect_to_read().await?;
+    print(&mut reader, &sql, format).await?;
     Ok(Exit::Success)
 }
 
@@ -65,7 +65,7 @@ pub(super) async fn status(args: StatusArgs) -> Result<Exit, Failure> {
     } = args;
     let open = database.open().await?;
     open.database.check().await?;
-    let mut connection = open.database.connect().await?;
+    let mut reader = open.database.connect_to_read().await?;
     let only = match &instance {
         Some(instance) => {
             let instance = quoted(instance);
@@ -82,8 +82,9 @@ pub(super) async fn status(args: StatusArgs) -> Result<Exit, Failure> {
          order by instance, instance_id"
     );
     if let Some(max_age) = max_age {
-        print(&mut connection, &freshness, format).await?;
-        return check_age(&mut connection, *max_age, instance.as_deref()).await;
+        print(&mut reader, &freshness, format).await?;
+        let limit = open.database.timeout();
+        return check_age(&mut reader, limit, *max_age, instance.as_deref()).await;
     }
     let waiting = format!(
         "select instance, coalesce(build_history, 'not asked for') as build_history, count(distinct digest) as digests,
@@ -110,22 +111,24 @@ pub(super) async fn status(args: StatusArgs) -> Result<Exit, Failure> {
          limit {runs}"
     );
     if format == Format::Table {
-        print(&mut connection, &freshness, format).await?;
-        print(&mut connection, &waiting, format).await?;
+        print(&mut reader, &freshness, format).await?;
+        print(&mut reader, &waiting, format).await?;
     }
-    print(&mut connection, &runs, format).await?;
+    print(&mut reader, &runs, format).await?;
     Ok(Exit::Success)
 }
 
 /// Says in one line which instances are older than they may be.
 async fn check_age(
-    connection: &mut PgConnection,
+    reader: &mut Reader,
+    limit: Duration,
     max_age: Duration,
     instance: Option<&str>,
 ) -> Result<Exit, Failure> {
-    let ages = listing_ages(connection, instance)
+    let ages = listing_ages(reader.connection(), instance);
+    let ages = within(limit, "see how old the listings are", ages)
         .await
-        .map_err(|error| Failure::new(Exit::Database, error))?;
+        .map_err(database_failure)?;
     let stale: Vec<String> = ages
         .iter()
         .filter_map(|ListingAge { instance, age }| match age {
@@ -161,30 +164,26 @@ pub(super) fn write_stdout(text: &str) -> Result<Exit, Failure> {
 }
 
 /// Runs a query and prints its result on stdout.
-pub(super) async fn print(
-    connection: &mut PgConnection,
-    sql: &str,
-    format: Format,
-) -> Result<(), Failure> {
+pub(super) async fn print(reader: &mut Reader, sql: &str, format: Format) -> Result<(), Failure> {
     let output = BufWriter::new(io::stdout());
     let result = match format {
         Format::Table => {
             let mut sink = TableSink::new(output);
-            match reader::read(connection, sql, &mut sink).await {
+            match reader.read(sql, &mut sink).await {
                 Ok(()) => sink.finish().map_err(ReadError::from),
                 Err(error) => Err(error),
             }
         }
         Format::Csv => {
             let mut sink = CsvSink::new(output);
-            match reader::read(connection, sql, &mut sink).await {
+            match reader.read(sql, &mut sink).await {
                 Ok(()) => sink.finish().map_err(ReadError::from),
                 Err(error) => Err(error),
             }
         }
         Format::Json => {
             let mut sink = JsonSink::new(output);
-            match reader::read(connection, sql, &mut sink).await {
+            match reader.read(sql, &mut sink).await {
                 Ok(()) => sink.finish().map_err(ReadError::from),
                 Err(error) => Err(error),
             }
@@ -193,20 +192,39 @@ pub(super) async fn print(
     match result {
         Ok(()) => Ok(()),
         Err(ReadError::Output(error)) => written(Err(error)),
-        Err(error @ ReadError::Query(_)) => Err(query_failure(error)),
+        Err(error @ (ReadError::Query(_) | ReadError::Silent { .. })) => Err(query_failure(error)),
     }
 }
 
-/// A query that is wrong is the user's; one whose connection broke is the database's.
-fn query_failure(error: ReadError) -> Failure {
-    let is_refused =
-        matches!(&error, ReadError::Query(source) if source.as_database_error().is_some());
-    if is_refused {
-        Failure::new(Exit::Usage, error)
-            .hint("one select statement is taken, and it may not write; the schema is described in the comments of the tables")
-    } else {
-        Failure::new(Exit::Database, error)
+/// A query that is wrong is the user's; one that the database cannot answer is the database's.
+pub(super) fn query_failure(error: ReadError) -> Failure {
+    if is_refused(&error) {
+        return Failure::new(Exit::Usage, error)
+            .hint("one select statement is taken, and it may not write; the schema is described in the comments of the tables");
     }
+    database_failure(error)
+}
+
+fn database_failure(error: impl Error + Send + Sync + 'static) -> Failure {
+    let hint = hint(&error).unwrap_or(
+        "see whether the server still runs and what holds it up, or allow more time with \
+         --database-timeout",
+    );
+    Failure::new(Exit::Database, error).hint(hint)
+}
+
+/// Whether the server has understood the query and holds it to be wrong.
+fn is_refused(error: &ReadError) -> bool {
+    /// The classes of SQLSTATE that tell of the server: its connections, its resources, what its
+    /// operator does or has set, its system, and its bugs.
+    const OF_THE_SERVER: [&str; 5] = ["08", "53", "57", "58", "XX"];
+    let ReadError::Query(source) = error else {
+        return false;
+    };
+    source.as_database_error().is_some_and(|error| {
+        let code = error.code().unwrap_or_default();
+        !OF_THE_SERVER.iter().any(|class| code.starts_with(class))
+    })
 }
 
 /// How writing a result ended; `| head` is not a failure.

@@ -1,13 +1,18 @@
-//! `swr-sync report`: lists the reports, or prints one.
+//! `swr-sync report`: lists the reports, prints one, or makes the page of all.
 
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 
 use super::exit::{Exit, Failure};
-use super::query::{print, write_stdout};
+use super::query::{print, query_failure, write_stdout};
 use super::settings::DatabaseArgs;
-use crate::report::{self, FilterError, FilterValues, Format, REPORTS, Report};
+use crate::clock::Clock;
+use crate::report::{self, FilterError, FilterValues, Format, REPORTS, Report, html};
 
 pub(super) const AFTER_HELP: &str = "\
 Examples:
@@ -16,17 +21,18 @@ Examples:
   swr-sync report stale_artifact --older-than 180d --format csv
   swr-sync report tag_at --at '2026-03-01 12:00' --repository api
   swr-sync report built_on --digest sha256:…        what to rebuild when that base changes
+  swr-sync report html --output registry.html       one page with charts, for a browser
   swr-sync report layer_usage --sql                 the query, to paste elsewhere";
 
 /// Arguments of `report`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The report; without it, the reports are listed
+    /// The report, or `html` for one page of all; without it, the reports are listed
     name: Option<String>,
-    /// Form of the result
-    #[arg(long, value_name = "FORM", default_value = "table")]
-    format: Format,
-    /// Rows to print; 0 for all
+    /// Form of the result [default: table]
+    #[arg(long, value_name = "FORM")]
+    format: Option<Format>,
+    /// Rows to print, of each table of the page; 0 for all
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: u64,
     #[command(flatten)]
@@ -34,9 +40,15 @@ pub(super) struct Args {
     /// Print the query instead of running it
     #[arg(long)]
     sql: bool,
+    /// Where the page goes, instead of stdout; it appears there when it is complete
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
     #[command(flatten)]
     database: DatabaseArgs,
 }
+
+/// The name that stands for no report but for the page.
+const PAGE: &str = "html";
 
 /// What a report is narrowed down by; it says so if it cannot be.
 #[derive(Debug, clap::Args)]
@@ -99,14 +111,24 @@ fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
 }
 
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
+    if args.name.as_deref() == Some(PAGE) {
+        return page(args).await;
+    }
     let Args {
         name,
         format,
         limit,
         filters,
         sql,
+        output,
         database,
     } = args;
+    if output.is_some() {
+        return Err(
+            Failure::new(Exit::Usage, "--output is for `report html` alone")
+                .hint("a report prints on stdout, which the shell can send to a file"),
+        );
+    }
     let Some(name) = name else { return list() };
     let report = report::find(&name).ok_or_else(|| unknown(&name))?;
     let query = report
@@ -117,23 +139,106 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     }
     let open = database.open().await?;
     open.database.check().await?;
-    let mut connection = open.database.connect().await?;
-    print(&mut connection, &query, format).await?;
+    let mut reader = open.database.connect_to_read().await?;
+    print(&mut reader, &query, format.unwrap_or_default()).await?;
     Ok(Exit::Success)
+}
+
+/// Makes the page of all reports.
+async fn page(args: Args) -> Result<Exit, Failure> {
+    let Args {
+        name: _,
+        format,
+        limit,
+        filters,
+        sql,
+        output,
+        database,
+    } = args;
+    let FilterArgs {
+        instance,
+        namespace,
+        repository,
+        digests,
+        older_than,
+        at,
+    } = filters;
+    let refused = [
+        (format.is_some(), "--format"),
+        (sql, "--sql"),
+        (namespace.is_some(), "--namespace"),
+        (repository.is_some(), "--repository"),
+        (!digests.is_empty(), "--digest"),
+        (older_than.is_some(), "--older-than"),
+        (at.is_some(), "--at"),
+    ];
+    if let Some((_, option)) = refused.into_iter().find(|(is_given, _)| *is_given) {
+        return Err(
+            Failure::new(Exit::Usage, format!("`report html` does not take {option}"))
+                .hint("`report html` takes --instance, --limit, --output"),
+        );
+    }
+    let open = database.open().await?;
+    open.database.check().await?;
+    let mut reader = open.database.connect_to_read().await?;
+    let options = html::Options {
+        instance: instance.as_deref(),
+        limit,
+        made_at: Clock::system().now(),
+    };
+    let page = html::page(&mut reader, &options)
+        .await
+        .map_err(query_failure)?;
+    match output {
+        None => write_stdout(&page),
+        Some(path) => match replace_file(&path, page.as_bytes()) {
+            Ok(()) => Ok(Exit::Success),
+            Err(error) => Err(Failure::new(
+                Exit::Unexpected,
+                format!("cannot write {}: {error}", path.display()),
+            )
+            .hint("the folder must exist and be writable: the page is written beside the file and renamed")),
+        },
+    }
+}
+
+/// Writes a file aside and renames it, so that readers see the old or the new one, and whole.
+fn replace_file(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let name = path
+        .file_name()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it names no file"))?;
+    let mut aside = OsString::from(".");
+    aside.push(name);
+    aside.push(format!(".{}", std::process::id()));
+    let aside = path.with_file_name(aside);
+    let written = File::create(&aside)
+        .and_then(|mut file| file.write_all(contents))
+        .and_then(|()| fs::rename(&aside, path));
+    if written.is_err() {
+        // What is left of it helps nobody.
+        let _ = fs::remove_file(&aside);
+    }
+    written
 }
 
 fn list() -> Result<Exit, Failure> {
     let names = REPORTS.iter().map(|report| report.name.len());
     let width = names.max().unwrap_or(0);
-    let lines: String = REPORTS
-        .iter()
-        .map(|report| format!("{:width$}  {}\n", report.name, report.question))
+    let reports = REPORTS.iter().map(|report| (report.name, report.question));
+    let page = (PAGE, "All at a glance: one page for a browser (--output).");
+    let lines: String = reports
+        .chain([page])
+        .map(|(name, question)| format!("{name:width$}  {question}\n"))
         .collect();
     write_stdout(&lines)
 }
 
 fn unknown(name: &str) -> Failure {
-    let names: Vec<&str> = REPORTS.iter().map(|report| report.name).collect();
+    let names: Vec<&str> = REPORTS
+        .iter()
+        .map(|report| report.name)
+        .chain([PAGE])
+        .collect();
     Failure::new(Exit::Usage, format!("there is no report `{name}`"))
         .hint(format!("reports are: {}", names.join(", ")))
 }

@@ -137,8 +137,8 @@ async fn print(
          {limit}",
         report.run.instance_id, report.run.run_id
     );
-    let mut connection = database.connect().await?;
-    query::print(&mut connection, &sql, format).await
+    let mut reader = database.connect_to_read().await?;
+    query::print(&mut reader, &sql, format).await
 }
 
 fn summary(report: &VerifyReport) -> String {

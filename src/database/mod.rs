@@ -18,6 +18,8 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 
 use crate::exit::Exit;
 
+use reader::Reader;
+
 pub use hint::hint;
 
 /// The migrations under `migrations/`. sqlx keeps its own table in the schema `swr` too.
@@ -203,6 +205,11 @@ impl Database {
         }
     }
 
+    /// Opens a connection for reading.
+    pub async fn connect_to_read(&self) -> Result<Reader, DatabaseError> {
+        Ok(Reader::new(self.connect().await?, self.timeout))
+    }
+
     /// Applies the migrations that are missing, and gives their number.
     pub async fn migrate(&self) -> Result<usize, DatabaseError> {
         let missing = match self.check().await {
@@ -263,11 +270,14 @@ pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option
         .ok()
 }
 
+/// A limit as a setting of the server, where the largest value is about 24 days, and 0 no limit.
+fn milliseconds(limit: Duration) -> u128 {
+    limit.as_millis().clamp(1, i32::MAX as u128)
+}
+
 /// Has the server give up waiting, for us and on our behalf. What a server does not know, such
 /// as an old one, is left out.
 async fn limit_waits(connection: &mut PgConnection, limit: Duration) -> Result<(), sqlx::Error> {
-    // The largest value a setting can have is about 24 days; 0 would be no limit.
-    let limit_ms = limit.as_millis().clamp(1, i32::MAX as u128);
     sqlx::query!(
         "select set_config(name, value, false) as value
          from (values
@@ -283,7 +293,7 @@ async fn limit_waits(connection: &mut PgConnection, limit: Duration) -> Result<(
              ('tcp_user_timeout', '60000')
          ) as w (name, value)
          join pg_settings using (name)",
-        limit_ms.to_string()
+        milliseconds(limit).to_string()
     )
     .fetch_all(connection)
     .await?;

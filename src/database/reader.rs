@@ -1,10 +1,14 @@
 //! Read-only SQL: for reports, and for whatever the user types.
 
+use std::time::Duration;
+
 use sqlx::postgres::PgColumn;
 use sqlx::{
-    AssertSqlSafe, Column, Connection, Executor, PgConnection, Row, SqlSafeStr, Statement,
-    TypeInfo, ValueRef,
+    AssertSqlSafe, Column, Connection, Executor, PgConnection, Postgres, Row, SqlSafeStr,
+    Statement, Transaction, TypeInfo, ValueRef,
 };
+
+use super::{milliseconds, within};
 
 /// A column of a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +46,12 @@ pub enum ReadError {
     /// The database refused it.
     #[error("the query failed: {}", database_message(.0))]
     Query(#[source] sqlx::Error),
+    /// No answer within the limit.
+    #[error("the query failed: no answer from the database within {}", humantime::format_duration(*limit))]
+    Silent {
+        /// The limit.
+        limit: Duration,
+    },
     /// The result could not be written.
     #[error("cannot write the result")]
     Output(#[from] std::io::Error),
@@ -57,74 +67,129 @@ fn database_message(error: &sqlx::Error) -> String {
 /// Rows fetched at a time: bounds the memory of a large result.
 const FETCH: &str = "fetch 1000 from swr_result";
 
-/// Runs one query in a read-only transaction and hands its rows to `sink`.
+/// A connection to read from, with a limit for each step of a query.
 ///
-/// The query becomes that of a cursor, so it must be one `select`, `with`, `table` or `values`,
-/// and the database itself refuses anything that writes. The views can be named without schema.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the door for SQL that is not known at compile time"
-)]
-pub async fn read(
-    connection: &mut PgConnection,
-    sql: &str,
-    sink: &mut dyn RowSink,
-) -> Result<(), ReadError> {
-    let mut transaction = connection
-        .begin_with("begin read only")
-        .await
-        .map_err(ReadError::Query)?;
-    transaction
+/// What a step waits for is the database alone: a reader who pages through a result has all the
+/// time in the world.
+#[derive(Debug)]
+pub struct Reader {
+    connection: PgConnection,
+    limit: Duration,
+}
+
+impl Reader {
+    pub(super) fn new(connection: PgConnection, limit: Duration) -> Reader {
+        Reader { connection, limit }
+    }
+
+    /// Begins a read-only transaction, in which all queries see the database as it was at the
+    /// first of them. The views can be named without schema.
+    pub async fn snapshot(&mut self) -> Result<Snapshot<'_>, ReadError> {
+        let Reader { connection, limit } = self;
+        let limit = *limit;
+        let begin = connection.begin_with("begin isolation level repeatable read read only");
+        let mut transaction = step(limit, begin).await?;
         // All rows are wanted, so a plan for the first ones would be the wrong one. Compiling
         // takes longer than running, and sorts and hashes are large.
-        .execute(
+        let settings = format!(
             "set local search_path = swr_report, swr, public; set local cursor_tuple_fraction = 1;
-             set local jit = off; set local work_mem = '64MB'",
-        )
-        .await
-        .map_err(ReadError::Query)?;
-    let sql = sql.trim().trim_end_matches(';').trim_end();
-    // Prepared, so that the server takes one statement and no second one after it; a result
-    // without rows has its columns from here too.
-    let statement = transaction
-        .prepare(AssertSqlSafe(sql).into_sql_str())
-        .await
-        .map_err(ReadError::Query)?;
-    sink.columns(statement.columns().iter().map(result_column).collect())?;
-    let declare = format!("declare swr_result no scroll cursor for {sql}");
-    sqlx::query(AssertSqlSafe(declare))
-        .execute(&mut *transaction)
-        .await
-        .map_err(ReadError::Query)?;
-    // Neither prepared nor with parameters: values arrive as text, whatever their types.
-    loop {
-        let rows = sqlx::raw_sql(FETCH)
-            .fetch_all(&mut *transaction)
-            .await
-            .map_err(ReadError::Query)?;
-        if rows.is_empty() {
-            break;
-        }
-        for row in &rows {
-            let values: Vec<_> = (0..row.columns().len())
-                .map(|index| row.try_get_raw(index))
-                .collect::<Result<_, _>>()
-                .map_err(ReadError::Query)?;
-            let texts: Vec<Option<&str>> = values
-                .iter()
-                .map(|value| {
-                    if value.is_null() {
-                        Ok(None)
-                    } else {
-                        value.as_str().map(Some)
-                    }
-                })
-                .collect::<Result<_, _>>()
-                .map_err(|error| ReadError::Query(sqlx::Error::Decode(error)))?;
-            sink.row(&texts)?;
-        }
+             set local jit = off; set local work_mem = '64MB'; set local statement_timeout = {}",
+            milliseconds(limit)
+        );
+        step(limit, transaction.execute(AssertSqlSafe(settings))).await?;
+        Ok(Snapshot { transaction, limit })
     }
-    transaction.rollback().await.map_err(ReadError::Query)
+
+    /// Runs one query in a transaction of its own; see [`Snapshot::read`].
+    pub async fn read(&mut self, sql: &str, sink: &mut dyn RowSink) -> Result<(), ReadError> {
+        let mut snapshot = self.snapshot().await?;
+        snapshot.read(sql, sink).await?;
+        snapshot.end().await
+    }
+
+    /// The connection, for the store's own questions.
+    pub fn connection(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+
+    /// Says goodbye to the server.
+    pub async fn close(self) {
+        // Nothing is pending on it.
+        let _ = within(self.limit, self.connection.close()).await;
+    }
+}
+
+/// A read-only transaction whose queries all see the same.
+pub struct Snapshot<'c> {
+    transaction: Transaction<'c, Postgres>,
+    limit: Duration,
+}
+
+impl Snapshot<'_> {
+    /// Runs one query and hands its rows to `sink`.
+    ///
+    /// The query becomes that of a cursor, so it must be one `select`, `with`, `table` or
+    /// `values`, and the database itself refuses anything that writes.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the door for SQL that is not known at compile time"
+    )]
+    pub async fn read(&mut self, sql: &str, sink: &mut dyn RowSink) -> Result<(), ReadError> {
+        let Snapshot { transaction, limit } = self;
+        let limit = *limit;
+        let sql = sql.trim().trim_end_matches(';').trim_end();
+        // Prepared, so that the server takes one statement and no second one after it; a result
+        // without rows has its columns from here too.
+        let prepare = transaction.prepare(AssertSqlSafe(sql).into_sql_str());
+        let statement = step(limit, prepare).await?;
+        sink.columns(statement.columns().iter().map(result_column).collect())?;
+        let declare = format!("declare swr_result no scroll cursor for {sql}");
+        let declare = sqlx::query(AssertSqlSafe(declare)).execute(&mut **transaction);
+        step(limit, declare).await?;
+        // Neither prepared nor with parameters: values arrive as text, whatever their types.
+        loop {
+            let fetch = sqlx::raw_sql(FETCH).fetch_all(&mut **transaction);
+            let rows = step(limit, fetch).await?;
+            if rows.is_empty() {
+                break;
+            }
+            for row in &rows {
+                let values: Vec<_> = (0..row.columns().len())
+                    .map(|index| row.try_get_raw(index))
+                    .collect::<Result<_, _>>()
+                    .map_err(ReadError::Query)?;
+                let texts: Vec<Option<&str>> = values
+                    .iter()
+                    .map(|value| {
+                        if value.is_null() {
+                            Ok(None)
+                        } else {
+                            value.as_str().map(Some)
+                        }
+                    })
+                    .collect::<Result<_, _>>()
+                    .map_err(|error| ReadError::Query(sqlx::Error::Decode(error)))?;
+                sink.row(&texts)?;
+            }
+        }
+        step(limit, transaction.execute("close swr_result")).await?;
+        Ok(())
+    }
+
+    /// Ends it.
+    pub async fn end(self) -> Result<(), ReadError> {
+        step(self.limit, self.transaction.rollback()).await
+    }
+}
+
+async fn step<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, ReadError> {
+    within(limit, work)
+        .await
+        .ok_or(ReadError::Silent { limit })?
+        .map_err(ReadError::Query)
 }
 
 fn result_column(column: &PgColumn) -> ResultColumn {

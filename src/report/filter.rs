@@ -45,7 +45,7 @@ impl Filter {
     }
 
     /// The condition on the rows of a view.
-    fn condition(self, literal: &str) -> String {
+    pub(super) fn condition(self, literal: &str) -> String {
         match self {
             Filter::Instance => format!(
                 "instance_id in (select instance_id from swr.instance where {literal} in (swr_instance_id, name))"

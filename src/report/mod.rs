@@ -1,6 +1,7 @@
 //! Reports: questions about the registry, and the views that answer them.
 
 mod filter;
+pub mod html;
 mod render;
 
 pub(crate) use filter::quoted;
@@ -164,6 +165,22 @@ from swr_report.unknown_base",
         sql: "select base_digest, instance, namespace, repository, digest, tags, is_direct, pushed_at, pulled_at
 from unnest({digests}) as base (base_digest) cross join lateral swr_report.built_on(base_digest)",
         order_by: "base_digest, instance, namespace, repository, artifact_id",
+        filters: ARTIFACT,
+    },
+    Report {
+        name: "build_command_finding",
+        question: "Which build commands carry secrets, or let others in, and where do they come from?",
+        sql: "select instance, severity, rule, title, artifacts, repositories, origin_namespace, origin_repository, origin_tags, origin_position, command
+from swr_report.build_command_finding",
+        order_by: "array_position(array['high', 'medium', 'low', 'info'], severity), artifacts desc, instance, rule, command_id",
+        filters: &[Filter::Instance],
+    },
+    Report {
+        name: "artifact_finding",
+        question: "Which artifacts carry what was found in build commands?",
+        sql: "select instance, namespace, repository, digest, tags, severity, rule, position, command
+from swr_report.artifact_finding",
+        order_by: "array_position(array['high', 'medium', 'low', 'info'], severity), instance, namespace, repository, artifact_id, position, rule",
         filters: ARTIFACT,
     },
     Report {

@@ -9,6 +9,7 @@ use sqlx::types::Json;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
+use super::findings::{Examined, examine, insert_commands};
 use super::{Doing, Run, StoreError, content, to_micros};
 use crate::build_history::{
     BuildStep, HistoryAnswer, HistoryOutcome, HistoryRequest, Layer, RepositoryPath,
@@ -125,9 +126,9 @@ pub async fn reuse_histories(
     .await
     .doing("copy build steps")?
     .rows_affected();
-    rows += sqlx::query!(
-        "insert into swr.command (instance_id, command_id, command)
-         select distinct on (c.command_id) $1::integer, c.command_id, c.command
+    // Other rules may have examined them there.
+    let commands = sqlx::query!(
+        "select distinct on (c.command_id) c.command_id, c.command
          from unnest($2::integer[], $3::text[]) as f (instance_id, digest)
          join swr.manifest m on m.instance_id = f.instance_id and m.digest = f.digest
          cross join lateral unnest(m.build_step_ids) as e (build_step_id)
@@ -135,16 +136,19 @@ pub async fn reuse_histories(
          join swr.command c on c.instance_id = s.instance_id and c.command_id = s.command_id
          where not exists (
              select from swr.command k where k.instance_id = $1 and k.command_id = c.command_id
-         )
-         on conflict do nothing",
+         )",
         instance_id,
         &from,
         &digests
     )
-    .execute(&mut *transaction)
+    .fetch_all(&mut *transaction)
     .await
-    .doing("copy commands")?
-    .rows_affected();
+    .doing("read the commands to copy")?;
+    let commands: Vec<Examined<'_>> = commands
+        .iter()
+        .map(|row| examine(row.command_id, &row.command))
+        .collect();
+    rows += insert_commands(&mut transaction, instance_id, &commands).await?;
     rows += sqlx::query!(
         "insert into swr.layer (size_bytes, instance_id, layer_id, digest)
          select distinct on (l.layer_id) l.size_bytes, $1::integer, l.layer_id, l.digest
@@ -330,7 +334,7 @@ struct ManifestRow<'a> {
 #[derive(Default)]
 struct Batch<'a> {
     offered: HashSet<Uuid>,
-    commands: Vec<(Uuid, &'a str)>,
+    commands: Vec<Examined<'a>>,
     media_types: Vec<(Uuid, &'a str)>,
     layers: Vec<(Uuid, &'a Layer)>,
     steps: Vec<StepRow<'a>>,
@@ -368,7 +372,7 @@ impl HistoryWriter {
             .doing("begin to store build histories")?;
         let connection = &mut *transaction;
         let mut rows = 0;
-        rows += insert_commands(connection, run, &batch.commands).await?;
+        rows += insert_commands(connection, run.instance_id, &batch.commands).await?;
         rows += insert_layers(connection, run, &batch.layers).await?;
         rows += insert_media_types(connection, run, &batch.media_types).await?;
         rows += insert_steps(connection, run, &batch.steps).await?;
@@ -445,7 +449,7 @@ impl<'a> Batch<'a> {
             if let Some((command_id, command)) = row.command_id.zip(row.step.command.as_deref())
                 && self.is_news(known, command_id)
             {
-                self.commands.push((command_id, command));
+                self.commands.push(examine(command_id, command));
             }
             let media_type = layer.and_then(|layer| layer.media_type.as_deref());
             if let Some((media_type_id, media_type)) = row.media_type_id.zip(media_type)
@@ -461,32 +465,6 @@ impl<'a> Batch<'a> {
     fn is_news(&mut self, known: &Known, id: Uuid) -> bool {
         !known.0.contains(&id) && self.offered.insert(id)
     }
-}
-
-async fn insert_commands(
-    connection: &mut PgConnection,
-    run: Run,
-    commands: &[(Uuid, &str)],
-) -> Result<u64, StoreError> {
-    if commands.is_empty() {
-        return Ok(0);
-    }
-    let result = sqlx::query!(
-        "insert into swr.command (instance_id, command_id, command)
-         select $1, c.command_id, c.command
-         from unnest($2::uuid[], $3::text[]) as c (command_id, command)
-         where not exists (
-             select from swr.command k where k.instance_id = $1 and k.command_id = c.command_id
-         )
-         on conflict do nothing",
-        run.instance_id,
-        commands.iter().map(|(id, _)| *id).bind_iter() as _,
-        commands.iter().map(|(_, command)| *command).bind_iter() as _,
-    )
-    .execute(connection)
-    .await
-    .doing("store commands")?;
-    Ok(result.rows_affected())
 }
 
 async fn insert_layers(

@@ -4,6 +4,7 @@
 //! never makes a request, and takes the time from its caller.
 
 mod content;
+mod findings;
 mod history;
 mod layering;
 mod lock;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+pub use findings::{prepare_findings, update_findings};
 pub use history::{
     HistoryWriter, HistoryWrites, has_other_instances, histories_wanted, reuse_histories,
 };

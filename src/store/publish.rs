@@ -403,8 +403,8 @@ pub async fn analyze(lock: &mut InstanceLock) -> Result<(), StoreError> {
     }
     sqlx::query!(
         "analyze swr.artifact, swr.tag, swr.tag_history, swr.repository, swr.manifest, swr.build_step,
-                 swr.command, swr.layer, swr.media_type, swr.artifact_layering, swr.repository_layer,
-                 swr.repository_layering, swr.namespace_layering"
+                 swr.command, swr.command_finding, swr.layer, swr.media_type, swr.artifact_layering,
+                 swr.repository_layer, swr.repository_layering, swr.namespace_layering"
     )
     .execute(lock.connection())
     .await

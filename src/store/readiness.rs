@@ -6,7 +6,7 @@ use super::lock::LOCK_CLASS;
 use super::{Doing, LockHolder, StoreError};
 
 /// The tables a run changes, and what it does to them beside reading.
-const TABLES: [(&str, &[&str]); 23] = [
+const TABLES: [(&str, &[&str]); 25] = [
     ("instance", &["insert", "update"]),
     ("namespace", &["insert", "update"]),
     ("repository", &["insert", "update"]),
@@ -15,7 +15,9 @@ const TABLES: [(&str, &[&str]); 23] = [
     ("tag_history", &["insert", "update"]),
     ("manifest", &["insert", "update"]),
     ("build_step", &["insert"]),
-    ("command", &["insert"]),
+    ("command", &["insert", "update"]),
+    ("command_finding", &["insert", "update", "delete"]),
+    ("finding_rule", &["insert", "update"]),
     ("layer", &["insert"]),
     ("media_type", &["insert"]),
     ("artifact_change", &["insert"]),

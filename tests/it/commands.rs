@@ -1070,6 +1070,7 @@ async fn the_list_of_reports_needs_no_database() {
         "freshness",
         "data_issue",
         "verification",
+        "html",
     ];
     assert_eq!(names, expected);
     let line = "freshness              How old is what I see?";
@@ -1148,7 +1149,8 @@ async fn a_report_s_query_can_be_run_by_hand() {
 #[tokio::test]
 async fn an_unknown_report_is_answered_with_the_known_ones() {
     let finished = check_failure(Program::new(&["report", "unknown"]), 2, &[]).await;
-    let names: Vec<&str> = REPORTS.iter().map(|report| report.name).collect();
+    let reports = REPORTS.iter().map(|report| report.name);
+    let names: Vec<&str> = reports.chain(["html"]).collect();
     let expected = format!(
         "error: there is no report `unknown`\n  hint: reports are: {}\n",
         names.join(", ")

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::geteuid;
+use sqlx::{AssertSqlSafe, PgConnection};
 use swr_sync::emulator::{Emulator, RequestKind, World};
 
 use crate::support::database::TestDatabase;
-use crate::support::held_up::{HeldUp, wait_until_alone};
+use crate::support::held_up::{HeldUp, is_waited_for, wait_until_alone};
 use crate::support::mirror::{Mirror, start_of_time, wait_until};
 use crate::support::program::{Finished, Program, emulator_settings};
 use crate::support::proxy::Proxy;
@@ -233,6 +234,69 @@ async fn a_database_that_falls_silent_ends_the_run_within_the_limit() {
     };
     let [a, b, c, d] = PHASES;
     tokio::join!(silent(a), silent(b), silent(c), silent(d));
+}
+
+/// Keeps everybody else from reading a table until the connection is dropped.
+async fn hide(database: &TestDatabase, table: &str) -> PgConnection {
+    let mut connection = database.connect().await;
+    let sql = format!("begin; lock table swr.{table} in access exclusive mode");
+    sqlx::raw_sql(AssertSqlSafe(sql))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_falls_silent_ends_a_reader_within_the_limit() {
+    let silent = async |arguments: &[&str]| {
+        let database = TestDatabase::create().await;
+        let proxy = Proxy::before_database(database.url()).await;
+        let holder = hide(&database, "instance").await;
+        let reader = Program::new(arguments)
+            .database_url(&proxy.database_url(database.url()))
+            .env("SWR_SYNC_DATABASE_TIMEOUT", "3s")
+            .start();
+        wait_until("the reader waits", async || {
+            is_waited_for(&database, "instance").await
+        })
+        .await;
+        proxy.fall_silent();
+        let words = [
+            "error: the query failed: no answer from the database within 3s\n",
+            "hint: see whether the server still runs and what holds it up, or allow more time with \
+             --database-timeout\n",
+        ];
+        check(reader.finish().await, 5, &words);
+        drop(holder);
+    };
+    tokio::join!(
+        silent(&["status"]),
+        silent(&["status", "--max-age", "1d"]),
+        silent(&["report", "freshness"]),
+        silent(&["query", "select * from instance"]),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_takes_too_long_is_ended_by_the_server() {
+    let slow = async |sql: &str| {
+        let database = TestDatabase::create().await;
+        let query = Program::new(&["query", sql, "--database-timeout", "1s"])
+            .database(&database)
+            .run();
+        let words = [
+            "error: the query failed: canceling statement due to statement timeout\n",
+            "hint: the server gave up waiting: see in pg_stat_activity what holds it up",
+            "--database-timeout",
+        ];
+        check(query.await, 5, &words);
+    };
+    tokio::join!(
+        slow("select pg_sleep(600)"),
+        // The first rows are there soon.
+        slow("select n, pg_sleep(case when n > 2000 then 600 end) from generate_series(1, 3000) n"),
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -158,7 +158,11 @@ impl Mirror {
             endpoint: self.endpoint.clone(),
             region: None,
             dry_run: false,
-            safeguards: Safeguards::default(),
+            // Each case is an instance of its own, and all have the same name.
+            safeguards: Safeguards {
+                accept_new_instance: true,
+                ..Safeguards::default()
+            },
             host: "test-host".to_owned(),
             clock,
         };

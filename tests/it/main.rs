@@ -29,9 +29,13 @@ mod verify;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod commands;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod dashboards;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod database_faults;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod doctor;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod html;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod kills;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]

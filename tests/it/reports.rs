@@ -11,6 +11,7 @@ use crate::support::mirror::{Mirror, start_of_time};
 
 mod bases;
 mod cleanup;
+mod findings;
 mod generated;
 mod history;
 mod storage;

@@ -6,7 +6,7 @@
 //!   named after, and how `swr-sync report` is asked for it.
 
 use swr_sync::database::Database;
-use swr_sync::database::reader::{self, ReadError};
+use swr_sync::database::reader::ReadError;
 use swr_sync::report::{self, TableSink};
 
 use crate::support::database::TestDatabase;
@@ -134,14 +134,14 @@ impl Page {
 /// What `swr-sync query` prints, in UTC.
 async fn answer(database: &TestDatabase, sql: &str) -> Result<String, ReadError> {
     let database = Database::from_url(database.url()).unwrap();
-    let mut connection = database.connect().await.unwrap();
+    let mut reader = database.connect_to_read().await.unwrap();
     sqlx::raw_sql("set time zone 'UTC'")
-        .execute(&mut connection)
+        .execute(reader.connection())
         .await
         .unwrap();
     let mut output = Vec::new();
     let mut table = TableSink::new(&mut output);
-    reader::read(&mut connection, sql, &mut table).await?;
+    reader.read(sql, &mut table).await?;
     table.finish()?;
     Ok(String::from_utf8(output).unwrap())
 }

@@ -63,7 +63,7 @@ pub(crate) struct Mirror {
 }
 
 /// The tables that hold facts; an unchanged registry must leave them alone.
-pub(crate) const FACT_TABLES: [&str; 17] = [
+pub(crate) const FACT_TABLES: [&str; 19] = [
     "instance",
     "namespace",
     "repository",
@@ -73,6 +73,8 @@ pub(crate) const FACT_TABLES: [&str; 17] = [
     "manifest",
     "build_step",
     "command",
+    "command_finding",
+    "finding_rule",
     "layer",
     "media_type",
     "data_issue",

@@ -1,5 +1,7 @@
 //! What tests share.
 
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+pub(crate) mod browser;
 pub(crate) mod database;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 pub(crate) mod held_up;

@@ -1,0 +1,64 @@
+//! All reports at a glance: one page that needs nothing but a browser.
+//!
+//! Everything is in the file, and its content security policy forbids the browser to fetch or run
+//! anything else. Tables hold all that charts show, so that the page reads without JavaScript.
+
+mod charts;
+mod data;
+mod format;
+mod page;
+
+use std::io::{self, Read};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use chrono::{DateTime, Utc};
+use flate2::read::GzDecoder;
+use sha2::{Digest, Sha256};
+
+use crate::database::reader::{ReadError, Reader};
+use charts::Charts;
+use data::Data;
+
+/// Apache ECharts, as `charts/build` makes it.
+const LIBRARY: &[u8] = include_bytes!("charts/echarts.min.js.gz");
+const SCRIPT: &str = include_str!("page.js");
+const STYLE: &str = include_str!("page.css");
+
+/// What the page is about.
+#[derive(Debug)]
+pub struct Options<'a> {
+    /// Only this instance: its id in SWR, or its name.
+    pub instance: Option<&'a str>,
+    /// Rows of each table; 0 for all.
+    pub limit: u64,
+    /// When the page is made.
+    pub made_at: DateTime<Utc>,
+}
+
+/// The page, of the registry as it is stored at one moment.
+pub async fn page(reader: &mut Reader, options: &Options<'_>) -> Result<String, ReadError> {
+    let data = Data::read(reader, options.instance, options.limit).await?;
+    let charts = Charts::new(&data).to_json().map_err(io::Error::other)?;
+    let mut library = String::new();
+    GzDecoder::new(LIBRARY).read_to_string(&mut library)?;
+    let parts = page::Parts {
+        policy: &policy(&[&library, SCRIPT], STYLE),
+        style: STYLE,
+        charts: &charts,
+        library: &library,
+        script: SCRIPT,
+    };
+    Ok(page::render(&data, options, &parts).into_string())
+}
+
+/// Allows these scripts and this style, and nothing else from anywhere.
+fn policy(scripts: &[&str], style: &str) -> String {
+    let source = |text: &str| format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text)));
+    let scripts: Vec<String> = scripts.iter().map(|text| source(text)).collect();
+    format!(
+        "default-src 'none'; script-src {}; style-src {}; base-uri 'none'; form-action 'none'",
+        scripts.join(" "),
+        source(style)
+    )
+}

@@ -1,0 +1,329 @@
+//! What the rules find in build commands.
+//!
+//! A command is examined before it is stored. What was stored under other rules is examined again
+//! after publish: `swr.instance.rules_version` says whether there is any.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sqlx::postgres::PgBindIterExt;
+use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
+
+use super::{Doing, InstanceLock, Run, StoreError, within};
+use crate::finding::{self, RULES, RULES_VERSION, find};
+
+/// Commands examined again in one transaction: at most so many, …
+const BATCH_COMMANDS: i64 = 1_000;
+/// … and none after so many bytes.
+const BATCH_BYTES: i64 = 4 << 20;
+
+/// A command and what the rules found in it.
+#[derive(Debug)]
+pub(super) struct Examined<'a> {
+    pub(super) command_id: Uuid,
+    pub(super) command: &'a str,
+    /// The command without its secrets, if it has any.
+    masked: Option<String>,
+    /// How often each rule found something.
+    occurrences: BTreeMap<&'static str, i32>,
+}
+
+pub(super) fn examine(command_id: Uuid, command: &str) -> Examined<'_> {
+    let findings = find(command);
+    let mut occurrences = BTreeMap::new();
+    for finding in &findings {
+        *occurrences.entry(finding.rule.id).or_default() += 1;
+    }
+    Examined {
+        command_id,
+        command,
+        masked: finding::masked(command, &findings),
+        occurrences,
+    }
+}
+
+/// A row of `swr.command_finding`.
+fn rows<'a>(
+    commands: &'a [Examined<'_>],
+) -> impl Iterator<Item = (Uuid, &'static str, i32)> + Clone + 'a {
+    commands.iter().flat_map(|examined| {
+        let Examined {
+            command_id,
+            occurrences,
+            ..
+        } = examined;
+        occurrences
+            .iter()
+            .map(|(rule_id, count)| (*command_id, *rule_id, *count))
+    })
+}
+
+/// Stores commands that are not there yet, with what was found in them.
+pub(super) async fn insert_commands(
+    connection: &mut PgConnection,
+    instance_id: i32,
+    commands: &[Examined<'_>],
+) -> Result<u64, StoreError> {
+    if commands.is_empty() {
+        return Ok(0);
+    }
+    let inserted = sqlx::query!(
+        "insert into swr.command (instance_id, command_id, command, masked_command)
+         select $1, c.command_id, c.command, c.masked_command
+         from unnest($2::uuid[], $3::text[], $4::text[]) as c (command_id, command, masked_command)
+         where not exists (
+             select from swr.command k where k.instance_id = $1 and k.command_id = c.command_id
+         )
+         on conflict do nothing",
+        instance_id,
+        commands.iter().map(|c| c.command_id).bind_iter() as _,
+        commands.iter().map(|c| c.command).bind_iter() as _,
+        commands.iter().map(|c| c.masked.as_deref()).bind_iter() as _,
+    )
+    .execute(&mut *connection)
+    .await
+    .doing("store commands")?;
+    Ok(inserted.rows_affected() + upsert_findings(connection, instance_id, commands).await?)
+}
+
+async fn upsert_findings(
+    connection: &mut PgConnection,
+    instance_id: i32,
+    commands: &[Examined<'_>],
+) -> Result<u64, StoreError> {
+    if rows(commands).next().is_none() {
+        return Ok(0);
+    }
+    let upserted = sqlx::query!(
+        "insert into swr.command_finding (instance_id, occurrences, command_id, rule_id)
+         select $1, f.occurrences, f.command_id, f.rule_id
+         from unnest($2::uuid[], $3::text[], $4::integer[]) as f (command_id, rule_id, occurrences)
+         where not exists (
+             select from swr.command_finding k
+             where k.instance_id = $1 and k.command_id = f.command_id and k.rule_id = f.rule_id
+               and k.occurrences = f.occurrences
+         )
+         on conflict (instance_id, command_id, rule_id) do update
+         set occurrences = excluded.occurrences",
+        instance_id,
+        rows(commands)
+            .map(|(command_id, _, _)| command_id)
+            .bind_iter() as _,
+        rows(commands).map(|(_, rule_id, _)| rule_id).bind_iter() as _,
+        rows(commands).map(|(_, _, count)| count).bind_iter() as _,
+    )
+    .execute(connection)
+    .await
+    .doing("store what was found in commands")?;
+    Ok(upserted.rows_affected())
+}
+
+/// What a run does before it stores commands: makes the rules known, and notes if commands are
+/// there which other rules examined.
+pub async fn prepare_findings(connection: &mut PgConnection, run: Run) -> Result<(), StoreError> {
+    upsert_rules(connection).await?;
+    let state = sqlx::query!(
+        r#"select i.rules_version,
+                  exists (select from swr.command c where c.instance_id = i.instance_id) as "has_commands!"
+           from swr.instance i
+           where i.instance_id = $1"#,
+        run.instance_id
+    )
+    .fetch_one(&mut *connection)
+    .await
+    .doing("see by which rules the commands are examined")?;
+    let rules_version = match state.rules_version {
+        Some(RULES_VERSION) => Some(RULES_VERSION),
+        _ if !state.has_commands => Some(RULES_VERSION),
+        _ => None,
+    };
+    if rules_version != state.rules_version {
+        set_rules_version(connection, run, rules_version).await?;
+    }
+    Ok(())
+}
+
+/// Writes the rules that are not stored as they are here. Those of a newer program stay.
+async fn upsert_rules(connection: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query!(
+        "insert into swr.finding_rule (rule_id, rules_version, severity, title, why, patterns)
+         select r.rule_id, $1, r.severity, r.title, r.why, r.patterns
+         from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
+              as r (rule_id, severity, title, why, patterns)
+         where not exists (
+             select from swr.finding_rule k
+             where k.rule_id = r.rule_id
+               and (k.rules_version > $1
+                    or (k.rules_version, k.severity, k.title, k.why, k.patterns)
+                       = ($1, r.severity, r.title, r.why, r.patterns))
+         )
+         -- Runs over several instances may do this at once.
+         order by r.rule_id
+         on conflict (rule_id) do update
+         set rules_version = excluded.rules_version,
+             severity = excluded.severity,
+             title = excluded.title,
+             why = excluded.why,
+             patterns = excluded.patterns",
+        RULES_VERSION,
+        RULES.iter().map(|rule| rule.id).bind_iter() as _,
+        RULES.iter().map(|rule| rule.severity.as_str()).bind_iter() as _,
+        RULES.iter().map(|rule| rule.title).bind_iter() as _,
+        RULES.iter().map(|rule| rule.why).bind_iter() as _,
+        RULES
+            .iter()
+            .map(|rule| rule.patterns().join("\n"))
+            .bind_iter() as _,
+    )
+    .execute(connection)
+    .await
+    .doing("write the rules for build commands")?;
+    Ok(())
+}
+
+async fn set_rules_version(
+    connection: &mut PgConnection,
+    run: Run,
+    rules_version: Option<i32>,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update swr.instance set rules_version = $2 where instance_id = $1",
+        run.instance_id,
+        rules_version
+    )
+    .execute(connection)
+    .await
+    .doing("note by which rules the commands are examined")?;
+    Ok(())
+}
+
+/// Examines all commands of the instance again if that is to be done, each batch within the limit.
+/// Cut short, it begins anew with the next run, and writes what is left.
+pub async fn update_findings(
+    lock: &mut InstanceLock,
+    run: Run,
+    limit: Duration,
+) -> Result<(), StoreError> {
+    const DOING: &str = "examine the stored commands";
+    let connection = lock.connection();
+    let looking = is_examined(connection, run);
+    if within(limit, DOING, looking).await? {
+        return Ok(());
+    }
+    let mut after = Uuid::nil();
+    while let Some(last) = within(limit, DOING, examine_batch(connection, run, after)).await? {
+        after = last;
+    }
+    let noting = set_rules_version(connection, run, Some(RULES_VERSION));
+    within(limit, DOING, noting).await
+}
+
+async fn is_examined(connection: &mut PgConnection, run: Run) -> Result<bool, StoreError> {
+    sqlx::query_scalar!(
+        r#"select rules_version is not null as "is_examined!" from swr.instance where instance_id = $1"#,
+        run.instance_id
+    )
+    .fetch_one(connection)
+    .await
+    .doing("see whether the commands are examined")
+}
+
+/// Examines the commands that follow, and writes what differs. Gives the last of them.
+async fn examine_batch(
+    connection: &mut PgConnection,
+    run: Run,
+    after: Uuid,
+) -> Result<Option<Uuid>, StoreError> {
+    let instance_id = run.instance_id;
+    let stored = sqlx::query!(
+        "select command_id, command
+         from (
+             select
+                 command_id,
+                 command,
+                 sum(octet_length(command)) over (order by command_id) - octet_length(command) as bytes_before
+             from (
+                 select command_id, command
+                 from swr.command
+                 where instance_id = $1 and command_id > $2
+                 order by command_id
+                 limit $3
+             ) c
+         ) c
+         where bytes_before <= $4
+         order by command_id",
+        instance_id,
+        after,
+        BATCH_COMMANDS,
+        BATCH_BYTES
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .doing("read commands")?;
+    let Some(last) = stored.last() else {
+        return Ok(None);
+    };
+    let commands: Vec<Examined<'_>> = stored
+        .iter()
+        .map(|row| examine(row.command_id, &row.command))
+        .collect();
+    let mut transaction = connection
+        .begin()
+        .await
+        .doing("begin to store what was found in commands")?;
+    update_masked(&mut transaction, instance_id, &commands).await?;
+    delete_outdated(&mut transaction, instance_id, &commands).await?;
+    upsert_findings(&mut transaction, instance_id, &commands).await?;
+    transaction
+        .commit()
+        .await
+        .doing("commit what was found in commands")?;
+    Ok(Some(last.command_id))
+}
+
+async fn update_masked(
+    connection: &mut PgConnection,
+    instance_id: i32,
+    commands: &[Examined<'_>],
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update swr.command k
+         set masked_command = c.masked_command
+         from unnest($2::uuid[], $3::text[]) as c (command_id, masked_command)
+         where k.instance_id = $1 and k.command_id = c.command_id
+           and k.masked_command is distinct from c.masked_command",
+        instance_id,
+        commands.iter().map(|c| c.command_id).bind_iter() as _,
+        commands.iter().map(|c| c.masked.as_deref()).bind_iter() as _,
+    )
+    .execute(connection)
+    .await
+    .doing("mask commands")?;
+    Ok(())
+}
+
+async fn delete_outdated(
+    connection: &mut PgConnection,
+    instance_id: i32,
+    commands: &[Examined<'_>],
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "delete from swr.command_finding k
+         where k.instance_id = $1 and k.command_id = any ($2)
+           and not exists (
+               select from unnest($3::uuid[], $4::text[]) as f (command_id, rule_id)
+               where f.command_id = k.command_id and f.rule_id = k.rule_id
+           )",
+        instance_id,
+        commands.iter().map(|c| c.command_id).bind_iter() as _,
+        rows(commands)
+            .map(|(command_id, _, _)| command_id)
+            .bind_iter() as _,
+        rows(commands).map(|(_, rule_id, _)| rule_id).bind_iter() as _,
+    )
+    .execute(connection)
+    .await
+    .doing("delete what is no longer found in commands")?;
+    Ok(())
+}
