@@ -768,17 +768,15 @@ impl Crawl<'_> {
                 if *self.halt.borrow() {
                     return Ok(());
                 }
-                if let Some(repository) = &request.repository
-                    && !self.failures().may_ask(repository)
-                {
+                let outcome = tokio::select! {
+                    outcome = self.fetch_one(&request) => outcome?,
+                    () = async { self.halted().await; tokio::time::sleep(GRACE).await } => return Ok(()),
+                };
+                let Some(outcome) = outcome else {
                     Progress::add(&self.progress.histories_skipped, 1);
                     // Another repository that holds it may give it.
                     self.in_flight().remove(&request.digest);
                     return Ok(());
-                }
-                let outcome = tokio::select! {
-                    outcome = self.fetch_one(&request) => outcome?,
-                    () = async { self.halted().await; tokio::time::sleep(GRACE).await } => return Ok(()),
                 };
                 // A closed channel means that the storing stage failed, which is reported there.
                 let digest = request.digest;
@@ -788,7 +786,11 @@ impl Crawl<'_> {
             .await
     }
 
-    async fn fetch_one(&self, request: &HistoryRequest) -> Result<HistoryOutcome, RegistryError> {
+    /// Gives `None` where requests like this one keep failing, so that it is not sent.
+    async fn fetch_one(
+        &self,
+        request: &HistoryRequest,
+    ) -> Result<Option<HistoryOutcome>, RegistryError> {
         let Some(repository) = &request.repository else {
             let outcome = HistoryOutcome::Failed(Refusal {
                 status: None,
@@ -796,12 +798,19 @@ impl Crawl<'_> {
                 message: "the catalog does not name the repository of this digest".to_owned(),
             });
             self.failures().note_unasked(&outcome);
-            return Ok(outcome);
+            return Ok(Some(outcome));
         };
-        let outcome = self
+        let may_ask = || self.failures().may_ask(repository);
+        // Asked twice: so many need not wait for their turn.
+        if !may_ask() {
+            return Ok(None);
+        }
+        let asking = self
             .registry
-            .build_history(repository, &request.digest)
-            .await?;
+            .build_history_if(repository, &request.digest, &may_ask);
+        let Some(outcome) = asking.await? else {
+            return Ok(None);
+        };
         if let HistoryOutcome::Forbidden(refusal) | HistoryOutcome::Failed(refusal) = &outcome {
             tracing::debug!(
                 digest = request.digest,
@@ -814,7 +823,7 @@ impl Crawl<'_> {
         if let Some(gave_up) = self.failures().note(repository, &outcome) {
             warn_of(&gave_up, repository);
         }
-        Ok(outcome)
+        Ok(Some(outcome))
     }
 
     fn in_flight(&self) -> MutexGuard<'_, HashSet<String>> {

@@ -546,6 +546,7 @@ fn refused(error: RegistryError) -> Finding {
         RequestFailure::Untrusted { .. } => "tls".to_owned(),
         RequestFailure::BadHeader { .. } => "bad_header".to_owned(),
         RequestFailure::Malformed(_)
+        | RequestFailure::Unwanted
         | RequestFailure::RepeatedMarker { .. }
         | RequestFailure::EndlessListing { .. }
         | RequestFailure::IncompleteCatalog { .. } => "malformed".to_owned(),

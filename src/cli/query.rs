@@ -90,12 +90,10 @@ pub(super) async fn status(args: StatusArgs) -> Result<Exit, Failure> {
         "select instance, coalesce(build_history, 'not asked for') as build_history, count(distinct digest) as digests,
                 min(next_attempt_at) as next_attempt_at
          from (
-             select a.instance_id, coalesce(i.name, i.swr_instance_id) as instance, m.outcome as build_history,
-                    a.digest, m.next_attempt_at
-             from swr.artifact a
-             join swr.instance i on i.instance_id = a.instance_id
-             left join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest
-             where a.removed_at is null and (m.digest is null or m.next_attempt_at is not null)
+             select a.instance_id, a.instance, a.build_history, a.digest, f.next_attempt_at
+             from swr_report.artifact a
+             left join swr_report.history_failure f on f.instance_id = a.instance_id and f.digest = a.digest
+             where a.build_history is null or f.digest is not null
          ) w
          {only}
          group by instance_id, instance, build_history

@@ -239,6 +239,7 @@ fn registry_hint(error: &RegistryError) -> Option<&'static str> {
             return Some("check the credentials for line breaks and spaces");
         }
         RequestFailure::Malformed(_)
+        | RequestFailure::Unwanted
         | RequestFailure::RepeatedMarker { .. }
         | RequestFailure::EndlessListing { .. }
         | RequestFailure::IncompleteCatalog { .. } => {

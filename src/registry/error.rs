@@ -64,6 +64,9 @@ pub enum RequestFailure {
     /// A success status with an answer that cannot be read.
     #[error(transparent)]
     Malformed(#[from] Malformed),
+    /// While it waited for its turn, it became clear that it need not be asked.
+    #[error("not asked: the answer is not wanted any more")]
+    Unwanted,
     /// The listing came back to a marker it had been at before.
     #[error("the listing gives the marker {marker} a second time: it would never end")]
     RepeatedMarker {

@@ -315,6 +315,24 @@ impl Registry {
         repository: &RepositoryPath,
         digest: &str,
     ) -> Result<HistoryOutcome, RegistryError> {
+        let outcome = self.build_history_if(repository, digest, &|| true).await?;
+        Ok(outcome.unwrap_or_else(|| {
+            HistoryOutcome::Failed(Refusal {
+                status: None,
+                code: None,
+                message: RequestFailure::Unwanted.to_string(),
+            })
+        }))
+    }
+
+    /// As [`build_history`](Registry::build_history), but asks only if `is_wanted` still holds when
+    /// the request may start; `None` if not.
+    pub async fn build_history_if(
+        &self,
+        repository: &RepositoryPath,
+        digest: &str,
+        is_wanted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<HistoryOutcome>, RegistryError> {
         let path = format!(
             "{}/namespaces/{}/repositories/{}/artifacts/{}/additions/build_history",
             self.base,
@@ -323,8 +341,9 @@ impl Registry {
             segment(&repository.name.replace('/', "%2F")),
             segment(digest),
         );
-        match self.get(RequestKind::BuildHistory, &path, &[]).await {
-            Ok(body) => Ok(match wire::build_history(digest, &body) {
+        let asked = self.get_if(RequestKind::BuildHistory, &path, &[], is_wanted);
+        let outcome = match asked.await {
+            Ok(body) => match wire::build_history(digest, &body) {
                 Ok(mut history) => {
                     if self.redact_commands {
                         finding::redact(digest, &mut history);
@@ -336,11 +355,13 @@ impl Registry {
                     code: None,
                     message: malformed.to_string(),
                 }),
-            }),
+            },
+            Err(error) if matches!(error.failure, RequestFailure::Unwanted) => return Ok(None),
             // Every other request would get it too, so it ends the run.
-            Err(error) if error.is_refused_login() => Err(error),
-            Err(error) => Ok(refused(&error)),
-        }
+            Err(error) if error.is_refused_login() => return Err(error),
+            Err(error) => refused(&error),
+        };
+        Ok(Some(outcome))
     }
 
     async fn offset_listing<T>(
@@ -410,6 +431,16 @@ impl Registry {
         path: &str,
         query: &[(&str, String)],
     ) -> Result<Vec<u8>, RegistryError> {
+        self.get_if(kind, path, query, &|| true).await
+    }
+
+    async fn get_if(
+        &self,
+        kind: RequestKind,
+        path: &str,
+        query: &[(&str, String)],
+        is_wanted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Vec<u8>, RegistryError> {
         let query: Vec<(&str, &str)> = query
             .iter()
             .map(|(name, value)| (*name, value.as_str()))
@@ -419,6 +450,7 @@ impl Registry {
                 kind,
                 path,
                 query: &query,
+                is_wanted,
             })
             .await
     }

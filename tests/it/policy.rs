@@ -322,10 +322,13 @@ async fn an_empty_listing_is_a_mass_removal() {
     let mirror = Mirror::new(world_of(1, 101)).await;
     mirror.sync().await;
     let before = (mirror.facts().await, mirror.writes().await);
-    let nothing = json!({ "artifacts": null }).to_string();
-    mirror
-        .emulator
-        .fail_next(RequestKind::Artifacts, 200, nothing);
+    // The catalog still counts artifacts, so the listing is read once more.
+    for _ in 0..2 {
+        let nothing = json!({ "artifacts": null }).to_string();
+        mirror
+            .emulator
+            .fail_next(RequestKind::Artifacts, 200, nothing);
+    }
     let error = mirror.try_sync().await.unwrap_err();
     assert_eq!(error.exit(), Exit::Refused, "{error}");
     assert!(
