@@ -87,7 +87,8 @@ pub(super) struct Call<'a> {
     pub(super) path: &'a str,
     /// Decoded names and values.
     pub(super) query: &'a [(&'a str, &'a str)],
-    /// Asked when the request may start: waiting for that can take long.
+    /// Asked when the request may start: waiting for that can take long. What was sent once is
+    /// brought to its end.
     pub(super) is_wanted: &'a (dyn Fn() -> bool + Sync),
 }
 
@@ -318,7 +319,7 @@ impl Transport {
         let admitted = match outgoing.authenticate {
             Some(call) => {
                 let admitted = self.admit().await?;
-                if !(call.is_wanted)() {
+                if sent_before == 0 && !(call.is_wanted)() {
                     return Err(RequestFailure::Unwanted);
                 }
                 Some(admitted)
