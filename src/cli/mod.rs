@@ -43,7 +43,8 @@ First steps:
   swr-sync sync                  mirror a registry; needs SWR_REGION, SWR_PROJECT_ID,
                                  SWR_INSTANCE_ID, HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK,
                                  and DATABASE_URL unless the embedded database will do
-  swr-sync report                list the reports
+  swr-sync doctor                check beforehand what a run needs
+  swr-sync report                list the reports; `report html` makes a page of them
 
 Exit codes:
   0 published   1 unexpected   2 usage or configuration   3 published, some histories failed
