@@ -13,7 +13,8 @@ pub struct Roles {
 
 /// The script for an administrator to run, any number of times, after the first migration.
 ///
-/// Views run with the rights of their owner, so who reads them needs no right to the tables.
+/// Views, and the functions that read tables, run with the rights of their owner, so who reads them
+/// needs no right to the tables.
 /// What later migrations create has its grants from the owner's default privileges.
 pub fn grants(roles: &Roles) -> String {
     let Roles {

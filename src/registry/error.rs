@@ -49,7 +49,7 @@ pub enum RequestFailure {
     /// IAM gave no token to ask with.
     #[error("no token: {0}")]
     Login(StatusFailure),
-    /// No answer: refused, reset, timed out, or not trusted.
+    /// No answer: refused, reset, or timed out.
     #[error("no answer: {reason}")]
     NoAnswer {
         /// The innermost cause in words, without the URL.
