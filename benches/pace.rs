@@ -17,7 +17,7 @@ use swr_sync::build_history::RepositoryPath;
 use swr_sync::clock::Clock;
 use swr_sync::emulator::{ArtifactSpec, Emulator, EmulatorSettings, Throttle, World};
 use swr_sync::registry::signature::SigningKey;
-use swr_sync::registry::{Credentials, Registry, RegistrySettings, TransportSettings};
+use swr_sync::registry::{Credentials, ProjectSettings, Registry, TransportSettings};
 use tokio::time::Instant;
 
 /// Limits before and after the change.
@@ -85,7 +85,7 @@ async fn case(limits: (u32, u32), latency_ms: u64, flavour: Flavour) -> String {
         ..EmulatorSettings::default()
     };
     let emulator = Emulator::start(settings, world).await.unwrap();
-    let registry = Registry::new(client(&emulator)).unwrap();
+    let registry = Registry::new(client(&emulator), &emulator.settings().instance_id).unwrap();
     let path = RepositoryPath {
         namespace: "team".to_owned(),
         name: "app".to_owned(),
@@ -121,12 +121,11 @@ async fn case(limits: (u32, u32), latency_ms: u64, flavour: Flavour) -> String {
     )
 }
 
-fn client(emulator: &Emulator) -> RegistrySettings {
+fn client(emulator: &Emulator) -> ProjectSettings {
     let settings = emulator.settings();
-    RegistrySettings {
+    ProjectSettings {
         endpoint: emulator.endpoint().parse().unwrap(),
         project_id: settings.project_id.clone(),
-        instance_id: settings.instance_id.clone(),
         credentials: Credentials::Key(SigningKey {
             access_key: settings.credentials.access_key.clone(),
             secret_key: settings.credentials.secret_key.clone(),

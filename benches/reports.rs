@@ -19,7 +19,7 @@ use swr_sync::database::Database;
 use swr_sync::database::embedded::{EmbeddedServer, EmbeddedSettings};
 use swr_sync::emulator::{Emulator, EmulatorSettings, World};
 use swr_sync::registry::signature::SigningKey;
-use swr_sync::registry::{Credentials, Registry, RegistrySettings, TransportSettings};
+use swr_sync::registry::{Credentials, ProjectSettings, Registry, TransportSettings};
 use swr_sync::report::{Filter, FilterError, FilterValues, REPORTS, Report};
 use swr_sync::stop;
 use swr_sync::sync::{Progress, Safeguards, SyncSettings, sync};
@@ -265,10 +265,9 @@ async fn sync_at(
     at: chrono::DateTime<chrono::Utc>,
 ) -> swr_sync::run::RunReport {
     let settings = emulator.settings();
-    let registry = Registry::new(RegistrySettings {
+    let project = ProjectSettings {
         endpoint: emulator.endpoint().parse().unwrap(),
         project_id: settings.project_id.clone(),
-        instance_id: settings.instance_id.clone(),
         credentials: Credentials::Key(SigningKey {
             access_key: settings.credentials.access_key.clone(),
             secret_key: settings.credentials.secret_key.clone(),
@@ -280,8 +279,8 @@ async fn sync_at(
         },
         redact_commands: false,
         clock: Clock::system(),
-    })
-    .unwrap();
+    };
+    let registry = Registry::new(project, &settings.instance_id).unwrap();
     let settings = SyncSettings {
         swr_instance_id: settings.instance_id.clone(),
         project_id: settings.project_id.clone(),

@@ -18,7 +18,7 @@ use swr_sync::database::Database;
 use swr_sync::database::embedded::{EmbeddedServer, EmbeddedSettings};
 use swr_sync::emulator::{Emulator, EmulatorSettings, World};
 use swr_sync::registry::signature::SigningKey;
-use swr_sync::registry::{Credentials, Registry, RegistrySettings, TransportSettings};
+use swr_sync::registry::{Credentials, ProjectSettings, Registry, TransportSettings};
 use swr_sync::run::RunReport;
 use swr_sync::stop;
 use swr_sync::sync::{Progress, Safeguards, SyncSettings, sync};
@@ -91,12 +91,11 @@ async fn main() {
     server.close().await.unwrap();
 }
 
-fn client(emulator: &Emulator) -> RegistrySettings {
+fn client(emulator: &Emulator) -> ProjectSettings {
     let settings = emulator.settings();
-    RegistrySettings {
+    ProjectSettings {
         endpoint: emulator.endpoint().parse().unwrap(),
         project_id: settings.project_id.clone(),
-        instance_id: settings.instance_id.clone(),
         credentials: Credentials::Key(SigningKey {
             access_key: settings.credentials.access_key.clone(),
             secret_key: settings.credentials.secret_key.clone(),
@@ -137,7 +136,7 @@ async fn bare_client(emulator: &Emulator) -> (usize, Duration) {
             })
             .collect()
     });
-    let registry = Registry::new(client(emulator)).unwrap();
+    let registry = Registry::new(client(emulator), &emulator.settings().instance_id).unwrap();
     let begin = Instant::now();
     stream::iter(&targets)
         .for_each_concurrent(registry.max_in_flight(), |(path, digest)| async {
@@ -150,7 +149,7 @@ async fn bare_client(emulator: &Emulator) -> (usize, Duration) {
 async fn run(emulator: &Emulator, database: &Database) -> RunReport {
     let client = client(emulator);
     let settings = SyncSettings {
-        swr_instance_id: client.instance_id.clone(),
+        swr_instance_id: emulator.settings().instance_id.clone(),
         project_id: client.project_id.clone(),
         endpoint: client.endpoint.to_string(),
         region: None,
@@ -160,7 +159,7 @@ async fn run(emulator: &Emulator, database: &Database) -> RunReport {
         clock: Clock::system(),
     };
     let (_stopper, stop) = stop::channel();
-    let registry = Registry::new(client).unwrap();
+    let registry = Registry::new(client, &settings.swr_instance_id).unwrap();
     sync(&registry, database, &settings, &Progress::default(), &stop)
         .await
         .unwrap()

@@ -123,3 +123,16 @@ pub struct InstanceDescription {
     /// What had to be altered.
     pub issues: Vec<DataIssue>,
 }
+
+/// An instance as the list of a project's instances gives it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedInstance {
+    /// Its id in SWR.
+    pub swr_instance_id: String,
+    /// The name.
+    pub name: Option<String>,
+    /// The version, in a format that is not documented.
+    pub version: Option<String>,
+    /// `Initial`, `Creating`, `Running` or `Unavailable`.
+    pub status: Option<String>,
+}

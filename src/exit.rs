@@ -33,4 +33,22 @@ pub enum Exit {
 impl Exit {
     /// What was compared differs, as in `diff` and `cmp`.
     pub const DIFFERENT: Exit = Exit::Unexpected;
+
+    /// Orders the ends of several instances: the worst is the one that a person should hear of
+    /// first. What trying again may mend comes before what needs somebody's hand.
+    pub fn severity(self) -> u8 {
+        match self {
+            Exit::Success => 0,
+            Exit::Locked => 1,
+            Exit::Partial => 2,
+            Exit::SourceUnavailable => 3,
+            Exit::Unexpected => 4,
+            Exit::Database => 5,
+            Exit::Denied => 6,
+            Exit::Refused => 7,
+            Exit::Usage => 8,
+            // Whoever stopped the job wants to know that it stopped.
+            Exit::Interrupted | Exit::Terminated => 9,
+        }
+    }
 }

@@ -9,15 +9,16 @@ use sqlx::Connection;
 
 use super::exit::{Exit, Failure};
 use super::query::print;
+use super::settings::host;
 use super::telemetry::Telemetry;
 use super::{db, signals, sync};
 use crate::clock::Clock;
 use crate::database::{Database, embedded::EmbeddedServer};
 use crate::emulator::{Emulator, EmulatorSettings, World};
 use crate::registry::signature::SigningKey;
-use crate::registry::{Credentials, Registry, RegistrySettings, TransportSettings};
+use crate::registry::{Credentials, ProjectSettings, Registry, TransportSettings};
 use crate::report::{self, FilterValues, Format};
-use crate::sync::Safeguards;
+use crate::sync::{Safeguards, SyncSettings};
 
 /// Arguments of `demo`.
 #[derive(Debug, clap::Args)]
@@ -93,21 +94,21 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
     ))?;
     let settings = registry_settings(&emulator, clock.clone())?;
     let stop = signals::listen()?;
+    let emulated = emulator.settings();
+    let sync_settings = SyncSettings {
+        swr_instance_id: emulated.instance_id.clone(),
+        project_id: emulated.project_id.clone(),
+        endpoint: settings.endpoint.to_string(),
+        region: Some(emulated.region.clone()),
+        dry_run: false,
+        safeguards: Safeguards::default(),
+        host: host(),
+        clock: clock.clone(),
+    };
     let sync_once = async || {
-        let registry = Registry::new(settings.clone())
+        let registry = Registry::new(settings.clone(), &sync_settings.swr_instance_id)
             .map_err(|error| Failure::new(Exit::Unexpected, error))?;
-        let region = Some(emulator.settings().region.as_str());
-        sync::run_once(
-            &registry,
-            &settings,
-            &database,
-            region,
-            false,
-            Safeguards::default(),
-            telemetry,
-            &stop,
-        )
-        .await
+        sync::run_once(&registry, &database, &sync_settings, telemetry, &stop).await
     };
 
     say("1. The first sync fetches everything.")?;
@@ -157,16 +158,15 @@ async fn print_reports(database: &Database, limit: u64) -> Result<Exit, Failure>
 }
 
 /// The client's view of the emulator, with nothing to hold it back.
-fn registry_settings(emulator: &Emulator, clock: Clock) -> Result<RegistrySettings, Failure> {
+fn registry_settings(emulator: &Emulator, clock: Clock) -> Result<ProjectSettings, Failure> {
     let settings = emulator.settings();
     let endpoint: Url = emulator
         .endpoint()
         .parse()
         .map_err(|error| Failure::new(Exit::Unexpected, format!("{error}")))?;
-    Ok(RegistrySettings {
+    Ok(ProjectSettings {
         endpoint,
         project_id: settings.project_id.clone(),
-        instance_id: settings.instance_id.clone(),
         credentials: Credentials::Key(SigningKey {
             access_key: settings.credentials.access_key.clone(),
             secret_key: settings.credentials.secret_key.expose_secret().into(),

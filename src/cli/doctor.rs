@@ -11,8 +11,8 @@ use sqlx::PgConnection;
 use tokio::time::Instant;
 
 use super::exit::{Exit, Failure};
+use super::hints::failure;
 use super::settings::{DatabaseArgs, RegistryArgs};
-use super::sync::failure;
 use crate::artifact::{Artifact, InstanceDescription};
 use crate::build_history::HistoryOutcome;
 use crate::clock::Clock;
@@ -373,11 +373,12 @@ struct Client {
 
 /// Name, connection and TLS at once, by a request that nobody has signed.
 async fn reach(args: &RegistryArgs) -> Probed<Client> {
-    let (registry, settings) = args.registry(Clock::system())?;
+    let source = args.source(Clock::system())?;
+    let registry = source.project.registry(&args.instance_id()?);
     registry.reach().await.map_err(refused)?;
     let client = Client {
         registry,
-        signs: matches!(settings.credentials, Credentials::Key(_)),
+        signs: matches!(source.settings.credentials, Credentials::Key(_)),
     };
     found(client, "answers")
 }

@@ -8,12 +8,16 @@ mod doctor;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 pub mod exit;
+mod hints;
+mod job;
 mod migrate;
 mod progress;
 mod query;
 mod report;
 mod settings;
 mod signals;
+mod source;
+mod summary;
 mod sync;
 mod telemetry;
 mod verify;
@@ -24,6 +28,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use exit::{Exit, Failure};
+use job::TargetName;
 use telemetry::{LogArgs, LogFormat, Telemetry};
 
 /// Mirrors a Huawei Cloud SWR Enterprise registry (artifacts, tags, build histories) into
@@ -122,19 +127,25 @@ fn print_stderr(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
+/// Says why a command, or one instance of several, did not succeed.
+fn tell_failure(failure: &Failure, target: Option<&TargetName>, telemetry: &Telemetry) {
+    match telemetry.format {
+        LogFormat::Text => print_stderr(&failure.to_string()),
+        LogFormat::Json => tracing::error!(
+            exit_code = failure.exit as u8,
+            hint = failure.hint.as_deref(),
+            instance = target.and_then(|target| target.swr_instance_id.as_deref()),
+            "{}",
+            failure.message()
+        ),
+    }
+}
+
 fn finish(result: Result<Exit, Failure>, telemetry: &Telemetry) -> ExitCode {
     let exit = match result {
         Ok(exit) => exit,
         Err(failure) => {
-            match telemetry.format {
-                LogFormat::Text => print_stderr(&failure.to_string()),
-                LogFormat::Json => tracing::error!(
-                    exit_code = failure.exit as u8,
-                    hint = failure.hint.as_deref(),
-                    "{}",
-                    failure.message()
-                ),
-            }
+            tell_failure(&failure, None, telemetry);
             failure.exit
         }
     };

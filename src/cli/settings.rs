@@ -8,11 +8,12 @@ use reqwest::{Certificate, Url};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::exit::{Exit, Failure};
+use super::source::{Instances, Source};
 use crate::clock::Clock;
 use crate::database::{Database, DatabaseError};
 use crate::registry::signature::SigningKey;
 use crate::registry::{
-    Credentials, PasswordLogin, Registry, RegistrySettings, RetryPolicy, TransportSettings,
+    Credentials, PasswordLogin, Project, ProjectSettings, RetryPolicy, TransportSettings,
 };
 
 /// Which registry, and how to reach it.
@@ -31,9 +32,14 @@ pub(super) struct RegistryArgs {
     /// Project of the instance
     #[arg(long, value_name = "ID", env = "SWR_PROJECT_ID")]
     pub project_id: Option<String>,
-    /// Instance to sync
-    #[arg(long, value_name = "ID", env = "SWR_INSTANCE_ID")]
-    pub instance_id: Option<String>,
+    /// Instances, separated by commas, or `all`: those of the project that are running
+    #[arg(
+        long,
+        value_name = "ID",
+        env = "SWR_INSTANCE_ID",
+        value_delimiter = ','
+    )]
+    pub instance_id: Vec<String>,
     /// Endpoint of IAM, where it is not the region's own; used with an IAM user
     #[arg(long, value_name = "URL", env = "SWR_IAM_ENDPOINT")]
     pub iam_endpoint: Option<String>,
@@ -252,11 +258,36 @@ impl RegistryArgs {
         }
     }
 
-    /// The instance.
+    /// The instances.
+    pub(super) fn instances(&self) -> Result<Instances, Failure> {
+        let mut ids: Vec<String> = self
+            .instance_id
+            .iter()
+            .map(|id| id.trim().to_owned())
+            .filter(|id| !id.is_empty())
+            .collect();
+        ids.sort();
+        ids.dedup();
+        match &ids[..] {
+            [] => Err(missing("instance", "SWR_INSTANCE_ID")),
+            [only] if only == "all" => Ok(Instances::All),
+            several if several.iter().any(|id| id == "all") => Err(Failure::new(
+                Exit::Usage,
+                "SWR_INSTANCE_ID names instances, and `all` besides",
+            )
+            .hint("give either the ids or `all`")),
+            _ => Ok(Instances::These(ids)),
+        }
+    }
+
+    /// The instance, for a command that is about one.
     pub(super) fn instance_id(&self) -> Result<String, Failure> {
-        match given(&self.instance_id) {
-            Some(instance_id) => Ok(instance_id.to_owned()),
-            None => Err(missing("instance", "SWR_INSTANCE_ID")),
+        match self.instances()? {
+            Instances::These(ids) if ids.len() == 1 => Ok(ids.concat()),
+            _ => Err(
+                Failure::new(Exit::Usage, "this command looks at one instance at a time")
+                    .hint("name it by --instance-id"),
+            ),
         }
     }
 
@@ -283,21 +314,20 @@ impl RegistryArgs {
         })
     }
 
-    /// Prepares the client.
-    pub(super) fn registry(&self, clock: Clock) -> Result<(Registry, RegistrySettings), Failure> {
+    /// Prepares the client of the project.
+    pub(super) fn source(&self, clock: Clock) -> Result<Source, Failure> {
         let project_id = self.project_id()?;
-        let instance_id = self.instance_id()?;
+        let instances = self.instances()?;
         let endpoint = self.endpoint()?;
         let credentials = self.credentials(&project_id)?;
         warn_of_clear_text(&endpoint);
         if let Credentials::Password(login) = &credentials {
             warn_of_clear_text(&login.iam_endpoint);
         }
-        let settings = RegistrySettings {
+        let settings = ProjectSettings {
             endpoint,
             credentials,
             project_id,
-            instance_id,
             transport: TransportSettings {
                 connect_timeout: *self.connect_timeout,
                 request_timeout: *self.request_timeout,
@@ -315,9 +345,15 @@ impl RegistryArgs {
             redact_commands: self.redact_commands,
             clock,
         };
-        let registry = Registry::new(settings.clone())
+        let project = Project::new(settings.clone())
             .map_err(|error| Failure::new(Exit::Unexpected, error))?;
-        Ok((registry, settings))
+        Ok(Source {
+            name: None,
+            region: given(&self.region).map(str::to_owned),
+            settings,
+            project,
+            instances,
+        })
     }
 
     fn ca_certificates(&self) -> Result<Vec<Certificate>, Failure> {

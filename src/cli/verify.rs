@@ -5,7 +5,7 @@ use std::str::FromStr;
 use super::exit::{Exit, Failure};
 use super::query;
 use super::settings::{DatabaseArgs, RegistryArgs, host};
-use super::{signals, sync};
+use super::{hints, signals};
 use crate::clock::Clock;
 use crate::report::Format;
 use crate::store::{Compared, HistoriesCompared, Verdict};
@@ -72,16 +72,18 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         registry,
         database,
     } = args;
-    let (client, registry) = registry.registry(Clock::system())?;
+    let source = registry.source(Clock::system())?;
+    let swr_instance_id = registry.instance_id()?;
+    let client = source.project.registry(&swr_instance_id);
     let open = database.open().await?;
     open.database.check().await?;
     let settings = VerifySettings {
-        swr_instance_id: registry.instance_id,
-        project_id: registry.project_id,
+        swr_instance_id,
+        project_id: source.settings.project_id,
         histories,
         sample_start: format!("sha256:{:016x}", fastrand::u64(..)),
         host: host(),
-        clock: registry.clock,
+        clock: source.settings.clock,
     };
     let stop = signals::listen()?;
     let report = verify(&client, &open.database, &settings, &stop).await;
@@ -104,7 +106,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
 
 fn failure(error: VerifyError) -> Failure {
     match error {
-        VerifyError::Run(error) => sync::failure(error),
+        VerifyError::Run(error) => hints::failure(error),
         error @ VerifyError::NeverPublished { .. } => Failure::new(error.exit(), error)
             .hint("run `swr-sync sync` first, or check SWR_INSTANCE_ID and DATABASE_URL"),
     }

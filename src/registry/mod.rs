@@ -36,7 +36,7 @@ pub use rate::PaceNow;
 pub use retry::RetryPolicy;
 pub use transport::TransportSettings;
 
-use crate::artifact::{Artifact, InstanceDescription, Namespace, Page, Repository};
+use crate::artifact::{Artifact, InstanceDescription, ListedInstance, Namespace, Page, Repository};
 use crate::build_history::{BuildHistory, HistoryOutcome, Refusal, RepositoryPath};
 use crate::clock::Clock;
 use crate::finding;
@@ -56,15 +56,13 @@ const MAX_FRUITLESS_PAGES: u32 = 100;
 /// How often a listing by offset is read again when its entries shift under it.
 const CATALOG_READS: u32 = 3;
 
-/// Which registry, and how to reach it.
+/// Which project, and how to reach it.
 #[derive(Debug, Clone)]
-pub struct RegistrySettings {
+pub struct ProjectSettings {
     /// Scheme and host of the SWR API, such as `https://swr-api.cn-north-4.myhuaweicloud.com`.
     pub endpoint: Url,
-    /// The project of the instance.
+    /// The project, which is of the endpoint's region.
     pub project_id: String,
-    /// The instance.
-    pub instance_id: String,
     /// Who asks.
     pub credentials: Credentials,
     /// Time-outs, retries and caps.
@@ -73,6 +71,66 @@ pub struct RegistrySettings {
     pub redact_commands: bool,
     /// The time, for signatures and for the expiry of tokens.
     pub clock: Clock,
+}
+
+/// A project of a region. Its registries share one gateway's limits and one key, so they share
+/// one pace, one token, and one latch for credentials that are refused.
+#[derive(Debug)]
+pub struct Project {
+    transport: Transport,
+    /// `/v2/{project_id}/instances`, encoded.
+    base: String,
+    redact_commands: bool,
+}
+
+impl Project {
+    /// Prepares a client; nothing is sent yet. Fails if the machine's TLS roots cannot be loaded.
+    pub fn new(settings: ProjectSettings) -> Result<Project, reqwest::Error> {
+        let ProjectSettings {
+            endpoint,
+            project_id,
+            credentials,
+            transport,
+            redact_commands,
+            clock,
+        } = settings;
+        let base = format!("/v2/{}/instances", segment(&project_id));
+        let transport = Transport::new(endpoint, project_id, credentials, transport, clock)?;
+        Ok(Project {
+            transport,
+            base,
+            redact_commands,
+        })
+    }
+
+    /// One of its instances.
+    pub fn registry(&self, instance_id: &str) -> Registry {
+        Registry {
+            transport: self.transport.clone(),
+            base: format!("{}/{}", self.base, segment(instance_id)),
+            redact_commands: self.redact_commands,
+        }
+    }
+
+    /// All instances, whatever their state (ListInstance, swr_03_0002).
+    pub async fn instances(&self) -> Result<Vec<ListedInstance>, RegistryError> {
+        let listing = OffsetListing {
+            kind: RequestKind::Instance,
+            what: "instances",
+            path: self.base.clone(),
+            // None is documented for it.
+            order: &[],
+            decode: wire::instance_page,
+            id: |instance| instance.swr_instance_id.clone(),
+        };
+        // Asks for nothing but the given path.
+        let door = Registry {
+            transport: self.transport.clone(),
+            base: self.base.clone(),
+            redact_commands: self.redact_commands,
+        };
+        Ok(door.offset_listing(listing, &mut 0).await?.rows)
+    }
 }
 
 /// One registry instance over HTTP.
@@ -96,28 +154,9 @@ pub struct Catalog {
 }
 
 impl Registry {
-    /// Prepares a client; nothing is sent yet. Fails if the machine's TLS roots cannot be loaded.
-    pub fn new(settings: RegistrySettings) -> Result<Registry, reqwest::Error> {
-        let RegistrySettings {
-            endpoint,
-            project_id,
-            instance_id,
-            credentials,
-            transport,
-            redact_commands,
-            clock,
-        } = settings;
-        let base = format!(
-            "/v2/{}/instances/{}",
-            segment(&project_id),
-            segment(&instance_id)
-        );
-        let transport = Transport::new(endpoint, project_id, credentials, transport, clock)?;
-        Ok(Registry {
-            transport,
-            base,
-            redact_commands,
-        })
+    /// The only registry of a project that is of interest.
+    pub fn new(settings: ProjectSettings, instance_id: &str) -> Result<Registry, reqwest::Error> {
+        Ok(Project::new(settings)?.registry(instance_id))
     }
 
     /// Counts the requests of this client.
@@ -150,7 +189,9 @@ impl Registry {
     /// How many namespaces the API claims to have, by asking for one (swr_03_0102).
     pub async fn namespace_count(&self) -> Result<Option<u64>, RegistryError> {
         let (kind, path) = (RequestKind::Namespaces, format!("{}/namespaces", self.base));
-        let body = self.get(kind, &path, &offset_query(0, 1)).await?;
+        let body = self
+            .get(kind, &path, &offset_query(0, 1, OLDEST_FIRST))
+            .await?;
         let page = wire::namespace_page(&body)
             .map_err(|failure| self.unreadable(&path, failure.into()))?;
         Ok(page.total)
@@ -202,7 +243,7 @@ impl Registry {
         limit: u64,
     ) -> Result<OffsetPage<Repository>, RegistryError> {
         let path = format!("{}/repositories", self.base);
-        let query = offset_query(offset, limit);
+        let query = offset_query(offset, limit, OLDEST_FIRST);
         let body = self.get(RequestKind::Repositories, &path, &query).await?;
         wire::repository_page(&body).map_err(|failure| self.unreadable(&path, failure.into()))
     }
@@ -221,19 +262,27 @@ impl Registry {
         let mut pages = 0;
         let namespaces = self
             .offset_listing(
-                RequestKind::Namespaces,
-                "namespaces",
-                wire::namespace_page,
-                |namespace| namespace.namespace_id,
+                OffsetListing {
+                    kind: RequestKind::Namespaces,
+                    what: "namespaces",
+                    path: format!("{}/namespaces", self.base),
+                    order: OLDEST_FIRST,
+                    decode: wire::namespace_page,
+                    id: |namespace| namespace.namespace_id,
+                },
                 &mut pages,
             )
             .await?;
         let repositories = self
             .offset_listing(
-                RequestKind::Repositories,
-                "repositories",
-                wire::repository_page,
-                |repository| repository.repository_id,
+                OffsetListing {
+                    kind: RequestKind::Repositories,
+                    what: "repositories",
+                    path: format!("{}/repositories", self.base),
+                    order: OLDEST_FIRST,
+                    decode: wire::repository_page,
+                    id: |repository| repository.repository_id,
+                },
                 &mut pages,
             )
             .await?;
@@ -364,15 +413,19 @@ impl Registry {
         Ok(Some(outcome))
     }
 
-    async fn offset_listing<T>(
+    async fn offset_listing<T, Id: Eq + Hash>(
         &self,
-        kind: RequestKind,
-        what: &'static str,
-        decode: fn(&[u8]) -> Result<OffsetPage<T>, Malformed>,
-        id: fn(&T) -> i64,
+        listing: OffsetListing<T, Id>,
         pages: &mut u64,
     ) -> Result<Page<T>, RegistryError> {
-        let path = format!("{}/{what}", self.base);
+        let OffsetListing {
+            kind,
+            what,
+            path,
+            order,
+            decode,
+            id,
+        } = listing;
         let mut shortfall = (0, 0);
         for _ in 0..CATALOG_READS {
             let mut all = Page {
@@ -383,7 +436,7 @@ impl Registry {
             let (mut offset, mut unreadable) = (0, 0);
             let mut fruitless_pages = 0;
             let total = loop {
-                let query = offset_query(offset, PAGE_SIZE);
+                let query = offset_query(offset, PAGE_SIZE, order);
                 let body = self.get(kind, &path, &query).await?;
                 *pages += 1;
                 let OffsetPage {
@@ -465,13 +518,34 @@ impl Registry {
     }
 }
 
-/// A page of a listing by offset, oldest first.
-fn offset_query(offset: u64, limit: u64) -> [(&'static str, String); 3] {
-    [
-        ("offset", offset.to_string()),
-        ("limit", limit.to_string()),
-        ("order_type", "asc".to_owned()),
-    ]
+/// A listing by offset and limit.
+struct OffsetListing<T, Id> {
+    kind: RequestKind,
+    /// What is listed, for messages.
+    what: &'static str,
+    path: String,
+    order: &'static [(&'static str, &'static str)],
+    decode: fn(&[u8]) -> Result<OffsetPage<T>, Malformed>,
+    /// What tells entries apart.
+    id: fn(&T) -> Id,
+}
+
+/// Entries made during the listing come at its end, and shift nothing.
+const OLDEST_FIRST: &[(&str, &str)] = &[("order_type", "asc")];
+
+/// A page of a listing by offset.
+fn offset_query(
+    offset: u64,
+    limit: u64,
+    order: &[(&'static str, &str)],
+) -> Vec<(&'static str, String)> {
+    let order = order
+        .iter()
+        .map(|(name, value)| (*name, (*value).to_owned()));
+    [("offset", offset.to_string()), ("limit", limit.to_string())]
+        .into_iter()
+        .chain(order)
+        .collect()
 }
 
 /// Notices when a listing brings nothing new. It remembers pages, not artifacts, so as to stay

@@ -55,20 +55,38 @@ impl Default for TransportSettings {
 /// An answer larger than this is not read: it bounds the memory a request can take.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
-/// A connection to one gateway.
+/// A connection to one gateway. Clones share all but what they count.
 #[derive(Debug)]
 pub(super) struct Transport {
     http: reqwest::Client,
     endpoint: Url,
     project_id: String,
-    credentials: Credentials,
-    token: Mutex<TokenSlot>,
+    credentials: Arc<Credentials>,
+    token: Arc<Mutex<TokenSlot>>,
     settings: TransportSettings,
-    pace: Pace,
-    gate: Gate,
+    pace: Arc<Pace>,
+    gate: Arc<Gate>,
     meter: Arc<RequestMeter>,
     clock: Clock,
-    clock_skew: StdMutex<Option<TimeDelta>>,
+    clock_skew: Arc<StdMutex<Option<TimeDelta>>>,
+}
+
+impl Clone for Transport {
+    fn clone(&self) -> Transport {
+        Transport {
+            http: self.http.clone(),
+            endpoint: self.endpoint.clone(),
+            project_id: self.project_id.clone(),
+            credentials: Arc::clone(&self.credentials),
+            token: Arc::clone(&self.token),
+            settings: self.settings.clone(),
+            pace: Arc::clone(&self.pace),
+            gate: Arc::clone(&self.gate),
+            meter: Arc::default(),
+            clock: self.clock.clone(),
+            clock_skew: Arc::clone(&self.clock_skew),
+        }
+    }
 }
 
 /// The token in use.
@@ -142,14 +160,14 @@ impl Transport {
             http,
             endpoint,
             project_id,
-            credentials,
-            token: Mutex::default(),
+            credentials: Arc::new(credentials),
+            token: Arc::default(),
             settings,
-            pace,
-            gate,
+            pace: Arc::new(pace),
+            gate: Arc::new(gate),
             meter: Arc::default(),
             clock,
-            clock_skew: StdMutex::default(),
+            clock_skew: Arc::default(),
         })
     }
 
@@ -430,7 +448,7 @@ impl Transport {
 
     /// What a request may carry and no message may repeat.
     fn secrets<'a>(&'a self, token: Option<&'a SecretString>) -> Vec<&'a str> {
-        let own = match &self.credentials {
+        let own = match &*self.credentials {
             Credentials::Token(token) => [Some(token), None],
             Credentials::Key(key) => [Some(&key.secret_key), key.security_token.as_ref()],
             Credentials::Password(login) => [Some(&login.password), None],
@@ -472,7 +490,7 @@ impl Transport {
         call: &Call<'_>,
         token: Option<&SecretString>,
     ) -> Result<(), RequestFailure> {
-        let key = match (&self.credentials, token) {
+        let key = match (&*self.credentials, token) {
             (_, Some(token)) => {
                 headers.insert(
                     "x-auth-token",
@@ -506,14 +524,14 @@ impl Transport {
     }
 
     fn is_renewable(&self) -> bool {
-        matches!(self.credentials, Credentials::Password(_))
+        matches!(*self.credentials, Credentials::Password(_))
     }
 
     /// The token to send; fetched, or renewed before it expires, where there is an IAM user.
     /// Whoever comes while one is being fetched waits for it, and asks for none of its own if
     /// IAM refused.
     async fn current_token(&self) -> Result<Option<SecretString>, RegistryError> {
-        let login = match &self.credentials {
+        let login = match &*self.credentials {
             Credentials::Key(_) => return Ok(None),
             Credentials::Token(token) => return Ok(Some(token.clone())),
             Credentials::Password(login) => login,

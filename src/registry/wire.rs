@@ -10,7 +10,9 @@ use serde_json::{Map, Value};
 
 use super::error::Malformed;
 use super::json::{self, Alterations, Document, Member};
-use crate::artifact::{Artifact, Extra, InstanceDescription, Namespace, Page, Repository, Tag};
+use crate::artifact::{
+    Artifact, Extra, InstanceDescription, ListedInstance, Namespace, Page, Repository, Tag,
+};
 use crate::build_history::{BuildHistory, BuildStep, Layer};
 use crate::data_issue::{Action, DataIssue};
 
@@ -62,6 +64,18 @@ pub(super) fn namespace_page(body: &[u8]) -> Result<OffsetPage<Namespace>, Malfo
 
 pub(super) fn repository_page(body: &[u8]) -> Result<OffsetPage<Repository>, Malformed> {
     offset_page(body, "repositories", "repository", repository)
+}
+
+/// A page of a project's instances (api-swr2 swr_03_0002).
+pub(super) fn instance_page(body: &[u8]) -> Result<OffsetPage<ListedInstance>, Malformed> {
+    offset_page(body, "instances", "instance", |fields| {
+        Some(ListedInstance {
+            swr_instance_id: fields.text("id").filter(|id| !id.is_empty())?,
+            name: fields.text("name"),
+            version: fields.text("version"),
+            status: fields.text("status"),
+        })
+    })
 }
 
 pub(super) fn instance(body: &[u8]) -> Result<InstanceDescription, Malformed> {

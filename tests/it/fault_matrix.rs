@@ -21,7 +21,7 @@ use swr_sync::emulator::{
     Quirks, RequestKind, Throttle, World, WorldSettings,
 };
 use swr_sync::exit::Exit;
-use swr_sync::registry::{Credentials, PasswordLogin, RegistrySettings};
+use swr_sync::registry::{Credentials, PasswordLogin, ProjectSettings};
 use swr_sync::run::RunReport;
 use swr_sync::stop::{self, Signal};
 use swr_sync::sync::{Progress, Safeguards, SyncError, SyncSettings};
@@ -334,7 +334,7 @@ impl<'a> Trial<'a> {
 
     async fn run(
         &self,
-        client: RegistrySettings,
+        client: ProjectSettings,
         clock: Clock,
         ending: Ending,
     ) -> Option<Result<RunReport, SyncError>> {
@@ -373,7 +373,7 @@ impl<'a> Trial<'a> {
     }
 
     /// Gives up early, so that silence costs no time.
-    fn impatient_client(&self) -> RegistrySettings {
+    fn impatient_client(&self) -> ProjectSettings {
         let mut client = client_settings(&self.emulator);
         client.transport.request_timeout = Duration::from_millis(500);
         if let Some(credentials) = &self.credentials {
@@ -384,7 +384,7 @@ impl<'a> Trial<'a> {
 }
 
 /// Half of a small registry may go at once.
-fn settings(client: &RegistrySettings) -> SyncSettings {
+fn settings(client: &ProjectSettings) -> SyncSettings {
     SyncSettings {
         safeguards: Safeguards {
             max_removals_percent: None,

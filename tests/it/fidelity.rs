@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use serde_json::json;
 use swr_sync::clock::Clock;
 use swr_sync::database::Database;
-use swr_sync::registry::{Credentials, Registry, RegistrySettings, RetryPolicy, TransportSettings};
+use swr_sync::registry::{Credentials, ProjectSettings, Registry, RetryPolicy, TransportSettings};
 use swr_sync::run::RunReport;
 use swr_sync::stop;
 use swr_sync::sync::{Progress, Safeguards, SyncError, SyncSettings, sync};
@@ -134,10 +134,9 @@ impl Mirror {
 
     async fn try_sync(&self, instance_id: &str) -> Result<RunReport, SyncError> {
         let clock = Clock::system();
-        let registry = Registry::new(RegistrySettings {
+        let project = ProjectSettings {
             endpoint: self.endpoint.parse().unwrap(),
             project_id: "project".to_owned(),
-            instance_id: instance_id.to_owned(),
             credentials: Credentials::Token(SecretString::from("token")),
             transport: TransportSettings {
                 retry: RetryPolicy {
@@ -150,8 +149,8 @@ impl Mirror {
             },
             redact_commands: false,
             clock: clock.clone(),
-        })
-        .unwrap();
+        };
+        let registry = Registry::new(project, instance_id).unwrap();
         let settings = SyncSettings {
             swr_instance_id: instance_id.to_owned(),
             project_id: "project".to_owned(),

@@ -13,7 +13,7 @@ use swr_sync::emulator::{
 };
 use swr_sync::registry::signature::SigningKey;
 use swr_sync::registry::{
-    Credentials, PasswordLogin, Registry, RegistryError, RegistrySettings, RequestFailure,
+    Credentials, PasswordLogin, ProjectSettings, Registry, RegistryError, RequestFailure,
     TransportSettings,
 };
 
@@ -31,8 +31,8 @@ async fn emulate(settings: EmulatorSettings) -> Emulator {
     Emulator::start(settings, world).await.unwrap()
 }
 
-fn client(settings: RegistrySettings) -> Registry {
-    Registry::new(settings).unwrap()
+fn client(settings: ProjectSettings) -> Registry {
+    Registry::new(settings, &EmulatorSettings::default().instance_id).unwrap()
 }
 
 /// Lists everything and gives the ids in the order of arrival.
@@ -554,7 +554,7 @@ async fn temporary_keys_and_given_tokens_are_accepted() {
     assert!(key.security_token.is_some());
     list(&client(settings.clone())).await.unwrap();
 
-    let token = RegistrySettings {
+    let token = ProjectSettings {
         credentials: Credentials::Token("given-token".into()),
         ..settings.clone()
     };
@@ -564,7 +564,7 @@ async fn temporary_keys_and_given_tokens_are_accepted() {
         security_token: None,
         ..key.clone()
     };
-    let error = list(&client(RegistrySettings {
+    let error = list(&client(ProjectSettings {
         credentials: Credentials::Key(without),
         ..settings
     }))

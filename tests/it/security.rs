@@ -816,7 +816,10 @@ async fn debug_output_has_no_secret() {
     ] {
         settings.credentials = credentials;
         text.push_str(&format!("{settings:?}"));
-        text.push_str(&format!("{:?}", Registry::new(settings.clone()).unwrap()));
+        text.push_str(&format!(
+            "{:?}",
+            Registry::new(settings.clone(), "i").unwrap()
+        ));
     }
     assert!(!text.contains("not-to-be-shown"), "{text}");
 }

@@ -30,7 +30,7 @@ async fn verify_until(
 ) -> Result<VerifyReport, VerifyError> {
     let client = client_settings(emulator);
     let settings = VerifySettings {
-        swr_instance_id: client.instance_id.clone(),
+        swr_instance_id: emulator.settings().instance_id.clone(),
         project_id: client.project_id.clone(),
         histories,
         // Near the end, so that a sample goes on from the start.
@@ -38,7 +38,7 @@ async fn verify_until(
         host: "test-host".to_owned(),
         clock: Clock::system(),
     };
-    let registry = Registry::new(client).unwrap();
+    let registry = Registry::new(client, &settings.swr_instance_id).unwrap();
     let database = Database::from_url(database.url()).unwrap();
     verify(&registry, &database, &settings, stop).await
 }

@@ -7,7 +7,7 @@ use swr_sync::clock::Clock;
 use swr_sync::database::Database;
 use swr_sync::emulator::{Emulator, EmulatorSettings, World};
 use swr_sync::registry::signature::SigningKey;
-use swr_sync::registry::{Credentials, Registry, RegistrySettings, RetryPolicy, TransportSettings};
+use swr_sync::registry::{Credentials, ProjectSettings, Registry, RetryPolicy, TransportSettings};
 use swr_sync::run::RunReport;
 use swr_sync::stop::{self, Stop};
 use swr_sync::sync::{Progress, Safeguards, SyncError, SyncSettings, sync};
@@ -20,17 +20,15 @@ pub(crate) fn start_of_time() -> DateTime<Utc> {
 }
 
 /// The settings a test's client starts from: no caps, short waits.
-pub(crate) fn client_settings(emulator: &Emulator) -> RegistrySettings {
+pub(crate) fn client_settings(emulator: &Emulator) -> ProjectSettings {
     let EmulatorSettings {
         project_id,
-        instance_id,
         credentials,
         ..
     } = emulator.settings();
-    RegistrySettings {
+    ProjectSettings {
         endpoint: emulator.endpoint().parse().unwrap(),
         project_id: project_id.clone(),
-        instance_id: instance_id.clone(),
         credentials: Credentials::Key(SigningKey {
             access_key: credentials.access_key.clone(),
             secret_key: credentials.secret_key.clone(),
@@ -227,9 +225,9 @@ async fn run(
 }
 
 /// What a test's run starts from.
-pub(crate) fn sync_settings(client: &RegistrySettings) -> SyncSettings {
+pub(crate) fn sync_settings(client: &ProjectSettings) -> SyncSettings {
     SyncSettings {
-        swr_instance_id: client.instance_id.clone(),
+        swr_instance_id: EmulatorSettings::default().instance_id,
         project_id: client.project_id.clone(),
         endpoint: client.endpoint.to_string(),
         region: None,
@@ -242,13 +240,13 @@ pub(crate) fn sync_settings(client: &RegistrySettings) -> SyncSettings {
 
 /// One run with a client and settings of the test's own making.
 pub(crate) async fn run_as(
-    client: RegistrySettings,
+    client: ProjectSettings,
     settings: SyncSettings,
     database: &TestDatabase,
     progress: &Progress,
     stop: &Stop,
 ) -> Result<RunReport, SyncError> {
-    let registry = Registry::new(client).unwrap();
+    let registry = Registry::new(client, &settings.swr_instance_id).unwrap();
     let database = Database::from_url(database.url()).unwrap();
     sync(&registry, &database, &settings, progress, stop).await
 }

@@ -1,0 +1,233 @@
+//! What a run did, in words and as fields.
+
+use super::telemetry::{LogFormat, Telemetry};
+use crate::build_history::{FailureCause, GaveUp, HistoryFailureGroup, HistoryFailures};
+use crate::run::{RunCounters, RunOutcome, RunReport};
+
+/// Says what a run did: lines for people, or fields for log collectors.
+pub(super) fn summarise(report: &RunReport, telemetry: &Telemetry) {
+    let RunReport {
+        run_id,
+        outcome,
+        counters,
+        failures,
+        elapsed,
+    } = report;
+    if telemetry.format == LogFormat::Json {
+        tracing::info!(
+            run_id,
+            outcome = outcome.as_str(),
+            elapsed_ms = elapsed.as_millis() as u64,
+            requests_total = counters.requests.total(),
+            requests = counters.requests.to_json().to_string(),
+            retries = counters.requests.retries,
+            throttled = counters.requests.throttled(),
+            pages = counters.pages,
+            artifacts_listed = counters.artifacts_listed,
+            artifacts_new = counters.artifacts_new,
+            artifacts_changed = counters.artifacts_changed,
+            artifacts_removed = counters.artifacts_removed,
+            artifacts_unchanged = counters.artifacts_unchanged,
+            tags_new = counters.tags_new,
+            tags_moved = counters.tags_moved,
+            tags_removed = counters.tags_removed,
+            histories_fetched = counters.histories_fetched,
+            histories_reused = counters.histories_reused,
+            histories_unsupported = counters.histories_unsupported,
+            histories_gone = counters.histories_gone,
+            histories_failed = counters.histories_failed,
+            histories_skipped = counters.histories_skipped,
+            history_failures = failures_json(failures),
+            gave_up = failures
+                .gave_up
+                .as_ref()
+                .map(|gave_up| advice(gave_up, counters)),
+            data_issues = counters.data_issues,
+            rows_written = counters.rows_written,
+            "run {run_id} {outcome}"
+        );
+        return;
+    }
+    super::print_stderr(&summary(report));
+}
+
+/// The summary in words.
+pub(super) fn summary(report: &RunReport) -> String {
+    let RunReport {
+        run_id,
+        outcome,
+        counters,
+        failures,
+        elapsed,
+    } = report;
+    let RunCounters {
+        requests,
+        catalog_pages,
+        pages,
+        artifacts_listed,
+        artifacts_new,
+        artifacts_changed,
+        artifacts_removed,
+        artifacts_unchanged,
+        tags_new,
+        tags_moved,
+        tags_removed,
+        histories_fetched,
+        histories_reused,
+        histories_unsupported,
+        histories_gone,
+        histories_failed,
+        histories_skipped,
+        data_issues,
+        rows_written,
+    } = counters;
+    let verb = match outcome {
+        RunOutcome::Published => "published",
+        RunOutcome::DryRun => "complete, not published (dry run)",
+        RunOutcome::Failed => "failed",
+        RunOutcome::Stopped => "stopped",
+    };
+    let skipped = match histories_skipped {
+        0 => String::new(),
+        count => format!(", {count} not asked for"),
+    };
+    format!(
+        "run {run_id}: {verb} in {:.1} s
+  artifacts  {artifacts_listed} listed on {pages} pages: {artifacts_new} new, {artifacts_changed} changed, {artifacts_removed} removed, {artifacts_unchanged} unchanged
+  tags       {tags_new} new, {tags_moved} moved, {tags_removed} removed
+  histories  {histories_fetched} fetched, {histories_reused} known, {histories_unsupported} unsupported, {histories_gone} gone, {histories_failed} failed{skipped}
+  requests   {} ({catalog_pages} for the catalog), {} retries, {} throttled
+  database   {rows_written} rows written, {data_issues} values altered
+{}",
+        elapsed.as_secs_f64(),
+        requests.total(),
+        requests.retries,
+        requests.throttled(),
+        failure_table(failures, counters),
+    )
+}
+
+/// Groups of failed histories that the summary shows.
+const FAILURE_GROUPS: usize = 10;
+
+/// What failed why, and what to do about it; empty if nothing did.
+fn failure_table(failures: &HistoryFailures, counters: &RunCounters) -> String {
+    let HistoryFailures { groups, gave_up } = failures;
+    let mut text = String::new();
+    for group in groups.iter().take(FAILURE_GROUPS) {
+        let HistoryFailureGroup {
+            cause,
+            message,
+            count,
+            repository,
+        } = group;
+        let example = match repository {
+            Some(repository) => format!("; {repository} for example"),
+            None => String::new(),
+        };
+        text.push_str(&format!(
+            "  missing    {count} × {cause}: {message}{example}\n"
+        ));
+    }
+    let rest = groups.get(FAILURE_GROUPS..).unwrap_or_default();
+    if !rest.is_empty() {
+        let count: u64 = rest.iter().map(|group| group.count).sum();
+        let kinds = rest.len();
+        text.push_str(&format!(
+            "  missing    {count} × others, of {kinds} kinds\n"
+        ));
+    }
+    if let Some(gave_up) = gave_up {
+        text.push_str(&format!("  {}\n", advice(gave_up, counters)));
+    }
+    if !groups.is_empty() {
+        text.push_str("  `swr-sync report history_failure` lists what is missing\n");
+    }
+    text
+}
+
+fn failures_json(failures: &HistoryFailures) -> String {
+    let groups: Vec<serde_json::Value> = failures
+        .groups
+        .iter()
+        .take(FAILURE_GROUPS)
+        .map(|group| {
+            let HistoryFailureGroup {
+                cause,
+                message,
+                count,
+                repository,
+            } = group;
+            serde_json::json!({
+                "outcome": cause.outcome,
+                "http_status": cause.status,
+                "error_code": cause.code,
+                "error_message": message,
+                "count": count,
+                "repository": repository.as_ref().map(ToString::to_string),
+            })
+        })
+        .collect();
+    serde_json::Value::from(groups).to_string()
+}
+
+/// Why not all histories were asked for, and what the user can do, in a sentence.
+fn advice(gave_up: &GaveUp, counters: &RunCounters) -> String {
+    const ACTION: &str = "swr:repository:getTagAddition, which is in SWR ReadOnlyAccess";
+    let what = match gave_up {
+        GaveUp::Everywhere(cause) => format!("build histories kept failing alike ({cause})"),
+        GaveUp::Repositories { count, cause, .. } => {
+            let repositories = if *count == 1 {
+                "1 repository".to_owned()
+            } else {
+                format!("{count} repositories")
+            };
+            let how = if cause.may_be_of_one_repository() {
+                "were refused"
+            } else {
+                "kept failing alike"
+            };
+            format!("the build histories of {repositories} {how} ({cause})")
+        }
+    };
+    let skipped = match counters.histories_skipped {
+        0 => String::new(),
+        count => format!(", so {count} more were not asked for"),
+    };
+    let next = match gave_up {
+        GaveUp::Repositories {
+            cause,
+            is_everywhere,
+            ..
+        } if cause.may_be_of_one_repository() => {
+            if *is_everywhere {
+                format!("no repository gave any: grant the user {ACTION}")
+            } else {
+                format!(
+                    "other repositories gave theirs: the user's policy is narrowed to some, widen {ACTION}, to all"
+                )
+            }
+        }
+        GaveUp::Everywhere(cause) | GaveUp::Repositories { cause, .. } => remedy(cause).to_owned(),
+    };
+    format!("{what}{skipped}; {next}")
+}
+
+fn remedy(cause: &FailureCause) -> &'static str {
+    match cause.status {
+        None => "check the network; the next run asks again",
+        Some(403) => {
+            "the gateway keeps the user out: check its access rules; the next run asks again"
+        }
+        Some(404) => {
+            "the gateway does not know the call: check region and endpoint; the next run asks again"
+        }
+        Some(429) => {
+            "the gateway throttles: lower --max-requests-per-second; the next run asks again"
+        }
+        Some(200) => {
+            "the service gives something else: if it happens again, show it to the maintainers"
+        }
+        Some(_) => "the service has a problem of its own; the next run asks again",
+    }
+}
