@@ -8,7 +8,7 @@ use super::answer::{Answer, Refusal};
 use super::fault::Disturbance;
 use super::image::{Digest, History};
 use super::requests::RequestKind;
-use super::settings::EmulatorSettings;
+use super::settings::{EmulatorSettings, Instance};
 use super::wire::{
     ArtifactPage, BuildHistoryPage, InstancePage, InstanceRow, NamespacePage, NamespaceRow,
     RepositoryPage, RepositoryRow,
@@ -111,6 +111,11 @@ impl Route {
         }
     }
 
+    /// The instance it is of, if it is of one.
+    pub(super) fn instance(&self) -> Option<&str> {
+        self.project_and_instance().1
+    }
+
     /// Whether the gateway knows the route for an instance of this version.
     pub(super) fn exists_in(&self, version: &str) -> bool {
         !matches!(self, Route::Artifacts { .. }) || lists_artifacts(version)
@@ -134,7 +139,7 @@ pub(super) fn answer(
     route: &Route,
     query: &str,
     settings: &EmulatorSettings,
-    world: &World,
+    instances: &[(Instance, World)],
     disturbance: Disturbance<'_>,
 ) -> Result<Answer, Refusal> {
     let (project, instance) = route.project_and_instance();
@@ -145,14 +150,18 @@ pub(super) fn answer(
             message: format!("no permission for project {project}"),
         });
     }
-    if let Some(instance) = instance.filter(|instance| *instance != settings.instance_id) {
-        return Err(Refusal::not_found(format!("instance {instance} not found")));
-    }
     let query = Query(parse_query(query));
+    let Some(instance) = instance else {
+        return list_instances(&query, settings, instances);
+    };
+    let mut found = instances.iter().filter(|(known, _)| known.id == instance);
+    let Some(found) = found.next() else {
+        return Err(Refusal::not_found(format!("instance {instance} not found")));
+    };
+    let (_, world) = found;
     match route {
-        Route::Token => Err(Refusal::unknown_route()),
-        Route::Instances { .. } => list_instances(&query, settings, world),
-        Route::Instance { .. } => Ok(ok(&InstanceRow::new(settings, world))),
+        Route::Token | Route::Instances { .. } => Err(Refusal::unknown_route()),
+        Route::Instance { .. } => Ok(ok(&InstanceRow::new(settings, found))),
         Route::Namespaces { .. } => list_namespaces(&query, world, disturbance),
         Route::Repositories { .. } => list_repositories(&query, world, disturbance),
         Route::Artifacts { .. } => list_artifacts(&query, settings, world, disturbance),
@@ -163,16 +172,20 @@ pub(super) fn answer(
 fn list_instances(
     query: &Query,
     settings: &EmulatorSettings,
-    world: &World,
+    instances: &[(Instance, World)],
 ) -> Result<Answer, Refusal> {
     let page = query.offset_and_limit(LARGEST_PAGE)?;
-    let mut instances = Vec::new();
-    if page.offset == 0 && query.get("status").is_none_or(|status| status == "Running") {
-        instances.push(InstanceRow::new(settings, world));
-    }
+    let status = query.get("status");
+    let fitting = instances
+        .iter()
+        .filter(|(instance, _)| status.is_none_or(|status| instance.status == status));
+    let rows: Vec<InstanceRow<'_>> = fitting
+        .map(|instance| InstanceRow::new(settings, instance))
+        .collect();
+    let total = rows.len();
     Ok(ok(&InstancePage {
-        instances,
-        total: 1,
+        instances: page.of(rows),
+        total,
     }))
 }
 

@@ -40,7 +40,7 @@ pub use image::{Created, Digest, Layer, Manifest, ManifestKind, Step};
 pub use requests::{RequestCounts, RequestKind};
 pub use server::Emulator;
 pub use settings::{
-    Authentication, BuildTime, Clock, Credentials, Dialect, EmulatorSettings, LastMarker,
+    Authentication, BuildTime, Clock, Credentials, Dialect, EmulatorSettings, Instance, LastMarker,
     NextMarker, Throttle,
 };
 pub use world::{Artifact, ArtifactSpec, Namespace, Quirks, Repository, Tag, World};
