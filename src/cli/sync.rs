@@ -3,7 +3,7 @@
 use super::exit::{Exit, Failure};
 use super::settings::{DatabaseArgs, RegistryArgs, host};
 use super::telemetry::{LogFormat, Telemetry};
-use super::{progress, signals};
+use super::{credentials, progress, signals};
 use crate::build_history::{FailureCause, GaveUp, HistoryFailureGroup, HistoryFailures};
 use crate::clock::Clock;
 use crate::database::Database;
@@ -43,12 +43,21 @@ pub(super) struct Args {
 
 /// Secrets have no flags, so the flags do not tell of them.
 pub(super) const AFTER_HELP: &str = "\
-Credentials, from the environment; the first that is set counts:
+Credentials; the first that is set counts, and one that is half set is an error:
   SWR_AUTH_TOKEN                            a token; it is not renewed
   HUAWEICLOUD_SDK_AK, HUAWEICLOUD_SDK_SK    an access key, and for a temporary one
                                             HUAWEICLOUD_SDK_SECURITY_TOKEN
   SWR_IAM_USER, SWR_IAM_PASSWORD,           an IAM user, for whom tokens are fetched
   SWR_IAM_ACCOUNT                           and renewed
+  HW_ACCESS_KEY, HW_SECRET_KEY, …           the names of the Terraform provider; also CLOUD_SDK_AK
+                                            and CLOUD_SDK_SK
+  ~/.huaweicloud/credentials                the SDKs' profile file, or the one that
+                                            HUAWEICLOUD_SDK_CREDENTIALS_FILE names: its section
+                                            [basic], or the one that SWR_PROFILE names
+  HC_CONTAINER_CREDENTIALS_FULL_URI,        pod identity of CCE; its keys are renewed
+  HC_CONTAINER_AUTHORIZATION_TOKEN_FILE
+  (nothing)                                 the metadata service of an ECS with an agency, whose
+                                            keys are renewed; SWR_METADATA_ENDPOINT moves it
 Each secret, and DATABASE_URL, can also stand in a file that NAME_FILE names.";
 
 pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failure> {
@@ -66,7 +75,7 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
         accept_new_instance,
     };
     // What is wrong with the settings shows before anything is started.
-    let (client, settings) = registry.registry(Clock::system())?;
+    let (client, settings) = registry.registry(Clock::system()).await?;
     let stop = signals::listen()?;
     let opening = async {
         let open = database.open().await?;
@@ -77,15 +86,12 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
         open = opening => open?,
         signal = stop.requested() => return Err(failure(SyncError::Stopped(signal))),
     };
-    let region = registry
-        .region
-        .as_deref()
-        .filter(|region| !region.is_empty());
+    let region = registry.region();
     let report = run_once(
         &client,
         &settings,
         &open.database,
-        region,
+        region.as_deref(),
         dry_run,
         safeguards,
         telemetry,
@@ -224,6 +230,7 @@ fn hint(error: &SyncError) -> Option<&'static str> {
 fn registry_hint(error: &RegistryError) -> Option<&'static str> {
     let status = match &error.failure {
         RequestFailure::Status(status) | RequestFailure::Login(status) => status,
+        RequestFailure::NoKey { failure, .. } => return Some(credentials::key_hint(failure)),
         RequestFailure::NoAnswer { .. } => {
             return Some(
                 "check the endpoint or region, the network, and HTTPS_PROXY; nothing was published",

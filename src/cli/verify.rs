@@ -72,7 +72,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         registry,
         database,
     } = args;
-    let (client, registry) = registry.registry(Clock::system())?;
+    let (client, registry) = registry.registry(Clock::system()).await?;
     let open = database.open().await?;
     open.database.check().await?;
     let settings = VerifySettings {

@@ -27,6 +27,7 @@ use super::auth::{Arrived, Gatekeeper};
 use super::change::Event;
 use super::fault::{Disturbance, ErrorBody, Fault, FaultPlan, Faults};
 use super::line::{Cut, Line, Manner, Place, Scissors};
+use super::metadata::MetadataSettings;
 use super::requests::{RequestCounts, RequestKind};
 use super::settings::{EmulatorSettings, Throttle};
 use super::world::World;
@@ -50,6 +51,7 @@ impl Emulator {
         let state = Arc::new(State {
             latency: Mutex::new(settings.latency),
             throttle: Mutex::new(settings.throttle.map(Bucket::full)),
+            metadata: Mutex::new(settings.metadata.clone()),
             settings,
             world: RwLock::new(world),
             counts: Mutex::default(),
@@ -68,7 +70,7 @@ impl Emulator {
         })
     }
 
-    /// Such as `http://127.0.0.1:8085`; serves both SWR and IAM.
+    /// Such as `http://127.0.0.1:8085`; serves SWR, IAM and the machine's own services.
     pub fn endpoint(&self) -> String {
         let mut address = self.address;
         if address.ip().is_unspecified() {
@@ -124,6 +126,16 @@ impl Emulator {
     /// Accepts this secret key from now on, and no other.
     pub fn set_secret_key(&self, secret_key: impl Into<SecretString>) {
         lock(&self.state.gatekeeper).secret_key = Some(secret_key.into());
+    }
+
+    /// How the machine's own services behave from now on.
+    pub fn set_metadata(&self, settings: MetadataSettings) {
+        *lock(&self.state.metadata) = settings;
+    }
+
+    /// As if all temporary keys had reached their end.
+    pub fn expire_keys(&self) {
+        lock(&self.state.gatekeeper).machine.expire_keys();
     }
 
     /// Answers the next request of this kind with this status and body. Calls queue up.
@@ -183,6 +195,7 @@ struct State {
     requests_by_digest: Mutex<HashMap<String, u64>>,
     latency: Mutex<Duration>,
     throttle: Mutex<Option<Bucket>>,
+    metadata: Mutex<MetadataSettings>,
     last_request: AtomicU64,
     rounds: AtomicU32,
 }
@@ -302,7 +315,7 @@ impl State {
     /// The gateway's order: is there such a route, who asks, how often.
     fn admit(&self, route: Option<&Route>, request: &Arrived<'_>) -> Result<(), Refusal> {
         let route = self.existing(route)?;
-        if *route == Route::Token {
+        if matches!(route, Route::Token | Route::Metadata(_)) {
             return Ok(());
         }
         lock(&self.gatekeeper).check(&self.settings, request)?;
@@ -322,6 +335,12 @@ impl State {
         let route = self.existing(route)?;
         if *route == Route::Token {
             return lock(&self.gatekeeper).issue_token(&self.settings, request.body);
+        }
+        if let Route::Metadata(route) = route {
+            let settings = lock(&self.metadata).clone();
+            let now = self.settings.clock.now();
+            let machine = &mut lock(&self.gatekeeper).machine;
+            return Ok(machine.answer(*route, &settings, request, now));
         }
         let world = self.world.read().unwrap_or_else(PoisonError::into_inner);
         let disturbance = Disturbance {
