@@ -1,5 +1,6 @@
 //! The command line: types for clap, settings, and one file per command.
 
+mod credentials;
 #[cfg(feature = "embedded-db")]
 pub mod db;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]

@@ -51,12 +51,21 @@ pub(super) struct Args {
 
 /// Secrets have no flags, so the flags do not tell of them.
 pub(super) const AFTER_HELP: &str = "\
-Credentials, from the environment; the first that is set counts:
+Credentials; the first that is set counts, and one that is half set is an error:
   SWR_AUTH_TOKEN                            a token; it is not renewed
   HUAWEICLOUD_SDK_AK, HUAWEICLOUD_SDK_SK    an access key, and for a temporary one
                                             HUAWEICLOUD_SDK_SECURITY_TOKEN
   SWR_IAM_USER, SWR_IAM_PASSWORD,           an IAM user, for whom tokens are fetched
   SWR_IAM_ACCOUNT                           and renewed
+  HW_ACCESS_KEY, HW_SECRET_KEY, …           the names of the Terraform provider; also CLOUD_SDK_AK
+                                            and CLOUD_SDK_SK
+  ~/.huaweicloud/credentials                the SDKs' profile file, or the one that
+                                            HUAWEICLOUD_SDK_CREDENTIALS_FILE names: its section
+                                            [basic], or the one that SWR_PROFILE names
+  HC_CONTAINER_CREDENTIALS_FULL_URI,        pod identity of CCE; its keys are renewed
+  HC_CONTAINER_AUTHORIZATION_TOKEN_FILE
+  (nothing)                                 the metadata service of an ECS with an agency, whose
+                                            keys are renewed; SWR_METADATA_ENDPOINT moves it
 Each secret, and DATABASE_URL, can also stand in a file that NAME_FILE names.";
 
 pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failure> {
@@ -93,7 +102,7 @@ async fn run_instances(
         database,
     } = args;
     // What is wrong with the settings shows before anything is started.
-    let sources = [registry.source(clock.clone())?];
+    let sources = [registry.source(clock.clone()).await?];
     let stop = signals::listen()?;
     let opening = async {
         let open = database.open().await?;

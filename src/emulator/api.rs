@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::answer::{Answer, Refusal};
 use super::fault::Disturbance;
 use super::image::{Digest, History};
+use super::metadata::MetadataRoute;
 use super::requests::RequestKind;
 use super::settings::{EmulatorSettings, Instance};
 use super::wire::{
@@ -25,6 +26,7 @@ const LARGEST_PAGE: usize = 100;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Route {
     Token,
+    Metadata(MetadataRoute),
     Instances { project: String },
     Instance { project: String, instance: String },
     Namespaces { project: String, instance: String },
@@ -58,6 +60,17 @@ impl Route {
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
         if let (&Method::POST, ["v3", "auth", "tokens"]) = (method, &segments[..]) {
             return Some(Route::Token);
+        }
+        let of_the_machine = match (method, &segments[..]) {
+            (&Method::PUT, ["meta-data", "latest", "api", "token"]) => Some(MetadataRoute::Token),
+            (&Method::GET, ["openstack", "latest", "securitykey"]) => {
+                Some(MetadataRoute::SecurityKey)
+            }
+            (&Method::POST, ["v1", "credentials"]) => Some(MetadataRoute::PodIdentity),
+            _ => None,
+        };
+        if let Some(route) = of_the_machine {
+            return Some(Route::Metadata(route));
         }
         let ["v2", project, "instances", rest @ ..] = &segments[..] else {
             return None;
@@ -103,6 +116,9 @@ impl Route {
     pub(super) fn kind(&self) -> RequestKind {
         match self {
             Route::Token => RequestKind::Token,
+            Route::Metadata(MetadataRoute::Token) => RequestKind::MetadataToken,
+            Route::Metadata(MetadataRoute::SecurityKey) => RequestKind::SecurityKey,
+            Route::Metadata(MetadataRoute::PodIdentity) => RequestKind::PodIdentity,
             Route::Instances { .. } | Route::Instance { .. } => RequestKind::Instance,
             Route::Namespaces { .. } => RequestKind::Namespaces,
             Route::Repositories { .. } => RequestKind::Repositories,
@@ -123,7 +139,7 @@ impl Route {
 
     fn project_and_instance(&self) -> (&str, Option<&str>) {
         match self {
-            Route::Token => ("", None),
+            Route::Token | Route::Metadata(_) => ("", None),
             Route::Instances { project } => (project, None),
             Route::Instance { project, instance }
             | Route::Namespaces { project, instance }
@@ -134,7 +150,7 @@ impl Route {
     }
 }
 
-/// Answers everything but tokens.
+/// Answers everything but tokens and keys.
 pub(super) fn answer(
     route: &Route,
     query: &str,
@@ -160,7 +176,9 @@ pub(super) fn answer(
     };
     let (_, world) = found;
     match route {
-        Route::Token | Route::Instances { .. } => Err(Refusal::unknown_route()),
+        Route::Token | Route::Metadata(_) | Route::Instances { .. } => {
+            Err(Refusal::unknown_route())
+        }
         Route::Instance { .. } => Ok(ok(&InstanceRow::new(settings, found))),
         Route::Namespaces { .. } => list_namespaces(&query, world, disturbance),
         Route::Repositories { .. } => list_repositories(&query, world, disturbance),

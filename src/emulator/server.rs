@@ -29,6 +29,7 @@ use super::auth::{Arrived, Gatekeeper};
 use super::change::{Changes, Event};
 use super::fault::{Disturbance, ErrorBody, Fault, FaultPlan, Faults};
 use super::line::{Cut, Line, Manner, Place, Scissors};
+use super::metadata::MetadataSettings;
 use super::requests::{RequestCounts, RequestKind};
 use super::settings::{EmulatorSettings, Instance, Throttle};
 use super::world::World;
@@ -53,6 +54,7 @@ impl Emulator {
             latency: Mutex::new(settings.latency),
             throttle: Mutex::new(settings.throttle.map(Bucket::full)),
             instances: RwLock::new(vec![(settings.instance(), world)]),
+            metadata: Mutex::new(settings.metadata.clone()),
             settings,
             counts: Mutex::default(),
             counts_by_instance: Mutex::default(),
@@ -71,7 +73,7 @@ impl Emulator {
         })
     }
 
-    /// Such as `http://127.0.0.1:8085`; serves both SWR and IAM.
+    /// Such as `http://127.0.0.1:8085`; serves SWR, IAM and the machine's own services.
     pub fn endpoint(&self) -> String {
         let mut address = self.address;
         if address.ip().is_unspecified() {
@@ -157,6 +159,16 @@ impl Emulator {
         lock(&self.state.gatekeeper).secret_key = Some(secret_key.into());
     }
 
+    /// How the machine's own services behave from now on.
+    pub fn set_metadata(&self, settings: MetadataSettings) {
+        *lock(&self.state.metadata) = settings;
+    }
+
+    /// As if all temporary keys had reached their end.
+    pub fn expire_keys(&self) {
+        lock(&self.state.gatekeeper).machine.expire_keys();
+    }
+
     /// Answers the next request of this kind with this status and body. Calls queue up.
     pub fn fail_next(&self, kind: RequestKind, status: u16, body: impl Into<String>) {
         let body = body.into();
@@ -216,6 +228,7 @@ struct State {
     requests_by_digest: Mutex<HashMap<String, u64>>,
     latency: Mutex<Duration>,
     throttle: Mutex<Option<Bucket>>,
+    metadata: Mutex<MetadataSettings>,
     last_request: AtomicU64,
     rounds: AtomicU32,
 }
@@ -362,7 +375,7 @@ impl State {
     /// The gateway's order: is there such a route, who asks, how often.
     fn admit(&self, route: Option<&Route>, request: &Arrived<'_>) -> Result<(), Refusal> {
         let route = self.existing(route)?;
-        if *route == Route::Token {
+        if matches!(route, Route::Token | Route::Metadata(_)) {
             return Ok(());
         }
         lock(&self.gatekeeper).check(&self.settings, request)?;
@@ -382,6 +395,12 @@ impl State {
         let route = self.existing(route)?;
         if *route == Route::Token {
             return lock(&self.gatekeeper).issue_token(&self.settings, request.body);
+        }
+        if let Route::Metadata(route) = route {
+            let settings = lock(&self.metadata).clone();
+            let now = self.settings.clock.now();
+            let machine = &mut lock(&self.gatekeeper).machine;
+            return Ok(machine.answer(*route, &settings, request, now));
         }
         let instances = self.instances();
         let disturbance = Disturbance {

@@ -8,6 +8,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 
+use super::metadata::MetadataSettings;
+
 /// Settings of an [`Emulator`](super::Emulator). The defaults are the documented
 /// demo credentials, no delay, and no throttle.
 #[derive(Debug, Clone)]
@@ -38,6 +40,8 @@ pub struct EmulatorSettings {
     pub throttle: Option<Throttle>,
     /// Spellings which the documentation leaves open.
     pub dialect: Dialect,
+    /// How the machine's own services behave.
+    pub metadata: MetadataSettings,
 }
 
 impl Default for EmulatorSettings {
@@ -56,6 +60,7 @@ impl Default for EmulatorSettings {
             latency: Duration::ZERO,
             throttle: None,
             dialect: Dialect::default(),
+            metadata: MetadataSettings::default(),
         }
     }
 }
