@@ -474,7 +474,8 @@ fn metadata(variables: Variables<'_>, passed_over: Option<PassedOver>) -> Result
         endpoint: service_url(endpoint, METADATA_ENDPOINT)?,
         passed_over,
     };
-    Ok(Located::new(given, String::new()))
+    let source = format!("temporary keys of the metadata service at {endpoint}");
+    Ok(Located::new(given, source))
 }
 
 /// The address of a service of the machine. Its text is not repeated: it may hold a password.
@@ -545,6 +546,11 @@ impl Located {
             source,
             project_id: None,
         }
+    }
+
+    /// What was found, and where, without a value and without asking anybody.
+    pub(super) fn source(&self) -> &str {
+        &self.source
     }
 
     /// Makes credentials of what was found, and says what they are, without a value. Of all
