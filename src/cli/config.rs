@@ -149,7 +149,11 @@ fn together(mut failures: Vec<Failure>) -> Option<Failure> {
             None => format!("\n  {}", failure.message()),
         })
         .collect();
-    let text = format!("{} things are missing or wrong{}", lines.len(), lines.concat());
+    let text = format!(
+        "{} things are missing or wrong{}",
+        lines.len(),
+        lines.concat()
+    );
     Some(Failure::new(Exit::Usage, text))
 }
 
@@ -224,6 +228,12 @@ fn show(settings: &sync::Args, format: Format, layers: &Layers) -> Result<Exit, 
             ..credential_row(credential)
         }));
     }
+    let ambient = settings.sources.registries()?.iter();
+    rows.extend(
+        ambient
+            .filter(|registry| registry.configured.credentials.is_empty())
+            .map(|registry| ambient_row(registry, has_sources)),
+    );
     let output = io::stdout();
     query::written(match format {
         Format::Table => {
@@ -324,9 +334,7 @@ fn at(path: &Path, line: usize) -> String {
 /// The URL may hold a password wherever it is from, and is shown as the place it names.
 fn database_rows(args: &DatabaseArgs, layers: &Layers) -> Vec<Row> {
     let matches = leaf(&layers.matches);
-    let is_flag = |argument: &str| {
-        matches.value_source(argument) == Some(ValueSource::CommandLine)
-    };
+    let is_flag = |argument: &str| matches.value_source(argument) == Some(ValueSource::CommandLine);
     let in_file = |key: &str| {
         let file = layers.file.as_ref()?;
         let setting = file.settings.iter().find(|setting| setting.key == key)?;
@@ -355,6 +363,20 @@ fn database_rows(args: &DatabaseArgs, layers: &Layers) -> Vec<Row> {
         value: Some(value),
         origin,
     }]
+}
+
+/// Credentials that the file says nothing of.
+fn ambient_row(registry: &RegistryArgs, has_sources: bool) -> Row {
+    let name = registry.configured.name.clone();
+    Row {
+        source: name.filter(|_| has_sources),
+        key: "credentials".to_owned(),
+        value: Some(match registry.locate_credentials() {
+            Ok(located) => located.source().to_owned(),
+            Err(failure) => format!("unusable: {}", failure.message()),
+        }),
+        origin: "environment".to_owned(),
+    }
 }
 
 fn credential_row(credential: &Credential) -> Row {

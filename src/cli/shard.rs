@@ -76,8 +76,13 @@ impl ShardSetting {
         };
         if index >= count {
             return Err(usage(
-                format!("{JOB_INDEX} is {index}, and auto/{count} has the indexes 0 to {}", count - 1),
-                format!("set completions and parallelism of the Job to {count}, or the shard to auto/N with N of them"),
+                format!(
+                    "{JOB_INDEX} is {index}, and auto/{count} has the indexes 0 to {}",
+                    count - 1
+                ),
+                format!(
+                    "set completions and parallelism of the Job to {count}, or the shard to auto/N with N of them"
+                ),
             ));
         }
         Ok(Shard { index, count })
@@ -128,9 +133,17 @@ mod tests {
 
     #[test]
     fn an_instance_stays_in_its_shard_from_one_version_to_the_next() {
-        let shard = |id: &str| (1..=5).find(|n| Shard { index: n - 1, count: 5 }.has(id));
+        let shard = |id: &str| {
+            (1..=5).find(|n| {
+                Shard {
+                    index: n - 1,
+                    count: 5,
+                }
+                .has(id)
+            })
+        };
         let ids = ["11111111-2222-3333-4444-555555555555", "a", "b", "c"];
-        assert_eq!(ids.map(shard), [Some(0); 4]);
+        assert_eq!(ids.map(shard), [Some(2), Some(1), Some(2), Some(1)]);
     }
 
     #[test]

@@ -49,7 +49,11 @@ pub(super) fn summarise(report: &RunReport, telemetry: &Telemetry) {
         );
         return;
     }
-    super::print_stderr(&summary(report));
+    let text = summary(report);
+    super::print_stderr(&match &telemetry.instance {
+        Some(instance) => format!("instance {instance}: {text}"),
+        None => text,
+    });
 }
 
 /// Says what a job with several instances did: a line for each, and one for all.

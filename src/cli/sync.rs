@@ -208,12 +208,14 @@ async fn run_target(
         host: host.clone(),
         clock: clock.clone(),
     };
-    let running = run_once(&target.registry, database, &settings, telemetry, stop);
+    let registry = &target.registry;
     let result = if targets > 1 {
         let span = tracing::info_span!("sync", instance = target.swr_instance_id);
+        let telemetry = telemetry.of_instance(&target.swr_instance_id);
+        let running = run_once(registry, database, &settings, &telemetry, stop);
         running.instrument(span).await
     } else {
-        running.await
+        run_once(registry, database, &settings, telemetry, stop).await
     };
     InstanceRun {
         target: name,

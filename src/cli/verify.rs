@@ -5,8 +5,8 @@ use std::str::FromStr;
 use tracing::Instrument;
 
 use super::exit::{Exit, Failure};
-use super::query;
 use super::job::TargetName;
+use super::query;
 use super::settings::{DatabaseArgs, SourceArgs, host};
 use super::source::{self, SourceFailure};
 use super::telemetry::Telemetry;

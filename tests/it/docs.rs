@@ -1,5 +1,5 @@
-//! The SQL side of the documentation, which is generated and therefore true: the answers in
-//! docs/sql.md, docs/cookbook.md and README.md, and all of docs/schema.md.
+//! The documentation that is generated and therefore true: the answers in docs/sql.md,
+//! docs/cookbook.md and README.md, all of docs/schema.md, and docs/swr-sync.schema.json.
 //!
 //! These tests compare; with `UPDATE_DOCS=1` they write:
 //!
@@ -22,6 +22,7 @@ use page::{Page, Piece};
 mod catalog;
 mod page;
 mod registry;
+mod schema;
 
 const UPDATE: &str = "UPDATE_DOCS=1 cargo test --test it -- docs::";
 

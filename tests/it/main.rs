@@ -29,6 +29,8 @@ mod verify;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod commands;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod config;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod dashboards;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod database_faults;
@@ -36,6 +38,8 @@ mod database_faults;
 mod doctor;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod html;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod instances;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod kills;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]

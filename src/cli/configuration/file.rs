@@ -290,7 +290,10 @@ impl Reading<'_> {
 
     fn credentials(&mut self, value: &Value<'_>) -> Vec<Credential> {
         let DeValue::Table(table) = value.get_ref() else {
-            self.problem(value.span(), "credentials are a table, [source.credentials]");
+            self.problem(
+                value.span(),
+                "credentials are a table, [source.credentials]",
+            );
             return Vec::new();
         };
         let mut credentials: Vec<Credential> = Vec::new();
@@ -377,7 +380,8 @@ impl Reading<'_> {
     /// secret. What is readable without holding one is as it is meant to be.
     fn check_mode(&mut self, Mode(mode): Mode) -> Option<String> {
         if mode & 0o002 != 0 {
-            let text = format!("every user may write the file (mode {mode:04o}): chmod o-w would do");
+            let text =
+                format!("every user may write the file (mode {mode:04o}): chmod o-w would do");
             self.problems.push((1, text));
         }
         let line = *self.secret_lines.iter().min()?;

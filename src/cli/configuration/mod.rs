@@ -180,7 +180,10 @@ fn with_defaults(command: Command, defaults: &Defaults<'_>) -> Command {
 
 /// Each value was looked at before; the error's own words would repeat it.
 fn refused(error: clap::Error) -> Failure {
-    let text = format!("the configuration does not fit this command: {}", error.kind());
+    let text = format!(
+        "the configuration does not fit this command: {}",
+        error.kind()
+    );
     Failure::new(Exit::Usage, text).hint("`swr-sync config check` says more")
 }
 
@@ -369,8 +372,9 @@ fn check_overlap(file: &ConfigurationFile, sources: &[LayeredSource]) -> Result<
                     lines[1],
                     lines[0]
                 );
-                return Err(Failure::new(Exit::Usage, text)
-                    .hint("an instance has one source: list the ids in both, or leave one source out"));
+                return Err(Failure::new(Exit::Usage, text).hint(
+                    "an instance has one source: list the ids in both, or leave one source out",
+                ));
             }
         }
     }
