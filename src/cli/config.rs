@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 
 use super::configuration::credential_keys::{Credential, Held};
 use super::configuration::file::{ConfigurationFile, Setting};
-use super::configuration::keys::{DATABASE_URL, DATABASE_URL_FILE, Key, Place};
+use super::configuration::keys::{DATABASE_URL, DATABASE_URL_FILE, Key, Kind, Place};
 use super::configuration::schema::schema;
 use super::configuration::{Layers, leaf};
 use super::credentials::variable;
@@ -297,10 +297,15 @@ fn row(
     }
     let matches = leaf(matches);
     matches.try_contains_id(&key.argument).ok()?;
-    let values = matches.get_raw(&key.argument).into_iter().flatten();
-    let values: Vec<String> = values
-        .map(|value| value.to_string_lossy().into_owned())
-        .collect();
+    let value = match key.kind {
+        // A variable may say it in several words.
+        Kind::Boolean => matches.get_flag(&key.argument).to_string(),
+        _ => {
+            let values = matches.get_raw(&key.argument).into_iter().flatten();
+            let values = values.map(|value| value.to_string_lossy().into_owned());
+            values.collect::<Vec<_>>().join(",")
+        }
+    };
     let in_file = || {
         let path = &file?.path;
         let own = own.unwrap_or_default().iter();
@@ -313,7 +318,6 @@ fn row(
         Some(ValueSource::EnvVariable) => key.variable.clone().unwrap_or_default(),
         _ => in_file().unwrap_or_else(|| "default".to_owned()),
     };
-    let value = values.join(",");
     let is_secret = key.is_secret || (value.contains("://") && holds_password(&value));
     Some(Row {
         source: source.map(str::to_owned),

@@ -91,16 +91,17 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
             instances: names,
         });
     }
-    let instances = places.iter().map(|place| place.instances.len()).sum();
+    let instances: usize = places.iter().map(|place| place.instances.len()).sum();
+    let is_alone = registries.len() == 1 && instances < 2;
     checkup.subject = None;
     let mut look = check_database(&mut checkup, &database).await;
     for (source, place) in places.iter().enumerate() {
         checkup.source = source;
         for names in place.instances.iter().map(Some) {
-            check_instance(&mut checkup, &mut look, place.registry, names, instances).await;
+            check_instance(&mut checkup, &mut look, place.registry, names, is_alone).await;
         }
         if place.instances.is_empty() && registries.len() == 1 {
-            check_instance(&mut checkup, &mut look, place.registry, None, instances).await;
+            check_instance(&mut checkup, &mut look, place.registry, None, is_alone).await;
         }
     }
     checkup.print(format)?;
@@ -121,11 +122,11 @@ async fn check_instance(
     look: &mut Look,
     registry: Option<&RegistryArgs>,
     names: Option<&Names>,
-    instances: usize,
+    is_alone: bool,
 ) {
-    checkup.subject = match instances {
-        0 | 1 => None,
-        _ => names.map(|names| names.instance_id.clone()),
+    checkup.subject = match is_alone {
+        true => None,
+        false => names.map(|names| names.instance_id.clone()),
     };
     check_row(checkup, look, names).await;
     let registry = match (registry, names) {

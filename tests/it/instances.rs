@@ -16,14 +16,13 @@ use super::support::program::{Finished, Program, emulator, emulator_settings};
 
 /// What each instance shows of itself; not the numbers that the database gave it.
 const FACTS: &str = "
-    select i.swr_instance_id, i.name, n.name, r.name, a.artifact_id, a.digest, a.size_bytes, a.pushed_at,
+    select i.swr_instance_id, i.name, r.namespace_name, r.name, a.artifact_id, a.digest, a.size_bytes, a.pushed_at,
            m.outcome, m.build_step_ids,
            (select string_agg(t.name, ',' order by t.name) from swr.tag t
             where t.instance_id = a.instance_id and t.artifact_id = a.artifact_id)
     from swr.artifact a
     join swr.instance i using (instance_id)
     join swr.repository r using (instance_id, repository_id)
-    join swr.namespace n using (instance_id, namespace_id)
     left join swr.manifest m using (instance_id, digest)
     where a.removed_at is null
     order by 1, 5";
