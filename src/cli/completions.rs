@@ -32,5 +32,13 @@ pub(super) fn run(args: Args) -> Result<Exit, Failure> {
     });
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, super::PROGRAM, &mut script);
-    query::write_stdout(&String::from_utf8_lossy(&script))
+    let mut script = String::from_utf8_lossy(&script).into_owned();
+    if args.shell == Shell::Bash {
+        // clap_complete 4.6 spells a dash in the program's name in two ways, and then does not find
+        // what it has written under the other.
+        let [found, looked_for] =
+            ["__subcmd__", "__"].map(|dash| super::PROGRAM.replace('-', dash));
+        script = script.replace(&found, &looked_for);
+    }
+    query::write_stdout(&script)
 }

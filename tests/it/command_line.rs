@@ -388,5 +388,5 @@ fn check_formatter(name: &str, page: &str) {
         "{name}: {warnings}"
     );
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("EXAMPLES"), "{name}: {text}");
+    assert!(text.contains("swr-sync manual"), "{name}: {text}");
 }
