@@ -198,13 +198,15 @@ pub fn variables(group: VariableGroup) -> impl Iterator<Item = &'static Environm
         .filter(move |variable| variable.group == group)
 }
 
+/// What stands above the credentials in help.
+pub(super) const CREDENTIALS_HEADING: &str =
+    "Credentials, from the environment; of token, access key and IAM user the first counts";
+
 /// What the help of commands that ask the registry says of credentials, which have no flags.
 pub(super) fn credentials_help() -> String {
     let names = variables(VariableGroup::Credentials).map(|variable| variable.name.len());
     let width = names.max().unwrap_or(0);
-    let mut help = String::from(
-        "Credentials, from the environment; of token, access key and IAM user the first counts:\n",
-    );
+    let mut help = format!("{CREDENTIALS_HEADING}:\n");
     for EnvironmentVariable { name, meaning, .. } in variables(VariableGroup::Credentials) {
         // Writing to a string does not fail.
         let _ = writeln!(help, "  {name:width$}  {meaning}");

@@ -7,10 +7,10 @@ use clap::Command;
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
 
-use super::environment::{self, EnvironmentVariable, VariableGroup};
+use super::environment::{self, CREDENTIALS_HEADING, EnvironmentVariable, VariableGroup};
 use super::exit::{Exit, Failure};
 use super::query;
-use super::reference::{self, CommandPage, EXAMPLES};
+use super::reference::{self, CommandPage, EXAMPLES, EXIT_CODES};
 
 /// Arguments of `man`.
 #[derive(Debug, clap::Args)]
@@ -123,10 +123,8 @@ fn details(command: &Command) -> Roff {
     let mut roff = Roff::new();
     for block in reference::help_blocks(command) {
         match block.heading.as_deref() {
-            Some(EXAMPLES) => {}
-            // They have sections that say more.
-            Some(heading) if heading.starts_with("Credentials") => {}
-            Some(heading) if heading.starts_with("Exit codes") => {}
+            // They have sections of their own.
+            Some(EXAMPLES | EXIT_CODES | CREDENTIALS_HEADING) => {}
             Some(heading) => {
                 roff.control("PP", []);
                 roff.text([roman(format!("{heading}:"))]);

@@ -43,7 +43,7 @@ struct Cli {
 }
 
 /// What the program is called, in its own words.
-pub const PROGRAM: &str = "swr-sync";
+const PROGRAM: &str = "swr-sync";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -57,7 +57,7 @@ A run needs SWR_REGION, SWR_PROJECT_ID, SWR_INSTANCE_ID, HUAWEICLOUD_SDK_AK, HUA
 DATABASE_URL unless the embedded database will do. `swr-sync sync --help` explains them.";
 
 fn after_help() -> String {
-    let mut help = format!("{EXAMPLES}\n\nExit codes:");
+    let mut help = format!("{EXAMPLES}\n\n{}:", reference::EXIT_CODES);
     for exit in Exit::ALL {
         let code = exit.code();
         // Writing to a string does not fail.

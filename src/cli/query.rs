@@ -12,8 +12,8 @@ use crate::report::{CsvSink, Format, JsonSink, TableSink, quoted};
 use crate::store::{ListingAge, listing_ages, within};
 
 pub(super) const QUERY_AFTER_HELP: &str = "\
-The statement runs in a read-only transaction. `swr-sync report` lists the views of swr_report, and
-docs/schema.md describes every column.
+The statement runs in a read-only transaction. `swr-sync report` lists the reports, each of which is a
+view or a function of swr_report; docs/schema.md describes every column.
 
 Examples:
   swr-sync query 'select namespace, count(*) from artifact group by 1'

@@ -151,6 +151,9 @@ pub struct HelpBlock {
 /// The heading of the block that has a command's examples.
 pub const EXAMPLES: &str = "Examples";
 
+/// The heading of the block that has the exit codes.
+pub const EXIT_CODES: &str = "Exit codes";
+
 /// Takes apart what stands below a command's options: blocks with an empty line between them. A
 /// line that ends with a colon, above lines that are indented, is a heading.
 pub fn help_blocks(command: &Command) -> Vec<HelpBlock> {

@@ -36,14 +36,14 @@ pub(super) struct Args {
     /// Rows to print, of each table of the page; 0 for all
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: u64,
-    #[command(flatten)]
-    filters: FilterArgs,
     /// Print the query instead of running it
     #[arg(long)]
     sql: bool,
     /// Where the page goes, instead of stdout; it appears there when it is complete
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    filters: FilterArgs,
     #[command(flatten)]
     database: DatabaseArgs,
 }

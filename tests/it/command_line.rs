@@ -165,6 +165,31 @@ fn every_variable_that_is_read_is_documented() {
 }
 
 #[test]
+fn the_configuration_file_takes_what_variables_set_for_runs() {
+    let keys = |path: &[&str]| -> BTreeSet<String> {
+        let page = pages().into_iter().find(|page| page.path == path).unwrap();
+        let settings = reference::settings(&page.command).into_iter();
+        settings.filter_map(|setting| setting.file_key).collect()
+    };
+    let sync = keys(&["sync"]);
+    for key in [
+        "region",
+        "max_in_flight",
+        "no_migrate",
+        "log_format",
+        "data_dir",
+    ] {
+        assert!(sync.contains(key), "{key} is not in {sync:?}");
+    }
+    // Said for one run, or holding a secret, or naming the file itself.
+    for key in ["dry_run", "accept_removals", "database_url", "config"] {
+        assert!(!sync.contains(key), "{key} is in {sync:?}");
+    }
+    let emulator = keys(&["emulator"]);
+    assert!(!emulator.contains("seed"), "{emulator:?}");
+}
+
+#[test]
 fn no_variable_is_documented_twice() {
     let mut names = BTreeSet::new();
     for row in VARIABLES {
@@ -363,7 +388,7 @@ fn check_page(name: &str, page: &str) {
 /// What groff says of it, where groff is installed: what is checked above holds everywhere.
 fn check_formatter(name: &str, page: &str) {
     let formatter = Command::new("groff")
-        .args(["-man", "-ww", "-Tascii"])
+        .args(["-man", "-ww", "-Tutf8"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
