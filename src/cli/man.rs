@@ -75,33 +75,37 @@ fn manual_page(page: &CommandPage, pages: &[CommandPage]) -> String {
     // Writing to memory does not fail.
     let _ = man.render_title(&mut text);
     let _ = man.render_name_section(&mut text);
-    append(&mut text, synopsis(command));
+    append(&mut text, &synopsis(command));
     let _ = man.render_description_section(&mut text);
-    append(&mut text, details(command));
+    append(&mut text, &details(command));
     append_options(&mut text, &man);
     if command.has_subcommands() {
         let _ = man.render_subcommands_section(&mut text);
     }
-    append(&mut text, environment_section(page, pages));
-    append(&mut text, files(command));
-    append(&mut text, exit_status(page));
-    append(&mut text, examples(command));
-    append(&mut text, see_also(page, pages));
-    in_ascii(&String::from_utf8_lossy(&text))
+    append(&mut text, &environment_section(page, pages));
+    append(&mut text, &files(page, pages));
+    append(&mut text, &exit_status(page));
+    append(&mut text, &examples(command));
+    append(&mut text, &see_also(page, pages));
+    as_typed(&String::from_utf8_lossy(&text))
 }
 
-/// Formatters differ in the encoding they expect, and agree on escapes.
-fn in_ascii(text: &str) -> String {
+/// What is typed stays as it is, to be copied from the page: formatters make typographic marks of
+/// some letters, differ in the encoding they expect, and agree on escapes.
+fn as_typed(text: &str) -> String {
     text.chars()
-        .map(|letter| match letter.is_ascii() {
-            true => letter.to_string(),
-            false => format!("\\[u{:04X}]", u32::from(letter)),
+        .map(|letter| match letter {
+            '`' => "\\(ga".to_owned(),
+            '~' => "\\(ti".to_owned(),
+            '^' => "\\(ha".to_owned(),
+            letter if letter.is_ascii() => letter.to_string(),
+            letter => format!("\\[u{:04X}]", u32::from(letter)),
         })
         .collect()
 }
 
-fn append(text: &mut Vec<u8>, section: Roff) {
-    text.extend(section.to_roff().bytes());
+fn append(text: &mut Vec<u8>, section: &Roff) {
+    let _ = section.to_writer(text);
 }
 
 /// The usage, as help prints it. The synopsis of clap_mangen lists every flag there is.
@@ -189,10 +193,7 @@ fn environment_section(page: &CommandPage, pages: &[CommandPage]) -> Roff {
     roff.control("SH", ["ENVIRONMENT"]);
     roff.text([roman("A flag wins over its variable.")]);
     for group in VariableGroup::ALL {
-        let is_used = |page: &CommandPage| has_flag(&page.command, group.flag());
-        // The main page is where one looks for a variable whose command one does not know.
-        let is_main = page.path.is_empty();
-        if is_used(page) || (is_main && pages.iter().any(is_used)) {
+        if is_used(group, page, pages) {
             for variable in environment::variables(group) {
                 entry(&mut roff, bold(variable.name), &explanation(variable));
             }
@@ -241,26 +242,44 @@ fn flags_with_variables(page: &CommandPage, pages: &[CommandPage]) -> Vec<(Strin
     found
 }
 
-fn has_flag(command: &Command, flag: &str) -> bool {
-    let mut arguments = command.get_arguments();
-    arguments.any(|argument| argument.get_long() == Some(flag))
+/// Whether variables matter to a command, or, for the main page, to any: there one looks for what
+/// one does not know the command of.
+fn is_used(group: VariableGroup, page: &CommandPage, pages: &[CommandPage]) -> bool {
+    let has_flag = |page: &CommandPage| {
+        let mut arguments = page.command.get_arguments();
+        arguments.any(|argument| argument.get_long() == Some(group.flag()))
+    };
+    has_flag(page) || (page.path.is_empty() && pages.iter().any(has_flag))
 }
 
-/// What a command that may start the embedded database keeps.
-fn files(command: &Command) -> Roff {
+/// What is read and kept elsewhere than in the database.
+fn files(page: &CommandPage, pages: &[CommandPage]) -> Roff {
+    const FILES: [(VariableGroup, &str, &str); 3] = [
+        (
+            VariableGroup::Database,
+            "~/.pgpass",
+            "Passwords of databases, as psql reads them.",
+        ),
+        (
+            VariableGroup::EmbeddedDatabase,
+            "/var/lib/swr-sync",
+            "The embedded database of root.",
+        ),
+        (
+            VariableGroup::EmbeddedDatabase,
+            "~/.local/share/swr-sync",
+            "The embedded database of other users, unless XDG_DATA_HOME names another place.",
+        ),
+    ];
     let mut roff = Roff::new();
-    if has_flag(command, VariableGroup::EmbeddedDatabase.flag()) {
-        roff.control("SH", ["FILES"]);
-        let folder = "The embedded database";
-        entry(
-            &mut roff,
-            italic("/var/lib/swr-sync"),
-            &format!("{folder} of root."),
-        );
-        let others = format!("{folder} of other users, unless XDG_DATA_HOME names another place.");
-        entry(&mut roff, italic("~/.local/share/swr-sync"), &others);
-        let passwords = "Passwords of databases, as psql reads them.";
-        entry(&mut roff, italic("~/.pgpass"), passwords);
+    let used = FILES
+        .iter()
+        .filter(|(group, ..)| is_used(*group, page, pages));
+    for (index, (_, path, meaning)) in used.enumerate() {
+        if index == 0 {
+            roff.control("SH", ["FILES"]);
+        }
+        entry(&mut roff, italic(*path), meaning);
     }
     roff
 }

@@ -414,4 +414,7 @@ fn check_formatter(name: &str, page: &str) {
     );
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("swr-sync manual"), "{name}: {text}");
+    // What stands there to be copied works.
+    let marks = ['\u{2018}', '\u{2019}', '\u{2dc}', '\u{2c6}', '\u{2212}'];
+    assert!(!text.contains(marks), "{name}: {text}");
 }
