@@ -108,8 +108,9 @@ fn every_value_of_a_flag_has_a_name_that_others_have_too() {
 
 /// The names of variables in the sources of the command line, with the files they are in.
 fn variables_in_sources() -> BTreeSet<(String, String)> {
-    let reads = regex::Regex::new(
-        r#"\b(?:variable|secret|source|folder|var|var_os)\(\s*"([A-Z][A-Z0-9_]*)""#,
+    // A name with an underscore is a variable wherever it stands: in a list, or in a hint.
+    let names = regex::Regex::new(
+        r#"\b(?:variable|folder|var|var_os)\(\s*"([A-Z]+)"|"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)""#,
     )
     .unwrap();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli");
@@ -128,8 +129,12 @@ fn variables_in_sources() -> BTreeSet<(String, String)> {
                 continue;
             }
             let text = std::fs::read_to_string(&path).unwrap();
-            for read in reads.captures_iter(&text) {
-                found.insert((read[1].to_owned(), name.clone()));
+            for captures in names.captures_iter(&text) {
+                let variable = captures.get(1).or(captures.get(2)).unwrap().as_str();
+                // Those of Cargo are read by the compiler.
+                if !variable.starts_with("CARGO_") {
+                    found.insert((variable.to_owned(), name.clone()));
+                }
             }
         }
     }
