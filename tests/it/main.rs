@@ -27,6 +27,8 @@ mod sync;
 mod verify;
 
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod command_line;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod commands;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod dashboards;
