@@ -6,6 +6,7 @@
 )]
 
 mod architecture;
+mod deploy;
 #[cfg(feature = "emulator")]
 mod docs;
 #[cfg(feature = "emulator")]
