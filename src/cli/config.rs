@@ -29,10 +29,13 @@ pub(super) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     /// Check file, flags and variables, and say what would be synced; asks nobody over the network
+    #[command(after_help = CHECK_AFTER_HELP)]
     Check(Box<CheckArgs>),
     /// Show every setting, and where it comes from
+    #[command(after_help = SHOW_AFTER_HELP)]
     Show(Box<ShowArgs>),
     /// Print the JSON Schema of the file, for editors
+    #[command(after_help = SCHEMA_AFTER_HELP)]
     Schema,
 }
 
@@ -71,6 +74,22 @@ Each [[source]] is a project with some or all of its instances, and may have cre
 Examples:
   swr-sync config check --config swr-sync.toml
   swr-sync config show --config swr-sync.toml --format json
+  swr-sync config schema > swr-sync.schema.json";
+
+const CHECK_AFTER_HELP: &str = "\
+Examples:
+  swr-sync config check --config swr-sync.toml
+  swr-sync config check --config swr-sync.toml --source prod";
+
+const SHOW_AFTER_HELP: &str = "\
+Secrets are shown as ***.
+
+Examples:
+  swr-sync config show --config swr-sync.toml
+  swr-sync config show --config swr-sync.toml --format json";
+
+const SCHEMA_AFTER_HELP: &str = "\
+Examples:
   swr-sync config schema > swr-sync.schema.json";
 
 impl Args {

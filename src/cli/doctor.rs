@@ -65,7 +65,11 @@ or wrong instance, 7 source unavailable, 75 another run is going on.
 
 With --format json an array of objects: probe, status (ok, warn, fail, skipped), code, elapsed_ms,
 found, hint; of several instances also instance, their id or source. Probes, statuses and codes
-keep their names.";
+keep their names.
+
+Examples:
+  swr-sync doctor                       before the first run, or when one fails
+  swr-sync doctor --format json         for programs that look at it";
 
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let Args {

@@ -56,24 +56,12 @@ pub(super) struct Args {
     pub(super) database: DatabaseArgs,
 }
 
-/// Secrets have no flags, so the flags do not tell of them.
 pub(super) const AFTER_HELP: &str = "\
-Credentials; the first that is set counts, and one that is half set is an error:
-  SWR_AUTH_TOKEN                            a token; it is not renewed
-  HUAWEICLOUD_SDK_AK, HUAWEICLOUD_SDK_SK    an access key, and for a temporary one
-                                            HUAWEICLOUD_SDK_SECURITY_TOKEN
-  SWR_IAM_USER, SWR_IAM_PASSWORD,           an IAM user, for whom tokens are fetched
-  SWR_IAM_ACCOUNT                           and renewed
-  HW_ACCESS_KEY, HW_SECRET_KEY, …           the names of the Terraform provider; also CLOUD_SDK_AK
-                                            and CLOUD_SDK_SK
-  ~/.huaweicloud/credentials                the SDKs' profile file, or the one that
-                                            HUAWEICLOUD_SDK_CREDENTIALS_FILE names: its section
-                                            [basic], or the one that SWR_PROFILE names
-  HC_CONTAINER_CREDENTIALS_FULL_URI,        pod identity of CCE; its keys are renewed
-  HC_CONTAINER_AUTHORIZATION_TOKEN_FILE
-  (nothing)                                 the metadata service of an ECS with an agency, whose
-                                            keys are renewed; SWR_METADATA_ENDPOINT moves it
-Each secret, and DATABASE_URL, can also stand in a file that NAME_FILE names.";
+Examples:
+  swr-sync sync                             with all settings from the environment
+  swr-sync sync --dry-run                   crawl and compare, and publish nothing
+  swr-sync sync --accept-removals           publish once what the brake on mass removal refused
+  swr-sync sync --log-format json           each log line and the summary as JSON, for a CronJob";
 
 pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failure> {
     let clock = Clock::system();

@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, Args, Command};
 use super::super::settings::RegistryArgs;
 
 /// The flag that names the file.
-const CONFIG_FLAG: &str = "config";
+pub const CONFIG_FLAG: &str = "config";
 /// Its key says what it holds; the flag is named after the variable.
 const INSTANCE_FLAG: &str = "instance-id";
 /// Which instances a source has.
@@ -80,7 +80,7 @@ pub(crate) enum Place {
 
 /// The key of a flag, if it has one: its name in snake_case. A flag without a variable is about
 /// one execution (`--dry-run`), and the emulator's settings are not those of a mirror.
-pub(crate) fn file_key(argument: &Arg) -> Option<String> {
+pub fn file_key(argument: &Arg) -> Option<String> {
     let flag = argument.get_long()?;
     let key = match flag {
         CONFIG_FLAG => return None,
