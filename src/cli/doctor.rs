@@ -543,7 +543,7 @@ fn refused(error: RegistryError) -> Finding {
         RequestFailure::Status(status) | RequestFailure::Login(status) => {
             format!("http_{}", status.status)
         }
-        RequestFailure::NoKey { .. } => "no_key".to_owned(),
+        RequestFailure::NoKey(_) => "no_key".to_owned(),
         RequestFailure::NoAnswer { reason } => no_answer(reason).to_owned(),
         RequestFailure::Untrusted { .. } => "tls".to_owned(),
         RequestFailure::BadHeader { .. } => "bad_header".to_owned(),

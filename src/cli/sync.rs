@@ -58,7 +58,8 @@ Credentials; the first that is set counts, and one that is half set is an error:
   HC_CONTAINER_AUTHORIZATION_TOKEN_FILE
   (nothing)                                 the metadata service of an ECS with an agency, whose
                                             keys are renewed; SWR_METADATA_ENDPOINT moves it
-Each secret, and DATABASE_URL, can also stand in a file that NAME_FILE names.";
+HW_REGION_NAME, HW_PROJECT_ID and HW_AUTH_URL stand in for SWR_REGION, SWR_PROJECT_ID and
+SWR_IAM_ENDPOINT. Each secret, and DATABASE_URL, can also stand in a file that NAME_FILE names.";
 
 pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failure> {
     let Args {
@@ -230,7 +231,7 @@ fn hint(error: &SyncError) -> Option<&'static str> {
 fn registry_hint(error: &RegistryError) -> Option<&'static str> {
     let status = match &error.failure {
         RequestFailure::Status(status) | RequestFailure::Login(status) => status,
-        RequestFailure::NoKey { failure, .. } => return Some(credentials::key_hint(failure)),
+        RequestFailure::NoKey(no_key) => return Some(credentials::key_hint(&no_key.failure)),
         RequestFailure::NoAnswer { .. } => {
             return Some(
                 "check the endpoint or region, the network, and HTTPS_PROXY; nothing was published",

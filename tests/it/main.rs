@@ -29,6 +29,8 @@ mod verify;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod commands;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod credentials;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod dashboards;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod database_faults;
