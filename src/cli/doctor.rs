@@ -378,7 +378,7 @@ async fn reach(args: &RegistryArgs) -> Probed<Client> {
     registry.reach().await.map_err(refused)?;
     let client = Client {
         registry,
-        signs: settings.credentials.sign(),
+        signs: settings.credentials.sign_requests(),
     };
     found(client, "answers")
 }

@@ -350,7 +350,7 @@ impl TemporaryKeySource {
         let mut url = endpoint.clone();
         url.set_path("/meta-data/latest/api/token");
         let mut request = reqwest::Request::new(Method::PUT, url);
-        // Without a body of no length, no length would be sent, which some servers refuse.
+        // With an empty body the client sends `Content-Length: 0`, on which some servers insist.
         *request.body_mut() = Some(Vec::new().into());
         request.headers_mut().insert(
             HeaderName::from_static("x-metadata-token-ttl-seconds"),

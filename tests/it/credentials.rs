@@ -15,6 +15,7 @@ use swr_sync::emulator::{
     Clock as EmulatorClock, Credentials as Known, Emulator, EmulatorSettings, KeySpelling,
     MetadataSettings, MetadataTokens, RequestKind, World,
 };
+use swr_sync::registry::signature::SigningKey;
 use swr_sync::registry::{
     Credentials, Registry, RegistryError, RegistrySettings, TemporaryKeySource,
 };
@@ -972,6 +973,46 @@ async fn a_key_that_comes_too_late_is_not_signed_with() {
         "{error}"
     );
     assert_eq!(emulator.requests().of(RequestKind::Artifacts), 0);
+}
+
+#[tokio::test]
+async fn the_emulator_checks_the_keys_it_has_handed_out() {
+    let (emulator, clock) = timed(MetadataSettings {
+        tokens: MetadataTokens::Optional,
+        ..lifetime(60)
+    })
+    .await;
+    let url = format!("{}/openstack/latest/securitykey", emulator.endpoint());
+    let text = reqwest::get(url).await.unwrap().text().await.unwrap();
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    let part = |name: &str| answer["credential"][name].as_str().unwrap().to_owned();
+    let key = SigningKey {
+        access_key: part("access"),
+        secret_key: part("secret").into(),
+        security_token: Some(part("securitytoken").into()),
+    };
+    let (_, settings) = client(&emulator, metadata(&emulator));
+    let list_with = async |key: &SigningKey| {
+        let settings = RegistrySettings {
+            credentials: Credentials::Key(key.clone()),
+            ..settings.clone()
+        };
+        let refused = list(&Registry::new(settings).unwrap()).await.err();
+        refused.map(|error| error.status().unwrap().message.clone())
+    };
+    assert_eq!(list_with(&key).await, None);
+    let prefix = "Incorrect IAM authentication information: ";
+    for security_token in [None, Some("another".into())] {
+        let key = SigningKey {
+            security_token,
+            ..key.clone()
+        };
+        let words = "verify aksk signature fail,security token is missing or wrong";
+        assert_eq!(list_with(&key).await, Some(format!("{prefix}{words}")));
+    }
+    clock.advance(Duration::from_secs(60 * 60));
+    let words = format!("{prefix}security token expired");
+    assert_eq!(list_with(&key).await, Some(words));
 }
 
 #[tokio::test]
