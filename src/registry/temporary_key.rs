@@ -233,7 +233,8 @@ impl TemporaryKeySource {
     /// What needs no asking: a key that is fresh, or a failure just now.
     fn settled(&self, now: DateTime<Utc>) -> Option<Result<TemporaryKey, Box<RegistryError>>> {
         let keys = self.keys();
-        if let Some(key) = keys.current.as_ref().filter(|key| now < key.renew_at) {
+        let is_fresh = |key: &&TemporaryKey| now < key.renew_at && now < key.expires_at;
+        if let Some(key) = keys.current.as_ref().filter(is_fresh) {
             return Some(Ok(key.clone()));
         }
         let (at, error) = keys.failed.as_ref()?;

@@ -962,6 +962,22 @@ async fn a_service_that_was_found_to_have_no_tokens_is_left_alone_with_them_for_
 }
 
 #[tokio::test]
+async fn a_key_that_lives_for_seconds_is_replaced_when_it_has_ended() {
+    let (emulator, clock) = timed(MetadataSettings {
+        key_lifetime: Duration::from_secs(4),
+        ..MetadataSettings::default()
+    })
+    .await;
+    let (registry, _) = client(&emulator, metadata(&emulator));
+    list(&registry).await.unwrap();
+    clock.advance(Duration::from_secs(5));
+    let again = tokio::time::timeout(Duration::from_secs(60), list(&registry)).await;
+    again.expect("it goes round in circles").unwrap();
+    assert_eq!(emulator.requests().of(RequestKind::SecurityKey), 2);
+    assert_eq!(emulator.requests().failed_signatures, 0);
+}
+
+#[tokio::test]
 async fn a_key_that_comes_too_late_is_not_signed_with() {
     let (emulator, _) = timed(lifetime(0)).await;
     let (registry, _) = client(&emulator, metadata(&emulator));
