@@ -494,7 +494,7 @@ async fn reach((args, names): (&RegistryArgs, &Names)) -> Probed<Client> {
     registry.reach().await.map_err(refused)?;
     let client = Client {
         registry,
-        signs: source.settings.credentials.sign(),
+        signs: source.settings.credentials.sign_requests(),
     };
     found(client, "answers")
 }
@@ -659,7 +659,7 @@ fn refused(error: RegistryError) -> Finding {
         RequestFailure::Status(status) | RequestFailure::Login(status) => {
             format!("http_{}", status.status)
         }
-        RequestFailure::NoKey { .. } => "no_key".to_owned(),
+        RequestFailure::NoKey(_) => "no_key".to_owned(),
         RequestFailure::NoAnswer { reason } => no_answer(reason).to_owned(),
         RequestFailure::Untrusted { .. } => "tls".to_owned(),
         RequestFailure::BadHeader { .. } => "bad_header".to_owned(),

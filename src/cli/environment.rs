@@ -141,11 +141,7 @@ pub const VARIABLES: &[EnvironmentVariable] = &[
         "CLOUD_SDK_AK",
         "an access key, by the name in the samples of the API's pages",
     ),
-    secret(
-        VariableGroup::Credentials,
-        "CLOUD_SDK_SK",
-        "its secret key",
-    ),
+    secret(VariableGroup::Credentials, "CLOUD_SDK_SK", "its secret key"),
     plain(
         VariableGroup::Credentials,
         "HUAWEICLOUD_SDK_CREDENTIALS_FILE",

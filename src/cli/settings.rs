@@ -359,7 +359,7 @@ impl RegistryArgs {
     /// What the credentials are and where they were found, without a value.
     pub(super) async fn credentials_source(&self, clock: &Clock) -> Result<String, Failure> {
         // Only a user's own endpoint needs the project, and it is not asked here.
-        let (_, source) = self.credentials("", clock).await?;
+        let (_, source) = self.find_credentials("", clock).await?;
         Ok(source)
     }
 
@@ -370,7 +370,7 @@ impl RegistryArgs {
         credentials::locate(&own, &variable)
     }
 
-    async fn credentials(
+    async fn find_credentials(
         &self,
         project_id: &str,
         clock: &Clock,
@@ -387,7 +387,7 @@ impl RegistryArgs {
         let endpoint = self.endpoint()?;
         // Before the metadata service is waited for.
         let ca_certificates = self.ca_certificates()?;
-        let (credentials, _) = self.credentials(&project_id, &clock).await?;
+        let (credentials, _) = self.find_credentials(&project_id, &clock).await?;
         warn_of_clear_text(&endpoint);
         if let Credentials::Password(login) = &credentials {
             warn_of_clear_text(&login.iam_endpoint);
@@ -489,11 +489,16 @@ fn parse_endpoint(text: &str) -> Result<Url, Failure> {
 
 /// Plain HTTP is for emulators. Refusing it would need an exception for each kind of private
 /// network, such as that of a compose file.
-fn warn_of_clear_text(endpoint: &Url) {
+pub(super) fn warn_of_clear_text(endpoint: &Url) {
     let host = endpoint.host_str().unwrap_or_default();
     let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
-    let is_loopback = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
-    if endpoint.scheme() == "http" && !is_loopback {
+    // Link-local addresses are those of a machine's own services.
+    let stays_here = |address| match address {
+        IpAddr::V4(address) => address.is_loopback() || address.is_link_local(),
+        IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local(),
+    };
+    let is_ours = host == "localhost" || address.is_ok_and(stays_here);
+    if endpoint.scheme() == "http" && !is_ours {
         tracing::warn!(
             "the endpoint {endpoint} is plain HTTP: whoever is on the way to it can read the requests, \
              tokens and passwords included"

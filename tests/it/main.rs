@@ -34,6 +34,8 @@ mod commands;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod config;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod credentials;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod dashboards;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod database_faults;
