@@ -135,6 +135,15 @@ async fn a_flag_wins_over_a_variable_a_variable_over_the_file_and_the_file_over_
 }
 
 #[tokio::test]
+async fn one_of_several_sources_is_shown_with_its_own_settings() {
+    let file = File::new(TWO_SOURCES);
+    for (source, max_in_flight) in [("prod", ("20", ":9")), ("test", ("10", ":1"))] {
+        let rows = shown(&file, file.config("show").args(&["--source", source])).await;
+        assert_eq!(get(&rows, "", "max_in_flight"), max_in_flight);
+    }
+}
+
+#[tokio::test]
 async fn a_switch_of_the_file_can_be_turned_off_and_an_empty_variable_is_none() {
     let file = File::new(
         "redact_commands = true\nlog = 'error'\n\

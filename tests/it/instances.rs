@@ -337,14 +337,12 @@ async fn shards_lead_to_the_same_tables_whatever_their_number() {
     let ids = ["bbb", "ccc", "ddd", "eee", "fff"];
     let emulator = project(&ids).await;
     let sharded = TestDatabase::create().await;
-    let mut round = 0;
-    for count in [2, 3, 1] {
-        round += 1;
+    for (round, count) in (1..).zip([2, 3, 1]) {
         for id in ids.into_iter().chain([first().as_str()]) {
             emulator.with_instance(id, |_, world| {
-                let now = start_of_time() + Duration::days(round);
+                let now = start_of_time() + Duration::days(round.into());
                 world.set_now(now);
-                world.evolve(round as u32);
+                world.evolve(round);
             });
         }
         emulator.reset_requests();
