@@ -18,7 +18,7 @@ use crate::build_history::HistoryOutcome;
 use crate::clock::Clock;
 use crate::database::reader::{ColumnKind, ResultColumn, RowSink};
 use crate::database::{Database, DatabaseError};
-use crate::registry::{Credentials, Registry, RegistryError, RequestFailure};
+use crate::registry::{Registry, RegistryError, RequestFailure};
 use crate::report::{CsvSink, Format, JsonSink};
 use crate::store::{self, InstanceState, StoreError};
 use crate::sync::{FIRST_VERSION, SyncError, is_older};
@@ -104,7 +104,8 @@ async fn check_configuration(checkup: &mut Checkup, args: &RegistryArgs) -> Opti
     let endpoint = async |args: &RegistryArgs| found((), args.endpoint()?.to_string());
     let project = async |args: &RegistryArgs| configured(args.project_id()?);
     let instance = async |args: &RegistryArgs| configured(args.instance_id()?);
-    let credentials = async |args: &RegistryArgs| found((), args.credentials_source()?);
+    let credentials =
+        async |args: &RegistryArgs| found((), args.credentials_source(&Clock::system()).await?);
     checkup
         .run("configuration.endpoint", Ok(args), endpoint)
         .await;
@@ -377,12 +378,12 @@ struct Client {
 
 /// Name, connection and TLS at once, by a request that nobody has signed.
 async fn reach(args: &RegistryArgs) -> Probed<Client> {
-    let source = args.source(Clock::system())?;
+    let source = args.source(Clock::system()).await?;
     let registry = source.project.registry(&args.instance_id()?);
     registry.reach().await.map_err(refused)?;
     let client = Client {
         registry,
-        signs: matches!(source.settings.credentials, Credentials::Key(_)),
+        signs: source.settings.credentials.sign(),
     };
     found(client, "answers")
 }
@@ -547,6 +548,7 @@ fn refused(error: RegistryError) -> Finding {
         RequestFailure::Status(status) | RequestFailure::Login(status) => {
             format!("http_{}", status.status)
         }
+        RequestFailure::NoKey { .. } => "no_key".to_owned(),
         RequestFailure::NoAnswer { reason } => no_answer(reason).to_owned(),
         RequestFailure::Untrusted { .. } => "tls".to_owned(),
         RequestFailure::BadHeader { .. } => "bad_header".to_owned(),
@@ -719,7 +721,7 @@ impl Checkup {
     /// Whether the gateway refused who we are, or would.
     fn is_shut_out(&self) -> bool {
         self.0.iter().any(|Entry { probe, finding, .. }| {
-            let is_refusal = matches!(finding.code.as_str(), "http_401" | "bad_header");
+            let is_refusal = matches!(finding.code.as_str(), "http_401" | "bad_header" | "no_key");
             is_refusal || (*probe == "clock" && finding.status == Status::Fail)
         })
     }

@@ -1,6 +1,7 @@
 //! The command line: types for clap, settings, and one file per command.
 
 mod completions;
+mod credentials;
 #[cfg(feature = "embedded-db")]
 pub mod db;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]

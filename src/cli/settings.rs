@@ -1,20 +1,18 @@
 //! From flags and environment to what the modules need. Nothing else reads the environment.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::{Certificate, Url};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 
+use super::credentials::{self, CredentialSettings, secret, variable};
 use super::exit::{Exit, Failure};
 use super::source::{Instances, Source};
 use crate::clock::Clock;
 use crate::database::{Database, DatabaseError};
-use crate::registry::signature::SigningKey;
-use crate::registry::{
-    Credentials, PasswordLogin, Project, ProjectSettings, RetryPolicy, TransportSettings,
-};
+use crate::registry::{Credentials, Project, ProjectSettings, RetryPolicy, TransportSettings};
 
 /// Which registry, and how to reach it.
 ///
@@ -235,7 +233,7 @@ impl From<DatabaseError> for Failure {
 impl RegistryArgs {
     /// The endpoint as text, or the region's own.
     pub(super) fn endpoint(&self) -> Result<Url, Failure> {
-        let text = match (given(&self.endpoint), given(&self.region)) {
+        let text = match (given(&self.endpoint), self.region().as_deref()) {
             (Some(endpoint), _) => endpoint.to_owned(),
             // The one exception in the official SDKs' list of regions.
             (None, Some("eu-west-101")) => {
@@ -249,11 +247,17 @@ impl RegistryArgs {
         parse_endpoint(&text)
     }
 
-    /// The project, under our name or the SDKs'.
+    /// The project, under our name, the SDKs' or Terraform's, or as the profile with the key has
+    /// it.
     pub(super) fn project_id(&self) -> Result<String, Failure> {
-        match given(&self.project_id) {
-            Some(project_id) => Ok(project_id.to_owned()),
-            None => variable("HUAWEICLOUD_SDK_PROJECT_ID")
+        let named = given(&self.project_id)
+            .map(str::to_owned)
+            .or_else(|| variable("HUAWEICLOUD_SDK_PROJECT_ID"))
+            .or_else(|| variable("HW_PROJECT_ID"));
+        match named {
+            Some(project_id) => Ok(project_id),
+            None => credentials::locate(&CredentialSettings::default(), &variable)?
+                .project_id
                 .ok_or_else(|| missing("project", "SWR_PROJECT_ID")),
         }
     }
@@ -291,35 +295,37 @@ impl RegistryArgs {
         }
     }
 
+    /// The region, under our name or Terraform's.
+    pub(super) fn region(&self) -> Option<String> {
+        let own = given(&self.region).map(str::to_owned);
+        own.or_else(|| variable("HW_REGION_NAME"))
+    }
+
     /// What the credentials are and where they were found, without a value.
-    pub(super) fn credentials_source(&self) -> Result<String, Failure> {
+    pub(super) async fn credentials_source(&self, clock: &Clock) -> Result<String, Failure> {
         // Only a user's own endpoint needs the project, and it is not asked here.
-        Ok(match self.credentials("")? {
-            Credentials::Token(_) => format!("a token in {}", source("SWR_AUTH_TOKEN")),
-            Credentials::Key(key) => {
-                let (secret, token) = ("HUAWEICLOUD_SDK_SK", "HUAWEICLOUD_SDK_SECURITY_TOKEN");
-                let token = match key.security_token {
-                    Some(_) => format!(", a temporary one by {}", source(token)),
-                    None => String::new(),
-                };
-                format!(
-                    "an access key in HUAWEICLOUD_SDK_AK and {}{token}",
-                    source(secret)
-                )
-            }
-            Credentials::Password(_) => format!(
-                "an IAM user in SWR_IAM_USER, SWR_IAM_ACCOUNT and {}",
-                source("SWR_IAM_PASSWORD")
-            ),
-        })
+        let (_, source) = self.credentials("", clock).await?;
+        Ok(source)
+    }
+
+    async fn credentials(
+        &self,
+        project_id: &str,
+        clock: &Clock,
+    ) -> Result<(Credentials, String), Failure> {
+        let located = credentials::locate(&CredentialSettings::default(), &variable)?;
+        let iam_endpoint = || self.iam_endpoint();
+        located.resolve(project_id, iam_endpoint, clock).await
     }
 
     /// Prepares the client of the project.
-    pub(super) fn source(&self, clock: Clock) -> Result<Source, Failure> {
+    pub(super) async fn source(&self, clock: Clock) -> Result<Source, Failure> {
         let project_id = self.project_id()?;
         let instances = self.instances()?;
         let endpoint = self.endpoint()?;
-        let credentials = self.credentials(&project_id)?;
+        // Before the metadata service is waited for.
+        let ca_certificates = self.ca_certificates()?;
+        let (credentials, _) = self.credentials(&project_id, &clock).await?;
         warn_of_clear_text(&endpoint);
         if let Credentials::Password(login) = &credentials {
             warn_of_clear_text(&login.iam_endpoint);
@@ -340,7 +346,7 @@ impl RegistryArgs {
                 max_in_flight: usize::from(self.max_in_flight),
                 max_requests_per_second: (self.max_requests_per_second > 0.0)
                     .then_some(self.max_requests_per_second),
-                ca_certificates: self.ca_certificates()?,
+                ca_certificates,
             },
             redact_commands: self.redact_commands,
             clock,
@@ -349,7 +355,7 @@ impl RegistryArgs {
             .map_err(|error| Failure::new(Exit::Unexpected, error))?;
         Ok(Source {
             name: None,
-            region: given(&self.region).map(str::to_owned),
+            region: self.region(),
             settings,
             project,
             instances,
@@ -379,50 +385,12 @@ impl RegistryArgs {
         }
     }
 
-    /// A token wins over a key, and a key over a user: the more specific was set on purpose.
-    fn credentials(&self, project_id: &str) -> Result<Credentials, Failure> {
-        if let Some(token) = secret("SWR_AUTH_TOKEN")? {
-            return Ok(Credentials::Token(token));
-        }
-        let key = (
-            variable("HUAWEICLOUD_SDK_AK"),
-            secret("HUAWEICLOUD_SDK_SK")?,
-        );
-        match key {
-            (Some(access_key), Some(secret_key)) => {
-                let security_token = secret("HUAWEICLOUD_SDK_SECURITY_TOKEN")?;
-                return Ok(Credentials::Key(SigningKey {
-                    access_key,
-                    secret_key,
-                    security_token,
-                }));
-            }
-            (Some(_), None) => return Err(missing("secret key", "HUAWEICLOUD_SDK_SK")),
-            (None, Some(_)) => return Err(missing("access key", "HUAWEICLOUD_SDK_AK")),
-            (None, None) => {}
-        }
-        let (user, password) = (variable("SWR_IAM_USER"), secret("SWR_IAM_PASSWORD")?);
-        match (user, password) {
-            (Some(user), Some(password)) => Ok(Credentials::Password(PasswordLogin {
-                iam_endpoint: self.iam_endpoint()?,
-                user,
-                password,
-                account: variable("SWR_IAM_ACCOUNT")
-                    .ok_or_else(|| missing("account of the IAM user", "SWR_IAM_ACCOUNT"))?,
-                project_id: project_id.to_owned(),
-            })),
-            (Some(_), None) => Err(missing("password of the IAM user", "SWR_IAM_PASSWORD")),
-            (None, Some(_)) => Err(missing("name of the IAM user", "SWR_IAM_USER")),
-            (None, None) => Err(Failure::new(Exit::Usage, "no credentials").hint(
-                "set HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK (an access key), or SWR_AUTH_TOKEN, or \
-                 SWR_IAM_USER, SWR_IAM_PASSWORD and SWR_IAM_ACCOUNT; each secret also as a file by …_FILE",
-            )),
-        }
-    }
-
     fn iam_endpoint(&self) -> Result<Url, Failure> {
-        match (given(&self.iam_endpoint), given(&self.region)) {
-            (Some(endpoint), _) => parse_endpoint(endpoint),
+        let own = given(&self.iam_endpoint).map(str::to_owned);
+        // Terraform's has a path, which the client replaces by its own.
+        let endpoint = own.or_else(|| variable("HW_AUTH_URL"));
+        match (endpoint, self.region()) {
+            (Some(endpoint), _) => parse_endpoint(&endpoint),
             (None, Some(region)) => {
                 parse_endpoint(&format!("https://iam.{region}.myhuaweicloud.com"))
             }
@@ -483,75 +451,6 @@ fn given(value: &Option<String>) -> Option<&str> {
         .as_deref()
         .map(str::trim)
         .filter(|value| !value.is_empty())
-}
-
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name)
-        .ok()
-        .map(|value| value.trim().to_owned())
-        .filter(|value| !value.is_empty())
-}
-
-/// Which of the two variables holds a secret that was found.
-fn source(name: &str) -> String {
-    match variable(name) {
-        Some(_) => name.to_owned(),
-        None => format!("{name}_FILE"),
-    }
-}
-
-/// A secret from the variable, or from the file that `…_FILE` names.
-fn secret(name: &str) -> Result<Option<SecretString>, Failure> {
-    let file_name = format!("{name}_FILE");
-    match (variable(name), variable(&file_name)) {
-        (Some(_), Some(_)) => Err(Failure::new(
-            Exit::Usage,
-            format!("both {name} and {file_name} are set"),
-        )
-        .hint("unset one of them")),
-        (Some(value), None) => Ok(Some(value.into())),
-        (None, Some(path)) => match read_secret_file(Path::new(&path)) {
-            Ok(text) if text.trim().is_empty() => Err(Failure::new(
-                Exit::Usage,
-                format!("the file {path} of {file_name} is empty"),
-            )),
-            Ok(text) => Ok(Some(text.trim().to_owned().into())),
-            Err(error) => Err(Failure::new(
-                Exit::Usage,
-                format!("cannot read the file {path} of {file_name}: {error}"),
-            )),
-        },
-        (None, None) => Ok(None),
-    }
-}
-
-/// Reads a file that others must not be able to change: they could send the program elsewhere.
-///
-/// That others can read it is the rule where an orchestrator mounts it (0444 by Docker, 0644 by
-/// Kubernetes) into a container that has no other users, so it is a warning, and only for a file
-/// of our own user, who can change that.
-fn read_secret_file(path: &Path) -> std::io::Result<String> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let metadata = std::fs::metadata(path)?;
-        let mode = metadata.mode() & 0o777;
-        if metadata.is_file() && mode & 0o002 != 0 {
-            return Err(std::io::Error::new(
-                std::io::ErrorKind::PermissionDenied,
-                format!("every user may write it (mode {mode:04o}): chmod o-w would do"),
-            ));
-        }
-        let is_ours = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == metadata.uid());
-        if metadata.is_file() && mode & 0o004 != 0 && is_ours {
-            tracing::warn!(
-                "every user of this machine can read the secret in {} (mode {mode:04o}): \
-                 chmod 0600 keeps it to its owner",
-                path.display()
-            );
-        }
-    }
-    std::fs::read_to_string(path)
 }
 
 /// The machine's name, for run rows.

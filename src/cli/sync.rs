@@ -90,7 +90,7 @@ async fn run_instances(
         database,
     } = args;
     // What is wrong with the settings shows before anything is started.
-    let sources = [registry.source(clock.clone())?];
+    let sources = [registry.source(clock.clone()).await?];
     let stop = signals::listen()?;
     let opening = async {
         let open = database.open().await?;

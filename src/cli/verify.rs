@@ -77,7 +77,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         registry,
         database,
     } = args;
-    let source = registry.source(Clock::system())?;
+    let source = registry.source(Clock::system()).await?;
     let swr_instance_id = registry.instance_id()?;
     let client = source.project.registry(&swr_instance_id);
     let open = database.open().await?;
