@@ -13,6 +13,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::exit::{Exit, Failure};
+use super::settings::warn_of_clear_text;
 use crate::clock::Clock;
 use crate::registry::signature::SigningKey;
 use crate::registry::{
@@ -189,6 +190,11 @@ const TERRAFORM_USER: UserNames = UserNames {
     is_account_of_user: false,
 };
 
+enum Names {
+    Key(KeyNames),
+    User(UserNames),
+}
+
 const TOKEN: &str = "SWR_AUTH_TOKEN";
 const PROFILE: &str = "SWR_PROFILE";
 const PROFILE_FILE: &str = "HUAWEICLOUD_SDK_CREDENTIALS_FILE";
@@ -294,16 +300,19 @@ fn from_environment(
         return Ok(Some(Located::new(Given::Token(token), source)));
     }
     passed_over.unset(&[TOKEN]);
-    let links: [&dyn Fn(&mut PassedOver) -> Result<Option<Located>, Failure>; 5] = [
-        &|passed_over| key_from(variables, &SDK, passed_over),
-        &|passed_over| user_from(variables, &IAM_USER, passed_over),
-        &|passed_over| key_from(variables, &TERRAFORM, passed_over),
-        &|passed_over| user_from(variables, &TERRAFORM_USER, passed_over),
-        &|passed_over| key_from(variables, &SAMPLES, passed_over),
-    ];
-    for link in links {
-        if let Some(located) = link(passed_over)? {
-            return Ok(Some(located));
+    for names in [
+        Names::Key(SDK),
+        Names::User(IAM_USER),
+        Names::Key(TERRAFORM),
+        Names::User(TERRAFORM_USER),
+        Names::Key(SAMPLES),
+    ] {
+        let located = match names {
+            Names::Key(names) => key_from(variables, &names, passed_over)?,
+            Names::User(names) => user_from(variables, &names, passed_over)?,
+        };
+        if located.is_some() {
+            return Ok(located);
         }
     }
     Ok(None)
@@ -474,7 +483,8 @@ fn metadata(variables: Variables<'_>, passed_over: Option<PassedOver>) -> Result
         endpoint: service_url(endpoint, METADATA_ENDPOINT)?,
         passed_over,
     };
-    Ok(Located::new(given, String::new()))
+    let source = format!("temporary keys of the metadata service at {endpoint}");
+    Ok(Located::new(given, source))
 }
 
 /// The address of a service of the machine. Its text is not repeated: it may hold a password.
@@ -547,6 +557,11 @@ impl Located {
         }
     }
 
+    /// What was found, and where, without a value and without asking anybody.
+    pub(super) fn source(&self) -> &str {
+        &self.source
+    }
+
     /// Makes credentials of what was found, and says what they are, without a value. Of all
     /// links only the metadata service is asked for a key now, since it may not be there.
     pub(super) async fn resolve(
@@ -574,6 +589,7 @@ impl Located {
                 url,
                 authorization_file,
             } => {
+                warn_of_clear_text(&url);
                 let keys = TemporaryKeySource::pod_identity(url, authorization_file);
                 Credentials::Temporary(keys.map_err(unexpected)?)
             }
@@ -581,6 +597,7 @@ impl Located {
                 endpoint,
                 passed_over,
             } => {
+                warn_of_clear_text(&endpoint);
                 let keys = TemporaryKeySource::metadata(endpoint).map_err(unexpected)?;
                 let ends_at = match (keys.prepare(clock).await, passed_over) {
                     (Ok(ends_at), _) => ends_at.format("%Y-%m-%d %H:%M UTC"),
@@ -629,36 +646,29 @@ pub(super) fn key_hint(failure: &KeyFailure) -> &'static str {
 }
 
 fn no_key(error: RegistryError) -> Failure {
-    let (exit, hint) = match &error.failure {
-        RequestFailure::NoKey { failure, .. } if failure.is_transient() => {
-            (Exit::SourceUnavailable, Some(key_hint(failure)))
-        }
-        RequestFailure::NoKey { failure, .. } => (Exit::Denied, Some(key_hint(failure))),
-        _ => (Exit::Denied, None),
+    let RequestFailure::NoKey(no_key) = &error.failure else {
+        return Failure::new(Exit::Denied, error);
     };
-    let failure = Failure::new(exit, error);
-    match hint {
-        Some(hint) => failure.hint(hint),
-        None => failure,
-    }
+    let exit = match no_key.failure.is_transient() {
+        true => Exit::SourceUnavailable,
+        false => Exit::Denied,
+    };
+    let hint = key_hint(&no_key.failure);
+    Failure::new(exit, error).hint(hint)
 }
 
 /// The end of the chain. A service that is there and in trouble is not a matter of settings.
 fn nobody_there(mut passed_over: PassedOver, error: &RegistryError) -> Failure {
-    let exit = match &error.failure {
-        RequestFailure::NoKey {
-            failure: failure @ KeyFailure::Status(_),
-            ..
-        } if failure.is_transient() => Exit::SourceUnavailable,
-        _ => Exit::Usage,
+    let (exit, reason) = match &error.failure {
+        RequestFailure::NoKey(no_key) => match &no_key.failure {
+            failure @ KeyFailure::Status(_) if failure.is_transient() => {
+                (Exit::SourceUnavailable, failure.to_string())
+            }
+            failure => (Exit::Usage, failure.to_string()),
+        },
+        other => (Exit::Usage, other.to_string()),
     };
-    let RegistryError {
-        request, failure, ..
-    } = error;
-    let reason = match failure {
-        RequestFailure::NoKey { failure, .. } => failure.to_string(),
-        other => other.to_string(),
-    };
+    let request = &error.request;
     passed_over
         .0
         .push(format!("metadata service: {request}: {reason}"));
@@ -666,7 +676,7 @@ fn nobody_there(mut passed_over: PassedOver, error: &RegistryError) -> Failure {
 }
 
 fn nothing(passed_over: &PassedOver, exit: Exit) -> Failure {
-    Failure::new(exit, format!("no credentials; tried were{passed_over}")).hint(
+    Failure::new(exit, format!("no credentials; these links were tried:{passed_over}")).hint(
         "set HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK (an access key), or SWR_AUTH_TOKEN, or \
          SWR_IAM_USER, SWR_IAM_PASSWORD and SWR_IAM_ACCOUNT, each secret also as a file by …_FILE; on an ECS \
          attach an agency",
@@ -706,5 +716,164 @@ impl fmt::Display for PassedOver {
             write!(f, "\n  {number}. {link}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+
+    use super::*;
+
+    /// An environment in which each link of the chain would do.
+    fn everything(name: &str) -> Option<String> {
+        let value = match name {
+            "HUAWEICLOUD_SDK_AK" => "AK of the environment",
+            "HUAWEICLOUD_SDK_SK" => "sk",
+            POD_IDENTITY_URL => "http://169.254.1.1/v1/credentials",
+            POD_IDENTITY_FILE => "/pod-token",
+            _ => return None,
+        };
+        Some(value.to_owned())
+    }
+
+    fn nothing_set(_: &str) -> Option<String> {
+        None
+    }
+
+    fn linked(link: Link) -> CredentialSettings {
+        CredentialSettings {
+            link: Some(link),
+            ..CredentialSettings::default()
+        }
+    }
+
+    #[test]
+    fn what_the_settings_give_wins_over_the_environment() {
+        let token = CredentialSettings {
+            token: Some("t".into()),
+            // A token is more special than a key.
+            access_key: Some("AK".to_owned()),
+            secret_key: Some("sk".into()),
+            ..CredentialSettings::default()
+        };
+        let located = locate(&token, &everything).unwrap();
+        assert_eq!(located.source, "a token in the configuration file");
+        let key = CredentialSettings {
+            token: None,
+            ..token
+        };
+        let located = locate(&key, &everything).unwrap();
+        let Given::Key(found) = &located.given else {
+            panic!("{located:?}")
+        };
+        assert_eq!(found.access_key, "AK");
+        assert_eq!(found.secret_key.expose_secret(), "sk");
+        let user = CredentialSettings {
+            iam_user: Some("u".to_owned()),
+            iam_password: Some("p".into()),
+            iam_account: Some("a".to_owned()),
+            ..CredentialSettings::default()
+        };
+        let located = locate(&user, &everything).unwrap();
+        assert_eq!(located.source, "an IAM user in the configuration file");
+    }
+
+    #[test]
+    fn half_a_link_of_the_settings_is_an_error() {
+        let key = CredentialSettings {
+            access_key: Some("AK".to_owned()),
+            ..CredentialSettings::default()
+        };
+        let failure = locate(&key, &everything).unwrap_err();
+        assert_eq!(failure.message(), "no secret key given");
+        assert!(failure.hint.unwrap().starts_with("set secret_key;"));
+        let user = CredentialSettings {
+            iam_user: Some("u".to_owned()),
+            iam_password: Some("p".into()),
+            ..CredentialSettings::default()
+        };
+        let failure = locate(&user, &everything).unwrap_err();
+        assert_eq!(failure.message(), "no account of the IAM user given");
+    }
+
+    #[test]
+    fn a_named_link_is_the_only_one() {
+        let located = locate(&linked(Link::Environment), &everything).unwrap();
+        assert!(matches!(located.given, Given::Key(_)), "{located:?}");
+        let located = locate(&linked(Link::PodIdentity), &everything).unwrap();
+        assert!(
+            matches!(located.given, Given::PodIdentity { .. }),
+            "{located:?}"
+        );
+        let located = locate(&linked(Link::Metadata), &everything).unwrap();
+        let Given::Metadata {
+            endpoint,
+            passed_over: None,
+        } = located.given
+        else {
+            panic!("it was named, so nothing was passed over")
+        };
+        assert_eq!(endpoint.as_str(), "http://169.254.169.254/");
+
+        for (link, words) in [
+            (
+                Link::Environment,
+                "no credentials; these links were tried:\n  1. SWR_AUTH_TOKEN: not set",
+            ),
+            (
+                Link::PodIdentity,
+                "no credentials: pod identity: HC_CONTAINER_CREDENTIALS_FULL_URI is not set",
+            ),
+            (Link::Profile, "no credentials: profile file: neither "),
+        ] {
+            let failure = locate(&linked(link), &nothing_set).unwrap_err();
+            assert!(
+                failure.message().starts_with(words),
+                "{}",
+                failure.message()
+            );
+        }
+    }
+
+    #[test]
+    fn a_profile_of_the_settings_must_give_a_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("profiles");
+        std::fs::write(
+            &file,
+            "[basic]\nak = A\nsk = a\n[Team]\nak = B\nsk = b;#=%\n",
+        )
+        .unwrap();
+        let settings = |profile: &str| CredentialSettings {
+            profile: Some(profile.to_owned()),
+            profile_file: Some(file.clone()),
+            ..CredentialSettings::default()
+        };
+        let located = locate(&settings("Team"), &everything).unwrap();
+        let Given::Key(found) = &located.given else {
+            panic!("{located:?}")
+        };
+        assert_eq!(found.access_key, "B");
+        assert_eq!(found.secret_key.expose_secret(), "b;#=%");
+        let failure = locate(&settings("other"), &everything).unwrap_err();
+        assert!(
+            failure.message().ends_with("no section [other]"),
+            "{}",
+            failure.message()
+        );
+    }
+
+    #[test]
+    fn links_have_the_names_of_the_configuration_file() {
+        for (name, link) in [
+            ("environment", Link::Environment),
+            ("profile", Link::Profile),
+            ("pod-identity", Link::PodIdentity),
+            ("metadata", Link::Metadata),
+        ] {
+            let read: Link = serde_json::from_value(name.into()).unwrap();
+            assert_eq!(read, link);
+        }
     }
 }

@@ -81,7 +81,7 @@ fn hint(error: &SyncError) -> Option<&'static str> {
 fn registry_hint(error: &RegistryError) -> Option<&'static str> {
     let status = match &error.failure {
         RequestFailure::Status(status) | RequestFailure::Login(status) => status,
-        RequestFailure::NoKey { failure, .. } => return Some(credentials::key_hint(failure)),
+        RequestFailure::NoKey(no_key) => return Some(credentials::key_hint(&no_key.failure)),
         RequestFailure::NoAnswer { .. } => {
             return Some(
                 "check the endpoint or region, the network, and HTTPS_PROXY; nothing was published",

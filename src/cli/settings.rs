@@ -5,14 +5,58 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::{Certificate, Url};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
-use super::credentials::{self, CredentialSettings, secret, variable};
+use super::configuration::credential_keys::{Credential, credential_settings};
+use super::credentials::{self, Located, read_secret, secret, variable};
 use super::exit::{Exit, Failure};
 use super::source::{Instances, Source};
 use crate::clock::Clock;
 use crate::database::{Database, DatabaseError};
 use crate::registry::{Credentials, Project, ProjectSettings, RetryPolicy, TransportSettings};
+
+/// Which registries: the one of flags and variables, or those of the configuration file.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct SourceArgs {
+    /// Only these sources of the configuration file, by their names, separated by commas
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        help_heading = "Registry"
+    )]
+    source: Vec<String>,
+    #[command(flatten)]
+    registry: RegistryArgs,
+    /// Those of the file.
+    #[arg(skip)]
+    pub configured: Vec<RegistryArgs>,
+}
+
+impl SourceArgs {
+    /// The sources; several only from a file.
+    pub(super) fn registries(&self) -> Result<&[RegistryArgs], Failure> {
+        match (&self.configured[..], &self.source[..]) {
+            ([], [name, ..]) => {
+                let text = format!("there is no configuration file that has a source `{name}`");
+                Err(Failure::new(Exit::Usage, text).hint("name it by --config or SWR_SYNC_CONFIG"))
+            }
+            ([], []) => Ok(std::slice::from_ref(&self.registry)),
+            (configured, _) => Ok(configured),
+        }
+    }
+}
+
+/// What the configuration file says of a source beyond its flags.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Configured {
+    /// What it is called.
+    pub name: Option<String>,
+    /// Who asks there; empty if the environment says.
+    pub credentials: Vec<Credential>,
+    /// Of all its instances only these.
+    pub among: Option<Vec<String>>,
+}
 
 /// Which registry, and how to reach it.
 ///
@@ -100,6 +144,9 @@ pub(super) struct RegistryArgs {
     /// how to have it fetched again
     #[arg(long, env = "SWR_SYNC_REDACT_COMMANDS", value_parser = clap::builder::FalseyValueParser::new())]
     pub redact_commands: bool,
+    /// What has no flag.
+    #[arg(skip)]
+    pub configured: Configured,
 }
 
 /// Where the tables are.
@@ -112,6 +159,10 @@ pub(super) struct DatabaseArgs {
     // Not clap's `env`: a password may stand in the variable, and not on the command line.
     #[arg(long, value_name = "URL")]
     pub database_url: Option<String>,
+    /// File that holds the URL, password included [env: DATABASE_URL_FILE]
+    // As above: that both variables are set is a mistake, which clap would not tell.
+    #[arg(long, value_name = "FILE", conflicts_with = "database_url")]
+    pub database_url_file: Option<PathBuf>,
     /// Limit for each step on the database: a statement, or publish as a whole
     #[arg(
         long,
@@ -163,10 +214,22 @@ impl DatabaseArgs {
                 ));
             }
             Some(url) => Some(url.to_owned()),
-            None => secret("DATABASE_URL")?.map(|url| url.expose_secret().to_owned()),
+            None => self
+                .url_in_file()?
+                .map(|url| url.expose_secret().to_owned()),
         };
         let database = url.as_deref().map(Database::from_url).transpose()?;
         Ok(database.map(|database| database.with_timeout(*self.database_timeout)))
+    }
+
+    /// The URL in a file or in a variable.
+    fn url_in_file(&self) -> Result<Option<SecretString>, Failure> {
+        match self.database_url_file.as_deref() {
+            Some(path) if !path.as_os_str().is_empty() => {
+                read_secret(path, "with the database URL").map(Some)
+            }
+            _ => secret("DATABASE_URL"),
+        }
     }
 
     #[cfg(feature = "embedded-db")]
@@ -195,7 +258,7 @@ impl DatabaseArgs {
 }
 
 /// Whether a database URL carries a password; also one that cannot be read and might.
-fn holds_password(url: &str) -> bool {
+pub(super) fn holds_password(url: &str) -> bool {
     let Ok(url) = url.parse::<Url>() else {
         return url.contains('@');
     };
@@ -256,7 +319,8 @@ impl RegistryArgs {
             .or_else(|| variable("HW_PROJECT_ID"));
         match named {
             Some(project_id) => Ok(project_id),
-            None => credentials::locate(&CredentialSettings::default(), &variable)?
+            None => self
+                .locate_credentials()?
                 .project_id
                 .ok_or_else(|| missing("project", "SWR_PROJECT_ID")),
         }
@@ -274,24 +338,15 @@ impl RegistryArgs {
         ids.dedup();
         match &ids[..] {
             [] => Err(missing("instance", "SWR_INSTANCE_ID")),
-            [only] if only == "all" => Ok(Instances::All),
+            [only] if only == "all" => Ok(Instances::All {
+                among: self.configured.among.clone(),
+            }),
             several if several.iter().any(|id| id == "all") => Err(Failure::new(
                 Exit::Usage,
                 "SWR_INSTANCE_ID names instances, and `all` besides",
             )
             .hint("give either the ids or `all`")),
             _ => Ok(Instances::These(ids)),
-        }
-    }
-
-    /// The instance, for a command that is about one.
-    pub(super) fn instance_id(&self) -> Result<String, Failure> {
-        match self.instances()? {
-            Instances::These(ids) if ids.len() == 1 => Ok(ids.concat()),
-            _ => Err(
-                Failure::new(Exit::Usage, "this command looks at one instance at a time")
-                    .hint("name it by --instance-id"),
-            ),
         }
     }
 
@@ -304,16 +359,23 @@ impl RegistryArgs {
     /// What the credentials are and where they were found, without a value.
     pub(super) async fn credentials_source(&self, clock: &Clock) -> Result<String, Failure> {
         // Only a user's own endpoint needs the project, and it is not asked here.
-        let (_, source) = self.credentials("", clock).await?;
+        let (_, source) = self.find_credentials("", clock).await?;
         Ok(source)
     }
 
-    async fn credentials(
+    /// Finds the credentials: those of the file, which are this source's own, or else whatever the
+    /// environment has.
+    pub(super) fn locate_credentials(&self) -> Result<Located, Failure> {
+        let own = credential_settings(&self.configured.credentials)?;
+        credentials::locate(&own, &variable)
+    }
+
+    async fn find_credentials(
         &self,
         project_id: &str,
         clock: &Clock,
     ) -> Result<(Credentials, String), Failure> {
-        let located = credentials::locate(&CredentialSettings::default(), &variable)?;
+        let located = self.locate_credentials()?;
         let iam_endpoint = || self.iam_endpoint();
         located.resolve(project_id, iam_endpoint, clock).await
     }
@@ -325,7 +387,7 @@ impl RegistryArgs {
         let endpoint = self.endpoint()?;
         // Before the metadata service is waited for.
         let ca_certificates = self.ca_certificates()?;
-        let (credentials, _) = self.credentials(&project_id, &clock).await?;
+        let (credentials, _) = self.find_credentials(&project_id, &clock).await?;
         warn_of_clear_text(&endpoint);
         if let Credentials::Password(login) = &credentials {
             warn_of_clear_text(&login.iam_endpoint);
@@ -354,7 +416,7 @@ impl RegistryArgs {
         let project = Project::new(settings.clone())
             .map_err(|error| Failure::new(Exit::Unexpected, error))?;
         Ok(Source {
-            name: None,
+            name: self.configured.name.clone(),
             region: self.region(),
             settings,
             project,
@@ -427,11 +489,16 @@ fn parse_endpoint(text: &str) -> Result<Url, Failure> {
 
 /// Plain HTTP is for emulators. Refusing it would need an exception for each kind of private
 /// network, such as that of a compose file.
-fn warn_of_clear_text(endpoint: &Url) {
+pub(super) fn warn_of_clear_text(endpoint: &Url) {
     let host = endpoint.host_str().unwrap_or_default();
     let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
-    let is_loopback = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
-    if endpoint.scheme() == "http" && !is_loopback {
+    // Link-local addresses are those of a machine's own services.
+    let stays_here = |address| match address {
+        IpAddr::V4(address) => address.is_loopback() || address.is_link_local(),
+        IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local(),
+    };
+    let is_ours = host == "localhost" || address.is_ok_and(stays_here);
+    if endpoint.scheme() == "http" && !is_ours {
         tracing::warn!(
             "the endpoint {endpoint} is plain HTTP: whoever is on the way to it can read the requests, \
              tokens and passwords included"

@@ -1,14 +1,17 @@
 //! `swr-sync sync`.
 
+use std::time::Duration;
+
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::exit::{Exit, Failure};
 use super::job::{InstanceRun, JobReport, TargetName};
-use super::settings::{DatabaseArgs, RegistryArgs, host};
-use super::source::{Source, Target};
-use super::telemetry::{LogFormat, Telemetry};
+use super::settings::{DatabaseArgs, SourceArgs, host};
+use super::shard::ShardSetting;
+use super::source::{self, SourceFailure, Target};
+use super::telemetry::Telemetry;
 use super::{hints, progress, signals, summary};
 use crate::clock::Clock;
 use crate::database::Database;
@@ -43,10 +46,14 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", env = "SWR_SYNC_MAX_PARALLEL_INSTANCES", default_value_t = 4,
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=64))]
     max_parallel_instances: usize,
+    /// Only a part of the instances: I/N with I from 1 to N, or auto/N for the number of the pod in
+    /// a Kubernetes Job with completionMode: Indexed
+    #[arg(long, value_name = "I/N", env = "SWR_SYNC_SHARD")]
+    shard: Option<ShardSetting>,
     #[command(flatten)]
-    registry: RegistryArgs,
+    pub(super) sources: SourceArgs,
     #[command(flatten)]
-    database: DatabaseArgs,
+    pub(super) database: DatabaseArgs,
 }
 
 pub(super) const AFTER_HELP: &str = "\
@@ -69,6 +76,7 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
         runs,
         failure,
     };
+    summary::summarise_job(&report, telemetry);
     report.into_result()
 }
 
@@ -86,11 +94,13 @@ async fn run_instances(
         accept_new_instance,
         no_migrate,
         max_parallel_instances,
-        registry,
+        shard,
+        sources,
         database,
     } = args;
     // What is wrong with the settings shows before anything is started.
-    let sources = [registry.source(clock.clone()).await?];
+    let shard = shard.map(ShardSetting::resolve).transpose()?;
+    let (sources, mut failures) = source::prepare(sources.registries()?, clock).await?;
     let stop = signals::listen()?;
     let opening = async {
         let open = database.open().await?;
@@ -111,10 +121,25 @@ async fn run_instances(
         clock: clock.clone(),
     };
     let found = tokio::select! {
-        found = find_targets(&sources, clock) => found,
+        found = source::find_targets(&sources, max_parallel_instances) => found?,
         signal = stop.requested() => return Err(hints::failure(SyncError::Stopped(signal))),
     };
-    let (targets, unlisted) = found;
+    let (mut targets, unlisted) = found;
+    failures.extend(unlisted);
+    if let Some(shard) = shard {
+        let all = targets.len();
+        targets.retain(|target| shard.has(&target.swr_instance_id));
+        tracing::info!("shard {shard} has {} of {all} instances", targets.len());
+    }
+    let unlisted: Vec<InstanceRun> = failures
+        .into_iter()
+        .map(|SourceFailure { target, failure }| InstanceRun {
+            target,
+            started_at: clock.now(),
+            elapsed: Duration::ZERO,
+            result: Err(failure),
+        })
+        .collect();
     let count = targets.len() + unlisted.len();
     let running = stream::iter(targets)
         .map(|target| run_target(target, &settings, &open.database, count, telemetry, &stop))
@@ -125,7 +150,7 @@ async fn run_instances(
         if let Err(failure) = &run.result
             && count > 1
         {
-            tell_failure(&run.target, failure, telemetry);
+            super::tell_failure_of(&run.target, failure, telemetry);
         }
         runs.push(run);
     }
@@ -134,28 +159,6 @@ async fn run_instances(
         server.close().await?;
     }
     Ok(())
-}
-
-/// The instances of all sources, and the sources that did not give theirs.
-async fn find_targets<'a>(
-    sources: &'a [Source],
-    clock: &Clock,
-) -> (Vec<Target<'a>>, Vec<InstanceRun>) {
-    let mut targets = Vec::new();
-    let mut unlisted = Vec::new();
-    for source in sources {
-        let (started_at, begin) = (clock.now(), Instant::now());
-        match source.targets().await {
-            Ok(found) => targets.extend(found),
-            Err(error) => unlisted.push(InstanceRun {
-                target: TargetName::new(source, None),
-                started_at,
-                elapsed: begin.elapsed(),
-                result: Err(hints::failure(error.into())),
-            }),
-        }
-    }
-    (targets, unlisted)
 }
 
 /// What holds for all runs of a job.
@@ -193,12 +196,14 @@ async fn run_target(
         host: host.clone(),
         clock: clock.clone(),
     };
-    let running = run_once(&target.registry, database, &settings, telemetry, stop);
+    let registry = &target.registry;
     let result = if targets > 1 {
         let span = tracing::info_span!("sync", instance = target.swr_instance_id);
+        let telemetry = telemetry.of_instance(&target.swr_instance_id);
+        let running = run_once(registry, database, &settings, &telemetry, stop);
         running.instrument(span).await
     } else {
-        running.await
+        run_once(registry, database, &settings, telemetry, stop).await
     };
     InstanceRun {
         target: name,
@@ -206,13 +211,6 @@ async fn run_target(
         elapsed: begin.elapsed(),
         result,
     }
-}
-
-fn tell_failure(target: &TargetName, failure: &Failure, telemetry: &Telemetry) {
-    if telemetry.format == LogFormat::Text {
-        super::print_stderr(&format!("{target}:\n"));
-    }
-    super::tell_failure(failure, Some(target), telemetry);
 }
 
 /// Brings the schema up to date, or checks that it is.

@@ -5,9 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -407,7 +405,13 @@ impl State {
             fault,
             lost: &self.lost,
         };
-        api::answer(route, request.query, &self.settings, &instances, disturbance)
+        api::answer(
+            route,
+            request.query,
+            &self.settings,
+            &instances,
+            disturbance,
+        )
     }
 
     fn existing<'a>(&self, route: Option<&'a Route>) -> Result<&'a Route, Refusal> {

@@ -8,9 +8,7 @@ use serde::{Serialize, Serializer};
 use super::fault::{Disturbance, Fault};
 use super::hostile::{self, HostileValue};
 use super::image::{Created, Digest, Manifest, Step, roll};
-use super::settings::{
-    BuildTime, Dialect, EmulatorSettings, Instance, LastMarker, NextMarker,
-};
+use super::settings::{BuildTime, Dialect, EmulatorSettings, Instance, LastMarker, NextMarker};
 use super::world::{Artifact, Namespace, Quirks, Repository, Tag, World, question};
 
 /// A field which may also be missing, or be there without a value.

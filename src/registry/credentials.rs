@@ -23,7 +23,7 @@ pub enum Credentials {
 
 impl Credentials {
     /// Whether each request is signed, and so depends on the clock.
-    pub fn sign(&self) -> bool {
+    pub fn sign_requests(&self) -> bool {
         match self {
             Credentials::Key(_) | Credentials::Temporary(_) => true,
             Credentials::Token(_) | Credentials::Password(_) => false,

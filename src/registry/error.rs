@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use serde_json::Value;
 
-use super::temporary_key::KeyFailure;
+use super::temporary_key::NoKey;
 use crate::finding::{self, MASK};
 
 /// A request that did not bring what was asked for.
@@ -51,13 +51,8 @@ pub enum RequestFailure {
     #[error("no token: {0}")]
     Login(StatusFailure),
     /// The machine gave no key to sign with.
-    #[error("no temporary key from {issuer}: {failure}")]
-    NoKey {
-        /// Who was asked, with its address.
-        issuer: String,
-        /// What came back.
-        failure: KeyFailure,
-    },
+    #[error(transparent)]
+    NoKey(Box<NoKey>),
     /// No answer: refused, reset, or timed out.
     #[error("no answer: {reason}")]
     NoAnswer {
@@ -342,7 +337,7 @@ impl RegistryError {
     /// Whether the credentials were refused: every other request would get it, too.
     pub fn is_refused_login(&self) -> bool {
         match &self.failure {
-            RequestFailure::Login(_) | RequestFailure::NoKey { .. } => true,
+            RequestFailure::Login(_) | RequestFailure::NoKey(_) => true,
             RequestFailure::Status(status) => status.status == 401,
             _ => false,
         }
@@ -351,7 +346,7 @@ impl RegistryError {
     /// Whether there is no temporary key, and trying again would not bring one.
     pub fn is_key_denied(&self) -> bool {
         match &self.failure {
-            RequestFailure::NoKey { failure, .. } => !failure.is_transient(),
+            RequestFailure::NoKey(no_key) => !no_key.failure.is_transient(),
             _ => false,
         }
     }

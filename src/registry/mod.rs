@@ -35,7 +35,7 @@ pub use error::{Malformed, RegistryError, RequestFailure, StatusFailure};
 pub use meter::RequestMeter;
 pub use rate::PaceNow;
 pub use retry::RetryPolicy;
-pub use temporary_key::{KeyFailure, TemporaryKeySource};
+pub use temporary_key::{KeyFailure, NoKey, TemporaryKeySource};
 pub use transport::TransportSettings;
 
 use crate::artifact::{Artifact, InstanceDescription, ListedInstance, Namespace, Page, Repository};

@@ -95,15 +95,25 @@ pub(super) struct TemporaryKey {
     renew_at: DateTime<Utc>,
 }
 
+/// Somebody who was to give a temporary key gave none.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("no temporary key from {issuer}: {failure}")]
+pub struct NoKey {
+    /// Who was asked, with the address.
+    pub issuer: String,
+    /// What came back; part of the message, so it is no `source` as well.
+    pub failure: KeyFailure,
+}
+
 /// Why there is no temporary key.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum KeyFailure {
     /// The machine is not allowed anything.
     #[error("no agency is attached to this ECS ({0})")]
-    NoAgency(StatusFailure),
+    NoAgency(Box<StatusFailure>),
     /// An answer with an error status.
     #[error(transparent)]
-    Status(StatusFailure),
+    Status(Box<StatusFailure>),
     /// Refused, reset, or timed out.
     #[error("no answer: {reason}")]
     NoAnswer {
@@ -195,12 +205,12 @@ impl TemporaryKeySource {
     /// asked for waits for it.
     pub(super) async fn current(&self, clock: &Clock) -> Result<TemporaryKey, RegistryError> {
         if let Some(settled) = self.settled(clock.now()) {
-            return settled;
+            return settled.map_err(|error| *error);
         }
         let mut asking = self.0.asking.lock().await;
         // While it was waited for, somebody else may have asked.
         if let Some(settled) = self.settled(clock.now()) {
-            return settled;
+            return settled.map_err(|error| *error);
         }
         let asked = self.ask(&mut asking, clock).await;
         let now = clock.now();
@@ -216,18 +226,19 @@ impl TemporaryKeySource {
                 keys.failed = Some((now, error.clone()));
                 error
             }),
-            Err(error) => keys.go_on_without(error, now),
+            Err(error) => keys.go_on_without(&error, now).ok_or(error),
         }
     }
 
     /// What needs no asking: a key that is fresh, or a failure just now.
-    fn settled(&self, now: DateTime<Utc>) -> Option<Result<TemporaryKey, RegistryError>> {
+    fn settled(&self, now: DateTime<Utc>) -> Option<Result<TemporaryKey, Box<RegistryError>>> {
         let keys = self.keys();
-        if let Some(key) = keys.current.as_ref().filter(|key| now < key.renew_at) {
+        let is_fresh = |key: &&TemporaryKey| now < key.renew_at && now < key.expires_at;
+        if let Some(key) = keys.current.as_ref().filter(is_fresh) {
             return Some(Ok(key.clone()));
         }
         let (at, error) = keys.failed.as_ref()?;
-        ((now - *at).abs() < LEAST_INTERVAL).then(|| Err(error.clone()))
+        ((now - *at).abs() < LEAST_INTERVAL).then(|| Err(Box::new(error.clone())))
     }
 
     /// Whether a request may be signed with this key now: it is the one in use, and has not ended.
@@ -278,10 +289,10 @@ impl TemporaryKeySource {
                     request,
                     attempts,
                     elapsed: begin.elapsed(),
-                    failure: RequestFailure::NoKey {
+                    failure: RequestFailure::NoKey(Box::new(NoKey {
                         issuer: self.0.issuer.to_string(),
                         failure,
-                    },
+                    })),
                 });
             }
             tracing::debug!(attempts, "{request}: {failure}; asking again");
@@ -340,7 +351,7 @@ impl TemporaryKeySource {
         let mut url = endpoint.clone();
         url.set_path("/meta-data/latest/api/token");
         let mut request = reqwest::Request::new(Method::PUT, url);
-        // Without a body of no length, no length would be sent, which some servers refuse.
+        // With an empty body the client sends `Content-Length: 0`, on which some servers insist.
         *request.body_mut() = Some(Vec::new().into());
         request.headers_mut().insert(
             HeaderName::from_static("x-metadata-token-ttl-seconds"),
@@ -466,11 +477,7 @@ impl Keys {
     }
 
     /// With the key in use for as long as it lives; it was to be renewed well ahead of its end.
-    fn go_on_without(
-        &mut self,
-        error: RegistryError,
-        now: DateTime<Utc>,
-    ) -> Result<TemporaryKey, RegistryError> {
+    fn go_on_without(&mut self, error: &RegistryError, now: DateTime<Utc>) -> Option<TemporaryKey> {
         match &mut self.current {
             Some(key) if now < key.expires_at => {
                 tracing::warn!(
@@ -479,11 +486,11 @@ impl Keys {
                 );
                 let rest = key.expires_at - now;
                 key.renew_at = now + (rest / 10).max(LEAST_INTERVAL);
-                Ok(key.clone())
+                Some(key.clone())
             }
             _ => {
                 self.failed = Some((now, error.clone()));
-                Err(error)
+                None
             }
         }
     }
@@ -515,9 +522,15 @@ impl Answered {
         String::from_utf8_lossy(&self.answer.body).into_owned()
     }
 
-    fn status_failure(&self) -> StatusFailure {
+    fn status_failure(&self) -> Box<StatusFailure> {
         let secrets: Vec<&str> = self.secret.as_deref().into_iter().collect();
-        StatusFailure::read(self.answer.status, None, &self.answer.body, &secrets)
+        let answer = &self.answer;
+        Box::new(StatusFailure::read(
+            answer.status,
+            None,
+            &answer.body,
+            &secrets,
+        ))
     }
 
     fn failed(self, failure: KeyFailure) -> Failed {

@@ -164,7 +164,7 @@ impl Transport {
             settings.max_in_flight,
             settings.retry.max_delay,
         );
-        let gate = Gate::new(credentials.sign());
+        let gate = Gate::new(credentials.sign_requests());
         Ok(Transport {
             http,
             endpoint,
