@@ -166,9 +166,6 @@ pub fn main() -> ExitCode {
         Err(failure) => return finish(Err(failure), &without_file.start()),
     };
     let telemetry = log.start();
-    for warning in layers.file.iter().flat_map(|file| &file.warnings) {
-        tracing::warn!("{warning}");
-    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -89,6 +89,11 @@ pub(super) fn layer(
     {
         let source = &file.sources[index];
         let mut defaults = top.clone();
+        if source.get("region").is_some() {
+            // They are of another region, or this source would not name its own.
+            defaults.remove("endpoint");
+            defaults.remove("iam_endpoint");
+        }
         defaults.extend(by_key(&source.settings));
         let matches = parse(&defaults)?;
         let mut registry = RegistryArgs::from_arg_matches(leaf(&matches)).map_err(refused)?;
