@@ -59,6 +59,9 @@ pub(super) struct Args {
 pub(super) const AFTER_HELP: &str = "\
 Examples:
   swr-sync sync                             with all settings from the environment
+  swr-sync sync --instance-id all           every running instance of the project
+  swr-sync sync --config swr-sync.toml      the sources of a configuration file
+  swr-sync sync --shard 2/3                 the second third of them
   swr-sync sync --dry-run                   crawl and compare, and publish nothing
   swr-sync sync --accept-removals           publish once what the brake on mass removal refused
   swr-sync sync --log-format json           each log line and the summary as JSON, for a CronJob";

@@ -354,6 +354,10 @@ async fn each_mistake_is_told_with_its_line() {
             "2: `instances` is a list of ids, or \"all\"",
         ),
         (
+            "[[source]]\ninstances = 'a,b'".into(),
+            "2: `instances` is a list of ids, or \"all\"",
+        ),
+        (
             "[[source]]\ninstances = [1]".into(),
             "2: `instances` is a list of strings",
         ),

@@ -2,6 +2,7 @@
 //! and never with a value, which may be a secret in the wrong place.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -33,7 +34,7 @@ pub(crate) struct ConfigurationFile {
 }
 
 /// A key with its value, which the flag's parser takes.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Setting {
     /// The key.
     pub key: String,
@@ -41,6 +42,16 @@ pub(crate) struct Setting {
     pub values: Vec<String>,
     /// Where the key is.
     pub line: usize,
+}
+
+/// Without the values, which may be secrets.
+impl fmt::Debug for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Setting")
+            .field("key", &self.key)
+            .field("line", &self.line)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One `[[source]]`.
@@ -346,7 +357,10 @@ impl Reading<'_> {
         }
         if key.name == INSTANCES {
             let has_all = values.iter().any(|id| id == "all");
-            if values.is_empty() || (has_all && values.len() > 1) {
+            // The flag would take it for several.
+            let is_id = |id: &String| !id.is_empty() && !id.contains(',');
+            let are_ids = !values.is_empty() && values.iter().all(is_id);
+            if !are_ids || (has_all && values.len() > 1) {
                 let text = format!("`{name}` is a list of ids, or \"all\"");
                 self.problem(at, text);
                 return None;
