@@ -6,6 +6,8 @@
 ARG RUST_IMAGE
 ARG RUNTIME_IMAGE
 ARG LOOP_IMAGE
+# That of Cargo.toml, which a label cannot be read from; `.ci/run image` compares them.
+ARG VERSION=0.1.0
 
 # What only changes with the toolchain: cargo-auditable puts the list of crates
 # into the program, where scanners find it. Not optimised, which builds faster.
@@ -52,10 +54,11 @@ COPY --from=toolchain /packages /var/lib/dpkg/status.d
 # any will do as well.
 COPY --from=toolchain /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 # Which commit an image was built from, and when, is for the caller to say: `docker build --label`.
+ARG VERSION
 LABEL org.opencontainers.image.title="swr-sync" \
       org.opencontainers.image.description="Mirrors a Huawei Cloud SWR Enterprise registry into PostgreSQL" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="0.1.0"
+      org.opencontainers.image.version="${VERSION}"
 # A number, because Kubernetes' runAsNonRoot cannot judge a name.
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/swr-sync"]
@@ -71,10 +74,11 @@ FROM ${LOOP_IMAGE:-debian:bookworm-slim} AS loop
 COPY --from=toolchain /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build-production /licences /usr/share/doc/swr-sync
 COPY --from=build-production /src/target/*/dist/swr-sync /src/docker/sync-loop /usr/local/bin/
+ARG VERSION
 LABEL org.opencontainers.image.title="swr-sync-loop" \
       org.opencontainers.image.description="Mirrors a Huawei Cloud SWR Enterprise registry into PostgreSQL, again and again" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="0.1.0"
+      org.opencontainers.image.version="${VERSION}"
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/sync-loop"]
 CMD ["sync"]
