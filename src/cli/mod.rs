@@ -53,7 +53,13 @@ use telemetry::{LogArgs, LogFormat, Telemetry};
 struct Cli {
     /// Configuration file in TOML: settings below flags and variables, by the flags' names in
     /// snake_case, and the registries as [[source]]; see `swr-sync config --help`
-    #[arg(long, value_name = "FILE", env = "SWR_SYNC_CONFIG", global = true)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "SWR_SYNC_CONFIG",
+        global = true,
+        help_heading = "Configuration file"
+    )]
     config: Option<PathBuf>,
     #[command(flatten)]
     log: LogArgs,
@@ -87,7 +93,7 @@ fn after_help() -> String {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Crawl one instance and publish what it holds
+    /// Crawl one instance or several, and publish what they hold
     #[command(after_help = format!("{}\n\n{}", environment::credentials_help(), sync::AFTER_HELP))]
     Sync(Box<sync::Args>),
     /// Check everything a run needs, without writing anything
@@ -160,9 +166,6 @@ pub fn main() -> ExitCode {
         Err(failure) => return finish(Err(failure), &without_file.start()),
     };
     let telemetry = log.start();
-    for warning in layers.file.iter().flat_map(|file| &file.warnings) {
-        tracing::warn!("{warning}");
-    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
