@@ -20,7 +20,8 @@ pub enum Exit {
     Database = 5,
     /// A safety stop, such as a schema newer than the program.
     Refused = 6,
-    /// The source is unavailable: the listing is incomplete, nothing was published.
+    /// The listing is incomplete, nothing was published: the source is unavailable, or the time
+    /// was up.
     SourceUnavailable = 7,
     /// Another run holds the lock.
     Locked = 75,
@@ -31,6 +32,21 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// All of them, by their numbers.
+    pub const ALL: [Exit; 11] = [
+        Exit::Success,
+        Exit::Unexpected,
+        Exit::Usage,
+        Exit::Partial,
+        Exit::Denied,
+        Exit::Database,
+        Exit::Refused,
+        Exit::SourceUnavailable,
+        Exit::Locked,
+        Exit::Interrupted,
+        Exit::Terminated,
+    ];
+
     /// What was compared differs, as in `diff` and `cmp`.
     pub const DIFFERENT: Exit = Exit::Unexpected;
 

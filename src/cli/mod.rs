@@ -9,7 +9,9 @@ mod doctor;
 pub mod emulator;
 pub mod exit;
 mod hints;
+mod jitter;
 mod job;
+mod locked;
 mod migrate;
 mod progress;
 mod query;
@@ -96,7 +98,11 @@ pub fn main() -> ExitCode {
         .build()
     {
         Ok(runtime) => runtime,
-        Err(error) => return finish(Err(Failure::new(Exit::Unexpected, error)), &telemetry),
+        Err(error) => {
+            let failure = Failure::new(Exit::Unexpected, error)
+                .hint("the system grants too few files or threads: see `ulimit -a`");
+            return finish(Err(failure), &telemetry);
+        }
     };
     let result = runtime.block_on(run(command, &telemetry));
     // Else a name that is being resolved would hold up the end.
@@ -107,11 +113,11 @@ pub fn main() -> ExitCode {
 async fn run(command: Command, telemetry: &Telemetry) -> Result<Exit, Failure> {
     match command {
         Command::Sync(args) => sync::run(*args, telemetry).await,
-        Command::Doctor(args) => doctor::run(*args).await,
+        Command::Doctor(args) => signals::reading(doctor::run(*args)).await,
         Command::Verify(args) => verify::run(*args).await,
-        Command::Status(args) => query::status(args).await,
-        Command::Report(args) => report::run(*args).await,
-        Command::Query(args) => query::query(args).await,
+        Command::Status(args) => signals::reading(query::status(args)).await,
+        Command::Report(args) => signals::reading(report::run(*args)).await,
+        Command::Query(args) => signals::reading(query::query(args)).await,
         Command::Migrate(args) => migrate::run(args).await,
         #[cfg(all(feature = "emulator", feature = "embedded-db"))]
         Command::Demo(args) => demo::run(args, telemetry).await,

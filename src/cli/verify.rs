@@ -75,8 +75,13 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let source = registry.source(Clock::system())?;
     let swr_instance_id = registry.instance_id()?;
     let client = source.project.registry(&swr_instance_id);
-    let open = database.open().await?;
-    open.database.check().await?;
+    let stop = signals::listen()?;
+    let opening = async {
+        let open = database.open().await?;
+        open.database.check().await?;
+        Ok::<_, Failure>(open)
+    };
+    let open = stop.or(opening).await.map_err(signals::stopped)??;
     let settings = VerifySettings {
         swr_instance_id,
         project_id: source.settings.project_id,
@@ -85,10 +90,13 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         host: host(),
         clock: source.settings.clock,
     };
-    let stop = signals::listen()?;
     let report = verify(&client, &open.database, &settings, &stop).await;
     let printed = match &report {
-        Ok(report) => print(&open.database, report, format, limit).await,
+        Ok(report) => {
+            let printing = print(&open.database, report, format, limit);
+            let printed = stop.or(printing).await;
+            printed.unwrap_or_else(|reason| Err(signals::stopped(reason)))
+        }
         Err(_) => Ok(()),
     };
     #[cfg(feature = "embedded-db")]

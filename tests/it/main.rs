@@ -27,6 +27,8 @@ mod sync;
 mod verify;
 
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod batch;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod commands;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod dashboards;
@@ -34,6 +36,8 @@ mod dashboards;
 mod database_faults;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod doctor;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod exit_codes;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod html;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
