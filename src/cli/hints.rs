@@ -44,7 +44,7 @@ fn hint(error: &SyncError) -> Option<&'static str> {
         SyncError::Registry(error) => registry_hint(error),
         SyncError::Store(StoreError::Locked { .. }) => Some(
             "nothing is wrong: let that run end; a lock goes with the connection that holds it. \
-             --if-locked skip or --if-locked wait make of it what a schedule needs",
+             --if-locked tells what to do then: skip the instance, or wait",
         ),
         SyncError::Store(StoreError::Statement { .. }) => Some(
             "nothing was published; what had arrived is kept, and the next run goes on from there",

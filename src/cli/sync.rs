@@ -14,7 +14,7 @@ use super::source::{Source, Target};
 use super::telemetry::{LogFormat, Telemetry};
 use super::{hints, jitter, progress, signals, summary};
 use crate::clock::Clock;
-use crate::database::Database;
+use crate::database::{Database, DatabaseError};
 use crate::registry::Registry;
 use crate::run::RunReport;
 use crate::stop::{Stop, StopReason};
@@ -298,7 +298,10 @@ async fn prepare(database: &Database, no_migrate: bool, stop: &Stop) -> Result<(
         let checked = stop.or(database.check()).await;
         return Ok(checked.map_err(|reason| hints::failure(reason.into()))??);
     }
-    let applied = database.migrate_until(stop).await?;
+    let applied = match database.migrate_until(stop).await {
+        Err(DatabaseError::Stopped(reason)) => return Err(hints::failure(reason.into())),
+        applied => applied?,
+    };
     if applied > 0 {
         tracing::info!(
             applied,

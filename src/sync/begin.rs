@@ -76,22 +76,21 @@ impl LockWait<'_> {
         mut connection: PgConnection,
         stop: &Stop,
     ) -> Result<InstanceLock, SyncError> {
-        let begin = Instant::now();
-        let (mut pause, mut next_word) = (Duration::ZERO, begin);
-        let mut last_holder = None;
+        let (mut begin, mut last_holder) = (None, None);
+        let (mut pause, mut next_word) = (Duration::ZERO, Duration::ZERO);
         loop {
             let attempt = async {
                 tokio::time::sleep(pause).await;
                 let attempt = InstanceLock::attempt(connection, self.instance_id);
                 store::within(self.limit, "take the lock of the instance", attempt).await
             };
-            let attempt = match stop.or(attempt).await {
-                Ok(attempt) => attempt?,
+            let attempt = match (stop.or(attempt).await, begin) {
+                (Ok(attempt), _) => attempt?,
                 // It has waited as long as it may, which is the lock's fault and nobody else's.
-                Err(StopReason::TimeLimit(_)) if !pause.is_zero() => {
+                (Err(StopReason::TimeLimit(_)), Some(begin)) => {
                     return Err(locked(last_holder, Some(begin.elapsed())));
                 }
-                Err(reason) => return Err(reason.into()),
+                (Err(reason), _) => return Err(reason.into()),
             };
             match attempt {
                 LockAttempt::Taken(lock) => return Ok(lock),
@@ -100,7 +99,7 @@ impl LockWait<'_> {
                     holder,
                 } => (connection, last_holder) = (ours, holder),
             }
-            let waited = begin.elapsed();
+            let waited = begin.get_or_insert_with(Instant::now).elapsed();
             pause = match self.lock_timeout {
                 Some(timeout) => timeout.saturating_sub(waited).min(LOCK_POLL),
                 None => LOCK_POLL,
@@ -109,7 +108,7 @@ impl LockWait<'_> {
                 let has_waited = self.lock_timeout != Some(Duration::ZERO);
                 return Err(locked(last_holder, has_waited.then_some(waited)));
             }
-            if Instant::now() >= next_word {
+            if waited >= next_word {
                 next_word += LOCK_WAIT_INTERVAL;
                 self.progress.enter(Phase::Waiting);
                 self.tell(last_holder.as_ref(), waited);

@@ -482,7 +482,7 @@ async fn of_several_instances_the_worst_end_counts_and_each_is_told() {
     ];
     let both = format!("{known},{unknown}");
     // Partial, and not there at all.
-    emulator.fail_next(RequestKind::BuildHistory, 400, GATEWAY_REFUSAL);
+    emulator.fail_next(RequestKind::BuildHistory, 403, GATEWAY_REFUSAL);
     let finished = sync(both.clone()).run().await.exit(Exit::Usage);
     finished
         .says(&told)
