@@ -76,7 +76,7 @@ impl LockWait<'_> {
         mut connection: PgConnection,
         stop: &Stop,
     ) -> Result<InstanceLock, SyncError> {
-        let (mut begin, mut last_holder) = (None, None);
+        let (mut begin, mut last_holder) = (None::<Instant>, None);
         let (mut pause, mut next_word) = (Duration::ZERO, Duration::ZERO);
         loop {
             let attempt = async {

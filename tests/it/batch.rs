@@ -379,9 +379,9 @@ async fn a_reader_who_does_not_read_does_not_hold_up_the_end() {
 #[tokio::test]
 async fn first_runs_that_start_at_the_same_moment_do_not_hurt_each_other() {
     let emulator = emulator(world_of(3)).await;
-    for _ in 0..3 {
+    for _ in 0..2 {
         let database = TestDatabase::create_empty().await;
-        let runs: Vec<Running> = (0..4)
+        let runs: Vec<Running> = (0..3)
             .map(|_| Program::sync(&emulator, &database).start())
             .collect();
         let mut codes = Vec::new();
