@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, Executor, PgConnection};
 
 use super::{Doing, StoreError};
 
@@ -135,10 +135,17 @@ impl InstanceLock {
     }
 
     /// Takes in the answer to a statement that was cut short: if that is an error, the next
-    /// statement would get it.
+    /// statement would get it. If it was the begin of a transaction, sqlx does not know that the
+    /// server is in one, and what is written next would go with it.
     pub async fn settle(&mut self) {
         // A connection that is lost shows in the next statement too.
         let _ = self.connection.ping().await;
+        // Mostly there is no transaction, and the server's warning of that is nobody's business.
+        let _ = self
+            .connection
+            .execute("set client_min_messages = error")
+            .await;
+        let _ = self.connection.execute("rollback").await;
     }
 
     /// Gives the lock back, and closes its connection.

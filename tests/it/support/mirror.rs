@@ -231,6 +231,7 @@ async fn run(
 ) -> Result<RunReport, SyncError> {
     let client = client_settings(emulator);
     let settings = SyncSettings {
+        swr_instance_id: emulator.settings().instance_id.clone(),
         dry_run,
         safeguards,
         ..sync_settings(&client)
