@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::exit::{Exit, Failure};
+use super::settings::RegistryArgs;
 use super::source::Source;
 use crate::run::RunReport;
 
@@ -61,6 +62,20 @@ impl TargetName {
             endpoint: source.settings.endpoint.to_string(),
             project_id: source.settings.project_id.clone(),
             swr_instance_id: swr_instance_id.map(str::to_owned),
+        }
+    }
+
+    /// A source as far as its settings go, which may not be enough to reach it.
+    pub(super) fn of_settings(registry: &RegistryArgs) -> TargetName {
+        TargetName {
+            source: registry.configured.name.clone(),
+            region: registry.region(),
+            endpoint: registry
+                .endpoint()
+                .map(|endpoint| endpoint.to_string())
+                .unwrap_or_default(),
+            project_id: registry.project_id.clone().unwrap_or_default(),
+            swr_instance_id: None,
         }
     }
 }

@@ -1,5 +1,9 @@
 //! The command line: types for clap, settings, and one file per command.
 
+mod completions;
+mod config;
+mod configuration;
+mod credentials;
 #[cfg(feature = "embedded-db")]
 pub mod db;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
@@ -7,16 +11,20 @@ mod demo;
 mod doctor;
 #[cfg(feature = "emulator")]
 pub mod emulator;
+pub mod environment;
 pub mod exit;
 mod hints;
 mod jitter;
 mod job;
 mod locked;
+mod man;
 mod migrate;
 mod progress;
 mod query;
+pub mod reference;
 mod report;
 mod settings;
+mod shard;
 mod signals;
 mod source;
 mod summary;
@@ -24,44 +32,65 @@ mod sync;
 mod telemetry;
 mod verify;
 
-use std::io::Write;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use configuration::Layers;
+use configuration::keys::Key;
 
 use exit::{Exit, Failure};
 use job::TargetName;
+use settings::SourceArgs;
 use telemetry::{LogArgs, LogFormat, Telemetry};
 
 /// Mirrors a Huawei Cloud SWR Enterprise registry (artifacts, tags, build histories) into
 /// PostgreSQL, so that questions about it can be asked in SQL.
 #[derive(Debug, Parser)]
-#[command(version, after_help = AFTER_HELP)]
+#[command(version, after_help = after_help())]
 struct Cli {
+    /// Configuration file in TOML: settings below flags and variables, by the flags' names in
+    /// snake_case, and the registries as [[source]]; see `swr-sync config --help`
+    #[arg(long, value_name = "FILE", env = "SWR_SYNC_CONFIG", global = true)]
+    config: Option<PathBuf>,
     #[command(flatten)]
     log: LogArgs,
     #[command(subcommand)]
     command: Command,
 }
 
-const AFTER_HELP: &str = "\
-First steps:
-  swr-sync demo                  try it: nothing is needed but PostgreSQL's programs
-  swr-sync sync                  mirror a registry; needs SWR_REGION, SWR_PROJECT_ID,
-                                 SWR_INSTANCE_ID, HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK,
-                                 and DATABASE_URL unless the embedded database will do
-  swr-sync doctor                check beforehand what a run needs
-  swr-sync report                list the reports; `report html` makes a page of them
+/// What the program is called, in its own words.
+const PROGRAM: &str = "swr-sync";
 
-Exit codes:
-  0 published   1 unexpected   2 usage or configuration   3 published, some histories failed
-  4 authentication or permission   5 database   6 refused for safety   7 source unavailable
-  75 another run is going on   130, 143 stopped by SIGINT, SIGTERM";
+const EXAMPLES: &str = "\
+Examples:
+  swr-sync demo         try it: nothing is needed but PostgreSQL's programs
+  swr-sync doctor       check what a run needs, and be told what is missing
+  swr-sync sync         mirror a registry
+  swr-sync status       see how old the data is
+  swr-sync report       list the reports; `report html` makes a page of them
+
+A run needs SWR_REGION, SWR_PROJECT_ID, SWR_INSTANCE_ID, HUAWEICLOUD_SDK_AK, HUAWEICLOUD_SDK_SK, and
+DATABASE_URL unless the embedded database will do. `swr-sync sync --help` explains them.";
+
+fn after_help() -> String {
+    let mut help = format!("{EXAMPLES}\n\n{}:", reference::EXIT_CODES);
+    for exit in Exit::ALL {
+        let code = exit.code();
+        // Writing to a string does not fail.
+        let _ = write!(help, "\n  {code:>3}  {}", exit.meaning());
+    }
+    help
+}
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Crawl one instance and publish what it holds
-    #[command(after_help = sync::AFTER_HELP)]
+    #[command(after_help = format!("{}\n\n{}", environment::credentials_help(), sync::AFTER_HELP))]
     Sync(Box<sync::Args>),
     /// Check everything a run needs, without writing anything
     #[command(after_help = doctor::AFTER_HELP)]
@@ -70,29 +99,72 @@ enum Command {
     #[command(after_help = verify::AFTER_HELP)]
     Verify(Box<verify::Args>),
     /// Show the last runs, and how old the data is
+    #[command(after_help = query::STATUS_AFTER_HELP)]
     Status(query::StatusArgs),
     /// List the reports, or print one
     #[command(after_help = report::AFTER_HELP)]
     Report(Box<report::Args>),
     /// Run a read-only query
+    #[command(after_help = query::QUERY_AFTER_HELP)]
     Query(query::QueryArgs),
     /// Bring the database's schema up to date
+    #[command(after_help = migrate::AFTER_HELP)]
     Migrate(migrate::Args),
+    /// Look at the configuration
+    #[command(after_help = config::AFTER_HELP)]
+    Config(config::Args),
     /// Show it all: an emulated registry, three syncs with changes, the reports
     #[cfg(all(feature = "emulator", feature = "embedded-db"))]
+    #[command(after_help = demo::AFTER_HELP)]
     Demo(demo::Args),
     /// Serve the emulated SWR API
     #[cfg(feature = "emulator")]
+    #[command(after_help = emulator::AFTER_HELP)]
     Emulator(emulator::Args),
     /// Start, stop or reach the embedded PostgreSQL server
     #[cfg(feature = "embedded-db")]
+    #[command(after_help = db::AFTER_HELP)]
     Db(db::Args),
+    /// Print a script that completes command lines in a shell
+    #[command(after_help = completions::AFTER_HELP)]
+    Completions(completions::Args),
+    /// Print the manual page, or write those of all commands
+    #[command(after_help = man::AFTER_HELP)]
+    Man(man::Args),
+}
+
+/// The definitions of the command line, for what is generated from them.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+impl Command {
+    /// The part of the arguments that says which registries the command is about.
+    fn sources_mut(&mut self) -> Option<&mut SourceArgs> {
+        match self {
+            Command::Sync(args) => Some(&mut args.sources),
+            Command::Doctor(args) => Some(&mut args.sources),
+            Command::Verify(args) => Some(&mut args.sources),
+            Command::Config(args) => args.sources_mut(),
+            _ => None,
+        }
+    }
 }
 
 /// Parses the command line, runs the command, and says how it ended.
 pub fn main() -> ExitCode {
-    let Cli { log, command } = Cli::parse();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let matches = Cli::command().get_matches_from(&arguments);
+    let parsed = Cli::from_arg_matches(&matches).unwrap_or_else(|error| exit_with(error));
+    let without_file = parsed.log.clone();
+    let (Cli { log, command, .. }, layers) = match layered(parsed, matches, &arguments) {
+        Ok(layered) => layered,
+        Err(failure) => return finish(Err(failure), &without_file.start()),
+    };
     let telemetry = log.start();
+    for warning in layers.file.iter().flat_map(|file| &file.warnings) {
+        tracing::warn!("{warning}");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -104,27 +176,63 @@ pub fn main() -> ExitCode {
             return finish(Err(failure), &telemetry);
         }
     };
-    let result = runtime.block_on(run(command, &telemetry));
+    let result = runtime.block_on(run(command, &layers, &telemetry));
     // Else a name that is being resolved would hold up the end.
     runtime.shutdown_background();
     finish(result, &telemetry)
 }
 
-async fn run(command: Command, telemetry: &Telemetry) -> Result<Exit, Failure> {
+fn exit_with(error: clap::Error) -> ! {
+    error.format(&mut Cli::command()).exit()
+}
+
+/// Puts the configuration file below what was parsed, if there is one for this command.
+fn layered(
+    parsed: Cli,
+    matches: clap::ArgMatches,
+    arguments: &[OsString],
+) -> Result<(Cli, Layers), Failure> {
+    let command = Cli::command();
+    let path = parsed
+        .config
+        .as_ref()
+        .filter(|path| !path.as_os_str().is_empty());
+    let Some(path) = path.filter(|_| configuration::has_settings(&command, &matches)) else {
+        return Ok((parsed, Layers::without_file(matches)));
+    };
+    let layers = configuration::layer(&command, arguments, &matches, path)?;
+    let mut layered =
+        Cli::from_arg_matches(&layers.matches).unwrap_or_else(|error| exit_with(error));
+    if let Some(sources) = layered.command.sources_mut() {
+        let registries = layers.sources.iter();
+        sources.configured = registries.map(|source| source.registry.clone()).collect();
+    }
+    Ok((layered, layers))
+}
+
+/// What the configuration file may hold.
+fn keys() -> Vec<Key> {
+    configuration::keys::keys(&Cli::command())
+}
+
+async fn run(command: Command, layers: &Layers, telemetry: &Telemetry) -> Result<Exit, Failure> {
     match command {
         Command::Sync(args) => sync::run(*args, telemetry).await,
         Command::Doctor(args) => signals::reading(doctor::run(*args)).await,
-        Command::Verify(args) => verify::run(*args).await,
+        Command::Verify(args) => verify::run(*args, telemetry).await,
         Command::Status(args) => signals::reading(query::status(args)).await,
         Command::Report(args) => signals::reading(report::run(*args)).await,
         Command::Query(args) => signals::reading(query::query(args)).await,
         Command::Migrate(args) => migrate::run(args).await,
+        Command::Config(args) => config::run(args, layers).await,
         #[cfg(all(feature = "emulator", feature = "embedded-db"))]
         Command::Demo(args) => demo::run(args, telemetry).await,
         #[cfg(feature = "emulator")]
         Command::Emulator(args) => emulator::run(args).await,
         #[cfg(feature = "embedded-db")]
         Command::Db(args) => db::run(args).await,
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
     }
 }
 
@@ -145,6 +253,14 @@ fn tell_failure(failure: &Failure, target: Option<&TargetName>, telemetry: &Tele
             failure.message()
         ),
     }
+}
+
+/// Says why one instance of several did not succeed, and which one.
+fn tell_failure_of(target: &TargetName, failure: &Failure, telemetry: &Telemetry) {
+    if telemetry.format == LogFormat::Text {
+        print_stderr(&format!("{target}:\n"));
+    }
+    tell_failure(failure, Some(target), telemetry);
 }
 
 fn finish(result: Result<Exit, Failure>, telemetry: &Telemetry) -> ExitCode {

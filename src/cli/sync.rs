@@ -9,8 +9,9 @@ use tracing::Instrument;
 use super::exit::{Exit, Failure};
 use super::job::{InstanceRun, JobReport, TargetName};
 use super::locked::IfLocked;
-use super::settings::{DatabaseArgs, RegistryArgs, host};
-use super::source::{Source, Target};
+use super::settings::{DatabaseArgs, SourceArgs, host};
+use super::shard::ShardSetting;
+use super::source::{self, SourceFailure, Target};
 use super::telemetry::{LogFormat, Telemetry};
 use super::{hints, jitter, progress, signals, summary};
 use crate::clock::Clock;
@@ -67,10 +68,14 @@ pub(super) struct Args {
         default_value = "0s"
     )]
     jitter: humantime::Duration,
+    /// Only a part of the instances: I/N with I from 1 to N, or auto/N for the number of the pod in
+    /// a Kubernetes Job with completionMode: Indexed
+    #[arg(long, value_name = "I/N", env = "SWR_SYNC_SHARD")]
+    shard: Option<ShardSetting>,
     #[command(flatten)]
-    registry: RegistryArgs,
+    pub(super) sources: SourceArgs,
     #[command(flatten)]
-    database: DatabaseArgs,
+    pub(super) database: DatabaseArgs,
 }
 
 /// A limit of nothing would end each job before it began.
@@ -82,15 +87,12 @@ fn parse_limit(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Secrets have no flags, so the flags do not tell of them.
 pub(super) const AFTER_HELP: &str = "\
-Credentials, from the environment; the first that is set counts:
-  SWR_AUTH_TOKEN                            a token; it is not renewed
-  HUAWEICLOUD_SDK_AK, HUAWEICLOUD_SDK_SK    an access key, and for a temporary one
-                                            HUAWEICLOUD_SDK_SECURITY_TOKEN
-  SWR_IAM_USER, SWR_IAM_PASSWORD,           an IAM user, for whom tokens are fetched
-  SWR_IAM_ACCOUNT                           and renewed
-Each secret, and DATABASE_URL, can also stand in a file that NAME_FILE names.
+Examples:
+  swr-sync sync                             with all settings from the environment
+  swr-sync sync --dry-run                   crawl and compare, and publish nothing
+  swr-sync sync --accept-removals           publish once what the brake on mass removal refused
+  swr-sync sync --log-format json           each log line and the summary as JSON, for a CronJob
 
 From cron, each hour at some minute of the first ten; a run that is still going on is left alone:
   0 * * * *  swr-sync sync --if-locked skip --jitter 10m --max-duration 50m
@@ -113,6 +115,7 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
         runs,
         failure,
     };
+    summary::summarise_job(&report, telemetry);
     report.into_result()
 }
 
@@ -133,12 +136,14 @@ async fn run_instances(
         if_locked,
         max_duration,
         jitter,
-        registry,
+        shard,
+        sources,
         database,
     } = args;
     let stopped = |reason: StopReason| hints::failure(reason.into());
     // What is wrong with the settings shows before anything is started.
-    let sources = [registry.source(clock.clone())?];
+    let shard = shard.map(ShardSetting::resolve).transpose()?;
+    let registries = sources.registries()?;
     let mut stop = signals::listen()?;
     if !jitter.is_zero() {
         database.named()?;
@@ -149,6 +154,8 @@ async fn run_instances(
     if let Some(limit) = max_duration {
         stop = stop.within(limit);
     }
+    let preparing = source::prepare(registries, clock);
+    let (sources, mut failures) = stop.or(preparing).await.map_err(stopped)??;
     let open = stop.or(database.open()).await.map_err(stopped)??;
     prepare(&open.database, no_migrate, &stop).await?;
     let settings = RunSettings {
@@ -161,8 +168,24 @@ async fn run_instances(
         host: host(),
         clock: clock.clone(),
     };
-    let finding = find_targets(&sources, clock);
-    let (targets, unlisted) = stop.or(finding).await.map_err(stopped)?;
+    let finding = source::find_targets(&sources, max_parallel_instances);
+    let (mut targets, unlisted) = stop.or(finding).await.map_err(stopped)??;
+    failures.extend(unlisted);
+    if let Some(shard) = shard {
+        let all = targets.len();
+        targets.retain(|target| shard.has(&target.swr_instance_id));
+        tracing::info!("shard {shard} has {} of {all} instances", targets.len());
+    }
+    let unlisted: Vec<InstanceRun> = failures
+        .into_iter()
+        .map(|SourceFailure { target, failure }| InstanceRun {
+            target,
+            started_at: clock.now(),
+            elapsed: Duration::ZERO,
+            result: Err(failure),
+            skips_locked: false,
+        })
+        .collect();
     let count = targets.len() + unlisted.len();
     let running = stream::iter(targets)
         .map(|target| run_target(target, &settings, &open.database, count, telemetry, &stop))
@@ -172,7 +195,7 @@ async fn run_instances(
         match &run.result {
             Err(failure) if run.is_skipped() => tell_skip(&run.target, failure, telemetry),
             // One alone is told at the end of the program.
-            Err(failure) if count > 1 => tell_failure(&run.target, failure, telemetry),
+            Err(failure) if count > 1 => super::tell_failure_of(&run.target, failure, telemetry),
             _ => {}
         }
         runs.push(run);
@@ -182,29 +205,6 @@ async fn run_instances(
         server.close().await?;
     }
     Ok(())
-}
-
-/// The instances of all sources, and the sources that did not give theirs.
-async fn find_targets<'a>(
-    sources: &'a [Source],
-    clock: &Clock,
-) -> (Vec<Target<'a>>, Vec<InstanceRun>) {
-    let mut targets = Vec::new();
-    let mut unlisted = Vec::new();
-    for source in sources {
-        let (started_at, begin) = (clock.now(), Instant::now());
-        match source.targets().await {
-            Ok(found) => targets.extend(found),
-            Err(error) => unlisted.push(InstanceRun {
-                target: TargetName::new(source, None),
-                started_at,
-                elapsed: begin.elapsed(),
-                result: Err(hints::failure(error.into())),
-                skips_locked: false,
-            }),
-        }
-    }
-    (targets, unlisted)
 }
 
 /// What holds for all runs of a job.
@@ -245,12 +245,14 @@ async fn run_target(
         host: host.clone(),
         clock: clock.clone(),
     };
-    let running = run_once(&target.registry, database, &settings, telemetry, stop);
+    let registry = &target.registry;
     let result = if targets > 1 {
         let span = tracing::info_span!("sync", instance = target.swr_instance_id);
+        let telemetry = telemetry.of_instance(&target.swr_instance_id);
+        let running = run_once(registry, database, &settings, &telemetry, stop);
         running.instrument(span).await
     } else {
-        running.await
+        run_once(registry, database, &settings, telemetry, stop).await
     };
     InstanceRun {
         target: name,
@@ -283,13 +285,6 @@ fn tell_skip(target: &TargetName, failure: &Failure, telemetry: &Telemetry) {
         LogFormat::Text => super::print_stderr(&format!("{text}\n")),
         LogFormat::Json => tracing::info!(instance = target.swr_instance_id.as_deref(), "{text}"),
     }
-}
-
-fn tell_failure(target: &TargetName, failure: &Failure, telemetry: &Telemetry) {
-    if telemetry.format == LogFormat::Text {
-        super::print_stderr(&format!("{target}:\n"));
-    }
-    super::tell_failure(failure, Some(target), telemetry);
 }
 
 /// Brings the schema up to date, or checks that it is.

@@ -64,6 +64,18 @@ pub(super) struct Telemetry {
     pub is_live: bool,
     /// The form of the log lines.
     pub format: LogFormat,
+    /// Which of several instances is shown.
+    pub instance: Option<String>,
+}
+
+impl Telemetry {
+    /// The same, for one of several instances.
+    pub(super) fn of_instance(&self, instance: &str) -> Telemetry {
+        Telemetry {
+            instance: Some(instance.to_owned()),
+            ..self.clone()
+        }
+    }
 }
 
 impl LogArgs {
@@ -98,6 +110,7 @@ impl LogArgs {
             bars,
             is_live,
             format: self.log_format,
+            instance: None,
         }
     }
 }

@@ -1,5 +1,6 @@
-//! The SQL side of the documentation, which is generated and therefore true: the answers in
-//! docs/sql.md, docs/cookbook.md and README.md, and all of docs/schema.md.
+//! The documentation that is generated and therefore true: the answers in docs/sql.md,
+//! docs/cookbook.md and README.md, and all of docs/schema.md; and of the command line
+//! docs/configuration.md and docs/swr-sync.schema.json.
 //!
 //! These tests compare; with `UPDATE_DOCS=1` they write:
 //!
@@ -20,8 +21,11 @@ use crate::support::database::TestDatabase;
 use page::{Page, Piece};
 
 mod catalog;
+#[cfg(feature = "embedded-db")]
+mod configuration;
 mod page;
 mod registry;
+mod schema;
 
 const UPDATE: &str = "UPDATE_DOCS=1 cargo test --test it -- docs::";
 
@@ -98,6 +102,15 @@ async fn the_schema_page_is_what_the_catalog_says() {
     let database = TestDatabase::create().await;
     let page = catalog::schema_page(&database).await;
     let stale: Vec<String> = settle("docs/schema.md", &page).into_iter().collect();
+    check_settled(&stale);
+}
+
+// Without a feature, commands are missing from it.
+#[cfg(feature = "embedded-db")]
+#[test]
+fn the_configuration_page_is_what_the_command_line_says() {
+    let page = configuration::page();
+    let stale: Vec<String> = settle("docs/configuration.md", &page).into_iter().collect();
     check_settled(&stale);
 }
 

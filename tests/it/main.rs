@@ -6,6 +6,7 @@
 )]
 
 mod architecture;
+mod deploy;
 #[cfg(feature = "emulator")]
 mod docs;
 #[cfg(feature = "emulator")]
@@ -29,7 +30,13 @@ mod verify;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod batch;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod command_line;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod commands;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod config;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod credentials;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod dashboards;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
@@ -40,6 +47,8 @@ mod doctor;
 mod exit_codes;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod html;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod instances;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod kills;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
