@@ -60,6 +60,8 @@ pub struct SyncSettings {
     pub dry_run: bool,
     /// What to refuse.
     pub safeguards: Safeguards,
+    /// How long to wait for another run over the instance to end; `None` for as long as it takes.
+    pub lock_timeout: Option<Duration>,
     /// The machine's name, for the run row.
     pub host: String,
     /// The time.
@@ -95,12 +97,9 @@ pub async fn sync(
     progress: &Progress,
     stop: &Stop,
 ) -> Result<RunReport, SyncError> {
-    let begin = Instant::now();
     let clock = &settings.clock;
-    let (mut lock, run) = tokio::select! {
-        begun = begin_run(registry, database, settings, progress) => begun?,
-        signal = stop.requested() => return Err(SyncError::Stopped(signal)),
-    };
+    let (mut lock, run) = begin_run(registry, database, settings, progress, stop).await?;
+    let begin = Instant::now();
     tracing::info!(
         run_id = run.run_id,
         instance = settings.swr_instance_id,

@@ -34,6 +34,8 @@ pub(super) struct InstanceRun {
     pub elapsed: Duration,
     /// What it did, or why not.
     pub result: Result<RunReport, Failure>,
+    /// Whether it is no failure that another run over the instance is going on.
+    pub skips_locked: bool,
 }
 
 /// What an instance is known by.
@@ -93,8 +95,15 @@ impl InstanceRun {
     pub(super) fn exit(&self) -> Exit {
         match &self.result {
             Ok(report) => report.counters.exit(),
+            Err(_) if self.is_skipped() => Exit::Success,
             Err(failure) => failure.exit,
         }
+    }
+
+    /// Whether it was left to the run that is going on; then `result` tells which one that is.
+    pub(super) fn is_skipped(&self) -> bool {
+        let is_locked = |failure: &Failure| failure.exit == Exit::Locked;
+        self.skips_locked && self.result.as_ref().is_err_and(is_locked)
     }
 }
 
@@ -115,7 +124,9 @@ impl JobReport {
             return Err(failure);
         }
         match self.runs.pop() {
-            Some(only) if self.runs.is_empty() => only.result.map(|report| report.counters.exit()),
+            Some(only) if self.runs.is_empty() && !only.is_skipped() => {
+                only.result.map(|report| report.counters.exit())
+            }
             _ => Ok(exit),
         }
     }

@@ -14,7 +14,9 @@ pub mod emulator;
 pub mod environment;
 pub mod exit;
 mod hints;
+mod jitter;
 mod job;
+mod locked;
 mod man;
 mod migrate;
 mod progress;
@@ -171,7 +173,11 @@ pub fn main() -> ExitCode {
         .build()
     {
         Ok(runtime) => runtime,
-        Err(error) => return finish(Err(Failure::new(Exit::Unexpected, error)), &telemetry),
+        Err(error) => {
+            let failure = Failure::new(Exit::Unexpected, error)
+                .hint("the system grants too few files or threads: see `ulimit -a`");
+            return finish(Err(failure), &telemetry);
+        }
     };
     let result = runtime.block_on(run(command, &layers, &telemetry));
     // Else a name that is being resolved would hold up the end.
@@ -215,11 +221,11 @@ fn keys() -> Vec<Key> {
 async fn run(command: Command, layers: &Layers, telemetry: &Telemetry) -> Result<Exit, Failure> {
     match command {
         Command::Sync(args) => sync::run(*args, telemetry).await,
-        Command::Doctor(args) => doctor::run(*args).await,
+        Command::Doctor(args) => signals::reading(doctor::run(*args)).await,
         Command::Verify(args) => verify::run(*args, telemetry).await,
-        Command::Status(args) => query::status(args).await,
-        Command::Report(args) => report::run(*args).await,
-        Command::Query(args) => query::query(args).await,
+        Command::Status(args) => signals::reading(query::status(args)).await,
+        Command::Report(args) => signals::reading(report::run(*args)).await,
+        Command::Query(args) => signals::reading(query::query(args)).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Config(args) => config::run(args, layers).await,
         #[cfg(all(feature = "emulator", feature = "embedded-db"))]
