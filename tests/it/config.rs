@@ -321,6 +321,11 @@ async fn each_mistake_is_told_with_its_line() {
             "shard = '0/3'".into(),
             "1: `shard`: shards are counted from 1: the first is 1/3",
         ),
+        ("if_locked = 'sometimes'".into(), "1: `if_locked`: expected"),
+        (
+            "max_duration = '0s'".into(),
+            "1: `max_duration`: expected more than nothing",
+        ),
         (
             "project_id = 'a'".into(),
             "1: `project_id` belongs into a [[source]]",

@@ -408,6 +408,10 @@ async fn two_jobs_that_meet_do_each_what_the_other_does_not() {
     let finished = sync_all(&emulator, &database).run().await.code(75);
     finished.says(&["1 of 2 instances succeeded", "failed with 75"]);
     assert_eq!(database.snapshot(PUBLISHED).await, format!("{done} | 2"));
+    let skipping = sync_all(&emulator, &database).args(&["--if-locked", "skip"]);
+    let finished = skipping.run().await.code(0);
+    finished.says(&["1 of 2 instances succeeded, 1 skipped"]);
+    assert_eq!(database.snapshot(PUBLISHED).await, format!("{done} | 3"));
     stuck.signal(nix::sys::signal::Signal::SIGKILL);
     stuck.finish().await;
 
