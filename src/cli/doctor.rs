@@ -89,7 +89,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
             _ => registry.configured.name.clone(),
         };
         let names = check_configuration(&mut checkup, registry).await;
-        let is_configured = !checkup.has_failed(checkup.subject.as_deref());
+        let is_configured = checkup.is_configured();
         places.push(Place {
             registry: is_configured.then_some(registry),
             instances: names,
@@ -135,7 +135,8 @@ async fn check_instance(
     check_row(checkup, look, names).await;
     let registry = match (registry, names) {
         (Some(registry), Some(names)) => Ok((registry, names)),
-        _ => Err("the configuration is incomplete"),
+        (Some(_), None) => Err("there is no instance to look at"),
+        (None, _) => Err("the configuration is incomplete"),
     };
     check_registry(checkup, registry).await;
 }
@@ -175,8 +176,7 @@ async fn check_configuration(checkup: &mut Checkup, args: &RegistryArgs) -> Vec<
         Some(Instances::These(ids)) => ids,
         None => Vec::new(),
         Some(Instances::All { .. }) => {
-            let is_configured = !checkup.has_failed(checkup.subject.as_deref());
-            let args = is_configured.then_some(args);
+            let args = checkup.is_configured().then_some(args);
             let given = args.ok_or("the configuration is incomplete");
             let listed = checkup
                 .run("permission.list_instances", given, list_instances)
@@ -861,9 +861,13 @@ impl Checkup {
         entries.filter(move |entry| entry.subject.as_deref() == subject)
     }
 
-    fn has_failed(&self, subject: Option<&str>) -> bool {
-        self.of(subject)
-            .any(|entry| entry.finding.status == Status::Fail)
+    /// Whether the settings of the source are complete.
+    fn is_configured(&self) -> bool {
+        let entries = self.entries.iter();
+        let mut own = entries.filter(|entry| entry.source == self.source);
+        !own.any(|Entry { probe, finding, .. }| {
+            probe.starts_with("configuration.") && finding.status == Status::Fail
+        })
     }
 
     /// How `sync` would end: with what it meets first, and of several instances with the worst.

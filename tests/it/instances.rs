@@ -488,6 +488,33 @@ async fn doctor_looks_at_every_instance() {
 }
 
 #[tokio::test]
+async fn doctor_says_so_if_it_does_not_know_the_instances() {
+    let database = TestDatabase::create().await;
+    let emulator = project(&[]).await;
+    emulator.set_secret_key("another");
+    let program = Program::new(&["doctor"])
+        .registry(&emulator)
+        .database(&database)
+        .env("SWR_INSTANCE_ID", "all");
+    let finished = program.run().await.code(4);
+    let line = |probe: &str| finished.stdout.lines().find(|line| line.contains(probe));
+    let refused = line("permission.list_instances").unwrap();
+    assert!(refused.starts_with("fail"), "{refused}");
+    for (probe, reason) in [
+        ("clock", "there is no instance to look at"),
+        (
+            "permission.list_artifacts",
+            "no request is signed after a refusal",
+        ),
+    ] {
+        let skipped = line(probe).unwrap();
+        assert!(skipped.starts_with("skipped"), "{skipped}");
+        assert!(skipped.contains(reason), "{skipped}");
+    }
+    assert_eq!(emulator.requests().failed_signatures, 1);
+}
+
+#[tokio::test]
 async fn verify_compares_every_instance() {
     let database = TestDatabase::create().await;
     let emulator = project(&["bbb"]).await;
