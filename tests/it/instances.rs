@@ -497,7 +497,10 @@ async fn doctor_says_so_if_it_does_not_know_the_instances() {
         .database(&database)
         .env("SWR_INSTANCE_ID", "all");
     let finished = program.run().await.code(4);
-    let line = |probe: &str| finished.stdout.lines().find(|line| line.contains(probe));
+    let line = |probe: &str| {
+        let mut lines = finished.stdout.lines();
+        lines.find(|line| line.split_whitespace().nth(1) == Some(probe))
+    };
     let refused = line("permission.list_instances").unwrap();
     assert!(refused.starts_with("fail"), "{refused}");
     for (probe, reason) in [
