@@ -1,6 +1,7 @@
 //! The wish to stop, from a signal or from a failure elsewhere.
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::exit::Exit;
 
@@ -25,11 +26,17 @@ impl Signal {
 
 /// The sender's side of [`Stop`].
 #[derive(Debug)]
-pub struct Stopper(watch::Sender<Option<Signal>>);
+pub struct Stopper(watch::Sender<Option<Wish>>);
 
 /// Tells those who work that they should come to an end.
 #[derive(Debug, Clone)]
-pub struct Stop(watch::Receiver<Option<Signal>>);
+pub struct Stop(watch::Receiver<Option<Wish>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Wish {
+    signal: Signal,
+    since: Instant,
+}
 
 /// A pair of the two sides.
 pub fn channel() -> (Stopper, Stop) {
@@ -42,7 +49,10 @@ impl Stopper {
     pub fn stop(&self, signal: Signal) {
         self.0.send_if_modified(|current| {
             let is_first = current.is_none();
-            current.get_or_insert(signal);
+            current.get_or_insert_with(|| Wish {
+                signal,
+                since: Instant::now(),
+            });
             is_first
         });
     }
@@ -52,13 +62,14 @@ impl Stop {
     /// Waits for the wish to stop; for ever, if nobody can have it any more.
     pub async fn requested(&self) -> Signal {
         let mut receiver = self.0.clone();
-        match receiver
-            .wait_for(Option::is_some)
-            .await
-            .map(|signal| *signal)
-        {
-            Ok(Some(signal)) => signal,
+        match receiver.wait_for(Option::is_some).await.map(|wish| *wish) {
+            Ok(Some(wish)) => wish.signal,
             _ => std::future::pending().await,
         }
+    }
+
+    /// Since when the wish is there; `None` if there is none.
+    pub fn requested_at(&self) -> Option<Instant> {
+        self.0.borrow().map(|wish| wish.since)
     }
 }

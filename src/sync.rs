@@ -10,7 +10,7 @@ mod failures;
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -190,6 +190,8 @@ impl fmt::Display for LastPublished<'_> {
 /// What a run is doing; shared with whoever shows it.
 #[derive(Debug, Default)]
 pub struct Progress {
+    /// 0 before the run has a row.
+    run_id: AtomicI64,
     phase: AtomicU8,
     catalog_pages: AtomicU64,
     pages: AtomicU64,
@@ -265,6 +267,11 @@ impl Progress {
         }
     }
 
+    /// The number of the run; `None` before it has a row.
+    pub fn run_id(&self) -> Option<i64> {
+        Some(self.run_id.load(Ordering::Relaxed)).filter(|run_id| *run_id != 0)
+    }
+
     fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
         tracing::debug!(?phase, "phase");
@@ -288,7 +295,8 @@ impl Progress {
         Progress::add(&self.data_issues, writes.data_issues);
     }
 
-    fn counters(&self, meter: &RequestMeter) -> RunCounters {
+    /// What was counted so far. What only publish can tell is 0.
+    pub fn counters(&self, meter: &RequestMeter) -> RunCounters {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         RunCounters {
             requests: meter.counts(),
@@ -325,6 +333,7 @@ pub async fn sync(
         begun = begin_run(registry, database, settings, progress) => begun?,
         signal = stop.requested() => return Err(SyncError::Stopped(signal)),
     };
+    progress.run_id.store(run.run_id, Ordering::Relaxed);
     tracing::info!(
         run_id = run.run_id,
         instance = settings.swr_instance_id,

@@ -11,6 +11,7 @@ pub mod exit;
 mod hints;
 mod job;
 mod migrate;
+mod outputs;
 mod progress;
 mod query;
 mod report;

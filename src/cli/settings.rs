@@ -356,7 +356,8 @@ impl RegistryArgs {
         })
     }
 
-    fn ca_certificates(&self) -> Result<Vec<Certificate>, Failure> {
+    /// The authorities to trust beside the system's own.
+    pub(super) fn ca_certificates(&self) -> Result<Vec<Certificate>, Failure> {
         let Some(path) = self
             .ca_file
             .as_deref()
@@ -478,7 +479,7 @@ fn missing(what: &str, names: &str) -> Failure {
 }
 
 /// An empty value, as compose files and manifests pass on, is no value.
-fn given(value: &Option<String>) -> Option<&str> {
+pub(super) fn given(value: &Option<String>) -> Option<&str> {
     value
         .as_deref()
         .map(str::trim)
@@ -501,7 +502,7 @@ fn source(name: &str) -> String {
 }
 
 /// A secret from the variable, or from the file that `…_FILE` names.
-fn secret(name: &str) -> Result<Option<SecretString>, Failure> {
+pub(super) fn secret(name: &str) -> Result<Option<SecretString>, Failure> {
     let file_name = format!("{name}_FILE");
     match (variable(name), variable(&file_name)) {
         (Some(_), Some(_)) => Err(Failure::new(

@@ -37,7 +37,7 @@ pub(super) fn summarise(report: &RunReport, telemetry: &Telemetry) {
             histories_gone = counters.histories_gone,
             histories_failed = counters.histories_failed,
             histories_skipped = counters.histories_skipped,
-            history_failures = failures_json(failures),
+            history_failures = failures_json(failures).to_string(),
             gave_up = failures
                 .gave_up
                 .as_ref()
@@ -146,7 +146,8 @@ fn failure_table(failures: &HistoryFailures, counters: &RunCounters) -> String {
     text
 }
 
-fn failures_json(failures: &HistoryFailures) -> String {
+/// What failed why, most frequent first.
+pub(super) fn failures_json(failures: &HistoryFailures) -> serde_json::Value {
     let groups: Vec<serde_json::Value> = failures
         .groups
         .iter()
@@ -168,11 +169,11 @@ fn failures_json(failures: &HistoryFailures) -> String {
             })
         })
         .collect();
-    serde_json::Value::from(groups).to_string()
+    groups.into()
 }
 
 /// Why not all histories were asked for, and what the user can do, in a sentence.
-fn advice(gave_up: &GaveUp, counters: &RunCounters) -> String {
+pub(super) fn advice(gave_up: &GaveUp, counters: &RunCounters) -> String {
     const ACTION: &str = "swr:repository:getTagAddition, which is in SWR ReadOnlyAccess";
     let what = match gave_up {
         GaveUp::Everywhere(cause) => format!("build histories kept failing alike ({cause})"),

@@ -6,6 +6,7 @@ use tracing::Instrument;
 
 use super::exit::{Exit, Failure};
 use super::job::{InstanceRun, JobReport, TargetName};
+use super::outputs::OutputArgs;
 use super::settings::{DatabaseArgs, RegistryArgs, host};
 use super::source::{Source, Target};
 use super::telemetry::{LogFormat, Telemetry};
@@ -13,7 +14,7 @@ use super::{hints, progress, signals, summary};
 use crate::clock::Clock;
 use crate::database::Database;
 use crate::registry::Registry;
-use crate::run::RunReport;
+use crate::run::{RunCounters, RunReport};
 use crate::stop::Stop;
 use crate::sync::{Progress, Safeguards, SyncError, SyncSettings, sync};
 
@@ -47,6 +48,8 @@ pub(super) struct Args {
     registry: RegistryArgs,
     #[command(flatten)]
     database: DatabaseArgs,
+    #[command(flatten)]
+    outputs: OutputArgs,
 }
 
 /// Secrets have no flags, so the flags do not tell of them.
@@ -57,21 +60,26 @@ Credentials, from the environment; the first that is set counts:
                                             HUAWEICLOUD_SDK_SECURITY_TOKEN
   SWR_IAM_USER, SWR_IAM_PASSWORD,           an IAM user, for whom tokens are fetched
   SWR_IAM_ACCOUNT                           and renewed
-Each secret, and DATABASE_URL, can also stand in a file that NAME_FILE names.";
+Each secret, and DATABASE_URL, can also stand in a file that NAME_FILE names.
+
+Reporting, from the environment, since whoever knows the address can use it:
+  SWR_SYNC_PING_URL                         told when the job begins and how it ends, by the
+                                            protocol of healthchecks.io; also a _FILE";
 
 pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failure> {
     let clock = Clock::system();
-    let (started_at, begin) = (clock.now(), Instant::now());
-    let mut runs = Vec::new();
-    let failure = run_instances(args, &clock, telemetry, &mut runs)
+    // A CA file that cannot be read is told as a failure of the job.
+    let certificates = args.registry.ca_certificates().unwrap_or_default();
+    let outputs = args.outputs.prepare(certificates, host())?;
+    let stop = signals::listen()?;
+    let begin = Instant::now();
+    let mut report = JobReport::begin(clock.now());
+    let started = outputs.begin(&report);
+    report.failure = run_instances(args, &clock, telemetry, &stop, &mut report)
         .await
         .err();
-    let report = JobReport {
-        started_at,
-        elapsed: begin.elapsed(),
-        runs,
-        failure,
-    };
+    report.elapsed = begin.elapsed();
+    outputs.end(started, &report, &stop).await;
     report.into_result()
 }
 
@@ -80,7 +88,8 @@ async fn run_instances(
     args: Args,
     clock: &Clock,
     telemetry: &Telemetry,
-    runs: &mut Vec<InstanceRun>,
+    stop: &Stop,
+    report: &mut JobReport,
 ) -> Result<(), Failure> {
     let Args {
         dry_run,
@@ -91,10 +100,11 @@ async fn run_instances(
         max_parallel_instances,
         registry,
         database,
+        outputs: _,
     } = args;
     // What is wrong with the settings shows before anything is started.
     let sources = [registry.source(clock.clone())?];
-    let stop = signals::listen()?;
+    report.targets = sources.iter().flat_map(TargetName::planned).collect();
     let opening = async {
         let open = database.open().await?;
         prepare(&open.database, no_migrate).await?;
@@ -120,7 +130,7 @@ async fn run_instances(
     let (targets, unlisted) = found;
     let count = targets.len() + unlisted.len();
     let running = stream::iter(targets)
-        .map(|target| run_target(target, &settings, &open.database, count, telemetry, &stop))
+        .map(|target| run_target(target, &settings, &open.database, count, telemetry, stop))
         .buffer_unordered(max_parallel_instances);
     let mut ended = std::pin::pin!(stream::iter(unlisted).chain(running));
     while let Some(run) = ended.next().await {
@@ -130,7 +140,7 @@ async fn run_instances(
         {
             tell_failure(&run.target, failure, telemetry);
         }
-        runs.push(run);
+        report.runs.push(run);
     }
     #[cfg(feature = "embedded-db")]
     if let Some(server) = open.embedded {
@@ -154,6 +164,8 @@ async fn find_targets<'a>(
                 target: TargetName::new(source, None),
                 started_at,
                 elapsed: begin.elapsed(),
+                run_id: None,
+                counters: RunCounters::default(),
                 result: Err(hints::failure(error.into())),
             }),
         }
@@ -196,7 +208,15 @@ async fn run_target(
         host: host.clone(),
         clock: clock.clone(),
     };
-    let running = run_once(&target.registry, database, &settings, telemetry, stop);
+    let progress = Progress::default();
+    let running = run_once(
+        &target.registry,
+        database,
+        &settings,
+        &progress,
+        telemetry,
+        stop,
+    );
     let result = if targets > 1 {
         let span = tracing::info_span!("sync", instance = target.swr_instance_id);
         running.instrument(span).await
@@ -207,6 +227,11 @@ async fn run_target(
         target: name,
         started_at,
         elapsed: begin.elapsed(),
+        run_id: progress.run_id(),
+        counters: match &result {
+            Ok(report) => report.counters.clone(),
+            Err(_) => progress.counters(&target.registry.meter()),
+        },
         result,
     }
 }
@@ -239,12 +264,12 @@ pub(super) async fn run_once(
     registry: &Registry,
     database: &Database,
     settings: &SyncSettings,
+    progress: &Progress,
     telemetry: &Telemetry,
     stop: &Stop,
 ) -> Result<RunReport, Failure> {
-    let progress = Progress::default();
-    let work = sync(registry, database, settings, &progress, stop);
-    let report = progress::show(telemetry, &progress, registry, work)
+    let work = sync(registry, database, settings, progress, stop);
+    let report = progress::show(telemetry, progress, registry, work)
         .await
         .map_err(hints::failure)?;
     summary::summarise(&report, telemetry);

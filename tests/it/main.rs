@@ -39,6 +39,8 @@ mod html;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod kills;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod outputs;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod policy;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod reports;
