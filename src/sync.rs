@@ -20,6 +20,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use sqlx::PgConnection;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::artifact::{Artifact, InstanceDescription, Page};
 use crate::build_history::{
@@ -30,12 +31,20 @@ use crate::database::{Database, DatabaseError};
 use crate::exit::Exit;
 use crate::registry::{Registry, RegistryError, RequestMeter};
 use crate::run::{RunCounters, RunOutcome, RunReport};
+use crate::spans;
 use crate::stop::{Signal, Stop};
 use crate::store::{
     self, DoubtfulRemovals, HistoryWriter, Instance, InstanceLock, Namesake, Publishing, Run,
     RunEnd, Staged, StoreError, histories_wanted, stage_artifacts, stage_catalog,
 };
 use failures::Failures;
+
+/// The span of a phase, within that of its run.
+macro_rules! span {
+    ($name:literal) => {
+        tracing::info_span!(target: spans::TARGET, $name)
+    };
+}
 
 /// Digests that may wait for their request: about ten list pages.
 const WANTED_CAPACITY: usize = 1_000;
@@ -330,7 +339,7 @@ pub async fn sync(
     let begin = Instant::now();
     let clock = &settings.clock;
     let (mut lock, run) = tokio::select! {
-        begun = begin_run(registry, database, settings, progress) => begun?,
+        begun = begin_run(registry, database, settings, progress).instrument(span!("begin")) => begun?,
         signal = stop.requested() => return Err(SyncError::Stopped(signal)),
     };
     progress.run_id.store(run.run_id, Ordering::Relaxed);
@@ -366,7 +375,8 @@ pub async fn sync(
             let before = counters.clone();
             let session = lock.backend_process_id();
             let publishing = store::publish(&mut lock, run, publishing, &mut counters, clock);
-            let publishing = store::within(database.timeout(), "publish", publishing);
+            let publishing = store::within(database.timeout(), "publish", publishing)
+                .instrument(span!("publish"));
             tokio::select! {
                 published = publish_unless_stopped(publishing, database, session, stop) => published,
                 never = show_publishing(database, run, &before, clock) => match never {},
@@ -695,7 +705,7 @@ impl Crawl<'_> {
         };
         let connection = tokio::select! {
             ready = async {
-                listing.start().await?;
+                listing.start().instrument(span!("catalog")).await?;
                 Ok::<_, SyncError>(database.connect_to_write().await?)
             } => ready?,
             signal = stop.requested() => return Err(SyncError::Stopped(signal)),
@@ -709,7 +719,10 @@ impl Crawl<'_> {
         let work = async {
             tokio::join!(
                 self.halting(listing.list(wanted_sender, stored.subscribe())),
-                self.halting(self.fetch(wanted, answered_sender)),
+                self.halting(
+                    self.fetch(wanted, answered_sender)
+                        .instrument(span!("histories"))
+                ),
                 async {
                     let result = self.halting(self.store(writer, answered)).await;
                     stored.send_replace(true);
@@ -917,7 +930,10 @@ impl Listing<'_, '_> {
         let crawl = self.crawl;
         tokio::select! {
             times = async {
-                let times = self.read_listing(wanted).await?;
+                let times = self
+                    .read_listing(wanted)
+                    .instrument(span!("listing"))
+                    .await?;
                 crawl.progress.enter(Phase::Histories);
                 // The storing stage says so when it ends; its sender outlives this stage.
                 self.beating(async { let _ = stored.wait_for(|stored| *stored).await; }).await?;

@@ -121,7 +121,8 @@ impl InstanceRun {
         }
     }
 
-    fn ending(&self) -> Ending<'_> {
+    /// How it ended.
+    pub(super) fn ending(&self) -> Ending<'_> {
         Ending {
             target: Some(&self.target),
             started_at: self.started_at,

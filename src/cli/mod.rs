@@ -91,11 +91,14 @@ enum Command {
 /// Parses the command line, runs the command, and says how it ended.
 pub fn main() -> ExitCode {
     let Cli { log, command } = Cli::parse();
-    let telemetry = log.start();
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .build()
-    {
+        .build();
+    let telemetry = log.start(
+        #[cfg(feature = "otlp")]
+        runtime.as_ref().ok().map(tokio::runtime::Runtime::handle),
+    );
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return finish(Err(Failure::new(Exit::Unexpected, error)), &telemetry),
     };

@@ -11,6 +11,8 @@ mod pushgateway;
 mod summary_file;
 mod termination;
 mod text;
+#[cfg(feature = "otlp")]
+mod traces;
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -23,10 +25,13 @@ use tokio::time::Instant;
 
 use super::exit::{Exit, Failure};
 use super::job::{Ending, JobReport};
+use super::telemetry::Telemetry;
 use crate::stop::Stop;
 use metrics::Metrics;
 use ping::{Ping, Started};
 use pushgateway::Pushgateway;
+#[cfg(feature = "otlp")]
+pub(super) use traces::Traces;
 
 /// What all outputs may take together, after the last run.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -140,7 +145,13 @@ impl Outputs {
     }
 
     /// Says how it ended, to everyone at once.
-    pub(super) async fn end(self, started: Option<Started>, report: &JobReport, stop: &Stop) {
+    pub(super) async fn end(
+        self,
+        started: Option<Started>,
+        report: &JobReport,
+        stop: &Stop,
+        telemetry: &Telemetry,
+    ) {
         let Outputs {
             summary_file,
             metrics_file,
@@ -152,7 +163,11 @@ impl Outputs {
         let endings = report.endings();
         let metrics = Metrics::of(&endings);
         let out_of_time = || out_of_time(stop);
-        future::join5(
+        #[cfg(feature = "otlp")]
+        let traces = telemetry.traces.clone();
+        #[cfg(not(feature = "otlp"))]
+        let _ = telemetry;
+        let told = future::join5(
             within(
                 out_of_time(),
                 "the summary file",
@@ -190,8 +205,17 @@ impl Outputs {
                 ping.as_ref()
                     .map(|ping| ping.end(started, report, text::long(&endings))),
             ),
-        )
-        .await;
+        );
+        #[cfg(feature = "otlp")]
+        let told = future::join(
+            told,
+            within(
+                out_of_time(),
+                "the collector of traces",
+                traces.map(|traces| blocking(move || traces.flush(LIMIT))),
+            ),
+        );
+        told.await;
     }
 }
 

@@ -2,7 +2,8 @@
 
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
-use tracing::Instrument;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::exit::{Exit, Failure};
 use super::job::{InstanceRun, JobReport, TargetName};
@@ -15,6 +16,7 @@ use crate::clock::Clock;
 use crate::database::Database;
 use crate::registry::Registry;
 use crate::run::{RunCounters, RunReport};
+use crate::spans;
 use crate::stop::Stop;
 use crate::sync::{Progress, Safeguards, SyncError, SyncSettings, sync};
 
@@ -75,12 +77,25 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
     let begin = Instant::now();
     let mut report = JobReport::begin(clock.now());
     let started = outputs.begin(&report);
+    let span = tracing::info_span!(
+        target: spans::TARGET, "job", job_id = %report.job_id, exit_code = Empty, otel.status_code = Empty,
+    );
     report.failure = run_instances(args, &clock, telemetry, &stop, &mut report)
+        .instrument(span.clone())
         .await
         .err();
     report.elapsed = begin.elapsed();
-    outputs.end(started, &report, &stop).await;
+    record_end(span, report.exit());
+    outputs.end(started, &report, &stop, telemetry).await;
     report.into_result()
+}
+
+/// Writes into the span of something that has ended how it did.
+fn record_end(span: Span, exit: Exit) {
+    span.record("exit_code", exit as u8);
+    if exit != Exit::Success {
+        span.record("otel.status_code", "ERROR");
+    }
 }
 
 /// Runs every instance; fails if none could be begun.
@@ -217,13 +232,27 @@ async fn run_target(
         telemetry,
         stop,
     );
-    let result = if targets > 1 {
-        let span = tracing::info_span!("sync", instance = target.swr_instance_id);
-        running.instrument(span).await
-    } else {
-        running.await
+    let span = tracing::info_span!(
+        target: spans::TARGET,
+        "run",
+        instance = target.swr_instance_id,
+        project_id = name.project_id,
+        run_id = Empty,
+        outcome = Empty,
+        exit_code = Empty,
+        error = Empty,
+        otel.status_code = Empty,
+    );
+    let running = async {
+        if targets > 1 {
+            let span = tracing::info_span!("sync", instance = target.swr_instance_id);
+            running.instrument(span).await
+        } else {
+            running.await
+        }
     };
-    InstanceRun {
+    let result = running.instrument(span.clone()).await;
+    let run = InstanceRun {
         target: name,
         started_at,
         elapsed: begin.elapsed(),
@@ -233,7 +262,14 @@ async fn run_target(
             Err(_) => progress.counters(&target.registry.meter()),
         },
         result,
+    };
+    span.record("run_id", run.run_id);
+    span.record("outcome", run.ending().outcome().as_str());
+    if let Err(failure) = &run.result {
+        span.record("error", failure.message());
     }
+    record_end(span, run.exit());
+    run
 }
 
 fn tell_failure(target: &TargetName, failure: &Failure, telemetry: &Telemetry) {

@@ -10,6 +10,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+#[cfg(feature = "otlp")]
+use super::outputs::Traces;
+
 /// Our own words, which are looked through for secrets.
 const OWN: &str = "swr_sync";
 /// Speaks of an unknown parameter of the database URL with its value, which may be a password.
@@ -64,11 +67,17 @@ pub(super) struct Telemetry {
     pub is_live: bool,
     /// The form of the log lines.
     pub format: LogFormat,
+    /// Where the spans go, if anywhere.
+    #[cfg(feature = "otlp")]
+    pub traces: Option<Traces>,
 }
 
 impl LogArgs {
-    /// Starts logging.
-    pub(super) fn start(&self) -> Telemetry {
+    /// Starts logging, and collecting spans where the environment asks for that.
+    pub(super) fn start(
+        &self,
+        #[cfg(feature = "otlp")] runtime: Option<&tokio::runtime::Handle>,
+    ) -> Telemetry {
         let is_live = io::stderr().is_terminal() && self.log_format == LogFormat::Text;
         let default = if is_live { "warn" } else { "info" };
         let directives = self
@@ -87,6 +96,10 @@ impl LogArgs {
             .with_target(false)
             .with_ansi(is_live);
         let registry = tracing_subscriber::registry();
+        #[cfg(feature = "otlp")]
+        let (traces, problem) = runtime.map(Traces::from_environment).unwrap_or_default();
+        #[cfg(feature = "otlp")]
+        let registry = registry.with(traces.as_ref().map(Traces::layer));
         // Fails only if a subscriber is installed already, as in tests; then that one stays.
         let _ = match self.log_format {
             LogFormat::Text => registry.with(lines.with_filter(filter)).try_init(),
@@ -94,10 +107,16 @@ impl LogArgs {
                 .with(lines.json().flatten_event(true).with_filter(filter))
                 .try_init(),
         };
+        #[cfg(feature = "otlp")]
+        if let Some(problem) = problem {
+            tracing::warn!("{problem}");
+        }
         Telemetry {
             bars,
             is_live,
             format: self.log_format,
+            #[cfg(feature = "otlp")]
+            traces,
         }
     }
 }

@@ -38,6 +38,8 @@ mod doctor;
 mod html;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod kills;
+#[cfg(all(feature = "emulator", feature = "embedded-db", feature = "otlp"))]
+mod otlp;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod outputs;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]

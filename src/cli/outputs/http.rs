@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, HeaderValue};
-use reqwest::{Certificate, Method, Url};
+use reqwest::{Certificate, Method, StatusCode, Url};
 
 use super::super::exit::{Exit, Failure};
 
@@ -68,11 +68,20 @@ impl Http {
         last.map_err(|(error, _)| error)
     }
 
-    /// One attempt; an error tells whether another one may help.
+    /// Sends a request, and gives the status of the answer. What else is in the answer is not read:
+    /// it may quote the address.
     #[expect(
         clippy::disallowed_methods,
         reason = "a report is no request to the registry: not paced, not signed, not counted"
     )]
+    pub(super) async fn exchange(&self, request: reqwest::Request) -> Result<StatusCode, NotTaken> {
+        match self.0.execute(request).await {
+            Ok(response) => Ok(response.status()),
+            Err(error) => Err(NotTaken(reason(error))),
+        }
+    }
+
+    /// One attempt; an error tells whether another one may help.
     async fn attempt(
         &self,
         url: &Url,
@@ -82,14 +91,13 @@ impl Http {
         let mut request = reqwest::Request::new(Method::POST, url.clone());
         *request.headers_mut() = headers.clone();
         *request.body_mut() = Some(body.to_owned().into());
-        let status = match self.0.execute(request).await {
-            Ok(response) => response.status(),
-            Err(error) => return Err((NotTaken(reason(error)), true)),
-        };
+        let status = self
+            .exchange(request)
+            .await
+            .map_err(|error| (error, true))?;
         if status.is_success() {
             return Ok(());
         }
-        // Not the body: it may quote the address.
         let is_passing = status.is_server_error() || matches!(status.as_u16(), 408 | 429);
         Err((
             NotTaken(format!("the answer is HTTP {}", status.as_u16())),
