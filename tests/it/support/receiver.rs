@@ -28,11 +28,6 @@ impl Received {
     pub(crate) fn text(&self) -> String {
         String::from_utf8(self.body.clone()).unwrap()
     }
-
-    /// Whatever of it somebody could read.
-    pub(crate) fn everything(&self) -> String {
-        format!("{self:?} {}", String::from_utf8_lossy(&self.body))
-    }
 }
 
 #[derive(Debug, Default)]
@@ -112,13 +107,15 @@ async fn answer(
         authorization: header("authorization"),
         body: Vec::new(),
     };
+    // Quoted in the answer, since receivers may do so.
+    let quoted = format!("{} {:?}", received.target, received.authorization);
     // A client that went away in between has sent nothing.
     if let Ok(body) = request.into_body().collect().await {
         received.body = body.to_bytes().to_vec();
         state.lock().unwrap().received.push(received);
     }
     let status = state.lock().unwrap().statuses.pop_front().unwrap_or(200);
-    let mut response = Response::new(String::new());
+    let mut response = Response::new(quoted);
     *response.status_mut() = status.try_into().unwrap();
     Ok(response)
 }
