@@ -30,7 +30,102 @@ pub enum Exit {
     Terminated = 143,
 }
 
+/// Whether trying again helps, as whoever retries a job wants to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// There is nothing to try again.
+    NotNeeded,
+    /// The next run goes on from where this one ended.
+    Helps,
+    /// Somebody has to change something first.
+    InVain,
+    /// It depends on what the error says.
+    Depends,
+    /// It neither helps nor harms: the work is being done.
+    Harmless,
+}
+
+impl Retry {
+    /// One word, or nothing, for a table.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Retry::NotNeeded => "",
+            Retry::Helps => "yes",
+            Retry::InVain => "no",
+            Retry::Depends => "depends",
+            Retry::Harmless => "harmless",
+        }
+    }
+
+    /// A sentence, or nothing, for running text.
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Retry::NotNeeded => "",
+            Retry::Helps => "Trying again helps.",
+            Retry::InVain => "Trying again does not help.",
+            Retry::Depends => "Whether trying again helps depends on the error.",
+            Retry::Harmless => "Trying again is harmless.",
+        }
+    }
+}
+
 impl Exit {
+    /// All codes, in ascending order.
+    pub const ALL: [Exit; 11] = [
+        Exit::Success,
+        Exit::Unexpected,
+        Exit::Usage,
+        Exit::Partial,
+        Exit::Denied,
+        Exit::Database,
+        Exit::Refused,
+        Exit::SourceUnavailable,
+        Exit::Locked,
+        Exit::Interrupted,
+        Exit::Terminated,
+    ];
+
+    /// The number that the process exits with.
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// What the code says, as help, manual pages and documents print it.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Exit::Success => "published, complete; of other commands: success",
+            Exit::Unexpected => {
+                "unexpected failure; of `status --max-age`: too old; of `verify`: the tables differ"
+            }
+            Exit::Usage => "usage or configuration",
+            Exit::Partial => "published, but some build histories failed",
+            Exit::Denied => "authentication or permission",
+            Exit::Database => "database unreachable, rights missing, migration needed",
+            Exit::Refused => {
+                "refused for safety: mass removal, schema newer than the program, another instance"
+            }
+            Exit::SourceUnavailable => "source unavailable: listing incomplete, nothing published",
+            Exit::Locked => "another run over this instance is going on",
+            Exit::Interrupted => "stopped by SIGINT after a clean end",
+            Exit::Terminated => "stopped by SIGTERM after a clean end",
+        }
+    }
+
+    /// Whether trying again helps.
+    pub const fn retry(self) -> Retry {
+        match self {
+            Exit::Success => Retry::NotNeeded,
+            Exit::Usage | Exit::Denied | Exit::Refused => Retry::InVain,
+            Exit::Database => Retry::Depends,
+            Exit::Locked => Retry::Harmless,
+            Exit::Unexpected
+            | Exit::Partial
+            | Exit::SourceUnavailable
+            | Exit::Interrupted
+            | Exit::Terminated => Retry::Helps,
+        }
+    }
+
     /// What was compared differs, as in `diff` and `cmp`.
     pub const DIFFERENT: Exit = Exit::Unexpected;
 
@@ -50,5 +145,20 @@ impl Exit {
             // Whoever stopped the job wants to know that it stopped.
             Exit::Interrupted | Exit::Terminated => 9,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_codes_are_listed_once_and_in_order() {
+        let variants = include_str!("exit.rs")
+            .split_once("pub enum Exit {")
+            .and_then(|(_, rest)| rest.split_once("\n}"))
+            .map(|(variants, _)| variants.matches(" = ").count());
+        assert_eq!(variants, Some(Exit::ALL.len()));
+        assert!(Exit::ALL.is_sorted_by(|one, other| one.code() < other.code()));
     }
 }

@@ -48,8 +48,16 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     /// Start the server, print its URL, and leave it running until `db stop`
+    #[command(after_help = "\
+Examples:
+  swr-sync db start
+  psql \"$(swr-sync db start)\"          the server stays when psql has gone")]
     Start,
     /// Stop the server
+    #[command(after_help = "\
+Examples:
+  swr-sync db stop
+  swr-sync db stop --force             although other programs are connected")]
     Stop {
         /// Stop it even if it is in use
         #[arg(long)]
@@ -59,14 +67,27 @@ enum Action {
     ///
     /// A server that was not started with `db start` stops with the last
     /// command that uses it, whoever else is connected.
+    #[command(after_help = "\
+Examples:
+  swr-sync db url
+  export DATABASE_URL=\"$(swr-sync db url)\"      for other programs")]
     Url,
     /// Run psql on the database, starting the server if need be
+    #[command(after_help = "\
+Examples:
+  swr-sync db psql
+  swr-sync db psql -- --command '\\d+ swr_report.artifact'
+  swr-sync db psql --database swr_demo      the data of the last `swr-sync demo`")]
     Psql {
         /// Database on the server
         #[arg(long, value_name = "NAME", default_value = embedded::DATABASE)]
         database: String,
         /// Arguments of psql
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        #[arg(
+            value_name = "ARGUMENT",
+            trailing_var_arg = true,
+            allow_hyphen_values = true
+        )]
         arguments: Vec<OsString>,
     },
     /// The process that owns the server; started by the others.
@@ -80,6 +101,16 @@ enum Action {
         volatile: bool,
     },
 }
+
+pub(super) const AFTER_HELP: &str = "\
+Where no database is named, commands start this server and stop it when they end. `db start` keeps
+it running, for psql and other programs.
+
+Examples:
+  swr-sync db start
+  swr-sync db psql
+  export DATABASE_URL=\"$(swr-sync db url)\"      for other programs
+  swr-sync db stop";
 
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let Args { embedded, action } = args;

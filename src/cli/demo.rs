@@ -28,7 +28,7 @@ pub(super) struct Args {
           value_parser = clap::value_parser!(u32).range(10..=200_000))]
     artifacts: u32,
     /// Seed of the emulated registry: equal seeds give equal registries
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
     seed: u64,
     /// Rows to print of each report
     #[arg(long, value_name = "N", default_value_t = 5)]
@@ -36,6 +36,15 @@ pub(super) struct Args {
     #[command(flatten)]
     embedded: db::EmbeddedArgs,
 }
+
+pub(super) const AFTER_HELP: &str = "\
+Needs PostgreSQL's programs, and neither an account nor a running server. The data stays in the
+database swr_demo of the embedded server until the next demo.
+
+Examples:
+  swr-sync demo
+  swr-sync demo --artifacts 20000 --limit 20
+  swr-sync db psql --database swr_demo      look around afterwards";
 
 /// The demo's own database, made anew each time and left for looking around.
 const DATABASE: &str = "swr_demo";

@@ -62,7 +62,11 @@ Exits with the code that `sync` would end with as things are: 0 all is well, 2 c
 or wrong instance, 7 source unavailable, 75 another run is going on.
 
 With --format json an array of objects: probe, status (ok, warn, fail, skipped), code, elapsed_ms,
-found, hint. Probes, statuses and codes keep their names.";
+found, hint. Probes, statuses and codes keep their names.
+
+Examples:
+  swr-sync doctor                       before the first run, or when one fails
+  swr-sync doctor --format json         for programs that look at it";
 
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let Args {

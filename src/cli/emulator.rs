@@ -17,19 +17,34 @@ use crate::emulator::{
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Where to listen; port 0 takes any free one
-    #[arg(long, env = "EMULATOR_LISTEN", default_value = "127.0.0.1:8085")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "EMULATOR_LISTEN",
+        default_value = "127.0.0.1:8085"
+    )]
     listen: SocketAddr,
     /// How many artifacts the generated registry has
-    #[arg(long, env = "EMULATOR_ARTIFACTS", default_value_t = 2000)]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "EMULATOR_ARTIFACTS",
+        default_value_t = 2000
+    )]
     artifacts: usize,
     /// What the registry is generated from; the same seed gives the same registry
-    #[arg(long, env = "EMULATOR_SEED", default_value_t = 1)]
+    #[arg(long, value_name = "SEED", env = "EMULATOR_SEED", default_value_t = 1)]
     seed: u64,
     /// How long each answer waits, in milliseconds
-    #[arg(long, env = "EMULATOR_LATENCY_MS", default_value_t = 0)]
+    #[arg(
+        long,
+        value_name = "MS",
+        env = "EMULATOR_LATENCY_MS",
+        default_value_t = 0
+    )]
     latency_ms: u64,
-    /// Answer 429 beyond this rate
-    #[arg(long, env = "EMULATOR_REQUESTS_PER_SECOND")]
+    /// Answer 429 beyond this many requests per second
+    #[arg(long, value_name = "N", env = "EMULATOR_REQUESTS_PER_SECOND")]
     requests_per_second: Option<u32>,
     /// Misbehave: let some requests meet troubles, a mixture that follows from this number
     ///
@@ -42,6 +57,15 @@ pub struct Args {
     #[arg(long, env = "EMULATOR_NO_AUTH")]
     no_auth: bool,
 }
+
+pub(super) const AFTER_HELP: &str = "\
+Prints the settings that `sync` needs for it, ready for a shell, and serves until it is stopped. It
+checks signatures and tokens as the gateway does; its key opens nothing else.
+
+Examples:
+  swr-sync emulator
+  swr-sync emulator --artifacts 20000 --latency-ms 10 --requests-per-second 200
+  swr-sync emulator --faults 7                  the same troubles each time";
 
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(unexpected)?;

@@ -29,6 +29,15 @@ pub(super) struct Args {
     database: DatabaseArgs,
 }
 
+pub(super) const AFTER_HELP: &str = "\
+`sync` migrates the database, too, unless told not to by --no-migrate. What --print-grants prints
+makes three roles of least privilege; docs/security.md says what each may do.
+
+Examples:
+  swr-sync migrate                  as the owner of the schema
+  swr-sync migrate --check          before a deployment: exits with 0 if nothing is to be done
+  swr-sync migrate --print-grants | psql \"$DATABASE_URL\"";
+
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let Args {
         check,

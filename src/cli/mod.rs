@@ -1,5 +1,6 @@
 //! The command line: types for clap, settings, and one file per command.
 
+mod completions;
 #[cfg(feature = "embedded-db")]
 pub mod db;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
@@ -7,13 +8,16 @@ mod demo;
 mod doctor;
 #[cfg(feature = "emulator")]
 pub mod emulator;
+pub mod environment;
 pub mod exit;
 mod hints;
 mod job;
+mod man;
 mod migrate;
 mod outputs;
 mod progress;
 mod query;
+pub mod reference;
 mod report;
 mod settings;
 mod signals;
@@ -23,10 +27,11 @@ mod sync;
 mod telemetry;
 mod verify;
 
-use std::io::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use exit::{Exit, Failure};
 use job::TargetName;
@@ -35,7 +40,7 @@ use telemetry::{LogArgs, LogFormat, Telemetry};
 /// Mirrors a Huawei Cloud SWR Enterprise registry (artifacts, tags, build histories) into
 /// PostgreSQL, so that questions about it can be asked in SQL.
 #[derive(Debug, Parser)]
-#[command(version, after_help = AFTER_HELP)]
+#[command(version, after_help = after_help())]
 struct Cli {
     #[command(flatten)]
     log: LogArgs,
@@ -43,24 +48,34 @@ struct Cli {
     command: Command,
 }
 
-const AFTER_HELP: &str = "\
-First steps:
-  swr-sync demo                  try it: nothing is needed but PostgreSQL's programs
-  swr-sync sync                  mirror a registry; needs SWR_REGION, SWR_PROJECT_ID,
-                                 SWR_INSTANCE_ID, HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK,
-                                 and DATABASE_URL unless the embedded database will do
-  swr-sync doctor                check beforehand what a run needs
-  swr-sync report                list the reports; `report html` makes a page of them
+/// What the program is called, in its own words.
+const PROGRAM: &str = "swr-sync";
 
-Exit codes:
-  0 published   1 unexpected   2 usage or configuration   3 published, some histories failed
-  4 authentication or permission   5 database   6 refused for safety   7 source unavailable
-  75 another run is going on   130, 143 stopped by SIGINT, SIGTERM";
+const EXAMPLES: &str = "\
+Examples:
+  swr-sync demo         try it: nothing is needed but PostgreSQL's programs
+  swr-sync doctor       check what a run needs, and be told what is missing
+  swr-sync sync         mirror a registry
+  swr-sync status       see how old the data is
+  swr-sync report       list the reports; `report html` makes a page of them
+
+A run needs SWR_REGION, SWR_PROJECT_ID, SWR_INSTANCE_ID, HUAWEICLOUD_SDK_AK, HUAWEICLOUD_SDK_SK, and
+DATABASE_URL unless the embedded database will do. `swr-sync sync --help` explains them.";
+
+fn after_help() -> String {
+    let mut help = format!("{EXAMPLES}\n\n{}:", reference::EXIT_CODES);
+    for exit in Exit::ALL {
+        let code = exit.code();
+        // Writing to a string does not fail.
+        let _ = write!(help, "\n  {code:>3}  {}", exit.meaning());
+    }
+    help
+}
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Crawl one instance and publish what it holds
-    #[command(after_help = sync::AFTER_HELP)]
+    #[command(after_help = format!("{}\n\n{}", environment::secrets_help(), sync::AFTER_HELP))]
     Sync(Box<sync::Args>),
     /// Check everything a run needs, without writing anything
     #[command(after_help = doctor::AFTER_HELP)]
@@ -69,23 +84,40 @@ enum Command {
     #[command(after_help = verify::AFTER_HELP)]
     Verify(Box<verify::Args>),
     /// Show the last runs, and how old the data is
+    #[command(after_help = query::STATUS_AFTER_HELP)]
     Status(query::StatusArgs),
     /// List the reports, or print one
     #[command(after_help = report::AFTER_HELP)]
     Report(Box<report::Args>),
     /// Run a read-only query
+    #[command(after_help = query::QUERY_AFTER_HELP)]
     Query(query::QueryArgs),
     /// Bring the database's schema up to date
+    #[command(after_help = migrate::AFTER_HELP)]
     Migrate(migrate::Args),
     /// Show it all: an emulated registry, three syncs with changes, the reports
     #[cfg(all(feature = "emulator", feature = "embedded-db"))]
+    #[command(after_help = demo::AFTER_HELP)]
     Demo(demo::Args),
     /// Serve the emulated SWR API
     #[cfg(feature = "emulator")]
+    #[command(after_help = emulator::AFTER_HELP)]
     Emulator(emulator::Args),
     /// Start, stop or reach the embedded PostgreSQL server
     #[cfg(feature = "embedded-db")]
+    #[command(after_help = db::AFTER_HELP)]
     Db(db::Args),
+    /// Print a script that completes command lines in a shell
+    #[command(after_help = completions::AFTER_HELP)]
+    Completions(completions::Args),
+    /// Print the manual page, or write those of all commands
+    #[command(after_help = man::AFTER_HELP)]
+    Man(man::Args),
+}
+
+/// The definitions of the command line, for what is generated from them.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Parses the command line, runs the command, and says how it ended.
@@ -123,6 +155,8 @@ async fn run(command: Command, telemetry: &Telemetry) -> Result<Exit, Failure> {
         Command::Emulator(args) => emulator::run(args).await,
         #[cfg(feature = "embedded-db")]
         Command::Db(args) => db::run(args).await,
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
     }
 }
 

@@ -11,10 +11,26 @@ use crate::database::reader::{ReadError, Reader};
 use crate::report::{CsvSink, Format, JsonSink, TableSink, quoted};
 use crate::store::{ListingAge, listing_ages, within};
 
+pub(super) const QUERY_AFTER_HELP: &str = "\
+The statement runs in a read-only transaction. `swr-sync report` lists the reports, each of which is a
+view or a function of swr_report; docs/schema.md describes every column.
+
+Examples:
+  swr-sync query 'select namespace, count(*) from artifact group by 1'
+  swr-sync query --format csv 'select * from tag_move' > moves.csv
+  swr-sync query --format json 'select * from freshness'";
+
+pub(super) const STATUS_AFTER_HELP: &str = "\
+Examples:
+  swr-sync status                               how old the data is, what is waiting, the last runs
+  swr-sync status --max-age 26h                 a health check: exits with 1 if a listing is older
+  swr-sync status --runs 100 --format json      a hundred runs with their counters";
+
 /// Arguments of `query`.
 #[derive(Debug, clap::Args)]
 pub(super) struct QueryArgs {
     /// One select statement; the views of swr_report and the tables of swr need no schema name
+    #[arg(value_name = "SQL")]
     sql: String,
     /// Form of the result
     #[arg(long, value_name = "FORM", default_value = "table")]

@@ -28,6 +28,7 @@ Examples:
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The report, or `html` for one page of all; without it, the reports are listed
+    #[arg(value_name = "NAME")]
     name: Option<String>,
     /// Form of the result [default: table]
     #[arg(long, value_name = "FORM")]
@@ -35,14 +36,14 @@ pub(super) struct Args {
     /// Rows to print, of each table of the page; 0 for all
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: u64,
-    #[command(flatten)]
-    filters: FilterArgs,
     /// Print the query instead of running it
     #[arg(long)]
     sql: bool,
     /// Where the page goes, instead of stdout; it appears there when it is complete
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    filters: FilterArgs,
     #[command(flatten)]
     database: DatabaseArgs,
 }
@@ -52,6 +53,7 @@ const PAGE: &str = "html";
 
 /// What a report is narrowed down by; it says so if it cannot be.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Filters")]
 struct FilterArgs {
     /// Only this instance: its id in SWR, or its name
     #[arg(long, value_name = "ID")]
@@ -66,10 +68,10 @@ struct FilterArgs {
     #[arg(long = "digest", value_name = "DIGEST")]
     digests: Vec<String>,
     /// Only what was not used for that long: 90d, 12h
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     older_than: Option<Duration>,
     /// The time a report asks for: 2026-03-01, '2026-03-01 12:00' (both UTC), or RFC 3339
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    #[arg(long, value_name = "TIMESTAMP", value_parser = parse_time)]
     at: Option<DateTime<Utc>>,
 }
 
@@ -221,6 +223,12 @@ fn replace_file(path: &Path, contents: &[u8]) -> io::Result<()> {
     written
 }
 
+/// What `report` can be asked for by name.
+pub(super) fn names() -> Vec<&'static str> {
+    let reports = REPORTS.iter().map(|report| report.name);
+    reports.chain([PAGE]).collect()
+}
+
 fn list() -> Result<Exit, Failure> {
     let names = REPORTS.iter().map(|report| report.name.len());
     let width = names.max().unwrap_or(0);
@@ -234,13 +242,8 @@ fn list() -> Result<Exit, Failure> {
 }
 
 fn unknown(name: &str) -> Failure {
-    let names: Vec<&str> = REPORTS
-        .iter()
-        .map(|report| report.name)
-        .chain([PAGE])
-        .collect();
     Failure::new(Exit::Usage, format!("there is no report `{name}`"))
-        .hint(format!("reports are: {}", names.join(", ")))
+        .hint(format!("reports are: {}", names().join(", ")))
 }
 
 fn filter_failure(report: &Report, error: FilterError) -> Failure {

@@ -54,19 +54,12 @@ pub(super) struct Args {
     outputs: OutputArgs,
 }
 
-/// Secrets have no flags, so the flags do not tell of them.
 pub(super) const AFTER_HELP: &str = "\
-Credentials, from the environment; the first that is set counts:
-  SWR_AUTH_TOKEN                            a token; it is not renewed
-  HUAWEICLOUD_SDK_AK, HUAWEICLOUD_SDK_SK    an access key, and for a temporary one
-                                            HUAWEICLOUD_SDK_SECURITY_TOKEN
-  SWR_IAM_USER, SWR_IAM_PASSWORD,           an IAM user, for whom tokens are fetched
-  SWR_IAM_ACCOUNT                           and renewed
-Each secret, and DATABASE_URL, can also stand in a file that NAME_FILE names.
-
-Reporting, from the environment, since whoever knows the address can use it:
-  SWR_SYNC_PING_URL                         told when the job begins and how it ends, by the
-                                            protocol of healthchecks.io; also a _FILE";
+Examples:
+  swr-sync sync                             with all settings from the environment
+  swr-sync sync --dry-run                   crawl and compare, and publish nothing
+  swr-sync sync --accept-removals           publish once what the brake on mass removal refused
+  swr-sync sync --log-format json           each log line and the summary as JSON, for a CronJob";
 
 pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failure> {
     let clock = Clock::system();

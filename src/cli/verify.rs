@@ -43,7 +43,12 @@ Differences go to stdout and to swr.verification_difference, the verdict to swr.
 `swr-sync report verification`.
 
 Exits with 0 if nothing is corrupt, with 1 if something is; else as `sync` does, with 2 also if
-the instance was never synced, and with 75 if a run is going on.";
+the instance was never synced, and with 75 if a run is going on.
+
+Examples:
+  swr-sync verify                       every row, and 50 build histories
+  swr-sync verify --histories all       every build history, too: one request for each
+  swr-sync verify --limit 0 --format csv > differences.csv";
 
 /// How many histories to compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

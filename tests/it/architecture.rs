@@ -180,9 +180,13 @@ fn only_the_runs_and_the_command_line_join_registry_and_store() {
         [""; 0]
     );
     // What looks for joints finds those that are meant to be.
-    let mut found = joints(&sources, "registry", "store", &["cli"]);
+    let mut found: Vec<String> = joints(&sources, "registry", "store", &["cli"])
+        .iter()
+        .map(|name| name.split(['/', '.']).take(1).collect())
+        .collect();
     found.sort();
-    assert_eq!(found, ["sync.rs", "verify.rs"]);
+    found.dedup();
+    assert_eq!(found, ["sync", "verify"]);
 }
 
 #[test]

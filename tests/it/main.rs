@@ -6,6 +6,7 @@
 )]
 
 mod architecture;
+mod deploy;
 #[cfg(feature = "emulator")]
 mod docs;
 #[cfg(feature = "emulator")]
@@ -26,6 +27,8 @@ mod sync;
 #[cfg(feature = "emulator")]
 mod verify;
 
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod command_line;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod commands;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]

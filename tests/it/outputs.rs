@@ -124,6 +124,13 @@ async fn each_run_appends_a_line_whose_counters_are_those_of_its_row() {
             "host"
         ]
     );
+    let page = include_str!("../../docs/monitoring.md");
+    for field in fields {
+        assert!(
+            page.contains(&format!("\n| `{field}` |")),
+            "docs/monitoring.md lacks {field}"
+        );
+    }
     for (field, expected) in [
         ("format_version", json!(1)),
         ("run_id", json!(1)),

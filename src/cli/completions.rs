@@ -1,0 +1,44 @@
+//! `swr-sync completions`: what a shell needs to complete our command lines.
+
+use clap::builder::PossibleValuesParser;
+use clap_complete::Shell;
+
+use super::exit::{Exit, Failure};
+use super::{query, report};
+
+/// Arguments of `completions`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Shell that reads them
+    #[arg(value_name = "SHELL")]
+    shell: Shell,
+}
+
+pub(super) const AFTER_HELP: &str = "\
+Prints a script on stdout, for the shell to read when it starts. Print it anew after an upgrade.
+
+Examples:
+  swr-sync completions bash > ~/.local/share/bash-completion/completions/swr-sync
+  swr-sync completions zsh > ~/.zfunc/_swr-sync      with ~/.zfunc in fpath, before compinit
+  swr-sync completions fish > ~/.config/fish/completions/swr-sync.fish
+  swr-sync completions elvish >> ~/.config/elvish/rc.elv
+  swr-sync completions powershell >> $PROFILE";
+
+pub(super) fn run(args: Args) -> Result<Exit, Failure> {
+    // The command itself takes any name, to say more of a wrong one than that it is wrong.
+    let reports = PossibleValuesParser::new(report::names());
+    let mut command = super::command().mut_subcommand("report", |report| {
+        report.mut_arg("name", |name| name.value_parser(reports))
+    });
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut command, super::PROGRAM, &mut script);
+    let mut script = String::from_utf8_lossy(&script).into_owned();
+    if args.shell == Shell::Bash {
+        // clap_complete 4.6 spells a dash in the program's name in two ways, and then does not find
+        // what it has written under the other.
+        let [found, looked_for] =
+            ["__subcmd__", "__"].map(|dash| super::PROGRAM.replace('-', dash));
+        script = script.replace(&found, &looked_for);
+    }
+    query::write_stdout(&script)
+}

@@ -1,0 +1,100 @@
+//! Why a run ended without publishing.
+
+use std::fmt;
+
+use crate::database::DatabaseError;
+use crate::exit::Exit;
+use crate::registry::RegistryError;
+use crate::run::RunOutcome;
+use crate::stop::Signal;
+use crate::store::{Namesake, StoreError};
+
+/// Why a run ended without publishing.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// The registry did not answer as it should.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The database did not.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The database could not be reached, or has another schema.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// The instance is too old.
+    #[error("the instance has version {version}; the artifact list exists from 25.6.0 on")]
+    UnsupportedVersion {
+        /// As the API gives it.
+        version: String,
+    },
+    /// The database has the instance under another project.
+    #[error(
+        "instance {swr_instance_id} is in the database as one of project {stored}, not {given}"
+    )]
+    WrongInstance {
+        /// The instance.
+        swr_instance_id: String,
+        /// The project in the database.
+        stored: String,
+        /// The project of this run.
+        given: String,
+    },
+    /// The database has an instance of this name under another id.
+    #[error(
+        "instance {swr_instance_id} has the name `{name}`, as has instance {} of the same project, \
+         which this database mirrors already ({})",
+        namesake.swr_instance_id, LastPublished(namesake)
+    )]
+    SameName {
+        /// The instance.
+        swr_instance_id: String,
+        /// Its name.
+        name: String,
+        /// The other one.
+        namesake: Box<Namesake>,
+    },
+    /// A signal.
+    #[error("stopped by a signal; what had arrived is stored, nothing was published")]
+    Stopped(Signal),
+    /// A signal, and a database that did not let go of publish.
+    #[error("stopped by a signal while publishing, and the database does not say how that ended")]
+    StoppedPublishing(Signal),
+}
+
+impl SyncError {
+    /// The exit code it asks for.
+    pub fn exit(&self) -> Exit {
+        match self {
+            SyncError::Registry(error) => match error.status().map(|status| status.status) {
+                Some(401 | 403) => Exit::Denied,
+                Some(status @ 400..=499) if !matches!(status, 408 | 425 | 429) => Exit::Usage,
+                _ => Exit::SourceUnavailable,
+            },
+            SyncError::Store(StoreError::Locked { .. }) => Exit::Locked,
+            SyncError::Store(StoreError::MassRemoval(_)) => Exit::Refused,
+            SyncError::Store(_) => Exit::Database,
+            SyncError::Database(error) => error.exit(),
+            SyncError::UnsupportedVersion { .. } => Exit::Usage,
+            SyncError::WrongInstance { .. } | SyncError::SameName { .. } => Exit::Refused,
+            SyncError::Stopped(signal) | SyncError::StoppedPublishing(signal) => signal.exit(),
+        }
+    }
+
+    pub(super) fn outcome(&self) -> RunOutcome {
+        match self {
+            SyncError::Stopped(_) | SyncError::StoppedPublishing(_) => RunOutcome::Stopped,
+            _ => RunOutcome::Failed,
+        }
+    }
+}
+
+struct LastPublished<'a>(&'a Namesake);
+
+impl fmt::Display for LastPublished<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.last_published_at {
+            Some(at) => write!(f, "last published {}", at.format("%Y-%m-%d %H:%M UTC")),
+            None => f.write_str("never published"),
+        }
+    }
+}

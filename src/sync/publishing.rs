@@ -1,0 +1,94 @@
+//! Publish as a step of a run: shown while it goes on, ended when the run is to stop, and what
+//! follows it.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use futures_util::future;
+
+use super::{GOES_ON, GRACE, HEARTBEAT, STORE_GRACE, SyncError, cancel, chain};
+use crate::clock::Clock;
+use crate::database::Database;
+use crate::run::RunCounters;
+use crate::stop::{Signal, Stop};
+use crate::store::{self, InstanceLock, Run, StoreError};
+
+/// From so many written rows on, the planner's counts are brought up to date.
+const ANALYZE_ROWS: u64 = 1_000;
+
+/// What can wait until the listing is visible, and is done by the next run if it is not by this.
+pub(super) async fn tidy_up(
+    lock: &mut InstanceLock,
+    run: Run,
+    counters: &RunCounters,
+    limit: Duration,
+) {
+    if let Err(error) = store::update_findings(lock, run, limit).await {
+        tracing::warn!(
+            "the findings in build commands may be those of older rules until the next run: {}",
+            chain(&error)
+        );
+    }
+    if counters.rows_written < ANALYZE_ROWS {
+        return;
+    }
+    let analyzing = store::analyze(lock);
+    if let Err(error) = store::within(limit, "analyze", analyzing).await {
+        tracing::debug!("{}", chain(&error));
+    }
+}
+
+/// Shows in the run row that a long publish goes on, over a connection of its own: the lock's is
+/// in the middle of the transaction.
+pub(super) async fn show_publishing(
+    database: &Database,
+    run: Run,
+    counters: &RunCounters,
+    clock: &Clock,
+) -> Infallible {
+    let beating = async {
+        tokio::time::sleep(HEARTBEAT).await;
+        let mut connection = database.connect().await?;
+        loop {
+            store::save_progress(&mut connection, run, counters, GOES_ON, clock.now()).await?;
+            tokio::time::sleep(HEARTBEAT).await;
+        }
+    };
+    let result: Result<Infallible, SyncError> = beating.await;
+    let Err(error) = result;
+    // It is the publish that counts, and that tells what is wrong with the database.
+    tracing::debug!(
+        "the run row keeps no word of the publish: {}",
+        chain(&error)
+    );
+    future::pending().await
+}
+
+/// Publishes; cancels it some time after the wish to stop, so that the run row can be written.
+pub(super) async fn publish_unless_stopped(
+    publishing: impl Future<Output = Result<(), StoreError>>,
+    database: &Database,
+    session: i32,
+    stop: &Stop,
+) -> Result<(), SyncError> {
+    tokio::pin!(publishing);
+    let signal = tokio::select! {
+        published = &mut publishing => return Ok(published?),
+        signal = after_grace(stop) => signal,
+    };
+    let ending = future::join(cancel(database, session), publishing);
+    match tokio::time::timeout(STORE_GRACE, ending).await {
+        // It came to its end in this moment.
+        Ok((_, Ok(()))) => Ok(()),
+        Ok((_, Err(StoreError::CommitUnknown(_) | StoreError::Silent { .. }))) | Err(_) => {
+            Err(SyncError::StoppedPublishing(signal))
+        }
+        Ok((_, Err(_))) => Err(SyncError::Stopped(signal)),
+    }
+}
+
+async fn after_grace(stop: &Stop) -> Signal {
+    let signal = stop.requested().await;
+    tokio::time::sleep(GRACE).await;
+    signal
+}
