@@ -22,6 +22,7 @@ pub mod finding;
 pub mod run;
 
 pub mod clock;
+pub mod secret_file;
 pub mod spans;
 pub mod stop;
 

@@ -4,6 +4,7 @@
 //! that fails tells how `sync` would end. None writes anything, and none signs a request once
 //! a signature was refused.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -12,13 +13,14 @@ use tokio::time::Instant;
 
 use super::exit::{Exit, Failure};
 use super::hints::failure;
-use super::settings::{DatabaseArgs, RegistryArgs};
+use super::settings::{DatabaseArgs, RegistryArgs, SourceArgs};
+use super::source::Instances;
 use crate::artifact::{Artifact, InstanceDescription};
 use crate::build_history::HistoryOutcome;
 use crate::clock::Clock;
 use crate::database::reader::{ColumnKind, ResultColumn, RowSink};
 use crate::database::{Database, DatabaseError};
-use crate::registry::{Credentials, Registry, RegistryError, RequestFailure};
+use crate::registry::{Registry, RegistryError, RequestFailure};
 use crate::report::{CsvSink, Format, JsonSink};
 use crate::store::{self, InstanceState, StoreError};
 use crate::sync::{FIRST_VERSION, SyncError, is_older};
@@ -47,7 +49,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FORM", default_value = "table")]
     format: Format,
     #[command(flatten)]
-    registry: RegistryArgs,
+    pub(super) sources: SourceArgs,
     #[command(flatten)]
     database: DatabaseArgs,
 }
@@ -62,7 +64,8 @@ Exits with the code that `sync` would end with as things are: 0 all is well, 2 c
 or wrong instance, 7 source unavailable, 75 another run is going on.
 
 With --format json an array of objects: probe, status (ok, warn, fail, skipped), code, elapsed_ms,
-found, hint. Probes, statuses and codes keep their names.
+found, hint; of several instances also instance, their id or source. Probes, statuses and codes
+keep their names.
 
 Examples:
   swr-sync doctor                       before the first run, or when one fails
@@ -71,20 +74,70 @@ Examples:
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let Args {
         format,
-        mut registry,
+        sources,
         database,
     } = args;
-    be_brief(&mut registry);
+    let mut registries = sources.registries()?.to_vec();
+    registries.iter_mut().for_each(be_brief);
     let mut checkup = Checkup::default();
-    let names = check_configuration(&mut checkup, &registry).await;
-    let is_configured = checkup.exit() == Exit::Success;
-    check_database(&mut checkup, &database, names.as_ref()).await;
-    let registry = is_configured
-        .then_some(&registry)
-        .ok_or("the configuration is incomplete");
-    check_registry(&mut checkup, registry).await;
+    let mut places = Vec::new();
+    for (source, registry) in registries.iter().enumerate() {
+        checkup.source = source;
+        // One alone needs no name.
+        checkup.subject = match &registries[..] {
+            [_] => None,
+            _ => registry.configured.name.clone(),
+        };
+        let names = check_configuration(&mut checkup, registry).await;
+        let is_configured = !checkup.has_failed(checkup.subject.as_deref());
+        places.push(Place {
+            registry: is_configured.then_some(registry),
+            instances: names,
+        });
+    }
+    let instances: usize = places.iter().map(|place| place.instances.len()).sum();
+    let is_alone = registries.len() == 1 && instances < 2;
+    checkup.subject = None;
+    let mut look = check_database(&mut checkup, &database).await;
+    for (source, place) in places.iter().enumerate() {
+        checkup.source = source;
+        for names in place.instances.iter().map(Some) {
+            check_instance(&mut checkup, &mut look, place.registry, names, is_alone).await;
+        }
+        if place.instances.is_empty() && registries.len() == 1 {
+            check_instance(&mut checkup, &mut look, place.registry, None, is_alone).await;
+        }
+    }
     checkup.print(format)?;
     Ok(checkup.exit())
+}
+
+/// A source whose settings were looked at.
+struct Place<'a> {
+    /// `None` if they are incomplete.
+    registry: Option<&'a RegistryArgs>,
+    /// Those that `sync` would mirror.
+    instances: Vec<Names>,
+}
+
+/// What is of one instance: its row, and the registry.
+async fn check_instance(
+    checkup: &mut Checkup,
+    look: &mut Look,
+    registry: Option<&RegistryArgs>,
+    names: Option<&Names>,
+    is_alone: bool,
+) {
+    checkup.subject = match is_alone {
+        true => None,
+        false => names.map(|names| names.instance_id.clone()),
+    };
+    check_row(checkup, look, names).await;
+    let registry = match (registry, names) {
+        (Some(registry), Some(names)) => Ok((registry, names)),
+        _ => Err("the configuration is incomplete"),
+    };
+    check_registry(checkup, registry).await;
 }
 
 /// Each request is sent once, and not waited for as long as a run would.
@@ -100,30 +153,82 @@ struct Names {
     project_id: String,
 }
 
-async fn check_configuration(checkup: &mut Checkup, args: &RegistryArgs) -> Option<Names> {
+/// Gives the instances, as far as the settings are complete.
+async fn check_configuration(checkup: &mut Checkup, args: &RegistryArgs) -> Vec<Names> {
     let endpoint = async |args: &RegistryArgs| found((), args.endpoint()?.to_string());
     let project = async |args: &RegistryArgs| configured(args.project_id()?);
-    let instance = async |args: &RegistryArgs| configured(args.instance_id()?);
-    let credentials = async |args: &RegistryArgs| found((), args.credentials_source()?);
+    let credentials =
+        async |args: &RegistryArgs| found((), args.credentials_source(&Clock::system()).await?);
     checkup
         .run("configuration.endpoint", Ok(args), endpoint)
         .await;
     let project_id = checkup
         .run("configuration.project", Ok(args), project)
         .await;
-    let instance_id = checkup
-        .run("configuration.instance", Ok(args), instance)
+    let instances = checkup
+        .run("configuration.instance", Ok(args), instances)
         .await;
     checkup
         .run("configuration.credentials", Ok(args), credentials)
         .await;
-    Some(Names {
-        instance_id: instance_id?,
-        project_id: project_id?,
-    })
+    let ids = match instances {
+        Some(Instances::These(ids)) => ids,
+        None => Vec::new(),
+        Some(Instances::All { .. }) => {
+            let is_configured = !checkup.has_failed(checkup.subject.as_deref());
+            let args = is_configured.then_some(args);
+            let given = args.ok_or("the configuration is incomplete");
+            let listed = checkup
+                .run("permission.list_instances", given, list_instances)
+                .await;
+            listed.unwrap_or_default()
+        }
+    };
+    let Some(project_id) = project_id else {
+        return Vec::new();
+    };
+    ids.into_iter()
+        .map(|instance_id| Names {
+            instance_id,
+            project_id: project_id.clone(),
+        })
+        .collect()
 }
 
-async fn check_database(checkup: &mut Checkup, args: &DatabaseArgs, names: Option<&Names>) {
+async fn instances(args: &RegistryArgs) -> Probed<Instances> {
+    let instances = args.instances()?;
+    let text = match &instances {
+        Instances::These(ids) => ids.join(", "),
+        Instances::All { among: None } => "all of the project".to_owned(),
+        Instances::All { among: Some(ids) } => format!("{}, if they exist", ids.join(", ")),
+    };
+    found(instances, text)
+}
+
+/// Those that `sync` would mirror; which are left out, and why, is in the log.
+async fn list_instances(args: &RegistryArgs) -> Probed<Vec<String>> {
+    let source = args.source(Clock::system()).await?;
+    let targets = source.targets().await;
+    let targets = targets.map_err(|error| forbidden(error, "swr:instance:list"))?;
+    let ids: Vec<String> = targets
+        .into_iter()
+        .map(|target| target.swr_instance_id)
+        .collect();
+    if ids.is_empty() {
+        let hint = "an instance counts if it is Running, and of version 25.6.0 or later";
+        return doubtful(ids, "no_instance", "allowed: none to mirror", hint);
+    }
+    let text = format!("allowed: {} to mirror: {}", ids.len(), ids.join(", "));
+    found(ids, text)
+}
+
+/// What the probes of the database have found, for those of one instance.
+struct Look {
+    connection: Result<PgConnection, &'static str>,
+    schema: Option<Schema>,
+}
+
+async fn check_database(checkup: &mut Checkup, args: &DatabaseArgs) -> Look {
     let place = checkup.run("database.place", Ok(args), place).await;
     let database = match &place {
         Some(Some(database)) => Ok(database),
@@ -142,7 +247,11 @@ async fn check_database(checkup: &mut Checkup, args: &DatabaseArgs, names: Optio
     checkup
         .run("database.rights", as_mut(&mut connection), rights)
         .await;
-    let row = match (as_mut(&mut connection), names, schema) {
+    Look { connection, schema }
+}
+
+async fn check_row(checkup: &mut Checkup, look: &mut Look, names: Option<&Names>) {
+    let row = match (as_mut(&mut look.connection), names, look.schema) {
         (Err(reason), _, _) => Err(reason),
         (_, None, _) => Err("instance or project is not configured"),
         (_, _, None) => Err("the schema is not as it should be"),
@@ -154,7 +263,10 @@ async fn check_database(checkup: &mut Checkup, args: &DatabaseArgs, names: Optio
     checkup.run("database.lock", state, lock).await;
 }
 
-async fn check_registry(checkup: &mut Checkup, args: Result<&RegistryArgs, &'static str>) {
+async fn check_registry(
+    checkup: &mut Checkup,
+    args: Result<(&RegistryArgs, &Names), &'static str>,
+) {
     let client = checkup.run("endpoint", args, reach).await;
     let client = client.as_ref();
     let unreached = args.err().unwrap_or("the endpoint does not answer");
@@ -376,13 +488,13 @@ struct Client {
 }
 
 /// Name, connection and TLS at once, by a request that nobody has signed.
-async fn reach(args: &RegistryArgs) -> Probed<Client> {
-    let source = args.source(Clock::system())?;
-    let registry = source.project.registry(&args.instance_id()?);
+async fn reach((args, names): (&RegistryArgs, &Names)) -> Probed<Client> {
+    let source = args.source(Clock::system()).await?;
+    let registry = source.project.registry(&names.instance_id);
     registry.reach().await.map_err(refused)?;
     let client = Client {
         registry,
-        signs: matches!(source.settings.credentials, Credentials::Key(_)),
+        signs: source.settings.credentials.sign_requests(),
     };
     found(client, "answers")
 }
@@ -547,6 +659,7 @@ fn refused(error: RegistryError) -> Finding {
         RequestFailure::Status(status) | RequestFailure::Login(status) => {
             format!("http_{}", status.status)
         }
+        RequestFailure::NoKey(_) => "no_key".to_owned(),
         RequestFailure::NoAnswer { reason } => no_answer(reason).to_owned(),
         RequestFailure::Untrusted { .. } => "tls".to_owned(),
         RequestFailure::BadHeader { .. } => "bad_header".to_owned(),
@@ -680,6 +793,9 @@ impl From<DatabaseError> for Finding {
 /// A probe that was made, or skipped.
 #[derive(Debug)]
 struct Entry {
+    /// The source or instance it is about; `None` if there is one only, or for the database.
+    subject: Option<String>,
+    source: usize,
     probe: &'static str,
     elapsed: Duration,
     finding: Finding,
@@ -687,7 +803,13 @@ struct Entry {
 
 /// The probes so far.
 #[derive(Debug, Default)]
-struct Checkup(Vec<Entry>);
+struct Checkup {
+    entries: Vec<Entry>,
+    /// Whom the next probes are about.
+    subject: Option<String>,
+    /// Whose key they are signed with, by its place among the sources.
+    source: usize,
+}
 
 impl Checkup {
     /// Makes a probe with what it needs, or skips it, for the reason given instead.
@@ -708,7 +830,9 @@ impl Checkup {
             Ok((finding, value)) => (finding, Some(value)),
             Err(finding) => (finding, None),
         };
-        self.0.push(Entry {
+        self.entries.push(Entry {
+            subject: self.subject.clone(),
+            source: self.source,
             probe,
             elapsed: begin.elapsed(),
             finding,
@@ -716,20 +840,42 @@ impl Checkup {
         value
     }
 
-    /// Whether the gateway refused who we are, or would.
+    /// Whether the gateway refused who we are, or would, in any instance of the source.
     fn is_shut_out(&self) -> bool {
-        self.0.iter().any(|Entry { probe, finding, .. }| {
-            let is_refusal = matches!(finding.code.as_str(), "http_401" | "bad_header");
+        let entries = self.entries.iter();
+        let mut own = entries.filter(|entry| entry.source == self.source);
+        own.any(|Entry { probe, finding, .. }| {
+            let is_refusal = matches!(finding.code.as_str(), "http_401" | "bad_header" | "no_key");
             is_refusal || (*probe == "clock" && finding.status == Status::Fail)
         })
     }
 
-    /// How `sync` would end: with what it meets first.
+    fn of(&self, subject: Option<&str>) -> impl Iterator<Item = &Entry> {
+        let entries = self.entries.iter();
+        entries.filter(move |entry| entry.subject.as_deref() == subject)
+    }
+
+    fn has_failed(&self, subject: Option<&str>) -> bool {
+        self.of(subject)
+            .any(|entry| entry.finding.status == Status::Fail)
+    }
+
+    /// How `sync` would end: with what it meets first, and of several instances with the worst.
     fn exit(&self) -> Exit {
-        let mut findings = self.0.iter().map(|entry| &entry.finding);
-        findings
-            .find(|finding| finding.status == Status::Fail)
-            .map_or(Exit::Success, |finding| finding.exit)
+        let subjects: BTreeSet<Option<&str>> = self
+            .entries
+            .iter()
+            .map(|entry| entry.subject.as_deref())
+            .collect();
+        let first_failure = |subject: Option<&str>| {
+            let mut findings = self.of(subject).map(|entry| &entry.finding);
+            let failed = findings.find(|finding| finding.status == Status::Fail)?;
+            Some(failed.exit)
+        };
+        let exits = subjects.into_iter().filter_map(first_failure);
+        exits
+            .max_by_key(|exit| exit.severity())
+            .unwrap_or(Exit::Success)
     }
 
     fn print(&self, format: Format) -> Result<(), Failure> {
@@ -752,12 +898,19 @@ impl Checkup {
 
     /// A line for each probe, and one below it for its hint.
     fn print_lines(&self, mut output: impl Write) -> io::Result<()> {
-        for entry in &self.0 {
+        let mut last = None;
+        for entry in &self.entries {
             let Entry {
+                subject,
+                source: _,
                 probe,
                 elapsed,
                 finding,
             } = entry;
+            if let Some(subject) = subject.as_ref().filter(|subject| last != Some(*subject)) {
+                writeln!(output, "{subject}:")?;
+            }
+            last = subject.as_ref();
             let (status, elapsed_ms) = (finding.status.as_str(), elapsed.as_millis());
             let text = one_line(&finding.text);
             writeln!(output, "{status:8}{probe:30}{elapsed_ms:>6} ms  {text}")?;
@@ -773,35 +926,47 @@ impl Checkup {
             name: name.to_owned(),
             kind,
         };
-        sink.columns(vec![
+        let mut columns = vec![
             column("probe", ColumnKind::Text),
             column("status", ColumnKind::Text),
             column("code", ColumnKind::Text),
             column("elapsed_ms", ColumnKind::Number),
             column("found", ColumnKind::Text),
             column("hint", ColumnKind::Text),
-        ])?;
-        for entry in &self.0 {
+        ];
+        let has_subjects = self.entries.iter().any(|entry| entry.subject.is_some());
+        if has_subjects {
+            columns.push(column("instance", ColumnKind::Text));
+        }
+        sink.columns(columns)?;
+        for entry in &self.entries {
             let Entry {
+                subject,
+                source: _,
                 probe,
                 elapsed,
                 finding,
             } = entry;
-            sink.row(&[
-                Some(probe),
+            let elapsed_ms = elapsed.as_millis().to_string();
+            let mut row = vec![
+                Some(*probe),
                 Some(finding.status.as_str()),
                 Some(&finding.code),
-                Some(&elapsed.as_millis().to_string()),
+                Some(&elapsed_ms),
                 Some(&finding.text),
                 finding.hint.as_deref(),
-            ])?;
+            ];
+            if has_subjects {
+                row.push(subject.as_deref());
+            }
+            sink.row(&row)?;
         }
         Ok(())
     }
 
     fn summary(&self) -> String {
         let count = |status| {
-            let entries = self.0.iter();
+            let entries = self.entries.iter();
             entries
                 .filter(|entry| entry.finding.status == status)
                 .count()

@@ -10,7 +10,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit::{Exit, Failure};
 use crate::emulator::{
-    Authentication, Emulator, EmulatorSettings, FaultPlan, Quirks, Throttle, World, WorldSettings,
+    Authentication, Emulator, EmulatorSettings, FaultPlan, Instance, Quirks, Throttle, World,
+    WorldSettings,
 };
 
 /// Arguments of `emulator`.
@@ -32,6 +33,10 @@ pub struct Args {
         default_value_t = 2000
     )]
     artifacts: usize,
+    /// How many instances the project has, each with a registry of its own
+    #[arg(long, env = "EMULATOR_INSTANCES", value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    instances: u32,
     /// What the registry is generated from; the same seed gives the same registry
     #[arg(long, value_name = "SEED", env = "EMULATOR_SEED", default_value_t = 1)]
     seed: u64,
@@ -78,24 +83,33 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     if args.faults.is_some() {
         (quirks.hostile, quirks.id_leaps) = (0.05, 0.01);
     }
-    let world = World::generate_with(&WorldSettings {
-        seed: args.seed,
-        artifacts: args.artifacts,
-        now,
-        quirks,
-    });
-    let size = format!(
+    let world = |number: u32| {
+        World::generate_with(&WorldSettings {
+            seed: args.seed.wrapping_add(number.into()),
+            artifacts: args.artifacts,
+            now,
+            quirks: quirks.clone(),
+        })
+    };
+    let first = world(0);
+    let mut size = format!(
         "{} artifacts in {} repositories",
-        world.artifacts().len(),
-        world.repositories().len()
+        first.artifacts().len(),
+        first.repositories().len()
     );
-    let emulator = Emulator::start(settings, world).await.map_err(|source| {
+    let emulator = Emulator::start(settings, first).await.map_err(|source| {
         let address = args.listen;
         Failure::new(Exit::Unexpected, CannotListen { address, source })
             .hint("choose another address with --listen")
     })?;
+    for number in 1..args.instances {
+        emulator.add_instance(further_instance(emulator.settings(), number), world(number));
+    }
+    if args.instances > 1 {
+        size = format!("{} instances, in the first {size}", args.instances);
+    }
     emulator.set_faults(args.faults.map(FaultPlan::random));
-    introduce(&emulator, &size).map_err(unexpected)?;
+    introduce(&emulator, &size, args.instances).map_err(unexpected)?;
 
     tokio::select! {
         _ = interrupt.recv() => {}
@@ -104,6 +118,20 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     emulator.stop().await;
     // Being stopped is how a server is meant to end.
     Ok(Exit::Success)
+}
+
+/// One beside the first, with an id like its id.
+fn further_instance(settings: &EmulatorSettings, number: u32) -> Instance {
+    let (start, _) = settings
+        .instance_id
+        .rsplit_once('-')
+        .unwrap_or((&settings.instance_id, ""));
+    Instance {
+        id: format!("{start}-{number:012}"),
+        name: format!("{}-{number}", settings.instance_name),
+        version: settings.instance_version.clone(),
+        status: "Running".into(),
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +162,7 @@ fn settings(args: &Args) -> EmulatorSettings {
 }
 
 /// Prints what a client needs, ready to be pasted into a shell.
-fn introduce(emulator: &Emulator, size: &str) -> std::io::Result<()> {
+fn introduce(emulator: &Emulator, size: &str, instances: u32) -> std::io::Result<()> {
     let EmulatorSettings {
         project_id,
         instance_id,
@@ -146,6 +174,10 @@ fn introduce(emulator: &Emulator, size: &str) -> std::io::Result<()> {
     writeln!(out, "# The emulated SWR API, {size}: {endpoint}")?;
     writeln!(out, "export SWR_ENDPOINT={endpoint}")?;
     writeln!(out, "export SWR_PROJECT_ID={project_id}")?;
+    let instance_id = match instances {
+        1 => instance_id,
+        _ => "all",
+    };
     writeln!(out, "export SWR_INSTANCE_ID={instance_id}")?;
     writeln!(out, "export HUAWEICLOUD_SDK_AK={}", credentials.access_key)?;
     // The emulator's own key, which opens nothing else.

@@ -112,9 +112,85 @@ pub const VARIABLES: &[EnvironmentVariable] = &[
         "the account that the IAM user belongs to",
     ),
     plain(
+        VariableGroup::Credentials,
+        "HW_ACCESS_KEY",
+        "an access key, by the name of the Terraform provider",
+    ),
+    secret(
+        VariableGroup::Credentials,
+        "HW_SECRET_KEY",
+        "its secret key",
+    ),
+    secret(
+        VariableGroup::Credentials,
+        "HW_SECURITY_TOKEN",
+        "comes with it if it is a temporary one",
+    ),
+    plain(
+        VariableGroup::Credentials,
+        "HW_USER_NAME",
+        "an IAM user, by the name of the Terraform provider",
+    ),
+    secret(
+        VariableGroup::Credentials,
+        "HW_USER_PASSWORD",
+        "the password of that user",
+    ),
+    plain(
+        VariableGroup::Credentials,
+        "HW_DOMAIN_NAME",
+        "the account of that user",
+    ),
+    plain(
+        VariableGroup::Credentials,
+        "CLOUD_SDK_AK",
+        "an access key, by the name in the samples of the API's pages",
+    ),
+    secret(VariableGroup::Credentials, "CLOUD_SDK_SK", "its secret key"),
+    plain(
+        VariableGroup::Credentials,
+        "HUAWEICLOUD_SDK_CREDENTIALS_FILE",
+        "profile file of the SDKs, where it is not ~/.huaweicloud/credentials",
+    ),
+    plain(
+        VariableGroup::Credentials,
+        "SWR_PROFILE",
+        "section of the profile file, where it is not [basic]",
+    ),
+    plain(
+        VariableGroup::Credentials,
+        "HC_CONTAINER_CREDENTIALS_FULL_URI",
+        "address of the pod identity of CCE, whose keys are renewed",
+    ),
+    plain(
+        VariableGroup::Credentials,
+        "HC_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+        "file with the token for pod identity",
+    ),
+    plain(
+        VariableGroup::Credentials,
+        "SWR_METADATA_ENDPOINT",
+        "metadata service of an ECS with an agency, whose keys are renewed; asked if nothing else is set",
+    ),
+    plain(
         VariableGroup::Registry,
         "HUAWEICLOUD_SDK_PROJECT_ID",
         "project of the instance, where SWR_PROJECT_ID does not name it",
+    ),
+    plain(
+        VariableGroup::Registry,
+        "HW_PROJECT_ID",
+        "the same, by the name of the Terraform provider",
+    ),
+    plain(
+        VariableGroup::Registry,
+        "HW_REGION_NAME",
+        "region of the instance, where SWR_REGION does not name it",
+    ),
+    plain(
+        VariableGroup::Registry,
+        "HW_AUTH_URL",
+        "endpoint of IAM, where SWR_IAM_ENDPOINT does not name it",
     ),
     EnvironmentVariable {
         is_secret: true,
@@ -197,6 +273,11 @@ pub const VARIABLES: &[EnvironmentVariable] = &[
         "HOSTNAME",
         "name of the machine, for the rows of runs",
     ),
+    plain(
+        VariableGroup::Machine,
+        "JOB_COMPLETION_INDEX",
+        "number of the pod in an Indexed Job of Kubernetes, from 0, for --shard auto/N",
+    ),
 ];
 
 const fn plain(
@@ -235,7 +316,7 @@ pub fn variables(group: VariableGroup) -> impl Iterator<Item = &'static Environm
 
 /// What stands above the credentials in help.
 pub(super) const CREDENTIALS_HEADING: &str =
-    "Credentials, from the environment; of token, access key and IAM user the first counts";
+    "Credentials; the first that is set counts, and one that is half set is an error";
 
 /// What the help of `sync` says of the secrets, which have no flags.
 pub(super) fn secrets_help() -> String {

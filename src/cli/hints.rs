@@ -1,5 +1,6 @@
 //! What the user can do about an error of a run.
 
+use super::credentials;
 use super::exit::Failure;
 use crate::registry::{RegistryError, RequestFailure};
 use crate::store::StoreError;
@@ -80,6 +81,7 @@ fn hint(error: &SyncError) -> Option<&'static str> {
 fn registry_hint(error: &RegistryError) -> Option<&'static str> {
     let status = match &error.failure {
         RequestFailure::Status(status) | RequestFailure::Login(status) => status,
+        RequestFailure::NoKey(no_key) => return Some(credentials::key_hint(&no_key.failure)),
         RequestFailure::NoAnswer { .. } => {
             return Some(
                 "check the endpoint or region, the network, and HTTPS_PROXY; nothing was published",

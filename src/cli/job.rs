@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::exit::{Exit, Failure};
+use super::settings::RegistryArgs;
 use super::source::{Instances, Source};
 use crate::run::{RunCounters, RunOutcome, RunReport};
 
@@ -90,14 +91,36 @@ impl TargetName {
         }
     }
 
-    /// What the settings say about the instances of a source.
-    pub(super) fn planned(source: &Source) -> Vec<TargetName> {
-        match &source.instances {
-            Instances::All => vec![TargetName::new(source, None)],
-            Instances::These(ids) => ids
-                .iter()
-                .map(|id| TargetName::new(source, Some(id)))
-                .collect(),
+    /// What the settings of a source say about its instances; nothing if they name no project.
+    pub(super) fn planned(registry: &RegistryArgs) -> Vec<TargetName> {
+        let Ok(project_id) = registry.project_id() else {
+            return Vec::new();
+        };
+        let source = TargetName {
+            project_id,
+            ..TargetName::of_settings(registry)
+        };
+        let Ok(Instances::These(ids)) = registry.instances() else {
+            return vec![source];
+        };
+        let target = |id| TargetName {
+            swr_instance_id: Some(id),
+            ..source.clone()
+        };
+        ids.into_iter().map(target).collect()
+    }
+
+    /// A source as far as its settings go, which may not be enough to reach it.
+    pub(super) fn of_settings(registry: &RegistryArgs) -> TargetName {
+        TargetName {
+            source: registry.configured.name.clone(),
+            region: registry.region(),
+            endpoint: registry
+                .endpoint()
+                .map(|endpoint| endpoint.to_string())
+                .unwrap_or_default(),
+            project_id: registry.project_id.clone().unwrap_or_default(),
+            swr_instance_id: None,
         }
     }
 }

@@ -254,7 +254,12 @@ fn is_used(group: VariableGroup, page: &CommandPage, pages: &[CommandPage]) -> b
 
 /// What is read and kept elsewhere than in the database.
 fn files(page: &CommandPage, pages: &[CommandPage]) -> Roff {
-    const FILES: [(VariableGroup, &str, &str); 3] = [
+    const FILES: [(VariableGroup, &str, &str); 4] = [
+        (
+            VariableGroup::Credentials,
+            "~/.huaweicloud/credentials",
+            "The profile file of Huawei Cloud's SDKs: an access key in the section [basic].",
+        ),
         (
             VariableGroup::Database,
             "~/.pgpass",

@@ -1,6 +1,9 @@
 //! The command line: types for clap, settings, and one file per command.
 
 mod completions;
+mod config;
+mod configuration;
+mod credentials;
 #[cfg(feature = "embedded-db")]
 pub mod db;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
@@ -20,6 +23,7 @@ mod query;
 pub mod reference;
 mod report;
 mod settings;
+mod shard;
 mod signals;
 mod source;
 mod summary;
@@ -27,14 +31,22 @@ mod sync;
 mod telemetry;
 mod verify;
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use tokio::runtime::Runtime;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use configuration::Layers;
+use configuration::keys::Key;
 
 use exit::{Exit, Failure};
 use job::TargetName;
+use settings::SourceArgs;
 use telemetry::{LogArgs, LogFormat, Telemetry};
 
 /// Mirrors a Huawei Cloud SWR Enterprise registry (artifacts, tags, build histories) into
@@ -42,6 +54,10 @@ use telemetry::{LogArgs, LogFormat, Telemetry};
 #[derive(Debug, Parser)]
 #[command(version, after_help = after_help())]
 struct Cli {
+    /// Configuration file in TOML: settings below flags and variables, by the flags' names in
+    /// snake_case, and the registries as [[source]]; see `swr-sync config --help`
+    #[arg(long, value_name = "FILE", env = "SWR_SYNC_CONFIG", global = true)]
+    config: Option<PathBuf>,
     #[command(flatten)]
     log: LogArgs,
     #[command(subcommand)]
@@ -95,6 +111,9 @@ enum Command {
     /// Bring the database's schema up to date
     #[command(after_help = migrate::AFTER_HELP)]
     Migrate(migrate::Args),
+    /// Look at the configuration
+    #[command(after_help = config::AFTER_HELP)]
+    Config(config::Args),
     /// Show it all: an emulated registry, three syncs with changes, the reports
     #[cfg(all(feature = "emulator", feature = "embedded-db"))]
     #[command(after_help = demo::AFTER_HELP)]
@@ -120,35 +139,89 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
+impl Command {
+    /// The part of the arguments that says which registries the command is about.
+    fn sources_mut(&mut self) -> Option<&mut SourceArgs> {
+        match self {
+            Command::Sync(args) => Some(&mut args.sources),
+            Command::Doctor(args) => Some(&mut args.sources),
+            Command::Verify(args) => Some(&mut args.sources),
+            Command::Config(args) => args.sources_mut(),
+            _ => None,
+        }
+    }
+}
+
 /// Parses the command line, runs the command, and says how it ended.
 pub fn main() -> ExitCode {
-    let Cli { log, command } = Cli::parse();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let matches = Cli::command().get_matches_from(&arguments);
+    let parsed = Cli::from_arg_matches(&matches).unwrap_or_else(|error| exit_with(error));
+    let without_file = parsed.log.clone();
+    let (Cli { log, command, .. }, layers) = match layered(parsed, matches, &arguments) {
+        Ok(layered) => layered,
+        Err(failure) => return finish(Err(failure), &without_file.start(None)),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
-    let telemetry = log.start(
-        #[cfg(feature = "otlp")]
-        runtime.as_ref().ok().map(tokio::runtime::Runtime::handle),
-    );
+    let telemetry = log.start(runtime.as_ref().ok().map(Runtime::handle));
+    for warning in layers.file.iter().flat_map(|file| &file.warnings) {
+        tracing::warn!("{warning}");
+    }
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return finish(Err(Failure::new(Exit::Unexpected, error)), &telemetry),
     };
-    let result = runtime.block_on(run(command, &telemetry));
+    let result = runtime.block_on(run(command, &layers, &telemetry));
     // Else a name that is being resolved would hold up the end.
     runtime.shutdown_background();
     finish(result, &telemetry)
 }
 
-async fn run(command: Command, telemetry: &Telemetry) -> Result<Exit, Failure> {
+fn exit_with(error: clap::Error) -> ! {
+    error.format(&mut Cli::command()).exit()
+}
+
+/// Puts the configuration file below what was parsed, if there is one for this command.
+fn layered(
+    parsed: Cli,
+    matches: clap::ArgMatches,
+    arguments: &[OsString],
+) -> Result<(Cli, Layers), Failure> {
+    let command = Cli::command();
+    let path = parsed
+        .config
+        .as_ref()
+        .filter(|path| !path.as_os_str().is_empty());
+    let Some(path) = path.filter(|_| configuration::has_settings(&command, &matches)) else {
+        return Ok((parsed, Layers::without_file(matches)));
+    };
+    let layers = configuration::layer(&command, arguments, &matches, path)?;
+    let mut layered =
+        Cli::from_arg_matches(&layers.matches).unwrap_or_else(|error| exit_with(error));
+    if let Some(sources) = layered.command.sources_mut() {
+        let registries = layers.sources.iter();
+        sources.configured = registries.map(|source| source.registry.clone()).collect();
+    }
+    Ok((layered, layers))
+}
+
+/// What the configuration file may hold.
+fn keys() -> Vec<Key> {
+    configuration::keys::keys(&Cli::command())
+}
+
+async fn run(command: Command, layers: &Layers, telemetry: &Telemetry) -> Result<Exit, Failure> {
     match command {
         Command::Sync(args) => sync::run(*args, telemetry).await,
         Command::Doctor(args) => doctor::run(*args).await,
-        Command::Verify(args) => verify::run(*args).await,
+        Command::Verify(args) => verify::run(*args, telemetry).await,
         Command::Status(args) => query::status(args).await,
         Command::Report(args) => report::run(*args).await,
         Command::Query(args) => query::query(args).await,
         Command::Migrate(args) => migrate::run(args).await,
+        Command::Config(args) => config::run(args, layers).await,
         #[cfg(all(feature = "emulator", feature = "embedded-db"))]
         Command::Demo(args) => demo::run(args, telemetry).await,
         #[cfg(feature = "emulator")]
@@ -177,6 +250,14 @@ fn tell_failure(failure: &Failure, target: Option<&TargetName>, telemetry: &Tele
             failure.message()
         ),
     }
+}
+
+/// Says why one instance of several did not succeed, and which one.
+fn tell_failure_of(target: &TargetName, failure: &Failure, telemetry: &Telemetry) {
+    if telemetry.format == LogFormat::Text {
+        print_stderr(&format!("{target}:\n"));
+    }
+    tell_failure(failure, Some(target), telemetry);
 }
 
 fn finish(result: Result<Exit, Failure>, telemetry: &Telemetry) -> ExitCode {

@@ -88,7 +88,10 @@ impl View<'_> {
             }
             bar
         });
-        bar.set_prefix(phase(now.phase));
+        bar.set_prefix(match &self.telemetry.instance {
+            None => phase(now.phase).to_owned(),
+            Some(instance) => format!("{} {}", beginning(instance), phase(now.phase)),
+        });
         bar.set_length(now.histories_wanted);
         bar.set_position(now.histories_done + now.histories_skipped);
         bar.set_message(format!(
@@ -119,6 +122,11 @@ impl View<'_> {
                 .mul_f64(left as f64 / now.histories_done as f64),
         )
     }
+}
+
+/// Enough of an id to tell a few apart, on a line that has more to say.
+fn beginning(instance: &str) -> String {
+    instance.chars().take(8).collect()
 }
 
 /// The gateway's limit as far as it is known: what it said, or what was found.

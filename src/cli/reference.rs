@@ -2,6 +2,8 @@
 
 use clap::{Arg, ArgAction, Command};
 
+pub use super::configuration::keys::{CONFIG_FLAG, file_key};
+
 /// A command with its place: `["db", "start"]`. The program itself has an empty path.
 #[derive(Debug, Clone)]
 pub struct CommandPage {
@@ -124,20 +126,6 @@ fn setting(argument: &Arg) -> Setting {
             .to_owned(),
     }
 }
-
-/// The key of the configuration file that sets an argument, if one does: the flag's name in
-/// snake_case, for what holds for many runs. That is what a variable can set, too; what is said
-/// for one run (`--dry-run`) has neither. The name of the file itself cannot stand in it, and the
-/// emulator's settings are not those of a mirror.
-pub fn file_key(argument: &Arg) -> Option<String> {
-    let flag = argument.get_long()?;
-    let variable = argument.get_env()?.to_str()?;
-    let is_setting = variable.starts_with("SWR_") && flag != CONFIG_FLAG;
-    is_setting.then(|| flag.replace('-', "_"))
-}
-
-/// The flag that names the configuration file, where there is one.
-pub const CONFIG_FLAG: &str = "config";
 
 /// A part of the text below a command's options.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,20 +1,62 @@
 //! From flags and environment to what the modules need. Nothing else reads the environment.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::{Certificate, Url};
 use secrecy::{ExposeSecret, SecretString};
 
+use super::configuration::credential_keys::{Credential, credential_settings};
+use super::credentials::{self, Located, read_secret, secret, variable};
 use super::exit::{Exit, Failure};
 use super::source::{Instances, Source};
 use crate::clock::Clock;
 use crate::database::{Database, DatabaseError};
-use crate::registry::signature::SigningKey;
-use crate::registry::{
-    Credentials, PasswordLogin, Project, ProjectSettings, RetryPolicy, TransportSettings,
-};
+use crate::registry::{Credentials, Project, ProjectSettings, RetryPolicy, TransportSettings};
+
+/// Which registries: the one of flags and variables, or those of the configuration file.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct SourceArgs {
+    /// Only these sources of the configuration file, by their names, separated by commas
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        help_heading = "Registry"
+    )]
+    source: Vec<String>,
+    #[command(flatten)]
+    registry: RegistryArgs,
+    /// Those of the file.
+    #[arg(skip)]
+    pub configured: Vec<RegistryArgs>,
+}
+
+impl SourceArgs {
+    /// The sources; several only from a file.
+    pub(super) fn registries(&self) -> Result<&[RegistryArgs], Failure> {
+        match (&self.configured[..], &self.source[..]) {
+            ([], [name, ..]) => {
+                let text = format!("there is no configuration file that has a source `{name}`");
+                Err(Failure::new(Exit::Usage, text).hint("name it by --config or SWR_SYNC_CONFIG"))
+            }
+            ([], []) => Ok(std::slice::from_ref(&self.registry)),
+            (configured, _) => Ok(configured),
+        }
+    }
+}
+
+/// What the configuration file says of a source beyond its flags.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Configured {
+    /// What it is called.
+    pub name: Option<String>,
+    /// Who asks there; empty if the environment says.
+    pub credentials: Vec<Credential>,
+    /// Of all its instances only these.
+    pub among: Option<Vec<String>>,
+}
 
 /// Which registry, and how to reach it.
 ///
@@ -102,6 +144,9 @@ pub(super) struct RegistryArgs {
     /// how to have it fetched again
     #[arg(long, env = "SWR_SYNC_REDACT_COMMANDS", value_parser = clap::builder::FalseyValueParser::new())]
     pub redact_commands: bool,
+    /// What has no flag.
+    #[arg(skip)]
+    pub configured: Configured,
 }
 
 /// Where the tables are.
@@ -114,6 +159,10 @@ pub(super) struct DatabaseArgs {
     // Not clap's `env`: a password may stand in the variable, and not on the command line.
     #[arg(long, value_name = "URL")]
     pub database_url: Option<String>,
+    /// File that holds the URL, password included [env: DATABASE_URL_FILE]
+    // As above: that both variables are set is a mistake, which clap would not tell.
+    #[arg(long, value_name = "FILE", conflicts_with = "database_url")]
+    pub database_url_file: Option<PathBuf>,
     /// Limit for each step on the database: a statement, or publish as a whole
     #[arg(
         long,
@@ -165,10 +214,22 @@ impl DatabaseArgs {
                 ));
             }
             Some(url) => Some(url.to_owned()),
-            None => secret("DATABASE_URL")?.map(|url| url.expose_secret().to_owned()),
+            None => self
+                .url_in_file()?
+                .map(|url| url.expose_secret().to_owned()),
         };
         let database = url.as_deref().map(Database::from_url).transpose()?;
         Ok(database.map(|database| database.with_timeout(*self.database_timeout)))
+    }
+
+    /// The URL in a file or in a variable.
+    fn url_in_file(&self) -> Result<Option<SecretString>, Failure> {
+        match self.database_url_file.as_deref() {
+            Some(path) if !path.as_os_str().is_empty() => {
+                read_secret(path, "with the database URL").map(Some)
+            }
+            _ => secret("DATABASE_URL"),
+        }
     }
 
     #[cfg(feature = "embedded-db")]
@@ -197,7 +258,7 @@ impl DatabaseArgs {
 }
 
 /// Whether a database URL carries a password; also one that cannot be read and might.
-fn holds_password(url: &str) -> bool {
+pub(super) fn holds_password(url: &str) -> bool {
     let Ok(url) = url.parse::<Url>() else {
         return url.contains('@');
     };
@@ -235,7 +296,7 @@ impl From<DatabaseError> for Failure {
 impl RegistryArgs {
     /// The endpoint as text, or the region's own.
     pub(super) fn endpoint(&self) -> Result<Url, Failure> {
-        let text = match (given(&self.endpoint), given(&self.region)) {
+        let text = match (given(&self.endpoint), self.region().as_deref()) {
             (Some(endpoint), _) => endpoint.to_owned(),
             // The one exception in the official SDKs' list of regions.
             (None, Some("eu-west-101")) => {
@@ -249,11 +310,18 @@ impl RegistryArgs {
         parse_endpoint(&text)
     }
 
-    /// The project, under our name or the SDKs'.
+    /// The project, under our name, the SDKs' or Terraform's, or as the profile with the key has
+    /// it.
     pub(super) fn project_id(&self) -> Result<String, Failure> {
-        match given(&self.project_id) {
-            Some(project_id) => Ok(project_id.to_owned()),
-            None => variable("HUAWEICLOUD_SDK_PROJECT_ID")
+        let named = given(&self.project_id)
+            .map(str::to_owned)
+            .or_else(|| variable("HUAWEICLOUD_SDK_PROJECT_ID"))
+            .or_else(|| variable("HW_PROJECT_ID"));
+        match named {
+            Some(project_id) => Ok(project_id),
+            None => self
+                .locate_credentials()?
+                .project_id
                 .ok_or_else(|| missing("project", "SWR_PROJECT_ID")),
         }
     }
@@ -270,7 +338,9 @@ impl RegistryArgs {
         ids.dedup();
         match &ids[..] {
             [] => Err(missing("instance", "SWR_INSTANCE_ID")),
-            [only] if only == "all" => Ok(Instances::All),
+            [only] if only == "all" => Ok(Instances::All {
+                among: self.configured.among.clone(),
+            }),
             several if several.iter().any(|id| id == "all") => Err(Failure::new(
                 Exit::Usage,
                 "SWR_INSTANCE_ID names instances, and `all` besides",
@@ -280,46 +350,44 @@ impl RegistryArgs {
         }
     }
 
-    /// The instance, for a command that is about one.
-    pub(super) fn instance_id(&self) -> Result<String, Failure> {
-        match self.instances()? {
-            Instances::These(ids) if ids.len() == 1 => Ok(ids.concat()),
-            _ => Err(
-                Failure::new(Exit::Usage, "this command looks at one instance at a time")
-                    .hint("name it by --instance-id"),
-            ),
-        }
+    /// The region, under our name or Terraform's.
+    pub(super) fn region(&self) -> Option<String> {
+        let own = given(&self.region).map(str::to_owned);
+        own.or_else(|| variable("HW_REGION_NAME"))
     }
 
     /// What the credentials are and where they were found, without a value.
-    pub(super) fn credentials_source(&self) -> Result<String, Failure> {
+    pub(super) async fn credentials_source(&self, clock: &Clock) -> Result<String, Failure> {
         // Only a user's own endpoint needs the project, and it is not asked here.
-        Ok(match self.credentials("")? {
-            Credentials::Token(_) => format!("a token in {}", source("SWR_AUTH_TOKEN")),
-            Credentials::Key(key) => {
-                let (secret, token) = ("HUAWEICLOUD_SDK_SK", "HUAWEICLOUD_SDK_SECURITY_TOKEN");
-                let token = match key.security_token {
-                    Some(_) => format!(", a temporary one by {}", source(token)),
-                    None => String::new(),
-                };
-                format!(
-                    "an access key in HUAWEICLOUD_SDK_AK and {}{token}",
-                    source(secret)
-                )
-            }
-            Credentials::Password(_) => format!(
-                "an IAM user in SWR_IAM_USER, SWR_IAM_ACCOUNT and {}",
-                source("SWR_IAM_PASSWORD")
-            ),
-        })
+        let (_, source) = self.find_credentials("", clock).await?;
+        Ok(source)
+    }
+
+    /// Finds the credentials: those of the file, which are this source's own, or else whatever the
+    /// environment has.
+    pub(super) fn locate_credentials(&self) -> Result<Located, Failure> {
+        let own = credential_settings(&self.configured.credentials)?;
+        credentials::locate(&own, &variable)
+    }
+
+    async fn find_credentials(
+        &self,
+        project_id: &str,
+        clock: &Clock,
+    ) -> Result<(Credentials, String), Failure> {
+        let located = self.locate_credentials()?;
+        let iam_endpoint = || self.iam_endpoint();
+        located.resolve(project_id, iam_endpoint, clock).await
     }
 
     /// Prepares the client of the project.
-    pub(super) fn source(&self, clock: Clock) -> Result<Source, Failure> {
+    pub(super) async fn source(&self, clock: Clock) -> Result<Source, Failure> {
         let project_id = self.project_id()?;
         let instances = self.instances()?;
         let endpoint = self.endpoint()?;
-        let credentials = self.credentials(&project_id)?;
+        // Before the metadata service is waited for.
+        let ca_certificates = self.ca_certificates()?;
+        let (credentials, _) = self.find_credentials(&project_id, &clock).await?;
         warn_of_clear_text(&endpoint);
         if let Credentials::Password(login) = &credentials {
             warn_of_clear_text(&login.iam_endpoint);
@@ -340,7 +408,7 @@ impl RegistryArgs {
                 max_in_flight: usize::from(self.max_in_flight),
                 max_requests_per_second: (self.max_requests_per_second > 0.0)
                     .then_some(self.max_requests_per_second),
-                ca_certificates: self.ca_certificates()?,
+                ca_certificates,
             },
             redact_commands: self.redact_commands,
             clock,
@@ -348,8 +416,8 @@ impl RegistryArgs {
         let project = Project::new(settings.clone())
             .map_err(|error| Failure::new(Exit::Unexpected, error))?;
         Ok(Source {
-            name: None,
-            region: given(&self.region).map(str::to_owned),
+            name: self.configured.name.clone(),
+            region: self.region(),
             settings,
             project,
             instances,
@@ -380,50 +448,12 @@ impl RegistryArgs {
         }
     }
 
-    /// A token wins over a key, and a key over a user: the more specific was set on purpose.
-    fn credentials(&self, project_id: &str) -> Result<Credentials, Failure> {
-        if let Some(token) = secret("SWR_AUTH_TOKEN")? {
-            return Ok(Credentials::Token(token));
-        }
-        let key = (
-            variable("HUAWEICLOUD_SDK_AK"),
-            secret("HUAWEICLOUD_SDK_SK")?,
-        );
-        match key {
-            (Some(access_key), Some(secret_key)) => {
-                let security_token = secret("HUAWEICLOUD_SDK_SECURITY_TOKEN")?;
-                return Ok(Credentials::Key(SigningKey {
-                    access_key,
-                    secret_key,
-                    security_token,
-                }));
-            }
-            (Some(_), None) => return Err(missing("secret key", "HUAWEICLOUD_SDK_SK")),
-            (None, Some(_)) => return Err(missing("access key", "HUAWEICLOUD_SDK_AK")),
-            (None, None) => {}
-        }
-        let (user, password) = (variable("SWR_IAM_USER"), secret("SWR_IAM_PASSWORD")?);
-        match (user, password) {
-            (Some(user), Some(password)) => Ok(Credentials::Password(PasswordLogin {
-                iam_endpoint: self.iam_endpoint()?,
-                user,
-                password,
-                account: variable("SWR_IAM_ACCOUNT")
-                    .ok_or_else(|| missing("account of the IAM user", "SWR_IAM_ACCOUNT"))?,
-                project_id: project_id.to_owned(),
-            })),
-            (Some(_), None) => Err(missing("password of the IAM user", "SWR_IAM_PASSWORD")),
-            (None, Some(_)) => Err(missing("name of the IAM user", "SWR_IAM_USER")),
-            (None, None) => Err(Failure::new(Exit::Usage, "no credentials").hint(
-                "set HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK (an access key), or SWR_AUTH_TOKEN, or \
-                 SWR_IAM_USER, SWR_IAM_PASSWORD and SWR_IAM_ACCOUNT; each secret also as a file by …_FILE",
-            )),
-        }
-    }
-
     fn iam_endpoint(&self) -> Result<Url, Failure> {
-        match (given(&self.iam_endpoint), given(&self.region)) {
-            (Some(endpoint), _) => parse_endpoint(endpoint),
+        let own = given(&self.iam_endpoint).map(str::to_owned);
+        // Terraform's has a path, which the client replaces by its own.
+        let endpoint = own.or_else(|| variable("HW_AUTH_URL"));
+        match (endpoint, self.region()) {
+            (Some(endpoint), _) => parse_endpoint(&endpoint),
             (None, Some(region)) => {
                 parse_endpoint(&format!("https://iam.{region}.myhuaweicloud.com"))
             }
@@ -460,11 +490,16 @@ fn parse_endpoint(text: &str) -> Result<Url, Failure> {
 
 /// Plain HTTP is for emulators. Refusing it would need an exception for each kind of private
 /// network, such as that of a compose file.
-fn warn_of_clear_text(endpoint: &Url) {
+pub(super) fn warn_of_clear_text(endpoint: &Url) {
     let host = endpoint.host_str().unwrap_or_default();
     let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
-    let is_loopback = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
-    if endpoint.scheme() == "http" && !is_loopback {
+    // Link-local addresses are those of a machine's own services.
+    let stays_here = |address| match address {
+        IpAddr::V4(address) => address.is_loopback() || address.is_link_local(),
+        IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local(),
+    };
+    let is_ours = host == "localhost" || address.is_ok_and(stays_here);
+    if endpoint.scheme() == "http" && !is_ours {
         tracing::warn!(
             "the endpoint {endpoint} is plain HTTP: whoever is on the way to it can read the requests, \
              tokens and passwords included"
@@ -484,75 +519,6 @@ pub(super) fn given(value: &Option<String>) -> Option<&str> {
         .as_deref()
         .map(str::trim)
         .filter(|value| !value.is_empty())
-}
-
-pub(super) fn variable(name: &str) -> Option<String> {
-    std::env::var(name)
-        .ok()
-        .map(|value| value.trim().to_owned())
-        .filter(|value| !value.is_empty())
-}
-
-/// Which of the two variables holds a secret that was found.
-fn source(name: &str) -> String {
-    match variable(name) {
-        Some(_) => name.to_owned(),
-        None => format!("{name}_FILE"),
-    }
-}
-
-/// A secret from the variable, or from the file that `…_FILE` names.
-pub(super) fn secret(name: &str) -> Result<Option<SecretString>, Failure> {
-    let file_name = format!("{name}_FILE");
-    match (variable(name), variable(&file_name)) {
-        (Some(_), Some(_)) => Err(Failure::new(
-            Exit::Usage,
-            format!("both {name} and {file_name} are set"),
-        )
-        .hint("unset one of them")),
-        (Some(value), None) => Ok(Some(value.into())),
-        (None, Some(path)) => match read_secret_file(Path::new(&path)) {
-            Ok(text) if text.trim().is_empty() => Err(Failure::new(
-                Exit::Usage,
-                format!("the file {path} of {file_name} is empty"),
-            )),
-            Ok(text) => Ok(Some(text.trim().to_owned().into())),
-            Err(error) => Err(Failure::new(
-                Exit::Usage,
-                format!("cannot read the file {path} of {file_name}: {error}"),
-            )),
-        },
-        (None, None) => Ok(None),
-    }
-}
-
-/// Reads a file that others must not be able to change: they could send the program elsewhere.
-///
-/// That others can read it is the rule where an orchestrator mounts it (0444 by Docker, 0644 by
-/// Kubernetes) into a container that has no other users, so it is a warning, and only for a file
-/// of our own user, who can change that.
-fn read_secret_file(path: &Path) -> std::io::Result<String> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let metadata = std::fs::metadata(path)?;
-        let mode = metadata.mode() & 0o777;
-        if metadata.is_file() && mode & 0o002 != 0 {
-            return Err(std::io::Error::new(
-                std::io::ErrorKind::PermissionDenied,
-                format!("every user may write it (mode {mode:04o}): chmod o-w would do"),
-            ));
-        }
-        let is_ours = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == metadata.uid());
-        if metadata.is_file() && mode & 0o004 != 0 && is_ours {
-            tracing::warn!(
-                "every user of this machine can read the secret in {} (mode {mode:04o}): \
-                 chmod 0600 keeps it to its owner",
-                path.display()
-            );
-        }
-    }
-    std::fs::read_to_string(path)
 }
 
 /// The machine's name, for run rows.

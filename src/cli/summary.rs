@@ -1,5 +1,6 @@
 //! What a run did, in words and as fields.
 
+use super::job::{InstanceRun, JobReport};
 use super::telemetry::{LogFormat, Telemetry};
 use crate::build_history::{FailureCause, GaveUp, HistoryFailureGroup, HistoryFailures};
 use crate::run::{RunCounters, RunOutcome, RunReport};
@@ -48,7 +49,81 @@ pub(super) fn summarise(report: &RunReport, telemetry: &Telemetry) {
         );
         return;
     }
-    super::print_stderr(&summary(report));
+    let text = summary(report);
+    super::print_stderr(&match &telemetry.instance {
+        Some(instance) => format!("instance {instance}: {text}"),
+        None => text,
+    });
+}
+
+/// Says what a job with several instances did: a line for each, and one for all.
+pub(super) fn summarise_job(report: &JobReport, telemetry: &Telemetry) {
+    let JobReport {
+        runs,
+        elapsed,
+        started_at: _,
+        job_id: _,
+        targets: _,
+        failure: _,
+    } = report;
+    if runs.len() < 2 {
+        return;
+    }
+    let failed = runs.iter().filter(|run| run.result.is_err()).count();
+    let succeeded = runs.len() - failed;
+    let exit = report.exit() as u8;
+    if telemetry.format == LogFormat::Json {
+        tracing::info!(
+            instances = runs.len(),
+            instances_failed = failed,
+            exit_code = exit,
+            elapsed_ms = elapsed.as_millis() as u64,
+            "{succeeded} of {} instances succeeded",
+            runs.len()
+        );
+        return;
+    }
+    let mut text = String::new();
+    for run in runs {
+        text.push_str(&instance_line(run));
+    }
+    text.push_str(&format!(
+        "{succeeded} of {} instances succeeded in {:.1} s; exit code {exit}\n",
+        runs.len(),
+        elapsed.as_secs_f64()
+    ));
+    super::print_stderr(&text);
+}
+
+fn instance_line(run: &InstanceRun) -> String {
+    let InstanceRun {
+        target,
+        elapsed,
+        result,
+        started_at: _,
+        run_id: _,
+        counters: _,
+    } = run;
+    let name = match (&target.source, &target.swr_instance_id) {
+        (Some(source), Some(_)) => format!("{source}: {target}"),
+        _ => target.to_string(),
+    };
+    let seconds = elapsed.as_secs_f64();
+    match result {
+        Ok(RunReport {
+            outcome, counters, ..
+        }) => format!(
+            "{name}  {}, {} new, {} changed, {} removed, {seconds:.1} s\n",
+            outcome.as_str(),
+            counters.artifacts_new,
+            counters.artifacts_changed,
+            counters.artifacts_removed,
+        ),
+        Err(failure) => format!(
+            "{name}  failed with {}, {seconds:.1} s\n",
+            failure.exit as u8
+        ),
+    }
 }
 
 /// The summary in words.

@@ -1,5 +1,7 @@
 //! `swr-sync sync`.
 
+use std::time::Duration;
+
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 use tracing::field::Empty;
@@ -8,9 +10,10 @@ use tracing::{Instrument, Span};
 use super::exit::{Exit, Failure};
 use super::job::{InstanceRun, JobReport, TargetName};
 use super::outputs::OutputArgs;
-use super::settings::{DatabaseArgs, RegistryArgs, host};
-use super::source::{Source, Target};
-use super::telemetry::{LogFormat, Telemetry};
+use super::settings::{DatabaseArgs, RegistryArgs, SourceArgs, host};
+use super::shard::ShardSetting;
+use super::source::{self, SourceFailure, Target};
+use super::telemetry::Telemetry;
 use super::{hints, progress, signals, summary};
 use crate::clock::Clock;
 use crate::database::Database;
@@ -46,10 +49,14 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", env = "SWR_SYNC_MAX_PARALLEL_INSTANCES", default_value_t = 4,
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=64))]
     max_parallel_instances: usize,
+    /// Only a part of the instances: I/N with I from 1 to N, or auto/N for the number of the pod in
+    /// a Kubernetes Job with completionMode: Indexed
+    #[arg(long, value_name = "I/N", env = "SWR_SYNC_SHARD")]
+    shard: Option<ShardSetting>,
     #[command(flatten)]
-    registry: RegistryArgs,
+    pub(super) sources: SourceArgs,
     #[command(flatten)]
-    database: DatabaseArgs,
+    pub(super) database: DatabaseArgs,
     #[command(flatten)]
     outputs: OutputArgs,
 }
@@ -64,7 +71,9 @@ Examples:
 pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failure> {
     let clock = Clock::system();
     // A CA file that cannot be read is told as a failure of the job.
-    let certificates = args.registry.ca_certificates().unwrap_or_default();
+    let registries = args.sources.registries().unwrap_or_default();
+    let certificates = registries.iter().map(RegistryArgs::ca_certificates);
+    let certificates = certificates.flat_map(Result::unwrap_or_default).collect();
     let outputs = args.outputs.prepare(certificates, host())?;
     let stop = signals::listen()?;
     let begin = Instant::now();
@@ -79,6 +88,7 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
         .err();
     report.elapsed = begin.elapsed();
     record_end(span, report.exit());
+    summary::summarise_job(&report, telemetry);
     outputs.end(started, &report, &stop, telemetry).await;
     report.into_result()
 }
@@ -106,13 +116,23 @@ async fn run_instances(
         accept_new_instance,
         no_migrate,
         max_parallel_instances,
-        registry,
+        shard,
+        sources,
         database,
         outputs: _,
     } = args;
     // What is wrong with the settings shows before anything is started.
-    let sources = [registry.source(clock.clone())?];
-    report.targets = sources.iter().flat_map(TargetName::planned).collect();
+    let registries = sources.registries()?;
+    report.targets = registries.iter().flat_map(TargetName::planned).collect();
+    let shard = shard.map(ShardSetting::resolve).transpose()?;
+    if let Some(shard) = shard {
+        let is_ours = |target: &TargetName| {
+            let id = target.swr_instance_id.as_ref();
+            id.is_none_or(|id| shard.has(id))
+        };
+        report.targets.retain(is_ours);
+    }
+    let (sources, mut failures) = source::prepare(registries, clock).await?;
     let opening = async {
         let open = database.open().await?;
         prepare(&open.database, no_migrate).await?;
@@ -132,10 +152,27 @@ async fn run_instances(
         clock: clock.clone(),
     };
     let found = tokio::select! {
-        found = find_targets(&sources, clock) => found,
+        found = source::find_targets(&sources, max_parallel_instances) => found?,
         signal = stop.requested() => return Err(hints::failure(SyncError::Stopped(signal))),
     };
-    let (targets, unlisted) = found;
+    let (mut targets, unlisted) = found;
+    failures.extend(unlisted);
+    if let Some(shard) = shard {
+        let all = targets.len();
+        targets.retain(|target| shard.has(&target.swr_instance_id));
+        tracing::info!("shard {shard} has {} of {all} instances", targets.len());
+    }
+    let unlisted: Vec<InstanceRun> = failures
+        .into_iter()
+        .map(|SourceFailure { target, failure }| InstanceRun {
+            target,
+            started_at: clock.now(),
+            elapsed: Duration::ZERO,
+            run_id: None,
+            counters: RunCounters::default(),
+            result: Err(failure),
+        })
+        .collect();
     let count = targets.len() + unlisted.len();
     let running = stream::iter(targets)
         .map(|target| run_target(target, &settings, &open.database, count, telemetry, stop))
@@ -146,7 +183,7 @@ async fn run_instances(
         if let Err(failure) = &run.result
             && count > 1
         {
-            tell_failure(&run.target, failure, telemetry);
+            super::tell_failure_of(&run.target, failure, telemetry);
         }
         report.runs.push(run);
     }
@@ -155,30 +192,6 @@ async fn run_instances(
         server.close().await?;
     }
     Ok(())
-}
-
-/// The instances of all sources, and the sources that did not give theirs.
-async fn find_targets<'a>(
-    sources: &'a [Source],
-    clock: &Clock,
-) -> (Vec<Target<'a>>, Vec<InstanceRun>) {
-    let mut targets = Vec::new();
-    let mut unlisted = Vec::new();
-    for source in sources {
-        let (started_at, begin) = (clock.now(), Instant::now());
-        match source.targets().await {
-            Ok(found) => targets.extend(found),
-            Err(error) => unlisted.push(InstanceRun {
-                target: TargetName::new(source, None),
-                started_at,
-                elapsed: begin.elapsed(),
-                run_id: None,
-                counters: RunCounters::default(),
-                result: Err(hints::failure(error.into())),
-            }),
-        }
-    }
-    (targets, unlisted)
 }
 
 /// What holds for all runs of a job.
@@ -217,14 +230,6 @@ async fn run_target(
         clock: clock.clone(),
     };
     let progress = Progress::default();
-    let running = run_once(
-        &target.registry,
-        database,
-        &settings,
-        &progress,
-        telemetry,
-        stop,
-    );
     let span = tracing::info_span!(
         target: spans::TARGET,
         "run",
@@ -236,12 +241,15 @@ async fn run_target(
         error = Empty,
         otel.status_code = Empty,
     );
+    let registry = &target.registry;
     let running = async {
         if targets > 1 {
             let span = tracing::info_span!("sync", instance = target.swr_instance_id);
+            let telemetry = telemetry.of_instance(&target.swr_instance_id);
+            let running = run_once(registry, database, &settings, &progress, &telemetry, stop);
             running.instrument(span).await
         } else {
-            running.await
+            run_once(registry, database, &settings, &progress, telemetry, stop).await
         }
     };
     let result = running.instrument(span.clone()).await;
@@ -263,13 +271,6 @@ async fn run_target(
     }
     record_end(span, run.exit());
     run
-}
-
-fn tell_failure(target: &TargetName, failure: &Failure, telemetry: &Telemetry) {
-    if telemetry.format == LogFormat::Text {
-        super::print_stderr(&format!("{target}:\n"));
-    }
-    super::tell_failure(failure, Some(target), telemetry);
 }
 
 /// Brings the schema up to date, or checks that it is.

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use indicatif::MultiProgress;
+use tokio::runtime::Handle;
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
@@ -67,17 +68,26 @@ pub(super) struct Telemetry {
     pub is_live: bool,
     /// The form of the log lines.
     pub format: LogFormat,
+    /// Which of several instances is shown.
+    pub instance: Option<String>,
     /// Where the spans go, if anywhere.
     #[cfg(feature = "otlp")]
     pub traces: Option<Traces>,
 }
 
+impl Telemetry {
+    /// The same, for one of several instances.
+    pub(super) fn of_instance(&self, instance: &str) -> Telemetry {
+        Telemetry {
+            instance: Some(instance.to_owned()),
+            ..self.clone()
+        }
+    }
+}
+
 impl LogArgs {
     /// Starts logging, and collecting spans where the environment asks for that.
-    pub(super) fn start(
-        &self,
-        #[cfg(feature = "otlp")] runtime: Option<&tokio::runtime::Handle>,
-    ) -> Telemetry {
+    pub(super) fn start(&self, runtime: Option<&Handle>) -> Telemetry {
         let is_live = io::stderr().is_terminal() && self.log_format == LogFormat::Text;
         let default = if is_live { "warn" } else { "info" };
         let directives = self
@@ -96,6 +106,8 @@ impl LogArgs {
             .with_target(false)
             .with_ansi(is_live);
         let registry = tracing_subscriber::registry();
+        #[cfg(not(feature = "otlp"))]
+        let _ = runtime;
         #[cfg(feature = "otlp")]
         let (traces, problem) = runtime.map(Traces::from_environment).unwrap_or_default();
         #[cfg(feature = "otlp")]
@@ -115,6 +127,7 @@ impl LogArgs {
             bars,
             is_live,
             format: self.log_format,
+            instance: None,
             #[cfg(feature = "otlp")]
             traces,
         }

@@ -2,14 +2,23 @@
 
 use std::str::FromStr;
 
+use tracing::Instrument;
+
 use super::exit::{Exit, Failure};
+use super::job::TargetName;
 use super::query;
-use super::settings::{DatabaseArgs, RegistryArgs, host};
+use super::settings::{DatabaseArgs, SourceArgs, host};
+use super::source::{self, SourceFailure};
+use super::telemetry::Telemetry;
 use super::{hints, signals};
 use crate::clock::Clock;
 use crate::report::Format;
 use crate::store::{Compared, HistoriesCompared, Verdict};
+use crate::sync::SyncError;
 use crate::verify::{VerifyError, VerifyReport, VerifySettings, verify};
+
+/// Sources whose instances are asked for at a time.
+const PARALLEL_SOURCES: usize = 4;
 
 /// Arguments of `verify`.
 #[derive(Debug, clap::Args)]
@@ -24,7 +33,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: u64,
     #[command(flatten)]
-    registry: RegistryArgs,
+    pub(super) sources: SourceArgs,
     #[command(flatten)]
     database: DatabaseArgs,
 }
@@ -69,44 +78,75 @@ impl FromStr for Sample {
     }
 }
 
-pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
+pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failure> {
     let Args {
         histories: Sample(histories),
         format,
         limit,
-        registry,
+        sources,
         database,
     } = args;
-    let source = registry.source(Clock::system())?;
-    let swr_instance_id = registry.instance_id()?;
-    let client = source.project.registry(&swr_instance_id);
+    let clock = Clock::system();
+    let (sources, mut failures) = source::prepare(sources.registries()?, &clock).await?;
     let open = database.open().await?;
     open.database.check().await?;
-    let settings = VerifySettings {
-        swr_instance_id,
-        project_id: source.settings.project_id,
-        histories,
-        sample_start: format!("sha256:{:016x}", fastrand::u64(..)),
-        host: host(),
-        clock: source.settings.clock,
-    };
     let stop = signals::listen()?;
-    let report = verify(&client, &open.database, &settings, &stop).await;
-    let printed = match &report {
-        Ok(report) => print(&open.database, report, format, limit).await,
-        Err(_) => Ok(()),
+    let (targets, unlisted) = tokio::select! {
+        found = source::find_targets(&sources, PARALLEL_SOURCES) => found?,
+        signal = stop.requested() => return Err(hints::failure(SyncError::Stopped(signal))),
+    };
+    failures.extend(unlisted);
+    let is_alone = targets.len() + failures.len() == 1;
+    let mut reports = Vec::new();
+    for target in targets {
+        let settings = VerifySettings {
+            swr_instance_id: target.swr_instance_id.clone(),
+            project_id: target.source.settings.project_id.clone(),
+            histories,
+            sample_start: format!("sha256:{:016x}", fastrand::u64(..)),
+            host: host(),
+            clock: clock.clone(),
+        };
+        let span = match is_alone {
+            true => tracing::Span::none(),
+            false => tracing::info_span!("verify", instance = target.swr_instance_id),
+        };
+        let verifying = verify(&target.registry, &open.database, &settings, &stop);
+        match verifying.instrument(span).await {
+            Ok(report) => reports.push(report),
+            Err(error) => failures.push(SourceFailure {
+                target: TargetName::new(target.source, Some(&target.swr_instance_id)),
+                failure: failure(error),
+            }),
+        }
+    }
+    let printed = match reports.is_empty() {
+        true => Ok(()),
+        false => print(&open.database, &reports, format, limit).await,
     };
     #[cfg(feature = "embedded-db")]
     if let Some(server) = open.embedded {
         server.close().await?;
     }
-    let report = report.map_err(failure)?;
+    let mut exits = Vec::new();
+    for SourceFailure { target, failure } in failures {
+        // One alone is told at the end of the program.
+        if is_alone {
+            return Err(failure);
+        }
+        exits.push(failure.exit);
+        super::tell_failure_of(&target, &failure, telemetry);
+    }
     printed?;
-    super::print_stderr(&summary(&report));
-    Ok(match report.verdict.corrupt {
-        0 => Exit::Success,
-        _ => Exit::DIFFERENT,
-    })
+    for report in &reports {
+        super::print_stderr(&summary(report));
+        exits.push(match report.verdict.corrupt {
+            0 => Exit::Success,
+            _ => Exit::DIFFERENT,
+        });
+    }
+    let worst = exits.into_iter().max_by_key(|exit| exit.severity());
+    Ok(worst.unwrap_or(Exit::Success))
 }
 
 fn failure(error: VerifyError) -> Failure {
@@ -117,32 +157,45 @@ fn failure(error: VerifyError) -> Failure {
     }
 }
 
-/// The differences, the worst first.
+/// The differences, the worst first; of several instances, in one list.
 async fn print(
     database: &crate::database::Database,
-    report: &VerifyReport,
+    reports: &[VerifyReport],
     format: Format,
     limit: u64,
 ) -> Result<(), Failure> {
-    let Verdict {
-        corrupt,
-        changed,
-        unlisted,
-    } = report.verdict;
-    if corrupt + changed + unlisted == 0 && format == Format::Table {
+    let is_same = |report: &VerifyReport| {
+        let Verdict {
+            corrupt,
+            changed,
+            unlisted,
+        } = report.verdict;
+        corrupt + changed + unlisted == 0
+    };
+    if reports.iter().all(is_same) && format == Format::Table {
         return Ok(());
     }
     let limit = match limit {
         0 => String::new(),
         limit => format!("limit {limit}"),
     };
+    let instance = match reports.len() {
+        1 => "",
+        _ => "i.swr_instance_id as instance,",
+    };
+    let runs: Vec<String> = reports
+        .iter()
+        .map(|VerifyReport { run, .. }| format!("({}, {})", run.instance_id, run.run_id))
+        .collect();
     let sql = format!(
-        "select verdict, table_name, row_key, field, stored, found
+        "select {instance} verdict, table_name, row_key, field, stored, found
          from swr.verification_difference
-         where instance_id = {} and run_id = {}
-         order by array_position(array['corrupt', 'unlisted', 'changed'], verdict), table_name, row_key, field
+         join swr.instance i using (instance_id)
+         where (instance_id, run_id) in ({})
+         order by array_position(array['corrupt', 'unlisted', 'changed'], verdict), instance_id, table_name, row_key,
+             field
          {limit}",
-        report.run.instance_id, report.run.run_id
+        runs.join(", ")
     );
     let mut reader = database.connect_to_read().await?;
     query::print(&mut reader, &sql, format).await

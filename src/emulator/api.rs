@@ -7,8 +7,9 @@ use serde_json::Value;
 use super::answer::{Answer, Refusal};
 use super::fault::Disturbance;
 use super::image::{Digest, History};
+use super::metadata::MetadataRoute;
 use super::requests::RequestKind;
-use super::settings::EmulatorSettings;
+use super::settings::{EmulatorSettings, Instance};
 use super::wire::{
     ArtifactPage, BuildHistoryPage, InstancePage, InstanceRow, NamespacePage, NamespaceRow,
     RepositoryPage, RepositoryRow,
@@ -25,6 +26,7 @@ const LARGEST_PAGE: usize = 100;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Route {
     Token,
+    Metadata(MetadataRoute),
     Instances { project: String },
     Instance { project: String, instance: String },
     Namespaces { project: String, instance: String },
@@ -58,6 +60,17 @@ impl Route {
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
         if let (&Method::POST, ["v3", "auth", "tokens"]) = (method, &segments[..]) {
             return Some(Route::Token);
+        }
+        let of_the_machine = match (method, &segments[..]) {
+            (&Method::PUT, ["meta-data", "latest", "api", "token"]) => Some(MetadataRoute::Token),
+            (&Method::GET, ["openstack", "latest", "securitykey"]) => {
+                Some(MetadataRoute::SecurityKey)
+            }
+            (&Method::POST, ["v1", "credentials"]) => Some(MetadataRoute::PodIdentity),
+            _ => None,
+        };
+        if let Some(route) = of_the_machine {
+            return Some(Route::Metadata(route));
         }
         let ["v2", project, "instances", rest @ ..] = &segments[..] else {
             return None;
@@ -103,12 +116,20 @@ impl Route {
     pub(super) fn kind(&self) -> RequestKind {
         match self {
             Route::Token => RequestKind::Token,
+            Route::Metadata(MetadataRoute::Token) => RequestKind::MetadataToken,
+            Route::Metadata(MetadataRoute::SecurityKey) => RequestKind::SecurityKey,
+            Route::Metadata(MetadataRoute::PodIdentity) => RequestKind::PodIdentity,
             Route::Instances { .. } | Route::Instance { .. } => RequestKind::Instance,
             Route::Namespaces { .. } => RequestKind::Namespaces,
             Route::Repositories { .. } => RequestKind::Repositories,
             Route::Artifacts { .. } => RequestKind::Artifacts,
             Route::BuildHistory(_) => RequestKind::BuildHistory,
         }
+    }
+
+    /// The instance it is of, if it is of one.
+    pub(super) fn instance(&self) -> Option<&str> {
+        self.project_and_instance().1
     }
 
     /// Whether the gateway knows the route for an instance of this version.
@@ -118,7 +139,7 @@ impl Route {
 
     fn project_and_instance(&self) -> (&str, Option<&str>) {
         match self {
-            Route::Token => ("", None),
+            Route::Token | Route::Metadata(_) => ("", None),
             Route::Instances { project } => (project, None),
             Route::Instance { project, instance }
             | Route::Namespaces { project, instance }
@@ -129,12 +150,12 @@ impl Route {
     }
 }
 
-/// Answers everything but tokens.
+/// Answers everything but tokens and keys.
 pub(super) fn answer(
     route: &Route,
     query: &str,
     settings: &EmulatorSettings,
-    world: &World,
+    instances: &[(Instance, World)],
     disturbance: Disturbance<'_>,
 ) -> Result<Answer, Refusal> {
     let (project, instance) = route.project_and_instance();
@@ -145,14 +166,20 @@ pub(super) fn answer(
             message: format!("no permission for project {project}"),
         });
     }
-    if let Some(instance) = instance.filter(|instance| *instance != settings.instance_id) {
-        return Err(Refusal::not_found(format!("instance {instance} not found")));
-    }
     let query = Query(parse_query(query));
+    let Some(instance) = instance else {
+        return list_instances(&query, settings, instances);
+    };
+    let mut found = instances.iter().filter(|(known, _)| known.id == instance);
+    let Some(found) = found.next() else {
+        return Err(Refusal::not_found(format!("instance {instance} not found")));
+    };
+    let (_, world) = found;
     match route {
-        Route::Token => Err(Refusal::unknown_route()),
-        Route::Instances { .. } => list_instances(&query, settings, world),
-        Route::Instance { .. } => Ok(ok(&InstanceRow::new(settings, world))),
+        Route::Token | Route::Metadata(_) | Route::Instances { .. } => {
+            Err(Refusal::unknown_route())
+        }
+        Route::Instance { .. } => Ok(ok(&InstanceRow::new(settings, found))),
         Route::Namespaces { .. } => list_namespaces(&query, world, disturbance),
         Route::Repositories { .. } => list_repositories(&query, world, disturbance),
         Route::Artifacts { .. } => list_artifacts(&query, settings, world, disturbance),
@@ -163,16 +190,20 @@ pub(super) fn answer(
 fn list_instances(
     query: &Query,
     settings: &EmulatorSettings,
-    world: &World,
+    instances: &[(Instance, World)],
 ) -> Result<Answer, Refusal> {
     let page = query.offset_and_limit(LARGEST_PAGE)?;
-    let mut instances = Vec::new();
-    if page.offset == 0 && query.get("status").is_none_or(|status| status == "Running") {
-        instances.push(InstanceRow::new(settings, world));
-    }
+    let status = query.get("status");
+    let fitting = instances
+        .iter()
+        .filter(|(instance, _)| status.is_none_or(|status| instance.status == status));
+    let rows: Vec<InstanceRow<'_>> = fitting
+        .map(|instance| InstanceRow::new(settings, instance))
+        .collect();
+    let total = rows.len();
     Ok(ok(&InstancePage {
-        instances,
-        total: 1,
+        instances: page.of(rows),
+        total,
     }))
 }
 

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::answer::{Answer, Refusal};
 use super::image::Digest;
+use super::metadata::Machine;
 use super::settings::{Authentication, EmulatorSettings};
 use crate::registry::signature::{Authorization, ReceivedRequest};
 
@@ -20,17 +21,25 @@ const SIGNATURE_VALID_MINUTES: i64 = 15;
 const FAILED_CHECKS_ALLOWED: u32 = 5;
 const LOCK_MINUTES: i64 = 5;
 
-/// Tokens and the state of the key.
+/// Tokens and the state of the keys.
 #[derive(Debug, Default)]
 pub(super) struct Gatekeeper {
     issued: u64,
     expiry_by_token: HashMap<String, DateTime<Utc>>,
-    failed_in_a_row: u32,
-    locked_until: Option<DateTime<Utc>>,
+    failures: HashMap<String, KeyFailures>,
+    /// The keys that expire.
+    pub(super) machine: Machine,
     /// Accepted instead of the one in the settings.
     pub(super) secret_key: Option<SecretString>,
     /// All failed signature checks, for the tests' questions.
     pub(super) failed_checks: u64,
+}
+
+/// What counts against a key.
+#[derive(Debug, Default)]
+struct KeyFailures {
+    in_a_row: u32,
+    locked_until: Option<DateTime<Utc>>,
 }
 
 /// A request as the gateway checks it.
@@ -43,7 +52,7 @@ pub(super) struct Arrived<'a> {
 }
 
 impl Arrived<'_> {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 }
@@ -108,19 +117,35 @@ impl Gatekeeper {
         let Some(authorization) = Authorization::parse(authorization) else {
             return Err("calc ak sk signature fail:authorization header is malformed".into());
         };
-        if authorization.access_key != credentials.access_key {
-            let access_key = authorization.access_key;
-            return Err(format!(
-                "Get secretKey failed,ak:{access_key},err:ak not exist"
-            ));
-        }
-        if self.locked_until.is_some_and(|until| now < until) {
+        let access_key = authorization.access_key;
+        let temporary = self.machine.key(access_key);
+        let (secret_key, security_token, expires_at) = match temporary {
+            Some(key) => (
+                &key.secret_key,
+                Some(&key.security_token),
+                Some(key.expires_at),
+            ),
+            None if access_key == credentials.access_key => {
+                let secret_key = self.secret_key.as_ref().unwrap_or(&credentials.secret_key);
+                (secret_key, credentials.security_token.as_ref(), None)
+            }
+            None => {
+                return Err(format!(
+                    "Get secretKey failed,ak:{access_key},err:ak not exist"
+                ));
+            }
+        };
+        let failures = self.failures.entry(access_key.to_owned()).or_default();
+        if failures.locked_until.is_some_and(|until| now < until) {
             return Err("AK access failed to reach the limit,forbidden".into());
         }
-        self.locked_until = None;
-        let secret_key = self.secret_key.as_ref().unwrap_or(&credentials.secret_key);
+        failures.locked_until = None;
         let result = check_date(request, now)
-            .and_then(|()| check_security_token(request, credentials.security_token.as_ref()))
+            .and_then(|()| check_security_token(request, security_token))
+            .and_then(|()| match expires_at {
+                Some(expires_at) if expires_at <= now => Err("security token expired"),
+                _ => Ok(()),
+            })
             .and_then(|()| {
                 let received = ReceivedRequest {
                     method: request.method,
@@ -137,14 +162,14 @@ impl Gatekeeper {
             });
         match result {
             Ok(()) => {
-                self.failed_in_a_row = 0;
+                failures.in_a_row = 0;
                 Ok(())
             }
             Err(reason) => {
-                self.failed_in_a_row += 1;
-                if self.failed_in_a_row > FAILED_CHECKS_ALLOWED {
-                    self.failed_in_a_row = 0;
-                    self.locked_until = Some(now + Duration::minutes(LOCK_MINUTES));
+                failures.in_a_row += 1;
+                if failures.in_a_row > FAILED_CHECKS_ALLOWED {
+                    failures.in_a_row = 0;
+                    failures.locked_until = Some(now + Duration::minutes(LOCK_MINUTES));
                 }
                 Err(reason.into())
             }

@@ -29,6 +29,30 @@ pub struct Changes {
     pub namespaces_created: usize,
 }
 
+/// What happened to several instances.
+impl std::ops::AddAssign for Changes {
+    fn add_assign(&mut self, other: Changes) {
+        let Changes {
+            pushed,
+            promoted,
+            tags_moved,
+            pulled,
+            artifacts_deleted,
+            repositories_deleted,
+            repositories_created,
+            namespaces_created,
+        } = other;
+        self.pushed += pushed;
+        self.promoted += promoted;
+        self.tags_moved += tags_moved;
+        self.pulled += pulled;
+        self.artifacts_deleted += artifacts_deleted;
+        self.repositories_deleted += repositories_deleted;
+        self.repositories_created += repositories_created;
+        self.namespaces_created += namespaces_created;
+    }
+}
+
 /// A single change while a client looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {

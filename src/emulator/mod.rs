@@ -13,7 +13,7 @@
 //! wrong together; they share the signature alone, which has test vectors.
 //!
 //! In the order to read them: `server` (sockets, order of checks), `api` (routes),
-//! `wire` (JSON), `auth`, `answer`; `fault` (what goes wrong with requests), `line`
+//! `wire` (JSON), `auth`, `metadata` (temporary keys), `answer`; `fault` (what goes wrong with requests), `line`
 //! (how connections break), `hostile` (odd values); `world` (state and single
 //! changes), `image`, `recipe`, `generate`, `change`.
 
@@ -26,6 +26,7 @@ mod generate;
 mod hostile;
 mod image;
 mod line;
+mod metadata;
 mod recipe;
 mod requests;
 mod server;
@@ -37,10 +38,11 @@ pub use change::Changes;
 pub use fault::{ErrorBody, Fault, FaultPlan};
 pub use generate::WorldSettings;
 pub use image::{Created, Digest, Layer, Manifest, ManifestKind, Step};
+pub use metadata::{KeySpelling, MetadataSettings, MetadataTokens};
 pub use requests::{RequestCounts, RequestKind};
 pub use server::Emulator;
 pub use settings::{
-    Authentication, BuildTime, Clock, Credentials, Dialect, EmulatorSettings, LastMarker,
+    Authentication, BuildTime, Clock, Credentials, Dialect, EmulatorSettings, Instance, LastMarker,
     NextMarker, Throttle,
 };
 pub use world::{Artifact, ArtifactSpec, Namespace, Quirks, Repository, Tag, World};

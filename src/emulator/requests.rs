@@ -23,6 +23,12 @@ pub enum RequestKind {
     BuildHistory,
     /// No such route.
     Unknown,
+    /// The metadata service's `PUT …/api/token`.
+    MetadataToken,
+    /// The metadata service's `GET …/securitykey`.
+    SecurityKey,
+    /// The pod identity agent's key.
+    PodIdentity,
 }
 
 impl fmt::Display for RequestKind {
@@ -35,6 +41,9 @@ impl fmt::Display for RequestKind {
             RequestKind::Artifacts => "artifacts",
             RequestKind::BuildHistory => "build_history",
             RequestKind::Unknown => "unknown",
+            RequestKind::MetadataToken => "metadata_token",
+            RequestKind::SecurityKey => "security_key",
+            RequestKind::PodIdentity => "pod_identity",
         })
     }
 }

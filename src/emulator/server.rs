@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -24,11 +24,12 @@ use tokio::time::Instant;
 use super::answer::{Answer, Body, Refusal};
 use super::api::{self, Route};
 use super::auth::{Arrived, Gatekeeper};
-use super::change::Event;
+use super::change::{Changes, Event};
 use super::fault::{Disturbance, ErrorBody, Fault, FaultPlan, Faults};
 use super::line::{Cut, Line, Manner, Place, Scissors};
+use super::metadata::MetadataSettings;
 use super::requests::{RequestCounts, RequestKind};
-use super::settings::{EmulatorSettings, Throttle};
+use super::settings::{EmulatorSettings, Instance, Throttle};
 use super::world::World;
 
 /// The gateway takes no larger body (devg-apisign).
@@ -50,9 +51,11 @@ impl Emulator {
         let state = Arc::new(State {
             latency: Mutex::new(settings.latency),
             throttle: Mutex::new(settings.throttle.map(Bucket::full)),
+            instances: RwLock::new(vec![(settings.instance(), world)]),
+            metadata: Mutex::new(settings.metadata.clone()),
             settings,
-            world: RwLock::new(world),
             counts: Mutex::default(),
+            counts_by_instance: Mutex::default(),
             gatekeeper: Mutex::default(),
             faults: Mutex::default(),
             lost: Mutex::default(),
@@ -68,7 +71,7 @@ impl Emulator {
         })
     }
 
-    /// Such as `http://127.0.0.1:8085`; serves both SWR and IAM.
+    /// Such as `http://127.0.0.1:8085`; serves SWR, IAM and the machine's own services.
     pub fn endpoint(&self) -> String {
         let mut address = self.address;
         if address.ip().is_unspecified() {
@@ -93,22 +96,50 @@ impl Emulator {
         lock(&self.state.requests_by_digest).clone()
     }
 
+    /// What was asked of one instance since the start or the last reset.
+    pub fn requests_of(&self, instance_id: &str) -> RequestCounts {
+        let counts = lock(&self.state.counts_by_instance);
+        counts.get(instance_id).cloned().unwrap_or_default()
+    }
+
     /// Counts from 0 again.
     pub fn reset_requests(&self) {
         lock(&self.state.counts).reset();
+        lock(&self.state.counts_by_instance)
+            .values_mut()
+            .for_each(RequestCounts::reset);
         lock(&self.state.requests_by_digest).clear();
         lock(&self.state.faults).met.clear();
         lock(&self.state.gatekeeper).failed_checks = 0;
     }
 
-    /// Looks at the registry or changes it; no request is answered meanwhile.
+    /// Adds an instance to the project.
+    pub fn add_instance(&self, instance: Instance, world: World) {
+        self.state.instances_mut().push((instance, world));
+    }
+
+    /// Looks at the first instance's registry or changes it; no request is answered meanwhile.
     pub fn with_world<T>(&self, change: impl FnOnce(&mut World) -> T) -> T {
-        let mut world = self
-            .state
-            .world
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        change(&mut world)
+        self.with_instance(&self.state.settings.instance_id, |_, world| change(world))
+    }
+
+    /// Looks at an instance or changes it; no request is answered meanwhile.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such instance.
+    #[expect(clippy::panic, reason = "a mistake in the test that asks")]
+    pub fn with_instance<T>(
+        &self,
+        instance_id: &str,
+        change: impl FnOnce(&mut Instance, &mut World) -> T,
+    ) -> T {
+        let mut instances = self.state.instances_mut();
+        let mut found = instances.iter_mut();
+        match found.find(|(instance, _)| instance.id == instance_id) {
+            Some((instance, world)) => change(instance, world),
+            None => panic!("the emulator has no instance {instance_id}"),
+        }
     }
 
     /// How long each answer waits from now on.
@@ -124,6 +155,16 @@ impl Emulator {
     /// Accepts this secret key from now on, and no other.
     pub fn set_secret_key(&self, secret_key: impl Into<SecretString>) {
         lock(&self.state.gatekeeper).secret_key = Some(secret_key.into());
+    }
+
+    /// How the machine's own services behave from now on.
+    pub fn set_metadata(&self, settings: MetadataSettings) {
+        *lock(&self.state.metadata) = settings;
+    }
+
+    /// As if all temporary keys had reached their end.
+    pub fn expire_keys(&self) {
+        lock(&self.state.gatekeeper).machine.expire_keys();
     }
 
     /// Answers the next request of this kind with this status and body. Calls queue up.
@@ -174,8 +215,10 @@ impl Drop for Emulator {
 #[derive(Debug)]
 struct State {
     settings: EmulatorSettings,
-    world: RwLock<World>,
+    /// The first is the one of the settings.
+    instances: RwLock<Vec<(Instance, World)>>,
     counts: Mutex<RequestCounts>,
+    counts_by_instance: Mutex<HashMap<String, RequestCounts>>,
     gatekeeper: Mutex<Gatekeeper>,
     faults: Mutex<Faults>,
     /// The artifacts that a page has lacked.
@@ -183,6 +226,7 @@ struct State {
     requests_by_digest: Mutex<HashMap<String, u64>>,
     latency: Mutex<Duration>,
     throttle: Mutex<Option<Bucket>>,
+    metadata: Mutex<MetadataSettings>,
     last_request: AtomicU64,
     rounds: AtomicU32,
 }
@@ -229,7 +273,8 @@ impl State {
         }
         let route = Route::of(&parts.method, parts.uri.path());
         let kind = route.as_ref().map_or(RequestKind::Unknown, Route::kind);
-        let _present = Present::new(self, kind);
+        let instance = route.as_ref().and_then(Route::instance);
+        let _present = Present::new(self, kind, instance);
         if let Some(Route::BuildHistory(route)) = &route {
             let mut requests = lock(&self.requests_by_digest);
             *requests.entry(route.reference.clone()).or_default() += 1;
@@ -248,7 +293,7 @@ impl State {
         };
         let fault = lock(&self.faults).next(kind);
         if let Some(fault) = &fault {
-            self.befall(fault).await;
+            self.befall(fault, instance).await;
         }
         let answered = fault.as_ref().and_then(instead);
         let admitted = match answered {
@@ -274,7 +319,9 @@ impl State {
         }
         match fault.as_ref().and_then(cut) {
             Some(cut) => scissors.cut_next(cut),
-            None => lock(&self.counts).answer(kind, answer.status.as_u16()),
+            None => self.count(instance, |counts| {
+                counts.answer(kind, answer.status.as_u16());
+            }),
         }
         let mut response = answer.into_response(&request_id);
         response
@@ -284,7 +331,7 @@ impl State {
     }
 
     /// What a fault does before the request is answered.
-    async fn befall(&self, fault: &Fault) {
+    async fn befall(&self, fault: &Fault, instance_id: Option<&str>) {
         let event = match fault {
             Fault::Hang => return std::future::pending().await,
             Fault::Late(delay) => return tokio::time::sleep(*delay).await,
@@ -295,14 +342,38 @@ impl State {
             Fault::RepositoryCreated => Event::RepositoryCreated,
             _ => return,
         };
-        let mut world = self.world.write().unwrap_or_else(PoisonError::into_inner);
-        world.happen(event);
+        for (instance, world) in &mut *self.instances_mut() {
+            if instance_id.is_none_or(|id| id == instance.id) {
+                world.happen(event);
+            }
+        }
+    }
+
+    fn instances(&self) -> RwLockReadGuard<'_, Vec<(Instance, World)>> {
+        self.instances
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn instances_mut(&self) -> RwLockWriteGuard<'_, Vec<(Instance, World)>> {
+        self.instances
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts for all, and for the instance.
+    fn count(&self, instance_id: Option<&str>, change: impl Fn(&mut RequestCounts)) {
+        change(&mut lock(&self.counts));
+        if let Some(id) = instance_id {
+            let mut counts = lock(&self.counts_by_instance);
+            change(counts.entry(id.to_owned()).or_default());
+        }
     }
 
     /// The gateway's order: is there such a route, who asks, how often.
     fn admit(&self, route: Option<&Route>, request: &Arrived<'_>) -> Result<(), Refusal> {
         let route = self.existing(route)?;
-        if *route == Route::Token {
+        if matches!(route, Route::Token | Route::Metadata(_)) {
             return Ok(());
         }
         lock(&self.gatekeeper).check(&self.settings, request)?;
@@ -323,18 +394,38 @@ impl State {
         if *route == Route::Token {
             return lock(&self.gatekeeper).issue_token(&self.settings, request.body);
         }
-        let world = self.world.read().unwrap_or_else(PoisonError::into_inner);
+        if let Route::Metadata(route) = route {
+            let settings = lock(&self.metadata).clone();
+            let now = self.settings.clock.now();
+            let machine = &mut lock(&self.gatekeeper).machine;
+            return Ok(machine.answer(*route, &settings, request, now));
+        }
+        let instances = self.instances();
         let disturbance = Disturbance {
             fault,
             lost: &self.lost,
         };
-        api::answer(route, request.query, &self.settings, &world, disturbance)
+        api::answer(
+            route,
+            request.query,
+            &self.settings,
+            &instances,
+            disturbance,
+        )
     }
 
     fn existing<'a>(&self, route: Option<&'a Route>) -> Result<&'a Route, Refusal> {
-        route
-            .filter(|route| route.exists_in(&self.settings.instance_version))
-            .ok_or_else(Refusal::unknown_route)
+        let route = route.ok_or_else(Refusal::unknown_route)?;
+        let instances = self.instances();
+        let asked = instances
+            .iter()
+            .find(|(instance, _)| Some(instance.id.as_str()) == route.instance());
+        match asked {
+            Some((instance, _)) if !route.exists_in(&instance.version) => {
+                Err(Refusal::unknown_route())
+            }
+            _ => Ok(route),
+        }
     }
 
     /// What the program offers besides the API, for scripts around it.
@@ -345,11 +436,14 @@ impl State {
             }
             (&Method::POST, "/_emulator/changes") => {
                 let round = self.rounds.fetch_add(1, Ordering::Relaxed) + 1;
-                let mut world = self.world.write().unwrap_or_else(PoisonError::into_inner);
-                // What happens now is dated now, after whatever a client has seen so far.
-                let now = self.settings.clock.now().max(world.now());
-                world.set_now(now);
-                Answer::json(StatusCode::OK, &world.evolve(round))
+                let mut changes = Changes::default();
+                for (_, world) in &mut *self.instances_mut() {
+                    // What happens now is dated now, after whatever a client has seen so far.
+                    let now = self.settings.clock.now().max(world.now());
+                    world.set_now(now);
+                    changes += world.evolve(round);
+                }
+                Answer::json(StatusCode::OK, &changes)
             }
             _ => Answer::text(
                 404,
@@ -394,18 +488,21 @@ fn cut(fault: &Fault) -> Option<Cut> {
 }
 
 /// Counts a request as on its way until it is answered, or given up by the client.
-struct Present<'a>(&'a State);
+struct Present<'a> {
+    state: &'a State,
+    instance_id: Option<&'a str>,
+}
 
 impl<'a> Present<'a> {
-    fn new(state: &'a State, kind: RequestKind) -> Present<'a> {
-        lock(&state.counts).arrive(kind);
-        Present(state)
+    fn new(state: &'a State, kind: RequestKind, instance_id: Option<&'a str>) -> Present<'a> {
+        state.count(instance_id, |counts| counts.arrive(kind));
+        Present { state, instance_id }
     }
 }
 
 impl Drop for Present<'_> {
     fn drop(&mut self) {
-        lock(&self.0.counts).leave();
+        self.state.count(self.instance_id, RequestCounts::leave);
     }
 }
 

@@ -8,6 +8,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 
+use super::metadata::MetadataSettings;
+
 /// Settings of an [`Emulator`](super::Emulator). The defaults are the documented
 /// demo credentials, no delay, and no throttle.
 #[derive(Debug, Clone)]
@@ -18,7 +20,7 @@ pub struct EmulatorSettings {
     pub project_id: String,
     /// The project's name in IAM, which is the region's.
     pub region: String,
-    /// The one instance.
+    /// The first instance; [`Emulator::add_instance`](super::Emulator::add_instance) adds others.
     pub instance_id: String,
     /// The instance's name.
     pub instance_name: String,
@@ -38,6 +40,8 @@ pub struct EmulatorSettings {
     pub throttle: Option<Throttle>,
     /// Spellings which the documentation leaves open.
     pub dialect: Dialect,
+    /// How the machine's own services behave.
+    pub metadata: MetadataSettings,
 }
 
 impl Default for EmulatorSettings {
@@ -56,6 +60,32 @@ impl Default for EmulatorSettings {
             latency: Duration::ZERO,
             throttle: None,
             dialect: Dialect::default(),
+            metadata: MetadataSettings::default(),
+        }
+    }
+}
+
+/// An instance of the project, as ListInstance shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Below 25.6.0 the route of the artifact list does not exist.
+    pub version: String,
+    /// `Running`, or another word of the API such as `Creating`.
+    pub status: String,
+}
+
+impl EmulatorSettings {
+    /// The first instance.
+    pub(super) fn instance(&self) -> Instance {
+        Instance {
+            id: self.instance_id.clone(),
+            name: self.instance_name.clone(),
+            version: self.instance_version.clone(),
+            status: "Running".into(),
         }
     }
 }

@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use super::fault::{Disturbance, Fault};
 use super::hostile::{self, HostileValue};
 use super::image::{Created, Digest, Manifest, Step, roll};
-use super::settings::{BuildTime, Dialect, EmulatorSettings, LastMarker, NextMarker};
+use super::settings::{BuildTime, Dialect, EmulatorSettings, Instance, LastMarker, NextMarker};
 use super::world::{Artifact, Namespace, Quirks, Repository, Tag, World, question};
 
 /// A field which may also be missing, or be there without a value.
@@ -529,7 +529,7 @@ pub(super) struct InstanceRow<'a> {
     description: &'static str,
     spec: &'static str,
     version: &'a str,
-    status: &'static str,
+    status: &'a str,
     charge_mode: &'static str,
     access_address: String,
     created_at: Milliseconds,
@@ -545,20 +545,23 @@ pub(super) struct InstanceRow<'a> {
 }
 
 impl<'a> InstanceRow<'a> {
-    pub(super) fn new(settings: &'a EmulatorSettings, world: &World) -> InstanceRow<'a> {
+    pub(super) fn new(
+        settings: &'a EmulatorSettings,
+        (instance, world): &'a (Instance, World),
+    ) -> InstanceRow<'a> {
         let oldest = world.namespaces.values().map(|known| known.created_at);
         let created_at = Milliseconds(Some(oldest.min().unwrap_or(world.now)));
         InstanceRow {
-            id: &settings.instance_id,
-            name: &settings.instance_name,
+            id: &instance.id,
+            name: &instance.name,
             description: "",
             spec: "swr.ee.professional",
-            version: &settings.instance_version,
-            status: "Running",
+            version: &instance.version,
+            status: &instance.status,
             charge_mode: "postPaid",
             access_address: format!(
                 "{}-swr.{}.myhuaweicloud.com",
-                settings.instance_name, settings.region
+                instance.name, settings.region
             ),
             created_at,
             updated_at: created_at,

@@ -6,6 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
 use super::signature::SigningKey;
+use super::temporary_key::TemporaryKeySource;
 
 /// How requests are authenticated. Secrets are masked in `Debug`.
 #[derive(Debug, Clone)]
@@ -16,6 +17,18 @@ pub enum Credentials {
     Key(SigningKey),
     /// An IAM user, for whom tokens are fetched and renewed.
     Password(PasswordLogin),
+    /// Keys that expire and are renewed, from the machine or the pod.
+    Temporary(TemporaryKeySource),
+}
+
+impl Credentials {
+    /// Whether each request is signed, and so depends on the clock.
+    pub fn sign_requests(&self) -> bool {
+        match self {
+            Credentials::Key(_) | Credentials::Temporary(_) => true,
+            Credentials::Token(_) | Credentials::Password(_) => false,
+        }
+    }
 }
 
 /// An IAM user (api-iam iam_30_0001).

@@ -6,10 +6,11 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use serde_json::Value;
 
+use super::temporary_key::NoKey;
 use crate::finding::{self, MASK};
 
 /// A request that did not bring what was asked for.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("{request}: {failure}{}", Effort { attempts: *attempts, elapsed: *elapsed })]
 pub struct RegistryError {
     /// What was asked, in words: `GET …/artifacts?marker=301&limit=100`.
@@ -49,6 +50,9 @@ pub enum RequestFailure {
     /// IAM gave no token to ask with.
     #[error("no token: {0}")]
     Login(StatusFailure),
+    /// The machine gave no key to sign with.
+    #[error(transparent)]
+    NoKey(Box<NoKey>),
     /// No answer: refused, reset, or timed out.
     #[error("no answer: {reason}")]
     NoAnswer {
@@ -333,8 +337,16 @@ impl RegistryError {
     /// Whether the credentials were refused: every other request would get it, too.
     pub fn is_refused_login(&self) -> bool {
         match &self.failure {
-            RequestFailure::Login(_) => true,
+            RequestFailure::Login(_) | RequestFailure::NoKey(_) => true,
             RequestFailure::Status(status) => status.status == 401,
+            _ => false,
+        }
+    }
+
+    /// Whether there is no temporary key, and trying again would not bring one.
+    pub fn is_key_denied(&self) -> bool {
+        match &self.failure {
+            RequestFailure::NoKey(no_key) => !no_key.failure.is_transient(),
             _ => false,
         }
     }

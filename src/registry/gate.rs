@@ -9,7 +9,7 @@
 //! to the gateway, which refuses before it asks the service: at 200 requests a second and 10 ms,
 //! two. The pace spreads them evenly, so there are no bursts beyond that. What makes a good key
 //! look bad, a clock that was set or a machine that slept, is met by a request that goes alone
-//! again.
+//! again, and so is a temporary key that replaces another.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
@@ -36,8 +36,12 @@ enum Trust {
     Unknown,
     /// One request is finding out.
     Probing,
-    /// Accepted as of a request that started then, by both clocks.
-    Accepted { at: Instant, wall: DateTime<Utc> },
+    /// This key was accepted as of a request that started then, by both clocks.
+    Accepted {
+        generation: u64,
+        at: Instant,
+        wall: DateTime<Utc>,
+    },
     /// Refused, for the rest of the run.
     Refused(RequestFailure),
 }
@@ -56,6 +60,7 @@ pub(super) enum Entry<'a> {
 pub(super) struct Pass<'a> {
     gate: &'a Gate,
     is_probe: bool,
+    generation: u64,
     at: Instant,
     wall: DateTime<Utc>,
 }
@@ -68,8 +73,8 @@ impl Gate {
         }
     }
 
-    /// Asked at the very start of a request.
-    pub(super) fn enter(&self, now: Instant, wall: DateTime<Utc>) -> Entry<'_> {
+    /// Asked at the very start of a request. `generation` is another number for each other key.
+    pub(super) fn enter(&self, now: Instant, wall: DateTime<Utc>, generation: u64) -> Entry<'_> {
         let mut entry = Entry::Wait;
         self.trust.send_if_modified(|trust| {
             let is_probe = match trust {
@@ -81,12 +86,13 @@ impl Gate {
                 Trust::Probing => return false,
                 Trust::Unknown => true,
                 Trust::Accepted {
+                    generation: accepted,
                     at,
                     wall: wall_then,
                 } => {
                     let elapsed = now - *at;
                     let jump = wall - *wall_then - TimeDelta::from_std(elapsed).unwrap_or_default();
-                    elapsed > SILENCE || jump.abs() > JUMP
+                    *accepted != generation || elapsed > SILENCE || jump.abs() > JUMP
                 }
             };
             if is_probe {
@@ -95,6 +101,7 @@ impl Gate {
             entry = Entry::Go(Pass {
                 gate: self,
                 is_probe,
+                generation,
                 at: now,
                 wall,
             });
@@ -153,10 +160,13 @@ impl Pass<'_> {
                 Trust::Unknown | Trust::Refused(_) => false,
                 // While a request finds out, what started before it proves nothing.
                 Trust::Probing => self.is_probe,
-                Trust::Accepted { at, .. } => self.at > *at,
+                Trust::Accepted { generation, at, .. } => {
+                    self.generation == *generation && self.at > *at
+                }
             };
             if is_news {
                 *trust = Trust::Accepted {
+                    generation: self.generation,
                     at: self.at,
                     wall: self.wall,
                 };
@@ -205,7 +215,11 @@ mod tests {
     }
 
     fn enter<'a>(gate: &'a Gate, clocks: &Clocks) -> Option<Pass<'a>> {
-        match gate.enter(clocks.at, clocks.wall) {
+        enter_with(gate, clocks, 0)
+    }
+
+    fn enter_with<'a>(gate: &'a Gate, clocks: &Clocks, generation: u64) -> Option<Pass<'a>> {
+        match gate.enter(clocks.at, clocks.wall, generation) {
             Entry::Go(pass) => Some(pass),
             Entry::Wait | Entry::Refused(_) => None,
         }
@@ -266,6 +280,20 @@ mod tests {
             probe.accepted();
             assert!(enter(&gate, &clocks).is_some());
         }
+    }
+
+    #[test]
+    fn a_key_that_replaces_another_is_proved_by_one_request_too() {
+        let (gate, clocks) = (Gate::new(true), Clocks::new());
+        enter_with(&gate, &clocks, 1).unwrap().accepted();
+        let on_its_way = enter_with(&gate, &clocks, 1).unwrap();
+        let probe = enter_with(&gate, &clocks, 2).unwrap();
+        // The old key says nothing about the new one.
+        on_its_way.accepted();
+        assert!(enter_with(&gate, &clocks, 2).is_none());
+        probe.accepted();
+        let _second = enter_with(&gate, &clocks, 2).unwrap();
+        assert!(enter_with(&gate, &clocks, 2).is_some());
     }
 
     #[tokio::test]

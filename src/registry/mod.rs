@@ -2,7 +2,7 @@
 //!
 //! Reading order: this file, then `wire` (JSON to nouns), `transport` (the one door),
 //! and what that uses: `pace` and its rules in `rate`, `gate`, `retry`, `credentials`,
-//! `signature`, `error`.
+//! `temporary_key`, `signature`, `error`.
 //! The registry never touches the database.
 
 pub mod signature;
@@ -17,6 +17,7 @@ mod meter;
 mod pace;
 mod rate;
 mod retry;
+mod temporary_key;
 mod transport;
 mod wire;
 
@@ -34,6 +35,7 @@ pub use error::{Malformed, RegistryError, RequestFailure, StatusFailure};
 pub use meter::RequestMeter;
 pub use rate::PaceNow;
 pub use retry::RetryPolicy;
+pub use temporary_key::{KeyFailure, NoKey, TemporaryKeySource};
 pub use transport::TransportSettings;
 
 use crate::artifact::{Artifact, InstanceDescription, ListedInstance, Namespace, Page, Repository};

@@ -17,7 +17,8 @@ use super::meter::RequestMeter;
 use super::pace::{Pace, Permit};
 use super::rate::PaceNow;
 use super::retry::{self, RetryPolicy};
-use super::signature::{self, RequestToSign};
+use super::signature::{self, RequestToSign, SigningKey};
+use super::temporary_key::{TemporaryKey, TemporaryKeySource};
 use crate::clock::Clock;
 use crate::run::RequestKind;
 
@@ -110,6 +111,16 @@ pub(super) struct Call<'a> {
     pub(super) is_wanted: &'a (dyn Fn() -> bool + Sync),
 }
 
+/// What proves to the gateway who asks.
+enum Proof {
+    Token(SecretString),
+    Key {
+        key: Arc<SigningKey>,
+        /// Another number for each other key.
+        generation: u64,
+    },
+}
+
 /// What one attempt brought.
 enum Attempt {
     Answer {
@@ -123,6 +134,8 @@ enum Attempt {
     Lost {
         failure: RequestFailure,
     },
+    /// It was not sent: the key has been replaced while it waited for its turn.
+    Outdated,
 }
 
 struct Outgoing<'a> {
@@ -141,13 +154,9 @@ impl Transport {
         settings: TransportSettings,
         clock: Clock,
     ) -> Result<Transport, reqwest::Error> {
-        // Fails only if a provider is installed already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("swr-sync/", env!("CARGO_PKG_VERSION")))
+        let http = client_builder()
             .connect_timeout(settings.connect_timeout)
             .timeout(settings.request_timeout)
-            .redirect(reqwest::redirect::Policy::none())
             .tls_certs_merge(settings.ca_certificates.iter().cloned())
             .build()?;
         let pace = Pace::new(
@@ -155,7 +164,7 @@ impl Transport {
             settings.max_in_flight,
             settings.retry.max_delay,
         );
-        let gate = Gate::new(matches!(credentials, Credentials::Key(_)));
+        let gate = Gate::new(credentials.sign_requests());
         Ok(Transport {
             http,
             endpoint,
@@ -185,13 +194,11 @@ impl Transport {
     }
 
     fn note_date(&self, headers: &HeaderMap) {
-        let date = headers.get("date").and_then(|value| value.to_str().ok());
-        let date = date.and_then(|value| DateTime::parse_from_rfc2822(value).ok());
-        if let Some(date) = date {
+        if let Some(skew) = skew(headers, &self.clock) {
             *self
                 .clock_skew
                 .lock()
-                .unwrap_or_else(PoisonError::into_inner) = Some(date.to_utc() - self.clock.now());
+                .unwrap_or_else(PoisonError::into_inner) = Some(skew);
         }
     }
 
@@ -207,8 +214,9 @@ impl Transport {
     ///
     /// Sent again, up to the policy's number of attempts: 408, 425, 500, 502, 503, 504, and
     /// requests without an answer. A 429 is no attempt: it is sent again for as long as the
-    /// policy's patience lasts. A 401 is sent again once, and only if a new token can be
-    /// fetched; otherwise it ends all requests, for five failed signatures in a row lock a key.
+    /// policy's patience lasts. A 401 is sent again once, and only if a new token or temporary key
+    /// can be fetched; otherwise it ends all requests, for five failed signatures in a row lock a
+    /// key.
     pub(super) async fn get(&self, call: Call<'_>) -> Result<Vec<u8>, RegistryError> {
         let outgoing = Outgoing {
             kind: call.kind,
@@ -251,15 +259,16 @@ impl Transport {
             failure,
         };
         loop {
-            let token = match outgoing.authenticate {
-                Some(_) => self.current_token().await?,
+            let proof = match outgoing.authenticate {
+                Some(_) => Some(self.current_proof().await?),
                 None => None,
             };
-            let (failure, retry_after) = match self.attempt(outgoing, token.as_ref(), sent).await {
+            let (failure, retry_after) = match self.attempt(outgoing, proof.as_ref(), sent).await {
                 Ok(Attempt::Answer { headers, body }) => return Ok((headers, body)),
+                Ok(Attempt::Outdated) => continue,
                 Ok(Attempt::Refused { failure, .. }) if failure.status == 401 => {
                     sent += 1;
-                    if renewed || !self.may_renew(token).await {
+                    if renewed || !self.may_renew(proof).await {
                         let failure = failure.into();
                         if outgoing.authenticate.is_some() {
                             self.gate.close(&failure);
@@ -308,16 +317,30 @@ impl Transport {
         }
     }
 
-    /// Waits until a request to the gateway may start.
-    async fn admit(&self) -> Result<(Permit<'_>, Pass<'_>), RequestFailure> {
+    /// Waits until a request to the gateway may start; `None` if its key has been replaced or has
+    /// ended meanwhile. A key that was refused is so kept from being sent once more.
+    async fn admit(
+        &self,
+        proof: Option<&Proof>,
+    ) -> Result<Option<(Permit<'_>, Pass<'_>)>, RequestFailure> {
+        let generation = match proof {
+            Some(Proof::Key { generation, .. }) => *generation,
+            Some(Proof::Token(_)) | None => 0,
+        };
         loop {
             let permit = tokio::select! {
                 biased;
                 failure = self.gate.closed() => return Err(failure),
                 permit = self.pace.permit() => permit,
             };
-            match self.gate.enter(Instant::now(), self.clock.now()) {
-                Entry::Go(pass) => return Ok((permit, pass)),
+            let now = self.clock.now();
+            if let Credentials::Temporary(source) = &*self.credentials
+                && !source.is_usable(generation, now)
+            {
+                return Ok(None);
+            }
+            match self.gate.enter(Instant::now(), now, generation) {
+                Entry::Go(pass) => return Ok(Some((permit, pass))),
                 Entry::Refused(failure) => return Err(failure),
                 Entry::Wait => {
                     drop(permit);
@@ -331,12 +354,14 @@ impl Transport {
     async fn attempt(
         &self,
         outgoing: &Outgoing<'_>,
-        token: Option<&SecretString>,
+        proof: Option<&Proof>,
         sent_before: u32,
     ) -> Result<Attempt, RequestFailure> {
         let admitted = match outgoing.authenticate {
             Some(call) => {
-                let admitted = self.admit().await?;
+                let Some(admitted) = self.admit(proof).await? else {
+                    return Ok(Attempt::Outdated);
+                };
                 if sent_before == 0 && !(call.is_wanted)() {
                     return Err(RequestFailure::Unwanted);
                 }
@@ -348,7 +373,7 @@ impl Transport {
         if sent_before > 0 {
             self.meter.retried();
         }
-        let attempt = self.exchange(outgoing, token).await?;
+        let attempt = self.exchange(outgoing, proof).await?;
         let Some((permit, pass)) = admitted else {
             return Ok(attempt);
         };
@@ -372,22 +397,20 @@ impl Transport {
                 pass.accepted();
             }
             // The latch falls before anything else can start.
-            Attempt::Refused { failure, .. } if failure.status == 401 && !self.is_renewable() => {
+            Attempt::Refused { failure, .. }
+                if failure.status == 401 && !self.has_another(proof, failure) =>
+            {
                 self.gate.close(&failure.clone().into());
             }
-            Attempt::Refused { .. } | Attempt::Lost { .. } => {}
+            Attempt::Refused { .. } | Attempt::Lost { .. } | Attempt::Outdated => {}
         }
         Ok(attempt)
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the door: every request leaves from here"
-    )]
     async fn exchange(
         &self,
         outgoing: &Outgoing<'_>,
-        token: Option<&SecretString>,
+        proof: Option<&Proof>,
     ) -> Result<Attempt, RequestFailure> {
         let mut request = reqwest::Request::new(outgoing.method.clone(), outgoing.url.clone());
         if let Some(body) = &outgoing.body {
@@ -397,46 +420,41 @@ impl Transport {
             );
             *request.body_mut() = Some(body.clone().into());
         }
-        if let Some(call) = outgoing.authenticate {
-            self.authenticate(request.headers_mut(), &outgoing.url, call, token)?;
+        if let (Some(call), Some(proof)) = (outgoing.authenticate, proof) {
+            self.authenticate(request.headers_mut(), &outgoing.url, call, proof)?;
         }
-        let mut response = match self.http.execute(request).await {
-            Ok(response) => response,
-            Err(error) => match untrusted(&error) {
-                Some(reason) => {
-                    self.meter.answered(outgoing.kind, None);
-                    return Err(RequestFailure::Untrusted { reason });
-                }
-                None => return Ok(self.lost(outgoing.kind, error)),
-            },
-        };
-        self.note_date(response.headers());
-        let status = response.status().as_u16();
-        let mut body = Vec::new();
-        loop {
-            match response.chunk().await {
-                Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_ANSWER_BYTES => {
-                    body.extend_from_slice(&chunk)
-                }
-                Ok(Some(_)) => {
-                    self.meter.answered(outgoing.kind, Some(status));
-                    let reason = format!("the answer is longer than {MAX_ANSWER_BYTES} bytes");
-                    return Err(Malformed::new(reason).into());
-                }
-                Ok(None) => break,
-                Err(error) => return Ok(self.lost(outgoing.kind, error)),
+        let note_date = |headers: &HeaderMap| self.note_date(headers);
+        let answer = exchange(&self.http, request, MAX_ANSWER_BYTES, note_date).await;
+        let RawAnswer {
+            status,
+            headers,
+            body,
+        } = match answer {
+            Ok(answer) => answer,
+            Err(Unanswered::Lost { reason }) => {
+                self.meter.answered(outgoing.kind, None);
+                let failure = RequestFailure::NoAnswer { reason };
+                return Ok(Attempt::Lost { failure });
             }
-        }
+            Err(Unanswered::Untrusted { reason }) => {
+                self.meter.answered(outgoing.kind, None);
+                return Err(RequestFailure::Untrusted { reason });
+            }
+            Err(Unanswered::TooLong { status }) => {
+                self.meter.answered(outgoing.kind, Some(status));
+                let reason = format!("the answer is longer than {MAX_ANSWER_BYTES} bytes");
+                return Err(Malformed::new(reason).into());
+            }
+        };
         self.meter.answered(outgoing.kind, Some(status));
-        let headers = std::mem::take(response.headers_mut());
         if (200..300).contains(&status) {
             return Ok(Attempt::Answer { headers, body });
         }
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let request_id = header("x-request-id").map(str::to_owned);
-        let mut failure = StatusFailure::read(status, request_id, &body, &self.secrets(token));
+        let mut failure = StatusFailure::read(status, request_id, &body, &self.secrets(proof));
         // Tokens do not care what time it is here.
-        if status == 401 && token.is_none() && outgoing.authenticate.is_some() {
+        if status == 401 && matches!(proof, Some(Proof::Key { .. })) {
             failure.clock_skew = self.clock_skew().filter(is_worth_telling);
         }
         Ok(Attempt::Refused {
@@ -447,26 +465,22 @@ impl Transport {
     }
 
     /// What a request may carry and no message may repeat.
-    fn secrets<'a>(&'a self, token: Option<&'a SecretString>) -> Vec<&'a str> {
-        let own = match &*self.credentials {
-            Credentials::Token(token) => [Some(token), None],
-            Credentials::Key(key) => [Some(&key.secret_key), key.security_token.as_ref()],
-            Credentials::Password(login) => [Some(&login.password), None],
+    fn secrets<'a>(&'a self, proof: Option<&'a Proof>) -> Vec<&'a str> {
+        let password = match &*self.credentials {
+            Credentials::Password(login) => Some(&login.password),
+            Credentials::Token(_) | Credentials::Key(_) | Credentials::Temporary(_) => None,
         };
-        own.into_iter()
-            .chain([token])
+        let carried = match proof {
+            None => [None, None],
+            Some(Proof::Token(token)) => [Some(token), None],
+            Some(Proof::Key { key, .. }) => [Some(&key.secret_key), key.security_token.as_ref()],
+        };
+        carried
+            .into_iter()
+            .chain([password])
             .flatten()
             .map(|secret| secret.expose_secret())
             .collect()
-    }
-
-    fn lost(&self, kind: RequestKind, error: reqwest::Error) -> Attempt {
-        self.meter.answered(kind, None);
-        Attempt::Lost {
-            failure: RequestFailure::NoAnswer {
-                reason: reason(error),
-            },
-        }
     }
 
     fn url(&self, call: &Call<'_>) -> Url {
@@ -488,18 +502,17 @@ impl Transport {
         headers: &mut HeaderMap,
         url: &Url,
         call: &Call<'_>,
-        token: Option<&SecretString>,
+        proof: &Proof,
     ) -> Result<(), RequestFailure> {
-        let key = match (&*self.credentials, token) {
-            (_, Some(token)) => {
+        let key = match proof {
+            Proof::Token(token) => {
                 headers.insert(
                     "x-auth-token",
                     secret_header("token", token.expose_secret())?,
                 );
                 return Ok(());
             }
-            (Credentials::Key(key), None) => key,
-            (Credentials::Token(_) | Credentials::Password(_), None) => return Ok(()),
+            Proof::Key { key, .. } => key,
         };
         let host = host(url);
         headers.insert("x-project-id", header("project id", &self.project_id)?);
@@ -523,19 +536,57 @@ impl Transport {
         Ok(())
     }
 
-    fn is_renewable(&self) -> bool {
-        matches!(*self.credentials, Credentials::Password(_))
+    /// Whether there is, or can be had, something else to prove who we are than what the gateway
+    /// has just refused.
+    fn has_another(&self, proof: Option<&Proof>, failure: &StatusFailure) -> bool {
+        match (&*self.credentials, proof) {
+            (Credentials::Password(_), _) => true,
+            (Credentials::Temporary(source), Some(Proof::Key { generation, .. })) => {
+                source.refuse(*generation, failure)
+            }
+            _ => false,
+        }
     }
 
-    /// The token to send; fetched, or renewed before it expires, where there is an IAM user.
+    /// What to send with the next request: a token or temporary key is fetched, or renewed before
+    /// it expires.
+    async fn current_proof(&self) -> Result<Proof, RegistryError> {
+        match &*self.credentials {
+            Credentials::Token(token) => Ok(Proof::Token(token.clone())),
+            Credentials::Key(key) => Ok(Proof::Key {
+                key: Arc::new(key.clone()),
+                generation: 0,
+            }),
+            Credentials::Password(login) => self.current_token(login).await.map(Proof::Token),
+            Credentials::Temporary(source) => self.current_key(source).await,
+        }
+    }
+
+    async fn current_key(&self, source: &TemporaryKeySource) -> Result<Proof, RegistryError> {
+        if let Some(failure) = self.gate.refusal() {
+            return Err(RegistryError {
+                request: "a request with a temporary key".to_owned(),
+                attempts: 0,
+                elapsed: Duration::ZERO,
+                failure,
+            });
+        }
+        match Box::pin(source.current(&self.clock)).await {
+            Ok(TemporaryKey {
+                key, generation, ..
+            }) => Ok(Proof::Key { key, generation }),
+            Err(error) => {
+                // It was asked for in vain several times; every other request would wait again.
+                self.gate.close(&error.failure);
+                Err(error)
+            }
+        }
+    }
+
+    /// The token to send; fetched, or renewed before it expires.
     /// Whoever comes while one is being fetched waits for it, and asks for none of its own if
     /// IAM refused.
-    async fn current_token(&self) -> Result<Option<SecretString>, RegistryError> {
-        let login = match &*self.credentials {
-            Credentials::Key(_) => return Ok(None),
-            Credentials::Token(token) => return Ok(Some(token.clone())),
-            Credentials::Password(login) => login,
-        };
+    async fn current_token(&self, login: &PasswordLogin) -> Result<SecretString, RegistryError> {
         let mut slot = self.token.lock().await;
         if let Some(failure) = self.gate.refusal() {
             return Err(RegistryError {
@@ -547,7 +598,7 @@ impl Transport {
         }
         let now = self.clock.now();
         if let Some(token) = slot.current.as_ref().filter(|token| now < token.renew_at) {
-            return Ok(Some(token.value.clone()));
+            return Ok(token.value.clone());
         }
         if slot.current.is_some() {
             // Renewed because of its age, not because it was refused.
@@ -563,14 +614,17 @@ impl Transport {
         })?;
         let value = token.value.clone();
         slot.current = Some(token);
-        Ok(Some(value))
+        Ok(value)
     }
 
-    /// Whether a request whose token the gateway refused may be sent again: with the token that
-    /// another request has fetched since, or with a new one, if this one is not new itself.
-    async fn may_renew(&self, refused: Option<SecretString>) -> bool {
-        let Some(refused) = refused.filter(|_| self.is_renewable()) else {
-            return false;
+    /// Whether a request whose token or key the gateway refused may be sent again: with the one
+    /// that another request has fetched since, or with a new one, if this one is not new itself.
+    async fn may_renew(&self, refused: Option<Proof>) -> bool {
+        let refused = match (&*self.credentials, refused) {
+            (Credentials::Password(_), Some(Proof::Token(token))) => token,
+            // Decided when it was refused.
+            (Credentials::Temporary(_), Some(_)) => return self.gate.refusal().is_none(),
+            _ => return false,
         };
         let mut slot = self.token.lock().await;
         let is_current = slot
@@ -616,6 +670,84 @@ impl Transport {
             }),
         }
     }
+}
+
+/// What all clients have in common, those for the machine's own services included.
+pub(super) fn client_builder() -> reqwest::ClientBuilder {
+    // Fails only if a provider is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .user_agent(concat!("swr-sync/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+}
+
+/// An answer, whatever its status.
+pub(super) struct RawAnswer {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Vec<u8>,
+}
+
+/// Why there is no whole answer.
+pub(super) enum Unanswered {
+    Lost { reason: String },
+    Untrusted { reason: String },
+    TooLong { status: u16 },
+}
+
+/// Sends a request, and reads the answer to its end; its headers are shown to `on_headers` as
+/// they come.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the door: every request leaves from here"
+)]
+pub(super) async fn exchange(
+    http: &reqwest::Client,
+    request: reqwest::Request,
+    max_bytes: usize,
+    on_headers: impl FnOnce(&HeaderMap),
+) -> Result<RawAnswer, Unanswered> {
+    let mut response = match http.execute(request).await {
+        Ok(response) => response,
+        Err(error) => {
+            return Err(match untrusted(&error) {
+                Some(reason) => Unanswered::Untrusted { reason },
+                None => Unanswered::Lost {
+                    reason: reason(error),
+                },
+            });
+        }
+    };
+    on_headers(response.headers());
+    let status = response.status().as_u16();
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() <= max_bytes => {
+                body.extend_from_slice(&chunk)
+            }
+            Ok(Some(_)) => return Err(Unanswered::TooLong { status }),
+            Ok(None) => break,
+            Err(error) => {
+                return Err(Unanswered::Lost {
+                    reason: reason(error),
+                });
+            }
+        }
+    }
+    Ok(RawAnswer {
+        status,
+        headers: std::mem::take(response.headers_mut()),
+        body,
+    })
+}
+
+/// By how much the other side's clock is ahead of ours, by the `Date` of an answer that is
+/// arriving.
+pub(super) fn skew(headers: &HeaderMap, clock: &Clock) -> Option<TimeDelta> {
+    let date = headers.get("date")?.to_str().ok()?;
+    let date = DateTime::parse_from_rfc2822(date).ok()?;
+    Some(date.to_utc() - clock.now())
 }
 
 /// Signatures are valid for 15 minutes around the gateway's time; a few are worth a word.

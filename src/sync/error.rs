@@ -65,6 +65,7 @@ impl SyncError {
     /// The exit code it asks for.
     pub fn exit(&self) -> Exit {
         match self {
+            SyncError::Registry(error) if error.is_key_denied() => Exit::Denied,
             SyncError::Registry(error) => match error.status().map(|status| status.status) {
                 Some(401 | 403) => Exit::Denied,
                 Some(status @ 400..=499) if !matches!(status, 408 | 425 | 429) => Exit::Usage,

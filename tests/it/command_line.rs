@@ -85,7 +85,7 @@ fn every_command_has_examples_and_they_are_command_lines_of_it() {
 
 #[test]
 fn every_value_of_a_flag_has_a_name_that_others_have_too() {
-    const NAMES: &str = "ADDRESS ARGUMENT DIGEST FILE FOLDER FORM ID LEVEL MS N N|all NAME PERCENT REGION \
+    const NAMES: &str = "ADDRESS ARGUMENT DIGEST FILE FOLDER FORM I/N ID LEVEL MS N N|all NAME PERCENT REGION \
                          SEED SHELL SQL TIME TIMESTAMP URL";
     let mut unknown = BTreeSet::new();
     for page in pages() {
@@ -183,11 +183,13 @@ fn the_configuration_file_takes_what_variables_set_for_runs() {
         "no_migrate",
         "log_format",
         "data_dir",
+        "instances",
+        "database_url",
     ] {
         assert!(sync.contains(key), "{key} is not in {sync:?}");
     }
-    // Said for one run, or holding a secret, or naming the file itself.
-    for key in ["dry_run", "accept_removals", "database_url", "config"] {
+    // Said for one run, or naming the file itself.
+    for key in ["dry_run", "accept_removals", "config", "instance_id"] {
         assert!(!sync.contains(key), "{key} is in {sync:?}");
     }
     let emulator = keys(&["emulator"]);

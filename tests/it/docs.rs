@@ -1,6 +1,6 @@
-//! The SQL side of the documentation, which is generated and therefore true: the answers in
-//! docs/sql.md, docs/cookbook.md and README.md, and all of docs/schema.md. And of the other side,
-//! the command line, docs/configuration.md.
+//! The documentation that is generated and therefore true: the answers in docs/sql.md,
+//! docs/cookbook.md and README.md, and all of docs/schema.md; and of the command line
+//! docs/configuration.md and docs/swr-sync.schema.json.
 //!
 //! These tests compare; with `UPDATE_DOCS=1` they write:
 //!
@@ -25,6 +25,7 @@ mod catalog;
 mod configuration;
 mod page;
 mod registry;
+mod schema;
 
 const UPDATE: &str = "UPDATE_DOCS=1 cargo test --test it -- docs::";
 

@@ -32,6 +32,10 @@ mod command_line;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod commands;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod config;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod credentials;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod dashboards;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod database_faults;
@@ -39,6 +43,8 @@ mod database_faults;
 mod doctor;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod html;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod instances;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod kills;
 #[cfg(all(feature = "emulator", feature = "embedded-db", feature = "otlp"))]

@@ -398,12 +398,14 @@ async fn a_failing_run_shows_no_secret_however_much_is_logged() {
         "security-token-not-to-be-shown",
         "iam-password-not-to-be-shown",
         "given-token-not-to-be-shown",
+        // In all that the emulated metadata service hands out.
+        "of-no-value",
         "proxy-password-not-to-be-shown",
         // The same as the proxy is told it: proxy-user:proxy-password-not-to-be-shown.
         "cHJveHktdXNlcjpwcm94eS1wYXNzd29yZC1ub3QtdG8tYmUtc2hvd24",
     ];
     for format in ["text", "json"] {
-        for credentials in ["key", "user", "refused user", "token"] {
+        for credentials in ["key", "user", "refused user", "token", "machine"] {
             for proxied in [false, true, true] {
                 let gateway = quoting_gateway((credentials == "user").then_some(ISSUED)).await;
                 let endpoint = format!("http://{gateway}");
@@ -432,6 +434,10 @@ async fn a_failing_run_shows_no_secret_however_much_is_logged() {
                     "user" | "refused user" => program
                         .iam_user(&emulator, &"iam-password-not-to-be-shown".into())
                         .env("SWR_IAM_ENDPOINT", &endpoint),
+                    // The keys come from the emulator, and never through a proxy.
+                    "machine" => program
+                        .without_key()
+                        .env("SWR_METADATA_ENDPOINT", emulator.endpoint()),
                     _ => program.token("given-token-not-to-be-shown"),
                 };
                 if proxied {
@@ -448,7 +454,7 @@ async fn a_failing_run_shows_no_secret_however_much_is_logged() {
         }
     }
     let errors = database.snapshot("select error from swr.sync_run").await;
-    assert_eq!(errors.lines().count(), 24, "{errors}");
+    assert_eq!(errors.lines().count(), 30, "{errors}");
     assert!(errors.contains("[redacted]"), "{errors}");
     let mut told = everything_stored(&database).await;
     for name in ["summary.jsonl", "swr_sync.prom", "termination-log"] {

@@ -10,9 +10,9 @@ use secrecy::ExposeSecret;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use super::super::credentials::secret;
 use super::super::exit::{Exit, Failure};
 use super::super::job::JobReport;
-use super::super::settings::secret;
 use super::http::{Http, NotTaken};
 
 const NAME: &str = "SWR_SYNC_PING_URL";

@@ -11,9 +11,10 @@ use reqwest::header::HeaderValue;
 use reqwest::{Certificate, Url};
 use secrecy::ExposeSecret;
 
+use super::super::credentials::secret;
 use super::super::exit::{Exit, Failure};
 use super::super::job::Ending;
-use super::super::settings::{given, secret};
+use super::super::settings::given;
 use super::http::{Http, NotTaken};
 use super::metrics::{self, Metrics};
 

@@ -21,7 +21,8 @@ use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry};
 
-use super::super::settings::{host, variable};
+use super::super::credentials::variable;
+use super::super::settings::host;
 use super::http::Http;
 use crate::spans;
 

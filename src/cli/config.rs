@@ -1,0 +1,419 @@
+//! `swr-sync config`: looks at the configuration.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use clap::parser::ValueSource;
+use secrecy::ExposeSecret;
+
+use super::configuration::credential_keys::{Credential, Held};
+use super::configuration::file::{ConfigurationFile, Setting};
+use super::configuration::keys::{DATABASE_URL, DATABASE_URL_FILE, Key, Kind, Place};
+use super::configuration::schema::schema;
+use super::configuration::{Layers, leaf};
+use super::credentials::variable;
+use super::exit::{Exit, Failure};
+use super::settings::{DatabaseArgs, RegistryArgs, SourceArgs, holds_password};
+use super::source::Instances;
+use super::{query, sync};
+use crate::database::reader::{ColumnKind, ResultColumn, RowSink};
+use crate::report::{CsvSink, Format, JsonSink, TableSink};
+
+/// Arguments of `config`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Check file, flags and variables, and say what would be synced; asks nobody over the network
+    #[command(after_help = CHECK_AFTER_HELP)]
+    Check(Box<CheckArgs>),
+    /// Show every setting, and where it comes from
+    #[command(after_help = SHOW_AFTER_HELP)]
+    Show(Box<ShowArgs>),
+    /// Print the JSON Schema of the file, for editors
+    #[command(after_help = SCHEMA_AFTER_HELP)]
+    Schema,
+}
+
+#[derive(Debug, clap::Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    settings: sync::Args,
+}
+
+#[derive(Debug, clap::Args)]
+struct ShowArgs {
+    /// Form of the result
+    #[arg(long, value_name = "FORM", default_value = "table")]
+    format: Format,
+    #[command(flatten)]
+    settings: sync::Args,
+}
+
+pub(super) const AFTER_HELP: &str = "\
+A configuration file has settings by the names of the flags in snake_case, for what a variable can
+set, too: --max-in-flight is max_in_flight. A flag wins over a variable, a variable over the file.
+Each [[source]] is a project with some or all of its instances, and may have credentials of its own:
+
+  max_parallel_instances = 4
+
+  [[source]]
+  name = \"prod\"
+  region = \"cn-north-4\"
+  project_id = \"0123456789abcdef0123456789abcdef\"
+  instances = \"all\"
+
+  [source.credentials]
+  access_key_env = \"PROD_ACCESS_KEY\"
+  secret_key_file = \"/run/secrets/prod-secret-key\"
+
+Examples:
+  swr-sync config check --config swr-sync.toml
+  swr-sync config show --config swr-sync.toml --format json
+  swr-sync config schema > swr-sync.schema.json";
+
+const CHECK_AFTER_HELP: &str = "\
+Examples:
+  swr-sync config check --config swr-sync.toml
+  swr-sync config check --config swr-sync.toml --source prod";
+
+const SHOW_AFTER_HELP: &str = "\
+Secrets are shown as ***.
+
+Examples:
+  swr-sync config show --config swr-sync.toml
+  swr-sync config show --config swr-sync.toml --format json";
+
+const SCHEMA_AFTER_HELP: &str = "\
+Examples:
+  swr-sync config schema > swr-sync.schema.json";
+
+impl Args {
+    /// The part that says which registries it is about.
+    pub(super) fn sources_mut(&mut self) -> Option<&mut SourceArgs> {
+        match &mut self.action {
+            Action::Check(args) => Some(&mut args.settings.sources),
+            Action::Show(args) => Some(&mut args.settings.sources),
+            Action::Schema => None,
+        }
+    }
+}
+
+pub(super) async fn run(args: Args, layers: &Layers) -> Result<Exit, Failure> {
+    match args.action {
+        Action::Check(args) => check(&args.settings, layers),
+        Action::Show(args) => {
+            let ShowArgs { format, settings } = *args;
+            show(&settings, format, layers)
+        }
+        Action::Schema => {
+            // A schema is always serialisable.
+            let text = format!("{:#}\n", schema(&super::keys()));
+            query::written(io::stdout().write_all(text.as_bytes()))?;
+            Ok(Exit::Success)
+        }
+    }
+}
+
+/// Says what would be synced, or all that keeps it from being so.
+fn check(settings: &sync::Args, layers: &Layers) -> Result<Exit, Failure> {
+    let mut lines = Vec::new();
+    let mut failures = Vec::new();
+    match &layers.file {
+        Some(file) => lines.push(format!("configuration  {}", file.path.display())),
+        None => lines.push("configuration  flags and variables, no file".to_owned()),
+    }
+    match database(&settings.database) {
+        Ok(place) => lines.push(format!("database       {place}")),
+        Err(failure) => failures.push(failure),
+    }
+    for registry in settings.sources.registries()? {
+        let name = registry.configured.name.as_deref();
+        match source(registry) {
+            Ok(text) => lines.push(format!(
+                "source         {}{text}",
+                name.map(|name| format!("{name}: ")).unwrap_or_default()
+            )),
+            Err(mut failure) => {
+                if let Some(name) = name {
+                    failure.error = format!("source {name}: {}", failure.error).into();
+                }
+                failures.push(failure);
+            }
+        }
+    }
+    if let Some(failure) = together(failures) {
+        return Err(failure);
+    }
+    lines.push(String::new());
+    query::written(io::stdout().write_all(lines.join("\n").as_bytes()))?;
+    Ok(Exit::Success)
+}
+
+/// One failure of several, each with its hint.
+fn together(mut failures: Vec<Failure>) -> Option<Failure> {
+    let first = failures.pop()?;
+    if failures.is_empty() {
+        return Some(first);
+    }
+    failures.push(first);
+    let lines: Vec<String> = failures
+        .iter()
+        .map(|failure| match &failure.hint {
+            Some(hint) => format!("\n  {} ({hint})", failure.message()),
+            None => format!("\n  {}", failure.message()),
+        })
+        .collect();
+    let text = format!(
+        "{} things are missing or wrong{}",
+        lines.len(),
+        lines.concat()
+    );
+    Some(Failure::new(Exit::Usage, text))
+}
+
+/// Where the tables are, without a password.
+fn database(args: &DatabaseArgs) -> Result<String, Failure> {
+    Ok(match args.named()? {
+        Some(database) => database.place().to_owned(),
+        None => "embedded".to_owned(),
+    })
+}
+
+fn source(registry: &RegistryArgs) -> Result<String, Failure> {
+    let endpoint = registry.endpoint()?;
+    let project_id = registry.project_id()?;
+    let instances = match registry.instances()? {
+        Instances::All { among: None } => "all instances".to_owned(),
+        Instances::All { among: Some(ids) } => format!("of all instances {}", ids.join(", ")),
+        Instances::These(ids) => match &ids[..] {
+            [only] => format!("instance {only}"),
+            several => format!("instances {}", several.join(", ")),
+        },
+    };
+    let credentials = registry.locate_credentials()?;
+    Ok(format!(
+        "{instances} of project {project_id} at {endpoint}, with {}",
+        credentials.source()
+    ))
+}
+
+/// A setting as it is shown.
+struct Row {
+    source: Option<String>,
+    key: String,
+    value: Option<String>,
+    origin: String,
+}
+
+fn show(settings: &sync::Args, format: Format, layers: &Layers) -> Result<Exit, Failure> {
+    let keys = super::keys();
+    let file = layers.file.as_ref();
+    let mut rows = Vec::new();
+    let has_sources = layers.sources.len() > 1;
+    for key in &keys {
+        let is_of_job = !has_sources || key.place == Place::Top;
+        if is_of_job {
+            let own = match &layers.sources[..] {
+                [only] => file.map(|file| file.sources[only.index].settings.as_slice()),
+                _ => None,
+            };
+            rows.extend(row(key, &layers.matches, file, own, None));
+        }
+    }
+    rows.extend(database_rows(&settings.database, layers));
+    for source in &layers.sources {
+        let Some(file) = file else { break };
+        let of_file = &file.sources[source.index];
+        let name = has_sources.then(|| of_file.name.clone()).flatten();
+        if has_sources {
+            let own = keys.iter().filter(|key| key.place != Place::Top);
+            rows.extend(own.filter_map(|key| {
+                row(
+                    key,
+                    &source.matches,
+                    Some(file),
+                    Some(&of_file.settings),
+                    name.as_deref(),
+                )
+            }));
+        }
+        rows.extend(of_file.credentials.iter().map(|credential| Row {
+            source: name.clone(),
+            ..credential_row(credential)
+        }));
+    }
+    let ambient = settings.sources.registries()?.iter();
+    rows.extend(
+        ambient
+            .filter(|registry| registry.configured.credentials.is_empty())
+            .map(|registry| ambient_row(registry, has_sources)),
+    );
+    let output = io::stdout();
+    query::written(match format {
+        Format::Table => {
+            let mut sink = TableSink::new(output);
+            print(&rows, has_sources, &mut sink).and_then(|()| sink.finish())
+        }
+        Format::Csv => {
+            let mut sink = CsvSink::new(output);
+            print(&rows, has_sources, &mut sink).and_then(|()| sink.finish())
+        }
+        Format::Json => {
+            let mut sink = JsonSink::new(output);
+            print(&rows, has_sources, &mut sink).and_then(|()| sink.finish())
+        }
+    })?;
+    Ok(Exit::Success)
+}
+
+fn print(rows: &[Row], has_sources: bool, sink: &mut impl RowSink) -> io::Result<()> {
+    let column = |name: &str| ResultColumn {
+        name: name.to_owned(),
+        kind: ColumnKind::Text,
+    };
+    let mut columns = vec![column("key"), column("value"), column("origin")];
+    if has_sources {
+        columns.insert(0, column("source"));
+    }
+    sink.columns(columns)?;
+    for Row {
+        source,
+        key,
+        value,
+        origin,
+    } in rows
+    {
+        let row = [
+            source.as_deref(),
+            Some(key),
+            value.as_deref(),
+            Some(origin.as_str()),
+        ];
+        let hidden = usize::from(!has_sources);
+        sink.row(&row[hidden..])?;
+    }
+    Ok(())
+}
+
+const MASK: &str = "***";
+
+/// A setting of the command; `None` for those that only other commands have, or that have a row
+/// of their own.
+fn row(
+    key: &Key,
+    matches: &clap::ArgMatches,
+    file: Option<&ConfigurationFile>,
+    own: Option<&[Setting]>,
+    source: Option<&str>,
+) -> Option<Row> {
+    if matches!(key.name.as_str(), DATABASE_URL | DATABASE_URL_FILE) {
+        return None;
+    }
+    let matches = leaf(matches);
+    matches.try_contains_id(&key.argument).ok()?;
+    let value = match key.kind {
+        // A variable may say it in several words.
+        Kind::Boolean => matches.get_flag(&key.argument).to_string(),
+        _ => {
+            let values = matches.get_raw(&key.argument).into_iter().flatten();
+            let values = values.map(|value| value.to_string_lossy().into_owned());
+            values.collect::<Vec<_>>().join(",")
+        }
+    };
+    let in_file = || {
+        let path = &file?.path;
+        let own = own.unwrap_or_default().iter();
+        let mut settings = own.chain(&file?.settings);
+        let setting = settings.find(|setting| setting.key == key.name)?;
+        Some(at(path, setting.line))
+    };
+    let origin = match matches.value_source(&key.argument) {
+        Some(ValueSource::CommandLine) => key.flag.clone(),
+        Some(ValueSource::EnvVariable) => key.variable.clone().unwrap_or_default(),
+        _ => in_file().unwrap_or_else(|| "default".to_owned()),
+    };
+    let is_secret = key.is_secret || (value.contains("://") && holds_password(&value));
+    Some(Row {
+        source: source.map(str::to_owned),
+        key: key.name.clone(),
+        value: match value.is_empty() {
+            true => None,
+            false if is_secret => Some(MASK.to_owned()),
+            false => Some(value),
+        },
+        origin,
+    })
+}
+
+fn at(path: &Path, line: usize) -> String {
+    format!("{}:{line}", path.display())
+}
+
+/// The URL may hold a password wherever it is from, and is shown as the place it names.
+fn database_rows(args: &DatabaseArgs, layers: &Layers) -> Vec<Row> {
+    let matches = leaf(&layers.matches);
+    let is_flag = |argument: &str| matches.value_source(argument) == Some(ValueSource::CommandLine);
+    let in_file = |key: &str| {
+        let file = layers.file.as_ref()?;
+        let setting = file.settings.iter().find(|setting| setting.key == key)?;
+        Some(at(&file.path, setting.line))
+    };
+    let variable_name = ["DATABASE_URL", "DATABASE_URL_FILE"]
+        .into_iter()
+        .find(|name| variable(name).is_some());
+    let origin = if is_flag("database_url") {
+        "--database-url".to_owned()
+    } else if is_flag("database_url_file") {
+        "--database-url-file".to_owned()
+    } else if let Some(name) = variable_name {
+        name.to_owned()
+    } else {
+        let of_file = in_file(DATABASE_URL).or_else(|| in_file(DATABASE_URL_FILE));
+        of_file.unwrap_or_else(|| "default".to_owned())
+    };
+    let value = match database(args) {
+        Ok(place) => place,
+        Err(failure) => format!("unusable: {}", failure.message()),
+    };
+    vec![Row {
+        source: None,
+        key: "database".to_owned(),
+        value: Some(value),
+        origin,
+    }]
+}
+
+/// Credentials that the file says nothing of.
+fn ambient_row(registry: &RegistryArgs, has_sources: bool) -> Row {
+    let name = registry.configured.name.clone();
+    Row {
+        source: name.filter(|_| has_sources),
+        key: "credentials".to_owned(),
+        value: Some(match registry.locate_credentials() {
+            Ok(located) => located.source().to_owned(),
+            Err(failure) => format!("unusable: {}", failure.message()),
+        }),
+        origin: "environment".to_owned(),
+    }
+}
+
+fn credential_row(credential: &Credential) -> Row {
+    let value = match &credential.held {
+        Held::Here(_) if credential.key.is_secret => MASK.to_owned(),
+        // What is kept as a secret, but is none.
+        Held::Here(value) => value.expose_secret().to_owned(),
+        Held::InFile(path) => path.display().to_string(),
+        Held::InVariable(name) => name.clone(),
+    };
+    Row {
+        source: None,
+        key: format!("credentials.{}", credential.written()),
+        value: Some(value),
+        origin: credential.place.clone(),
+    }
+}

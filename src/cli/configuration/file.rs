@@ -1,0 +1,483 @@
+//! Reads the configuration file. Whatever is wrong with it is said at once, with line and key,
+//! and never with a value, which may be a secret in the wrong place.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use secrecy::SecretString;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::super::exit::{Exit, Failure};
+use super::super::settings::holds_password;
+use super::credential_keys::{CREDENTIAL_KEYS, Credential, CredentialKey, Held};
+use super::keys::{DATABASE_URL, DATABASE_URL_FILE, INSTANCES, Key, Kind, Place, nearest};
+
+/// The tables of the file, by the name of their key.
+pub(crate) const SOURCE: &str = "source";
+pub(crate) const CREDENTIALS: &str = "credentials";
+pub(crate) const NAME: &str = "name";
+/// Names go into logs, metrics and `--source`, so they have nothing that must be quoted there.
+pub(crate) const NAME_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$";
+
+/// A configuration file without a mistake that shows without the environment.
+#[derive(Debug)]
+pub(crate) struct ConfigurationFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What stands at the top.
+    pub settings: Vec<Setting>,
+    /// The registries.
+    pub sources: Vec<FileSource>,
+    /// What is not right, and no reason to stop.
+    pub warnings: Vec<String>,
+}
+
+/// A key with its value, which the flag's parser takes.
+#[derive(Debug, Clone)]
+pub(crate) struct Setting {
+    /// The key.
+    pub key: String,
+    /// The value as the flag would have it; several for a list.
+    pub values: Vec<String>,
+    /// Where the key is.
+    pub line: usize,
+}
+
+/// One `[[source]]`.
+#[derive(Debug)]
+pub(crate) struct FileSource {
+    /// Its name; given if there are several.
+    pub name: Option<String>,
+    /// Where it begins.
+    pub line: usize,
+    /// What it sets.
+    pub settings: Vec<Setting>,
+    /// Who asks there; empty if the environment says.
+    pub credentials: Vec<Credential>,
+}
+
+impl FileSource {
+    /// The values of a key that stands in the source.
+    pub(crate) fn get(&self, key: &str) -> Option<&Setting> {
+        self.settings.iter().find(|setting| setting.key == key)
+    }
+}
+
+/// Reads and checks the file.
+pub(crate) fn read(path: &Path, keys: &[Key]) -> Result<ConfigurationFile, Failure> {
+    let cannot_read = |error: std::io::Error| {
+        let text = format!(
+            "cannot read the configuration file {}: {error}",
+            path.display()
+        );
+        Failure::new(Exit::Usage, text).hint("--config or SWR_SYNC_CONFIG names it")
+    };
+    let mode = mode(path).map_err(cannot_read)?;
+    let text = std::fs::read_to_string(path).map_err(cannot_read)?;
+    let mut reading = Reading {
+        path,
+        text: &text,
+        keys,
+        problems: Vec::new(),
+        secret_lines: Vec::new(),
+    };
+    let (table, errors) = DeTable::parse_recoverable(&text);
+    for error in &errors {
+        // Not the error itself, which quotes the line.
+        reading.problem(error.span().unwrap_or_default(), error.message());
+    }
+    // What could not be parsed would be missed further below.
+    let (settings, sources) = match errors.is_empty() {
+        true => reading.top(table.get_ref()),
+        false => Default::default(),
+    };
+    let mut warnings = Vec::new();
+    if let Some(mode) = mode {
+        warnings.extend(reading.check_mode(mode));
+    }
+    reading.end()?;
+    Ok(ConfigurationFile {
+        path: path.to_owned(),
+        settings,
+        sources,
+        warnings,
+    })
+}
+
+/// The permissions of a file, if it is one: a pipe has none to speak of.
+fn mode(path: &Path) -> std::io::Result<Option<Mode>> {
+    let metadata = std::fs::metadata(path)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let mode = Mode(metadata.mode() & 0o777);
+        Ok(metadata.is_file().then_some(mode))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = metadata;
+        Ok(None)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Mode(u32);
+
+/// A file while it is read.
+struct Reading<'a> {
+    path: &'a Path,
+    text: &'a str,
+    keys: &'a [Key],
+    /// By line.
+    problems: Vec<(usize, String)>,
+    /// Where secrets stand.
+    secret_lines: Vec<usize>,
+}
+
+type Table<'t> = DeTable<'t>;
+type Value<'t> = Spanned<DeValue<'t>>;
+
+impl Reading<'_> {
+    fn line(&self, at: usize) -> usize {
+        let before = self.text.as_bytes().get(..at).unwrap_or_default();
+        1 + before.iter().filter(|byte| **byte == b'\n').count()
+    }
+
+    fn problem(&mut self, at: Range<usize>, text: impl Into<String>) {
+        self.problems.push((self.line(at.start), text.into()));
+    }
+
+    fn top(&mut self, table: &Table<'_>) -> (Vec<Setting>, Vec<FileSource>) {
+        let mut settings = Vec::new();
+        let mut sources = Vec::new();
+        for (name, value) in table {
+            let (at, name) = (name.span(), name.get_ref().as_ref());
+            if name == SOURCE {
+                sources = self.sources(value);
+                continue;
+            }
+            match self.keys.iter().find(|key| key.name == name) {
+                Some(key) if key.place == Place::Source => {
+                    self.problem(at, format!("`{name}` belongs into a [[source]]"));
+                }
+                Some(key) => settings.extend(self.setting(key, at, value)),
+                None => {
+                    let top = self.keys.iter().filter(|key| key.place != Place::Source);
+                    let known = top.map(|key| key.name.as_str()).chain([SOURCE]);
+                    let text = unknown(name, "", known);
+                    self.problem(at, text);
+                }
+            }
+        }
+        self.check_sources(&settings, &sources);
+        let has = |key: &str| settings.iter().find(|setting| setting.key == key);
+        if let (Some(_), Some(second)) = (has(DATABASE_URL), has(DATABASE_URL_FILE)) {
+            let text = format!("both `{DATABASE_URL}` and `{DATABASE_URL_FILE}` are given");
+            self.problems.push((second.line, text));
+        }
+        (settings, sources)
+    }
+
+    fn sources(&mut self, value: &Value<'_>) -> Vec<FileSource> {
+        let DeValue::Array(tables) = value.get_ref() else {
+            self.problem(value.span(), "a source begins with [[source]]");
+            return Vec::new();
+        };
+        let mut sources = Vec::new();
+        for table in tables {
+            match table.get_ref() {
+                DeValue::Table(source) => sources.push(self.source(table.span(), source)),
+                _ => self.problem(table.span(), "a source begins with [[source]]"),
+            }
+        }
+        sources
+    }
+
+    fn source(&mut self, at: Range<usize>, table: &Table<'_>) -> FileSource {
+        let mut source = FileSource {
+            name: None,
+            line: self.line(at.start),
+            settings: Vec::new(),
+            credentials: Vec::new(),
+        };
+        for (name, value) in table {
+            let (at, name) = (name.span(), name.get_ref().as_ref());
+            match name {
+                NAME => source.name = self.source_name(value),
+                CREDENTIALS => source.credentials = self.credentials(value),
+                _ => match self.keys.iter().find(|key| key.name == name) {
+                    Some(key) if key.place == Place::Top => {
+                        let text = format!(
+                            "`{name}` holds for all sources: it belongs to the top of the file, \
+                             before the first [[source]]"
+                        );
+                        self.problem(at, text);
+                    }
+                    Some(key) => source.settings.extend(self.setting(key, at, value)),
+                    None => {
+                        let own = self.keys.iter().filter(|key| key.place != Place::Top);
+                        let known = own.map(|key| key.name.as_str()).chain([NAME, CREDENTIALS]);
+                        let text = unknown(name, " of a source", known);
+                        self.problem(at, text);
+                    }
+                },
+            }
+        }
+        source
+    }
+
+    fn source_name(&mut self, value: &Value<'_>) -> Option<String> {
+        let is_plain = |name: &str| {
+            name.len() <= 63
+                && name.starts_with(|first: char| first.is_ascii_alphanumeric())
+                && name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        };
+        match value.get_ref().as_str() {
+            Some(name) if is_plain(name) => Some(name.to_owned()),
+            _ => {
+                let text = "`name` is a string of 1 to 63 letters, digits, `.`, `_` and `-`, the first \
+                            a letter or digit";
+                self.problem(value.span(), text);
+                None
+            }
+        }
+    }
+
+    /// What can only be seen when all sources are known. One alone may leave to flags and variables
+    /// which registry it is.
+    fn check_sources(&mut self, top: &[Setting], sources: &[FileSource]) {
+        let mut lines_by_name = BTreeMap::new();
+        let mut lines_by_instance = BTreeMap::new();
+        for source in sources {
+            let has = |key: &str| {
+                source.get(key).is_some() || top.iter().any(|setting| setting.key == key)
+            };
+            let needed: [&[&str]; 3] = [&["region", "endpoint"], &["project_id"], &[INSTANCES]];
+            for keys in needed {
+                if sources.len() > 1 && !keys.iter().any(|key| has(key)) {
+                    let text = format!("a source among several needs `{}`", keys.join("` or `"));
+                    self.problems.push((source.line, text));
+                }
+            }
+            match &source.name {
+                None if sources.len() > 1 => {
+                    let text = "a source among several needs a `name`";
+                    self.problems.push((source.line, text.to_owned()));
+                }
+                None => {}
+                Some(name) => {
+                    if let Some(line) = lines_by_name.insert(name, source.line) {
+                        let text = format!("the source of line {line} has the name `{name}`, too");
+                        self.problems.push((source.line, text));
+                    }
+                }
+            }
+            let Some(instances) = source.get(INSTANCES) else {
+                continue;
+            };
+            for id in instances.values.iter().filter(|id| *id != "all") {
+                if let Some(line) = lines_by_instance.insert(id, instances.line) {
+                    let text = format!("line {line} has the instance `{id}`, too");
+                    self.problems.push((instances.line, text));
+                }
+            }
+        }
+    }
+
+    fn credentials(&mut self, value: &Value<'_>) -> Vec<Credential> {
+        let DeValue::Table(table) = value.get_ref() else {
+            self.problem(
+                value.span(),
+                "credentials are a table, [source.credentials]",
+            );
+            return Vec::new();
+        };
+        let mut credentials: Vec<Credential> = Vec::new();
+        for (name, value) in table {
+            let (at, name) = (name.span(), name.get_ref().as_ref());
+            let Some((key, hold)) = credential_key(name) else {
+                let text = unknown(name, " of credentials", known_credential_keys());
+                self.problem(at, text);
+                continue;
+            };
+            let Some(text) = value
+                .get_ref()
+                .as_str()
+                .filter(|text| !text.trim().is_empty())
+            else {
+                self.problem(at, format!("`{name}` is a string that is not empty"));
+                continue;
+            };
+            if !key.possible_values.is_empty() && !key.possible_values.contains(&text) {
+                let values = key.possible_values.join(", ");
+                self.problem(at, format!("`{name}`: it is one of {values}"));
+                continue;
+            }
+            let mut others = credentials.iter();
+            if let Some(other) = others.find(|other| other.key.name == key.name) {
+                let text = format!("both `{}` and `{name}` are given", other.written());
+                self.problem(at, text);
+                continue;
+            }
+            let line = self.line(at.start);
+            let held = hold(text.trim());
+            if key.is_secret && matches!(held, Held::Here(_)) {
+                self.secret_lines.push(line);
+            }
+            let place = format!("{}:{line}", self.path.display());
+            credentials.push(Credential { key, held, place });
+        }
+        credentials
+    }
+
+    /// A value of the right type, which the flag's parser takes.
+    fn setting(&mut self, key: &Key, at: Range<usize>, value: &Value<'_>) -> Option<Setting> {
+        let name = &key.name;
+        let Some(values) = values(key.kind, value.get_ref()) else {
+            let text = format!("`{name}` is {}", expected(key.kind));
+            self.problem(at, text);
+            return None;
+        };
+        for value in &values {
+            if let Err(reason) = key.check(value) {
+                self.problem(at, format!("`{name}`: {reason}"));
+                return None;
+            }
+        }
+        if key.name == INSTANCES {
+            let has_all = values.iter().any(|id| id == "all");
+            if values.is_empty() || (has_all && values.len() > 1) {
+                let text = format!("`{name}` is a list of ids, or \"all\"");
+                self.problem(at, text);
+                return None;
+            }
+        }
+        let has_password = values.iter().any(|value| holds_password(value));
+        if key.name == DATABASE_URL && has_password {
+            let text = format!(
+                "`{DATABASE_URL}` holds a password: have `{DATABASE_URL_FILE}` name a file with the URL, or set \
+                 DATABASE_URL"
+            );
+            self.problem(at, text);
+            return None;
+        }
+        let line = self.line(at.start);
+        if key.is_secret || has_password {
+            self.secret_lines.push(line);
+        }
+        Some(Setting {
+            key: name.clone(),
+            values,
+            line,
+        })
+    }
+
+    /// Others must not be able to change where the program goes with its keys, nor to read a
+    /// secret. What is readable without holding one is as it is meant to be.
+    fn check_mode(&mut self, Mode(mode): Mode) -> Option<String> {
+        if mode & 0o002 != 0 {
+            let text =
+                format!("every user may write the file (mode {mode:04o}): chmod o-w would do");
+            self.problems.push((1, text));
+        }
+        let line = *self.secret_lines.iter().min()?;
+        if mode & 0o004 != 0 {
+            let text = format!(
+                "a secret stands here, and every user may read the file (mode {mode:04o}): chmod 0600 keeps it \
+                 to its owner; or let a key that ends with _file or _env say where the secret is"
+            );
+            self.problems.push((line, text));
+        }
+        (mode & 0o040 != 0).then(|| {
+            format!(
+                "the group of {} can read the secrets in it (mode {mode:04o}): chmod 0600 keeps them to its owner",
+                self.path.display()
+            )
+        })
+    }
+
+    fn end(mut self) -> Result<(), Failure> {
+        self.problems.sort();
+        let path = self.path.display();
+        let lines: Vec<String> = self
+            .problems
+            .iter()
+            .map(|(line, text)| format!("{path}:{line}: {text}"))
+            .collect();
+        let text = match &lines[..] {
+            [] => return Ok(()),
+            [only] => only.clone(),
+            several => format!(
+                "the configuration file has {} mistakes\n  {}",
+                several.len(),
+                several.join("\n  ")
+            ),
+        };
+        Err(Failure::new(Exit::Usage, text)
+            .hint("`swr-sync config schema` prints what may stand in it"))
+    }
+}
+
+fn unknown<'a>(name: &str, of: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    // A key may hold anything, and is shown on one line.
+    let name: String = name.chars().filter(|one| !one.is_control()).collect();
+    match nearest(&name, known) {
+        Some(nearest) => format!("unknown key{of} `{name}`; is `{nearest}` meant?"),
+        None => format!("unknown key{of} `{name}`"),
+    }
+}
+
+fn expected(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Boolean => "true or false",
+        Kind::Integer => "a whole number, without quotes",
+        Kind::Number => "a number, without quotes",
+        Kind::Text => "a string, in quotes",
+        Kind::Texts => "a list of strings",
+    }
+}
+
+/// The value as the flag would have it, if it is of the kind.
+fn values(kind: Kind, value: &DeValue<'_>) -> Option<Vec<String>> {
+    let one = match (kind, value) {
+        (Kind::Boolean, DeValue::Boolean(value)) => value.to_string(),
+        (Kind::Integer | Kind::Number, DeValue::Integer(value)) => {
+            i64::from_str_radix(value.as_str(), value.radix())
+                .ok()?
+                .to_string()
+        }
+        (Kind::Number, DeValue::Float(value)) => value.as_str().to_owned(),
+        (Kind::Text | Kind::Texts, DeValue::String(value)) => value.trim().to_owned(),
+        (Kind::Texts, DeValue::Array(values)) => {
+            let values = values.iter().map(|value| value.get_ref().as_str());
+            return values.map(|value| value.map(str::to_owned)).collect();
+        }
+        _ => return None,
+    };
+    Some(vec![one])
+}
+
+type Hold = fn(&str) -> Held;
+
+fn credential_key(name: &str) -> Option<(&'static CredentialKey, Hold)> {
+    let find = |name: &str| CREDENTIAL_KEYS.iter().find(|key| key.name == name);
+    if let Some(key) = find(name) {
+        return Some((key, |text| Held::Here(SecretString::from(text))));
+    }
+    let endings: [(&str, Hold); 2] = [
+        ("_file", |text| Held::InFile(text.into())),
+        ("_env", |text| Held::InVariable(text.to_owned())),
+    ];
+    endings.into_iter().find_map(|(ending, hold)| {
+        let key = find(name.strip_suffix(ending)?)?;
+        key.has_places.then_some((key, hold))
+    })
+}
+
+fn known_credential_keys() -> impl Iterator<Item = &'static str> {
+    CREDENTIAL_KEYS.iter().map(|key| key.name)
+}

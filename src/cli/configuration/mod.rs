@@ -1,0 +1,382 @@
+//! The configuration file, as a layer below flags and variables.
+//!
+//! Clap does the layering: the command line is parsed once more, with the file's values in the
+//! place of the defaults. So a flag wins over a variable, a variable over the file, the file over
+//! what is built in, and the same parsers look at every value. With several sources, it is parsed
+//! once for each, with the source's values over those at the top of the file.
+
+pub(super) mod credential_keys;
+pub(super) mod file;
+pub(super) mod keys;
+pub(super) mod schema;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command, FromArgMatches};
+
+use super::credentials::variable;
+use super::exit::{Exit, Failure};
+use super::settings::{Configured, RegistryArgs};
+use file::{ConfigurationFile, FileSource, Setting};
+use keys::{
+    DATABASE_URL, DATABASE_URL_FILE, IDENTITY_ARGUMENTS, INSTANCE_ARGUMENT, INSTANCES, file_key,
+    keys, nearest,
+};
+
+/// Where the settings of a command come from.
+#[derive(Debug)]
+pub(super) struct Layers {
+    /// What is parsed, with the file's values.
+    pub matches: ArgMatches,
+    /// The file, if there is one.
+    pub file: Option<ConfigurationFile>,
+    /// The sources of the file that the command is about.
+    pub sources: Vec<LayeredSource>,
+}
+
+/// A source of the file.
+#[derive(Debug)]
+pub(super) struct LayeredSource {
+    /// Its settings.
+    pub registry: RegistryArgs,
+    /// Where they are from.
+    pub matches: ArgMatches,
+    /// Its place in the file, from 0.
+    pub index: usize,
+}
+
+impl Layers {
+    /// Flags and variables alone.
+    pub(super) fn without_file(matches: ArgMatches) -> Layers {
+        Layers {
+            matches,
+            file: None,
+            sources: Vec::new(),
+        }
+    }
+}
+
+/// Reads the file and puts it below what was parsed. Fails with all that is wrong with the file,
+/// or with what is given beside it.
+pub(super) fn layer(
+    command: &Command,
+    arguments: &[OsString],
+    parsed: &ArgMatches,
+    path: &Path,
+) -> Result<Layers, Failure> {
+    let file = file::read(path, &keys(command))?;
+    let given = Given(leaf(parsed));
+    let mut top: Defaults<'_> = by_key(&file.settings);
+    if given.names_database() {
+        top.remove(DATABASE_URL);
+        top.remove(DATABASE_URL_FILE);
+    }
+    let parse = |defaults: &Defaults<'_>| parse(command, arguments, defaults);
+    let selected = match given.has(INSTANCE_ARGUMENT) {
+        true => select(&file, &given)?,
+        false => Vec::new(),
+    };
+    let is_one_of_several = file.sources.len() > 1;
+    let mut sources = Vec::new();
+    for Selected {
+        index,
+        instances,
+        among,
+    } in selected
+    {
+        let source = &file.sources[index];
+        let mut defaults = top.clone();
+        defaults.extend(by_key(&source.settings));
+        let matches = parse(&defaults)?;
+        let mut registry = RegistryArgs::from_arg_matches(leaf(&matches)).map_err(refused)?;
+        if is_one_of_several {
+            registry.instance_id = instances;
+        }
+        registry.configured = Configured {
+            name: source.name.clone(),
+            credentials: source.credentials.clone(),
+            among,
+        };
+        sources.push(LayeredSource {
+            registry,
+            matches,
+            index,
+        });
+    }
+    check_overlap(&file, &sources)?;
+    let matches = match &sources[..] {
+        [only] if !is_one_of_several => only.matches.clone(),
+        _ => parse(&top)?,
+    };
+    Ok(Layers {
+        matches,
+        file: Some(file),
+        sources,
+    })
+}
+
+/// The last of the commands, which has the settings.
+pub(super) fn leaf(matches: &ArgMatches) -> &ArgMatches {
+    matches
+        .subcommand()
+        .map_or(matches, |(_, matches)| leaf(matches))
+}
+
+/// Whether the command has settings that a file can hold, beside those of every command.
+pub(super) fn has_settings(command: &Command, parsed: &ArgMatches) -> bool {
+    let Some((name, matches)) = parsed.subcommand() else {
+        return false;
+    };
+    let Some(command) = command.find_subcommand(name) else {
+        return false;
+    };
+    let has_own = command
+        .get_arguments()
+        .any(|argument| file_key(argument).is_some());
+    has_own || has_settings(command, matches)
+}
+
+type Defaults<'a> = BTreeMap<&'a str, &'a Setting>;
+
+fn by_key(settings: &[Setting]) -> Defaults<'_> {
+    settings
+        .iter()
+        .map(|setting| (setting.key.as_str(), setting))
+        .collect()
+}
+
+fn parse(
+    command: &Command,
+    arguments: &[OsString],
+    defaults: &Defaults<'_>,
+) -> Result<ArgMatches, Failure> {
+    with_defaults(command.clone(), defaults)
+        .try_get_matches_from(arguments)
+        .map_err(refused)
+}
+
+fn with_defaults(command: Command, defaults: &Defaults<'_>) -> Command {
+    command
+        .mut_args(|argument| {
+            let key = file_key(&argument);
+            let Some(setting) = key.and_then(|key| defaults.get(key.as_str())) else {
+                return argument;
+            };
+            // An empty variable, as compose files and manifests pass on, is none.
+            let is_set = argument
+                .get_env()
+                .is_some_and(|name| variable(&name.to_string_lossy()).is_some());
+            let argument = argument.default_values(&setting.values);
+            match is_set {
+                true => argument,
+                false => argument.env(None::<&str>),
+            }
+        })
+        .mut_subcommands(|command| with_defaults(command, defaults))
+}
+
+/// Each value was looked at before; the error's own words would repeat it.
+fn refused(error: clap::Error) -> Failure {
+    let text = format!(
+        "the configuration does not fit this command: {}",
+        error.kind()
+    );
+    Failure::new(Exit::Usage, text).hint("`swr-sync config check` says more")
+}
+
+/// What the command line and the environment give.
+struct Given<'a>(&'a ArgMatches);
+
+impl Given<'_> {
+    fn has(&self, argument: &str) -> bool {
+        self.0.try_contains_id(argument).is_ok()
+    }
+
+    /// How an argument was given: by flag, or by a variable that is not empty.
+    fn by(&self, argument: &str) -> Option<ValueSource> {
+        if !self.has(argument) {
+            return None;
+        }
+        let source = self.0.value_source(argument)?;
+        let mut values = self.0.get_raw(argument)?;
+        let is_given = match source {
+            ValueSource::CommandLine => true,
+            ValueSource::EnvVariable => {
+                values.any(|value| !value.to_string_lossy().trim().is_empty())
+            }
+            _ => false,
+        };
+        is_given.then_some(source)
+    }
+
+    fn texts(&self, argument: &str) -> Vec<String> {
+        if self.by(argument).is_none() {
+            return Vec::new();
+        }
+        let values = self.0.get_raw(argument).into_iter().flatten();
+        values
+            .map(|value| value.to_string_lossy().trim().to_owned())
+            .filter(|value| !value.is_empty())
+            .collect()
+    }
+
+    fn names_database(&self) -> bool {
+        let by_flag = ["database_url", "database_url_file"];
+        let by_variable = ["DATABASE_URL", "DATABASE_URL_FILE"];
+        by_flag.iter().any(|argument| self.by(argument).is_some())
+            || by_variable.iter().any(|name| variable(name).is_some())
+    }
+}
+
+/// A source that the command is about.
+struct Selected {
+    index: usize,
+    /// Its instances, or `all`.
+    instances: Vec<String>,
+    /// Those of all its instances that the command is about, if not all.
+    among: Option<Vec<String>>,
+}
+
+/// Which sources a command is about, and which of their instances.
+fn select(file: &ConfigurationFile, given: &Given<'_>) -> Result<Vec<Selected>, Failure> {
+    let path = file.path.display();
+    let names: Vec<&str> = file.sources.iter().filter_map(name_of).collect();
+    let asked = given.texts("source");
+    if let Some(unknown) = asked.iter().find(|name| !names.contains(&name.as_str())) {
+        let nearest = nearest(unknown, names.iter().copied());
+        let hint = match nearest {
+            Some(nearest) => format!("is `{nearest}` meant?"),
+            None if names.is_empty() => "no source of the file has a name".to_owned(),
+            None => format!("there are {}", names.join(", ")),
+        };
+        let text = format!("{path} has no source `{unknown}`");
+        return Err(Failure::new(Exit::Usage, text).hint(hint));
+    }
+    if file.sources.len() > 1 {
+        for argument in IDENTITY_ARGUMENTS {
+            if let Some(by) = given.by(argument) {
+                return Err(ambiguous(argument, by, &path.to_string(), &names));
+            }
+        }
+    }
+    let is_asked = |source: &FileSource| {
+        asked.is_empty() || name_of(source).is_some_and(|name| asked.iter().any(|a| a == name))
+    };
+    let sources = file.sources.iter().enumerate();
+    let selected: Vec<Selected> = sources
+        .filter(|(_, source)| is_asked(source))
+        .map(|(index, source)| Selected {
+            index,
+            instances: source
+                .get(INSTANCES)
+                .map(|setting| setting.values.clone())
+                .unwrap_or_default(),
+            among: None,
+        })
+        .collect();
+    if selected.is_empty() && !names_registry(given) {
+        let text = format!("{path} has no [[source]], and nothing else names a registry");
+        return Err(Failure::new(Exit::Usage, text)
+            .hint("write one, as docs/swr-sync.example.toml shows, or set SWR_REGION, SWR_PROJECT_ID and SWR_INSTANCE_ID"));
+    }
+    let ids = given.texts(INSTANCE_ARGUMENT);
+    // One source alone is set by flags and variables as without a file.
+    if file.sources.len() < 2 || ids.is_empty() || ids.iter().any(|id| id == "all") {
+        return Ok(selected);
+    }
+    restrict(selected, &ids, &path.to_string())
+}
+
+fn names_registry(given: &Given<'_>) -> bool {
+    let arguments = IDENTITY_ARGUMENTS.iter().chain([&INSTANCE_ARGUMENT]);
+    let mut given_arguments = arguments.filter(|argument| given.by(argument).is_some());
+    given_arguments.next().is_some()
+}
+
+/// Leaves of the sources those that have one of the instances, or may have it.
+fn restrict(selected: Vec<Selected>, ids: &[String], path: &str) -> Result<Vec<Selected>, Failure> {
+    let mut unfound: BTreeSet<&String> = ids.iter().collect();
+    let mut restricted = Vec::new();
+    let mut asks_a_project = false;
+    for mut source in selected {
+        if source.instances.iter().any(|id| id == "all") {
+            asks_a_project = true;
+            source.among = Some(ids.to_vec());
+            restricted.push(source);
+            continue;
+        }
+        source.instances.retain(|id| ids.contains(id));
+        for id in &source.instances {
+            unfound.remove(id);
+        }
+        if !source.instances.is_empty() {
+            restricted.push(source);
+        }
+    }
+    match unfound.first() {
+        Some(id) if !asks_a_project => {
+            let text = format!("no source of {path} has the instance {id}");
+            Err(Failure::new(Exit::Usage, text)
+                .hint("--instance-id chooses among the instances of the file; `swr-sync config check` lists them"))
+        }
+        // Those that are found need not be looked for.
+        None => {
+            restricted.retain(|source| source.among.is_none());
+            Ok(restricted)
+        }
+        Some(_) => Ok(restricted),
+    }
+}
+
+fn name_of(source: &FileSource) -> Option<&str> {
+    source.name.as_deref()
+}
+
+fn ambiguous(argument: &str, by: ValueSource, path: &str, names: &[&str]) -> Failure {
+    let key = argument;
+    let setting = match by {
+        ValueSource::CommandLine => format!("--{}", argument.replace('_', "-")),
+        _ => format!("SWR_{}", argument.to_uppercase()),
+    };
+    let text = format!(
+        "{setting} is of one registry, and {path} has {} sources ({})",
+        names.len(),
+        names.join(", ")
+    );
+    Failure::new(Exit::Usage, text).hint(format!(
+        "leave {setting} out; each [[source]] has its own `{key}`"
+    ))
+}
+
+/// Two sources of one project may share it, but no instance.
+fn check_overlap(file: &ConfigurationFile, sources: &[LayeredSource]) -> Result<(), Failure> {
+    for (position, one) in sources.iter().enumerate() {
+        for other in &sources[..position] {
+            let project = |source: &LayeredSource| {
+                let endpoint = source.registry.endpoint().ok()?;
+                Some((endpoint, source.registry.project_id.clone()?))
+            };
+            let has_all = |source: &LayeredSource| {
+                let mut ids = source.registry.instance_id.iter();
+                ids.any(|id| id == "all")
+            };
+            let is_same = project(one).is_some() && project(one) == project(other);
+            if is_same && (has_all(one) || has_all(other)) {
+                let lines = [other, one].map(|source| file.sources[source.index].line);
+                let text = format!(
+                    "{}:{}: the source of line {} is of the same project, and one of the two has all its instances",
+                    file.path.display(),
+                    lines[1],
+                    lines[0]
+                );
+                return Err(Failure::new(Exit::Usage, text).hint(
+                    "an instance has one source: list the ids in both, or leave one source out",
+                ));
+            }
+        }
+    }
+    Ok(())
+}

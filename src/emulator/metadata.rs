@@ -1,0 +1,237 @@
+//! The machine's own services, and the keys they hand out: the metadata service of an ECS and the
+//! pod identity agent of CCE.
+//!
+//! They are served at the same address as the API; in the cloud the first is at 169.254.169.254,
+//! and the second wherever `HC_CONTAINER_CREDENTIALS_FULL_URI` says. The gateway checks their keys
+//! like any other, and their security token and expiry besides.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use hyper::StatusCode;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
+
+use super::answer::Answer;
+use super::auth::Arrived;
+
+/// The longest that a metadata token may be asked for, in seconds.
+const LONGEST_TOKEN_SECONDS: i64 = 21_600;
+
+/// How the machine's services behave.
+#[derive(Debug, Clone)]
+pub struct MetadataSettings {
+    /// Whether the metadata service has tokens.
+    pub tokens: MetadataTokens,
+    /// Whether an agency is attached to the ECS; without one it gets no key.
+    pub has_agency: bool,
+    /// How long a key is valid; 24 hours in the cloud.
+    pub key_lifetime: Duration,
+    /// Whether the same key is handed out until its end.
+    pub keeps_key: bool,
+    /// What a pod proves itself by.
+    pub pod_authorization: SecretString,
+    /// How the pod identity agent spells a key.
+    pub spelling: KeySpelling,
+}
+
+impl Default for MetadataSettings {
+    fn default() -> MetadataSettings {
+        MetadataSettings {
+            tokens: MetadataTokens::Required,
+            has_agency: true,
+            key_lifetime: Duration::from_secs(24 * 60 * 60),
+            keeps_key: false,
+            pod_authorization: "emulator-pod-token-of-no-value".into(),
+            spelling: KeySpelling::Camel,
+        }
+    }
+}
+
+/// Whether the metadata service has tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetadataTokens {
+    /// Without one, nothing is given.
+    Required,
+    /// With one or without.
+    Optional,
+    /// It answers with this status where a token is asked for: 404, 405 or 503.
+    Unsupported(u16),
+}
+
+/// The names of a key's parts, as the SDKs accept them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeySpelling {
+    /// `access`, `secret`, `securitytoken`, `expires_at` in `credential`.
+    Short,
+    /// `accessKeyId`, `secretAccessKey`, `securityToken`, `expiration` in `credentials`.
+    Camel,
+    /// `access_key_id`, `secret_access_key`, `security_token`, `expiration` in `credentials`.
+    Snake,
+}
+
+/// A service's request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MetadataRoute {
+    /// `PUT /meta-data/latest/api/token`.
+    Token,
+    /// `GET /openstack/latest/securitykey`.
+    SecurityKey,
+    /// `POST /v1/credentials`.
+    PodIdentity,
+}
+
+/// A key as it was handed out.
+#[derive(Debug, Clone)]
+pub(super) struct TemporaryKey {
+    access_key: String,
+    pub(super) secret_key: SecretString,
+    pub(super) security_token: SecretString,
+    pub(super) expires_at: DateTime<Utc>,
+}
+
+/// What the services have handed out.
+#[derive(Debug, Default)]
+pub(super) struct Machine {
+    issued: u64,
+    expiry_by_token: HashMap<String, DateTime<Utc>>,
+    keys: HashMap<String, TemporaryKey>,
+    latest: Option<TemporaryKey>,
+}
+
+impl Machine {
+    pub(super) fn key(&self, access_key: &str) -> Option<&TemporaryKey> {
+        self.keys.get(access_key)
+    }
+
+    /// As if all keys had reached their end.
+    pub(super) fn expire_keys(&mut self) {
+        for key in self.keys.values_mut() {
+            key.expires_at = DateTime::UNIX_EPOCH;
+        }
+    }
+
+    pub(super) fn answer(
+        &mut self,
+        route: MetadataRoute,
+        settings: &MetadataSettings,
+        request: &Arrived<'_>,
+        now: DateTime<Utc>,
+    ) -> Answer {
+        match route {
+            MetadataRoute::Token => self.issue_token(settings, request, now),
+            MetadataRoute::SecurityKey => self.security_key(settings, request, now),
+            MetadataRoute::PodIdentity => self.pod_identity(settings, request, now),
+        }
+    }
+
+    fn issue_token(
+        &mut self,
+        settings: &MetadataSettings,
+        request: &Arrived<'_>,
+        now: DateTime<Utc>,
+    ) -> Answer {
+        if let MetadataTokens::Unsupported(status) = settings.tokens {
+            return Answer::text(status, "not supported".into());
+        }
+        let seconds = request.header("x-metadata-token-ttl-seconds");
+        let seconds = seconds.and_then(|seconds| seconds.parse::<i64>().ok());
+        let Some(seconds @ 1..=LONGEST_TOKEN_SECONDS) = seconds else {
+            return Answer::text(
+                400,
+                "X-Metadata-Token-Ttl-Seconds is missing or wrong".into(),
+            );
+        };
+        self.issued += 1;
+        let token = format!("emulator-metadata-token-of-no-value-{}", self.issued);
+        let expires_at = now + TimeDelta::seconds(seconds);
+        self.expiry_by_token.insert(token.clone(), expires_at);
+        Answer::text(200, token)
+    }
+
+    fn security_key(
+        &mut self,
+        settings: &MetadataSettings,
+        request: &Arrived<'_>,
+        now: DateTime<Utc>,
+    ) -> Answer {
+        let is_known = match request.header("x-metadata-token") {
+            Some(token) => self
+                .expiry_by_token
+                .get(token)
+                .is_some_and(|expires_at| now < *expires_at),
+            None => settings.tokens != MetadataTokens::Required,
+        };
+        if !is_known {
+            return Answer::text(401, "the metadata token is missing or has expired".into());
+        }
+        if !settings.has_agency {
+            let text = "Please configure Cloud Service Agency first, see the user guide";
+            return Answer::text(401, text.into());
+        }
+        let key = self.issue_key(settings, now);
+        key_document(&key, KeySpelling::Short)
+    }
+
+    fn pod_identity(
+        &mut self,
+        settings: &MetadataSettings,
+        request: &Arrived<'_>,
+        now: DateTime<Utc>,
+    ) -> Answer {
+        let is_ours =
+            request.header("authorization") == Some(settings.pod_authorization.expose_secret());
+        if !is_ours {
+            let refusal = json!({"error_code": "CCE.01401001", "error_msg": "the token of the service account is not valid"});
+            return Answer::json(StatusCode::UNAUTHORIZED, &refusal);
+        }
+        if serde_json::from_slice(request.body).ok() != Some(json!({})) {
+            return Answer::text(400, "the body must be {}".into());
+        }
+        let key = self.issue_key(settings, now);
+        key_document(&key, settings.spelling)
+    }
+
+    fn issue_key(&mut self, settings: &MetadataSettings, now: DateTime<Utc>) -> TemporaryKey {
+        let kept = self.latest.as_ref().filter(|_| settings.keeps_key);
+        if let Some(key) = kept.filter(|key| now < key.expires_at) {
+            return key.clone();
+        }
+        self.issued += 1;
+        let number = self.issued;
+        let lifetime = TimeDelta::from_std(settings.key_lifetime).unwrap_or(TimeDelta::MAX);
+        let key = TemporaryKey {
+            access_key: format!("TEMPORARYKEY{number:08}"),
+            secret_key: format!("emulator-temporary-key-of-no-value-{number}").into(),
+            security_token: format!("emulator-security-token-of-no-value-{number}").into(),
+            expires_at: now + lifetime,
+        };
+        self.keys.insert(key.access_key.clone(), key.clone());
+        self.latest = Some(key.clone());
+        key
+    }
+}
+
+fn key_document(key: &TemporaryKey, spelling: KeySpelling) -> Answer {
+    let TemporaryKey {
+        access_key,
+        secret_key,
+        security_token,
+        expires_at,
+    } = key;
+    let (secret, token) = (secret_key.expose_secret(), security_token.expose_secret());
+    let ends = expires_at.format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
+    let document = match spelling {
+        KeySpelling::Short => json!({"credential": {
+            "access": access_key, "secret": secret, "securitytoken": token, "expires_at": ends,
+        }}),
+        KeySpelling::Camel => json!({"subject": {"namespace": "default"}, "credentials": {
+            "accessKeyId": access_key, "secretAccessKey": secret, "securityToken": token, "expiration": ends,
+        }}),
+        KeySpelling::Snake => json!({"credentials": {
+            "access_key_id": access_key, "secret_access_key": secret, "security_token": token, "expiration": ends,
+        }}),
+    };
+    Answer::json(StatusCode::OK, &document)
+}

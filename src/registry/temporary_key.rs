@@ -1,0 +1,716 @@
+//! Keys that expire: handed out by the metadata service of an ECS or by the pod identity agent of
+//! CCE, and renewed while a run goes on.
+//!
+//! Both are services of the machine itself, so no proxy leads to them, and they are neither paced
+//! nor counted among the requests to the registry. They are asked rarely: one at a time, well
+//! ahead of a key's end, and not again within ten seconds, whatever they answered.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use reqwest::header::{HeaderName, HeaderValue};
+use reqwest::{Method, Url};
+use serde_json::{Map, Value};
+use tokio::sync::Mutex;
+
+use super::error::{Malformed, RegistryError, RequestFailure, StatusFailure};
+use super::retry::{self, RetryPolicy};
+use super::signature::SigningKey;
+use super::transport::{self, RawAnswer, Unanswered};
+use crate::clock::Clock;
+use crate::secret_file;
+
+/// Limits of the SDKs for a request to each service.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(3);
+const POD_IDENTITY_TIMEOUT: Duration = Duration::from_secs(5);
+/// A key with its names is a few kilobytes.
+const MAX_ANSWER_BYTES: usize = 64 << 10;
+/// How long a metadata service without tokens is not asked for one again.
+const TOKENLESS_FOR: TimeDelta = TimeDelta::hours(24);
+/// What a metadata token is asked for; it is used at once.
+const TOKEN_LIFETIME_SECONDS: &str = "21600";
+/// What the metadata service says in a 401 that no token will change.
+const NO_AGENCY: &str = "Please configure Cloud Service Agency first";
+/// The SDKs renew a key of which less is left.
+const RENEWED_BEFORE_END: TimeDelta = TimeDelta::minutes(40);
+/// Assumed where the answer does not say.
+const ASSUMED_LIFETIME: TimeDelta = TimeDelta::minutes(30);
+/// Nobody is asked twice within this time.
+const LEAST_INTERVAL: TimeDelta = TimeDelta::seconds(10);
+
+const RETRY: RetryPolicy = RetryPolicy {
+    max_attempts: 3,
+    throttled_patience: Duration::ZERO,
+    base_delay: Duration::from_millis(500),
+    max_delay: Duration::from_secs(5),
+};
+
+/// Where temporary keys come from. Copies share the key that is in use.
+#[derive(Clone)]
+pub struct TemporaryKeySource(Arc<Inner>);
+
+struct Inner {
+    issuer: Issuer,
+    http: reqwest::Client,
+    /// Held by the one who asks for a key.
+    asking: Mutex<Asking>,
+    keys: StdMutex<Keys>,
+}
+
+enum Issuer {
+    /// Scheme and host.
+    Metadata(Url),
+    PodIdentity {
+        url: Url,
+        authorization_file: PathBuf,
+    },
+}
+
+#[derive(Default)]
+struct Asking {
+    /// When the metadata service was found to have no tokens.
+    tokenless_since: Option<DateTime<Utc>>,
+}
+
+#[derive(Default)]
+struct Keys {
+    current: Option<TemporaryKey>,
+    /// The key that the gateway refused: one that replaces it is the only one to do so.
+    refused: Option<(String, StatusFailure)>,
+    /// The last answer, if it was no key: everybody who waited for it gets it.
+    failed: Option<(DateTime<Utc>, RegistryError)>,
+    generation: u64,
+}
+
+/// A key in use.
+#[derive(Debug, Clone)]
+pub(super) struct TemporaryKey {
+    pub(super) key: Arc<SigningKey>,
+    /// Another number for each other key.
+    pub(super) generation: u64,
+    expires_at: DateTime<Utc>,
+    renew_at: DateTime<Utc>,
+}
+
+/// Somebody who was to give a temporary key gave none.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("no temporary key from {issuer}: {failure}")]
+pub struct NoKey {
+    /// Who was asked, with the address.
+    pub issuer: String,
+    /// What came back; part of the message, so it is no `source` as well.
+    pub failure: KeyFailure,
+}
+
+/// Why there is no temporary key.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum KeyFailure {
+    /// The machine is not allowed anything.
+    #[error("no agency is attached to this ECS ({0})")]
+    NoAgency(Box<StatusFailure>),
+    /// An answer with an error status.
+    #[error(transparent)]
+    Status(Box<StatusFailure>),
+    /// Refused, reset, or timed out.
+    #[error("no answer: {reason}")]
+    NoAnswer {
+        /// The innermost cause in words, without the URL.
+        reason: String,
+    },
+    /// A success status without a key.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// The key has ended before it came.
+    #[error("the key it gave has expired at {expired_at}")]
+    Expired {
+        /// By the clock of the one who gave it.
+        expired_at: DateTime<Utc>,
+    },
+    /// What proves who the pod is cannot be read.
+    #[error("cannot read the file {} of the pod's token: {reason}", path.display())]
+    Authorization {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl KeyFailure {
+    /// Whether it may go well another time with the same settings.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            KeyFailure::NoAnswer { .. } => true,
+            KeyFailure::Status(failure) => retry::is_retryable(failure.status),
+            _ => false,
+        }
+    }
+}
+
+/// A failure, and what was asked.
+struct Failed {
+    request: String,
+    failure: KeyFailure,
+}
+
+/// A key as it was handed out.
+struct Issued {
+    key: SigningKey,
+    /// By our clock.
+    expires_at: DateTime<Utc>,
+}
+
+impl TemporaryKeySource {
+    /// The metadata service of ECS and CCE nodes, by scheme and host (usermanual-ecs ecs_03_0166).
+    pub fn metadata(endpoint: Url) -> Result<TemporaryKeySource, reqwest::Error> {
+        TemporaryKeySource::new(Issuer::Metadata(endpoint), METADATA_TIMEOUT)
+    }
+
+    /// The pod identity agent of CCE; the file holds what is sent as `Authorization`.
+    pub fn pod_identity(
+        url: Url,
+        authorization_file: PathBuf,
+    ) -> Result<TemporaryKeySource, reqwest::Error> {
+        let issuer = Issuer::PodIdentity {
+            url,
+            authorization_file,
+        };
+        TemporaryKeySource::new(issuer, POD_IDENTITY_TIMEOUT)
+    }
+
+    fn new(issuer: Issuer, timeout: Duration) -> Result<TemporaryKeySource, reqwest::Error> {
+        let http = transport::client_builder()
+            .connect_timeout(timeout)
+            .timeout(timeout)
+            .no_proxy()
+            .build()?;
+        Ok(TemporaryKeySource(Arc::new(Inner {
+            issuer,
+            http,
+            asking: Mutex::default(),
+            keys: StdMutex::default(),
+        })))
+    }
+
+    /// Sees to it that there is a key, and gives the time when it ends. A run that uses this
+    /// source afterwards has the same key.
+    pub async fn prepare(&self, clock: &Clock) -> Result<DateTime<Utc>, RegistryError> {
+        Ok(self.current(clock).await?.expires_at)
+    }
+
+    /// The key to sign with, renewed where its end is near. Whoever comes while one is being
+    /// asked for waits for it.
+    pub(super) async fn current(&self, clock: &Clock) -> Result<TemporaryKey, RegistryError> {
+        if let Some(settled) = self.settled(clock.now()) {
+            return settled.map_err(|error| *error);
+        }
+        let mut asking = self.0.asking.lock().await;
+        // While it was waited for, somebody else may have asked.
+        if let Some(settled) = self.settled(clock.now()) {
+            return settled.map_err(|error| *error);
+        }
+        let asked = self.ask(&mut asking, clock).await;
+        let now = clock.now();
+        let mut keys = self.keys();
+        match asked {
+            Ok(issued) => keys.replace(issued, now).map_err(|failure| {
+                let error = RegistryError {
+                    request: format!("a request with the key from {}", self.0.issuer),
+                    attempts: 1,
+                    elapsed: Duration::ZERO,
+                    failure: failure.into(),
+                };
+                keys.failed = Some((now, error.clone()));
+                error
+            }),
+            Err(error) => keys.go_on_without(&error, now).ok_or(error),
+        }
+    }
+
+    /// What needs no asking: a key that is fresh, or a failure just now.
+    fn settled(&self, now: DateTime<Utc>) -> Option<Result<TemporaryKey, Box<RegistryError>>> {
+        let keys = self.keys();
+        let is_fresh = |key: &&TemporaryKey| now < key.renew_at && now < key.expires_at;
+        if let Some(key) = keys.current.as_ref().filter(is_fresh) {
+            return Some(Ok(key.clone()));
+        }
+        let (at, error) = keys.failed.as_ref()?;
+        ((now - *at).abs() < LEAST_INTERVAL).then(|| Err(Box::new(error.clone())))
+    }
+
+    /// Whether a request may be signed with this key now: it is the one in use, and has not ended.
+    pub(super) fn is_usable(&self, generation: u64, now: DateTime<Utc>) -> bool {
+        let keys = self.keys();
+        keys.current
+            .as_ref()
+            .is_some_and(|key| key.generation == generation && now < key.expires_at)
+    }
+
+    /// The gateway refused a key. From now on nothing is signed with it; `false` if there is no
+    /// other to be tried, since the refused one had replaced a refused one itself.
+    pub(super) fn refuse(&self, generation: u64, failure: &StatusFailure) -> bool {
+        let mut keys = self.keys();
+        let Some(key) = keys
+            .current
+            .take_if(|current| current.generation == generation)
+        else {
+            return true;
+        };
+        let is_first = keys.refused.is_none();
+        keys.refused = Some((key.key.access_key.clone(), failure.clone()));
+        is_first
+    }
+
+    async fn ask(&self, asking: &mut Asking, clock: &Clock) -> Result<Issued, RegistryError> {
+        let begin = tokio::time::Instant::now();
+        // Away from the cloud nobody is there, which need not be found out three times.
+        let may_be_absent =
+            matches!(self.0.issuer, Issuer::Metadata(_)) && self.keys().generation == 0;
+        let mut attempts = 0;
+        loop {
+            let asked = match &self.0.issuer {
+                Issuer::Metadata(endpoint) => self.ask_metadata(endpoint, asking, clock).await,
+                Issuer::PodIdentity {
+                    url,
+                    authorization_file,
+                } => self.ask_pod_identity(url, authorization_file, clock).await,
+            };
+            let Failed { request, failure } = match asked {
+                Ok(issued) => return Ok(issued),
+                Err(failed) => failed,
+            };
+            attempts += 1;
+            let is_absent = may_be_absent && matches!(failure, KeyFailure::NoAnswer { .. });
+            if is_absent || !failure.is_transient() || attempts >= RETRY.max_attempts {
+                return Err(RegistryError {
+                    request,
+                    attempts,
+                    elapsed: begin.elapsed(),
+                    failure: RequestFailure::NoKey(Box::new(NoKey {
+                        issuer: self.0.issuer.to_string(),
+                        failure,
+                    })),
+                });
+            }
+            tracing::debug!(attempts, "{request}: {failure}; asking again");
+            tokio::time::sleep(RETRY.delay(attempts, fastrand::f64(), None)).await;
+        }
+    }
+
+    /// A token first, unless the service is known to have none, then the key. After a 401 both
+    /// are asked for once more, as the SDKs do: the service may have come to want tokens.
+    async fn ask_metadata(
+        &self,
+        endpoint: &Url,
+        asking: &mut Asking,
+        clock: &Clock,
+    ) -> Result<Issued, Failed> {
+        let is_tokenless = asking
+            .tokenless_since
+            .is_some_and(|since| clock.now() - since < TOKENLESS_FOR);
+        let token = match is_tokenless {
+            true => None,
+            false => self.metadata_token(endpoint, asking, clock).await?,
+        };
+        let mut url = endpoint.clone();
+        url.set_path("/openstack/latest/securitykey");
+        let ask = async |token: Option<String>| {
+            let mut request = reqwest::Request::new(Method::GET, url.clone());
+            if let Some(token) = &token {
+                let name = HeaderName::from_static("x-metadata-token");
+                let value = sensitive(token, &url)?;
+                request.headers_mut().insert(name, value);
+            }
+            self.exchange(request, token.as_deref(), clock).await
+        };
+        let mut answered = ask(token).await?;
+        let lacks_agency = |answered: &Answered| answered.text().contains(NO_AGENCY);
+        if answered.status() == 401
+            && !lacks_agency(&answered)
+            && let Some(token) = self.metadata_token(endpoint, asking, clock).await?
+        {
+            answered = ask(Some(token)).await?;
+        }
+        if answered.status() == 401 && lacks_agency(&answered) {
+            let failure = KeyFailure::NoAgency(answered.status_failure());
+            return Err(answered.failed(failure));
+        }
+        answered.issued(clock)
+    }
+
+    /// `None` if the service has no tokens.
+    async fn metadata_token(
+        &self,
+        endpoint: &Url,
+        asking: &mut Asking,
+        clock: &Clock,
+    ) -> Result<Option<String>, Failed> {
+        let mut url = endpoint.clone();
+        url.set_path("/meta-data/latest/api/token");
+        let mut request = reqwest::Request::new(Method::PUT, url);
+        // With an empty body the client sends `Content-Length: 0`, on which some servers insist.
+        *request.body_mut() = Some(Vec::new().into());
+        request.headers_mut().insert(
+            HeaderName::from_static("x-metadata-token-ttl-seconds"),
+            HeaderValue::from_static(TOKEN_LIFETIME_SECONDS),
+        );
+        let answered = self.exchange(request, None, clock).await?;
+        match answered.status() {
+            200 => {
+                asking.tokenless_since = None;
+                Ok(Some(answered.text().trim().to_owned()))
+            }
+            404 | 405 | 503 => {
+                asking.tokenless_since = Some(clock.now());
+                Ok(None)
+            }
+            _ => {
+                let failure = KeyFailure::Status(answered.status_failure());
+                Err(answered.failed(failure))
+            }
+        }
+    }
+
+    async fn ask_pod_identity(
+        &self,
+        url: &Url,
+        authorization_file: &Path,
+        clock: &Clock,
+    ) -> Result<Issued, Failed> {
+        // Read anew each time: the cluster replaces the token before it ends.
+        let authorization = secret_file::read(authorization_file).map_err(|error| Failed {
+            request: format!("POST {url}"),
+            failure: KeyFailure::Authorization {
+                path: authorization_file.to_owned(),
+                reason: error.to_string(),
+            },
+        })?;
+        let authorization = authorization.trim();
+        let mut request = reqwest::Request::new(Method::POST, url.clone());
+        *request.body_mut() = Some("{}".into());
+        let headers = request.headers_mut();
+        headers.insert(
+            "content-type",
+            HeaderValue::from_static("application/json;charset=utf8"),
+        );
+        headers.insert("authorization", sensitive(authorization, url)?);
+        let answered = self.exchange(request, Some(authorization), clock).await?;
+        answered.issued(clock)
+    }
+
+    async fn exchange(
+        &self,
+        request: reqwest::Request,
+        secret: Option<&str>,
+        clock: &Clock,
+    ) -> Result<Answered, Failed> {
+        let named = format!("{} {}", request.method(), request.url());
+        let mut skew = TimeDelta::zero();
+        let exchanged = transport::exchange(&self.0.http, request, MAX_ANSWER_BYTES, |headers| {
+            skew = transport::skew(headers, clock).unwrap_or_default();
+        });
+        let exchanged = exchanged.await;
+        match exchanged {
+            Ok(answer) => Ok(Answered {
+                request: named,
+                answer,
+                secret: secret.map(str::to_owned),
+                skew,
+            }),
+            Err(Unanswered::Lost { reason } | Unanswered::Untrusted { reason }) => Err(Failed {
+                request: named,
+                failure: KeyFailure::NoAnswer { reason },
+            }),
+            Err(Unanswered::TooLong { .. }) => Err(Failed {
+                request: named,
+                failure: Malformed::new(format!(
+                    "the answer is longer than {MAX_ANSWER_BYTES} bytes"
+                ))
+                .into(),
+            }),
+        }
+    }
+
+    fn keys(&self) -> MutexGuard<'_, Keys> {
+        self.0.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Keys {
+    /// Takes a new key into use. Fails with the gateway's words if it is the one that was
+    /// refused: to sign with it once more would bring it nearer to being locked.
+    fn replace(
+        &mut self,
+        issued: Issued,
+        now: DateTime<Utc>,
+    ) -> Result<TemporaryKey, StatusFailure> {
+        let Issued { key, expires_at } = issued;
+        self.failed = None;
+        if self.current.is_some() {
+            // Renewed because of its age, not because it was refused.
+            self.refused = None;
+        }
+        if let Some((access_key, failure)) = &self.refused
+            && *access_key == key.access_key
+        {
+            return Err(failure.clone());
+        }
+        // A service may give the same key until shortly before its end.
+        let is_same = self
+            .current
+            .as_ref()
+            .is_some_and(|current| current.key.access_key == key.access_key);
+        if !is_same {
+            self.generation += 1;
+        }
+        let key = TemporaryKey {
+            key: Arc::new(key),
+            generation: self.generation,
+            expires_at,
+            renew_at: renew_at(now, expires_at),
+        };
+        self.current = Some(key.clone());
+        Ok(key)
+    }
+
+    /// With the key in use for as long as it lives; it was to be renewed well ahead of its end.
+    fn go_on_without(&mut self, error: &RegistryError, now: DateTime<Utc>) -> Option<TemporaryKey> {
+        match &mut self.current {
+            Some(key) if now < key.expires_at => {
+                tracing::warn!(
+                    "{error}; the key in use ends at {}, and is used until then",
+                    key.expires_at.format("%Y-%m-%d %H:%M:%S UTC")
+                );
+                let rest = key.expires_at - now;
+                key.renew_at = now + (rest / 10).max(LEAST_INTERVAL);
+                Some(key.clone())
+            }
+            _ => {
+                self.failed = Some((now, error.clone()));
+                None
+            }
+        }
+    }
+}
+
+/// When less than 40 minutes are left, as the SDKs do, but never before half of a shorter life is
+/// over: else a key of half an hour would be renewed at each request.
+fn renew_at(now: DateTime<Utc>, expires_at: DateTime<Utc>) -> DateTime<Utc> {
+    let margin = ((expires_at - now) / 2).min(RENEWED_BEFORE_END);
+    (expires_at - margin).max(now + LEAST_INTERVAL)
+}
+
+/// An answer, and what it takes to tell of it.
+struct Answered {
+    request: String,
+    answer: RawAnswer,
+    /// What the request was sent with.
+    secret: Option<String>,
+    /// How far the service's clock is ahead of ours.
+    skew: TimeDelta,
+}
+
+impl Answered {
+    fn status(&self) -> u16 {
+        self.answer.status
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.answer.body).into_owned()
+    }
+
+    fn status_failure(&self) -> Box<StatusFailure> {
+        let secrets: Vec<&str> = self.secret.as_deref().into_iter().collect();
+        let answer = &self.answer;
+        Box::new(StatusFailure::read(
+            answer.status,
+            None,
+            &answer.body,
+            &secrets,
+        ))
+    }
+
+    fn failed(self, failure: KeyFailure) -> Failed {
+        Failed {
+            request: self.request,
+            failure,
+        }
+    }
+
+    fn issued(self, clock: &Clock) -> Result<Issued, Failed> {
+        if !(200..300).contains(&self.status()) {
+            let failure = KeyFailure::Status(self.status_failure());
+            return Err(self.failed(failure));
+        }
+        let (key, ends) = match read_key(&self.answer.body) {
+            Ok(read) => read,
+            Err(malformed) => return Err(self.failed(malformed.into())),
+        };
+        let now = clock.now();
+        let expires_at = ends.map_or(now + ASSUMED_LIFETIME, |ends| ends - self.skew);
+        if expires_at <= now {
+            let expired_at = expires_at + self.skew;
+            return Err(self.failed(KeyFailure::Expired { expired_at }));
+        }
+        Ok(Issued { key, expires_at })
+    }
+}
+
+/// Reads a key in any of the spellings that the SDKs accept. What is wrong with it is said
+/// without quoting it.
+fn read_key(body: &[u8]) -> Result<(SigningKey, Option<DateTime<Utc>>), Malformed> {
+    let document: Value =
+        serde_json::from_slice(body).map_err(|_| Malformed::new("it is not JSON"))?;
+    let fields = ["credential", "credentials"]
+        .iter()
+        .find_map(|name| document.get(*name)?.as_object())
+        .ok_or_else(|| Malformed::new("it has no `credential`"))?;
+    let required = |names: [&str; 3]| {
+        text(fields, &names)
+            .ok_or_else(|| Malformed::new(format!("its credential has no `{}`", names[0])))
+    };
+    let key = SigningKey {
+        access_key: required(["access", "accessKeyId", "access_key_id"])?.to_owned(),
+        secret_key: required(["secret", "secretAccessKey", "secret_access_key"])?.into(),
+        security_token: Some(
+            required(["securitytoken", "securityToken", "security_token"])?.into(),
+        ),
+    };
+    let ends = text(fields, &["expires_at", "expiration"])
+        .and_then(|ends| DateTime::parse_from_rfc3339(ends).ok());
+    Ok((key, ends.map(|ends| ends.to_utc())))
+}
+
+fn text<'a>(fields: &'a Map<String, Value>, names: &[&str]) -> Option<&'a str> {
+    let mut found = names.iter().filter_map(|name| fields.get(*name)?.as_str());
+    found.find(|text| !text.is_empty())
+}
+
+fn sensitive(secret: &str, url: &Url) -> Result<HeaderValue, Failed> {
+    let mut value = HeaderValue::from_str(secret).map_err(|_| Failed {
+        request: url.to_string(),
+        failure: Malformed::new("the token to send holds characters that a header cannot carry")
+            .into(),
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+impl fmt::Display for Issuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Issuer::Metadata(endpoint) => {
+                write!(
+                    f,
+                    "the metadata service at {}",
+                    endpoint.origin().ascii_serialization()
+                )
+            }
+            Issuer::PodIdentity { url, .. } => write!(f, "pod identity at {url}"),
+        }
+    }
+}
+
+/// Such as "the metadata service at http://169.254.169.254".
+impl fmt::Display for TemporaryKeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.issuer.fmt(f)
+    }
+}
+
+impl fmt::Debug for TemporaryKeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TemporaryKeySource({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_read_in_every_spelling() {
+        for (envelope, access, secret, token, ends) in [
+            (
+                "credential",
+                "access",
+                "secret",
+                "securitytoken",
+                "expires_at",
+            ),
+            (
+                "credentials",
+                "accessKeyId",
+                "secretAccessKey",
+                "securityToken",
+                "expiration",
+            ),
+            (
+                "credentials",
+                "access_key_id",
+                "secret_access_key",
+                "security_token",
+                "expiration",
+            ),
+            (
+                "credential",
+                "access",
+                "secretAccessKey",
+                "security_token",
+                "expires_at",
+            ),
+        ] {
+            let body = format!(
+                r#"{{"{envelope}":{{"{access}":"AK","{secret}":"sk","{token}":"st","{ends}":"2026-01-08T03:50:07.574000Z"}},"subject":{{}}}}"#
+            );
+            let (key, ends) = read_key(body.as_bytes()).unwrap();
+            assert_eq!(key.access_key, "AK");
+            assert_eq!(key.secret_key.expose_secret(), "sk");
+            assert_eq!(key.security_token.unwrap().expose_secret(), "st");
+            assert_eq!(ends.unwrap().to_rfc3339(), "2026-01-08T03:50:07.574+00:00");
+        }
+    }
+
+    #[test]
+    fn an_answer_without_a_key_is_told_of_without_quoting_it() {
+        for (body, reason) in [
+            ("never-shown", "it is not JSON"),
+            (r#"{"a":"never-shown"}"#, "it has no `credential`"),
+            (r#"{"credential":"never-shown"}"#, "it has no `credential`"),
+            (
+                r#"{"credential":{"access":"never-shown"}}"#,
+                "its credential has no `secret`",
+            ),
+            (
+                r#"{"credential":{"access":"a","secret":"never-shown"}}"#,
+                "its credential has no `securitytoken`",
+            ),
+            (
+                r#"{"credential":{"access":"","secret":"never-shown","securitytoken":"b"}}"#,
+                "its credential has no `access`",
+            ),
+        ] {
+            let error = read_key(body.as_bytes()).unwrap_err().to_string();
+            assert_eq!(error, format!("unreadable answer: {reason}"));
+        }
+    }
+
+    #[test]
+    fn a_key_is_renewed_ahead_of_its_end_and_never_at_once() {
+        let now = "2026-01-01T00:00:00Z".parse::<DateTime<Utc>>().unwrap();
+        let after = |lifetime| renew_at(now, now + lifetime) - now;
+        assert_eq!(
+            after(TimeDelta::hours(24)),
+            TimeDelta::minutes(24 * 60 - 40)
+        );
+        assert_eq!(after(TimeDelta::minutes(81)), TimeDelta::minutes(41));
+        assert_eq!(after(TimeDelta::minutes(30)), TimeDelta::minutes(15));
+        assert_eq!(after(TimeDelta::seconds(30)), TimeDelta::seconds(15));
+        assert_eq!(after(TimeDelta::seconds(4)), LEAST_INTERVAL);
+    }
+}

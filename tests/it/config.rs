@@ -1,0 +1,634 @@
+//! The configuration file on the real process: what wins over what, what is said of mistakes, and
+//! what is shown of it.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::support::program::{Finished, Program};
+
+/// Of no value, and not to be found in any output.
+const SECRET: &str = "secret-of-the-file-not-to-be-shown";
+
+const TWO_SOURCES: &str = "\
+max_in_flight = 10
+database_url = 'postgresql://me@database.test/registry'
+
+[[source]]
+name = 'prod'
+region = 'cn-north-4'
+project_id = 'project-of-prod'
+instances = 'all'
+max_in_flight = 20
+[source.credentials]
+access_key = 'AKOFPROD'
+secret_key_env = 'PROD_SECRET_KEY'
+
+[[source]]
+name = 'test'
+endpoint = 'https://swr.test'
+project_id = 'project-of-test'
+instances = ['one', 'two']
+";
+
+/// A file in a folder that goes when it is dropped.
+struct File {
+    folder: TempDir,
+}
+
+impl File {
+    fn new(text: &str) -> File {
+        let file = File {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        std::fs::write(file.path(), text).unwrap();
+        file.mode(0o600)
+    }
+
+    fn mode(self, mode: u32) -> File {
+        std::fs::set_permissions(self.path(), PermissionsExt::from_mode(mode)).unwrap();
+        self
+    }
+
+    fn path(&self) -> String {
+        self.beside("swr-sync.toml")
+    }
+
+    fn beside(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// `config` with this file.
+    fn config(&self, action: &str) -> Program {
+        Program::new(&["config", action, "--config", &self.path()]).hides(SECRET)
+    }
+
+    /// Runs `config check`, and gives what is wrong with the file: `line: text`.
+    async fn mistakes(&self) -> Vec<String> {
+        let finished = self.config("check").run().await.code(2);
+        let start = format!("{}:", self.path());
+        let lines = finished.error().lines().filter_map(|line| {
+            let line = line.trim().trim_start_matches("error: ");
+            line.strip_prefix(&start).map(str::to_owned)
+        });
+        lines.collect()
+    }
+}
+
+/// `config show`, as value and origin by source and key. The file's name is left out.
+async fn shown(file: &File, program: Program) -> BTreeMap<(String, String), (String, String)> {
+    let finished = program.args(&["--format", "json"]).run().await.code(0);
+    let rows: Vec<BTreeMap<String, Option<String>>> =
+        serde_json::from_str(&finished.stdout).unwrap();
+    let text = |row: &BTreeMap<String, Option<String>>, name: &str| {
+        row.get(name).cloned().flatten().unwrap_or_default()
+    };
+    rows.iter()
+        .map(|row| {
+            let origin = text(row, "origin").replace(&file.path(), "");
+            (
+                (text(row, "source"), text(row, "key")),
+                (text(row, "value"), origin),
+            )
+        })
+        .collect()
+}
+
+fn get<'a>(
+    rows: &'a BTreeMap<(String, String), (String, String)>,
+    source: &str,
+    key: &str,
+) -> (&'a str, &'a str) {
+    let row = rows.get(&(source.to_owned(), key.to_owned()));
+    let (value, origin) = row.unwrap_or_else(|| panic!("no {key} of `{source}`: {rows:?}"));
+    (value, origin)
+}
+
+#[tokio::test]
+async fn a_flag_wins_over_a_variable_a_variable_over_the_file_and_the_file_over_what_is_built_in() {
+    let file = File::new(TWO_SOURCES);
+    let rows = shown(&file, file.config("show")).await;
+    assert_eq!(get(&rows, "prod", "max_attempts"), ("8", "default"));
+    assert_eq!(get(&rows, "test", "max_in_flight"), ("10", ":1"));
+    assert_eq!(get(&rows, "prod", "max_in_flight"), ("20", ":9"));
+    assert_eq!(get(&rows, "prod", "region"), ("cn-north-4", ":6"));
+    assert_eq!(get(&rows, "test", "instances"), ("one,two", ":18"));
+
+    let set = file.config("show").env("SWR_MAX_IN_FLIGHT", "30");
+    let rows = shown(&file, set).await;
+    for source in ["prod", "test"] {
+        let row = get(&rows, source, "max_in_flight");
+        assert_eq!(row, ("30", "SWR_MAX_IN_FLIGHT"));
+    }
+    let flag = file
+        .config("show")
+        .env("SWR_MAX_IN_FLIGHT", "30")
+        .args(&["--max-in-flight", "40"]);
+    let rows = shown(&file, flag).await;
+    assert_eq!(
+        get(&rows, "prod", "max_in_flight"),
+        ("40", "--max-in-flight")
+    );
+}
+
+#[tokio::test]
+async fn a_switch_of_the_file_can_be_turned_off_and_an_empty_variable_is_none() {
+    let file = File::new(
+        "redact_commands = true\nlog = 'error'\n\
+         [[source]]\nregion = 'a'\nproject_id = 'b'\ninstances = 'c'\n",
+    );
+    let rows = shown(&file, file.config("show")).await;
+    assert_eq!(get(&rows, "", "redact_commands"), ("true", ":1"));
+    assert_eq!(get(&rows, "", "log"), ("error", ":2"));
+
+    let off = file.config("show").env("SWR_SYNC_REDACT_COMMANDS", "0");
+    let rows = shown(&file, off).await;
+    let row = get(&rows, "", "redact_commands");
+    assert_eq!(row, ("false", "SWR_SYNC_REDACT_COMMANDS"));
+
+    let empty = file
+        .config("show")
+        .env("SWR_REGION", "")
+        .env("SWR_SYNC_REDACT_COMMANDS", "");
+    let rows = shown(&file, empty).await;
+    assert_eq!(get(&rows, "", "region"), ("a", ":4"));
+    assert_eq!(get(&rows, "", "redact_commands"), ("true", ":1"));
+}
+
+#[tokio::test]
+async fn the_only_source_can_be_made_another_by_flags_and_variables() {
+    let file = File::new("[[source]]\nregion = 'a'\nproject_id = 'b'\ninstances = ['c']\n");
+    let program = file
+        .config("check")
+        .env("SWR_AUTH_TOKEN", "token")
+        .env("SWR_REGION", "another-region")
+        .args(&["--instance-id", "another-instance"]);
+    let said = program.run().await.code(0).stdout;
+    assert!(
+        said.contains(
+            "instance another-instance of project b at https://swr-api.another-region.myhuaweicloud.com/"
+        ),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn the_variable_names_the_file_and_a_file_without_sources_leaves_them_to_the_environment() {
+    let file = File::new("database_url = 'postgresql://me@database.test/registry'\n");
+    let program = Program::new(&["config", "check"])
+        .env("SWR_SYNC_CONFIG", file.path())
+        .env("SWR_AUTH_TOKEN", "token");
+    program
+        .run()
+        .await
+        .code(2)
+        .says(&["has no [[source]], and nothing else names a registry"]);
+
+    let program = Program::new(&["config", "check"])
+        .env("SWR_SYNC_CONFIG", file.path())
+        .env("SWR_AUTH_TOKEN", "token")
+        .env("SWR_REGION", "a")
+        .env("SWR_PROJECT_ID", "b")
+        .env("SWR_INSTANCE_ID", "all");
+    let said = program.run().await.code(0).stdout;
+    assert!(said.contains("registry at database.test:5432"), "{said}");
+    assert!(said.contains("all instances of project b"), "{said}");
+}
+
+#[tokio::test]
+async fn flag_and_variable_win_over_the_database_of_the_file() {
+    let file = File::new(TWO_SOURCES);
+    let database = |rows: &BTreeMap<(String, String), (String, String)>| {
+        let (value, origin) = get(rows, "", "database");
+        format!("{value}, {origin}")
+    };
+    let rows = shown(&file, file.config("show")).await;
+    assert_eq!(database(&rows), "registry at database.test:5432, :2");
+
+    let url = format!("postgresql://me:{SECRET}@variable.test/registry");
+    let rows = shown(&file, file.config("show").env("DATABASE_URL", &url)).await;
+    assert_eq!(
+        database(&rows),
+        "registry at variable.test:5432, DATABASE_URL"
+    );
+
+    let in_file = file.beside("url");
+    std::fs::write(&in_file, url.replace("variable", "in-file")).unwrap();
+    std::fs::set_permissions(&in_file, PermissionsExt::from_mode(0o600)).unwrap();
+    let set = file.config("show").env("DATABASE_URL_FILE", &in_file);
+    let rows = shown(&file, set).await;
+    assert_eq!(
+        database(&rows),
+        "registry at in-file.test:5432, DATABASE_URL_FILE"
+    );
+
+    let flag = file
+        .config("show")
+        .env("DATABASE_URL", &url)
+        .args(&["--database-url", "postgresql://me@flag.test/registry"]);
+    let rows = shown(&file, flag).await;
+    assert_eq!(
+        database(&rows),
+        "registry at flag.test:5432, --database-url"
+    );
+
+    let text = TWO_SOURCES.replace(
+        "database_url = 'postgresql://me@database.test/registry'",
+        &format!("database_url_file = '{in_file}'"),
+    );
+    let other = File::new(&text);
+    let rows = shown(&other, other.config("show")).await;
+    assert_eq!(database(&rows), "registry at in-file.test:5432, :2");
+}
+
+/// Whatever is wrong with a file, it is told with its line, its key, and no value.
+#[tokio::test]
+async fn each_mistake_is_told_with_its_line() {
+    let source = "[[source]]\nregion = 'a'\nproject_id = 'b'\ninstances = 'all'\n";
+    let credentials = format!("{source}[source.credentials]\n");
+    let cases: Vec<(String, &str)> = vec![
+        (
+            "max_in_flihgt = 8".into(),
+            "1: unknown key `max_in_flihgt`; is `max_in_flight` meant?",
+        ),
+        ("zzz = 8".into(), "1: unknown key `zzz`"),
+        ("dry_run = true".into(), "1: unknown key `dry_run`"),
+        ("config = 'a'".into(), "1: unknown key `config`"),
+        (
+            "[sources]".into(),
+            "1: unknown key `sources`; is `source` meant?",
+        ),
+        (
+            "\nmax_in_flight = 5000".into(),
+            "2: `max_in_flight`: 5000 is not in 1..=1024",
+        ),
+        (
+            "max_in_flight = '8'".into(),
+            "1: `max_in_flight` is a whole number, without quotes",
+        ),
+        (
+            "max_requests_per_second = 'a'".into(),
+            "1: `max_requests_per_second` is a number, without quotes",
+        ),
+        (
+            "redact_commands = 1".into(),
+            "1: `redact_commands` is true or false",
+        ),
+        (
+            "connect_timeout = 10".into(),
+            "1: `connect_timeout` is a string, in quotes",
+        ),
+        (
+            "connect_timeout = '10'".into(),
+            "1: `connect_timeout`: time unit needed",
+        ),
+        (
+            "log_format = 'yaml'".into(),
+            "1: `log_format`: it is one of text, json",
+        ),
+        ("log = 'loud'".into(), "1: `log`: expected off, error,"),
+        (
+            "shard = '0/3'".into(),
+            "1: `shard`: shards are counted from 1: the first is 1/3",
+        ),
+        (
+            "project_id = 'a'".into(),
+            "1: `project_id` belongs into a [[source]]",
+        ),
+        (
+            "[source]\nname = 'a'".into(),
+            "1: a source begins with [[source]]",
+        ),
+        (
+            "source = ['a']".into(),
+            "1: a source begins with [[source]]",
+        ),
+        (
+            format!("{source}max_parallel_instances = 2"),
+            "5: `max_parallel_instances` holds for all sources",
+        ),
+        (
+            format!("{source}regoin = 'a'"),
+            "5: unknown key of a source `regoin`; is `region` meant?",
+        ),
+        (
+            format!("{source}name = 'a b'"),
+            "5: `name` is a string of 1 to 63 letters",
+        ),
+        (
+            "[[source]]\ninstances = []".into(),
+            "2: `instances` is a list of ids, or \"all\"",
+        ),
+        (
+            "[[source]]\ninstances = ['all', 'a']".into(),
+            "2: `instances` is a list of ids, or \"all\"",
+        ),
+        (
+            "[[source]]\ninstances = [1]".into(),
+            "2: `instances` is a list of strings",
+        ),
+        (
+            format!("{credentials}secret_kye = '{SECRET}'"),
+            "6: unknown key of credentials `secret_kye`; is `secret_key` meant?",
+        ),
+        (
+            format!("{credentials}secret_key = ''"),
+            "6: `secret_key` is a string that is not empty",
+        ),
+        (
+            format!("{credentials}secret_key = ['{SECRET}']"),
+            "6: `secret_key` is a string that is not empty",
+        ),
+        (
+            format!("{credentials}secret_key = '{SECRET}'\nsecret_key_env = 'A'"),
+            "7: both `secret_key` and `secret_key_env` are given",
+        ),
+        (
+            format!("{credentials}use = 'magic'"),
+            "6: `use`: it is one of environment, profile, pod-identity, metadata",
+        ),
+        (
+            format!("{source}credentials = 'a'"),
+            "5: credentials are a table",
+        ),
+        (
+            format!("database_url = 'postgresql://me:{SECRET}@host/name'"),
+            "1: `database_url` holds a password: have `database_url_file` name a file",
+        ),
+        (
+            "database_url = 'a'\ndatabase_url_file = 'b'".into(),
+            "2: both `database_url` and `database_url_file` are given",
+        ),
+        (format!("secret_key = '{SECRET}"), "1: "),
+        (
+            "max_in_flight = 1\nmax_in_flight = 2".into(),
+            "2: duplicate key",
+        ),
+    ];
+    for (text, expected) in cases {
+        let mistakes = File::new(&text).mistakes().await;
+        let is_told = mistakes.iter().any(|mistake| mistake.starts_with(expected));
+        assert!(is_told, "{text}\n{expected}\n{mistakes:#?}");
+    }
+}
+
+#[tokio::test]
+async fn several_sources_have_each_a_name_and_instances_of_their_own() {
+    let text = "\
+[[source]]
+name = 'a'
+project_id = 'p'
+instances = ['one', 'two']
+region = 'r'
+
+[[source]]
+name = 'a'
+region = 'r'
+instances = ['two']
+
+[[source]]
+project_id = 'q'
+";
+    let mistakes = File::new(text).mistakes().await;
+    let expected = [
+        "7: a source among several needs `project_id`",
+        "7: the source of line 1 has the name `a`, too",
+        "10: line 4 has the instance `two`, too",
+        "12: a source among several needs `instances`",
+        "12: a source among several needs `region` or `endpoint`",
+        "12: a source among several needs a `name`",
+    ];
+    assert_eq!(mistakes, expected);
+
+    let text = "\
+[[source]]
+name = 'a'
+region = 'r'
+project_id = 'p'
+instances = 'all'
+
+[[source]]
+name = 'b'
+region = 'r'
+project_id = 'p'
+instances = ['one']
+";
+    let mistakes = File::new(text).mistakes().await;
+    let expected =
+        "7: the source of line 1 is of the same project, and one of the two has all its instances";
+    assert_eq!(mistakes, [expected]);
+}
+
+#[tokio::test]
+async fn a_file_with_a_secret_is_for_its_owner_and_no_file_for_everybody_to_write() {
+    let with_secret = format!(
+        "[[source]]\nregion = 'a'\nproject_id = 'b'\ninstances = 'all'\n\
+         [source.credentials]\ntoken = '{SECRET}'\n"
+    );
+    let check = async |text: &str, mode: u32| -> Finished {
+        let file = File::new(text).mode(mode);
+        file.config("check").run().await
+    };
+    check(&with_secret, 0o600).await.code(0);
+    let group = check(&with_secret, 0o640).await.code(0);
+    group.says(&["the group of", "can read the secrets in it (mode 0640)"]);
+    let everybody = check(&with_secret, 0o644).await.code(2);
+    everybody.says(&[
+        "toml:6: a secret stands here, and every user may read the file (mode 0644): chmod 0600",
+    ]);
+    let elsewhere = with_secret.replace(&format!("token = '{SECRET}'"), "token_env = 'HOME'");
+    let without = check(&elsewhere, 0o644).await;
+    assert!(!without.stderr.contains("mode"), "{}", without.stderr);
+    let writable = check(&elsewhere, 0o666).await.code(2);
+    writable.says(&["toml:1: every user may write the file (mode 0666)"]);
+}
+
+#[tokio::test]
+async fn what_is_of_one_registry_does_not_fit_a_file_of_several() {
+    let file = File::new(TWO_SOURCES);
+    for variable in ["SWR_REGION", "SWR_ENDPOINT", "SWR_PROJECT_ID"] {
+        let program = file.config("check").env(variable, "https://elsewhere.test");
+        let expected = format!("{variable} is of one registry, and");
+        program
+            .run()
+            .await
+            .code(2)
+            .says(&[&expected, "has 2 sources (prod, test)", "leave"]);
+    }
+    let program = file.config("check").args(&["--project-id", "a"]);
+    program
+        .run()
+        .await
+        .code(2)
+        .says(&["--project-id is of one registry"]);
+}
+
+#[tokio::test]
+async fn a_command_can_be_about_some_of_the_sources_and_instances() {
+    let file = File::new(TWO_SOURCES);
+    let check = || {
+        let program = file.config("check").env("SWR_AUTH_TOKEN", "token");
+        program.secret("PROD_SECRET_KEY", SECRET)
+    };
+    let sources = async |program: Program| -> Vec<String> {
+        let said = program.run().await.code(0).stdout;
+        let lines = said.lines().filter_map(|line| line.strip_prefix("source"));
+        lines
+            .map(|line| line.split(" of project").next().unwrap().trim().to_owned())
+            .collect()
+    };
+    let all = ["prod: all instances", "test: instances one, two"];
+    assert_eq!(sources(check()).await, all);
+    assert_eq!(sources(check().env("SWR_INSTANCE_ID", "all")).await, all);
+    let test = sources(check().args(&["--source", "test"])).await;
+    assert_eq!(test, all[1..]);
+    let both = sources(check().args(&["--source", "test,prod"])).await;
+    assert_eq!(both, all);
+    let listed = sources(check().args(&["--instance-id", "two"])).await;
+    assert_eq!(listed, ["test: instance two"]);
+    // It may be one of those that the project has to be asked for.
+    let asked = sources(check().args(&["--instance-id", "two,three"])).await;
+    assert_eq!(
+        asked,
+        ["prod: of all instances two, three", "test: instance two"]
+    );
+
+    let unknown = check().args(&["--source", "tset"]).run().await.code(2);
+    unknown.says(&["has no source `tset`", "hint: is `test` meant?"]);
+    let elsewhere = check().args(&["--source", "test", "--instance-id", "three"]);
+    elsewhere
+        .run()
+        .await
+        .code(2)
+        .says(&["has the instance three"]);
+    let program = Program::new(&["config", "check", "--source", "a"]);
+    program
+        .run()
+        .await
+        .code(2)
+        .says(&["there is no configuration file that has a source `a`"]);
+}
+
+#[tokio::test]
+async fn check_tells_all_that_is_missing_and_asks_nobody() {
+    let file = File::new(&TWO_SOURCES.replace(
+        "[[source]]\nname = 'test'",
+        "[[source]]\nname = 'lost'\nregion = 'r'\nproject_id = 'p'\ninstances = 'all'\n\
+         [source.credentials]\naccess_key = 'a'\nsecret_key_file = '/nowhere/secret'\n\
+         [[source]]\nname = 'test'",
+    ));
+    let program = file.config("check").env("SWR_AUTH_TOKEN", "token");
+    program.run().await.code(2).says(&[
+        "2 things are missing or wrong",
+        "source prod:",
+        "secret_key_env names PROD_SECRET_KEY, which is not set",
+        "source lost: cannot read the file /nowhere/secret of secret_key_file",
+    ]);
+
+    // There is nobody at either place.
+    let file = File::new(TWO_SOURCES);
+    let program = file
+        .config("check")
+        .secret("PROD_SECRET_KEY", SECRET)
+        .env("SWR_METADATA_ENDPOINT", "http://nowhere.test");
+    let said = program.run().await.code(0).stdout;
+    let expected = [
+        "with an access key in the configuration file",
+        "with temporary keys of the metadata service at http://nowhere.test",
+    ];
+    for text in expected {
+        assert!(said.contains(text), "no `{text}` in {said}");
+    }
+}
+
+#[tokio::test]
+async fn show_has_no_secret() {
+    let text = format!(
+        "[[source]]\nregion = 'a'\nproject_id = 'b'\ninstances = 'all'\n\
+         endpoint = 'https://me:{SECRET}@swr.test'\n\
+         [source.credentials]\naccess_key = 'AKOFTHEFILE'\nsecret_key = '{SECRET}'\nsecurity_token = '{SECRET}'\n"
+    );
+    let file = File::new(&text);
+    for format in ["table", "csv", "json"] {
+        let program = file.config("show").args(&["--format", format]);
+        program.run().await.code(0);
+    }
+    let rows = shown(&file, file.config("show")).await;
+    assert_eq!(get(&rows, "", "credentials.secret_key"), ("***", ":8"));
+    assert_eq!(
+        get(&rows, "", "credentials.access_key"),
+        ("AKOFTHEFILE", ":7")
+    );
+    assert_eq!(get(&rows, "", "endpoint"), ("***", ":5"));
+    // A command that goes wrong shows none, either.
+    let program = Program::new(&["sync", "--config", &file.path()]).hides(SECRET);
+    program
+        .run()
+        .await
+        .code(2)
+        .says(&["the endpoint must be scheme and host, and nothing secret"]);
+}
+
+#[tokio::test]
+async fn without_a_file_show_tells_of_flags_and_variables() {
+    let program = Program::new(&["config", "show"])
+        .env("SWR_REGION", "cn-north-4")
+        .secret("HUAWEICLOUD_SDK_AK", "AKOFTHEENVIRONMENT")
+        .secret("HUAWEICLOUD_SDK_SK", SECRET)
+        .args(&["--project-id", "p"]);
+    let rows = shown(&File::new(""), program).await;
+    assert_eq!(get(&rows, "", "region"), ("cn-north-4", "SWR_REGION"));
+    assert_eq!(get(&rows, "", "project_id"), ("p", "--project-id"));
+    let (credentials, origin) = get(&rows, "", "credentials");
+    assert_eq!(
+        (credentials, origin),
+        (
+            "an access key in HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK",
+            "environment"
+        )
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_is_told_and_the_schema_needs_none() {
+    let program = Program::new(&["sync", "--config", "/nowhere/swr-sync.toml"]);
+    program
+        .run()
+        .await
+        .code(2)
+        .says(&["cannot read the configuration file /nowhere/swr-sync.toml: No such file"]);
+    let program = Program::new(&["config", "schema"]).env("SWR_SYNC_CONFIG", "/nowhere");
+    let schema: Value = serde_json::from_str(&program.run().await.code(0).stdout).unwrap();
+    assert_eq!(schema["additionalProperties"], false);
+}
+
+#[tokio::test]
+async fn the_example_is_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/swr-sync.example.toml");
+    let text = std::fs::read_to_string(example).unwrap();
+    let url = format!("postgresql://me:{SECRET}@database.test/registry");
+    let text = text
+        .replace("/run/secrets/database-url", &secret("url", &url))
+        .replace("/run/secrets/prod-secret-key", &secret("key", SECRET));
+    let file = File::new(&text).mode(0o644);
+    let program = file
+        .config("check")
+        .env("PROD_ACCESS_KEY", "AKOFPROD")
+        .env("SWR_AUTH_TOKEN", "token");
+    let said = program.run().await.code(0).stdout;
+    assert!(
+        said.contains("prod: all instances of project 0123456789abcdef"),
+        "{said}"
+    );
+    assert!(said.contains("registry at database.test:5432"), "{said}");
+}
