@@ -17,7 +17,7 @@ use swr_sync::emulator::{
 };
 use swr_sync::registry::signature::SigningKey;
 use swr_sync::registry::{
-    Credentials, Registry, RegistryError, RegistrySettings, TemporaryKeySource,
+    Credentials, ProjectSettings, Registry, RegistryError, TemporaryKeySource,
 };
 use swr_sync::stop;
 use swr_sync::sync::Progress;
@@ -749,14 +749,19 @@ fn metadata(emulator: &Emulator) -> TemporaryKeySource {
     TemporaryKeySource::metadata(emulator.endpoint().parse().unwrap()).unwrap()
 }
 
-fn client(emulator: &Emulator, source: TemporaryKeySource) -> (Registry, RegistrySettings) {
+fn client(emulator: &Emulator, source: TemporaryKeySource) -> (Registry, ProjectSettings) {
     let clock = emulator.settings().clock.clone();
-    let settings = RegistrySettings {
+    let settings = ProjectSettings {
         credentials: Credentials::Temporary(source),
         clock: Clock::from_fn(move || clock.now()),
         ..client_settings(emulator)
     };
-    (Registry::new(settings.clone()).unwrap(), settings)
+    (registry_of(settings.clone()), settings)
+}
+
+/// The only instance of the emulated project.
+fn registry_of(settings: ProjectSettings) -> Registry {
+    Registry::new(settings, &EmulatorSettings::default().instance_id).unwrap()
 }
 
 async fn list(registry: &Registry) -> Result<usize, RegistryError> {
@@ -833,7 +838,7 @@ async fn a_run_outlives_its_keys() {
     let undisturbed = TestDatabase::create().await;
     let settings = client_settings(&emulator);
     let clock = emulator.settings().clock.clone();
-    let settings = RegistrySettings {
+    let settings = ProjectSettings {
         clock: Clock::from_fn(move || clock.now()),
         ..settings
     };
@@ -1009,11 +1014,11 @@ async fn the_emulator_checks_the_keys_it_has_handed_out() {
     };
     let (_, settings) = client(&emulator, metadata(&emulator));
     let list_with = async |key: &SigningKey| {
-        let settings = RegistrySettings {
+        let settings = ProjectSettings {
             credentials: Credentials::Key(key.clone()),
             ..settings.clone()
         };
-        let refused = list(&Registry::new(settings).unwrap()).await.err();
+        let refused = list(&registry_of(settings)).await.err();
         refused.map(|error| error.status().unwrap().message.clone())
     };
     assert_eq!(list_with(&key).await, None);
@@ -1038,9 +1043,7 @@ async fn copies_of_a_source_share_its_key_and_show_no_secret() {
     source.prepare(&Clock::system()).await.unwrap();
     let (registry, settings) = client(&emulator, source.clone());
     list(&registry).await.unwrap();
-    list(&Registry::new(settings.clone()).unwrap())
-        .await
-        .unwrap();
+    list(&registry_of(settings.clone())).await.unwrap();
     assert_eq!(emulator.requests().of(RequestKind::SecurityKey), 1);
     let text = format!("{source:?} {source} {settings:?} {registry:?}");
     assert!(!text.contains(ISSUED), "{text}");
