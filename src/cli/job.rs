@@ -160,14 +160,19 @@ impl InstanceRun {
 
 impl Ending<'_> {
     /// The word for it; that of the run's row, if there is one.
-    pub(super) fn outcome(&self) -> RunOutcome {
-        match self.result {
-            Ok(report) => report.outcome,
-            Err(failure) => match failure.exit {
-                Exit::Interrupted | Exit::Terminated => RunOutcome::Stopped,
-                _ => RunOutcome::Failed,
-            },
+    pub(super) fn outcome(&self) -> &'static str {
+        match (self.result, self.exit) {
+            (Ok(report), _) => report.outcome.as_str(),
+            // Left alone on purpose.
+            (Err(_), Exit::Success) => "skipped",
+            (Err(_), Exit::Interrupted | Exit::Terminated) => RunOutcome::Stopped.as_str(),
+            (Err(_), _) => RunOutcome::Failed.as_str(),
         }
+    }
+
+    /// Whether it ended as a run that is complete, and in this way.
+    pub(super) fn is(&self, outcome: RunOutcome) -> bool {
+        self.result.is_ok_and(|report| report.outcome == outcome)
     }
 }
 

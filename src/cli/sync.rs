@@ -265,7 +265,7 @@ async fn run_target(
         result,
     };
     span.record("run_id", run.run_id);
-    span.record("outcome", run.ending().outcome().as_str());
+    span.record("outcome", run.ending().outcome());
     if let Err(failure) = &run.result {
         span.record("error", failure.message());
     }

@@ -39,9 +39,9 @@ const METRICS: [Metric; 17] = [
     Metric {
         name: LAST_SUCCESS,
         help: "When a run last published; kept while later runs do not.",
-        values: |ending| match ending.outcome() {
-            RunOutcome::Published => one(ended_at(ending)),
-            RunOutcome::DryRun | RunOutcome::Failed | RunOutcome::Stopped => Vec::new(),
+        values: |ending| match ending.is(RunOutcome::Published) {
+            true => one(ended_at(ending)),
+            false => Vec::new(),
         },
     },
     Metric {
@@ -177,7 +177,7 @@ const METRICS: [Metric; 17] = [
         name: "swr_sync_last_run_dry_run",
         help: "1 if the last run was told not to publish.",
         values: |ending| {
-            let is_dry_run = ending.outcome() == RunOutcome::DryRun;
+            let is_dry_run = ending.is(RunOutcome::DryRun);
             one(f64::from(u8::from(is_dry_run)))
         },
     },

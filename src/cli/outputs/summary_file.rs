@@ -40,7 +40,7 @@ fn object(job_id: Uuid, ending: &Ending<'_>, host: &str) -> Value {
         "started_at": ending.started_at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
         "elapsed_ms": ending.elapsed.as_millis() as u64,
         "exit_code": ending.exit as u8,
-        "outcome": ending.outcome().as_str(),
+        "outcome": ending.outcome(),
         "counters": ending.counters.map(counters_json),
         "history_failures": report.map(|report| summary::failures_json(&report.failures)),
         "error": failure.map(|failure| failure.message()),

@@ -96,6 +96,7 @@ impl Traces {
             .with_location(false)
             .with_threads(false)
             .with_target(false)
+            .with_tracked_inactivity(false)
             .with_filter(is_ours)
     }
 
