@@ -288,6 +288,7 @@ async fn sync_at(
         region: None,
         dry_run: false,
         safeguards: Safeguards::default(),
+        lock_timeout: Some(Duration::ZERO),
         host: "bench".to_owned(),
         clock: Clock::from_fn(move || at),
     };

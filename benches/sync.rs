@@ -155,6 +155,7 @@ async fn run(emulator: &Emulator, database: &Database) -> RunReport {
         region: None,
         dry_run: false,
         safeguards: Safeguards::default(),
+        lock_timeout: Some(Duration::ZERO),
         host: "bench".to_owned(),
         clock: Clock::system(),
     };

@@ -5,7 +5,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Published, complete.
+    /// Published, complete; or left to another run, where that was asked for.
     Success = 0,
     /// An unexpected failure, where trying again may help; or data that `status` finds too old, or
     /// tables that `verify` finds to differ.
@@ -20,9 +20,10 @@ pub enum Exit {
     Database = 5,
     /// A safety stop, such as a schema newer than the program.
     Refused = 6,
-    /// The source is unavailable: the listing is incomplete, nothing was published.
+    /// The listing is incomplete, nothing was published: the source is unavailable, or the time
+    /// was up.
     SourceUnavailable = 7,
-    /// Another run holds the lock.
+    /// Another run holds the lock, and was not to be skipped, or was waited for in vain.
     Locked = 75,
     /// Stopped by SIGINT after a clean end.
     Interrupted = 130,

@@ -135,7 +135,7 @@ pub enum RunOutcome {
     DryRun,
     /// Nothing was published.
     Failed,
-    /// Ended by a signal; nothing was published.
+    /// Ended by a signal, or by the time limit; nothing was published.
     Stopped,
 }
 

@@ -1,75 +1,166 @@
-//! The wish to stop, from a signal or from a failure elsewhere.
+//! The wish to stop: from a signal, or because the time is up.
+
+use std::fmt;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::exit::Exit;
 
-/// Which signal asked the program to stop.
+/// Why the program is to come to an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
+pub enum StopReason {
     /// SIGINT.
     Interrupt,
     /// SIGTERM.
     Terminate,
+    /// It has taken as long as it may.
+    TimeLimit(Duration),
 }
 
-impl Signal {
+impl StopReason {
     /// The exit code after a clean end.
     pub fn exit(self) -> Exit {
         match self {
-            Signal::Interrupt => Exit::Interrupted,
-            Signal::Terminate => Exit::Terminated,
+            StopReason::Interrupt => Exit::Interrupted,
+            StopReason::Terminate => Exit::Terminated,
+            StopReason::TimeLimit(_) => Exit::SourceUnavailable,
+        }
+    }
+}
+
+/// As in "stopped by …".
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StopReason::Interrupt | StopReason::Terminate => f.write_str("a signal"),
+            StopReason::TimeLimit(limit) => {
+                write!(
+                    f,
+                    "the time limit of {}",
+                    humantime::format_duration(*limit)
+                )
+            }
         }
     }
 }
 
 /// The sender's side of [`Stop`].
 #[derive(Debug)]
-pub struct Stopper(watch::Sender<Option<Wish>>);
+pub struct Stopper(watch::Sender<Option<(StopReason, Instant)>>);
 
 /// Tells those who work that they should come to an end.
 #[derive(Debug, Clone)]
-pub struct Stop(watch::Receiver<Option<Wish>>);
+pub struct Stop {
+    asked: watch::Receiver<Option<(StopReason, Instant)>>,
+    limit: Option<TimeLimit>,
+}
 
 #[derive(Debug, Clone, Copy)]
-struct Wish {
-    signal: Signal,
-    since: Instant,
+struct TimeLimit {
+    limit: Duration,
+    end: Instant,
 }
 
 /// A pair of the two sides.
 pub fn channel() -> (Stopper, Stop) {
-    let (sender, receiver) = watch::channel(None);
-    (Stopper(sender), Stop(receiver))
+    let (sender, asked) = watch::channel(None);
+    (Stopper(sender), Stop { asked, limit: None })
 }
 
 impl Stopper {
-    /// Asks to stop. Only the first signal counts.
-    pub fn stop(&self, signal: Signal) {
+    /// Asks to stop. Only the first reason counts.
+    pub fn stop(&self, reason: StopReason) {
         self.0.send_if_modified(|current| {
             let is_first = current.is_none();
-            current.get_or_insert_with(|| Wish {
-                signal,
-                since: Instant::now(),
-            });
+            current.get_or_insert_with(|| (reason, Instant::now()));
             is_first
         });
     }
 }
 
 impl Stop {
-    /// Waits for the wish to stop; for ever, if nobody can have it any more.
-    pub async fn requested(&self) -> Signal {
-        let mut receiver = self.0.clone();
-        match receiver.wait_for(Option::is_some).await.map(|wish| *wish) {
-            Ok(Some(wish)) => wish.signal,
-            _ => std::future::pending().await,
+    /// Ends by itself, too, after so much time from now on. A limit beyond all calendars is none.
+    pub fn within(self, limit: Duration) -> Stop {
+        let end = Instant::now().checked_add(limit);
+        Stop {
+            limit: end.map(|end| TimeLimit { limit, end }),
+            ..self
         }
     }
 
-    /// Since when the wish is there; `None` if there is none.
+    /// Waits for the wish to stop; for ever, if nobody can have it any more.
+    pub async fn requested(&self) -> StopReason {
+        let mut asked = self.asked.clone();
+        let asking = async {
+            match asked.wait_for(Option::is_some).await.map(|asked| *asked) {
+                Ok(Some((reason, _))) => reason,
+                _ => std::future::pending().await,
+            }
+        };
+        let waiting = async {
+            match self.limit {
+                Some(TimeLimit { limit, end }) => {
+                    tokio::time::sleep_until(end).await;
+                    StopReason::TimeLimit(limit)
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            reason = asking => reason,
+            reason = waiting => reason,
+        }
+    }
+
+    /// Does work that may be cut short anywhere. It is not begun if there is a wish to stop.
+    pub async fn or<T>(&self, work: impl Future<Output = T>) -> Result<T, StopReason> {
+        tokio::select! {
+            biased;
+            reason = self.requested() => Err(reason),
+            done = work => Ok(done),
+        }
+    }
+
+    /// When a signal came; `None` if none did.
     pub fn requested_at(&self) -> Option<Instant> {
-        self.0.borrow().map(|wish| wish.since)
+        self.asked.borrow().map(|(_, since)| since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_limit_ends_what_no_signal_has_ended() {
+        let (_stopper, stop) = channel();
+        let stop = stop.within(HOUR);
+        let begin = Instant::now();
+        assert_eq!(stop.requested().await, StopReason::TimeLimit(HOUR));
+        assert_eq!(begin.elapsed(), HOUR);
+        assert_eq!(stop.or(async {}).await, Err(StopReason::TimeLimit(HOUR)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_signal_and_a_limit_the_first_counts() {
+        let (stopper, stop) = channel();
+        let stop = stop.within(HOUR);
+        assert_eq!(stop.or(async { 1 }).await, Ok(1));
+        stopper.stop(StopReason::Terminate);
+        stopper.stop(StopReason::Interrupt);
+        assert_eq!(stop.requested().await, StopReason::Terminate);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_that_no_clock_reaches_is_none() {
+        let (_stopper, stop) = channel();
+        let stop = stop.within(Duration::MAX);
+        let requested = tokio::time::timeout(1_000 * HOUR, stop.requested());
+        assert!(requested.await.is_err());
     }
 }

@@ -63,6 +63,8 @@ pub struct SyncSettings {
     pub dry_run: bool,
     /// What to refuse.
     pub safeguards: Safeguards,
+    /// How long to wait for another run over the instance to end; `None` for as long as it takes.
+    pub lock_timeout: Option<Duration>,
     /// The machine's name, for the run row.
     pub host: String,
     /// The time.
@@ -98,13 +100,11 @@ pub async fn sync(
     progress: &Progress,
     stop: &Stop,
 ) -> Result<RunReport, SyncError> {
-    let begin = Instant::now();
     let clock = &settings.clock;
-    let (mut lock, run) = tokio::select! {
-        begun = begin_run(registry, database, settings, progress)
-            .instrument(tracing::info_span!(target: spans::TARGET, "begin")) => begun?,
-        signal = stop.requested() => return Err(SyncError::Stopped(signal)),
-    };
+    let (mut lock, run) = begin_run(registry, database, settings, progress, stop)
+        .instrument(tracing::info_span!(target: spans::TARGET, "begin"))
+        .await?;
+    let begin = Instant::now();
     progress.run_id.store(run.run_id, Ordering::Relaxed);
     tracing::info!(
         run_id = run.run_id,

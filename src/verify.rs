@@ -98,35 +98,9 @@ pub async fn verify(
     let begin = Instant::now();
     let clock = &settings.clock;
     let limit = database.timeout();
-    let connecting = database.connect_to_write().await;
-    let mut connection = connecting.map_err(SyncError::from)?;
-    let never_published = || VerifyError::NeverPublished {
-        swr_instance_id: settings.swr_instance_id.clone(),
-    };
-    let finding = store::find_instance(&mut connection, &settings.swr_instance_id);
-    let (instance_id, project_id) = store::within(limit, "read the instance", finding)
-        .await
-        .map_err(SyncError::from)?
-        .ok_or_else(never_published)?;
-    if project_id != settings.project_id {
-        return Err(VerifyError::Run(SyncError::WrongInstance {
-            swr_instance_id: settings.swr_instance_id.clone(),
-            stored: project_id,
-            given: settings.project_id.clone(),
-        }));
-    }
-    let beginning = async {
-        let mut lock = InstanceLock::acquire(connection, instance_id).await?;
-        let Some(verified) = store::verified_run(lock.connection(), instance_id).await? else {
-            return Ok(None);
-        };
-        let run = Run::start(&mut lock, &settings.host, clock.now()).await?;
-        Ok(Some((lock, verified, run)))
-    };
-    let (mut lock, verified, run) = store::within(limit, "begin a run", beginning)
-        .await
-        .map_err(SyncError::from)?
-        .ok_or_else(never_published)?;
+    let beginning = begin_run(database, settings);
+    let begun = stop.or(beginning).await.map_err(SyncError::from)?;
+    let (mut lock, verified, run) = begun?;
 
     let mut verification = Verification {
         registry,
@@ -140,7 +114,7 @@ pub async fn verify(
     };
     let result = tokio::select! {
         result = verification.run() => result,
-        signal = stop.requested() => Err(SyncError::Stopped(signal)),
+        reason = stop.requested() => Err(reason.into()),
     };
     let mut counters = verification.counters;
     counters.requests = registry.meter().counts();
@@ -175,6 +149,43 @@ pub async fn verify(
     }
     lock.release().await;
     Ok(result?)
+}
+
+/// Connects, finds what to verify, takes the lock and starts the run.
+async fn begin_run(
+    database: &Database,
+    settings: &VerifySettings,
+) -> Result<(InstanceLock, VerifiedRun, Run), VerifyError> {
+    let limit = database.timeout();
+    let connecting = database.connect_to_write().await;
+    let mut connection = connecting.map_err(SyncError::from)?;
+    let never_published = || VerifyError::NeverPublished {
+        swr_instance_id: settings.swr_instance_id.clone(),
+    };
+    let finding = store::find_instance(&mut connection, &settings.swr_instance_id);
+    let (instance_id, project_id) = store::within(limit, "read the instance", finding)
+        .await
+        .map_err(SyncError::from)?
+        .ok_or_else(never_published)?;
+    if project_id != settings.project_id {
+        return Err(VerifyError::Run(SyncError::WrongInstance {
+            swr_instance_id: settings.swr_instance_id.clone(),
+            stored: project_id,
+            given: settings.project_id.clone(),
+        }));
+    }
+    let beginning = async {
+        let mut lock = InstanceLock::acquire(connection, instance_id).await?;
+        let Some(verified) = store::verified_run(lock.connection(), instance_id).await? else {
+            return Ok(None);
+        };
+        let run = Run::start(&mut lock, &settings.host, settings.clock.now()).await?;
+        Ok(Some((lock, verified, run)))
+    };
+    store::within(limit, "begin a run", beginning)
+        .await
+        .map_err(SyncError::from)?
+        .ok_or_else(never_published)
 }
 
 struct Verification<'a> {

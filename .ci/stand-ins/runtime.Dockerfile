@@ -1,8 +1,8 @@
-# Stands in for gcr.io/distroless/cc-debian12:nonroot: glibc, libgcc, trusted roots, no shell.
+# Stands in for gcr.io/distroless/static-debian12:nonroot: users, time zones, trusted roots; no C library, no shell.
 FROM debian:bookworm-slim AS files
 WORKDIR /packages
 RUN apt-get update \
-    && apt-get download base-files libc6 libgcc-s1 netbase tzdata \
+    && apt-get download base-files netbase tzdata \
     && for package in *.deb; do dpkg-deb --extract "$package" /files; done \
     && rm -rf /files/usr/share/doc /files/usr/share/man \
     && echo 'root:x:0:0:root:/root:/sbin/nologin' > /files/etc/passwd \

@@ -1,6 +1,7 @@
 //! `swr-sync demo`: the whole program on one page.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use reqwest::Url;
@@ -111,6 +112,7 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
         region: Some(emulated.region.clone()),
         dry_run: false,
         safeguards: Safeguards::default(),
+        lock_timeout: Some(Duration::ZERO),
         host: host(),
         clock: clock.clone(),
     };
@@ -146,7 +148,7 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
 
     let exit = tokio::select! {
         printed = print_reports(&database, limit) => printed?,
-        signal = stop.requested() => signal.exit(),
+        reason = stop.requested() => reason.exit(),
     };
     emulator.stop().await;
     server.close().await?;

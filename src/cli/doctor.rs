@@ -473,7 +473,13 @@ async fn lock(state: Option<InstanceState>) -> Probed<()> {
             ..
         }) => {
             let holder = holder.map(Box::new);
-            let failure = failure(StoreError::Locked { holder }.into());
+            let failure = failure(
+                StoreError::Locked {
+                    holder,
+                    waited: None,
+                }
+                .into(),
+            );
             Err(Finding::failed("lock_held", failure))
         }
         _ => found((), "free"),

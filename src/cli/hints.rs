@@ -3,6 +3,7 @@
 use super::credentials;
 use super::exit::Failure;
 use crate::registry::{RegistryError, RequestFailure};
+use crate::stop::StopReason;
 use crate::store::StoreError;
 use crate::sync::SyncError;
 
@@ -43,7 +44,8 @@ fn hint(error: &SyncError) -> Option<&'static str> {
     match error {
         SyncError::Registry(error) => registry_hint(error),
         SyncError::Store(StoreError::Locked { .. }) => Some(
-            "nothing is wrong: let that run end; a lock goes with the connection that holds it",
+            "nothing is wrong: let that run end; a lock goes with the connection that holds it. \
+             --if-locked tells what to do then: skip the instance, or wait",
         ),
         SyncError::Store(StoreError::Statement { .. }) => Some(
             "nothing was published; what had arrived is kept, and the next run goes on from there",
@@ -71,6 +73,9 @@ fn hint(error: &SyncError) -> Option<&'static str> {
             "check SWR_INSTANCE_ID; if the instance was deleted and made anew, \
              `swr-sync sync --accept-new-instance` mirrors both side by side, each under its id",
         ),
+        SyncError::Stopped(StopReason::TimeLimit(_)) => {
+            Some("the next run goes on from there; --max-duration sets the limit")
+        }
         SyncError::Stopped(_) => None,
         SyncError::StoppedPublishing(_) => {
             Some("`swr-sync status` tells; the next run goes on from either")

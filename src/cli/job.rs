@@ -9,6 +9,7 @@ use super::exit::{Exit, Failure};
 use super::settings::RegistryArgs;
 use super::source::{Instances, Source};
 use crate::run::{RunCounters, RunOutcome, RunReport};
+use crate::sync::SyncError;
 
 /// What a job did.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub(super) struct InstanceRun {
     pub counters: RunCounters,
     /// What it did, or why not.
     pub result: Result<RunReport, Failure>,
+    /// Whether it is no failure that another run over the instance is going on.
+    pub skips_locked: bool,
 }
 
 /// What an instance is known by.
@@ -140,8 +143,15 @@ impl InstanceRun {
     pub(super) fn exit(&self) -> Exit {
         match &self.result {
             Ok(report) => report.counters.exit(),
+            Err(_) if self.is_skipped() => Exit::Success,
             Err(failure) => failure.exit,
         }
+    }
+
+    /// Whether it was left to the run that is going on; then `result` tells which one that is.
+    pub(super) fn is_skipped(&self) -> bool {
+        let is_locked = |failure: &Failure| failure.exit == Exit::Locked;
+        self.skips_locked && self.result.as_ref().is_err_and(is_locked)
     }
 
     /// How it ended.
@@ -161,12 +171,16 @@ impl InstanceRun {
 impl Ending<'_> {
     /// The word for it; that of the run's row, if there is one.
     pub(super) fn outcome(&self) -> &'static str {
-        match (self.result, self.exit) {
-            (Ok(report), _) => report.outcome.as_str(),
+        match self.result {
+            Ok(report) => report.outcome.as_str(),
             // Left alone on purpose.
-            (Err(_), Exit::Success) => "skipped",
-            (Err(_), Exit::Interrupted | Exit::Terminated) => RunOutcome::Stopped.as_str(),
-            (Err(_), _) => RunOutcome::Failed.as_str(),
+            Err(_) if self.exit == Exit::Success => "skipped",
+            Err(failure) => {
+                let error = failure.error.downcast_ref::<SyncError>();
+                error
+                    .map_or(RunOutcome::Failed, SyncError::outcome)
+                    .as_str()
+            }
         }
     }
 
@@ -227,7 +241,9 @@ impl JobReport {
             return Err(failure);
         }
         match self.runs.pop() {
-            Some(only) if self.runs.is_empty() => only.result.map(|report| report.counters.exit()),
+            Some(only) if self.runs.is_empty() && !only.is_skipped() => {
+                only.result.map(|report| report.counters.exit())
+            }
             _ => Ok(exit),
         }
     }

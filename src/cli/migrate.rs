@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use super::exit::{Exit, Failure};
 use super::settings::DatabaseArgs;
+use super::signals::{self, stopped};
 use crate::database::grants::{Roles, grants};
 
 /// Arguments of `migrate`.
@@ -58,13 +59,15 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
             .map_err(|error| Failure::new(Exit::Unexpected, error))?;
         return Ok(Exit::Success);
     }
-    let open = database.open().await?;
+    let stop = signals::listen()?;
+    let open = stop.or(database.open()).await.map_err(stopped)??;
     if check {
-        open.database.check().await?;
+        let checking = open.database.check();
+        stop.or(checking).await.map_err(stopped)??;
         super::print_stderr("the schema is up to date\n");
         return Ok(Exit::Success);
     }
-    let applied = open.database.migrate().await?;
+    let applied = open.database.migrate_until(&stop).await?;
     super::print_stderr(&match applied {
         0 => "the schema is up to date\n".to_owned(),
         1 => "applied 1 migration\n".to_owned(),

@@ -14,7 +14,9 @@ pub mod emulator;
 pub mod environment;
 pub mod exit;
 mod hints;
+mod jitter;
 mod job;
+mod locked;
 mod man;
 mod migrate;
 mod outputs;
@@ -56,7 +58,13 @@ use telemetry::{LogArgs, LogFormat, Telemetry};
 struct Cli {
     /// Configuration file in TOML: settings below flags and variables, by the flags' names in
     /// snake_case, and the registries as [[source]]; see `swr-sync config --help`
-    #[arg(long, value_name = "FILE", env = "SWR_SYNC_CONFIG", global = true)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "SWR_SYNC_CONFIG",
+        global = true,
+        help_heading = "Configuration file"
+    )]
     config: Option<PathBuf>,
     #[command(flatten)]
     log: LogArgs,
@@ -90,7 +98,7 @@ fn after_help() -> String {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Crawl one instance and publish what it holds
+    /// Crawl one instance or several, and publish what they hold
     #[command(after_help = format!("{}\n\n{}", environment::secrets_help(), sync::AFTER_HELP))]
     Sync(Box<sync::Args>),
     /// Check everything a run needs, without writing anything
@@ -166,12 +174,13 @@ pub fn main() -> ExitCode {
         .enable_all()
         .build();
     let telemetry = log.start(runtime.as_ref().ok().map(Runtime::handle));
-    for warning in layers.file.iter().flat_map(|file| &file.warnings) {
-        tracing::warn!("{warning}");
-    }
     let runtime = match runtime {
         Ok(runtime) => runtime,
-        Err(error) => return finish(Err(Failure::new(Exit::Unexpected, error)), &telemetry),
+        Err(error) => {
+            let failure = Failure::new(Exit::Unexpected, error)
+                .hint("the system grants too few files or threads: see `ulimit -a`");
+            return finish(Err(failure), &telemetry);
+        }
     };
     let result = runtime.block_on(run(command, &layers, &telemetry));
     // Else a name that is being resolved would hold up the end.
@@ -215,11 +224,11 @@ fn keys() -> Vec<Key> {
 async fn run(command: Command, layers: &Layers, telemetry: &Telemetry) -> Result<Exit, Failure> {
     match command {
         Command::Sync(args) => sync::run(*args, telemetry).await,
-        Command::Doctor(args) => doctor::run(*args).await,
+        Command::Doctor(args) => signals::reading(doctor::run(*args)).await,
         Command::Verify(args) => verify::run(*args, telemetry).await,
-        Command::Status(args) => query::status(args).await,
-        Command::Report(args) => report::run(*args).await,
-        Command::Query(args) => query::query(args).await,
+        Command::Status(args) => signals::reading(query::status(args)).await,
+        Command::Report(args) => signals::reading(report::run(*args)).await,
+        Command::Query(args) => signals::reading(query::query(args)).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Config(args) => config::run(args, layers).await,
         #[cfg(all(feature = "emulator", feature = "embedded-db"))]

@@ -58,6 +58,10 @@ impl View<'_> {
             counts.total() as f64 / self.begin.elapsed().as_secs_f64().max(0.001);
         let eta = self.eta(now);
         if !self.telemetry.is_live {
+            if now.phase == Phase::Waiting {
+                // The wait tells of itself, less often: it may take hours.
+                return;
+            }
             tracing::info!(
                 phase = phase(now.phase),
                 pages = now.pages,
@@ -141,6 +145,7 @@ fn limit(pace: &PaceNow) -> Option<String> {
 fn phase(phase: Phase) -> &'static str {
     match phase {
         Phase::Starting => "starting",
+        Phase::Waiting => "waiting for a lock",
         Phase::Catalog => "reading catalog",
         Phase::Listing => "listing artifacts",
         Phase::Histories => "fetching histories",

@@ -284,6 +284,9 @@ impl From<DatabaseError> for Failure {
             DatabaseError::NewerSchema { .. } => {
                 "use the version of swr-sync that migrated the database, or a later one"
             }
+            DatabaseError::Stopped(_) => {
+                "a migration is applied as a whole or not at all; the next attempt goes on from there"
+            }
             DatabaseError::Migration(_) => {
                 "the role must be allowed to create schemas in the database; `swr-sync migrate` tries again"
             }

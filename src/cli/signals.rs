@@ -1,9 +1,15 @@
 //! SIGINT and SIGTERM ask for a clean end; a second one gets an end at once.
 
+use std::time::Duration;
+
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit::{Exit, Failure};
-use crate::stop::{self, Signal, Stop};
+use crate::stop::{self, Stop, StopReason};
+
+/// How long a command that only reads may take to end: a result on its way to a reader who does
+/// not read holds the whole program up.
+const READER_GRACE: Duration = Duration::from_secs(4);
 
 /// Listens for the rest of the process.
 pub(super) fn listen() -> Result<Stop, Failure> {
@@ -14,16 +20,38 @@ pub(super) fn listen() -> Result<Stop, Failure> {
     tokio::spawn(async move {
         let mut next = async || {
             tokio::select! {
-                _ = interrupt.recv() => Signal::Interrupt,
-                _ = terminate.recv() => Signal::Terminate,
+                _ = interrupt.recv() => StopReason::Interrupt,
+                _ = terminate.recv() => StopReason::Terminate,
             }
         };
         stopper.stop(next().await);
-        tracing::warn!(
-            "stopping: what is on its way is stored, nothing is published; once more ends it at once"
-        );
+        tracing::warn!("stopping: a clean end takes up to 5 s; once more ends it at once");
         // As hard as a kill, which the next run is made for.
-        std::process::exit(i32::from(next().await.exit() as u8));
+        exit_at_once(next().await);
     });
     Ok(stop)
+}
+
+/// Runs a command that only reads: it may be cut short anywhere. In a container the program is
+/// process 1, which no signal ends that it does not listen for.
+pub(super) async fn reading(
+    work: impl Future<Output = Result<Exit, Failure>>,
+) -> Result<Exit, Failure> {
+    let stop = listen()?;
+    let held_up = stop.clone();
+    tokio::spawn(async move {
+        let reason = held_up.requested().await;
+        tokio::time::sleep(READER_GRACE).await;
+        exit_at_once(reason);
+    });
+    stop.or(work).await.map_err(stopped)?
+}
+
+/// Nothing is left to say but why.
+pub(super) fn stopped(reason: StopReason) -> Failure {
+    Failure::new(reason.exit(), format!("stopped by {reason}"))
+}
+
+fn exit_at_once(reason: StopReason) -> ! {
+    std::process::exit(i32::from(reason.exit() as u8))
 }

@@ -69,13 +69,15 @@ pub(super) fn summarise_job(report: &JobReport, telemetry: &Telemetry) {
     if runs.len() < 2 {
         return;
     }
-    let failed = runs.iter().filter(|run| run.result.is_err()).count();
-    let succeeded = runs.len() - failed;
+    let skipped = runs.iter().filter(|run| run.is_skipped()).count();
+    let succeeded = runs.iter().filter(|run| run.result.is_ok()).count();
+    let failed = runs.len() - succeeded - skipped;
     let exit = report.exit() as u8;
     if telemetry.format == LogFormat::Json {
         tracing::info!(
             instances = runs.len(),
             instances_failed = failed,
+            instances_skipped = skipped,
             exit_code = exit,
             elapsed_ms = elapsed.as_millis() as u64,
             "{succeeded} of {} instances succeeded",
@@ -87,8 +89,12 @@ pub(super) fn summarise_job(report: &JobReport, telemetry: &Telemetry) {
     for run in runs {
         text.push_str(&instance_line(run));
     }
+    let skipped = match skipped {
+        0 => String::new(),
+        skipped => format!(", {skipped} skipped,"),
+    };
     text.push_str(&format!(
-        "{succeeded} of {} instances succeeded in {:.1} s; exit code {exit}\n",
+        "{succeeded} of {} instances succeeded{skipped} in {:.1} s; exit code {exit}\n",
         runs.len(),
         elapsed.as_secs_f64()
     ));
@@ -103,6 +109,7 @@ fn instance_line(run: &InstanceRun) -> String {
         started_at: _,
         run_id: _,
         counters: _,
+        skips_locked: _,
     } = run;
     let name = match (&target.source, &target.swr_instance_id) {
         (Some(source), Some(_)) => format!("{source}: {target}"),
@@ -119,6 +126,7 @@ fn instance_line(run: &InstanceRun) -> String {
             counters.artifacts_changed,
             counters.artifacts_removed,
         ),
+        Err(_) if run.is_skipped() => format!("{name}  skipped, {seconds:.1} s\n"),
         Err(failure) => format!(
             "{name}  failed with {}, {seconds:.1} s\n",
             failure.exit as u8

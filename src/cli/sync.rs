@@ -9,19 +9,20 @@ use tracing::{Instrument, Span};
 
 use super::exit::{Exit, Failure};
 use super::job::{InstanceRun, JobReport, TargetName};
+use super::locked::IfLocked;
 use super::outputs::OutputArgs;
 use super::settings::{DatabaseArgs, RegistryArgs, SourceArgs, host};
 use super::shard::ShardSetting;
 use super::source::{self, SourceFailure, Target};
-use super::telemetry::Telemetry;
-use super::{hints, progress, signals, summary};
+use super::telemetry::{LogFormat, Telemetry};
+use super::{hints, jitter, progress, signals, summary};
 use crate::clock::Clock;
-use crate::database::Database;
+use crate::database::{Database, DatabaseError};
 use crate::registry::Registry;
 use crate::run::{RunCounters, RunReport};
 use crate::spans;
-use crate::stop::Stop;
-use crate::sync::{Progress, Safeguards, SyncError, SyncSettings, sync};
+use crate::stop::{Stop, StopReason};
+use crate::sync::{Progress, Safeguards, SyncSettings, sync};
 
 /// Arguments of `sync`.
 #[derive(Debug, clap::Args)]
@@ -49,6 +50,27 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", env = "SWR_SYNC_MAX_PARALLEL_INSTANCES", default_value_t = 4,
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=64))]
     max_parallel_instances: usize,
+    /// What to do with an instance over which another run is going on: `fail` exits with 75, `skip`
+    /// leaves it to that run and exits with 0, `wait` waits for its end, `wait=TIME` so long
+    #[arg(
+        long,
+        value_name = "fail|skip|wait[=TIME]",
+        env = "SWR_SYNC_IF_LOCKED",
+        default_value = "fail"
+    )]
+    if_locked: IfLocked,
+    /// Limit for the whole job, from the end of the jitter on. When it is reached, the job ends as
+    /// cleanly as by SIGTERM, with exit code 7: what has arrived is kept, and the next run goes on
+    #[arg(long, value_name = "TIME", env = "SWR_SYNC_MAX_DURATION", value_parser = parse_limit)]
+    max_duration: Option<Duration>,
+    /// Wait a random time, up to this, before anything is asked or opened
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "SWR_SYNC_JITTER",
+        default_value = "0s"
+    )]
+    jitter: humantime::Duration,
     /// Only a part of the instances: I/N with I from 1 to N, or auto/N for the number of the pod in
     /// a Kubernetes Job with completionMode: Indexed
     #[arg(long, value_name = "I/N", env = "SWR_SYNC_SHARD")]
@@ -61,12 +83,29 @@ pub(super) struct Args {
     outputs: OutputArgs,
 }
 
+/// A limit of nothing would end each job before it began.
+fn parse_limit(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("expected more than nothing".to_owned()),
+        Ok(limit) => Ok(limit),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 pub(super) const AFTER_HELP: &str = "\
 Examples:
   swr-sync sync                             with all settings from the environment
   swr-sync sync --dry-run                   crawl and compare, and publish nothing
   swr-sync sync --accept-removals           publish once what the brake on mass removal refused
-  swr-sync sync --log-format json           each log line and the summary as JSON, for a CronJob";
+  swr-sync sync --log-format json           each log line and the summary as JSON, for a CronJob
+
+From cron, each hour at some minute of the first ten; a run that is still going on is left alone:
+  0 * * * *  swr-sync sync --if-locked skip --jitter 10m --max-duration 50m
+Once a night, after whatever else is going on:
+  0 2 * * *  swr-sync sync --if-locked wait=1h --max-duration 4h
+
+A job that is stopped (SIGTERM, SIGINT, --max-duration) ends within 5 s. It keeps what has arrived,
+publishes nothing half, and the next run asks for the rest.";
 
 pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failure> {
     let clock = Clock::system();
@@ -116,11 +155,15 @@ async fn run_instances(
         accept_new_instance,
         no_migrate,
         max_parallel_instances,
+        if_locked,
+        max_duration,
+        jitter,
         shard,
         sources,
         database,
         outputs: _,
     } = args;
+    let stopped = |reason: StopReason| hints::failure(reason.into());
     // What is wrong with the settings shows before anything is started.
     let registries = sources.registries()?;
     report.targets = registries.iter().flat_map(TargetName::planned).collect();
@@ -132,30 +175,32 @@ async fn run_instances(
         };
         report.targets.retain(is_ours);
     }
-    let (sources, mut failures) = source::prepare(registries, clock).await?;
-    let opening = async {
-        let open = database.open().await?;
-        prepare(&open.database, no_migrate).await?;
-        Ok::<_, Failure>(open)
-    };
-    let open = tokio::select! {
-        open = opening => open?,
-        signal = stop.requested() => return Err(hints::failure(SyncError::Stopped(signal))),
-    };
+    let mut stop = stop.clone();
+    if !jitter.is_zero() {
+        database.named()?;
+        stop.or(wait_for_jitter(*jitter, telemetry))
+            .await
+            .map_err(stopped)?;
+    }
+    if let Some(limit) = max_duration {
+        stop = stop.within(limit);
+    }
+    let preparing = source::prepare(registries, clock);
+    let (sources, mut failures) = stop.or(preparing).await.map_err(stopped)??;
+    let open = stop.or(database.open()).await.map_err(stopped)??;
+    prepare(&open.database, no_migrate, &stop).await?;
     let settings = RunSettings {
         dry_run,
         safeguards: Safeguards {
             max_removals_percent: (!accept_removals).then_some(max_removals_percent),
             accept_new_instance,
         },
+        if_locked,
         host: host(),
         clock: clock.clone(),
     };
-    let found = tokio::select! {
-        found = source::find_targets(&sources, max_parallel_instances) => found?,
-        signal = stop.requested() => return Err(hints::failure(SyncError::Stopped(signal))),
-    };
-    let (mut targets, unlisted) = found;
+    let finding = source::find_targets(&sources, max_parallel_instances);
+    let (mut targets, unlisted) = stop.or(finding).await.map_err(stopped)??;
     failures.extend(unlisted);
     if let Some(shard) = shard {
         let all = targets.len();
@@ -171,19 +216,20 @@ async fn run_instances(
             run_id: None,
             counters: RunCounters::default(),
             result: Err(failure),
+            skips_locked: false,
         })
         .collect();
     let count = targets.len() + unlisted.len();
     let running = stream::iter(targets)
-        .map(|target| run_target(target, &settings, &open.database, count, telemetry, stop))
+        .map(|target| run_target(target, &settings, &open.database, count, telemetry, &stop))
         .buffer_unordered(max_parallel_instances);
     let mut ended = std::pin::pin!(stream::iter(unlisted).chain(running));
     while let Some(run) = ended.next().await {
-        // One alone is told at the end of the program.
-        if let Err(failure) = &run.result
-            && count > 1
-        {
-            super::tell_failure_of(&run.target, failure, telemetry);
+        match &run.result {
+            Err(failure) if run.is_skipped() => tell_skip(&run.target, failure, telemetry),
+            // One alone is told at the end of the program.
+            Err(failure) if count > 1 => super::tell_failure_of(&run.target, failure, telemetry),
+            _ => {}
         }
         report.runs.push(run);
     }
@@ -199,6 +245,7 @@ async fn run_instances(
 struct RunSettings {
     dry_run: bool,
     safeguards: Safeguards,
+    if_locked: IfLocked,
     host: String,
     clock: Clock,
 }
@@ -214,6 +261,7 @@ async fn run_target(
     let RunSettings {
         dry_run,
         safeguards,
+        if_locked,
         host,
         clock,
     } = settings;
@@ -226,6 +274,7 @@ async fn run_target(
         region: name.region.clone(),
         dry_run: *dry_run,
         safeguards: *safeguards,
+        lock_timeout: if_locked.lock_timeout(),
         host: host.clone(),
         clock: clock.clone(),
     };
@@ -263,6 +312,7 @@ async fn run_target(
             Err(_) => progress.counters(&target.registry.meter()),
         },
         result,
+        skips_locked: *if_locked == IfLocked::Skip,
     };
     span.record("run_id", run.run_id);
     span.record("outcome", run.ending().outcome());
@@ -273,12 +323,40 @@ async fn run_target(
     run
 }
 
-/// Brings the schema up to date, or checks that it is.
-pub(super) async fn prepare(database: &Database, no_migrate: bool) -> Result<(), Failure> {
-    if no_migrate {
-        return Ok(database.check().await?);
+/// Lets a random part of `longest` pass, and says how much.
+async fn wait_for_jitter(longest: Duration, telemetry: &Telemetry) {
+    let wait = jitter::draw(longest, &mut fastrand::Rng::new());
+    let text = format!(
+        "waiting {} before the start, by chance from up to {}",
+        humantime::format_duration(wait),
+        humantime::format_duration(longest)
+    );
+    match telemetry.is_live {
+        true => super::print_stderr(&format!("{text}\n")),
+        false => tracing::info!(wait_ms = wait.as_millis() as u64, "{text}"),
     }
-    let applied = database.migrate().await?;
+    tokio::time::sleep(wait).await;
+}
+
+/// Says in one line that an instance is left to another run.
+fn tell_skip(target: &TargetName, failure: &Failure, telemetry: &Telemetry) {
+    let text = format!("{target} is skipped: {}", failure.message());
+    match telemetry.format {
+        LogFormat::Text => super::print_stderr(&format!("{text}\n")),
+        LogFormat::Json => tracing::info!(instance = target.swr_instance_id.as_deref(), "{text}"),
+    }
+}
+
+/// Brings the schema up to date, or checks that it is.
+async fn prepare(database: &Database, no_migrate: bool, stop: &Stop) -> Result<(), Failure> {
+    if no_migrate {
+        let checked = stop.or(database.check()).await;
+        return Ok(checked.map_err(|reason| hints::failure(reason.into()))??);
+    }
+    let applied = match database.migrate_until(stop).await {
+        Err(DatabaseError::Stopped(reason)) => return Err(hints::failure(reason.into())),
+        applied => applied?,
+    };
     if applied > 0 {
         tracing::info!(
             applied,

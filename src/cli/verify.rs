@@ -14,7 +14,6 @@ use super::{hints, signals};
 use crate::clock::Clock;
 use crate::report::Format;
 use crate::store::{Compared, HistoriesCompared, Verdict};
-use crate::sync::SyncError;
 use crate::verify::{VerifyError, VerifyReport, VerifySettings, verify};
 
 /// Sources whose instances are asked for at a time.
@@ -87,14 +86,17 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
         database,
     } = args;
     let clock = Clock::system();
-    let (sources, mut failures) = source::prepare(sources.registries()?, &clock).await?;
-    let open = database.open().await?;
-    open.database.check().await?;
     let stop = signals::listen()?;
-    let (targets, unlisted) = tokio::select! {
-        found = source::find_targets(&sources, PARALLEL_SOURCES) => found?,
-        signal = stop.requested() => return Err(hints::failure(SyncError::Stopped(signal))),
+    let opening = async {
+        let prepared = source::prepare(sources.registries()?, &clock).await?;
+        let open = database.open().await?;
+        open.database.check().await?;
+        Ok::<_, Failure>((prepared, open))
     };
+    let opened = stop.or(opening).await.map_err(signals::stopped)?;
+    let ((sources, mut failures), open) = opened?;
+    let finding = source::find_targets(&sources, PARALLEL_SOURCES);
+    let (targets, unlisted) = stop.or(finding).await.map_err(signals::stopped)??;
     failures.extend(unlisted);
     let is_alone = targets.len() + failures.len() == 1;
     let mut reports = Vec::new();
@@ -122,7 +124,11 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
     }
     let printed = match reports.is_empty() {
         true => Ok(()),
-        false => print(&open.database, &reports, format, limit).await,
+        false => {
+            let printing = print(&open.database, &reports, format, limit);
+            let printed = stop.or(printing).await;
+            printed.unwrap_or_else(|reason| Err(signals::stopped(reason)))
+        }
     };
     #[cfg(feature = "embedded-db")]
     if let Some(server) = open.embedded {

@@ -17,6 +17,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
 use crate::exit::Exit;
+use crate::stop::{self, Stop, StopReason};
 
 use reader::Reader;
 
@@ -34,6 +35,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long to wait before a server that is starting up is asked again.
 const RECONNECT_DELAY: Duration = Duration::from_millis(200);
+
+/// What the wish to stop leaves to a migration that is cancelled.
+const STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// Limit for one step on the database, unless [`Database::with_timeout`] sets another.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -89,6 +93,9 @@ pub enum DatabaseError {
     /// A migration failed.
     #[error("cannot migrate the database")]
     Migration(#[source] MigrateError),
+    /// A signal, or the time limit, before all migrations were applied.
+    #[error("stopped by {0} while migrating the database")]
+    Stopped(StopReason),
     /// The migrations table cannot be read.
     #[error("cannot read the schema version")]
     Version(#[source] sqlx::Error),
@@ -100,6 +107,7 @@ impl DatabaseError {
         match self {
             DatabaseError::Url => Exit::Usage,
             DatabaseError::NewerSchema { .. } => Exit::Refused,
+            DatabaseError::Stopped(reason) => reason.exit(),
             DatabaseError::Unreachable { .. }
             | DatabaseError::Timeout { .. }
             | DatabaseError::Silent { .. }
@@ -212,20 +220,57 @@ impl Database {
 
     /// Applies the migrations that are missing, and gives their number.
     pub async fn migrate(&self) -> Result<usize, DatabaseError> {
-        let missing = match self.check().await {
-            Ok(()) => return Ok(0),
-            Err(DatabaseError::MigrationNeeded { missing, .. }) => missing,
-            Err(error) => return Err(error),
+        let (_stopper, never) = stop::channel();
+        self.migrate_until(&never).await
+    }
+
+    /// The same, unless it is to stop. Each migration is applied as a whole or not at all, so what
+    /// is left is done by the next attempt.
+    pub async fn migrate_until(&self, stop: &Stop) -> Result<usize, DatabaseError> {
+        let beginning = async {
+            let missing = match self.check().await {
+                Ok(()) => return Ok(None),
+                Err(DatabaseError::MigrationNeeded { missing, .. }) => missing,
+                Err(error) => return Err(error),
+            };
+            let mut connection = self.connect_to_write().await?;
+            let asking = backend_process_id(&mut connection);
+            let session = within(self.timeout, asking)
+                .await
+                .ok_or_else(|| self.silent("migrate the database"))?
+                .map_err(DatabaseError::Version)?;
+            Ok(Some((missing, connection, session)))
         };
-        let migrating = migrate(self.connect_to_write().await?);
-        within(self.timeout, migrating)
-            .await
+        let begun = stop.or(beginning).await.map_err(DatabaseError::Stopped)?;
+        let Some((missing, connection, session)) = begun? else {
+            return Ok(0);
+        };
+        let mut migrating = std::pin::pin!(within(self.timeout, migrate(connection)));
+        let migrated = tokio::select! {
+            migrated = &mut migrating => migrated,
+            reason = stop.requested() => {
+                // Left alone, the session would go on for a while, and keep sqlx's lock.
+                let ending = async { tokio::join!(self.cancel(session), migrating).1 };
+                match tokio::time::timeout(STOP_GRACE, ending).await {
+                    Ok(Some(Ok(()))) => return Ok(missing),
+                    _ => return Err(DatabaseError::Stopped(reason)),
+                }
+            }
+        };
+        migrated
             .ok_or_else(|| self.silent("migrate the database"))?
             .map_err(|error| match error {
                 MigrateError::VersionMissing(version) => DatabaseError::NewerSchema { version },
                 error => DatabaseError::Migration(error),
             })?;
         Ok(missing)
+    }
+
+    /// Ends the statement that another session of ours is in, as well as it can be done.
+    async fn cancel(&self, session: i32) {
+        if let Ok(mut connection) = self.connect().await {
+            let _ = cancel(&mut connection, session).await;
+        }
     }
 
     /// Whether the schema is the one this program knows.
@@ -268,6 +313,24 @@ pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option
     tokio::time::timeout(limit.saturating_add(MARGIN), work)
         .await
         .ok()
+}
+
+/// The server's process behind a connection, for [`cancel`].
+async fn backend_process_id(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    sqlx::query_scalar!(r#"select pg_backend_pid() as "backend_process_id!""#)
+        .fetch_one(connection)
+        .await
+}
+
+/// Ends the statement that another session of the same role is in, if any.
+pub async fn cancel(
+    connection: &mut PgConnection,
+    backend_process_id: i32,
+) -> Result<(), sqlx::Error> {
+    sqlx::query_scalar!("select pg_cancel_backend($1)", backend_process_id)
+        .fetch_one(connection)
+        .await?;
+    Ok(())
 }
 
 /// A limit as a setting of the server, where the largest value is about 24 days, and 0 no limit.

@@ -90,10 +90,13 @@ impl Reader {
         let begin = connection.begin_with("begin isolation level repeatable read read only");
         let mut transaction = step(limit, begin).await?;
         // All rows are wanted, so a plan for the first ones would be the wrong one. Compiling
-        // takes longer than running, and sorts and hashes are large.
+        // takes longer than running, and sorts and hashes are large. A query ends soon after we have
+        // gone, where the server knows how to notice that.
         let settings = format!(
             "set local search_path = swr_report, swr, public; set local cursor_tuple_fraction = 1;
-             set local jit = off; set local work_mem = '64MB'; set local statement_timeout = {}",
+             set local jit = off; set local work_mem = '64MB'; set local statement_timeout = {};
+             select set_config(name, '2s', true) from pg_settings
+             where name = 'client_connection_check_interval'",
             milliseconds(limit)
         );
         step(limit, transaction.execute(AssertSqlSafe(settings))).await?;

@@ -1,9 +1,10 @@
 //! One writer per instance: a session advisory lock.
 
+use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, Executor, PgConnection};
 
 use super::{Doing, StoreError};
 
@@ -37,12 +38,57 @@ pub struct LockHolder {
     pub since: DateTime<Utc>,
 }
 
+impl fmt::Display for LockHolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let LockHolder {
+            host,
+            process_id,
+            run_id,
+            since,
+        } = self;
+        write!(
+            f,
+            "run {run_id} on {host}, process {process_id}, since {}",
+            since.format("%Y-%m-%d %H:%M:%S UTC")
+        )
+    }
+}
+
+/// What came of trying to take a lock.
+#[derive(Debug)]
+pub enum LockAttempt {
+    /// It is ours.
+    Taken(InstanceLock),
+    /// Another run has it.
+    Held {
+        /// The connection, to try again.
+        connection: PgConnection,
+        /// Who it is; `None` if it ended in this moment.
+        holder: Option<LockHolder>,
+    },
+}
+
 impl InstanceLock {
     /// Takes the lock, or says who has it.
     pub async fn acquire(
-        mut connection: PgConnection,
+        connection: PgConnection,
         instance_id: i32,
     ) -> Result<InstanceLock, StoreError> {
+        match InstanceLock::attempt(connection, instance_id).await? {
+            LockAttempt::Taken(lock) => Ok(lock),
+            LockAttempt::Held { holder, .. } => Err(StoreError::Locked {
+                holder: holder.map(Box::new),
+                waited: None,
+            }),
+        }
+    }
+
+    /// Tries to take the lock. It does not wait: a statement that did would keep its snapshot,
+    /// and with it the server from cleaning up behind the run that is going on.
+    pub async fn attempt(
+        mut connection: PgConnection,
+        instance_id: i32,
+    ) -> Result<LockAttempt, StoreError> {
         let taken = sqlx::query!(
             r#"select pg_try_advisory_lock($1, $2) as "is_ours!", pg_backend_pid() as "backend_process_id!""#,
             LOCK_CLASS,
@@ -52,11 +98,11 @@ impl InstanceLock {
         .await
         .doing("take the lock of the instance")?;
         if taken.is_ours {
-            return Ok(InstanceLock {
+            return Ok(LockAttempt::Taken(InstanceLock {
                 connection,
                 instance_id,
                 backend_process_id: taken.backend_process_id,
-            });
+            }));
         }
         let holder = sqlx::query_as!(
             LockHolder,
@@ -70,9 +116,7 @@ impl InstanceLock {
         .fetch_optional(&mut connection)
         .await
         .doing("see who holds the lock of the instance")?;
-        Err(StoreError::Locked {
-            holder: holder.map(Box::new),
-        })
+        Ok(LockAttempt::Held { connection, holder })
     }
 
     /// The instance that is locked.
@@ -91,10 +135,17 @@ impl InstanceLock {
     }
 
     /// Takes in the answer to a statement that was cut short: if that is an error, the next
-    /// statement would get it.
+    /// statement would get it. If it was the begin of a transaction, sqlx does not know that the
+    /// server is in one, and what is written next would go with it.
     pub async fn settle(&mut self) {
         // A connection that is lost shows in the next statement too.
         let _ = self.connection.ping().await;
+        // Mostly there is no transaction, and the server's warning of that is nobody's business.
+        let _ = self
+            .connection
+            .execute("set client_min_messages = error")
+            .await;
+        let _ = self.connection.execute("rollback").await;
     }
 
     /// Gives the lock back, and closes its connection.
@@ -149,9 +200,7 @@ pub async fn cancel(
     connection: &mut PgConnection,
     backend_process_id: i32,
 ) -> Result<(), StoreError> {
-    sqlx::query_scalar!("select pg_cancel_backend($1)", backend_process_id)
-        .fetch_one(connection)
+    crate::database::cancel(connection, backend_process_id)
         .await
-        .doing("cancel a statement")?;
-    Ok(())
+        .doing("cancel a statement")
 }

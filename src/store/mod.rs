@@ -24,7 +24,7 @@ pub use findings::{prepare_findings, update_findings};
 pub use history::{
     HistoryWriter, HistoryWrites, has_other_instances, histories_wanted, reuse_histories,
 };
-pub use lock::{InstanceLock, LockHolder, cancel};
+pub use lock::{InstanceLock, LockAttempt, LockHolder, cancel};
 pub use publish::{MassRemoval, PublishCounts, Publishing, RepositoryLoss, analyze, publish};
 pub use readiness::{
     InstanceState, ServerState, instance_state, missing_migration_rights, missing_run_rights,
@@ -73,10 +73,15 @@ pub enum StoreError {
     )]
     LockLost,
     /// Another run over the same instance is going on.
-    #[error("another run over this instance is going on{}", Holder(holder.as_deref()))]
+    #[error(
+        "another run over this instance is going on{}{}",
+        Waited(*waited), Holder(holder.as_deref())
+    )]
     Locked {
         /// Who it is; `None` if it ended in this moment.
         holder: Option<Box<LockHolder>>,
+        /// How long its end was waited for, in vain.
+        waited: Option<Duration>,
     },
 }
 
@@ -92,24 +97,32 @@ pub async fn within<T>(
     }
 }
 
+struct Waited(Option<Duration>);
+
+impl fmt::Display for Waited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            // Nobody cares for more than three digits.
+            Some(waited) => {
+                let waited = match waited.as_secs() {
+                    0 => Duration::from_millis(waited.as_millis() as u64),
+                    seconds => Duration::from_secs(seconds),
+                };
+                write!(f, ", also after {}", humantime::format_duration(waited))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 struct Holder<'a>(Option<&'a LockHolder>);
 
 impl fmt::Display for Holder<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(LockHolder {
-            host,
-            process_id,
-            run_id,
-            since,
-        }) = self.0
-        else {
-            return Ok(());
-        };
-        write!(
-            f,
-            ": run {run_id} on {host}, process {process_id}, since {}",
-            since.format("%Y-%m-%d %H:%M:%S UTC")
-        )
+        match self.0 {
+            Some(holder) => write!(f, ": {holder}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -3,14 +3,21 @@
 use std::time::Duration;
 
 use sqlx::PgConnection;
+use tokio::time::Instant;
 
-use super::progress::Progress;
+use super::progress::{Phase, Progress};
 use super::{SyncError, SyncSettings};
 use crate::artifact::InstanceDescription;
 use crate::database::Database;
 use crate::registry::Registry;
-use crate::store::{self, Instance, InstanceLock, Run};
+use crate::stop::{Stop, StopReason};
+use crate::store::{self, Instance, InstanceLock, LockAttempt, LockHolder, Run, StoreError};
 
+/// How often a lock that another run has is asked for again: a cheap statement on a connection that
+/// is idle in between. So the wait keeps no snapshot, and ends as soon as it is told to.
+const LOCK_POLL: Duration = Duration::from_millis(500);
+/// How often it is said who is waited for.
+const LOCK_WAIT_INTERVAL: Duration = Duration::from_secs(60);
 /// The first version with the artifact list of the whole instance (swr_03_0306).
 pub(crate) const FIRST_VERSION: [u64; 3] = [25, 6, 0];
 
@@ -20,14 +27,25 @@ pub(super) async fn begin_run(
     database: &Database,
     settings: &SyncSettings,
     progress: &Progress,
+    stop: &Stop,
 ) -> Result<(InstanceLock, Run), SyncError> {
     let limit = database.timeout();
-    let mut connection = database.connect_to_write().await?;
-    let (instance, description) =
-        settle_instance(registry, &mut connection, settings, limit).await?;
+    let settling = async {
+        let mut connection = database.connect_to_write().await?;
+        let settled = settle_instance(registry, &mut connection, settings, limit).await?;
+        Ok::<_, SyncError>((connection, settled))
+    };
+    let (connection, (instance, description)) = stop.or(settling).await??;
+    let mut lock = LockWait {
+        instance_id: instance.instance_id,
+        lock_timeout: settings.lock_timeout,
+        limit,
+        progress,
+    }
+    .acquire(connection, stop)
+    .await?;
     let beginning = async {
         let now = settings.clock.now();
-        let mut lock = InstanceLock::acquire(connection, instance.instance_id).await?;
         let run = Run::start(&mut lock, &settings.host, now).await?;
         store::prepare_findings(lock.connection(), run).await?;
         if let Some(description) = &description {
@@ -37,7 +55,87 @@ pub(super) async fn begin_run(
         }
         Ok((lock, run))
     };
-    Ok(store::within(limit, "begin a run", beginning).await?)
+    let beginning = store::within(limit, "begin a run", beginning);
+    Ok(stop.or(beginning).await??)
+}
+
+/// Taking the lock of an instance, and waiting for it.
+struct LockWait<'a> {
+    instance_id: i32,
+    /// How long to wait; `None` for as long as it takes.
+    lock_timeout: Option<Duration>,
+    /// Limit for each step on the database.
+    limit: Duration,
+    progress: &'a Progress,
+}
+
+impl LockWait<'_> {
+    /// Takes the lock. Of those who wait, the one who asks next after its release gets it.
+    async fn acquire(
+        self,
+        mut connection: PgConnection,
+        stop: &Stop,
+    ) -> Result<InstanceLock, SyncError> {
+        let (mut begin, mut last_holder) = (None::<Instant>, None);
+        let (mut pause, mut next_word) = (Duration::ZERO, Duration::ZERO);
+        loop {
+            let attempt = async {
+                tokio::time::sleep(pause).await;
+                let attempt = InstanceLock::attempt(connection, self.instance_id);
+                store::within(self.limit, "take the lock of the instance", attempt).await
+            };
+            let attempt = match (stop.or(attempt).await, begin) {
+                (Ok(attempt), _) => attempt?,
+                // It has waited as long as it may, which is the lock's fault and nobody else's.
+                (Err(StopReason::TimeLimit(_)), Some(begin)) => {
+                    return Err(locked(last_holder, Some(begin.elapsed())));
+                }
+                (Err(reason), _) => return Err(reason.into()),
+            };
+            match attempt {
+                LockAttempt::Taken(lock) => return Ok(lock),
+                LockAttempt::Held {
+                    connection: ours,
+                    holder,
+                } => (connection, last_holder) = (ours, holder),
+            }
+            let waited = begin.get_or_insert_with(Instant::now).elapsed();
+            pause = match self.lock_timeout {
+                Some(timeout) => timeout.saturating_sub(waited).min(LOCK_POLL),
+                None => LOCK_POLL,
+            };
+            if pause.is_zero() {
+                let has_waited = self.lock_timeout != Some(Duration::ZERO);
+                return Err(locked(last_holder, has_waited.then_some(waited)));
+            }
+            if waited >= next_word {
+                next_word += LOCK_WAIT_INTERVAL;
+                self.progress.enter(Phase::Waiting);
+                self.tell(last_holder.as_ref(), waited);
+            }
+        }
+    }
+
+    fn tell(&self, holder: Option<&LockHolder>, waited: Duration) {
+        let whom = match holder {
+            Some(holder) => holder.to_string(),
+            None => "it ends in this moment".to_owned(),
+        };
+        let how_long = match self.lock_timeout {
+            Some(timeout) => format!("for up to {}", humantime::format_duration(timeout)),
+            None => "until it ends".to_owned(),
+        };
+        tracing::warn!(
+            waited_s = waited.as_secs(),
+            holder_run_id = holder.map(|holder| holder.run_id),
+            "waiting {how_long} for another run over this instance: {whom}"
+        );
+    }
+}
+
+fn locked(holder: Option<LockHolder>, waited: Option<Duration>) -> SyncError {
+    let holder = holder.map(Box::new);
+    SyncError::Store(StoreError::Locked { holder, waited })
 }
 
 /// Gives the instance's row, and what the registry says of it where that is not stored yet. The row

@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::database::Database;
 use crate::registry::{Registry, RegistryError};
 use crate::spans;
-use crate::stop::{Signal, Stop};
+use crate::stop::{Stop, StopReason};
 use crate::store::{self, HistoryWriter, InstanceLock, Run, Staged, StoreError};
 
 /// Digests that may wait for their request: about ten list pages.
@@ -66,16 +66,14 @@ impl Crawl<'_> {
             is_second_listing: false,
             next_heartbeat: Instant::now() + HEARTBEAT,
         };
-        let connection = tokio::select! {
-            ready = async {
-                listing
-                    .start()
-                    .instrument(tracing::info_span!(target: spans::TARGET, "catalog"))
-                    .await?;
-                Ok::<_, SyncError>(database.connect_to_write().await?)
-            } => ready?,
-            signal = stop.requested() => return Err(SyncError::Stopped(signal)),
+        let beginning = async {
+            listing
+                .start()
+                .instrument(tracing::info_span!(target: spans::TARGET, "catalog"))
+                .await?;
+            Ok::<_, SyncError>(database.connect_to_write().await?)
         };
+        let connection = stop.or(beginning).await??;
         let writer = HistoryWriter::new(connection, self.run);
 
         self.progress.enter(Phase::Listing);
@@ -100,11 +98,11 @@ impl Crawl<'_> {
         // The storing stage first: if it failed, the others ended because of it.
         let (listed, fetched, stored) = tokio::select! {
             results = &mut work => results,
-            signal = stop.requested() => {
+            reason = stop.requested() => {
                 self.halt.send_replace(true);
                 // What is not stored by then is asked for again.
                 let _ = tokio::time::timeout(GRACE + STORE_GRACE, work).await;
-                return Err(SyncError::Stopped(signal));
+                return Err(reason.into());
             }
         };
         stored?;
@@ -112,7 +110,7 @@ impl Crawl<'_> {
         match listed? {
             Some(times) => Ok(times),
             // Unreachable without a failure above, which has its own error.
-            None => Err(SyncError::Stopped(Signal::Terminate)),
+            None => Err(SyncError::Stopped(StopReason::Terminate)),
         }
     }
 

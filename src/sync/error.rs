@@ -6,7 +6,7 @@ use crate::database::DatabaseError;
 use crate::exit::Exit;
 use crate::registry::RegistryError;
 use crate::run::RunOutcome;
-use crate::stop::Signal;
+use crate::stop::StopReason;
 use crate::store::{Namesake, StoreError};
 
 /// Why a run ended without publishing.
@@ -53,12 +53,12 @@ pub enum SyncError {
         /// The other one.
         namesake: Box<Namesake>,
     },
-    /// A signal.
-    #[error("stopped by a signal; what had arrived is stored, nothing was published")]
-    Stopped(Signal),
-    /// A signal, and a database that did not let go of publish.
-    #[error("stopped by a signal while publishing, and the database does not say how that ended")]
-    StoppedPublishing(Signal),
+    /// A signal, or the time limit.
+    #[error("stopped by {0}; what had arrived is stored, nothing was published")]
+    Stopped(StopReason),
+    /// The same, and a database that did not let go of publish.
+    #[error("stopped by {0} while publishing, and the database does not say how that ended")]
+    StoppedPublishing(StopReason),
 }
 
 impl SyncError {
@@ -77,15 +77,22 @@ impl SyncError {
             SyncError::Database(error) => error.exit(),
             SyncError::UnsupportedVersion { .. } => Exit::Usage,
             SyncError::WrongInstance { .. } | SyncError::SameName { .. } => Exit::Refused,
-            SyncError::Stopped(signal) | SyncError::StoppedPublishing(signal) => signal.exit(),
+            SyncError::Stopped(reason) | SyncError::StoppedPublishing(reason) => reason.exit(),
         }
     }
 
-    pub(super) fn outcome(&self) -> RunOutcome {
+    /// How a run ends by it.
+    pub fn outcome(&self) -> RunOutcome {
         match self {
             SyncError::Stopped(_) | SyncError::StoppedPublishing(_) => RunOutcome::Stopped,
             _ => RunOutcome::Failed,
         }
+    }
+}
+
+impl From<StopReason> for SyncError {
+    fn from(reason: StopReason) -> SyncError {
+        SyncError::Stopped(reason)
     }
 }
 

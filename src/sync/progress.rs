@@ -33,14 +33,16 @@ pub struct Progress {
 pub enum Phase {
     /// Connecting, taking the lock.
     Starting = 0,
+    /// Another run over the instance is going on; its end is waited for.
+    Waiting = 1,
     /// Reading namespaces and repositories.
-    Catalog = 1,
+    Catalog = 2,
     /// Listing artifacts, and fetching build histories beside it.
-    Listing = 2,
+    Listing = 3,
     /// The listing is complete; build histories are still coming.
-    Histories = 3,
+    Histories = 4,
     /// The one transaction.
-    Publishing = 4,
+    Publishing = 5,
 }
 
 /// A moment of [`Progress`].
@@ -70,9 +72,10 @@ impl Progress {
         ProgressNow {
             phase: match self.phase.load(Ordering::Relaxed) {
                 0 => Phase::Starting,
-                1 => Phase::Catalog,
-                2 => Phase::Listing,
-                3 => Phase::Histories,
+                1 => Phase::Waiting,
+                2 => Phase::Catalog,
+                3 => Phase::Listing,
+                4 => Phase::Histories,
                 _ => Phase::Publishing,
             },
             pages: read(&self.pages),

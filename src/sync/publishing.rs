@@ -10,7 +10,7 @@ use super::{GOES_ON, GRACE, HEARTBEAT, STORE_GRACE, SyncError, cancel, chain};
 use crate::clock::Clock;
 use crate::database::Database;
 use crate::run::RunCounters;
-use crate::stop::{Signal, Stop};
+use crate::stop::{Stop, StopReason};
 use crate::store::{self, InstanceLock, Run, StoreError};
 
 /// From so many written rows on, the planner's counts are brought up to date.
@@ -72,23 +72,23 @@ pub(super) async fn publish_unless_stopped(
     stop: &Stop,
 ) -> Result<(), SyncError> {
     tokio::pin!(publishing);
-    let signal = tokio::select! {
+    let reason = tokio::select! {
         published = &mut publishing => return Ok(published?),
-        signal = after_grace(stop) => signal,
+        reason = after_grace(stop) => reason,
     };
     let ending = future::join(cancel(database, session), publishing);
     match tokio::time::timeout(STORE_GRACE, ending).await {
         // It came to its end in this moment.
         Ok((_, Ok(()))) => Ok(()),
         Ok((_, Err(StoreError::CommitUnknown(_) | StoreError::Silent { .. }))) | Err(_) => {
-            Err(SyncError::StoppedPublishing(signal))
+            Err(SyncError::StoppedPublishing(reason))
         }
-        Ok((_, Err(_))) => Err(SyncError::Stopped(signal)),
+        Ok((_, Err(_))) => Err(SyncError::Stopped(reason)),
     }
 }
 
-async fn after_grace(stop: &Stop) -> Signal {
-    let signal = stop.requested().await;
+async fn after_grace(stop: &Stop) -> StopReason {
+    let reason = stop.requested().await;
     tokio::time::sleep(GRACE).await;
-    signal
+    reason
 }

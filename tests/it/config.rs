@@ -135,6 +135,33 @@ async fn a_flag_wins_over_a_variable_a_variable_over_the_file_and_the_file_over_
 }
 
 #[tokio::test]
+async fn the_region_of_a_source_wins_over_the_endpoint_of_all() {
+    let file = File::new(
+        "endpoint = 'https://swr.test'\n\
+         [[source]]\nname = 'a'\nproject_id = 'p'\ninstances = ['one']\n\
+         [[source]]\nname = 'b'\nproject_id = 'p'\ninstances = ['two']\nregion = 'r'\n",
+    );
+    let program = file.config("check").env("SWR_AUTH_TOKEN", "token");
+    let said = program.run().await.code(0).stdout;
+    let expected = [
+        "a: instance one of project p at https://swr.test/, ",
+        "b: instance two of project p at https://swr-api.r.myhuaweicloud.com/, ",
+    ];
+    for text in expected {
+        assert!(said.contains(text), "no `{text}` in {said}");
+    }
+}
+
+#[tokio::test]
+async fn one_of_several_sources_is_shown_with_its_own_settings() {
+    let file = File::new(TWO_SOURCES);
+    for (source, max_in_flight) in [("prod", ("20", ":9")), ("test", ("10", ":1"))] {
+        let rows = shown(&file, file.config("show").args(&["--source", source])).await;
+        assert_eq!(get(&rows, "", "max_in_flight"), max_in_flight);
+    }
+}
+
+#[tokio::test]
 async fn a_switch_of_the_file_can_be_turned_off_and_an_empty_variable_is_none() {
     let file = File::new(
         "redact_commands = true\nlog = 'error'\n\
@@ -433,8 +460,7 @@ async fn a_file_with_a_secret_is_for_its_owner_and_no_file_for_everybody_to_writ
         file.config("check").run().await
     };
     check(&with_secret, 0o600).await.code(0);
-    let group = check(&with_secret, 0o640).await.code(0);
-    group.says(&["the group of", "can read the secrets in it (mode 0640)"]);
+    check(&with_secret, 0o640).await.code(0);
     let everybody = check(&with_secret, 0o644).await.code(2);
     everybody.says(&[
         "toml:6: a secret stands here, and every user may read the file (mode 0644): chmod 0600",

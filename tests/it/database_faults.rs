@@ -210,6 +210,30 @@ async fn a_listing_is_not_published_by_a_session_without_the_lock() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_after_a_transaction_was_cut_short_at_its_begin_stays() {
+    use sqlx::Connection;
+    use swr_sync::store::InstanceLock;
+
+    let database = TestDatabase::create().await;
+    let mut lock = InstanceLock::acquire(database.connect().await, 1)
+        .await
+        .unwrap();
+    tokio::select! {
+        biased;
+        begun = lock.connection().begin() => panic!("it was not cut short: {}", begun.is_ok()),
+        () = std::future::ready(()) => {}
+    }
+    lock.settle().await;
+    sqlx::raw_sql("create table public.written ()")
+        .execute(lock.connection())
+        .await
+        .unwrap();
+    lock.release().await;
+    let written = "select to_regclass('public.written') is not null";
+    assert_eq!(database.snapshot(written).await, "t");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_falls_silent_ends_the_run_within_the_limit() {
     let silent = async |(phase, table): (&str, &str)| {
         let mirror = mirror(TestDatabase::create().await).await;

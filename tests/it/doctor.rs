@@ -393,7 +393,7 @@ async fn a_database_that_takes_no_writes_is_no_place_for_a_run() {
 }
 
 /// The database as a role without any right of its own.
-async fn as_stranger(program: Program, database: &TestDatabase) -> Program {
+pub(crate) async fn as_stranger(program: Program, database: &TestDatabase) -> Program {
     // Roles belong to the whole server, so it is the same one in every test.
     let role = "do $$ begin
         if not exists (select from pg_roles where rolname = 'swr_stranger') then

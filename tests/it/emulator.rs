@@ -739,6 +739,8 @@ async fn the_command_prints_what_a_client_needs_and_ends_well_on_sigterm() {
             "127.0.0.1:0",
             "--artifacts",
             "10",
+            "--instances",
+            "3",
             "--no-auth",
         ])
         .stdout(std::process::Stdio::piped())
@@ -756,13 +758,20 @@ async fn the_command_prints_what_a_client_needs_and_ends_well_on_sigterm() {
             variables.insert(name.to_owned(), value.to_owned());
         }
     }
-    let [endpoint, project, instance] =
-        ["SWR_ENDPOINT", "SWR_PROJECT_ID", "SWR_INSTANCE_ID"].map(|name| &variables[name]);
-    let url = format!("{endpoint}/v2/{project}/instances/{instance}/artifacts");
-    let list = answer(http_client().get(url)).await;
+    let [endpoint, project] = ["SWR_ENDPOINT", "SWR_PROJECT_ID"].map(|name| &variables[name]);
+    assert_eq!(variables["SWR_INSTANCE_ID"], "all");
+    let url = format!("{endpoint}/v2/{project}/instances");
+    let instances = answer(http_client().get(&url)).await;
+    let instances = instances.body["instances"].as_array().unwrap().clone();
+    assert_eq!(instances.len(), 3);
+    let id = instances[2]["id"].as_str().unwrap();
+    let list = answer(http_client().get(format!("{url}/{id}/artifacts"))).await;
     assert_eq!(list.body["artifacts"].as_array().unwrap().len(), 10);
     let counts = answer(http_client().get(format!("{endpoint}/_emulator/requests"))).await;
-    assert_eq!(counts.body["answered"], json!({"artifacts": {"200": 1}}));
+    assert_eq!(
+        counts.body["answered"],
+        json!({"artifacts": {"200": 1}, "instance": {"200": 1}})
+    );
 
     let id = program.id().unwrap().to_string();
     let sent = std::process::Command::new("kill")

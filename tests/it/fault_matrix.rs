@@ -23,7 +23,7 @@ use swr_sync::emulator::{
 use swr_sync::exit::Exit;
 use swr_sync::registry::{Credentials, PasswordLogin, ProjectSettings};
 use swr_sync::run::RunReport;
-use swr_sync::stop::{self, Signal};
+use swr_sync::stop::{self, StopReason};
 use swr_sync::sync::{Progress, Safeguards, SyncError, SyncSettings};
 
 use super::faults::falsely_removed;
@@ -359,7 +359,7 @@ impl<'a> Trial<'a> {
             (Poll::Pending, Ending::Stop(at)) => {
                 awaits += 1;
                 if awaits == at {
-                    stopper.stop(Signal::Terminate);
+                    stopper.stop(StopReason::Terminate);
                 }
                 Poll::Pending
             }

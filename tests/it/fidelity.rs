@@ -4,6 +4,7 @@ mod generated;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
@@ -162,6 +163,7 @@ impl Mirror {
                 accept_new_instance: true,
                 ..Safeguards::default()
             },
+            lock_timeout: Some(Duration::ZERO),
             host: "test-host".to_owned(),
             clock,
         };

@@ -337,14 +337,12 @@ async fn shards_lead_to_the_same_tables_whatever_their_number() {
     let ids = ["bbb", "ccc", "ddd", "eee", "fff"];
     let emulator = project(&ids).await;
     let sharded = TestDatabase::create().await;
-    let mut round = 0;
-    for count in [2, 3, 1] {
-        round += 1;
+    for (round, count) in (1..).zip([2, 3, 1]) {
         for id in ids.into_iter().chain([first().as_str()]) {
             emulator.with_instance(id, |_, world| {
-                let now = start_of_time() + Duration::days(round);
+                let now = start_of_time() + Duration::days(round.into());
                 world.set_now(now);
-                world.evolve(round as u32);
+                world.evolve(round);
             });
         }
         emulator.reset_requests();
@@ -429,8 +427,12 @@ async fn two_jobs_that_meet_do_each_what_the_other_does_not() {
 async fn the_instances_of_a_project_share_one_cap() {
     let database = TestDatabase::create().await;
     let emulator = project(&["bbb", "ccc", "ddd"]).await;
-    // Long enough for all of them to be under way at once, were they not held back.
+    // Long enough for all of them to be under way at once, where they are not held back.
     emulator.set_latency(std::time::Duration::from_millis(20));
+    let uncapped = TestDatabase::create().await;
+    sync_all(&emulator, &uncapped).run().await.code(0);
+    assert!(emulator.requests().peak_in_flight > 3);
+    emulator.reset_requests();
     let capped = sync_all(&emulator, &database).env("SWR_MAX_IN_FLIGHT", "3");
     capped.run().await.code(0).says(&["4 of 4 instances"]);
     assert!(emulator.requests().peak_in_flight <= 3);

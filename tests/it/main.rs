@@ -28,6 +28,8 @@ mod sync;
 mod verify;
 
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod batch;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod command_line;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod commands;
@@ -41,6 +43,8 @@ mod dashboards;
 mod database_faults;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod doctor;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod exit_codes;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod html;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]

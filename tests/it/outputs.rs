@@ -243,6 +243,45 @@ async fn a_job_that_cannot_begin_has_a_line_for_each_instance_it_was_to_run() {
 }
 
 #[tokio::test]
+async fn a_run_left_to_another_one_and_one_out_of_time_are_told_as_what_they_are() {
+    let job = Job::new().await;
+    let receiver = Receiver::start().await;
+    job.emulator.hang_next(RequestKind::Artifacts);
+    job.emulator.reset_requests();
+    let slow = job.sync().args(&["--summary-file", "-"]).start();
+    wait_until("the page is asked for", async || {
+        job.emulator.requests().of(RequestKind::Artifacts) == 1
+    })
+    .await;
+    let skipping = job
+        .sync()
+        .secret("SWR_SYNC_PING_URL", &ping_url(receiver.address()))
+        .args(&["--summary-file", "-", "--if-locked", "skip"]);
+    let skipped = skipping.run().await.code(0);
+    let [run] = &lines(&skipped.stdout)[..] else {
+        panic!("{}", skipped.stdout)
+    };
+    assert_eq!(run["outcome"], json!("skipped"));
+    assert_eq!(run["exit_code"], json!(0));
+    assert_eq!(run["run_id"], Value::Null);
+    let pings = pings(&receiver);
+    assert_eq!(pings.last().unwrap().0, "0");
+    slow.signal(Signal::SIGTERM);
+    slow.finish().await.code(143);
+
+    job.emulator.hang_next(RequestKind::Artifacts);
+    let limited = job
+        .sync()
+        .args(&["--summary-file", "-", "--max-duration", "2s"]);
+    let limited = limited.run().await.code(7);
+    let [run] = &lines(&limited.stdout)[..] else {
+        panic!("{}", limited.stdout)
+    };
+    assert_eq!(run["outcome"], json!("stopped"));
+    assert_eq!(run["exit_code"], json!(7));
+}
+
+#[tokio::test]
 async fn files_that_cannot_be_written_are_told_before_anything_starts() {
     let job = Job::new().await;
     let missing = job.path("missing/x.prom");

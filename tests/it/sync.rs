@@ -8,7 +8,7 @@ use swr_sync::emulator::{
 use swr_sync::exit::Exit;
 use swr_sync::registry::{RegistryError, RequestFailure};
 use swr_sync::run::RunOutcome;
-use swr_sync::stop::{self, Signal};
+use swr_sync::stop::{self, StopReason};
 use swr_sync::store::StoreError;
 use swr_sync::sync::{Progress, SyncError};
 
@@ -241,13 +241,13 @@ async fn a_stopped_run_keeps_what_arrived_and_the_next_asks_for_the_rest() {
             progress.now().histories_done == digests - 1
         })
         .await;
-        stopper.stop(Signal::Terminate);
+        stopper.stop(StopReason::Terminate);
     };
     let (result, ()) = tokio::join!(mirror.sync_until(&progress, &stop), stopping);
 
     let error = result.unwrap_err();
     assert!(
-        matches!(error, SyncError::Stopped(Signal::Terminate)),
+        matches!(error, SyncError::Stopped(StopReason::Terminate)),
         "{error}"
     );
     let counts = "select (select count(*) from swr.artifact), (select count(*) from swr.manifest),
@@ -274,7 +274,7 @@ async fn two_runs_over_one_instance_never_overlap() {
         })
         .await;
         let error = mirror.try_sync().await.unwrap_err();
-        stopper.stop(Signal::Interrupt);
+        stopper.stop(StopReason::Interrupt);
         error
     };
     let progress = Progress::default();
@@ -283,6 +283,7 @@ async fn two_runs_over_one_instance_never_overlap() {
     assert_eq!(error.exit(), Exit::Locked);
     let SyncError::Store(StoreError::Locked {
         holder: Some(holder),
+        waited: None,
     }) = error
     else {
         panic!("{error}")
@@ -311,7 +312,7 @@ async fn runs_over_different_instances_do_not_wait_for_each_other() {
         })
         .await;
         let report = sync_into(&other, &mirror.database, false).await;
-        stopper.stop(Signal::Interrupt);
+        stopper.stop(StopReason::Interrupt);
         report
     };
     let progress = Progress::default();

@@ -7,7 +7,7 @@ use swr_sync::database::Database;
 use swr_sync::emulator::{Emulator, RequestKind, World};
 use swr_sync::exit::Exit;
 use swr_sync::registry::Registry;
-use swr_sync::stop::{self, Signal, Stop};
+use swr_sync::stop::{self, Stop, StopReason};
 use swr_sync::verify::{VerifyError, VerifyReport, VerifySettings, verify};
 
 use super::support::database::TestDatabase;
@@ -777,7 +777,7 @@ async fn a_signal_ends_a_verification_which_says_so() {
             mirror.emulator.requests().of(RequestKind::BuildHistory) > 0
         })
         .await;
-        stopper.stop(Signal::Terminate);
+        stopper.stop(StopReason::Terminate);
     };
     let (result, ()) = tokio::join!(verification, stopping);
     assert_eq!(

@@ -30,8 +30,6 @@ pub(crate) struct ConfigurationFile {
     pub settings: Vec<Setting>,
     /// The registries.
     pub sources: Vec<FileSource>,
-    /// What is not right, and no reason to stop.
-    pub warnings: Vec<String>,
 }
 
 /// A key with its value, which the flag's parser takes.
@@ -93,16 +91,14 @@ pub(crate) fn read(path: &Path, keys: &[Key]) -> Result<ConfigurationFile, Failu
         true => reading.top(table.get_ref()),
         false => Default::default(),
     };
-    let mut warnings = Vec::new();
     if let Some(mode) = mode {
-        warnings.extend(reading.check_mode(mode));
+        reading.check_mode(mode);
     }
     reading.end()?;
     Ok(ConfigurationFile {
         path: path.to_owned(),
         settings,
         sources,
-        warnings,
     })
 }
 
@@ -377,27 +373,24 @@ impl Reading<'_> {
     }
 
     /// Others must not be able to change where the program goes with its keys, nor to read a
-    /// secret. What is readable without holding one is as it is meant to be.
-    fn check_mode(&mut self, Mode(mode): Mode) -> Option<String> {
+    /// secret. A group may: that is how an orchestrator hands a file to the user of a container.
+    fn check_mode(&mut self, Mode(mode): Mode) {
         if mode & 0o002 != 0 {
             let text =
                 format!("every user may write the file (mode {mode:04o}): chmod o-w would do");
             self.problems.push((1, text));
         }
-        let line = *self.secret_lines.iter().min()?;
-        if mode & 0o004 != 0 {
+        let first_secret = self.secret_lines.iter().min();
+        if let Some(line) = first_secret
+            && mode & 0o004 != 0
+        {
             let text = format!(
                 "a secret stands here, and every user may read the file (mode {mode:04o}): chmod 0600 keeps it \
-                 to its owner; or let a key that ends with _file or _env say where the secret is"
+                 to its owner (in Kubernetes, defaultMode: 0440); or let a key that ends with _file or _env say \
+                 where the secret is"
             );
-            self.problems.push((line, text));
+            self.problems.push((*line, text));
         }
-        (mode & 0o040 != 0).then(|| {
-            format!(
-                "the group of {} can read the secrets in it (mode {mode:04o}): chmod 0600 keeps them to its owner",
-                self.path.display()
-            )
-        })
     }
 
     fn end(mut self) -> Result<(), Failure> {

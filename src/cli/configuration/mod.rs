@@ -89,6 +89,11 @@ pub(super) fn layer(
     {
         let source = &file.sources[index];
         let mut defaults = top.clone();
+        if source.get("region").is_some() {
+            // They are of another region, or this source would not name its own.
+            defaults.remove("endpoint");
+            defaults.remove("iam_endpoint");
+        }
         defaults.extend(by_key(&source.settings));
         let matches = parse(&defaults)?;
         let mut registry = RegistryArgs::from_arg_matches(leaf(&matches)).map_err(refused)?;
@@ -108,7 +113,7 @@ pub(super) fn layer(
     }
     check_overlap(&file, &sources)?;
     let matches = match &sources[..] {
-        [only] if !is_one_of_several => only.matches.clone(),
+        [only] => only.matches.clone(),
         _ => parse(&top)?,
     };
     Ok(Layers {
@@ -125,18 +130,21 @@ pub(super) fn leaf(matches: &ArgMatches) -> &ArgMatches {
         .map_or(matches, |(_, matches)| leaf(matches))
 }
 
-/// Whether the command has settings that a file can hold, beside those of every command.
+/// Whether the command has settings that a file can hold, beside those of every command. What the
+/// program starts for itself is told all by its arguments, and may run as a user who must not read
+/// the file.
 pub(super) fn has_settings(command: &Command, parsed: &ArgMatches) -> bool {
-    let Some((name, matches)) = parsed.subcommand() else {
-        return false;
-    };
-    let Some(command) = command.find_subcommand(name) else {
-        return false;
-    };
-    let has_own = command
-        .get_arguments()
-        .any(|argument| file_key(argument).is_some());
-    has_own || has_settings(command, matches)
+    let mut has_any = false;
+    let (mut command, mut parsed) = (command, parsed);
+    while let Some((name, matches)) = parsed.subcommand() {
+        let Some(below) = command.find_subcommand(name) else {
+            break;
+        };
+        let mut arguments = below.get_arguments();
+        has_any |= arguments.any(|argument| file_key(argument).is_some());
+        (command, parsed) = (below, matches);
+    }
+    has_any && !command.is_hide_set()
 }
 
 type Defaults<'a> = BTreeMap<&'a str, &'a Setting>;

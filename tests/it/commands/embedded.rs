@@ -213,3 +213,21 @@ async fn the_server_has_none_of_the_secrets_in_its_environment() {
         assert!(!environment.contains("HUAWEICLOUD"), "{environment}");
     }
 }
+
+#[tokio::test]
+async fn the_configuration_file_names_the_folder_and_is_read_by_its_owner_alone() {
+    let folder = DataDir::new();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let file = elsewhere.path().join("swr-sync.toml");
+    std::fs::write(&file, format!("data_dir = '{}'\n", folder.path())).unwrap();
+    // The server is somebody else if this is root, and must not be in need of it.
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+    let path = file.to_str().unwrap();
+    let db = |action: &str| Program::new(&["db", action, "--config", path]);
+    db("start").run().await.code(0);
+    assert!(folder.is_in_use());
+    let environment = |action: &str| Program::new(&["db", action]).env("SWR_SYNC_CONFIG", path);
+    let url = environment("url").run().await.code(0).stdout;
+    assert!(url.contains(folder.path()), "{url}");
+    environment("stop").run().await.code(0);
+}

@@ -154,6 +154,20 @@ impl Mirror {
         run(emulator, database, *dry_run, *safeguards, progress, stop).await
     }
 
+    /// A run that waits for its instance's lock as long as it takes.
+    pub(crate) async fn sync_waiting(
+        &self,
+        progress: &Progress,
+        stop: &Stop,
+    ) -> Result<RunReport, SyncError> {
+        let client = client_settings(&self.emulator);
+        let settings = SyncSettings {
+            lock_timeout: None,
+            ..sync_settings(&client)
+        };
+        run_as(client, settings, &self.database, progress, stop).await
+    }
+
     /// What the registry holds now as text, in an order that does not depend on how it got there.
     /// Left out is what tells when and by which run a row was written.
     pub(crate) async fn facts(&self) -> String {
@@ -217,6 +231,7 @@ async fn run(
 ) -> Result<RunReport, SyncError> {
     let client = client_settings(emulator);
     let settings = SyncSettings {
+        swr_instance_id: emulator.settings().instance_id.clone(),
         dry_run,
         safeguards,
         ..sync_settings(&client)
@@ -233,6 +248,7 @@ pub(crate) fn sync_settings(client: &ProjectSettings) -> SyncSettings {
         region: None,
         dry_run: false,
         safeguards: Safeguards::default(),
+        lock_timeout: Some(Duration::ZERO),
         host: "test-host".to_owned(),
         clock: Clock::system(),
     }

@@ -53,7 +53,17 @@ pub(crate) struct Program {
 
 impl Program {
     pub(crate) fn new(arguments: &[&str]) -> Program {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_swr-sync"));
+        Program::of(Command::new(env!("CARGO_BIN_EXE_swr-sync")), arguments)
+    }
+
+    /// Run by a shell script that gets the program as `$0` and the arguments as `$@`.
+    pub(crate) fn shell(script: &str, arguments: &[&str]) -> Program {
+        let mut command = Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_swr-sync")]);
+        Program::of(command, arguments)
+    }
+
+    fn of(mut command: Command, arguments: &[&str]) -> Program {
         command
             .args(arguments)
             .env_clear()

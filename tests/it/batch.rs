@@ -1,0 +1,405 @@
+//! `sync` as a batch job, on the real process: what it does while another run is going on, how it
+//! keeps to its time, and that it ends when it is told to, wherever it is.
+
+use std::io::pipe;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use swr_sync::emulator::{Emulator, RequestKind};
+use swr_sync::stop::{self, StopReason};
+use swr_sync::sync::{Phase, Progress};
+
+use crate::commands::{check_failure, closed_port, last_run, published, world_of};
+use crate::support::database::TestDatabase;
+use crate::support::held_up::{is_waited_for, wait_until_alone};
+use crate::support::mirror::{Mirror, facts, sync_into, wait_until};
+use crate::support::program::{Program, Running, emulator, emulator_settings};
+
+/// An emulator, a database, and a run that waits for a page with the lock in its hands.
+async fn run_with_lock() -> (Emulator, TestDatabase, Running) {
+    let emulator = emulator(world_of(1)).await;
+    let database = TestDatabase::create().await;
+    emulator.hang_next(RequestKind::Artifacts);
+    let run = Program::sync(&emulator, &database).start();
+    wait_for_requests(&emulator, RequestKind::Artifacts, 1).await;
+    (emulator, database, run)
+}
+
+async fn wait_for_requests(emulator: &Emulator, kind: RequestKind, count: u64) {
+    wait_until("it asks", async || emulator.requests().of(kind) >= count).await;
+}
+
+async fn wait_for_words(run: &Running, words: &str) {
+    wait_until(words, async || run.stderr_so_far().contains(words)).await;
+}
+
+/// Sessions of the program of which this holds.
+async fn sessions(database: &TestDatabase, condition: &str) -> String {
+    let count = format!(
+        "select count(*) from pg_stat_activity
+         where datname = current_database() and application_name like 'swr-sync%' and {condition}"
+    );
+    database.snapshot(&count).await
+}
+
+#[tokio::test]
+async fn a_run_that_skips_leaves_the_instance_to_the_one_that_is_going_on() {
+    let (emulator, database, first) = run_with_lock().await;
+    let requests = emulator.requests().total();
+    let process = first.process_id();
+    let instance = &emulator.settings().instance_id;
+    let sync = || Program::sync(&emulator, &database);
+    for program in [
+        sync().args(&["--if-locked", "skip"]),
+        sync().env("SWR_SYNC_IF_LOCKED", "skip"),
+    ] {
+        let finished = program.run().await.code(0);
+        assert_eq!(finished.stdout, "");
+        let line = format!(
+            "instance {instance} is skipped: another run over this instance is going on: run 1 on "
+        );
+        let holder = format!(", process {process}, since ");
+        assert_eq!(finished.stderr.lines().count(), 1, "{}", finished.stderr);
+        finished.says(&[&line, &holder]);
+    }
+    let json = ["--if-locked", "skip", "--log-format", "json"];
+    let finished = sync().args(&json).run().await.code(0);
+    finished.says(&["\"level\":\"INFO\"", " is skipped: "]);
+    assert_eq!(emulator.requests().total(), requests);
+    let runs = "select count(*) from swr.sync_run";
+    assert_eq!(database.snapshot(runs).await, "1");
+    first.signal(Signal::SIGTERM);
+    first.finish().await.code(143);
+    // Without another run, it is an ordinary one.
+    sync().args(&["--if-locked", "skip"]).run().await.code(0);
+    assert_eq!(last_run(&database).await, "published | 0");
+}
+
+#[tokio::test]
+async fn of_several_instances_only_the_locked_one_is_skipped() {
+    let (emulator, database, first) = run_with_lock().await;
+    let unknown = "99999999-9999-9999-9999-999999999999";
+    let both = format!("{},{unknown}", emulator.settings().instance_id);
+    let finished = Program::sync(&emulator, &database)
+        .args(&["--if-locked", "skip", "--instance-id", &both])
+        .run()
+        .await
+        .code(2);
+    finished.says(&[" is skipped: another run over this instance", "HTTP 404"]);
+    first.signal(Signal::SIGTERM);
+    first.finish().await.code(143);
+}
+
+#[tokio::test]
+async fn a_run_that_waits_begins_when_the_other_ends() {
+    let (emulator, database, first) = run_with_lock().await;
+    let requests = emulator.requests().total();
+    let second = Program::sync(&emulator, &database)
+        .args(&["--if-locked", "wait"])
+        .start();
+    let words = "waiting until it ends for another run over this instance: run 1 on ";
+    wait_for_words(&second, words).await;
+    // It keeps nothing on the server but an idle session.
+    wait_until("no snapshot is left open", async || {
+        let open = "(backend_xmin is not null or xact_start is not null)";
+        sessions(&database, open).await == "0"
+    })
+    .await;
+    assert_eq!(emulator.requests().total(), requests);
+    first.signal(Signal::SIGTERM);
+    first.finish().await.code(143);
+    second
+        .finish()
+        .await
+        .code(0)
+        .says(&["run 2: published in "]);
+    let order = "select bool_and(ok) from (
+                     select started_at >= lag(finished_at) over (order by run_id) as ok from swr.sync_run
+                 ) r";
+    assert_eq!(database.snapshot(order).await, "t");
+}
+
+#[tokio::test]
+async fn a_wait_has_an_end() {
+    let (emulator, database, first) = run_with_lock().await;
+    let program = Program::sync(&emulator, &database).args(&["--if-locked", "wait=1ms"]);
+    let words = [
+        "error: another run over this instance is going on, also after ",
+        ": run 1 on ",
+        "hint: nothing is wrong: let that run end",
+    ];
+    let finished = check_failure(program, 75, &words).await;
+    finished.says(&["waiting for up to 1ms for another run over this instance: run 1 on "]);
+
+    let waiting = Program::sync(&emulator, &database)
+        .args(&["--if-locked", "wait"])
+        .start();
+    wait_for_words(&waiting, "waiting until it ends").await;
+    waiting.signal(Signal::SIGTERM);
+    let finished = waiting.finish().await.code(143);
+    finished.says(&["error: stopped by a signal"]);
+    first.signal(Signal::SIGTERM);
+    first.finish().await.code(143);
+    let runs = "select count(*) from swr.sync_run";
+    assert_eq!(database.snapshot(runs).await, "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_waited_for_a_lock_until_its_time_was_up_is_locked_out() {
+    let mirror = Mirror::with(
+        emulator_settings(),
+        world_of(1),
+        TestDatabase::create().await,
+    )
+    .await;
+    mirror.emulator.hang_next(RequestKind::Artifacts);
+    let (first_stopper, first_stop) = stop::channel();
+    let first_progress = Progress::default();
+    let first = mirror.sync_until(&first_progress, &first_stop);
+    let second = async {
+        wait_for_requests(&mirror.emulator, RequestKind::Artifacts, 1).await;
+        let (stopper, stop) = stop::channel();
+        let progress = Progress::default();
+        let waiting = mirror.sync_waiting(&progress, &stop);
+        let ending = async {
+            wait_until("it waits", async || progress.now().phase == Phase::Waiting).await;
+            stopper.stop(StopReason::TimeLimit(Duration::from_secs(60)));
+        };
+        let (error, ()) = tokio::join!(waiting, ending);
+        // The same for the run that is going on: the listing is what it lacks.
+        first_stopper.stop(StopReason::TimeLimit(Duration::from_secs(60)));
+        error
+    };
+    let (first, second) = tokio::join!(first, second);
+    assert_eq!(second.unwrap_err().exit() as u8, 75);
+    let first = first.unwrap_err();
+    assert_eq!(first.exit() as u8, 7);
+    let row = "select outcome, exit_code, error from swr.sync_run";
+    assert_eq!(
+        mirror.database.snapshot(row).await,
+        "stopped | 7 | stopped by the time limit of 1m; what had arrived is stored, nothing was published"
+    );
+    mirror.sync().await;
+}
+
+#[tokio::test]
+async fn a_job_ends_when_its_time_is_up_and_the_next_goes_on() {
+    let emulator = emulator(world_of(3)).await;
+    let database = TestDatabase::create().await;
+    emulator.hang_next(RequestKind::BuildHistory);
+    let program = Program::sync(&emulator, &database).env("SWR_SYNC_MAX_DURATION", "2s");
+    let words = [
+        "error: stopped by the time limit of 2s; ",
+        "hint: the next run goes on from there",
+    ];
+    check_failure(program, 7, &words).await;
+    assert_eq!(published(&database).await.trim(), "");
+    let program = Program::sync(&emulator, &database).args(&["--max-duration", "1h"]);
+    program.run().await.code(0);
+    let program = Program::sync(&emulator, &database).args(&["--max-duration", "0s"]);
+    let finished = program.run().await.code(2);
+    finished.says(&["--max-duration", "expected more than nothing"]);
+}
+
+#[tokio::test]
+async fn the_jitter_passes_before_anything_is_opened_or_asked() {
+    let emulator = emulator(world_of(1)).await;
+    let nowhere = format!("postgresql://user@127.0.0.1:{}/x", closed_port());
+    let sync = || Program::new(&["sync"]).registry(&emulator);
+    for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
+        let run = sync()
+            .database_url(&nowhere)
+            .args(&["--jitter", "1000days", "--max-duration", "1ms"])
+            .start();
+        wait_for_words(&run, "before the start, by chance from up to ").await;
+        run.signal(signal);
+        run.finish()
+            .await
+            .code(code)
+            .says(&["error: stopped by a signal"]);
+    }
+    // What is wrong with the settings shows at once.
+    let program = sync()
+        .env("DATABASE_URL", "nonsense")
+        .args(&["--jitter", "1000days"]);
+    check_failure(program, 2, &["the database URL is not valid"]).await;
+    assert_eq!(emulator.requests().total(), 0);
+
+    let database = TestDatabase::create().await;
+    Program::sync(&emulator, &database)
+        .env("SWR_SYNC_JITTER", "1ms")
+        .run()
+        .await
+        .code(0)
+        .says(&[
+            "before the start, by chance from up to 1ms",
+            "run 1: published in ",
+        ]);
+}
+
+#[tokio::test]
+async fn several_instances_and_their_discovery_end_when_they_are_told_to() {
+    let emulator = emulator(world_of(1)).await;
+    let database = TestDatabase::create().await;
+    let sync = |instances: &str| {
+        Program::sync(&emulator, &database)
+            .env("SWR_INSTANCE_ID", instances)
+            .start()
+    };
+    emulator.hang_next(RequestKind::Instance);
+    let discovering = sync("all");
+    wait_for_requests(&emulator, RequestKind::Instance, 1).await;
+    discovering.signal(Signal::SIGINT);
+    let finished = discovering.finish().await.code(130);
+    finished.says(&["error: stopped by a signal"]);
+
+    emulator.reset_requests();
+    emulator.hang_next(RequestKind::Instance);
+    // One waits for an answer, one for its turn to ask, and one has not begun.
+    let running = Program::sync(&emulator, &database)
+        .env("SWR_INSTANCE_ID", "a,b,c")
+        .args(&["--max-parallel-instances", "2"])
+        .start();
+    wait_for_requests(&emulator, RequestKind::Instance, 1).await;
+    running.signal(Signal::SIGTERM);
+    let finished = running.finish().await.code(143);
+    for instance in ["a", "b", "c"] {
+        assert!(
+            finished
+                .stderr
+                .contains(&format!("instance {instance}:\nerror: stopped by a signal")),
+            "{}",
+            finished.stderr
+        );
+    }
+    assert_eq!(emulator.requests().of(RequestKind::Instance), 1);
+    wait_until_alone(&database).await;
+}
+
+#[tokio::test]
+async fn a_migration_that_is_stopped_leaves_no_lock() {
+    let database = TestDatabase::create_empty().await;
+    let mut holder = database.connect().await;
+    sqlx::raw_sql("begin; create schema swr_report")
+        .execute(&mut holder)
+        .await
+        .unwrap();
+    let migrate = || Program::new(&["migrate"]).database(&database);
+    let run = migrate().start();
+    wait_until("the migration waits for the schema", async || {
+        sessions(&database, "wait_event_type = 'Lock'").await == "1"
+    })
+    .await;
+    // Another one waits for sqlx's lock.
+    let other = migrate().start();
+    wait_until("the other waits for the first", async || {
+        sessions(&database, "wait_event_type = 'Lock'").await == "2"
+    })
+    .await;
+    for run in [other, run] {
+        run.signal(Signal::SIGTERM);
+        let finished = run.finish().await.code(143);
+        finished.says(&[
+            "error: stopped by a signal while migrating the database",
+            "hint: a migration is applied as a whole or not at all",
+        ]);
+    }
+    // What the first one waited for is still there.
+    wait_until_alone(&database).await;
+    drop(holder);
+    migrate().run().await.code(0);
+    Program::new(&["migrate", "--check"])
+        .database(&database)
+        .run()
+        .await
+        .code(0);
+}
+
+/// Asks a command to stop that waits for something.
+async fn stop_waiting(run: Running, what: &str, waits: impl AsyncFn() -> bool) {
+    wait_until(what, waits).await;
+    run.signal(Signal::SIGTERM);
+    run.finish().await.code(143);
+}
+
+#[tokio::test]
+async fn commands_that_read_end_when_they_are_told_to() {
+    let emulator = emulator(world_of(1)).await;
+    let database = TestDatabase::create().await;
+    Program::sync(&emulator, &database).run().await.code(0);
+    let run = |arguments: &[&str]| {
+        Program::new(arguments)
+            .registry(&emulator)
+            .database(&database)
+            .start()
+    };
+    let is_active = async || sessions(&database, "state = 'active'").await == "1";
+    stop_waiting(
+        run(&["query", "select pg_sleep(600)"]),
+        "it runs",
+        is_active,
+    )
+    .await;
+    // The server does not go on with what nobody waits for.
+    wait_until_alone(&database).await;
+
+    let mut holder = database.connect().await;
+    sqlx::raw_sql("begin; lock table swr.instance in access exclusive mode")
+        .execute(&mut holder)
+        .await
+        .unwrap();
+    let is_waiting = async || is_waited_for(&database, "instance").await;
+    for arguments in [&["status"][..], &["report", "artifact"], &["verify"]] {
+        stop_waiting(run(arguments), "it waits", is_waiting).await;
+        wait_until_alone(&database).await;
+    }
+    drop(holder);
+
+    for command in ["doctor", "verify"] {
+        emulator.reset_requests();
+        emulator.hang_next(RequestKind::Artifacts);
+        let asks = async || emulator.requests().of(RequestKind::Artifacts) > 0;
+        stop_waiting(run(&[command]), "it asks", asks).await;
+    }
+}
+
+#[tokio::test]
+async fn a_reader_who_does_not_read_does_not_hold_up_the_end() {
+    let database = TestDatabase::create_empty().await;
+    let (_unread, writer) = pipe().unwrap();
+    let large = "select repeat('x', 1000) from generate_series(1, 1000000)";
+    let run = Program::new(&["query", large, "--format", "csv"])
+        .database(&database)
+        .stdout(writer)
+        .start();
+    let writes = async || sessions(&database, "state = 'idle in transaction'").await == "1";
+    stop_waiting(run, "it writes", writes).await;
+}
+
+#[tokio::test]
+async fn first_runs_that_start_at_the_same_moment_do_not_hurt_each_other() {
+    let emulator = emulator(world_of(3)).await;
+    for _ in 0..2 {
+        let database = TestDatabase::create_empty().await;
+        let runs: Vec<Running> = (0..3)
+            .map(|_| Program::sync(&emulator, &database).start())
+            .collect();
+        let mut codes = Vec::new();
+        for run in runs {
+            let finished = run.finish().await;
+            let code = finished.status.code();
+            assert!(
+                matches!(code, Some(0 | 75)),
+                "{code:?}: {}",
+                finished.stderr
+            );
+            codes.extend(code);
+        }
+        assert!(codes.contains(&0), "{codes:?}");
+        let rows = "select count(*) from swr.instance";
+        assert_eq!(database.snapshot(rows).await, "1");
+        let undisturbed = TestDatabase::create().await;
+        sync_into(&emulator, &undisturbed, false).await.unwrap();
+        assert_eq!(facts(&database).await, facts(&undisturbed).await);
+    }
+}
