@@ -23,6 +23,7 @@ pub mod run;
 
 pub mod clock;
 pub mod secret_file;
+pub mod spans;
 pub mod stop;
 
 pub mod registry;

@@ -48,12 +48,12 @@ impl fmt::Display for StopReason {
 
 /// The sender's side of [`Stop`].
 #[derive(Debug)]
-pub struct Stopper(watch::Sender<Option<StopReason>>);
+pub struct Stopper(watch::Sender<Option<(StopReason, Instant)>>);
 
 /// Tells those who work that they should come to an end.
 #[derive(Debug, Clone)]
 pub struct Stop {
-    asked: watch::Receiver<Option<StopReason>>,
+    asked: watch::Receiver<Option<(StopReason, Instant)>>,
     limit: Option<TimeLimit>,
 }
 
@@ -74,7 +74,7 @@ impl Stopper {
     pub fn stop(&self, reason: StopReason) {
         self.0.send_if_modified(|current| {
             let is_first = current.is_none();
-            current.get_or_insert(reason);
+            current.get_or_insert_with(|| (reason, Instant::now()));
             is_first
         });
     }
@@ -94,8 +94,8 @@ impl Stop {
     pub async fn requested(&self) -> StopReason {
         let mut asked = self.asked.clone();
         let asking = async {
-            match asked.wait_for(Option::is_some).await.map(|reason| *reason) {
-                Ok(Some(reason)) => reason,
+            match asked.wait_for(Option::is_some).await.map(|asked| *asked) {
+                Ok(Some((reason, _))) => reason,
                 _ => std::future::pending().await,
             }
         };
@@ -122,6 +122,11 @@ impl Stop {
             reason = self.requested() => Err(reason),
             done = work => Ok(done),
         }
+    }
+
+    /// When a signal came; `None` if none did.
+    pub fn requested_at(&self) -> Option<Instant> {
+        self.asked.borrow().map(|(_, since)| since)
     }
 }
 

@@ -14,16 +14,19 @@ mod progress;
 mod publishing;
 
 use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::clock::Clock;
 use crate::database::Database;
 use crate::registry::Registry;
 use crate::run::{RunCounters, RunOutcome, RunReport};
+use crate::spans;
 use crate::stop::Stop;
 use crate::store::{self, InstanceLock, Publishing, Run, RunEnd};
 use begin::begin_run;
@@ -98,8 +101,11 @@ pub async fn sync(
     stop: &Stop,
 ) -> Result<RunReport, SyncError> {
     let clock = &settings.clock;
-    let (mut lock, run) = begin_run(registry, database, settings, progress, stop).await?;
+    let (mut lock, run) = begin_run(registry, database, settings, progress, stop)
+        .instrument(tracing::info_span!(target: spans::TARGET, "begin"))
+        .await?;
     let begin = Instant::now();
+    progress.run_id.store(run.run_id, Ordering::Relaxed);
     tracing::info!(
         run_id = run.run_id,
         instance = settings.swr_instance_id,
@@ -132,7 +138,8 @@ pub async fn sync(
             let before = counters.clone();
             let session = lock.backend_process_id();
             let publishing = store::publish(&mut lock, run, publishing, &mut counters, clock);
-            let publishing = store::within(database.timeout(), "publish", publishing);
+            let publishing = store::within(database.timeout(), "publish", publishing)
+                .instrument(tracing::info_span!(target: spans::TARGET, "publish"));
             tokio::select! {
                 published = publish_unless_stopped(publishing, database, session, stop) => published,
                 never = show_publishing(database, run, &before, clock) => match never {},

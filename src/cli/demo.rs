@@ -19,7 +19,7 @@ use crate::emulator::{Emulator, EmulatorSettings, World};
 use crate::registry::signature::SigningKey;
 use crate::registry::{Credentials, ProjectSettings, Registry, TransportSettings};
 use crate::report::{self, FilterValues, Format};
-use crate::sync::{Safeguards, SyncSettings};
+use crate::sync::{Progress, Safeguards, SyncSettings};
 
 /// Arguments of `demo`.
 #[derive(Debug, clap::Args)]
@@ -119,7 +119,16 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
     let sync_once = async || {
         let registry = Registry::new(settings.clone(), &sync_settings.swr_instance_id)
             .map_err(|error| Failure::new(Exit::Unexpected, error))?;
-        sync::run_once(&registry, &database, &sync_settings, telemetry, &stop).await
+        let progress = Progress::default();
+        sync::run_once(
+            &registry,
+            &database,
+            &sync_settings,
+            &progress,
+            telemetry,
+            &stop,
+        )
+        .await
     };
 
     say("1. The first sync fetches everything.")?;

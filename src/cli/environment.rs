@@ -18,17 +18,20 @@ pub enum VariableGroup {
     Database,
     /// Where the embedded database lives.
     EmbeddedDatabase,
+    /// Whom to tell how a job ended.
+    Reporting,
     /// What the machine is called.
     Machine,
 }
 
 impl VariableGroup {
     /// All groups, in the order in which documents list them.
-    pub const ALL: [VariableGroup; 5] = [
+    pub const ALL: [VariableGroup; 6] = [
         VariableGroup::Credentials,
         VariableGroup::Registry,
         VariableGroup::Database,
         VariableGroup::EmbeddedDatabase,
+        VariableGroup::Reporting,
         VariableGroup::Machine,
     ];
 
@@ -39,6 +42,7 @@ impl VariableGroup {
             VariableGroup::Registry => "Registry",
             VariableGroup::Database => "Database",
             VariableGroup::EmbeddedDatabase => "Embedded database",
+            VariableGroup::Reporting => "Reporting",
             VariableGroup::Machine => "Machine",
         }
     }
@@ -49,6 +53,7 @@ impl VariableGroup {
             VariableGroup::Credentials | VariableGroup::Registry => "region",
             VariableGroup::Database => "database-url",
             VariableGroup::EmbeddedDatabase => "data-dir",
+            VariableGroup::Reporting => "summary-file",
             VariableGroup::Machine => "region",
         }
     }
@@ -233,6 +238,36 @@ pub const VARIABLES: &[EnvironmentVariable] = &[
         "PATH",
         "where PostgreSQL's programs are looked for besides their usual folders",
     ),
+    secret(
+        VariableGroup::Reporting,
+        "SWR_SYNC_PING_URL",
+        "told when a job begins and how it ends, by the protocol of healthchecks.io",
+    ),
+    secret(
+        VariableGroup::Reporting,
+        "SWR_SYNC_PUSHGATEWAY_URL",
+        "Pushgateway, as http://user:password@host:9091; --pushgateway-url wins",
+    ),
+    plain(
+        VariableGroup::Reporting,
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "collector of traces, in builds with the feature otlp; all of OTEL_EXPORTER_OTLP_… count",
+    ),
+    plain(
+        VariableGroup::Reporting,
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "the same, with its path",
+    ),
+    plain(
+        VariableGroup::Reporting,
+        "OTEL_TRACES_EXPORTER",
+        "none, for no traces",
+    ),
+    plain(
+        VariableGroup::Reporting,
+        "OTEL_SDK_DISABLED",
+        "true, for no traces either",
+    ),
     plain(
         VariableGroup::Machine,
         "HOSTNAME",
@@ -283,17 +318,27 @@ pub fn variables(group: VariableGroup) -> impl Iterator<Item = &'static Environm
 pub(super) const CREDENTIALS_HEADING: &str =
     "Credentials; the first that is set counts, and one that is half set is an error";
 
-/// What the help of commands that ask the registry says of credentials, which have no flags.
-pub(super) fn credentials_help() -> String {
-    let names = variables(VariableGroup::Credentials).map(|variable| variable.name.len());
+/// What the help of `sync` says of the secrets, which have no flags.
+pub(super) fn secrets_help() -> String {
+    let reporting: Vec<_> = variables(VariableGroup::Reporting)
+        .filter(|variable| variable.is_secret)
+        .collect();
+    let credentials: Vec<_> = variables(VariableGroup::Credentials).collect();
+    format!(
+        "{CREDENTIALS_HEADING}:\n{}\nReporting, from the environment:\n{}\n\
+         Each secret, and DATABASE_URL, can also stand in a file that NAME_FILE names.",
+        rows(&credentials),
+        rows(&reporting)
+    )
+}
+
+fn rows(variables: &[&EnvironmentVariable]) -> String {
+    let names = variables.iter().map(|variable| variable.name.len());
     let width = names.max().unwrap_or(0);
-    let mut help = format!("{CREDENTIALS_HEADING}:\n");
-    for EnvironmentVariable { name, meaning, .. } in variables(VariableGroup::Credentials) {
+    let mut rows = String::new();
+    for EnvironmentVariable { name, meaning, .. } in variables {
         // Writing to a string does not fail.
-        let _ = writeln!(help, "  {name:width$}  {meaning}");
+        let _ = writeln!(rows, "  {name:width$}  {meaning}");
     }
-    help.push_str(
-        "\nEach secret, and DATABASE_URL, can also stand in a file that NAME_FILE names.",
-    );
-    help
+    rows
 }

@@ -19,6 +19,7 @@ mod job;
 mod locked;
 mod man;
 mod migrate;
+mod outputs;
 mod progress;
 mod query;
 pub mod reference;
@@ -37,6 +38,8 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+use tokio::runtime::Runtime;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -96,7 +99,7 @@ fn after_help() -> String {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Crawl one instance or several, and publish what they hold
-    #[command(after_help = format!("{}\n\n{}", environment::credentials_help(), sync::AFTER_HELP))]
+    #[command(after_help = format!("{}\n\n{}", environment::secrets_help(), sync::AFTER_HELP))]
     Sync(Box<sync::Args>),
     /// Check everything a run needs, without writing anything
     #[command(after_help = doctor::AFTER_HELP)]
@@ -165,13 +168,13 @@ pub fn main() -> ExitCode {
     let without_file = parsed.log.clone();
     let (Cli { log, command, .. }, layers) = match layered(parsed, matches, &arguments) {
         Ok(layered) => layered,
-        Err(failure) => return finish(Err(failure), &without_file.start()),
+        Err(failure) => return finish(Err(failure), &without_file.start(None)),
     };
-    let telemetry = log.start();
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .build()
-    {
+        .build();
+    let telemetry = log.start(runtime.as_ref().ok().map(Runtime::handle));
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
             let failure = Failure::new(Exit::Unexpected, error)

@@ -427,7 +427,8 @@ impl RegistryArgs {
         })
     }
 
-    fn ca_certificates(&self) -> Result<Vec<Certificate>, Failure> {
+    /// The authorities to trust beside the system's own.
+    pub(super) fn ca_certificates(&self) -> Result<Vec<Certificate>, Failure> {
         let Some(path) = self
             .ca_file
             .as_deref()
@@ -516,7 +517,7 @@ fn missing(what: &str, names: &str) -> Failure {
 }
 
 /// An empty value, as compose files and manifests pass on, is no value.
-fn given(value: &Option<String>) -> Option<&str> {
+pub(super) fn given(value: &Option<String>) -> Option<&str> {
     value
         .as_deref()
         .map(str::trim)

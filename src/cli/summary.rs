@@ -38,7 +38,7 @@ pub(super) fn summarise(report: &RunReport, telemetry: &Telemetry) {
             histories_gone = counters.histories_gone,
             histories_failed = counters.histories_failed,
             histories_skipped = counters.histories_skipped,
-            history_failures = failures_json(failures),
+            history_failures = failures_json(failures).to_string(),
             gave_up = failures
                 .gave_up
                 .as_ref()
@@ -62,6 +62,8 @@ pub(super) fn summarise_job(report: &JobReport, telemetry: &Telemetry) {
         runs,
         elapsed,
         started_at: _,
+        job_id: _,
+        targets: _,
         failure: _,
     } = report;
     if runs.len() < 2 {
@@ -105,6 +107,8 @@ fn instance_line(run: &InstanceRun) -> String {
         elapsed,
         result,
         started_at: _,
+        run_id: _,
+        counters: _,
         skips_locked: _,
     } = run;
     let name = match (&target.source, &target.swr_instance_id) {
@@ -225,7 +229,8 @@ fn failure_table(failures: &HistoryFailures, counters: &RunCounters) -> String {
     text
 }
 
-fn failures_json(failures: &HistoryFailures) -> String {
+/// What failed why, most frequent first.
+pub(super) fn failures_json(failures: &HistoryFailures) -> serde_json::Value {
     let groups: Vec<serde_json::Value> = failures
         .groups
         .iter()
@@ -247,11 +252,11 @@ fn failures_json(failures: &HistoryFailures) -> String {
             })
         })
         .collect();
-    serde_json::Value::from(groups).to_string()
+    groups.into()
 }
 
 /// Why not all histories were asked for, and what the user can do, in a sentence.
-fn advice(gave_up: &GaveUp, counters: &RunCounters) -> String {
+pub(super) fn advice(gave_up: &GaveUp, counters: &RunCounters) -> String {
     const ACTION: &str = "swr:repository:getTagAddition, which is in SWR ReadOnlyAccess";
     let what = match gave_up {
         GaveUp::Everywhere(cause) => format!("build histories kept failing alike ({cause})"),

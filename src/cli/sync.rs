@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
-use tracing::Instrument;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::exit::{Exit, Failure};
 use super::job::{InstanceRun, JobReport, TargetName};
 use super::locked::IfLocked;
-use super::settings::{DatabaseArgs, SourceArgs, host};
+use super::outputs::OutputArgs;
+use super::settings::{DatabaseArgs, RegistryArgs, SourceArgs, host};
 use super::shard::ShardSetting;
 use super::source::{self, SourceFailure, Target};
 use super::telemetry::{LogFormat, Telemetry};
@@ -17,7 +19,8 @@ use super::{hints, jitter, progress, signals, summary};
 use crate::clock::Clock;
 use crate::database::{Database, DatabaseError};
 use crate::registry::Registry;
-use crate::run::RunReport;
+use crate::run::{RunCounters, RunReport};
+use crate::spans;
 use crate::stop::{Stop, StopReason};
 use crate::sync::{Progress, Safeguards, SyncSettings, sync};
 
@@ -76,6 +79,8 @@ pub(super) struct Args {
     pub(super) sources: SourceArgs,
     #[command(flatten)]
     pub(super) database: DatabaseArgs,
+    #[command(flatten)]
+    outputs: OutputArgs,
 }
 
 /// A limit of nothing would end each job before it began.
@@ -107,19 +112,35 @@ publishes nothing half, and the next run asks for the rest.";
 
 pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failure> {
     let clock = Clock::system();
-    let (started_at, begin) = (clock.now(), Instant::now());
-    let mut runs = Vec::new();
-    let failure = run_instances(args, &clock, telemetry, &mut runs)
+    // A CA file that cannot be read is told as a failure of the job.
+    let registries = args.sources.registries().unwrap_or_default();
+    let certificates = registries.iter().map(RegistryArgs::ca_certificates);
+    let certificates = certificates.flat_map(Result::unwrap_or_default).collect();
+    let outputs = args.outputs.prepare(certificates, host())?;
+    let stop = signals::listen()?;
+    let begin = Instant::now();
+    let mut report = JobReport::begin(clock.now());
+    let started = outputs.begin(&report);
+    let span = tracing::info_span!(
+        target: spans::TARGET, "job", job_id = %report.job_id, exit_code = Empty, otel.status_code = Empty,
+    );
+    report.failure = run_instances(args, &clock, telemetry, &stop, &mut report)
+        .instrument(span.clone())
         .await
         .err();
-    let report = JobReport {
-        started_at,
-        elapsed: begin.elapsed(),
-        runs,
-        failure,
-    };
+    report.elapsed = begin.elapsed();
+    record_end(span, report.exit());
     summary::summarise_job(&report, telemetry);
+    outputs.end(started, &report, &stop, telemetry).await;
     report.into_result()
+}
+
+/// Writes into the span of something that has ended how it did.
+fn record_end(span: Span, exit: Exit) {
+    span.record("exit_code", exit as u8);
+    if exit != Exit::Success {
+        span.record("otel.status_code", "ERROR");
+    }
 }
 
 /// Runs every instance; fails if none could be begun.
@@ -127,7 +148,8 @@ async fn run_instances(
     args: Args,
     clock: &Clock,
     telemetry: &Telemetry,
-    runs: &mut Vec<InstanceRun>,
+    stop: &Stop,
+    report: &mut JobReport,
 ) -> Result<(), Failure> {
     let Args {
         dry_run,
@@ -142,12 +164,21 @@ async fn run_instances(
         shard,
         sources,
         database,
+        outputs: _,
     } = args;
     let stopped = |reason: StopReason| hints::failure(reason.into());
     // What is wrong with the settings shows before anything is started.
-    let shard = shard.map(ShardSetting::resolve).transpose()?;
     let registries = sources.registries()?;
-    let mut stop = signals::listen()?;
+    report.targets = registries.iter().flat_map(TargetName::planned).collect();
+    let shard = shard.map(ShardSetting::resolve).transpose()?;
+    if let Some(shard) = shard {
+        let is_ours = |target: &TargetName| {
+            let id = target.swr_instance_id.as_ref();
+            id.is_none_or(|id| shard.has(id))
+        };
+        report.targets.retain(is_ours);
+    }
+    let mut stop = stop.clone();
     if !jitter.is_zero() {
         database.named()?;
         stop.or(wait_for_jitter(*jitter, telemetry))
@@ -185,6 +216,8 @@ async fn run_instances(
             target,
             started_at: clock.now(),
             elapsed: Duration::ZERO,
+            run_id: None,
+            counters: RunCounters::default(),
             result: Err(failure),
             skips_locked: false,
         })
@@ -201,7 +234,7 @@ async fn run_instances(
             Err(failure) if count > 1 => super::tell_failure_of(&run.target, failure, telemetry),
             _ => {}
         }
-        runs.push(run);
+        report.runs.push(run);
     }
     #[cfg(feature = "embedded-db")]
     if let Some(server) = open.embedded {
@@ -248,22 +281,49 @@ async fn run_target(
         host: host.clone(),
         clock: clock.clone(),
     };
+    let progress = Progress::default();
+    let span = tracing::info_span!(
+        target: spans::TARGET,
+        "run",
+        instance = target.swr_instance_id,
+        project_id = name.project_id,
+        run_id = Empty,
+        outcome = Empty,
+        exit_code = Empty,
+        error = Empty,
+        otel.status_code = Empty,
+    );
     let registry = &target.registry;
-    let result = if targets > 1 {
-        let span = tracing::info_span!("sync", instance = target.swr_instance_id);
-        let telemetry = telemetry.of_instance(&target.swr_instance_id);
-        let running = run_once(registry, database, &settings, &telemetry, stop);
-        running.instrument(span).await
-    } else {
-        run_once(registry, database, &settings, telemetry, stop).await
+    let running = async {
+        if targets > 1 {
+            let span = tracing::info_span!("sync", instance = target.swr_instance_id);
+            let telemetry = telemetry.of_instance(&target.swr_instance_id);
+            let running = run_once(registry, database, &settings, &progress, &telemetry, stop);
+            running.instrument(span).await
+        } else {
+            run_once(registry, database, &settings, &progress, telemetry, stop).await
+        }
     };
-    InstanceRun {
+    let result = running.instrument(span.clone()).await;
+    let run = InstanceRun {
         target: name,
         started_at,
         elapsed: begin.elapsed(),
+        run_id: progress.run_id(),
+        counters: match &result {
+            Ok(report) => report.counters.clone(),
+            Err(_) => progress.counters(&target.registry.meter()),
+        },
         result,
         skips_locked: *if_locked == IfLocked::Skip,
+    };
+    span.record("run_id", run.run_id);
+    span.record("outcome", run.ending().outcome());
+    if let Err(failure) = &run.result {
+        span.record("error", failure.message());
     }
+    record_end(span, run.exit());
+    run
 }
 
 /// Lets a random part of `longest` pass, and says how much.
@@ -315,12 +375,12 @@ pub(super) async fn run_once(
     registry: &Registry,
     database: &Database,
     settings: &SyncSettings,
+    progress: &Progress,
     telemetry: &Telemetry,
     stop: &Stop,
 ) -> Result<RunReport, Failure> {
-    let progress = Progress::default();
-    let work = sync(registry, database, settings, &progress, stop);
-    let report = progress::show(telemetry, &progress, registry, work)
+    let work = sync(registry, database, settings, progress, stop);
+    let report = progress::show(telemetry, progress, registry, work)
         .await
         .map_err(hints::failure)?;
     summary::summarise(&report, telemetry);

@@ -3,12 +3,16 @@
 use std::io::{self, IsTerminal, Write};
 
 use indicatif::MultiProgress;
+use tokio::runtime::Handle;
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
+
+#[cfg(feature = "otlp")]
+use super::outputs::Traces;
 
 /// Our own words, which are looked through for secrets.
 const OWN: &str = "swr_sync";
@@ -66,6 +70,9 @@ pub(super) struct Telemetry {
     pub format: LogFormat,
     /// Which of several instances is shown.
     pub instance: Option<String>,
+    /// Where the spans go, if anywhere.
+    #[cfg(feature = "otlp")]
+    pub traces: Option<Traces>,
 }
 
 impl Telemetry {
@@ -79,8 +86,8 @@ impl Telemetry {
 }
 
 impl LogArgs {
-    /// Starts logging.
-    pub(super) fn start(&self) -> Telemetry {
+    /// Starts logging, and collecting spans where the environment asks for that.
+    pub(super) fn start(&self, runtime: Option<&Handle>) -> Telemetry {
         let is_live = io::stderr().is_terminal() && self.log_format == LogFormat::Text;
         let default = if is_live { "warn" } else { "info" };
         let directives = self
@@ -99,6 +106,12 @@ impl LogArgs {
             .with_target(false)
             .with_ansi(is_live);
         let registry = tracing_subscriber::registry();
+        #[cfg(not(feature = "otlp"))]
+        let _ = runtime;
+        #[cfg(feature = "otlp")]
+        let (traces, problem) = runtime.map(Traces::from_environment).unwrap_or_default();
+        #[cfg(feature = "otlp")]
+        let registry = registry.with(traces.as_ref().map(Traces::layer));
         // Fails only if a subscriber is installed already, as in tests; then that one stays.
         let _ = match self.log_format {
             LogFormat::Text => registry.with(lines.with_filter(filter)).try_init(),
@@ -106,11 +119,17 @@ impl LogArgs {
                 .with(lines.json().flatten_event(true).with_filter(filter))
                 .try_init(),
         };
+        #[cfg(feature = "otlp")]
+        if let Some(problem) = problem {
+            tracing::warn!("{problem}");
+        }
         Telemetry {
             bars,
             is_live,
             format: self.log_format,
             instance: None,
+            #[cfg(feature = "otlp")]
+            traces,
         }
     }
 }

@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::failures::Failures;
 use super::listing::Listing;
@@ -20,6 +21,7 @@ use crate::build_history::{
 use crate::clock::Clock;
 use crate::database::Database;
 use crate::registry::{Registry, RegistryError};
+use crate::spans;
 use crate::stop::{Stop, StopReason};
 use crate::store::{self, HistoryWriter, InstanceLock, Run, Staged, StoreError};
 
@@ -65,7 +67,10 @@ impl Crawl<'_> {
             next_heartbeat: Instant::now() + HEARTBEAT,
         };
         let beginning = async {
-            listing.start().await?;
+            listing
+                .start()
+                .instrument(tracing::info_span!(target: spans::TARGET, "catalog"))
+                .await?;
             Ok::<_, SyncError>(database.connect_to_write().await?)
         };
         let connection = stop.or(beginning).await??;
@@ -75,10 +80,13 @@ impl Crawl<'_> {
         let (wanted_sender, wanted) = mpsc::channel(WANTED_CAPACITY);
         let (answered_sender, answered) = mpsc::channel(ANSWERED_CAPACITY);
         let stored = watch::Sender::new(false);
+        let histories = self
+            .fetch(wanted, answered_sender)
+            .instrument(tracing::info_span!(target: spans::TARGET, "histories"));
         let work = async {
             tokio::join!(
                 self.halting(listing.list(wanted_sender, stored.subscribe())),
-                self.halting(self.fetch(wanted, answered_sender)),
+                self.halting(histories),
                 async {
                     let result = self.halting(self.store(writer, answered)).await;
                     stored.send_replace(true);

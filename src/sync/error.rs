@@ -81,7 +81,8 @@ impl SyncError {
         }
     }
 
-    pub(super) fn outcome(&self) -> RunOutcome {
+    /// How a run ends by it.
+    pub fn outcome(&self) -> RunOutcome {
         match self {
             SyncError::Stopped(_) | SyncError::StoppedPublishing(_) => RunOutcome::Stopped,
             _ => RunOutcome::Failed,

@@ -7,12 +7,14 @@ use futures_util::StreamExt;
 use futures_util::future::{self, Either};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::crawl::Crawl;
 use super::progress::{Phase, Progress};
 use super::{GOES_ON, HEARTBEAT, SyncError};
 use crate::artifact::{Artifact, Page};
 use crate::build_history::HistoryRequest;
+use crate::spans;
 use crate::store::{
     self, DoubtfulRemovals, InstanceLock, Staged, StoreError, histories_wanted, stage_artifacts,
     stage_catalog,
@@ -68,7 +70,10 @@ impl Listing<'_, '_> {
         let crawl = self.crawl;
         tokio::select! {
             times = async {
-                let times = self.read_listing(wanted).await?;
+                let times = self
+                    .read_listing(wanted)
+                    .instrument(tracing::info_span!(target: spans::TARGET, "listing"))
+                    .await?;
                 crawl.progress.enter(Phase::Histories);
                 // The storing stage says so when it ends; its sender outlives this stage.
                 self.beating(async { let _ = stored.wait_for(|stored| *stored).await; }).await?;

@@ -1,6 +1,6 @@
 //! What a run has done so far, counted as it goes.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
 
 use crate::build_history::{HistoryAnswer, HistoryOutcome};
 use crate::registry::RequestMeter;
@@ -10,6 +10,8 @@ use crate::store;
 /// What a run is doing; shared with whoever shows it.
 #[derive(Debug, Default)]
 pub struct Progress {
+    /// 0 before the run has a row.
+    pub(super) run_id: AtomicI64,
     pub(super) phase: AtomicU8,
     pub(super) catalog_pages: AtomicU64,
     pub(super) pages: AtomicU64,
@@ -88,6 +90,11 @@ impl Progress {
         }
     }
 
+    /// The number of the run; `None` before it has a row.
+    pub fn run_id(&self) -> Option<i64> {
+        Some(self.run_id.load(Ordering::Relaxed)).filter(|run_id| *run_id != 0)
+    }
+
     pub(super) fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
         tracing::debug!(?phase, "phase");
@@ -111,7 +118,8 @@ impl Progress {
         Progress::add(&self.data_issues, writes.data_issues);
     }
 
-    pub(super) fn counters(&self, meter: &RequestMeter) -> RunCounters {
+    /// What was counted so far. What only publish can tell is 0.
+    pub fn counters(&self, meter: &RequestMeter) -> RunCounters {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         RunCounters {
             requests: meter.counts(),

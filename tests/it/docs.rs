@@ -180,3 +180,69 @@ async fn the_comment_of_every_report_begins_with_its_question() {
     database.snapshot(sql).await;
     assert_eq!(database.snapshot(without_question).await, "tag");
 }
+
+/// The metrics that `tests/it/outputs.rs` finds in a file of the program.
+const METRICS: &str = include_str!("../data/outputs/swr_sync.prom");
+
+/// Name and help of each metric, in their order.
+fn metrics() -> Vec<(&'static str, &'static str)> {
+    let helps = METRICS
+        .lines()
+        .filter_map(|line| line.strip_prefix("# HELP "));
+    helps.map(|help| help.split_once(' ').unwrap()).collect()
+}
+
+#[test]
+fn the_table_of_metrics_is_what_a_metrics_file_says() {
+    const START: &str = "<!-- metrics -->\n";
+    const END: &str = "<!-- /metrics -->\n";
+    let mut table = "| Metric | Further labels | |\n|---|---|---|\n".to_owned();
+    for (name, help) in metrics() {
+        let sample = METRICS
+            .lines()
+            .find(|line| line.starts_with(&format!("{name}{{")));
+        let labels = sample.unwrap().split_once("TARGET").unwrap().1;
+        let labels = labels.split('}').next().unwrap().split(',').skip(1);
+        let labels: Vec<String> = labels
+            .map(|label| format!("`{}`", label.split('=').next().unwrap()))
+            .collect();
+        table.push_str(&format!("| `{name}` | {} | {help} |\n", labels.join(", ")));
+    }
+    let page = read("docs/monitoring.md");
+    let (before, rest) = page.split_once(START).unwrap();
+    let (_, after) = rest.split_once(END).unwrap();
+    let expected = format!("{before}{START}\n{table}\n{END}{after}");
+    let stale: Vec<String> = settle("docs/monitoring.md", &expected)
+        .into_iter()
+        .collect();
+    check_settled(&stale);
+}
+
+#[test]
+fn alerts_are_about_metrics_that_there_are_and_are_described() {
+    let rules = read("deploy/prometheus/alerts.yml");
+    let page = read("docs/monitoring.md");
+    let known: BTreeSet<&str> = metrics().into_iter().map(|(name, _)| name).collect();
+    let names = regex::Regex::new("swr_sync_[a-z_]+").unwrap();
+    let expressions: Vec<&str> = rules
+        .lines()
+        .filter(|line| line.contains(" expr: "))
+        .collect();
+    assert!(expressions.len() > 5, "{expressions:?}");
+    for line in expressions {
+        let used: Vec<&str> = names.find_iter(line).map(|name| name.as_str()).collect();
+        assert!(
+            !used.is_empty() && used.iter().all(|name| known.contains(name)),
+            "{line}"
+        );
+    }
+    let names = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "));
+    for name in names {
+        assert!(
+            page.contains(&format!("\n| `{name}` |")),
+            "docs/monitoring.md lacks {name}"
+        );
+    }
+}

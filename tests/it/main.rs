@@ -51,6 +51,10 @@ mod html;
 mod instances;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod kills;
+#[cfg(all(feature = "emulator", feature = "embedded-db", feature = "otlp"))]
+mod otlp;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod outputs;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod policy;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]

@@ -25,6 +25,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use crate::support::database::TestDatabase;
 use crate::support::mirror::{client_settings, start_of_time};
 use crate::support::program::{Program, emulator, emulator_settings};
+use crate::support::receiver::Receiver;
 
 /// Asks each library to say all it can, by modules that are more special than any other directive.
 const LOUDEST: &str = "trace,hyper=trace,hyper_util::client=trace,hyper_util::client::legacy::connect=trace,\
@@ -329,7 +330,7 @@ async fn quoting_gateway(token: Option<&'static str>) -> SocketAddr {
             });
             let mut body = vec![0; length.unwrap_or(0)];
             stream.read_exact(&mut body).await.unwrap();
-            let quoted = format!("{head}{}", String::from_utf8(body).unwrap());
+            let quoted = format!("{head}{}", String::from_utf8_lossy(&body));
             let issued = token.filter(|_| quoted.starts_with("POST"));
             let (status, header, body) = if let Some(token) = issued {
                 let header = format!("x-subject-token: {token}\r\n");
@@ -377,7 +378,20 @@ async fn a_failing_run_shows_no_secret_however_much_is_logged() {
     database_url
         .query_pairs_mut()
         .append_pair("sslpassword", "database-password-not-to-be-shown");
+    let outputs = tempfile::tempdir().unwrap();
+    let file = |name: &str| outputs.path().join(name);
+    std::fs::write(file("termination-log"), "").unwrap();
+    let receiver = Receiver::start().await;
+    let push_url = format!(
+        "http://pusher:push-password-not-to-be-shown@{}",
+        receiver.address()
+    );
+    let ping_url = format!("http://{}/ping-path-not-to-be-shown", receiver.address());
     let secrets = [
+        "ping-path-not-to-be-shown",
+        "push-password-not-to-be-shown",
+        // The same as the Pushgateway is told it: pusher:push-password-not-to-be-shown.
+        "cHVzaGVyOnB1c2gtcGFzc3dvcmQtbm90LXRvLWJlLXNob3du",
         ISSUED,
         "database-password-not-to-be-shown",
         "secret-key-not-to-be-shown",
@@ -398,7 +412,18 @@ async fn a_failing_run_shows_no_secret_however_much_is_logged() {
                 let mut program = Program::sync(&emulator, &database)
                     .database_url(database_url.as_str())
                     .env("SWR_ENDPOINT", &endpoint)
+                    .env("SWR_SYNC_SUMMARY_FILE", file("summary.jsonl"))
+                    .env("SWR_SYNC_METRICS_FILE", file("swr_sync.prom"))
+                    .env("SWR_SYNC_TERMINATION_MESSAGE_FILE", file("termination-log"))
+                    .env("SWR_SYNC_PUSHGATEWAY_URL", &push_url)
+                    .env("SWR_SYNC_PING_URL", &ping_url)
+                    .env(
+                        "OTEL_EXPORTER_OTLP_ENDPOINT",
+                        format!("http://{}", receiver.address()),
+                    )
                     .args(&["--log", LOUDEST, "--log-format", format]);
+                // Each third output is refused, and quoted in the answer.
+                receiver.answer_next(&[200, 200, 404]);
                 program = match credentials {
                     "key" => program
                         .secret("HUAWEICLOUD_SDK_SK", "secret-key-not-to-be-shown")
@@ -431,9 +456,22 @@ async fn a_failing_run_shows_no_secret_however_much_is_logged() {
     let errors = database.snapshot("select error from swr.sync_run").await;
     assert_eq!(errors.lines().count(), 30, "{errors}");
     assert!(errors.contains("[redacted]"), "{errors}");
-    let stored = everything_stored(&database).await;
+    let mut told = everything_stored(&database).await;
+    for name in ["summary.jsonl", "swr_sync.prom", "termination-log"] {
+        let text = std::fs::read_to_string(file(name)).unwrap();
+        assert!(text.contains('4'), "{name}: {text}");
+        told.push_str(&text);
+    }
+    let failed = told.matches("\"exit_code\":4").count();
+    assert_eq!(failed, errors.lines().count());
+    // A third of the jobs has no proxy: start and end of the ping, and a push, at least.
+    let received = receiver.received();
+    assert!(received.len() >= 8 * 3, "{}", received.len());
+    for request in received {
+        told.push_str(&String::from_utf8_lossy(&request.body));
+    }
     for secret in secrets {
-        assert!(!stored.contains(secret), "{secret} is in the database");
+        assert!(!told.contains(secret), "{secret} was stored or told");
     }
 }
 

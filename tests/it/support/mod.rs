@@ -12,4 +12,6 @@ pub(crate) mod program;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 pub(crate) mod proxy;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
+pub(crate) mod receiver;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
 pub(crate) mod server;

@@ -1,0 +1,279 @@
+//! What `sync` leaves behind for those who watch it: a line for each run in a file, metrics, a
+//! ping, a message for Kubernetes.
+//!
+//! All of it is told after the fact and within a limit. What cannot be told is a warning, and
+//! changes nothing about how the job ended.
+
+mod http;
+mod metrics;
+mod ping;
+mod pushgateway;
+mod summary_file;
+mod termination;
+mod text;
+#[cfg(feature = "otlp")]
+mod traces;
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::future;
+use reqwest::Certificate;
+use tokio::time::Instant;
+
+use super::exit::{Exit, Failure};
+use super::job::{Ending, JobReport};
+use super::telemetry::Telemetry;
+use crate::stop::Stop;
+use metrics::Metrics;
+use ping::{Ping, Started};
+use pushgateway::Pushgateway;
+#[cfg(feature = "otlp")]
+pub(super) use traces::Traces;
+
+/// What all outputs may take together, after the last run.
+const LIMIT: Duration = Duration::from_secs(10);
+/// The same after a signal, counted from the signal: runs have up to 4.5 s of it, and who sent it
+/// expects the end within 5.
+const LIMIT_AFTER_SIGNAL: Duration = Duration::from_millis(4_800);
+/// What is left in any case: a server in the same cluster answers within less.
+const LEAST: Duration = Duration::from_millis(300);
+
+/// Whom to tell how it ended.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Reporting")]
+pub(super) struct OutputArgs {
+    /// Append a line with a JSON object for each instance to this file; `-` for standard output
+    #[arg(long, value_name = "FILE", env = "SWR_SYNC_SUMMARY_FILE")]
+    summary_file: Option<OsString>,
+    /// Write metrics of the last runs to this file, for node_exporter's textfile collector; it
+    /// must end in .prom. One file for each job: it is replaced
+    #[arg(long, value_name = "FILE", env = "SWR_SYNC_METRICS_FILE")]
+    metrics_file: Option<OsString>,
+    /// Pushgateway to send the metrics to, as http://host:9091. User and password are taken from
+    /// SWR_SYNC_PUSHGATEWAY_URL or from the file that SWR_SYNC_PUSHGATEWAY_URL_FILE names, and
+    /// never from here [env: SWR_SYNC_PUSHGATEWAY_URL]
+    // Not clap's `env`: a password may stand in the variable, and not on the command line.
+    #[arg(long, value_name = "URL")]
+    pushgateway_url: Option<String>,
+    /// File for a short message on how it ended, which Kubernetes shows. It is not created
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "SWR_SYNC_TERMINATION_MESSAGE_FILE",
+        default_value = "/dev/termination-log"
+    )]
+    termination_message_file: OsString,
+}
+
+/// The outputs that are asked for, checked as far as that is possible beforehand.
+#[derive(Debug)]
+pub(super) struct Outputs {
+    summary_file: Option<PathBuf>,
+    metrics_file: Option<PathBuf>,
+    pushgateway: Option<Pushgateway>,
+    ping: Option<Ping>,
+    termination_message_file: PathBuf,
+    host: String,
+}
+
+impl OutputArgs {
+    /// Finds what is wrong with the settings. `certificates` are trusted beside the system's own.
+    pub(super) fn prepare(
+        &self,
+        certificates: Vec<Certificate>,
+        host: String,
+    ) -> Result<Outputs, Failure> {
+        let summary_file = file("--summary-file", self.summary_file.as_ref())?;
+        let metrics_file = file("--metrics-file", self.metrics_file.as_ref())?;
+        if let Some(path) = &metrics_file
+            && path.extension().is_none_or(|extension| extension != "prom")
+        {
+            return Err(Failure::new(
+                Exit::Usage,
+                format!("--metrics-file {} does not end in .prom", path.display()),
+            )
+            .hint("node_exporter's textfile collector reads no other files"));
+        }
+        Ok(Outputs {
+            summary_file,
+            metrics_file,
+            pushgateway: Pushgateway::from_settings(
+                self.pushgateway_url.as_ref(),
+                certificates.clone(),
+            )?,
+            ping: Ping::from_settings(certificates)?,
+            termination_message_file: PathBuf::from(&self.termination_message_file),
+            host,
+        })
+    }
+}
+
+/// A file whose folder exists. An empty value is no value; `-` is no file, and has no folder.
+fn file(flag: &str, value: Option<&OsString>) -> Result<Option<PathBuf>, Failure> {
+    let Some(path) = value.filter(|value| !value.is_empty()).map(PathBuf::from) else {
+        return Ok(None);
+    };
+    let folder = match path.parent() {
+        Some(folder) if folder == Path::new("") => Path::new("."),
+        Some(folder) => folder,
+        None => Path::new("/"),
+    };
+    let problem = if path.is_dir() {
+        Some("it is a folder".to_owned())
+    } else if folder.is_dir() {
+        None
+    } else {
+        Some(format!("there is no folder {}", folder.display()))
+    };
+    match problem {
+        None => Ok(Some(path)),
+        Some(problem) => Err(Failure::new(
+            Exit::Usage,
+            format!("cannot write {flag} {}: {problem}", path.display()),
+        )
+        .hint("name a file in a folder that exists")),
+    }
+}
+
+impl Outputs {
+    /// Says that the job begins, while it does.
+    pub(super) fn begin(&self, report: &JobReport) -> Option<Started> {
+        self.ping.as_ref().map(|ping| ping.start(report.job_id))
+    }
+
+    /// Says how it ended, to everyone at once.
+    pub(super) async fn end(
+        self,
+        started: Option<Started>,
+        report: &JobReport,
+        stop: &Stop,
+        telemetry: &Telemetry,
+    ) {
+        let Outputs {
+            summary_file,
+            metrics_file,
+            pushgateway,
+            ping,
+            termination_message_file,
+            host,
+        } = self;
+        let endings = report.endings();
+        let metrics = Metrics::of(&endings);
+        let out_of_time = || out_of_time(stop);
+        #[cfg(feature = "otlp")]
+        let traces = telemetry.traces.clone();
+        #[cfg(not(feature = "otlp"))]
+        let _ = telemetry;
+        let told = future::join5(
+            within(
+                out_of_time(),
+                "the summary file",
+                summary_file.map(|file| {
+                    let lines = summary_file::lines(report.job_id, &endings, &host);
+                    blocking(move || summary_file::append(&file, &lines))
+                }),
+            ),
+            within(
+                out_of_time(),
+                "the termination message",
+                Some({
+                    let message = termination::message(&endings);
+                    blocking(move || termination::write(&termination_message_file, &message))
+                }),
+            ),
+            within(
+                out_of_time(),
+                "the metrics file",
+                metrics_file.map(|file| {
+                    let metrics = metrics.clone();
+                    blocking(move || metrics::write(&file, metrics))
+                }),
+            ),
+            within(
+                out_of_time(),
+                "the Pushgateway",
+                pushgateway
+                    .as_ref()
+                    .map(|pushgateway| pushgateway.push(&endings)),
+            ),
+            within(
+                out_of_time(),
+                "the ping",
+                ping.as_ref()
+                    .map(|ping| ping.end(started, report, text::long(&endings))),
+            ),
+        );
+        #[cfg(feature = "otlp")]
+        let told = future::join(
+            told,
+            within(
+                out_of_time(),
+                "the collector of traces",
+                traces.map(|traces| blocking(move || traces.flush(LIMIT))),
+            ),
+        );
+        told.await;
+    }
+}
+
+/// Gives an output its time, and tells if it failed.
+async fn within<E: Display>(
+    out_of_time: impl Future<Output = ()>,
+    what: &str,
+    work: Option<impl Future<Output = Result<(), E>>>,
+) {
+    let Some(work) = work else {
+        return;
+    };
+    tokio::select! {
+        biased;
+        result = work => if let Err(error) = result {
+            tracing::warn!("{what} does not tell how the job ended: {error}");
+        },
+        () = out_of_time => tracing::warn!("{what} does not tell how the job ended: there was no time left"),
+    }
+}
+
+/// Over when the outputs must have come to an end.
+async fn out_of_time(stop: &Stop) {
+    let signalled = async {
+        stop.requested().await;
+        let signal_at = stop.requested_at().unwrap_or_else(Instant::now);
+        let end = (signal_at + LIMIT_AFTER_SIGNAL).max(Instant::now() + LEAST);
+        tokio::time::sleep_until(end).await;
+    };
+    tokio::select! {
+        () = tokio::time::sleep(LIMIT) => {}
+        () = signalled => {}
+    }
+}
+
+/// Work on files is done elsewhere: a file system can be out of reach, and a pipe has no limit.
+async fn blocking(
+    work: impl FnOnce() -> std::io::Result<()> + Send + 'static,
+) -> std::io::Result<()> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(std::io::Error::other(error)),
+    }
+}
+
+/// The ends that are not well first, and these by severity.
+fn worst_first<'a>(endings: &[Ending<'a>]) -> Vec<Ending<'a>> {
+    let mut endings = endings.to_vec();
+    endings.sort_by_key(|ending| std::cmp::Reverse(ending.exit.severity()));
+    endings
+}
+
+/// As much of a text as fits, and a mark where it was cut.
+fn cut(text: &str, max_bytes: usize) -> String {
+    const MARK: &str = "…";
+    if text.len() <= max_bytes {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(max_bytes.saturating_sub(MARK.len()));
+    format!("{}{MARK}", &text[..end])
+}

@@ -1,0 +1,52 @@
+//! The message that Kubernetes shows for a container that has ended.
+//!
+//! The kubelet reads at most 4096 bytes of the file, and shows them in the status of the pod:
+//! <https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/>.
+
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
+
+use super::super::job::Ending;
+use super::{cut, text, worst_first};
+
+const MAX_BYTES: usize = 2_048;
+/// One long error does not push out the others.
+const MAX_LINE_BYTES: usize = 700;
+
+/// A line for each target, the worst first.
+pub(super) fn message(endings: &[Ending<'_>]) -> String {
+    const REST_BYTES: usize = 40;
+    let endings = worst_first(endings);
+    let mut message = String::new();
+    for (index, ending) in endings.iter().enumerate() {
+        let line = cut(&text::short(ending), MAX_LINE_BYTES);
+        if message.len() + line.len() + 1 > MAX_BYTES - REST_BYTES {
+            message.push_str(&format!("and {} more\n", endings.len() - index));
+            break;
+        }
+        message.push_str(&line);
+        message.push('\n');
+    }
+    message
+}
+
+/// Writes over what is there. Outside of Kubernetes there is no such file, or not for us.
+pub(super) fn write(file: &Path, message: &str) -> io::Result<()> {
+    if file.as_os_str().is_empty() {
+        return Ok(());
+    }
+    match OpenOptions::new().write(true).truncate(true).open(file) {
+        Ok(mut file) => file.write_all(message.as_bytes()),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::PermissionDenied
+            ) =>
+        {
+            tracing::debug!("no termination message: {error}");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,60 @@
+//! How a job ended, in words.
+
+use super::super::job::Ending;
+use super::super::summary;
+use super::{cut, worst_first};
+
+/// Receivers of pings keep about so much of a body.
+const LONG_BYTES: usize = 10_000;
+
+/// What the log ends with, for each target, the worst first.
+pub(super) fn long(endings: &[Ending<'_>]) -> String {
+    let mut text = String::new();
+    for ending in worst_first(endings) {
+        if let Some(target) = ending.target {
+            text.push_str(&format!("{target}:\n"));
+        }
+        match ending.result {
+            Ok(report) => text.push_str(&summary::summary(report)),
+            Err(failure) => text.push_str(&failure.to_string()),
+        }
+    }
+    cut(&text, LONG_BYTES)
+}
+
+/// How it ended for one target, in a line.
+pub(super) fn short(ending: &Ending<'_>) -> String {
+    let exit = ending.exit as u8;
+    let target = match ending.target {
+        Some(target) => format!("{target}: "),
+        None => String::new(),
+    };
+    let text = match ending.result {
+        Ok(report) => {
+            let counters = &report.counters;
+            let missing = match counters.histories_failed + counters.histories_skipped {
+                0 => String::new(),
+                missing => format!(", {missing} histories missing"),
+            };
+            let advice = match &report.failures.gave_up {
+                Some(gave_up) => format!("; hint: {}", summary::advice(gave_up, counters)),
+                None => String::new(),
+            };
+            format!(
+                "run {} {}, {} artifacts: {} new, {} changed, {} removed{missing}{advice}",
+                report.run_id,
+                report.outcome,
+                counters.artifacts_listed,
+                counters.artifacts_new,
+                counters.artifacts_changed,
+                counters.artifacts_removed,
+            )
+        }
+        Err(failure) => {
+            let hint = failure.hint.as_deref();
+            let hint = hint.map_or_else(String::new, |hint| format!("; hint: {hint}"));
+            format!("{}{hint}", failure.message())
+        }
+    };
+    format!("exit {exit}: {target}{text}").replace(['\n', '\r'], " ")
+}

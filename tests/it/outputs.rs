@@ -1,0 +1,684 @@
+//! What a job leaves behind for those who watch it: the summary file, metrics as a file and to a
+//! Pushgateway, pings, and the message for Kubernetes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use swr_sync::emulator::{Emulator, RequestKind, World};
+use tempfile::TempDir;
+
+use crate::support::database::TestDatabase;
+use crate::support::mirror::{start_of_time, wait_until};
+use crate::support::program::{Finished, Program, emulator};
+use crate::support::proxy::Proxy;
+use crate::support::receiver::Receiver;
+
+const PING_SECRET: &str = "ping-secret-not-to-be-shown";
+const PUSH_PASSWORD: &str = "push-password-not-to-be-shown";
+
+fn world() -> World {
+    let mut world = World::empty(start_of_time());
+    let repository = world.add_repository("team", "app/api");
+    world.push(repository).unwrap();
+    world.push(repository).unwrap();
+    world
+}
+
+/// A registry, a database, and a folder for files.
+struct Job {
+    emulator: Emulator,
+    database: TestDatabase,
+    folder: TempDir,
+}
+
+impl Job {
+    async fn new() -> Job {
+        Job {
+            emulator: emulator(world()).await,
+            database: TestDatabase::create().await,
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn sync(&self) -> Program {
+        Program::sync(&self.emulator, &self.database)
+    }
+
+    fn instance(&self) -> &str {
+        &self.emulator.settings().instance_id
+    }
+
+    fn project(&self) -> &str {
+        &self.emulator.settings().project_id
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.folder.path().join(name)).unwrap()
+    }
+
+    /// Files of the folder.
+    fn files(&self) -> BTreeSet<String> {
+        let entries = self.folder.path().read_dir().unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.collect()
+    }
+
+    /// Makes the next run fail with exit code 2.
+    fn break_the_listing(&self) {
+        self.emulator.fail_next(RequestKind::Artifacts, 400, "");
+    }
+}
+
+/// The lines of a summary file.
+fn lines(text: &str) -> Vec<Value> {
+    assert!(text.ends_with('\n'), "{text}");
+    let lines = text.lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+// --- the summary file
+
+#[tokio::test]
+async fn each_run_appends_a_line_whose_counters_are_those_of_its_row() {
+    let job = Job::new().await;
+    let sync = || {
+        job.sync()
+            .env("SWR_SYNC_SUMMARY_FILE", job.path("runs.jsonl"))
+    };
+    sync().env("HOSTNAME", "test-host").run().await.code(0);
+    let text = job.read("runs.jsonl");
+    let [run] = &lines(&text)[..] else {
+        panic!("{text}")
+    };
+    let fields: Vec<&String> = run.as_object().unwrap().keys().collect();
+    assert_eq!(
+        fields,
+        [
+            "format_version",
+            "job_id",
+            "run_id",
+            "source",
+            "region",
+            "project_id",
+            "instance",
+            "started_at",
+            "elapsed_ms",
+            "exit_code",
+            "outcome",
+            "counters",
+            "history_failures",
+            "error",
+            "hint",
+            "program_version",
+            "host"
+        ]
+    );
+    let page = include_str!("../../docs/monitoring.md");
+    for field in fields {
+        assert!(
+            page.contains(&format!("\n| `{field}` |")),
+            "docs/monitoring.md lacks {field}"
+        );
+    }
+    for (field, expected) in [
+        ("format_version", json!(1)),
+        ("run_id", json!(1)),
+        ("source", Value::Null),
+        ("region", Value::Null),
+        ("project_id", json!(job.project())),
+        ("instance", json!(job.instance())),
+        ("exit_code", json!(0)),
+        ("outcome", json!("published")),
+        ("history_failures", json!([])),
+        ("error", Value::Null),
+        ("hint", Value::Null),
+        ("program_version", json!(env!("CARGO_PKG_VERSION"))),
+        ("host", json!("test-host")),
+    ] {
+        assert_eq!(run[field], expected, "{field}");
+    }
+    // What the row has under the same names.
+    let counters = run["counters"].as_object().unwrap();
+    for (name, value) in counters {
+        let sql = format!("select {name} from swr.sync_run where run_id = 1");
+        let column = job.database.snapshot(&sql).await;
+        let column: Value = serde_json::from_str(&column).unwrap();
+        assert_eq!(&column, value, "{name}");
+    }
+    let counter_columns = "
+        select column_name from information_schema.columns
+        where table_schema = 'swr' and table_name = 'sync_run' and data_type in ('bigint', 'jsonb')
+          and column_name not in ('run_id', 'elapsed_ms') order by 1";
+    let columns = job.database.snapshot(counter_columns).await;
+    let names: BTreeSet<&str> = counters.keys().map(String::as_str).collect();
+    assert_eq!(names, columns.lines().collect());
+
+    // A failed run has what it did until then.
+    job.break_the_listing();
+    sync().run().await.code(2);
+    let text = job.read("runs.jsonl");
+    let [_, failed] = &lines(&text)[..] else {
+        panic!("{text}")
+    };
+    assert_ne!(failed["job_id"], run["job_id"]);
+    for (field, expected) in [
+        ("run_id", json!(2)),
+        ("exit_code", json!(2)),
+        ("outcome", json!("failed")),
+        ("history_failures", Value::Null),
+    ] {
+        assert_eq!(failed[field], expected, "{field}");
+    }
+    assert_eq!(
+        failed["counters"]["requests"]["artifacts"],
+        json!({"400": 1})
+    );
+    assert_eq!(failed["counters"]["catalog_pages"], json!(2));
+    let error = job
+        .database
+        .snapshot("select error from swr.sync_run where run_id = 2")
+        .await;
+    assert_eq!(failed["error"], json!(error));
+    assert!(failed["hint"].is_string(), "{failed}");
+}
+
+#[tokio::test]
+async fn a_dash_is_standard_output_and_an_unknown_instance_has_a_line_of_its_own() {
+    let job = Job::new().await;
+    let ids = format!("{},no-such-instance", job.instance());
+    let sync = job.sync().env("SWR_INSTANCE_ID", ids);
+    let finished = sync.args(&["--summary-file", "-"]).run().await.code(2);
+    let runs = lines(&finished.stdout);
+    let ends: BTreeSet<(&str, u64)> = runs
+        .iter()
+        .map(|run| {
+            (
+                run["instance"].as_str().unwrap(),
+                run["exit_code"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(ends, [(job.instance(), 0), ("no-such-instance", 2)].into());
+    assert_eq!(runs[0]["job_id"], runs[1]["job_id"]);
+}
+
+#[tokio::test]
+async fn a_job_that_cannot_begin_has_a_line_for_each_instance_it_was_to_run() {
+    let job = Job::new().await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nowhere = listener.local_addr().unwrap();
+    drop(listener);
+    let sync = || {
+        let url = format!("postgresql://user@{nowhere}/x");
+        let sync = job.sync().database_url(&url);
+        sync.args(&["--summary-file", "-"])
+    };
+    let ids = "one,two";
+    let finished = sync().env("SWR_INSTANCE_ID", ids).run().await.code(5);
+    let runs = lines(&finished.stdout);
+    assert_eq!(runs.len(), 2);
+    for (run, instance) in runs.iter().zip(["one", "two"]) {
+        assert_eq!(run["instance"], json!(instance));
+        assert_eq!(run["exit_code"], json!(5));
+        assert_eq!(run["counters"], Value::Null);
+    }
+    // Nobody has said which instances there are.
+    let finished = sync().without("SWR_PROJECT_ID").run().await.code(2);
+    let [run] = &lines(&finished.stdout)[..] else {
+        panic!("{}", finished.stdout)
+    };
+    assert_eq!(run["instance"], Value::Null);
+    assert_eq!(run["error"], json!("no project given"));
+}
+
+#[tokio::test]
+async fn a_run_left_to_another_one_and_one_out_of_time_are_told_as_what_they_are() {
+    let job = Job::new().await;
+    let receiver = Receiver::start().await;
+    job.emulator.hang_next(RequestKind::Artifacts);
+    job.emulator.reset_requests();
+    let slow = job.sync().args(&["--summary-file", "-"]).start();
+    wait_until("the page is asked for", async || {
+        job.emulator.requests().of(RequestKind::Artifacts) == 1
+    })
+    .await;
+    let skipping = job
+        .sync()
+        .secret("SWR_SYNC_PING_URL", &ping_url(receiver.address()))
+        .args(&["--summary-file", "-", "--if-locked", "skip"]);
+    let skipped = skipping.run().await.code(0);
+    let [run] = &lines(&skipped.stdout)[..] else {
+        panic!("{}", skipped.stdout)
+    };
+    assert_eq!(run["outcome"], json!("skipped"));
+    assert_eq!(run["exit_code"], json!(0));
+    assert_eq!(run["run_id"], Value::Null);
+    let pings = pings(&receiver);
+    assert_eq!(pings.last().unwrap().0, "0");
+    slow.signal(Signal::SIGTERM);
+    slow.finish().await.code(143);
+
+    job.emulator.hang_next(RequestKind::Artifacts);
+    let limited = job
+        .sync()
+        .args(&["--summary-file", "-", "--max-duration", "2s"]);
+    let limited = limited.run().await.code(7);
+    let [run] = &lines(&limited.stdout)[..] else {
+        panic!("{}", limited.stdout)
+    };
+    assert_eq!(run["outcome"], json!("stopped"));
+    assert_eq!(run["exit_code"], json!(7));
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_written_are_told_before_anything_starts() {
+    let job = Job::new().await;
+    let missing = job.path("missing/x.prom");
+    let folder = job.folder.path().display().to_string();
+    for (flag, value, words) in [
+        ("--summary-file", missing.as_str(), "there is no folder "),
+        ("--summary-file", &folder, "it is a folder"),
+        ("--metrics-file", &missing, "there is no folder "),
+        (
+            "--metrics-file",
+            &job.path("x.txt"),
+            "does not end in .prom",
+        ),
+    ] {
+        let finished = job.sync().args(&[flag, value]).run().await.code(2);
+        let error = finished.error();
+        assert!(error.contains(words) && error.contains(value), "{error}");
+    }
+    assert_eq!(job.emulator.requests().total(), 0);
+    assert_eq!(job.files(), BTreeSet::new());
+
+    // An empty value, as compose files pass on what is not set.
+    let names = [
+        "SUMMARY_FILE",
+        "METRICS_FILE",
+        "PUSHGATEWAY_URL",
+        "PING_URL",
+        "TERMINATION_MESSAGE_FILE",
+    ];
+    let empty = names.iter().fold(job.sync(), |sync, name| {
+        sync.env(&format!("SWR_SYNC_{name}"), "")
+    });
+    empty.run().await.code(0);
+}
+
+#[tokio::test]
+async fn an_output_that_fails_is_a_warning_and_no_more() {
+    let job = Job::new().await;
+    let receiver = Receiver::start().await;
+    receiver.answer_next(&[404, 404]);
+    let metrics = job.path("x.prom");
+    // Where the file is to be, there is a folder: rename fails.
+    let finished = job
+        .sync()
+        .args(&["--summary-file", "/dev/full", "--metrics-file", &metrics])
+        .secret(
+            "SWR_SYNC_PING_URL",
+            &format!("http://{}/{PING_SECRET}", receiver.address()),
+        )
+        .env("SWR_SYNC_PUSHGATEWAY_URL", "http://127.0.0.1:1")
+        .run()
+        .await
+        .code(0);
+    finished.says(&[
+        "run 1: published in ",
+        "the summary file does not tell how the job ended: No space left on device",
+        "the ping does not tell that the job began: the answer is HTTP 404",
+        "the ping does not tell how the job ended: the answer is HTTP 404",
+        "the Pushgateway does not tell how the job ended: there is no answer: Connection refused",
+    ]);
+    job.read("x.prom");
+}
+
+// --- the termination message
+
+#[tokio::test]
+async fn the_termination_message_has_a_line_for_each_instance_the_failed_first() {
+    let job = Job::new().await;
+    let message = job.path("termination-log");
+    let sync = || {
+        job.sync()
+            .env("SWR_SYNC_TERMINATION_MESSAGE_FILE", &message)
+    };
+    // Where Kubernetes has not made it, nobody does.
+    sync().run().await.code(0);
+    assert_eq!(job.files(), BTreeSet::new());
+
+    fs::write(&message, "x".repeat(4_096)).unwrap();
+    sync().run().await.code(0);
+    let instance = job.instance();
+    assert_eq!(
+        job.read("termination-log"),
+        format!(
+            "exit 0: instance {instance}: run 2 published, 2 artifacts: 0 new, 0 changed, 0 removed\n"
+        )
+    );
+
+    let ids = format!("a-unknown,{instance},z-unknown");
+    sync().env("SWR_INSTANCE_ID", ids).run().await.code(2);
+    let text = job.read("termination-log");
+    let ends: Vec<&str> = text.lines().map(|line| &line[..20]).collect();
+    let good = format!("exit 0: instance {instance}");
+    let expected = ["exit 2: instance a-u", "exit 2: instance z-u", &good[..20]];
+    assert_eq!(ends, expected, "{text}");
+    assert!(
+        text.contains("; hint: check SWR_PROJECT_ID and SWR_INSTANCE_ID"),
+        "{text}"
+    );
+
+    let ids: Vec<String> = (0..40).map(|number| format!("unknown-{number}")).collect();
+    sync()
+        .env("SWR_INSTANCE_ID", ids.join(","))
+        .run()
+        .await
+        .code(2);
+    let text = job.read("termination-log");
+    assert!(text.len() <= 2_048, "{}", text.len());
+    let last = text.lines().last().unwrap();
+    assert!(
+        last.starts_with("and ") && last.ends_with(" more"),
+        "{text}"
+    );
+}
+
+// --- metrics
+
+/// A metrics file without the values that depend on time, or on what a table is made of.
+fn timeless(text: &str) -> String {
+    let timeless = |line: &str| {
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        let left_out = ["timestamp_seconds{", "duration_seconds{", "rows_written{"];
+        let is_left_out = left_out.iter().any(|end| series.contains(end));
+        format!("{series} {}\n", if is_left_out { "…" } else { value })
+    };
+    text.lines().map(timeless).collect()
+}
+
+fn value(text: &str, series: &str) -> f64 {
+    let line = text
+        .lines()
+        .find(|line| line.rsplit_once(' ').unwrap().0 == series);
+    let line = line.unwrap_or_else(|| panic!("no {series} in {text}"));
+    line.rsplit_once(' ').unwrap().1.parse().unwrap()
+}
+
+#[tokio::test]
+async fn the_metrics_file_tells_the_last_run_and_keeps_the_last_success() {
+    let job = Job::new().await;
+    let sync = || {
+        job.sync()
+            .env("SWR_SYNC_METRICS_FILE", job.path("swr_sync.prom"))
+    };
+    sync().run().await.code(0);
+    assert_eq!(job.files(), ["swr_sync.prom".to_owned()].into());
+    let mode = fs::metadata(job.path("swr_sync.prom"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o644);
+    let first = job.read("swr_sync.prom");
+    let of = format!(
+        "project_id=\"{}\",swr_instance_id=\"{}\"",
+        job.project(),
+        job.instance()
+    );
+    let expected = include_str!("../data/outputs/swr_sync.prom")
+        .replace("TARGET", &of)
+        .replace("VERSION", env!("CARGO_PKG_VERSION"));
+    assert_eq!(timeless(&first), expected);
+    let success = format!("swr_sync_last_success_timestamp_seconds{{{of}}}");
+    let age = chrono::Utc::now().timestamp_millis() as f64 / 1_000.0 - value(&first, &success);
+    assert!((-1.0..600.0).contains(&age), "{age}");
+
+    job.break_the_listing();
+    sync().run().await.code(2);
+    let second = job.read("swr_sync.prom");
+    assert_eq!(value(&second, &success), value(&first, &success));
+    assert_eq!(
+        value(&second, &format!("swr_sync_last_run_exit_code{{{of}}}")),
+        2.0
+    );
+    let last_run = format!("swr_sync_last_run_timestamp_seconds{{{of}}}");
+    assert!(value(&second, &last_run) > value(&first, &last_run));
+    let refused = format!("swr_sync_last_run_requests{{{of},kind=\"artifacts\",status=\"400\"}}");
+    assert_eq!(value(&second, &refused), 1.0);
+}
+
+#[tokio::test]
+async fn the_pushgateway_gets_a_group_for_each_instance() {
+    let job = Job::new().await;
+    let receiver = Receiver::start().await;
+    // Odd enough to need another form, and unknown to the registry.
+    let ids = format!("{},odd/id", job.instance());
+    let url = format!(
+        "http://pusher:push%2Dpassword-not-to-be-shown@{}/base/",
+        receiver.address()
+    );
+    let file = job.path("url");
+    fs::write(&file, url).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let sync = || {
+        job.sync()
+            .env("SWR_SYNC_PUSHGATEWAY_URL_FILE", &file)
+            .hides(PUSH_PASSWORD)
+            .hides("push%2Dpassword")
+    };
+    sync().env("SWR_INSTANCE_ID", ids).run().await.code(2);
+    let mut pushed = receiver.take();
+    pushed.sort_by(|one, other| one.target.cmp(&other.target));
+    let targets: Vec<&str> = pushed.iter().map(|push| push.target.as_str()).collect();
+    let plain = format!(
+        "/base/metrics/job/swr_sync/swr_instance_id/{}",
+        job.instance()
+    );
+    let encoded = "/base/metrics/job/swr_sync/swr_instance_id@base64/b2RkL2lk";
+    assert_eq!(targets, [plain.as_str(), encoded]);
+    for push in &pushed {
+        assert_eq!(push.method, "POST");
+        assert_eq!(
+            push.content_type,
+            "text/plain; version=0.0.4; charset=utf-8"
+        );
+        // pusher:push-password-not-to-be-shown
+        assert_eq!(
+            push.authorization.as_deref(),
+            Some("Basic cHVzaGVyOnB1c2gtcGFzc3dvcmQtbm90LXRvLWJlLXNob3du")
+        );
+    }
+    let [good, bad] = [pushed[0].text(), pushed[1].text()];
+    assert!(
+        good.contains("swr_sync_last_success_timestamp_seconds{"),
+        "{good}"
+    );
+    assert!(!good.contains("odd/id"), "{good}");
+    // What is not sent stays as it was: the time of the last success.
+    assert!(
+        !bad.contains("swr_sync_last_success_timestamp_seconds"),
+        "{bad}"
+    );
+    assert!(bad.contains("swr_instance_id=\"odd/id\"} 2\n"), "{bad}");
+
+    // A job of the user's own, by a flag, without a password.
+    let url = format!("http://{}/metrics/job/nightly/", receiver.address());
+    job.sync()
+        .args(&["--pushgateway-url", &url])
+        .run()
+        .await
+        .code(0);
+    let [push] = &receiver.take()[..] else {
+        panic!()
+    };
+    assert_eq!(
+        push.target,
+        format!("/metrics/job/nightly/swr_instance_id/{}", job.instance())
+    );
+    assert_eq!(push.authorization, None);
+}
+
+#[tokio::test]
+async fn addresses_that_are_wrong_are_refused_without_being_repeated() {
+    let job = Job::new().await;
+    let with_password = format!("http://pusher:{PUSH_PASSWORD}@localhost:9091");
+    let flag = job.sync().args(&["--pushgateway-url", &with_password]);
+    flag.hides(PUSH_PASSWORD)
+        .run()
+        .await
+        .code(2)
+        .says(&["--pushgateway-url holds a password"]);
+    for (name, word) in [
+        (
+            "SWR_SYNC_PUSHGATEWAY_URL",
+            "the address of the Pushgateway is not a URL",
+        ),
+        (
+            "SWR_SYNC_PING_URL",
+            "what SWR_SYNC_PING_URL holds is not a URL",
+        ),
+    ] {
+        let wrong = job.sync().secret(name, &format!("{PING_SECRET}:80"));
+        wrong
+            .run()
+            .await
+            .code(2)
+            .says(&[word, "hint: write it as "]);
+    }
+    assert_eq!(job.emulator.requests().total(), 0);
+}
+
+// --- pings
+
+fn ping_url(address: &str) -> String {
+    format!("http://{address}/{PING_SECRET}?create=1")
+}
+
+/// The action of each ping and its body, after a look at the rest.
+fn pings(receiver: &Receiver) -> Vec<(String, String)> {
+    let received = receiver.take();
+    let start = format!("/{PING_SECRET}/");
+    let rids: BTreeSet<&str> = received
+        .iter()
+        .map(|ping| ping.target.split_once("?create=1&rid=").unwrap().1)
+        .collect();
+    assert_eq!(rids.len(), 1, "{received:?}");
+    assert_eq!(rids.first().unwrap().len(), 36);
+    received
+        .iter()
+        .map(|ping| {
+            assert_eq!(ping.method, "POST");
+            let path = ping.target.split('?').next().unwrap();
+            (path.strip_prefix(&start).unwrap().to_owned(), ping.text())
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_ping_tells_when_the_job_begins_and_how_it_ends() {
+    let job = Job::new().await;
+    let receiver = Receiver::start().await;
+    let sync = || {
+        job.sync()
+            .secret("SWR_SYNC_PING_URL", &ping_url(receiver.address()))
+            .hides(PING_SECRET)
+    };
+    sync().run().await.code(0);
+    let [(start, nothing), (end, text)] = &pings(&receiver)[..] else {
+        panic!()
+    };
+    assert_eq!(
+        (start.as_str(), nothing.as_str(), end.as_str()),
+        ("start", "", "0")
+    );
+    assert!(
+        text.starts_with(&format!(
+            "instance {}:\nrun 1: published in ",
+            job.instance()
+        )),
+        "{text}"
+    );
+
+    job.break_the_listing();
+    let finished = sync().run().await.code(2);
+    let [_, (end, text)] = &pings(&receiver)[..] else {
+        panic!()
+    };
+    assert_eq!(end, "2");
+    assert!(
+        text.ends_with(finished.error()),
+        "{text}\n{}",
+        finished.stderr
+    );
+
+    // One for the whole job, and it is sent again where that may help.
+    receiver.answer_next(&[200, 503, 429]);
+    let ids = format!("{},unknown", job.instance());
+    sync().env("SWR_INSTANCE_ID", ids).run().await.code(2);
+    let ends = pings(&receiver);
+    let actions: Vec<&str> = ends.iter().map(|(action, _)| action.as_str()).collect();
+    assert_eq!(actions, ["start", "2", "2", "2"]);
+    assert!(
+        ends[3].1.starts_with("instance unknown:\nerror: "),
+        "{}",
+        ends[3].1
+    );
+    assert!(
+        ends[3]
+            .1
+            .contains(&format!("instance {}:\nrun ", job.instance())),
+        "{}",
+        ends[3].1
+    );
+}
+
+#[tokio::test]
+async fn a_job_that_is_stopped_tells_so_within_its_five_seconds() {
+    let job = Job::new().await;
+    let receiver = Receiver::start().await;
+    let pings_of = async |address: &str| -> (Finished, Duration) {
+        job.emulator.hang_next(RequestKind::Artifacts);
+        job.emulator.reset_requests();
+        let run = job
+            .sync()
+            .secret("SWR_SYNC_PING_URL", &ping_url(address))
+            .env("SWR_SYNC_METRICS_FILE", job.path("x.prom"))
+            .start();
+        wait_until("the page is asked for", async || {
+            job.emulator.requests().of(RequestKind::Artifacts) == 1
+        })
+        .await;
+        run.signal(Signal::SIGTERM);
+        let begin = Instant::now();
+        (run.finish().await.code(143), begin.elapsed())
+    };
+    pings_of(receiver.address()).await;
+    let [_, (end, text)] = &pings(&receiver)[..] else {
+        panic!()
+    };
+    assert_eq!(end, "143");
+    assert!(text.contains("error: stopped by a signal"), "{text}");
+    let metrics = job.read("x.prom");
+    assert!(metrics.contains("} 143\n"), "{metrics}");
+
+    // Somebody who never answers does not hold it up.
+    let silent = Proxy::before_endpoint(&format!("http://{}", receiver.address())).await;
+    silent.fall_silent();
+    let (finished, elapsed) = pings_of(silent.endpoint().trim_start_matches("http://")).await;
+    finished.says(&["the ping does not tell how the job ended: "]);
+    // What it is held to, and what a busy machine adds.
+    assert!(elapsed < Duration::from_secs(9), "{elapsed:?}");
+    assert!(Path::new(&job.path("x.prom")).exists());
+}
