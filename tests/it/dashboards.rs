@@ -505,7 +505,11 @@ fn the_demo_starts_grafana_only_when_asked_and_shows_it_to_this_machine_alone() 
     let services = services();
     for (name, lines) in &services {
         let profiles = lines.iter().find(|line| line.starts_with("profiles:"));
-        let expected = (name == "grafana").then_some("profiles: [grafana]");
+        let expected = match name.as_str() {
+            "grafana" => Some("profiles: [grafana]"),
+            "loop" => Some("profiles: [loop]"),
+            _ => None,
+        };
         assert_eq!(profiles.map(String::as_str), expected, "{name}");
     }
     let grafana = &services["grafana"];

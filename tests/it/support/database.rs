@@ -9,7 +9,8 @@
 //! test just as for a thread per test.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::mpsc::{self, TryRecvError};
+use std::sync::{Arc, LazyLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
@@ -114,18 +115,51 @@ impl Drop for TestDatabase {
         let Some(server) = self.server.take() else {
             return;
         };
-        let (done, wait) = std::sync::mpsc::channel();
+        let (done, is_done) = mpsc::channel();
         BACKGROUND.spawn(async move {
-            let result = drop_database(&server, &name).await;
-            let _ = done.send(result.map_err(|error| format!("dropping {name}: {error}")));
+            if let Err(error) = drop_database(&server, &name).await {
+                warn(&format!("dropping {name}: {error}"));
+            }
             release(server).await;
             drop(done);
         });
-        // The one message, and then the end of the channel.
-        while let Ok(result) = wait.recv_timeout(STEP_TIMEOUT) {
-            if let Err(error) = result {
-                warn(&error);
-            }
+        let waits = LIFE
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .end(is_done);
+        for is_done in waits {
+            let _: Result<(), _> = is_done.recv_timeout(STEP_TIMEOUT);
+        }
+    }
+}
+
+/// The databases of this process that are in use, and those that are being dropped.
+///
+/// Only the last to go waits, so that nothing is left behind when the process ends. Others must not:
+/// dropping a database takes every session of the server to cooperate, which one that is sending
+/// rows does only when they are read, perhaps by another future of the very task that would wait.
+struct Life {
+    in_use: usize,
+    /// Each ends, without a message, with the database.
+    dropping: Vec<mpsc::Receiver<()>>,
+}
+
+static LIFE: std::sync::Mutex<Life> = std::sync::Mutex::new(Life {
+    in_use: 0,
+    dropping: Vec::new(),
+});
+
+impl Life {
+    /// What to wait for when a database goes out of use.
+    fn end(&mut self, is_done: mpsc::Receiver<()>) -> Vec<mpsc::Receiver<()>> {
+        let goes_on =
+            |dropping: &mpsc::Receiver<()>| dropping.try_recv() == Err(TryRecvError::Empty);
+        self.dropping.retain(goes_on);
+        self.dropping.push(is_done);
+        self.in_use -= 1;
+        match self.in_use {
+            0 => std::mem::take(&mut self.dropping),
+            _ => Vec::new(),
         }
     }
 }
@@ -148,6 +182,7 @@ async fn try_create(migrated: bool) -> Result<TestDatabase, String> {
         Ok(created) => created.map_err(|error| failed(&chain(&error)))?,
         Err(_) => return Err(failed(&format!("no end after {STEP_TIMEOUT:?}"))),
     }
+    LIFE.lock().unwrap_or_else(PoisonError::into_inner).in_use += 1;
     Ok(TestDatabase {
         url: server.url_of(&name),
         name,
