@@ -235,7 +235,7 @@ async fn what_is_written_after_a_transaction_was_cut_short_at_its_begin_stays() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_falls_silent_ends_the_run_within_the_limit() {
-    let silent = async |(phase, table): (&str, &str)| {
+    let silent = async |(_, table): (&str, &str)| {
         let mirror = mirror(TestDatabase::create().await).await;
         let proxy = Proxy::before_database(mirror.database.url()).await;
         let program = Program::sync(&mirror.emulator, &mirror.database)
@@ -251,13 +251,18 @@ async fn a_database_that_falls_silent_ends_the_run_within_the_limit() {
         check(held_up.run.finish().await, 5, &words);
         drop(held_up.holder);
         proxy.cut();
+        mirror
+    };
+    let [a, b, c, d] = PHASES;
+    let ended = tokio::join!(silent(a), silent(b), silent(c), silent(d));
+    // Dropping a database waits for all sessions of the server, those included that wait for what
+    // a silent proxy keeps from them. So none is dropped before all proxies are cut.
+    for ((phase, _), mirror) in PHASES.into_iter().zip(<[_; 4]>::from(ended)) {
         wait_until_alone(&mirror.database).await;
         // Its commit was never sent.
         assert_eq!(published_artifacts(&mirror.database).await, "0", "{phase}");
         check_convergence(&mirror).await;
-    };
-    let [a, b, c, d] = PHASES;
-    tokio::join!(silent(a), silent(b), silent(c), silent(d));
+    }
 }
 
 /// Keeps everybody else from reading a table until the connection is dropped.
@@ -293,8 +298,10 @@ async fn a_database_that_falls_silent_ends_a_reader_within_the_limit() {
         ];
         check(reader.finish().await, 5, &words);
         drop(holder);
+        proxy.cut();
+        database
     };
-    tokio::join!(
+    let _databases = tokio::join!(
         silent(&["status"]),
         silent(&["status", "--max-age", "1d"]),
         silent(&["report", "freshness"]),

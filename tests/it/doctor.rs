@@ -394,15 +394,19 @@ async fn a_database_that_takes_no_writes_is_no_place_for_a_run() {
 
 /// The database as a role without any right of its own.
 pub(crate) async fn as_stranger(program: Program, database: &TestDatabase) -> Program {
-    // Roles belong to the whole server, so it is the same one in every test.
-    let role = "do $$ begin
-        if not exists (select from pg_roles where rolname = 'swr_stranger') then
-            create role swr_stranger login;
-        end if;
-        exception when duplicate_object or unique_violation then null;
-    end $$";
-    execute(database, role).await;
     let mut url: reqwest::Url = database.url().parse().unwrap();
+    // Roles belong to the whole server, so it is the same one in every test. A server in a container
+    // asks for the password that is in its URL.
+    let password = url.password().unwrap_or_default();
+    let role = format!(
+        "do $$ begin
+            if not exists (select from pg_roles where rolname = 'swr_stranger') then
+                create role swr_stranger login password '{password}';
+            end if;
+            exception when duplicate_object or unique_violation then null;
+        end $$"
+    );
+    execute(database, &role).await;
     url.set_username("swr_stranger").unwrap();
     program.database_url(url.as_str())
 }

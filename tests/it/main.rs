@@ -61,6 +61,8 @@ mod policy;
 mod reports;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod security;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod upgrades;
 
 #[cfg(all(feature = "embedded-db", target_os = "linux"))]
 mod embedded;

@@ -1,5 +1,7 @@
 //! Each migration is applied to a database that already holds rows.
 
+use std::collections::BTreeSet;
+
 use sqlx::{AssertSqlSafe, Connection};
 use swr_sync::database::{Database, DatabaseError, MIGRATOR};
 
@@ -42,58 +44,77 @@ fn sample_rows(version: i64) -> &'static str {
     }
 }
 
-/// Every table and view of both schemas, with its rows.
-const EVERYTHING: &str = "
-    select table_schema || '.' || table_name
-    from information_schema.tables
-    where table_schema in ('swr', 'swr_report') and table_name <> '_sqlx_migrations'
+/// Every table and view of both schemas, with its columns.
+const TABLES: &str = "
+    select c.oid::regclass, string_agg(quote_ident(a.attname), ', ' order by a.attnum)
+    from pg_class c
+    join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+    where c.relnamespace in (select oid from pg_namespace where nspname in ('swr', 'swr_report'))
+      and c.relkind in ('r', 'v') and c.relname <> '_sqlx_migrations'
+      -- Measured against now.
+      and a.attname <> 'age'
+    group by c.oid
     order by 1";
 
-/// A table or view, with its columns.
-type Table = (String, String);
+/// What others may rely on, one on each line: the columns with their places and types, the keys,
+/// and how functions are called. A column may come to allow NULL no more; that harms no reader.
+const SHAPE: &str = "
+    select format('%s %s: %s %s', c.relkind, c.oid::regclass, a.attname, format_type(a.atttypid, a.atttypmod))
+           || format(', column %s', a.attnum)
+    from pg_class c
+    join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+    where c.relnamespace in (select oid from pg_namespace where nspname in ('swr', 'swr_report'))
+      and c.relkind in ('r', 'v')
+    union all
+    select format('%s: %s', conrelid::regclass, pg_get_constraintdef(oid))
+    from pg_constraint
+    where connamespace in (select oid from pg_namespace where nspname in ('swr', 'swr_report'))
+      and contype in ('p', 'u')
+    union all
+    select format('%s returns %s', p.oid::regprocedure, pg_get_function_result(p.oid))
+           || format(' given %s', pg_get_function_arguments(p.oid))
+    from pg_proc p
+    where p.pronamespace in (select oid from pg_namespace where nspname in ('swr', 'swr_report'))
+    order by 1";
 
-async fn tables(database: &TestDatabase) -> Vec<Table> {
-    let mut tables = Vec::new();
-    for table in database.snapshot(EVERYTHING).await.lines() {
-        let columns = format!(
-            "select string_agg(quote_ident(attname), ', ' order by attnum) from pg_attribute
-             where attrelid = '{table}'::regclass and attnum > 0 and not attisdropped
-               -- Measured against now.
-               and attname <> 'age'"
-        );
-        tables.push((table.to_owned(), database.snapshot(&columns).await));
+/// The rows of these columns, with the name of the table or view before each.
+async fn contents(database: &TestDatabase, tables: &str) -> String {
+    let queries = tables.lines().map(|line| {
+        let (table, columns) = line.split_once(" | ").unwrap();
+        format!("select '{table}', q::text from (select {columns} from {table}) q")
+    });
+    let queries: Vec<String> = queries.collect();
+    match queries.is_empty() {
+        true => String::new(),
+        false => {
+            let all = queries.join(" union all ");
+            database.snapshot(&format!("{all} order by 1, 2")).await
+        }
     }
-    tables
-}
-
-/// The rows of these columns.
-async fn contents(database: &TestDatabase, tables: &[Table]) -> Vec<String> {
-    let mut contents = Vec::new();
-    for (table, columns) in tables {
-        let select = format!("select {columns} from {table} order by {columns}");
-        contents.push(database.snapshot(&select).await);
-    }
-    contents
 }
 
 #[tokio::test]
 async fn each_migration_keeps_the_rows_and_columns_that_were_there() {
     let database = TestDatabase::create_empty().await;
     for migration in MIGRATOR.iter() {
-        let tables = tables(&database).await;
+        let version = migration.version;
+        let tables = database.snapshot(TABLES).await;
+        let shape = database.snapshot(SHAPE).await;
         let before = contents(&database, &tables).await;
         let mut connection = database.connect().await;
-        MIGRATOR
-            .run_to(migration.version, &mut connection)
-            .await
-            .unwrap();
-        connection.close().await.unwrap();
-        let after = contents(&database, &tables).await;
-        for ((table, before), after) in tables.iter().zip(&before).zip(&after) {
-            assert_eq!(before, after, "{table:?} after {}", migration.version);
-        }
-        let mut connection = database.connect().await;
-        sqlx::raw_sql(AssertSqlSafe(sample_rows(migration.version)))
+        MIGRATOR.run_to(version, &mut connection).await.unwrap();
+
+        let after = database.snapshot(SHAPE).await;
+        let after: BTreeSet<&str> = after.lines().collect();
+        let changed: Vec<&str> = shape.lines().filter(|line| !after.contains(line)).collect();
+        assert!(changed.is_empty(), "{version} changes {changed:#?}");
+        assert_eq!(
+            contents(&database, &tables).await,
+            before,
+            "after {version}"
+        );
+
+        sqlx::raw_sql(AssertSqlSafe(sample_rows(version)))
             .execute(&mut connection)
             .await
             .unwrap();
