@@ -160,14 +160,14 @@ async fn stage_again(database: &TestDatabase, table: &str) {
 async fn verify_at(mirror: &Mirror, hour: i64) {
     let client = client_settings(&mirror.emulator);
     let settings = VerifySettings {
-        swr_instance_id: client.instance_id.clone(),
+        swr_instance_id: mirror.emulator.settings().instance_id.clone(),
         project_id: client.project_id.clone(),
         histories: Some(3),
         sample_start: "sha256:".to_owned(),
         host: "test-host".to_owned(),
         clock: Clock::from_fn(move || at(hour)),
     };
-    let registry = Registry::new(client).unwrap();
+    let registry = Registry::new(client, &settings.swr_instance_id).unwrap();
     let database = Database::from_url(mirror.database.url()).unwrap();
     let (_stopper, stop) = stop::channel();
     verify(&registry, &database, &settings, &stop)
