@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use swr_sync::exit::Exit;
 
 use super::read;
+use crate::support::program::Program;
 
 /// The lines of all blocks in these languages, without comments and alignment.
 fn commands(page: &str) -> BTreeSet<String> {
@@ -82,4 +83,28 @@ fn exit_codes_stand_wherever_they_are_explained() {
         let row = format!("| {} | {} |{retry} |\n", exit.code(), exit.meaning());
         assert!(readme.contains(&row), "README.md lacks {row}");
     }
+}
+
+#[tokio::test]
+async fn the_configuration_file_of_the_readme_is_in_order() {
+    let readme = read("README.md");
+    let file = readme
+        .split_once("```toml\n")
+        .and_then(|(_, rest)| rest.split_once("```"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("swr-sync.toml");
+    std::fs::write(&path, file.unwrap().0).unwrap();
+    let path = path.to_str().unwrap();
+    let checked = Program::new(&["config", "check", "--config", path])
+        .env("HUAWEICLOUD_SDK_AK", "EXAMPLE")
+        .env("HUAWEICLOUD_SDK_SK", "example")
+        .env("DATABASE_URL", "postgresql://host/name")
+        .run()
+        .await
+        .code(0);
+    assert!(
+        checked.stdout.contains("test: instance "),
+        "{}",
+        checked.stdout
+    );
 }
