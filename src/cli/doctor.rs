@@ -1006,5 +1006,7 @@ fn as_mut<'a, T>(value: &'a mut Result<T, &'static str>) -> Result<&'a mut T, &'
 
 /// Words of others must not move the cursor.
 fn one_line(text: &str) -> String {
-    text.replace(|character: char| character.is_control(), " ")
+    let lines = text.split(char::is_control).map(str::trim);
+    let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
+    lines.join(" ")
 }

@@ -49,15 +49,35 @@ impl Failure {
 /// As the user reads it: the error, its causes, and the next step, a line each.
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "error: {}", self.error)?;
+        let mut said = self.error.to_string();
+        writeln!(f, "error: {said}")?;
         let mut cause = self.error.source();
         while let Some(source) = cause {
-            writeln!(f, "  caused by: {source}")?;
+            let part = source.to_string();
+            // Some libraries put their cause into their own words.
+            if !said.ends_with(&part) {
+                writeln!(f, "  caused by: {part}")?;
+            }
+            said = part;
             cause = source.source();
         }
         if let Some(hint) = &self.hint {
             writeln!(f, "  hint: {hint}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_that_was_said_is_not_said_again() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let words = refused.to_string();
+        let failure = Failure::new(Exit::Database, sqlx::Error::Io(refused));
+        assert_eq!(failure.to_string().matches(&words).count(), 1, "{failure}");
+        assert_eq!(failure.message().matches(&words).count(), 1);
     }
 }

@@ -213,8 +213,15 @@ pub(super) async fn print(reader: &mut Reader, sql: &str, format: Format) -> Res
 /// A query that is wrong is the user's; one that the database cannot answer is the database's.
 pub(super) fn query_failure(error: ReadError) -> Failure {
     if is_refused(&error) {
-        return Failure::new(Exit::Usage, error)
-            .hint("one select statement is taken, and it may not write; the schema is described in the comments of the tables");
+        let hint = match is_unknown_relation(&error) {
+            true => {
+                "`swr-sync report` lists the views; a new database has none before `swr-sync migrate`"
+            }
+            false => {
+                "one select statement is taken, and it may not write; the schema is described in the comments of the tables"
+            }
+        };
+        return Failure::new(Exit::Usage, error).hint(hint);
     }
     database_failure(error)
 }
@@ -239,6 +246,15 @@ fn is_refused(error: &ReadError) -> bool {
         let code = error.code().unwrap_or_default();
         !OF_THE_SERVER.iter().any(|class| code.starts_with(class))
     })
+}
+
+/// Whether a table, a view or a schema of this name is missing.
+fn is_unknown_relation(error: &ReadError) -> bool {
+    let ReadError::Query(source) = error else {
+        return false;
+    };
+    let error = source.as_database_error();
+    error.is_some_and(|error| matches!(error.code().as_deref(), Some("42P01" | "3F000")))
 }
 
 /// How writing a result ended; `| head` is not a failure.

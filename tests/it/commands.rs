@@ -943,6 +943,23 @@ async fn a_query_that_writes_is_refused_and_changes_nothing() {
     }
 }
 
+#[tokio::test]
+async fn a_query_of_a_view_that_is_missing_is_told_where_they_are_listed() {
+    for (database, sql) in [
+        (TestDatabase::create().await, "select * from artefact"),
+        (TestDatabase::create_empty().await, "select * from artifact"),
+    ] {
+        let finished = Program::new(&["query", sql])
+            .database(&database)
+            .run()
+            .await;
+        finished.code(2).says(&[
+            "does not exist",
+            "hint: `swr-sync report` lists the views; a new database has none before `swr-sync migrate`",
+        ]);
+    }
+}
+
 async fn print(database: &TestDatabase, sql: &str, format: &str) -> String {
     let finished = Program::new(&["query", sql, "--format", format])
         .database(database)

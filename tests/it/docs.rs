@@ -23,7 +23,10 @@ use page::{Page, Piece};
 mod catalog;
 #[cfg(feature = "embedded-db")]
 mod configuration;
+mod links;
+mod operations;
 mod page;
+mod readme;
 mod registry;
 mod schema;
 

@@ -176,7 +176,7 @@ fn setting(command: &str) -> Value {
     json!({"created": "2026-05-06T07:08:09Z", "created_by": command, "empty_layer": true})
 }
 
-async fn verify_at(mirror: &Mirror, now: DateTime<Utc>) {
+pub(super) async fn verify_at(mirror: &Mirror, now: DateTime<Utc>) {
     let client = client_settings(&mirror.emulator);
     let settings = VerifySettings {
         swr_instance_id: mirror.emulator.settings().instance_id.clone(),
