@@ -14,6 +14,7 @@ mod text;
 #[cfg(feature = "otlp")]
 mod traces;
 
+use std::cmp::Reverse;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -261,10 +262,14 @@ async fn blocking(
     }
 }
 
-/// The ends that are not well first, and these by severity.
+/// The ends that are not well first, and these by severity; equal ones by name, for the order in
+/// which they ended says nothing.
 fn worst_first<'a>(endings: &[Ending<'a>]) -> Vec<Ending<'a>> {
     let mut endings = endings.to_vec();
-    endings.sort_by_key(|ending| std::cmp::Reverse(ending.exit.severity()));
+    endings.sort_by_cached_key(|ending| {
+        let name = ending.target.map(ToString::to_string);
+        (Reverse(ending.exit.severity()), name)
+    });
     endings
 }
 
