@@ -102,6 +102,16 @@ pub(super) async fn status(args: StatusArgs) -> Result<Exit, Failure> {
         let limit = open.database.timeout();
         return check_age(&mut reader, limit, *max_age, instance.as_deref()).await;
     }
+    if let Some(instance) = &instance {
+        let ages = listing_ages(reader.connection(), Some(instance));
+        let ages = within(open.database.timeout(), "look for the instance", ages)
+            .await
+            .map_err(database_failure)?;
+        if ages.is_empty() {
+            return Err(Failure::new(Exit::Usage, unknown(instance))
+                .hint("`swr-sync status` lists those there are, by their names"));
+        }
+    }
     let waiting = format!(
         "select instance, coalesce(build_history, 'not asked for') as build_history, count(distinct digest) as digests,
                 min(next_attempt_at) as next_attempt_at
@@ -132,6 +142,10 @@ pub(super) async fn status(args: StatusArgs) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
+fn unknown(instance: &str) -> String {
+    format!("the database has no instance {instance}")
+}
+
 /// Says in one line which instances are older than they may be.
 async fn check_age(
     reader: &mut Reader,
@@ -159,7 +173,7 @@ async fn check_age(
         })
         .collect();
     let complaint = match (&ages[..], instance) {
-        ([], Some(instance)) => format!("the database has no instance {instance}"),
+        ([], Some(instance)) => unknown(instance),
         ([], None) => "the database has no instance: nothing was ever synced".to_owned(),
         _ if stale.is_empty() => return Ok(Exit::Success),
         _ => stale.join(", "),

@@ -107,8 +107,9 @@ From cron, each hour at some minute of the first ten; a run that is still going 
 Once a night, after whatever else is going on:
   0 2 * * *  swr-sync sync --if-locked wait=1h --max-duration 4h
 
-A job that is stopped (SIGTERM, SIGINT, --max-duration) ends within 5 s. It keeps what has arrived,
-publishes nothing half, and the next run asks for the rest.";
+A job that is stopped (SIGTERM, SIGINT, --max-duration) keeps what has arrived, publishes nothing half,
+and the next run asks for the rest. After a signal it ends within 5 s; whoever is told of the end of
+others (--pushgateway-url and the like) has 10 s to listen.";
 
 pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failure> {
     let clock = Clock::system();

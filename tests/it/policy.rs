@@ -487,6 +487,7 @@ async fn status_tells_whether_the_data_is_fresh_enough() {
     check(&["--instance", &first.settings().instance_id], 0, "").await;
     let missing = "error: older than 1day 2h: the database has no instance nowhere\n";
     check(&["--instance", "nowhere"], 1, missing).await;
+    let missing_name = "the database has no instance nowhere";
 
     Program::sync(&second, &database).run().await.code(0);
     check(&[], 0, "").await;
@@ -500,6 +501,9 @@ async fn status_tells_whether_the_data_is_fresh_enough() {
     let table = Program::new(&["status", "--instance", "o'ther"]);
     let table = table.database(&database).run().await.code(0).stdout;
     assert!(!table.contains("demo"), "{table}");
+    let typo = Program::new(&["status", "--instance", "nowhere"]);
+    let stderr = typo.database(&database).run().await.code(2).stderr;
+    assert!(stderr.contains(missing_name), "{stderr}");
 
     let empty = TestDatabase::create_empty().await;
     let program = Program::new(&["status", "--max-age", "26h"]).database(&empty);
