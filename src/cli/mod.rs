@@ -247,11 +247,13 @@ fn print_stderr(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-/// Says why a command, or one instance of several, did not succeed.
+/// Says why a command, or one instance of several, did not succeed; at once, so that no other line
+/// comes in between.
 fn tell_failure(failure: &Failure, target: Option<&TargetName>, telemetry: &Telemetry) {
-    match telemetry.format {
-        LogFormat::Text => print_stderr(&failure.to_string()),
-        LogFormat::Json => tracing::error!(
+    match (telemetry.format, target) {
+        (LogFormat::Text, None) => print_stderr(&failure.to_string()),
+        (LogFormat::Text, Some(target)) => print_stderr(&format!("{target}:\n{failure}")),
+        (LogFormat::Json, _) => tracing::error!(
             exit_code = failure.exit as u8,
             hint = failure.hint.as_deref(),
             instance = target.and_then(|target| target.swr_instance_id.as_deref()),
@@ -259,14 +261,6 @@ fn tell_failure(failure: &Failure, target: Option<&TargetName>, telemetry: &Tele
             failure.message()
         ),
     }
-}
-
-/// Says why one instance of several did not succeed, and which one.
-fn tell_failure_of(target: &TargetName, failure: &Failure, telemetry: &Telemetry) {
-    if telemetry.format == LogFormat::Text {
-        print_stderr(&format!("{target}:\n"));
-    }
-    tell_failure(failure, Some(target), telemetry);
 }
 
 fn finish(result: Result<Exit, Failure>, telemetry: &Telemetry) -> ExitCode {

@@ -232,7 +232,7 @@ async fn run_instances(
         match &run.result {
             Err(failure) if run.is_skipped() => tell_skip(&run.target, failure, telemetry),
             // One alone is told at the end of the program.
-            Err(failure) if count > 1 => super::tell_failure_of(&run.target, failure, telemetry),
+            Err(failure) if count > 1 => super::tell_failure(failure, Some(&run.target), telemetry),
             _ => {}
         }
         report.runs.push(run);

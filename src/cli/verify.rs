@@ -141,7 +141,7 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
             return Err(failure);
         }
         exits.push(failure.exit);
-        super::tell_failure_of(&target, &failure, telemetry);
+        super::tell_failure(&failure, Some(&target), telemetry);
     }
     printed?;
     for report in &reports {
