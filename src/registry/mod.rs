@@ -37,6 +37,7 @@ pub use rate::PaceNow;
 pub use retry::RetryPolicy;
 pub use temporary_key::{KeyFailure, NoKey, TemporaryKeySource};
 pub use transport::TransportSettings;
+pub(crate) use transport::{client_builder, reason};
 
 use crate::artifact::{Artifact, InstanceDescription, ListedInstance, Namespace, Page, Repository};
 use crate::build_history::{BuildHistory, HistoryOutcome, Refusal, RepositoryPath};

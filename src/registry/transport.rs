@@ -672,8 +672,8 @@ impl Transport {
     }
 }
 
-/// What all clients have in common, those for the machine's own services included.
-pub(super) fn client_builder() -> reqwest::ClientBuilder {
+/// What all clients of the program have in common, whomever they talk to.
+pub(crate) fn client_builder() -> reqwest::ClientBuilder {
     // Fails only if a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
@@ -795,7 +795,7 @@ fn untrusted(error: &reqwest::Error) -> Option<String> {
 }
 
 /// The innermost cause in words: what lies around it repeats the URL.
-fn reason(error: reqwest::Error) -> String {
+pub(crate) fn reason(error: reqwest::Error) -> String {
     if error.is_timeout() {
         return if error.is_connect() {
             "the connection timed out"

@@ -7,6 +7,7 @@ use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Certificate, Method, StatusCode, Url};
 
 use super::super::exit::{Exit, Failure};
+use crate::registry::{client_builder, reason};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,13 +31,9 @@ impl fmt::Display for NotTaken {
 
 impl Http {
     pub(super) fn new(certificates: Vec<Certificate>) -> Result<Http, Failure> {
-        // Fails only if a provider is installed already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        reqwest::Client::builder()
-            .user_agent(concat!("swr-sync/", env!("CARGO_PKG_VERSION")))
+        client_builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TIMEOUT)
-            .redirect(reqwest::redirect::Policy::none())
             .tls_certs_merge(certificates)
             .build()
             .map(Http)
@@ -77,7 +74,7 @@ impl Http {
     pub(super) async fn exchange(&self, request: reqwest::Request) -> Result<StatusCode, NotTaken> {
         match self.0.execute(request).await {
             Ok(response) => Ok(response.status()),
-            Err(error) => Err(NotTaken(reason(error))),
+            Err(error) => Err(NotTaken(format!("there is no answer: {}", reason(error)))),
         }
     }
 
@@ -104,16 +101,4 @@ impl Http {
             is_passing,
         ))
     }
-}
-
-/// The innermost cause, which names no address.
-fn reason(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut reason = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(error) = cause {
-        reason = error.to_string();
-        cause = error.source();
-    }
-    format!("there is no answer: {reason}")
 }
