@@ -11,6 +11,7 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
@@ -22,7 +23,7 @@ use swr_sync::registry::signature::SigningKey;
 use swr_sync::registry::{Credentials, ProjectSettings, Registry, TransportSettings};
 use swr_sync::report::{Filter, FilterError, FilterValues, REPORTS, Report};
 use swr_sync::stop;
-use swr_sync::sync::{Progress, Safeguards, SyncSettings, sync};
+use swr_sync::sync::{PATIENCE, Safeguards, SyncSettings, sync};
 
 struct Options {
     artifacts: usize,
@@ -289,11 +290,12 @@ async fn sync_at(
         dry_run: false,
         safeguards: Safeguards::default(),
         lock_timeout: Some(Duration::ZERO),
+        patience: PATIENCE,
         host: "bench".to_owned(),
         clock: Clock::from_fn(move || at),
     };
     let (_stopper, stop) = stop::channel();
-    sync(&registry, database, &settings, &Progress::default(), &stop)
+    sync(&registry, database, &settings, &Arc::default(), &stop)
         .await
         .unwrap()
 }

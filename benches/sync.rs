@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
@@ -21,7 +22,7 @@ use swr_sync::registry::signature::SigningKey;
 use swr_sync::registry::{Credentials, ProjectSettings, Registry, TransportSettings};
 use swr_sync::run::RunReport;
 use swr_sync::stop;
-use swr_sync::sync::{Progress, Safeguards, SyncSettings, sync};
+use swr_sync::sync::{PATIENCE, Safeguards, SyncSettings, sync};
 use tokio::time::Instant;
 
 #[tokio::main]
@@ -156,12 +157,13 @@ async fn run(emulator: &Emulator, database: &Database) -> RunReport {
         dry_run: false,
         safeguards: Safeguards::default(),
         lock_timeout: Some(Duration::ZERO),
+        patience: PATIENCE,
         host: "bench".to_owned(),
         clock: Clock::system(),
     };
     let (_stopper, stop) = stop::channel();
     let registry = Registry::new(client, &settings.swr_instance_id).unwrap();
-    sync(&registry, database, &settings, &Progress::default(), &stop)
+    sync(&registry, database, &settings, &Arc::default(), &stop)
         .await
         .unwrap()
 }

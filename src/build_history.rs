@@ -46,7 +46,7 @@ pub struct Layer {
     pub size_bytes: Option<i64>,
 }
 
-/// A digest whose history is wanted, and the names by which it can be asked for.
+/// A digest whose history is wanted, and the names by which it can be requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistoryRequest {
     /// The digest.
@@ -87,6 +87,25 @@ pub enum HistoryOutcome {
     Failed(Refusal),
 }
 
+impl HistoryOutcome {
+    /// Whether it is the answer for all time, so that no run asks for this digest again.
+    pub fn is_final(&self) -> bool {
+        matches!(
+            self,
+            HistoryOutcome::Stored(_) | HistoryOutcome::Empty(_) | HistoryOutcome::Unsupported(_)
+        )
+    }
+
+    /// How likely a later request is to bring another outcome, as a rank.
+    pub fn hope(&self) -> u8 {
+        match self {
+            HistoryOutcome::Failed(_) => 2,
+            HistoryOutcome::Forbidden(_) => 1,
+            _ => 0,
+        }
+    }
+}
+
 /// What came back instead of a history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -105,6 +124,21 @@ pub struct HistoryAnswer {
     pub digest: String,
     /// How the fetch ended.
     pub outcome: HistoryOutcome,
+}
+
+impl HistoryAnswer {
+    /// Roughly the memory that it takes, in bytes.
+    pub fn weight_bytes(&self) -> usize {
+        const STEP_BYTES: usize = 400;
+        match &self.outcome {
+            HistoryOutcome::Stored(history) => history
+                .steps
+                .iter()
+                .map(|step| STEP_BYTES + step.command.as_ref().map_or(0, String::len))
+                .sum(),
+            _ => STEP_BYTES,
+        }
+    }
 }
 
 /// What came back instead of a history, as far as others may have failed alike.

@@ -21,6 +21,7 @@ pub mod exit;
 pub mod finding;
 pub mod run;
 
+pub mod activity;
 pub mod clock;
 pub mod secret_file;
 pub mod spans;

@@ -1,9 +1,9 @@
 //! One run over one instance: registry and store joined.
 //!
-//! Three stages run side by side in one task: the listing pages through the registry and
-//! stages rows, the fetch stage asks for the build histories that are not stored yet, and
-//! the storing stage writes those as they arrive. Two bounded channels join them, so a slow
-//! stage slows the one before it. Publish follows only if the listing came to its end.
+//! A task reads the list, page by page; the lister stages the pages and says which build histories
+//! are not stored yet; a task fetches those, and a task stores them as they arrive. Bounded channels
+//! join them, so a slow stage slows the one before it. Publish follows only if the listing is complete.
+//! A watchdog ends a run in which nothing happens any more.
 
 mod begin;
 mod crawl;
@@ -12,13 +12,13 @@ mod failures;
 mod listing;
 mod progress;
 mod publishing;
+pub(crate) mod stages;
 
-use std::sync::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -36,6 +36,9 @@ use publishing::{publish_unless_stopped, show_publishing, tidy_up};
 pub(crate) use begin::{FIRST_VERSION, is_older};
 pub use error::SyncError;
 pub use progress::{Phase, Progress, ProgressNow};
+
+/// What [`SyncSettings::patience`] is where nothing else is set.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How often the run row shows progress, which also keeps the lock's connection from idling.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -65,6 +68,8 @@ pub struct SyncSettings {
     pub safeguards: Safeguards,
     /// How long to wait for another run over the instance to end; `None` for as long as it takes.
     pub lock_timeout: Option<Duration>,
+    /// A run that has work to do, and in which nothing starts or ends for so long, is stuck.
+    pub patience: Duration,
     /// The machine's name, for the run row.
     pub host: String,
     /// The time.
@@ -97,7 +102,7 @@ pub async fn sync(
     registry: &Registry,
     database: &Database,
     settings: &SyncSettings,
-    progress: &Progress,
+    progress: &Arc<Progress>,
     stop: &Stop,
 ) -> Result<RunReport, SyncError> {
     let clock = &settings.clock;
@@ -114,16 +119,7 @@ pub async fn sync(
     );
 
     let meter = registry.meter();
-    let crawl = Crawl {
-        registry,
-        clock,
-        run,
-        progress,
-        database_timeout: database.timeout(),
-        in_flight: Mutex::default(),
-        failures: Mutex::default(),
-        halt: watch::Sender::new(false),
-    };
+    let crawl = Crawl::new(registry, settings, run, progress, database.timeout());
     let crawled = crawl.run(database, &mut lock, stop).await;
     let mut counters = progress.counters(&meter);
     let result = match crawled {
@@ -173,8 +169,8 @@ pub async fn sync(
     })
 }
 
-/// The end of a run that has not ended.
-pub(crate) const GOES_ON: RunEnd<'static> = RunEnd {
+/// The end of a run that is still in progress.
+pub(crate) const IN_PROGRESS: RunEnd<'static> = RunEnd {
     outcome: None,
     error: None,
     exit_code: None,

@@ -8,25 +8,34 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::activity::Activity;
 use crate::build_history::{HistoryAnswer, HistoryOutcome, HistoryRequest, Refusal};
 use crate::clock::Clock;
 use crate::database::Database;
 use crate::exit::Exit;
-use crate::registry::Registry;
+use crate::registry::{FetchedHistory, Registry, Reservation};
 use crate::run::{RunCounters, RunOutcome};
 use crate::stop::Stop;
 use crate::store::{
-    self, Compared, Comparison, HistoriesCompared, InstanceLock, Run, RunEnd, Staged, Verdict,
-    VerifiedRun, compare_histories, compare_listing, histories_to_verify, stage_artifacts,
-    stage_catalog,
+    self, Compared, Comparison, HistoriesCompared, InstanceLock, Run, RunEnd, Staged, StoreError,
+    Verdict, VerifiedRun, compare_histories, compare_listing, histories_to_verify, stage_artifacts,
+    stage_namespaces, stage_repositories,
 };
-use crate::sync::{GOES_ON, HEARTBEAT, SyncError, record_failure};
+use crate::sync::stages::{BatchLimits, fetch_all, next_batch};
+use crate::sync::{HEARTBEAT, IN_PROGRESS, PATIENCE, SyncError, record_failure};
 
-/// Histories fetched and compared at a time.
-const BATCH: i64 = 32;
+/// Histories chosen and fetched at a time.
+const BATCH: usize = 32;
+/// How many of them are compared at a time.
+const COMPARED: BatchLimits = BatchLimits {
+    count: BATCH,
+    weight: 4 << 20,
+    fill: Duration::from_millis(10),
+};
 /// How far the clock that dates pushes may be from the one that answers, which is known.
 const TOLERANCE: TimeDelta = TimeDelta::minutes(1);
 
@@ -102,19 +111,26 @@ pub async fn verify(
     let begun = stop.or(beginning).await.map_err(SyncError::from)?;
     let (mut lock, verified, run) = begun?;
 
+    let steps = Steps {
+        limit,
+        activity: registry.activity(),
+    };
     let mut verification = Verification {
         registry,
         settings,
-        limit,
+        steps: &steps,
         lock: &mut lock,
         run,
         verified,
         counters: RunCounters::default(),
         next_heartbeat: Instant::now() + HEARTBEAT,
     };
+    let activity = registry.activity();
+    let stuck = activity.stalled(PATIENCE, || registry.pace_busy_until());
     let result = tokio::select! {
         result = verification.run() => result,
         reason = stop.requested() => Err(reason.into()),
+        stages = stuck => Err(SyncError::Stalled { patience: PATIENCE, stages }),
     };
     let mut counters = verification.counters;
     counters.requests = registry.meter().counts();
@@ -188,11 +204,27 @@ async fn begin_run(
         .ok_or_else(never_published)
 }
 
+/// The steps on the database: each has a limit, and is registered with the watchdog.
+struct Steps {
+    limit: Duration,
+    activity: Activity,
+}
+
+impl Steps {
+    async fn within<T>(
+        &self,
+        doing: &'static str,
+        step: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let _statement = self.activity.begin(self.limit);
+        store::within(self.limit, doing, step).await
+    }
+}
+
 struct Verification<'a> {
     registry: &'a Registry,
     settings: &'a VerifySettings,
-    /// Limit for each step on the database.
-    limit: Duration,
+    steps: &'a Steps,
     lock: &'a mut InstanceLock,
     run: Run,
     verified: VerifiedRun,
@@ -216,7 +248,7 @@ impl Verification<'_> {
             since: self.since(),
         };
         let comparing = compare_listing(self.lock.connection(), &comparison);
-        let compared = store::within(self.limit, "compare the listing", comparing).await?;
+        let compared = self.steps.within("compare the listing", comparing).await?;
         let histories = self.compare_histories().await?;
         let recording = store::record_verification(
             self.lock.connection(),
@@ -225,7 +257,7 @@ impl Verification<'_> {
             histories,
             self.settings.clock.now(),
         );
-        let verdict = store::within(self.limit, "record the verdict", recording).await?;
+        let verdict = self.steps.within("record the verdict", recording).await?;
         Ok((compared, histories, verdict))
     }
 
@@ -239,36 +271,43 @@ impl Verification<'_> {
     async fn stage(&mut self) -> Result<(), SyncError> {
         let (run, clock) = (self.run, &self.settings.clock);
         let mut staged = Staged::default();
-        let catalog = self.registry.catalog().await?;
-        self.counters.catalog_pages = catalog.pages;
-        let staging = stage_catalog(
-            self.lock.connection(),
-            run,
-            &mut staged,
-            &catalog.namespaces,
-            &catalog.repositories,
-        );
-        store::within(self.limit, "stage the catalog", staging).await?;
+        let mut namespaces = self.registry.namespace_pages();
+        while let Some(page) = namespaces.next().await? {
+            self.counters.catalog_pages += 1;
+            let staging = stage_namespaces(self.lock.connection(), run, &mut staged, &page);
+            self.steps.within("stage namespaces", staging).await?;
+        }
+        let mut repositories = self.registry.repository_pages();
+        while let Some(page) = repositories.next().await? {
+            self.counters.catalog_pages += 1;
+            let staging = stage_repositories(self.lock.connection(), run, &mut staged, &page);
+            self.steps.within("stage repositories", staging).await?;
+        }
         let started_at = clock.now();
         let noting = store::note_listing(self.lock.connection(), run, started_at, None);
-        store::within(self.limit, "note the times of the listing", noting).await?;
-        let mut pages = std::pin::pin!(self.registry.artifact_pages());
-        while let Some(page) = pages.try_next().await? {
+        self.steps
+            .within("note the times of the listing", noting)
+            .await?;
+        let mut pages = self.registry.artifact_pages();
+        while let Some(page) = pages.next().await? {
             self.counters.pages += 1;
             self.counters.artifacts_listed += page.rows.len() as u64;
             let staging = stage_artifacts(self.lock.connection(), run, &mut staged, &page);
-            store::within(self.limit, "stage artifacts", staging).await?;
+            self.steps.within("stage artifacts", staging).await?;
             self.beat().await?;
         }
         let finished_at = Some(clock.now());
         let noting = store::note_listing(self.lock.connection(), run, started_at, finished_at);
-        store::within(self.limit, "note the times of the listing", noting).await?;
+        self.steps
+            .within("note the times of the listing", noting)
+            .await?;
         Ok(())
     }
 
     /// Fetches histories again, a batch at a time: all in the order of their digests, or a
-    /// sample that begins somewhere in that order and goes on from its start after its end.
+    /// sample that begins somewhere in that order and continues from its start after its end.
     async fn compare_histories(&mut self) -> Result<HistoriesCompared, SyncError> {
+        let mut fetching = Fetching::spawn(self.registry);
         let mut counts = HistoriesCompared::default();
         let mut left = self.settings.histories.map(|count| count as i64);
         let start = match left {
@@ -277,10 +316,12 @@ impl Verification<'_> {
         };
         let (mut after, mut has_turned) = (start.to_owned(), false);
         loop {
-            let limit = left.map_or(BATCH, |left| left.min(BATCH));
+            let limit = left.map_or(BATCH as i64, |left| left.min(BATCH as i64));
             let choosing = histories_to_verify(self.lock.connection(), self.run, &after, limit);
-            let mut requests =
-                store::within(self.limit, "choose build histories", choosing).await?;
+            let mut requests = self
+                .steps
+                .within("choose build histories", choosing)
+                .await?;
             if has_turned {
                 requests.retain(|request| request.digest.as_str() <= start);
             }
@@ -293,22 +334,29 @@ impl Verification<'_> {
             };
             after.clone_from(&last.digest);
             left = left.map(|left| left - requests.len() as i64);
-            let answers = self.fetch(requests).await?;
-            let HistoriesCompared {
-                compared,
-                unavailable,
-            } = {
+            let mut missing = requests.len();
+            fetching.request(requests).await;
+            while missing > 0 {
+                let answers = fetching.answers().await?;
+                missing -= answers.len();
+                let (answers, _reservations): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
                 let comparing = compare_histories(self.lock.connection(), self.run, &answers);
-                store::within(self.limit, "compare build histories", comparing).await?
-            };
-            self.counters.histories_fetched += compared as u64;
-            counts.compared += compared;
-            counts.unavailable += unavailable;
+                let HistoriesCompared {
+                    compared,
+                    unavailable,
+                } = self
+                    .steps
+                    .within("compare build histories", comparing)
+                    .await?;
+                self.counters.histories_fetched += compared as u64;
+                counts.compared += compared;
+                counts.unavailable += unavailable;
+            }
             self.beat().await?;
         }
     }
 
-    /// Shows now and then in the run row that this goes on.
+    /// Shows now and then in the run row that the verification is in progress.
     async fn beat(&mut self) -> Result<(), SyncError> {
         if Instant::now() < self.next_heartbeat {
             return Ok(());
@@ -316,28 +364,92 @@ impl Verification<'_> {
         self.next_heartbeat = Instant::now() + HEARTBEAT;
         self.counters.requests = self.registry.meter().counts();
         let (counters, now) = (&self.counters, self.settings.clock.now());
-        let saving = store::save_progress(self.lock.connection(), self.run, counters, GOES_ON, now);
-        store::within(self.limit, "write the run's counters", saving).await?;
+        let saving =
+            store::save_progress(self.lock.connection(), self.run, counters, IN_PROGRESS, now);
+        self.steps
+            .within("write the run's counters", saving)
+            .await?;
         Ok(())
     }
+}
 
-    async fn fetch(&self, requests: Vec<HistoryRequest>) -> Result<Vec<HistoryAnswer>, SyncError> {
-        let answers = stream::iter(requests)
-            .map(|request| self.fetch_one(request))
-            .buffer_unordered(self.registry.max_in_flight());
-        answers.try_collect().await
+/// A history that was fetched again, with the memory that is reserved for it.
+type Fetched = (HistoryAnswer, Option<Reservation>);
+
+/// A task that fetches histories; it ends with this value.
+struct Fetching {
+    wanted: mpsc::Sender<HistoryRequest>,
+    answered: mpsc::Receiver<Fetched>,
+    task: JoinHandle<Result<(), SyncError>>,
+}
+
+impl Fetching {
+    fn spawn(registry: &Registry) -> Fetching {
+        let (wanted, requests) = mpsc::channel(BATCH);
+        let (answers, answered) = mpsc::channel(BATCH);
+        let registry = registry.clone();
+        let task = tokio::spawn(async move {
+            let fetch = |request| fetch_one(&registry, request);
+            fetch_all(registry.max_in_flight(), requests, answers, fetch).await
+        });
+        Fetching {
+            wanted,
+            answered,
+            task,
+        }
     }
 
-    async fn fetch_one(&self, request: HistoryRequest) -> Result<HistoryAnswer, SyncError> {
-        let HistoryRequest { digest, repository } = request;
-        let outcome = match repository {
-            Some(repository) => self.registry.build_history(&repository, &digest).await?,
-            None => HistoryOutcome::Failed(Refusal {
+    async fn request(&self, requests: Vec<HistoryRequest>) {
+        for request in requests {
+            // Closed when the task has failed, which shows where its answers are awaited.
+            let _ = self.wanted.send(request).await;
+        }
+    }
+
+    /// Some of the answers; never none.
+    async fn answers(&mut self) -> Result<Vec<Fetched>, SyncError> {
+        let weigh = |(answer, _): &Fetched| answer.weight_bytes();
+        let batch = next_batch(&mut self.answered, COMPARED, weigh).await;
+        if !batch.is_empty() {
+            return Ok(batch);
+        }
+        match (&mut self.task).await {
+            Ok(Err(error)) => Err(error),
+            // It ends well only after its last request.
+            Ok(Ok(())) => std::future::pending().await,
+            Err(error) => match error.try_into_panic() {
+                Ok(cause) => std::panic::resume_unwind(cause),
+                // Only a runtime that shuts down cancels it; then nothing continues.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn fetch_one(
+    registry: &Registry,
+    request: HistoryRequest,
+) -> Result<Option<Fetched>, SyncError> {
+    let HistoryRequest { digest, repository } = request;
+    let FetchedHistory {
+        outcome,
+        reservation,
+    } = match repository {
+        Some(repository) => registry.build_history(&repository, &digest).await?,
+        None => FetchedHistory {
+            outcome: HistoryOutcome::Failed(Refusal {
                 status: None,
                 code: None,
                 message: "the catalog no longer names the repository of this digest".to_owned(),
             }),
-        };
-        Ok(HistoryAnswer { digest, outcome })
-    }
+            reservation: None,
+        },
+    };
+    Ok(Some((HistoryAnswer { digest, outcome }, reservation)))
 }

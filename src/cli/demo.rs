@@ -1,6 +1,7 @@
 //! `swr-sync demo`: the whole program on one page.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -19,7 +20,7 @@ use crate::emulator::{Emulator, EmulatorSettings, World};
 use crate::registry::signature::SigningKey;
 use crate::registry::{Credentials, ProjectSettings, Registry, TransportSettings};
 use crate::report::{self, FilterValues, Format};
-use crate::sync::{Progress, Safeguards, SyncSettings};
+use crate::sync::{PATIENCE, Progress, Safeguards, SyncSettings};
 
 /// Arguments of `demo`.
 #[derive(Debug, clap::Args)]
@@ -113,13 +114,14 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
         dry_run: false,
         safeguards: Safeguards::default(),
         lock_timeout: Some(Duration::ZERO),
+        patience: PATIENCE,
         host: host(),
         clock: clock.clone(),
     };
     let sync_once = async || {
         let registry = Registry::new(settings.clone(), &sync_settings.swr_instance_id)
             .map_err(|error| Failure::new(Exit::Unexpected, error))?;
-        let progress = Progress::default();
+        let progress = Arc::<Progress>::default();
         sync::run_once(
             &registry,
             &database,

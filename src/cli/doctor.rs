@@ -617,7 +617,7 @@ async fn build_history((registry, artifact): (&Registry, &Artifact)) -> Probed<(
         return doubtful((), "no_repository", text, hint);
     };
     let outcome = registry.build_history(&repository, &artifact.digest).await;
-    let refusal = match outcome.map_err(refused)? {
+    let refusal = match outcome.map_err(refused)?.outcome {
         HistoryOutcome::Stored(history) => {
             let text = format!(
                 "allowed: {} steps of artifact {}",

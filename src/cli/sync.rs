@@ -1,5 +1,6 @@
 //! `swr-sync sync`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
@@ -22,7 +23,7 @@ use crate::registry::Registry;
 use crate::run::{RunCounters, RunReport};
 use crate::spans;
 use crate::stop::{Stop, StopReason};
-use crate::sync::{Progress, Safeguards, SyncSettings, sync};
+use crate::sync::{PATIENCE, Progress, Safeguards, SyncSettings, sync};
 
 /// Arguments of `sync`.
 #[derive(Debug, clap::Args)]
@@ -279,10 +280,11 @@ async fn run_target(
         dry_run: *dry_run,
         safeguards: *safeguards,
         lock_timeout: if_locked.lock_timeout(),
+        patience: PATIENCE,
         host: host.clone(),
         clock: clock.clone(),
     };
-    let progress = Progress::default();
+    let progress = Arc::<Progress>::default();
     let span = tracing::info_span!(
         target: spans::TARGET,
         "run",
@@ -376,7 +378,7 @@ pub(super) async fn run_once(
     registry: &Registry,
     database: &Database,
     settings: &SyncSettings,
-    progress: &Progress,
+    progress: &Arc<Progress>,
     telemetry: &Telemetry,
     stop: &Stop,
 ) -> Result<RunReport, Failure> {

@@ -180,8 +180,8 @@ pub(super) fn answer(
             Err(Refusal::unknown_route())
         }
         Route::Instance { .. } => Ok(ok(&InstanceRow::new(settings, found))),
-        Route::Namespaces { .. } => list_namespaces(&query, world, disturbance),
-        Route::Repositories { .. } => list_repositories(&query, world, disturbance),
+        Route::Namespaces { .. } => list_namespaces(&query, settings, world, disturbance),
+        Route::Repositories { .. } => list_repositories(&query, settings, world, disturbance),
         Route::Artifacts { .. } => list_artifacts(&query, settings, world, disturbance),
         Route::BuildHistory(route) => show_build_history(route, settings, world),
     }
@@ -209,6 +209,7 @@ fn list_instances(
 
 fn list_namespaces(
     query: &Query,
+    settings: &EmulatorSettings,
     world: &World,
     disturbance: Disturbance<'_>,
 ) -> Result<Answer, Refusal> {
@@ -227,7 +228,7 @@ fn list_namespaces(
         })
         .collect();
     found.sort_by_key(|namespace| (namespace.created_at, namespace.id));
-    let total = found.len();
+    let total = settings.dialect.catalog_total.of(found.len());
     let mut found = page.of(query.in_order(found)?);
     disturbance.shift(&mut found);
     let namespaces = found
@@ -243,6 +244,7 @@ fn list_namespaces(
 
 fn list_repositories(
     query: &Query,
+    settings: &EmulatorSettings,
     world: &World,
     disturbance: Disturbance<'_>,
 ) -> Result<Answer, Refusal> {
@@ -261,7 +263,7 @@ fn list_repositories(
         };
         (at, repository.id)
     });
-    let total = found.len();
+    let total = settings.dialect.catalog_total.of(found.len());
     let mut found = page.of(query.in_order(found)?);
     disturbance.shift(&mut found);
     let repositories = found

@@ -42,7 +42,7 @@ pub use metadata::{KeySpelling, MetadataSettings, MetadataTokens};
 pub use requests::{RequestCounts, RequestKind};
 pub use server::Emulator;
 pub use settings::{
-    Authentication, BuildTime, Clock, Credentials, Dialect, EmulatorSettings, Instance, LastMarker,
-    NextMarker, Throttle,
+    Authentication, BuildTime, CatalogTotal, Clock, Credentials, Dialect, EmulatorSettings,
+    Instance, LastMarker, NextMarker, Throttle,
 };
 pub use world::{Artifact, ArtifactSpec, Namespace, Quirks, Repository, Tag, World};

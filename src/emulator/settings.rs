@@ -159,6 +159,36 @@ pub struct Dialect {
     pub next_marker: NextMarker,
     /// What stands for `next_marker` on the last page.
     pub last_marker: LastMarker,
+    /// What the pages of namespaces and repositories claim as `total`.
+    pub catalog_total: CatalogTotal,
+}
+
+/// What the pages of namespaces and repositories claim as `total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CatalogTotal {
+    /// The number of entries, as documented.
+    #[default]
+    Exact,
+    /// The field is missing.
+    Absent,
+    /// Always 0.
+    Zero,
+    /// Half of the entries.
+    TooSmall,
+    /// One more than there are.
+    TooLarge,
+}
+
+impl CatalogTotal {
+    pub(super) fn of(self, entries: usize) -> Option<usize> {
+        match self {
+            CatalogTotal::Exact => Some(entries),
+            CatalogTotal::Absent => None,
+            CatalogTotal::Zero => Some(0),
+            CatalogTotal::TooSmall => Some(entries / 2),
+            CatalogTotal::TooLarge => Some(entries + 1),
+        }
+    }
 }
 
 /// The name of a build step's time.

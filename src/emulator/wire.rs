@@ -423,7 +423,8 @@ impl<'a> BuildHistoryPage<'a> {
 #[derive(Serialize)]
 pub(super) struct NamespacePage<'a> {
     pub(super) namespaces: Vec<NamespaceRow<'a>>,
-    pub(super) total: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) total: Option<usize>,
 }
 
 #[derive(Serialize)]
@@ -475,7 +476,8 @@ impl<'a> NamespaceRow<'a> {
 #[derive(Serialize)]
 pub(super) struct RepositoryPage<'a> {
     pub(super) repositories: Vec<RepositoryRow<'a>>,
-    pub(super) total: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) total: Option<usize>,
 }
 
 #[derive(Serialize)]

@@ -14,7 +14,10 @@ pub mod fuzzing;
 mod gate;
 mod json;
 mod meter;
+#[cfg(not(test))]
 mod pace;
+#[cfg(test)]
+pub(crate) mod pace;
 mod rate;
 mod retry;
 mod temporary_key;
@@ -26,7 +29,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use futures_util::{Stream, TryStreamExt, future, stream};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Url;
 
@@ -136,7 +138,7 @@ impl Project {
     }
 }
 
-/// One registry instance over HTTP.
+/// One registry instance over HTTP. Clones share everything, the meter included.
 #[derive(Debug)]
 pub struct Registry {
     transport: Transport,
@@ -154,6 +156,124 @@ pub struct Catalog {
     pub repositories: Page<Repository>,
     /// Pages read for it.
     pub pages: u64,
+}
+
+impl Clone for Registry {
+    fn clone(&self) -> Registry {
+        Registry {
+            transport: self.transport.with_same_meter(),
+            base: self.base.clone(),
+            redact_commands: self.redact_commands,
+        }
+    }
+}
+
+impl Registry {
+    /// SHIM
+    pub fn activity(&self) -> crate::activity::Activity {
+        self.transport.activity()
+    }
+    /// SHIM
+    pub fn pace_busy_until(&self) -> Option<tokio::time::Instant> {
+        None
+    }
+}
+
+/// SHIM
+pub struct ArtifactPages {
+    registry: Registry,
+    marker: Option<i64>,
+    seen: HashSet<i64>,
+    novelty: Novelty,
+}
+impl ArtifactPages {
+    /// SHIM
+    pub async fn next(&mut self) -> Result<Option<Page<Artifact>>, RegistryError> {
+        let Some(marker) = self.marker else {
+            return Ok(None);
+        };
+        let path = format!("{}/artifacts", self.registry.base);
+        let query = [
+            ("marker", marker.to_string()),
+            ("limit", PAGE_SIZE.to_string()),
+        ];
+        let body = self
+            .registry
+            .get(RequestKind::Artifacts, &path, &query)
+            .await?;
+        let next_marker = wire::next_marker(&body)
+            .map_err(|failure| self.registry.unreadable(&path, failure.into()))?;
+        if let Some(marker) = next_marker
+            && !self.seen.insert(marker)
+        {
+            return Err(self
+                .registry
+                .unreadable(&path, RequestFailure::RepeatedMarker { marker }));
+        }
+        self.marker = next_marker;
+        let page = self.registry.decode_artifacts(path.clone(), body).await?;
+        let fruitless = self.novelty.fruitless_pages(&page);
+        if fruitless >= MAX_FRUITLESS_PAGES {
+            return Err(self
+                .registry
+                .unreadable(&path, RequestFailure::EndlessListing { pages: fruitless }));
+        }
+        Ok(Some(page))
+    }
+}
+/// SHIM
+pub struct CatalogPages<T> {
+    registry: Registry,
+    pages: Option<Vec<Page<T>>>,
+    pick: fn(Catalog) -> Page<T>,
+}
+impl<T> CatalogPages<T> {
+    /// SHIM
+    pub async fn next(&mut self) -> Result<Option<Page<T>>, RegistryError> {
+        if self.pages.is_none() {
+            let c = self.registry.catalog().await?;
+            self.pages = Some(vec![(self.pick)(c)]);
+        }
+        Ok(self.pages.as_mut().and_then(Vec::pop))
+    }
+}
+/// SHIM
+#[derive(Debug)]
+pub struct FetchedHistory {
+    /// SHIM
+    pub outcome: HistoryOutcome,
+    /// SHIM
+    pub reservation: Option<Reservation>,
+}
+/// SHIM
+#[derive(Debug)]
+pub struct Reservation;
+impl Registry {
+    /// SHIM
+    pub fn artifact_pages(&self) -> ArtifactPages {
+        ArtifactPages {
+            registry: self.clone(),
+            marker: Some(FIRST_MARKER),
+            seen: HashSet::from([FIRST_MARKER]),
+            novelty: Novelty::default(),
+        }
+    }
+    /// SHIM
+    pub fn namespace_pages(&self) -> CatalogPages<Namespace> {
+        CatalogPages {
+            registry: self.clone(),
+            pages: None,
+            pick: |c| c.namespaces,
+        }
+    }
+    /// SHIM
+    pub fn repository_pages(&self) -> CatalogPages<Repository> {
+        CatalogPages {
+            registry: self.clone(),
+            pages: None,
+            pick: |c| c.repositories,
+        }
+    }
 }
 
 impl Registry {
@@ -296,49 +416,6 @@ impl Registry {
         })
     }
 
-    /// Lists all artifacts page by page (ListInstanceAllArtifacts, swr_03_0306).
-    ///
-    /// The stream ends after the page without a next marker; only then is the listing complete.
-    /// A marker that comes a second time ends it with an error, and so do too many pages in a row
-    /// without anything new. Rows may repeat on later pages.
-    pub fn artifact_pages(&self) -> impl Stream<Item = Result<Page<Artifact>, RegistryError>> + '_ {
-        let start = (Some(FIRST_MARKER), HashSet::from([FIRST_MARKER]));
-        let bodies = stream::try_unfold(start, move |(marker, mut seen)| async move {
-            let Some(marker) = marker else {
-                return Ok(None);
-            };
-            let path = format!("{}/artifacts", self.base);
-            let query = [
-                ("marker", marker.to_string()),
-                ("limit", PAGE_SIZE.to_string()),
-            ];
-            let body = self.get(RequestKind::Artifacts, &path, &query).await?;
-            let next_marker = wire::next_marker(&body)
-                .map_err(|failure| self.unreadable(&path, failure.into()))?;
-            if let Some(marker) = next_marker
-                && !seen.insert(marker)
-            {
-                return Err(self.unreadable(&path, RequestFailure::RepeatedMarker { marker }));
-            }
-            Ok(Some((
-                self.decode_artifacts(path, body),
-                (next_marker, seen),
-            )))
-        });
-        let mut novelty = Novelty::default();
-        // While a page is decoded, the next one is on its way.
-        bodies.try_buffered(2).and_then(move |page| {
-            let fruitless = novelty.fruitless_pages(&page);
-            future::ready(if fruitless < MAX_FRUITLESS_PAGES {
-                Ok(page)
-            } else {
-                let path = format!("{}/artifacts", self.base);
-                let failure = RequestFailure::EndlessListing { pages: fruitless };
-                Err(self.unreadable(&path, failure))
-            })
-        })
-    }
-
     /// Decodes a page beside the caller, who has the page before to take in meanwhile: a full
     /// page takes milliseconds, as long as the database takes to stage one.
     async fn decode_artifacts(
@@ -366,14 +443,15 @@ impl Registry {
         &self,
         repository: &RepositoryPath,
         digest: &str,
-    ) -> Result<HistoryOutcome, RegistryError> {
+    ) -> Result<FetchedHistory, RegistryError> {
         let outcome = self.build_history_if(repository, digest, &|| true).await?;
-        Ok(outcome.unwrap_or_else(|| {
-            HistoryOutcome::Failed(Refusal {
+        Ok(outcome.unwrap_or_else(|| FetchedHistory {
+            outcome: HistoryOutcome::Failed(Refusal {
                 status: None,
                 code: None,
                 message: RequestFailure::Unwanted.to_string(),
-            })
+            }),
+            reservation: None,
         }))
     }
 
@@ -384,7 +462,7 @@ impl Registry {
         repository: &RepositoryPath,
         digest: &str,
         is_wanted: &(dyn Fn() -> bool + Sync),
-    ) -> Result<Option<HistoryOutcome>, RegistryError> {
+    ) -> Result<Option<FetchedHistory>, RegistryError> {
         let path = format!(
             "{}/namespaces/{}/repositories/{}/artifacts/{}/additions/build_history",
             self.base,
@@ -413,7 +491,10 @@ impl Registry {
             Err(error) if error.is_refused_login() => return Err(error),
             Err(error) => refused(&error),
         };
-        Ok(Some(outcome))
+        Ok(Some(FetchedHistory {
+            outcome,
+            reservation: None,
+        }))
     }
 
     async fn offset_listing<T, Id: Eq + Hash>(

@@ -13,7 +13,7 @@ use crate::run::RequestKind;
 
 /// The pace of all requests to one gateway.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     controller: Mutex<RateController>,
     /// Whoever is first in line holds it, so that requests start one by one, in the order in
     /// which they came, and each by the newest state: after a pause they do not start at once.
@@ -24,14 +24,14 @@ pub(super) struct Pace {
 
 /// A request on its way. Dropped without a report, it says nothing about the rate.
 #[derive(Debug)]
-pub(super) struct Permit<'a> {
+pub(crate) struct Permit<'a> {
     pace: &'a Pace,
     start: Start,
     outcome: Outcome,
 }
 
 impl Pace {
-    pub(super) fn new(
+    pub(crate) fn new(
         max_requests_per_second: Option<f64>,
         max_in_flight: usize,
         max_pause: Duration,
@@ -46,7 +46,7 @@ impl Pace {
 
     /// Waits until one more request may start. Nothing is booked before it does, so whoever
     /// gives up while waiting leaves nothing behind.
-    pub(super) async fn permit(&self) -> Permit<'_> {
+    pub(crate) async fn permit(&self) -> Permit<'_> {
         let _first_in_line = self.turnstile.lock().await;
         loop {
             let next = self.controller().next(Instant::now());
@@ -65,7 +65,7 @@ impl Pace {
         }
     }
 
-    pub(super) fn now(&self) -> PaceNow {
+    pub(crate) fn now(&self) -> PaceNow {
         self.controller().now()
     }
 
@@ -78,12 +78,12 @@ impl Pace {
 
 impl Permit<'_> {
     /// The request had a success for an answer.
-    pub(super) fn answered(mut self, kind: RequestKind) {
+    pub(crate) fn answered(mut self, kind: RequestKind) {
         self.outcome = Outcome::Answered(kind);
     }
 
     /// The gateway had too many requests: every worker slows down.
-    pub(super) fn refused(mut self, retry_after: Option<Duration>, quoted_limit: Option<f64>) {
+    pub(crate) fn refused(mut self, retry_after: Option<Duration>, quoted_limit: Option<f64>) {
         self.outcome = Outcome::Refused {
             retry_after,
             quoted_limit,

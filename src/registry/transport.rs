@@ -19,6 +19,7 @@ use super::rate::PaceNow;
 use super::retry::{self, RetryPolicy};
 use super::signature::{self, RequestToSign, SigningKey};
 use super::temporary_key::{TemporaryKey, TemporaryKeySource};
+use crate::activity::Activity;
 use crate::clock::Clock;
 use crate::run::RequestKind;
 
@@ -68,6 +69,7 @@ pub(super) struct Transport {
     pace: Arc<Pace>,
     gate: Arc<Gate>,
     meter: Arc<RequestMeter>,
+    activity: Activity,
     clock: Clock,
     clock_skew: Arc<StdMutex<Option<TimeDelta>>>,
 }
@@ -84,6 +86,7 @@ impl Clone for Transport {
             pace: Arc::clone(&self.pace),
             gate: Arc::clone(&self.gate),
             meter: Arc::default(),
+            activity: Activity::default(),
             clock: self.clock.clone(),
             clock_skew: Arc::clone(&self.clock_skew),
         }
@@ -147,6 +150,18 @@ struct Outgoing<'a> {
 }
 
 impl Transport {
+    pub(super) fn with_same_meter(&self) -> Transport {
+        Transport {
+            meter: Arc::clone(&self.meter),
+            activity: self.activity.clone(),
+            ..self.clone()
+        }
+    }
+
+    pub(super) fn activity(&self) -> Activity {
+        self.activity.clone()
+    }
+
     pub(super) fn new(
         endpoint: Url,
         project_id: String,
@@ -175,6 +190,7 @@ impl Transport {
             pace: Arc::new(pace),
             gate: Arc::new(gate),
             meter: Arc::default(),
+            activity: Activity::default(),
             clock,
             clock_skew: Arc::default(),
         })
@@ -313,6 +329,7 @@ impl Transport {
                 delay_ms = delay.as_millis() as u64,
                 "{failure}; asking again"
             );
+            let _delay = self.activity.begin(delay);
             tokio::time::sleep(delay).await;
         }
     }
@@ -424,6 +441,7 @@ impl Transport {
             self.authenticate(request.headers_mut(), &outgoing.url, call, proof)?;
         }
         let note_date = |headers: &HeaderMap| self.note_date(headers);
+        let _request = self.activity.begin(self.settings.request_timeout);
         let answer = exchange(&self.http, request, MAX_ANSWER_BYTES, note_date).await;
         let RawAnswer {
             status,

@@ -11,51 +11,32 @@ use uuid::Uuid;
 
 use super::findings::{Examined, examine, insert_commands};
 use super::{Doing, Run, StoreError, content, to_micros};
-use crate::build_history::{
-    BuildStep, HistoryAnswer, HistoryOutcome, HistoryRequest, Layer, RepositoryPath,
-};
+use crate::build_history::{BuildStep, HistoryAnswer, HistoryOutcome, Layer};
 use crate::data_issue::DataIssue;
 
-/// Which of these digests need a request, each once, with the names to ask by.
+/// Which of these digests need a request. They have to be distinct.
 ///
-/// Wanted are digests never asked for, and those whose last answer was not final and whose
-/// time has come: in a later run, or, since what one repository refuses another may give, on a
-/// later page. Names are those of the catalog this run has staged.
+/// Wanted are digests never requested, and those whose last answer was not final and whose time has
+/// come; of the latter none that this run has asked for already.
 pub async fn histories_wanted(
     connection: &mut PgConnection,
     run: Run,
-    digests: &[(&str, i64)],
+    digests: &[&str],
     now: DateTime<Utc>,
-) -> Result<Vec<HistoryRequest>, StoreError> {
-    let rows = sqlx::query!(
-        r#"select distinct on (a.digest) a.digest as "digest!", r.namespace_name as "namespace?", r.name as "name?"
-           from unnest($3::text[], $4::bigint[]) as a (digest, repository_id)
-           left join swr.manifest m on m.instance_id = $1 and m.digest = a.digest
-           left join swr.staged_repository r
-             on r.instance_id = $1 and r.run_id = $2 and r.repository_id = a.repository_id
-           where m.digest is null
-              or m.next_attempt_at <= $5 and (m.attempted_at < $6 or m.outcome = 'forbidden')
-           order by a.digest, r.row_number desc nulls last"#,
+) -> Result<Vec<String>, StoreError> {
+    sqlx::query_scalar!(
+        r#"select wanted.digest as "digest!"
+           from unnest($2::text[]) as wanted (digest)
+           left join swr.manifest m on m.instance_id = $1 and m.digest = wanted.digest
+           where m.digest is null or (m.next_attempt_at <= $3 and m.attempted_at < $4)"#,
         run.instance_id,
-        run.run_id,
-        digests.iter().map(|(digest, _)| *digest).bind_iter() as _,
-        digests.iter().map(|(_, repository_id)| *repository_id).bind_iter() as _,
+        digests as _,
         to_micros(now),
         run.started_at
     )
     .fetch_all(connection)
     .await
-    .doing("see which build histories are wanted")?;
-    Ok(rows
-        .into_iter()
-        .map(|row| HistoryRequest {
-            digest: row.digest,
-            repository: row
-                .namespace
-                .zip(row.name)
-                .map(|(namespace, name)| RepositoryPath { namespace, name }),
-        })
-        .collect())
+    .doing("see which build histories are wanted")
 }
 
 /// Whether the database holds other instances, whose build histories could be reused.
@@ -562,9 +543,8 @@ async fn insert_steps(
     Ok(result.rows_affected())
 }
 
-/// Writes how each fetch ended. What failed is due again at once after the first run that
-/// met it, then after an hour, four hours, and so on up to a week. What is gone, and listed
-/// all the same, begins with the hour.
+/// Writes how each fetch ended. What is not final is due again in the next run, then after an
+/// hour, four hours, and so on up to a week.
 async fn upsert_manifests(
     connection: &mut PgConnection,
     run: Run,
@@ -576,10 +556,8 @@ async fn upsert_manifests(
         "insert into swr.manifest as stored
              (instance_id, digest, outcome, attempts, attempted_at, next_attempt_at, waiting_since, http_status,
               error_code, error_message, reported_total, build_step_ids, extra)
-         select $1, m.digest, m.outcome, 1, $2::timestamptz, case
-                    when m.outcome = 'gone' then $2::timestamptz + interval '1 hour'
-                    when not m.is_final then $2::timestamptz
-                end,
+         select $1, m.digest, m.outcome, 1, $2::timestamptz,
+                case when not m.is_final then $2::timestamptz end,
                 case when not m.is_final then $2::timestamptz end,
                 m.http_status, m.error_code, m.error_message, m.reported_total,
                 case when m.outcome = 'stored' then ($13::uuid[])[m.first_step:m.last_step] end, m.extra

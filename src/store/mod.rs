@@ -20,6 +20,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use crate::build_history::Refusal;
+
 pub use findings::{prepare_findings, update_findings};
 pub use history::{
     HistoryWriter, HistoryWrites, has_other_instances, histories_wanted, reuse_histories,
@@ -35,7 +37,9 @@ pub use runs::{
     Instance, ListingAge, Namesake, Run, RunEnd, describe_instance, find_namesake, listing_ages,
     note_listing, save_progress,
 };
-pub use stage::{Staged, stage_artifacts, stage_catalog};
+pub use stage::{
+    Staged, repositories_listing, stage_artifacts, stage_namespaces, stage_repositories,
+};
 pub use verify::{
     Compared, Comparison, HistoriesCompared, Verdict, VerifiedRun, compare_histories,
     compare_listing, find_instance, histories_to_verify, record_verification, verified_run,
@@ -83,6 +87,44 @@ pub enum StoreError {
         /// How long its end was waited for, in vain.
         waited: Option<Duration>,
     },
+}
+
+impl StoreError {
+    /// Whether the database refused the content of what was to be stored, which another content may
+    /// not be: not the session, the rights, or the state of the server.
+    pub fn is_about_content(&self) -> bool {
+        let StoreError::Statement { source, .. } = self else {
+            return false;
+        };
+        match source {
+            // Too long for the protocol.
+            sqlx::Error::Encode(_) | sqlx::Error::InvalidArgument(_) => true,
+            sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+                // Data exceptions, violated constraints, program limits (PostgreSQL, appendix A); and a
+                // value that takes more memory than the server has, or gives.
+                ["22", "23", "54"].contains(&&code[..2.min(code.len())])
+                    || matches!(&*code, "53200" | "XX000")
+            }),
+            _ => false,
+        }
+    }
+
+    /// The refusal as the outcome of a build history.
+    pub fn refusal_of_content(&self) -> Refusal {
+        let code = match self {
+            StoreError::Statement { source, .. } => {
+                source.as_database_error().and_then(|error| error.code())
+            }
+            _ => None,
+        };
+        let code = code.map(|code| code.into_owned());
+        let what = code.as_deref().unwrap_or("its size");
+        Refusal {
+            status: None,
+            message: format!("the database refuses to store this build history ({what})"),
+            code,
+        }
+    }
 }
 
 /// Gives a step its limit.

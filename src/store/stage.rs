@@ -2,6 +2,8 @@
 //!
 //! Staging only appends; of several rows for one key the last counts, which publish sees to.
 
+use std::collections::HashMap;
+
 use sqlx::PgConnection;
 use sqlx::postgres::PgBindIterExt;
 use sqlx::types::Json;
@@ -18,28 +20,16 @@ pub struct Staged {
     catalog: i64,
 }
 
-/// Stages a catalog. A second one may follow; its rows count.
-pub async fn stage_catalog(
+/// Stages a page of namespaces. A second reading may follow; its rows count.
+pub async fn stage_namespaces(
     connection: &mut PgConnection,
     run: Run,
     staged: &mut Staged,
-    namespaces: &Page<Namespace>,
-    repositories: &Page<Repository>,
+    page: &Page<Namespace>,
 ) -> Result<(), StoreError> {
+    let namespaces = &page.rows;
     let first = staged.catalog;
-    staged.catalog += (namespaces.rows.len() + repositories.rows.len()) as i64;
-    stage_namespaces(connection, run, first, &namespaces.rows).await?;
-    stage_repositories(connection, run, first, &repositories.rows).await?;
-    stage_issues(connection, run, &namespaces.issues).await?;
-    stage_issues(connection, run, &repositories.issues).await
-}
-
-async fn stage_namespaces(
-    connection: &mut PgConnection,
-    run: Run,
-    first: i64,
-    namespaces: &[Namespace],
-) -> Result<(), StoreError> {
+    staged.catalog += namespaces.len() as i64;
     sqlx::query!(
         "insert into swr.staged_namespace
              (instance_id, run_id, row_number, namespace_id, name, repository_count, metadata,
@@ -70,18 +60,22 @@ async fn stage_namespaces(
             .map(|n| n.extra.as_ref().map(Json))
             .bind_iter() as _,
     )
-    .execute(connection)
+    .execute(&mut *connection)
     .await
     .doing("stage namespaces")?;
-    Ok(())
+    stage_issues(connection, run, &page.issues).await
 }
 
-async fn stage_repositories(
+/// Stages a page of repositories. A second reading may follow; its rows count.
+pub async fn stage_repositories(
     connection: &mut PgConnection,
     run: Run,
-    first: i64,
-    repositories: &[Repository],
+    staged: &mut Staged,
+    page: &Page<Repository>,
 ) -> Result<(), StoreError> {
+    let repositories = &page.rows;
+    let first = staged.catalog;
+    staged.catalog += repositories.len() as i64;
     sqlx::query!(
         "insert into swr.staged_repository
              (instance_id, run_id, row_number, repository_id, namespace_id, namespace_name, name, description,
@@ -105,10 +99,34 @@ async fn stage_repositories(
         repositories.iter().map(|r| r.updated_at.map(to_micros)).bind_iter() as _,
         repositories.iter().map(|r| r.extra.as_ref().map(Json)).bind_iter() as _,
     )
-    .execute(connection)
+    .execute(&mut *connection)
     .await
     .doing("stage repositories")?;
-    Ok(())
+    stage_issues(connection, run, &page.issues).await
+}
+
+/// Which repositories list these digests in this run, as ids, each once.
+pub async fn repositories_listing(
+    connection: &mut PgConnection,
+    run: Run,
+    digests: &[&str],
+) -> Result<HashMap<String, Vec<i64>>, StoreError> {
+    let rows = sqlx::query!(
+        "select digest, array_agg(distinct repository_id) as \"repository_ids!\"
+         from swr.staged_artifact
+         where instance_id = $1 and run_id = $2 and digest = any($3)
+         group by digest",
+        run.instance_id,
+        run.run_id,
+        digests as _
+    )
+    .fetch_all(connection)
+    .await
+    .doing("see which repositories hold a digest")?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.digest, row.repository_ids))
+        .collect())
 }
 
 /// Stages one page of the artifact list in one round trip.

@@ -167,7 +167,14 @@ async fn settle_instance(
     let description = if is_described {
         None
     } else {
-        describe_instance(registry).await?
+        let activity = registry.activity();
+        activity.waits("begin", "the description of the instance");
+        tokio::select! {
+            described = describe_instance(registry) => described?,
+            stages = activity.stalled(settings.patience, || registry.pace_busy_until()) => {
+                return Err(SyncError::Stalled { patience: settings.patience, stages });
+            }
+        }
     };
     if let Some(InstanceDescription {
         name: Some(name), ..

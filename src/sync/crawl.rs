@@ -1,137 +1,265 @@
-//! The stages of a run that ask the registry, and the storing stage: what they share, and how
-//! they end together.
+//! The crawl: the tasks that ask the registry, the task that stores histories, and how they end.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use futures_util::{StreamExt, TryStreamExt, stream};
-use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use super::failures::Failures;
 use super::listing::Listing;
 use super::progress::{Phase, Progress};
-use super::{GRACE, HEARTBEAT, RECORD_GRACE, STORE_GRACE, SyncError};
-use crate::build_history::{
-    GaveUp, HistoryAnswer, HistoryOutcome, HistoryRequest, Refusal, RepositoryPath,
-};
+use super::stages::{BatchLimits, fetch_all, next_batch};
+use super::{GRACE, RECORD_GRACE, STORE_GRACE, SyncError, SyncSettings};
+use crate::activity::Activity;
+use crate::build_history::{GaveUp, HistoryAnswer, HistoryOutcome, Refusal, RepositoryPath};
 use crate::clock::Clock;
 use crate::database::Database;
-use crate::registry::{Registry, RegistryError};
+use crate::registry::{FetchedHistory, Registry, RegistryError, Reservation};
 use crate::spans;
-use crate::stop::{Stop, StopReason};
-use crate::store::{self, HistoryWriter, InstanceLock, Run, Staged, StoreError};
+use crate::stop::Stop;
+use crate::store::{self, HistoryWriter, InstanceLock, Run, StoreError};
 
 /// Digests that may wait for their request: about ten list pages.
 const WANTED_CAPACITY: usize = 1_000;
 /// Answers that may wait to be stored.
 const ANSWERED_CAPACITY: usize = 256;
-/// Largest batch of answers stored in one transaction.
-const BATCH: usize = 256;
+/// The largest batch of answers that is stored in one transaction, and how long it is filled.
+const BATCH: BatchLimits = BatchLimits {
+    count: 1_000,
+    weight: 4 << 20,
+    fill: Duration::from_millis(100),
+};
+/// Digests whose request failed and which other repositories may hold. Beyond this number a failure
+/// is recorded without asking them; the next run asks again. Bounds the memory: some 200 bytes each.
+const MAX_UNRESOLVED: usize = 20_000;
 
-/// What the stages of one run share.
-pub(super) struct Crawl<'a> {
-    pub(super) registry: &'a Registry,
-    pub(super) clock: &'a Clock,
+/// What the tasks of one run share.
+pub(super) struct Crawl {
+    pub(super) registry: Registry,
+    pub(super) clock: Clock,
     pub(super) run: Run,
-    pub(super) progress: &'a Progress,
+    pub(super) progress: Arc<Progress>,
     /// Limit for each step on the database.
     pub(super) database_timeout: Duration,
+    /// For the watchdog, which ends the run when nothing happens for `patience`.
+    pub(super) activity: Activity,
+    patience: Duration,
     /// Digests between the listing and their commit: a later page must not ask for them again.
     pub(super) in_flight: Mutex<HashSet<String>>,
     /// What came back instead of histories.
     pub(super) failures: Mutex<Failures>,
-    /// Set when the intake is to end: by a signal, or because a stage failed.
+    /// Digests that another repository may give, once the listing is complete.
+    pub(super) unresolved: Mutex<Vec<Unresolved>>,
+    /// Set when no more requests are to start: by a signal, or because a stage failed.
     pub(super) halt: watch::Sender<bool>,
 }
 
-impl Crawl<'_> {
-    /// Catalog, listing and histories. Gives the times of the listing if it is complete.
+/// A digest whose history is wanted.
+pub(super) struct Wanted {
+    pub(super) digest: String,
+    /// The repositories to ask, in this order.
+    pub(super) repositories: Vec<Holder>,
+    /// What the repositories asked before answered.
+    pub(super) failure: Option<NotGiven>,
+    /// Whether there are no other repositories left to ask after these.
+    pub(super) is_last_chance: bool,
+}
+
+/// A repository that holds a digest.
+pub(super) struct Holder {
+    pub(super) repository_id: i64,
+    /// `None` if the catalog does not name it.
+    pub(super) path: Option<RepositoryPath>,
+}
+
+/// An outcome that is not final, and the repository it is from.
+pub(super) struct NotGiven {
+    outcome: HistoryOutcome,
+    repository: Option<RepositoryPath>,
+}
+
+/// A digest that the repositories asked so far did not give.
+pub(super) struct Unresolved {
+    pub(super) digest: String,
+    /// The repository that was asked.
+    pub(super) repository_id: i64,
+    /// What it answered; `None` if no request was worth sending.
+    pub(super) failure: Option<NotGiven>,
+}
+
+/// An answer on its way to the database, with the memory that is reserved for it.
+struct Answered {
+    answer: HistoryAnswer,
+    _reservation: Option<Reservation>,
+}
+
+impl Crawl {
+    pub(super) fn new(
+        registry: &Registry,
+        settings: &SyncSettings,
+        run: Run,
+        progress: &Arc<Progress>,
+        database_timeout: Duration,
+    ) -> Arc<Crawl> {
+        Arc::new(Crawl {
+            registry: registry.clone(),
+            clock: settings.clock.clone(),
+            patience: settings.patience,
+            run,
+            progress: Arc::clone(progress),
+            database_timeout,
+            activity: registry.activity(),
+            in_flight: Mutex::default(),
+            failures: Mutex::default(),
+            unresolved: Mutex::default(),
+            halt: watch::Sender::new(false),
+        })
+    }
+
+    /// Reads catalog, listing and histories. Returns when the listing began and ended if it is
+    /// complete and all answers are stored.
     pub(super) async fn run(
-        &self,
+        self: &Arc<Crawl>,
         database: &Database,
         lock: &mut InstanceLock,
         stop: &Stop,
     ) -> Result<(DateTime<Utc>, DateTime<Utc>), SyncError> {
-        let mut listing = Listing {
-            crawl: self,
-            lock,
-            staged: Staged::default(),
-            has_other_instances: false,
-            catalog_reads: 0,
-            catalog_may_shift: false,
-            is_second_listing: false,
-            next_heartbeat: Instant::now() + HEARTBEAT,
-        };
-        let beginning = async {
-            listing
-                .start()
-                .instrument(tracing::info_span!(target: spans::TARGET, "catalog"))
-                .await?;
-            Ok::<_, SyncError>(database.connect_to_write().await?)
-        };
-        let connection = stop.or(beginning).await??;
-        let writer = HistoryWriter::new(connection, self.run);
-
-        self.progress.enter(Phase::Listing);
-        let (wanted_sender, wanted) = mpsc::channel(WANTED_CAPACITY);
+        let mut tasks = JoinSet::new();
         let (answered_sender, answered) = mpsc::channel(ANSWERED_CAPACITY);
-        let stored = watch::Sender::new(false);
-        let histories = self
-            .fetch(wanted, answered_sender)
-            .instrument(tracing::info_span!(target: spans::TARGET, "histories"));
-        let work = async {
-            tokio::join!(
-                self.halting(listing.list(wanted_sender, stored.subscribe())),
-                self.halting(histories),
-                async {
-                    let result = self.halting(self.store(writer, answered)).await;
-                    stored.send_replace(true);
-                    result
-                },
-            )
-        };
-        tokio::pin!(work);
-        // The storing stage first: if it failed, the others ended because of it.
-        let (listed, fetched, stored) = tokio::select! {
-            results = &mut work => results,
-            reason = stop.requested() => {
-                self.halt.send_replace(true);
-                // What is not stored by then is asked for again.
-                let _ = tokio::time::timeout(GRACE + STORE_GRACE, work).await;
-                return Err(reason.into());
+        let listing = Listing::new(self, lock);
+        let last_answers = answered_sender.downgrade();
+        let crawling = self.crawl(listing, database, answered_sender, answered, &mut tasks);
+        let crawled = tokio::select! {
+            crawled = crawling => crawled,
+            reason = stop.requested() => Err(reason.into()),
+            stages = self.activity.stalled(self.patience, || self.registry.pace_busy_until()) => {
+                // Whatever is stuck would not end by itself.
+                return Err(SyncError::Stalled { patience: self.patience, stages });
             }
         };
-        stored?;
-        fetched?;
-        match listed? {
-            Some(times) => Ok(times),
-            // Unreachable without a failure above, which has its own error.
-            None => Err(SyncError::Stopped(StopReason::Terminate)),
-        }
-    }
-
-    /// Runs a stage; if it fails, the others come to an end.
-    async fn halting<T>(
-        &self,
-        stage: impl Future<Output = Result<T, SyncError>>,
-    ) -> Result<T, SyncError> {
-        let result = stage.await;
-        if result.is_err() {
+        if crawled.is_err() {
+            // What is on its way still arrives and is stored; what is not stored by then is asked for
+            // again by the next run.
             self.halt.send_replace(true);
+            let ending = async {
+                self.record_unresolved(&last_answers).await;
+                while tasks.join_next().await.is_some() {}
+            };
+            let limited = async {
+                if !matches!(crawled, Err(SyncError::Stopped(_))) {
+                    stop.requested().await;
+                }
+                tokio::time::sleep(GRACE + STORE_GRACE).await;
+            };
+            tokio::select! {
+                () = ending => {}
+                () = limited => {}
+            }
         }
-        result
+        crawled
     }
 
-    /// Gives a step on the database its limit.
+    /// The stages from the catalog to the last stored answer. The lister runs in the caller's task,
+    /// for it uses the lock's connection; it awaits channels and statements, never a request.
+    async fn crawl(
+        self: &Arc<Crawl>,
+        mut listing: Listing<'_>,
+        database: &Database,
+        answered_sender: mpsc::Sender<Answered>,
+        answered: mpsc::Receiver<Answered>,
+        tasks: &mut JoinSet<Result<(), SyncError>>,
+    ) -> Result<(DateTime<Utc>, DateTime<Utc>), SyncError> {
+        let catalog_span = tracing::info_span!(target: spans::TARGET, "catalog");
+        listing.start().instrument(catalog_span).await?;
+        let connection = database.connect_to_write().await?;
+        let writer = HistoryWriter::new(connection, self.run);
+        self.progress.enter(Phase::Listing);
+        let stored = self.spawn(tasks, Arc::clone(self).store(writer, answered));
+
+        let (wanted, fetched) = self.spawn_fetch(tasks, &answered_sender);
+        let listing_span = tracing::info_span!(target: spans::TARGET, "listing");
+        let reading = listing.read_listing(wanted).instrument(listing_span);
+        let times = unless_failed(tasks, reading).await?;
+        self.progress.enter(Phase::Histories);
+        unless_failed(tasks, listing.wait("the histories of the listing", fetched)).await?;
+
+        // Only now all repositories are known that hold what was not given.
+        let unresolved = std::mem::take(&mut *self.unresolved());
+        if !unresolved.is_empty() {
+            let (wanted, fetched) = self.spawn_fetch(tasks, &answered_sender);
+            unless_failed(tasks, listing.ask_others(unresolved, wanted)).await?;
+            unless_failed(
+                tasks,
+                listing.wait("histories from other repositories", fetched),
+            )
+            .await?;
+        }
+        drop(answered_sender);
+        unless_failed(tasks, listing.wait("the last answers to be stored", stored)).await?;
+        Ok(times)
+    }
+
+    /// Records the failures that wait for other repositories, which are not asked any more.
+    async fn record_unresolved(&self, answered: &mpsc::WeakSender<Answered>) {
+        let unresolved = std::mem::take(&mut *self.unresolved());
+        for Unresolved {
+            digest, failure, ..
+        } in unresolved
+        {
+            let answer = self.give_up(digest, failure);
+            // Gone or closed when the tasks have ended; then the next run asks again.
+            if let (Some(answer), Some(answered)) = (answer, answered.upgrade()) {
+                let _ = answered.send(answer).await;
+            }
+        }
+    }
+
+    /// Runs a stage as a task; the receiver learns when it has ended well.
+    fn spawn(
+        &self,
+        tasks: &mut JoinSet<Result<(), SyncError>>,
+        stage: impl Future<Output = Result<(), SyncError>> + Send + 'static,
+    ) -> oneshot::Receiver<()> {
+        let (sender, ended) = oneshot::channel();
+        let span = tracing::Span::current();
+        tasks.spawn(
+            async move {
+                stage.await?;
+                // Nobody listens any more if the run has failed elsewhere.
+                let _ = sender.send(());
+                Ok(())
+            }
+            .instrument(span),
+        );
+        ended
+    }
+
+    fn spawn_fetch(
+        self: &Arc<Crawl>,
+        tasks: &mut JoinSet<Result<(), SyncError>>,
+        answered: &mpsc::Sender<Answered>,
+    ) -> (mpsc::Sender<Wanted>, oneshot::Receiver<()>) {
+        let (wanted_sender, wanted) = mpsc::channel(WANTED_CAPACITY);
+        let (crawl, answered) = (Arc::clone(self), answered.clone());
+        let fetching = async move {
+            let fetch = |wanted| crawl.fetch_unless_halted(wanted);
+            fetch_all(crawl.registry.max_in_flight(), wanted, answered, fetch).await
+        };
+        let span = tracing::info_span!(target: spans::TARGET, "histories");
+        (wanted_sender, self.spawn(tasks, fetching.instrument(span)))
+    }
+
+    /// Registers a step on the database with the watchdog, and ends it at its limit.
     pub(super) async fn within<T>(
         &self,
         doing: &'static str,
         step: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
+        let _statement = self.activity.begin(self.database_timeout);
         store::within(self.database_timeout, doing, step).await
     }
 
@@ -140,76 +268,133 @@ impl Crawl<'_> {
         let _ = self.halt.subscribe().wait_for(|halt| *halt).await;
     }
 
-    /// Asks for the wanted histories, as many at a time as the registry takes, and hands the
-    /// answers on within each one's own future: a slow database leaves no request unread.
-    async fn fetch(
-        &self,
-        mut wanted: mpsc::Receiver<HistoryRequest>,
-        answered: mpsc::Sender<HistoryAnswer>,
-    ) -> Result<(), SyncError> {
-        let answered = &answered;
-        stream::poll_fn(|context| wanted.poll_recv(context))
-            .map(Ok)
-            .try_for_each_concurrent(self.registry.max_in_flight(), |request| async move {
-                if *self.halt.borrow() {
-                    return Ok(());
-                }
-                let outcome = tokio::select! {
-                    outcome = self.fetch_one(&request) => outcome?,
-                    () = async { self.halted().await; tokio::time::sleep(GRACE).await } => return Ok(()),
-                };
-                let Some(outcome) = outcome else {
-                    Progress::add(&self.progress.histories_skipped, 1);
-                    // Another repository that holds it may give it.
-                    self.in_flight().remove(&request.digest);
-                    return Ok(());
-                };
-                // A closed channel means that the storing stage failed, which is reported there.
-                let digest = request.digest;
-                let _ = answered.send(HistoryAnswer { digest, outcome }).await;
-                Ok(())
-            })
-            .await
+    /// Asks for one history, unless the run is to end; what is on its way then has a moment to arrive.
+    async fn fetch_unless_halted(&self, wanted: Wanted) -> Result<Option<Answered>, SyncError> {
+        if *self.halt.borrow() {
+            return Ok(None);
+        }
+        self.activity.waits("fetcher", "answers of the registry");
+        let ending = async {
+            self.halted().await;
+            tokio::time::sleep(GRACE).await;
+        };
+        let answered = tokio::select! {
+            answered = self.fetch(wanted) => answered?,
+            () = ending => None,
+        };
+        self.activity
+            .waits("fetcher", "wanted digests, or the write task");
+        Ok(answered)
     }
 
-    /// Gives `None` where requests like this one keep failing, so that it is not sent.
-    async fn fetch_one(
+    /// Asks the repositories for a history, one after another, until one gives a final answer.
+    /// Returns what is to be stored, if anything.
+    async fn fetch(&self, wanted: Wanted) -> Result<Option<Answered>, RegistryError> {
+        let Wanted {
+            digest,
+            repositories,
+            mut failure,
+            is_last_chance,
+        } = wanted;
+        let mut repository_id = 0;
+        for holder in repositories {
+            repository_id = holder.repository_id;
+            let Some(FetchedHistory {
+                outcome,
+                reservation,
+            }) = self.ask(&digest, &holder).await?
+            else {
+                continue;
+            };
+            if outcome.is_final() {
+                return Ok(Some(Answered {
+                    answer: HistoryAnswer { digest, outcome },
+                    _reservation: reservation,
+                }));
+            }
+            let is_worse = failure
+                .as_ref()
+                .is_some_and(|earlier| earlier.outcome.hope() >= outcome.hope());
+            if !is_worse {
+                failure = Some(NotGiven {
+                    outcome,
+                    repository: holder.path,
+                });
+            }
+        }
+        if !is_last_chance && !*self.halt.borrow() {
+            let mut unresolved = self.unresolved();
+            if unresolved.len() < MAX_UNRESOLVED {
+                unresolved.push(Unresolved {
+                    digest,
+                    repository_id,
+                    failure,
+                });
+                return Ok(None);
+            }
+        }
+        Ok(self.give_up(digest, failure))
+    }
+
+    /// Asks one repository. Returns `None` where requests like this one keep failing, so that it is
+    /// not sent.
+    async fn ask(
         &self,
-        request: &HistoryRequest,
-    ) -> Result<Option<HistoryOutcome>, RegistryError> {
-        let Some(repository) = &request.repository else {
-            let outcome = HistoryOutcome::Failed(Refusal {
-                status: None,
-                code: None,
-                message: "the catalog does not name the repository of this digest".to_owned(),
-            });
-            self.failures().note_unasked(&outcome);
-            return Ok(Some(outcome));
+        digest: &str,
+        holder: &Holder,
+    ) -> Result<Option<FetchedHistory>, RegistryError> {
+        let Some(repository) = &holder.path else {
+            return Ok(Some(FetchedHistory {
+                outcome: HistoryOutcome::Failed(Refusal {
+                    status: None,
+                    code: None,
+                    message: "the catalog does not name the repository of this digest".to_owned(),
+                }),
+                reservation: None,
+            }));
         };
         let may_ask = || self.failures().may_ask(repository);
-        // Asked twice: so many need not wait for their turn.
+        // Checked before queueing and again before sending: thousands need not wait for their turn.
         if !may_ask() {
             return Ok(None);
         }
-        let asking = self
-            .registry
-            .build_history_if(repository, &request.digest, &may_ask);
-        let Some(outcome) = asking.await? else {
+        let asking = self.registry.build_history_if(repository, digest, &may_ask);
+        let Some(fetched) = asking.await? else {
             return Ok(None);
         };
-        if let HistoryOutcome::Forbidden(refusal) | HistoryOutcome::Failed(refusal) = &outcome {
+        let outcome = &fetched.outcome;
+        if let HistoryOutcome::Forbidden(refusal) | HistoryOutcome::Failed(refusal) = outcome {
             tracing::debug!(
-                digest = request.digest,
+                digest,
                 repository = repository.to_string(),
                 status = refusal.status,
                 "no build history: {}",
                 refusal.message
             );
         }
-        if let Some(gave_up) = self.failures().note(repository, &outcome) {
+        if let Some(gave_up) = self.failures().note(repository, outcome) {
             warn_of(&gave_up, repository);
         }
-        Ok(Some(outcome))
+        Ok(Some(fetched))
+    }
+
+    /// No repository gave the history: what is to be stored is the failure, if there was a request.
+    fn give_up(&self, digest: String, failure: Option<NotGiven>) -> Option<Answered> {
+        let Some(NotGiven {
+            outcome,
+            repository,
+        }) = failure
+        else {
+            Progress::add(&self.progress.histories_skipped, 1);
+            // A repository on a later page may still give it.
+            self.in_flight().remove(&digest);
+            return None;
+        };
+        self.failures().count(&outcome, repository.as_ref());
+        Some(Answered {
+            answer: HistoryAnswer { digest, outcome },
+            _reservation: None,
+        })
     }
 
     pub(super) fn in_flight(&self) -> MutexGuard<'_, HashSet<String>> {
@@ -222,25 +407,105 @@ impl Crawl<'_> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stores what has arrived, in one transaction, before looking for more.
+    fn unresolved(&self) -> MutexGuard<'_, Vec<Unresolved>> {
+        self.unresolved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stores what has arrived, a batch in one transaction, until no more answers can come.
     async fn store(
-        &self,
+        self: Arc<Crawl>,
         mut writer: HistoryWriter,
-        mut answered: mpsc::Receiver<HistoryAnswer>,
+        mut answered: mpsc::Receiver<Answered>,
     ) -> Result<(), SyncError> {
-        let mut batch = Vec::with_capacity(BATCH);
-        while answered.recv_many(&mut batch, BATCH).await > 0 {
-            let storing = writer.store(&batch, self.clock.now());
-            let writes = self.within("store build histories", storing).await?;
-            self.progress.note(&batch, writes);
+        loop {
+            self.activity.waits("writer", "answers to store");
+            let weigh = |answered: &Answered| answered.answer.weight_bytes();
+            let batch = next_batch(&mut answered, BATCH, weigh).await;
+            if batch.is_empty() {
+                break;
+            }
+            self.activity.waits("writer", "the database");
+            // The reservations end with the batch.
+            let (answers, _reservations): (Vec<_>, Vec<_>) = batch
+                .into_iter()
+                .map(
+                    |Answered {
+                         answer,
+                         _reservation,
+                     }| (answer, _reservation),
+                )
+                .unzip();
+            self.store_batch(&mut writer, &answers).await?;
             let mut in_flight = self.in_flight();
-            for answer in batch.drain(..) {
+            for answer in &answers {
                 in_flight.remove(&answer.digest);
             }
         }
-        // All is stored; a server that does not say farewell is none of our business any more.
+        // Everything is committed; ignore errors on disconnect.
         let _ = tokio::time::timeout(RECORD_GRACE, writer.close()).await;
         Ok(())
+    }
+
+    /// Stores a batch; if the database refuses its content, in halves, down to the one at fault, of
+    /// which the refusal is stored.
+    async fn store_batch(
+        &self,
+        writer: &mut HistoryWriter,
+        answers: &[HistoryAnswer],
+    ) -> Result<(), StoreError> {
+        let mut parts = vec![answers];
+        while let Some(part) = parts.pop() {
+            let storing = writer.store(part, self.clock.now());
+            match (self.within("store build histories", storing).await, part) {
+                (Ok(writes), _) => self.progress.note(part, writes),
+                (Err(error), [answer]) if error.is_about_content() => {
+                    let refused = HistoryAnswer {
+                        digest: answer.digest.clone(),
+                        outcome: HistoryOutcome::Failed(error.refusal_of_content()),
+                    };
+                    self.failures().count(&refused.outcome, None);
+                    let refused = std::slice::from_ref(&refused);
+                    let storing = writer.store(refused, self.clock.now());
+                    let writes = self.within("store build histories", storing).await?;
+                    self.progress.note(refused, writes);
+                }
+                (Err(error), _) if error.is_about_content() => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.extend([second, first]);
+                }
+                (Err(error), _) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Does the lister's work, unless a task fails: then the task's error is the cause of whatever the
+/// lister sees.
+async fn unless_failed<T>(
+    tasks: &mut JoinSet<Result<(), SyncError>>,
+    work: impl Future<Output = Result<T, SyncError>>,
+) -> Result<T, SyncError> {
+    let failed = async {
+        loop {
+            match tasks.join_next().await {
+                Some(Ok(Ok(()))) => {}
+                Some(Ok(Err(error))) => return error,
+                Some(Err(error)) => match error.try_into_panic() {
+                    Ok(cause) => std::panic::resume_unwind(cause),
+                    // Only a runtime that shuts down cancels a task; then nothing continues.
+                    Err(_) => std::future::pending().await,
+                },
+                None => std::future::pending().await,
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        error = failed => Err(error),
+        done = work => done,
     }
 }
 
@@ -248,11 +513,11 @@ impl Crawl<'_> {
 fn warn_of(gave_up: &GaveUp, repository: &RepositoryPath) {
     match gave_up {
         GaveUp::Everywhere(cause) => tracing::warn!(
-            "build histories keep failing ({cause}): no more are asked for in this run"
+            "build histories keep failing ({cause}): no more are requested in this run"
         ),
         GaveUp::Repositories { cause, .. } => tracing::warn!(
             repository = repository.to_string(),
-            "build histories of {repository} keep failing ({cause}): no more of it are asked for in \
+            "build histories of {repository} keep failing ({cause}): no more of them are requested in \
              this run, nor of other repositories that fail alike"
         ),
     }

@@ -1,7 +1,9 @@
 //! Why a run ended without publishing.
 
 use std::fmt;
+use std::time::Duration;
 
+use crate::activity::Stages;
 use crate::database::DatabaseError;
 use crate::exit::Exit;
 use crate::registry::RegistryError;
@@ -53,6 +55,27 @@ pub enum SyncError {
         /// The other one.
         namesake: Box<Namesake>,
     },
+    /// The listing goes on and on.
+    #[error(
+        "the artifact list has no end: it gave {listed} rows, and the catalog counts {counted} artifacts"
+    )]
+    EndlessListing {
+        /// Rows read so far.
+        listed: u64,
+        /// What the catalog counts in all repositories.
+        counted: u64,
+    },
+    /// Work was left, and nothing happened for a long time: a fault of this program.
+    #[error(
+        "the run is stuck: work is left, but no request and no statement has started or ended for {} ({stages})",
+        humantime::format_duration(*patience)
+    )]
+    Stalled {
+        /// How long nothing happened.
+        patience: Duration,
+        /// What each stage was waiting for.
+        stages: Stages,
+    },
     /// A signal, or the time limit.
     #[error("stopped by {0}; what had arrived is stored, nothing was published")]
     Stopped(StopReason),
@@ -76,6 +99,8 @@ impl SyncError {
             SyncError::Store(_) => Exit::Database,
             SyncError::Database(error) => error.exit(),
             SyncError::UnsupportedVersion { .. } => Exit::Usage,
+            SyncError::EndlessListing { .. } => Exit::SourceUnavailable,
+            SyncError::Stalled { .. } => Exit::Unexpected,
             SyncError::WrongInstance { .. } | SyncError::SameName { .. } => Exit::Refused,
             SyncError::Stopped(reason) | SyncError::StoppedPublishing(reason) => reason.exit(),
         }

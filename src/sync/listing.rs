@@ -1,109 +1,162 @@
-//! The listing stage: pages through the registry, stages rows, and says which histories are wanted.
+//! The lister: stages the catalog and the pages of the list, and says which histories are wanted.
+//!
+//! It awaits statements, and the channels to the tasks that send requests; it sends none itself.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use futures_util::StreamExt;
-use futures_util::future::{self, Either};
-use tokio::sync::{mpsc, watch};
+use indexmap::IndexMap;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use tracing::Instrument;
 
-use super::crawl::Crawl;
+use super::crawl::{Crawl, Holder, Unresolved, Wanted};
 use super::progress::{Phase, Progress};
-use super::{GOES_ON, HEARTBEAT, SyncError};
-use crate::artifact::{Artifact, Page};
-use crate::build_history::HistoryRequest;
-use crate::spans;
+use super::stages::{PageSource, Pages};
+use super::{HEARTBEAT, IN_PROGRESS, SyncError};
+use crate::artifact::{Artifact, Page, Repository};
+use crate::build_history::RepositoryPath;
 use crate::store::{
     self, DoubtfulRemovals, InstanceLock, Staged, StoreError, histories_wanted, stage_artifacts,
-    stage_catalog,
+    stage_namespaces, stage_repositories,
 };
 
-/// The listing stage: the only user of the lock's connection while it runs.
-pub(super) struct Listing<'a, 'lock> {
-    pub(super) crawl: &'a Crawl<'a>,
-    pub(super) lock: &'lock mut InstanceLock,
-    pub(super) staged: Staged,
-    pub(super) has_other_instances: bool,
-    pub(super) catalog_reads: u32,
+/// A listing with more rows than this, and this many times what the catalog counts, has no end.
+const ENDLESS_ROWS: u64 = 100_000;
+const ENDLESS_FACTOR: u64 = 10;
+/// Digests looked up at a time that other repositories may hold.
+const ALTERNATIVES: usize = 1_000;
+
+/// The lister, the only user of the lock's connection while the crawl runs.
+pub(super) struct Listing<'a> {
+    crawl: Arc<Crawl>,
+    lock: &'a mut InstanceLock,
+    staged: Staged,
+    names: Names,
+    /// What the catalog counts in all repositories; `None` if it does not say.
+    artifacts_counted: Option<u64>,
+    rows_listed: u64,
+    has_other_instances: bool,
+    catalog_reads: u32,
     /// Whether the catalog has further pages, which shift when something is deleted.
-    pub(super) catalog_may_shift: bool,
-    pub(super) is_second_listing: bool,
-    pub(super) next_heartbeat: Instant,
+    catalog_may_shift: bool,
+    is_second_listing: bool,
+    next_heartbeat: Instant,
 }
 
-impl Listing<'_, '_> {
-    /// What comes before the first page: the catalog.
-    pub(super) async fn start(&mut self) -> Result<(), SyncError> {
-        let crawl = self.crawl;
-        let looking = store::has_other_instances(self.lock.connection(), crawl.run.instance_id);
-        self.has_other_instances = crawl.within("look for other instances", looking).await?;
-        self.crawl.progress.enter(Phase::Catalog);
-        self.read_catalog().await
+/// The names of the repositories, held compactly: some registries have 100,000 of them.
+#[derive(Default)]
+struct Names {
+    namespaces: IndexMap<String, ()>,
+    repositories: HashMap<i64, (u32, Box<str>)>,
+}
+
+impl Names {
+    fn insert(&mut self, repository: &Repository) {
+        let namespace = match self.namespaces.get_index_of(&repository.namespace_name) {
+            Some(index) => index,
+            None => {
+                self.namespaces
+                    .insert_full(repository.namespace_name.clone(), ())
+                    .0
+            }
+        };
+        let name = repository.name.as_str().into();
+        // As many namespaces would fill the memory long before.
+        self.repositories
+            .insert(repository.repository_id, (namespace as u32, name));
     }
 
-    async fn read_catalog(&mut self) -> Result<(), SyncError> {
-        self.catalog_reads += 1;
-        let catalog = self.crawl.registry.catalog().await?;
-        Progress::add(&self.crawl.progress.catalog_pages, catalog.pages);
-        self.catalog_may_shift |= catalog.pages > 2;
-        let crawl = self.crawl;
-        let staging = stage_catalog(
-            self.lock.connection(),
-            crawl.run,
-            &mut self.staged,
-            &catalog.namespaces,
-            &catalog.repositories,
-        );
-        crawl.within("stage the catalog", staging).await?;
-        Ok(())
+    fn path(&self, repository_id: i64) -> Option<RepositoryPath> {
+        let (namespace, name) = self.repositories.get(&repository_id)?;
+        let (namespace, ()) = self.namespaces.get_index(*namespace as usize)?;
+        Some(RepositoryPath {
+            namespace: namespace.clone(),
+            name: name.to_string(),
+        })
     }
+}
 
-    /// Pages through the list, and waits for the histories. Gives the times of the listing, or
-    /// `None` if it was cut short by a failure elsewhere.
-    pub(super) async fn list(
-        mut self,
-        wanted: mpsc::Sender<HistoryRequest>,
-        mut stored: watch::Receiver<bool>,
-    ) -> Result<Option<(DateTime<Utc>, DateTime<Utc>)>, SyncError> {
-        let crawl = self.crawl;
-        tokio::select! {
-            times = async {
-                let times = self
-                    .read_listing(wanted)
-                    .instrument(tracing::info_span!(target: spans::TARGET, "listing"))
-                    .await?;
-                crawl.progress.enter(Phase::Histories);
-                // The storing stage says so when it ends; its sender outlives this stage.
-                self.beating(async { let _ = stored.wait_for(|stored| *stored).await; }).await?;
-                Ok(Some(times))
-            } => times,
-            () = crawl.halted() => Ok(None),
+impl<'a> Listing<'a> {
+    pub(super) fn new(crawl: &Arc<Crawl>, lock: &'a mut InstanceLock) -> Listing<'a> {
+        Listing {
+            crawl: Arc::clone(crawl),
+            lock,
+            staged: Staged::default(),
+            names: Names::default(),
+            artifacts_counted: None,
+            rows_listed: 0,
+            has_other_instances: false,
+            catalog_reads: 0,
+            catalog_may_shift: false,
+            is_second_listing: false,
+            next_heartbeat: Instant::now() + HEARTBEAT,
         }
     }
 
-    /// Lists everything, and what of it may have been overlooked once more.
-    async fn read_listing(
+    /// What comes before the first page: the catalog.
+    pub(super) async fn start(&mut self) -> Result<(), SyncError> {
+        let crawl = Arc::clone(&self.crawl);
+        let looking = store::has_other_instances(self.lock.connection(), crawl.run.instance_id);
+        self.has_other_instances = crawl.within("look for other instances", looking).await?;
+        crawl.progress.enter(Phase::Catalog);
+        self.read_catalog().await
+    }
+
+    /// Stages the catalog page by page. A second reading may follow; the later rows count.
+    async fn read_catalog(&mut self) -> Result<(), SyncError> {
+        let crawl = Arc::clone(&self.crawl);
+        self.catalog_reads += 1;
+        let (mut pages, mut counted) = (0, Some(0));
+        let mut namespaces = Pages::spawn(crawl.registry.namespace_pages());
+        while let Some(page) = self.next_page(&mut namespaces).await? {
+            pages += 1;
+            let staging =
+                stage_namespaces(self.lock.connection(), crawl.run, &mut self.staged, &page);
+            crawl.within("stage namespaces", staging).await?;
+            Progress::add(&crawl.progress.catalog_pages, 1);
+        }
+        let mut repositories = Pages::spawn(crawl.registry.repository_pages());
+        while let Some(page) = self.next_page(&mut repositories).await? {
+            pages += 1;
+            for repository in &page.rows {
+                self.names.insert(repository);
+                let count = repository
+                    .artifact_count
+                    .and_then(|count| u64::try_from(count).ok());
+                counted = counted
+                    .zip(count)
+                    .and_then(|(sum, count)| u64::checked_add(sum, count));
+            }
+            let staging =
+                stage_repositories(self.lock.connection(), crawl.run, &mut self.staged, &page);
+            crawl.within("stage repositories", staging).await?;
+            Progress::add(&crawl.progress.catalog_pages, 1);
+        }
+        self.artifacts_counted = counted;
+        self.catalog_may_shift |= pages > 2;
+        Ok(())
+    }
+
+    /// Lists everything, and once more if something may have been overlooked. Returns when the listing
+    /// began and ended.
+    pub(super) async fn read_listing(
         &mut self,
-        wanted: mpsc::Sender<HistoryRequest>,
+        wanted: mpsc::Sender<Wanted>,
     ) -> Result<(DateTime<Utc>, DateTime<Utc>), SyncError> {
-        let crawl = self.crawl;
-        let started_at = crawl.clock.now();
+        let clock = self.crawl.clock.clone();
+        let started_at = clock.now();
         self.note_listing(started_at, None).await?;
         self.read_pages(&wanted).await?;
         self.confirm_removals(&wanted).await?;
-        let finished_at = crawl.clock.now();
+        let finished_at = clock.now();
         self.note_listing(started_at, Some(finished_at)).await?;
         Ok((started_at, finished_at))
     }
 
     /// Reads again where something published is missing without proof that it is gone; it counts
     /// as removed if it is missing again. An unchanged registry is not read twice.
-    async fn confirm_removals(
-        &mut self,
-        wanted: &mpsc::Sender<HistoryRequest>,
-    ) -> Result<(), SyncError> {
+    async fn confirm_removals(&mut self, wanted: &mpsc::Sender<Wanted>) -> Result<(), SyncError> {
         let mut doubts = self.doubtful_removals().await?;
         if doubts.catalog && self.catalog_may_shift {
             tracing::debug!("the catalog lacks what it had before: reading it again");
@@ -115,43 +168,44 @@ impl Listing<'_, '_> {
                 "the listing lacks artifacts that the catalog still counts: listing once more"
             );
             self.is_second_listing = true;
+            self.rows_listed = 0;
             self.read_pages(wanted).await?;
         }
         Ok(())
     }
 
     async fn doubtful_removals(&mut self) -> Result<DoubtfulRemovals, StoreError> {
-        let crawl = self.crawl;
+        let crawl = Arc::clone(&self.crawl);
         let looking = store::doubtful_removals(self.lock.connection(), crawl.run);
         crawl.within("look for what is missing", looking).await
     }
 
-    async fn read_pages(&mut self, wanted: &mpsc::Sender<HistoryRequest>) -> Result<(), SyncError> {
-        let crawl = self.crawl;
-        let mut pages = std::pin::pin!(crawl.registry.artifact_pages());
-        let mut next = self.beating(pages.next()).await?;
-        while let Some(page) = next {
-            let page = page?;
-            Progress::add(&crawl.progress.pages, 1);
-            // The next page is on its way while this one is taken in, and may well be late: then
-            // the run row goes on showing progress.
-            let taking = Box::pin(self.take_in(&page, wanted));
-            let following = match future::select(taking, pages.next()).await {
-                Either::Left((taken, following)) => {
-                    taken?;
-                    Either::Left(following)
-                }
-                Either::Right((following, taking)) => {
-                    taking.await?;
-                    Either::Right(following)
-                }
-            };
-            next = match following {
-                Either::Left(following) => self.beating(following).await?,
-                Either::Right(page) => page,
-            };
+    async fn read_pages(&mut self, wanted: &mpsc::Sender<Wanted>) -> Result<(), SyncError> {
+        let mut pages = Pages::spawn(self.crawl.registry.artifact_pages());
+        while let Some(page) = self.next_page(&mut pages).await? {
+            Progress::add(&self.crawl.progress.pages, 1);
+            self.rows_listed += page.rows.len() as u64;
+            if let Some(counted) = self.artifacts_counted
+                && self.rows_listed > ENDLESS_ROWS.max(counted.saturating_mul(ENDLESS_FACTOR))
+            {
+                return Err(SyncError::EndlessListing {
+                    listed: self.rows_listed,
+                    counted,
+                });
+            }
+            self.take_in(&page, wanted).await?;
         }
         Ok(())
+    }
+
+    async fn next_page<S: PageSource<Error: Into<SyncError>>>(
+        &mut self,
+        pages: &mut Pages<S>,
+    ) -> Result<Option<S::Page>, SyncError> {
+        self.crawl
+            .activity
+            .waits("lister", "a page of the registry");
+        self.beating(pages.next()).await?.map_err(Into::into)
     }
 
     async fn note_listing(
@@ -159,96 +213,158 @@ impl Listing<'_, '_> {
         started_at: DateTime<Utc>,
         finished_at: Option<DateTime<Utc>>,
     ) -> Result<(), StoreError> {
-        let crawl = self.crawl;
+        let crawl = Arc::clone(&self.crawl);
         let connection = self.lock.connection();
         let noting = store::note_listing(connection, crawl.run, started_at, finished_at);
         crawl.within("note the times of the listing", noting).await
     }
 
-    /// Stages a page, and sends the digests without a stored history to the fetch stage.
+    /// Stages a page, and sends the digests without a stored history to the fetch task.
     async fn take_in(
         &mut self,
         page: &Page<Artifact>,
-        wanted: &mpsc::Sender<HistoryRequest>,
+        wanted: &mpsc::Sender<Wanted>,
     ) -> Result<(), SyncError> {
-        let crawl = self.crawl;
+        let crawl = Arc::clone(&self.crawl);
+        crawl.activity.waits("lister", "the database");
         let staging = stage_artifacts(self.lock.connection(), crawl.run, &mut self.staged, page);
         crawl.within("stage artifacts", staging).await?;
         // In this order: a digest that is neither in flight here nor stored in the next
         // statement cannot have been both, since only this stage sends digests out.
-        let candidates: Vec<(&str, i64)> = {
+        let mut holders: HashMap<&str, i64> = HashMap::new();
+        {
             let in_flight = crawl.in_flight();
-            page.rows
-                .iter()
-                .filter(|artifact| !in_flight.contains(&artifact.digest))
-                .map(|artifact| (artifact.digest.as_str(), artifact.repository_id))
-                .collect()
-        };
-        let requests = self.needed(&candidates).await?;
-        let progress = crawl.progress;
-        Progress::add(&progress.histories_wanted, requests.len() as u64);
-        if !self.is_second_listing {
-            Progress::add(&progress.artifacts_listed, page.rows.len() as u64);
-            Progress::add(
-                &progress.histories_reused,
-                (page.rows.len() - requests.len()) as u64,
-            );
+            for artifact in &page.rows {
+                if !in_flight.contains(&artifact.digest) {
+                    holders
+                        .entry(&artifact.digest)
+                        .or_insert(artifact.repository_id);
+                }
+            }
         }
-        for request in requests {
-            crawl.in_flight().insert(request.digest.clone());
-            let sent = self.beating(wanted.send(request)).await?;
-            if sent.is_err() {
-                // The fetch stage failed and has its own error.
-                break;
+        let digests = self.needed(holders.keys().copied().collect()).await?;
+        let is_unnamed = |digest: &String| self.names.path(holders[digest.as_str()]).is_none();
+        if self.catalog_reads == 1 && digests.iter().any(is_unnamed) {
+            // A repository made after the catalog was read.
+            self.read_catalog().await?;
+        }
+        let progress = &crawl.progress;
+        Progress::add(&progress.histories_wanted, digests.len() as u64);
+        if !self.is_second_listing {
+            let (listed, requested) = (page.rows.len() as u64, digests.len() as u64);
+            Progress::add(&progress.artifacts_listed, listed);
+            Progress::add(&progress.histories_reused, listed - requested);
+        }
+        crawl
+            .activity
+            .waits("lister", "room in the queue of wanted histories");
+        for digest in digests {
+            let repository_id = holders[digest.as_str()];
+            crawl.in_flight().insert(digest.clone());
+            let request = Wanted {
+                digest,
+                repositories: vec![self.holder(repository_id)],
+                failure: None,
+                is_last_chance: false,
+            };
+            self.send(wanted, request).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks for the digests that one repository did not give from the others that list them.
+    pub(super) async fn ask_others(
+        &mut self,
+        mut unresolved: Vec<Unresolved>,
+        wanted: mpsc::Sender<Wanted>,
+    ) -> Result<(), SyncError> {
+        let crawl = Arc::clone(&self.crawl);
+        while !unresolved.is_empty() {
+            let part = unresolved.split_off(unresolved.len().saturating_sub(ALTERNATIVES));
+            let digests: Vec<&str> = part.iter().map(|one| one.digest.as_str()).collect();
+            let looking = store::repositories_listing(self.lock.connection(), crawl.run, &digests);
+            let mut holders = crawl
+                .within("see which repositories hold a digest", looking)
+                .await?;
+            for Unresolved {
+                digest,
+                repository_id,
+                failure,
+            } in part
+            {
+                let mut others = holders.remove(&digest).unwrap_or_default();
+                others.retain(|other| *other != repository_id);
+                let request = Wanted {
+                    digest,
+                    repositories: others.into_iter().map(|other| self.holder(other)).collect(),
+                    failure,
+                    is_last_chance: true,
+                };
+                self.send(&wanted, request).await?;
             }
         }
         Ok(())
     }
 
-    /// The digests that need a request, after looking into other instances, with names.
-    async fn needed(
+    fn holder(&self, repository_id: i64) -> Holder {
+        Holder {
+            repository_id,
+            path: self.names.path(repository_id),
+        }
+    }
+
+    /// Waits for room in the queue. A closed queue means that the fetch task has failed.
+    async fn send(
         &mut self,
-        candidates: &[(&str, i64)],
-    ) -> Result<Vec<HistoryRequest>, SyncError> {
-        let crawl = self.crawl;
+        wanted: &mpsc::Sender<Wanted>,
+        request: Wanted,
+    ) -> Result<(), SyncError> {
+        if let Err(full) = wanted.try_send(request) {
+            let _ = self.beating(wanted.send(full.into_inner())).await?;
+        }
+        Ok(())
+    }
+
+    /// The digests that need a request, after a look at other instances.
+    async fn needed(&mut self, candidates: Vec<&str>) -> Result<Vec<String>, StoreError> {
+        let crawl = Arc::clone(&self.crawl);
+        if candidates.is_empty() {
+            return Ok(Vec::new());
+        }
         let now = crawl.clock.now();
-        let mut requests = self.wanted(candidates, now).await?;
-        if self.has_other_instances && !requests.is_empty() {
-            let digests: Vec<&str> = requests
-                .iter()
-                .map(|request| request.digest.as_str())
-                .collect();
-            let copying = store::reuse_histories(self.lock.connection(), crawl.run, &digests, now);
-            let (writes, found) = crawl.within("copy build histories", copying).await?;
+        let looking = histories_wanted(self.lock.connection(), crawl.run, &candidates, now);
+        let mut digests = crawl
+            .within("see which build histories are wanted", looking)
+            .await?;
+        if self.has_other_instances && !digests.is_empty() {
+            let wanted: Vec<&str> = digests.iter().map(String::as_str).collect();
+            let copying = store::reuse_histories(self.lock.connection(), crawl.run, &wanted, now);
+            let (writes, found): (_, HashSet<String>) =
+                crawl.within("copy build histories", copying).await?;
             Progress::add(&crawl.progress.rows_written, writes.rows);
             Progress::add(&crawl.progress.data_issues, writes.data_issues);
-            requests.retain(|request| !found.contains(&request.digest));
+            digests.retain(|digest| !found.contains(digest));
         }
-        let is_unnamed = requests.iter().any(|request| request.repository.is_none());
-        if is_unnamed && self.catalog_reads == 1 {
-            // A repository made after the catalog was read.
-            self.read_catalog().await?;
-            let wanted: HashSet<String> =
-                requests.into_iter().map(|request| request.digest).collect();
-            requests = self.wanted(candidates, now).await?;
-            requests.retain(|request| wanted.contains(&request.digest));
-        }
-        Ok(requests)
+        Ok(digests)
     }
 
-    async fn wanted(
+    /// Waits until a task has ended. If it fails, its error ends the run, and this wait.
+    pub(super) async fn wait(
         &mut self,
-        candidates: &[(&str, i64)],
-        now: DateTime<Utc>,
-    ) -> Result<Vec<HistoryRequest>, StoreError> {
-        let crawl = self.crawl;
-        let looking = histories_wanted(self.lock.connection(), crawl.run, candidates, now);
-        crawl
-            .within("see which build histories are wanted", looking)
-            .await
+        what: &'static str,
+        ended: oneshot::Receiver<()>,
+    ) -> Result<(), SyncError> {
+        self.crawl.activity.waits("lister", what);
+        self.beating(async {
+            if ended.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
+        .await
     }
 
-    /// Waits for `work`, and shows progress in the run row meanwhile.
+    /// Waits for `work`, and shows progress in the run row meanwhile. The work is not polled while
+    /// the row is written, so it must hold nothing that others wait for: a channel, not a request.
     async fn beating<T>(&mut self, work: impl Future<Output = T>) -> Result<T, SyncError> {
         tokio::pin!(work);
         loop {
@@ -264,11 +380,16 @@ impl Listing<'_, '_> {
     }
 
     async fn show_progress(&mut self) -> Result<(), StoreError> {
-        let crawl = self.crawl;
+        let crawl = Arc::clone(&self.crawl);
         let counters = crawl.progress.counters(&crawl.registry.meter());
         let now = crawl.clock.now();
-        let saving =
-            store::save_progress(self.lock.connection(), crawl.run, &counters, GOES_ON, now);
+        let saving = store::save_progress(
+            self.lock.connection(),
+            crawl.run,
+            &counters,
+            IN_PROGRESS,
+            now,
+        );
         crawl.within("write the run's counters", saving).await
     }
 }

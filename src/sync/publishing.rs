@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future;
 
-use super::{GOES_ON, GRACE, HEARTBEAT, STORE_GRACE, SyncError, cancel, chain};
+use super::{GRACE, HEARTBEAT, IN_PROGRESS, STORE_GRACE, SyncError, cancel, chain};
 use crate::clock::Clock;
 use crate::database::Database;
 use crate::run::RunCounters;
@@ -50,7 +50,7 @@ pub(super) async fn show_publishing(
         tokio::time::sleep(HEARTBEAT).await;
         let mut connection = database.connect().await?;
         loop {
-            store::save_progress(&mut connection, run, counters, GOES_ON, clock.now()).await?;
+            store::save_progress(&mut connection, run, counters, IN_PROGRESS, clock.now()).await?;
             tokio::time::sleep(HEARTBEAT).await;
         }
     };

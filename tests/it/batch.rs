@@ -2,6 +2,7 @@
 //! keeps to its time, and that it ends when it is told to, wherever it is.
 
 use std::io::pipe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -154,12 +155,12 @@ async fn a_job_that_waited_for_a_lock_until_its_time_was_up_is_locked_out() {
     .await;
     mirror.emulator.hang_next(RequestKind::Artifacts);
     let (first_stopper, first_stop) = stop::channel();
-    let first_progress = Progress::default();
+    let first_progress = Arc::<Progress>::default();
     let first = mirror.sync_until(&first_progress, &first_stop);
     let second = async {
         wait_for_requests(&mirror.emulator, RequestKind::Artifacts, 1).await;
         let (stopper, stop) = stop::channel();
-        let progress = Progress::default();
+        let progress = Arc::<Progress>::default();
         let waiting = mirror.sync_waiting(&progress, &stop);
         let ending = async {
             wait_until("it waits", async || progress.now().phase == Phase::Waiting).await;

@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
@@ -825,7 +826,7 @@ async fn a_run_outlives_its_keys() {
     });
     let (_stopper, stop) = stop::channel();
     let run = sync_settings(&settings);
-    let progress = Progress::default();
+    let progress = Arc::<Progress>::default();
     run_as(settings, run, &database, &progress, &stop)
         .await
         .unwrap();
@@ -843,7 +844,7 @@ async fn a_run_outlives_its_keys() {
         ..settings
     };
     let run = sync_settings(&settings);
-    run_as(settings, run, &undisturbed, &Progress::default(), &stop)
+    run_as(settings, run, &undisturbed, &Arc::default(), &stop)
         .await
         .unwrap();
     assert_eq!(facts(&database).await, facts(&undisturbed).await);

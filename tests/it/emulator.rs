@@ -240,6 +240,7 @@ async fn the_next_marker_may_be_text_and_the_last_one_null() {
             build_time: BuildTime::CreatedAt,
             next_marker: NextMarker::Text,
             last_marker: LastMarker::Null,
+            ..Dialect::default()
         },
         ..open()
     };

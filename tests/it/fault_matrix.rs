@@ -9,7 +9,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -197,6 +197,7 @@ impl<'a> Trial<'a> {
                 last_marker: chance
                     .choice([LastMarker::Absent, LastMarker::Null])
                     .unwrap(),
+                ..Dialect::default()
             },
             throttle: (chance.u32(0..8) == 0).then_some(throttle),
             ..EmulatorSettings::default()
@@ -339,7 +340,7 @@ impl<'a> Trial<'a> {
         ending: Ending,
     ) -> Option<Result<RunReport, SyncError>> {
         let (stopper, stop) = stop::channel();
-        let progress = Progress::default();
+        let progress = Arc::<Progress>::default();
         let settings = SyncSettings {
             clock,
             ..settings(&client)
@@ -398,7 +399,7 @@ async fn undisturbed_run(emulator: &Emulator, database: &TestDatabase) {
     let client = client_settings(emulator);
     let settings = settings(&client);
     let (_stopper, stop) = stop::channel();
-    let progress = Progress::default();
+    let progress = Arc::<Progress>::default();
     let run = run_as(client, settings, database, &progress, &stop);
     run.await.unwrap();
 }

@@ -1,6 +1,7 @@
 //! Each way for a request to go wrong: that it happens on the wire, and what a run makes of it.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -11,7 +12,7 @@ use swr_sync::exit::Exit;
 use swr_sync::registry::{Credentials, PasswordLogin};
 use swr_sync::run::RunReport;
 use swr_sync::stop;
-use swr_sync::sync::{Progress, SyncError};
+use swr_sync::sync::SyncError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -364,14 +365,7 @@ async fn sync_as_user(mirror: &Mirror, timeout: Duration) -> Result<RunReport, S
     });
     let (_stopper, stop) = stop::channel();
     let settings = sync_settings(&client);
-    run_as(
-        client,
-        settings,
-        &mirror.database,
-        &Progress::default(),
-        &stop,
-    )
-    .await
+    run_as(client, settings, &mirror.database, &Arc::default(), &stop).await
 }
 
 /// Lets each fault that can befall this kind of request do so once, while the registry changes

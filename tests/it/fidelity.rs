@@ -14,7 +14,7 @@ use swr_sync::database::Database;
 use swr_sync::registry::{Credentials, ProjectSettings, Registry, RetryPolicy, TransportSettings};
 use swr_sync::run::RunReport;
 use swr_sync::stop;
-use swr_sync::sync::{Progress, Safeguards, SyncError, SyncSettings, sync};
+use swr_sync::sync::{PATIENCE, Safeguards, SyncError, SyncSettings, sync};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -164,12 +164,13 @@ impl Mirror {
                 ..Safeguards::default()
             },
             lock_timeout: Some(Duration::ZERO),
+            patience: PATIENCE,
             host: "test-host".to_owned(),
             clock,
         };
         let database = Database::from_url(self.database.url()).unwrap();
         let (_stopper, stop) = stop::channel();
-        sync(&registry, &database, &settings, &Progress::default(), &stop).await
+        sync(&registry, &database, &settings, &Arc::default(), &stop).await
     }
 
     async fn check(&self, sql: &str, expected: &[&str]) {

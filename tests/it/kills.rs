@@ -6,6 +6,7 @@
 //! measured on the way shows with `--nocapture`.
 
 use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -22,8 +23,8 @@ use crate::support::proxy::Proxy;
 const MAX_IN_FLIGHT: u64 = 16;
 
 /// The most histories that were asked for and are not stored when a run is killed: on their way,
-/// waiting for room among the answers, among the answers (256), or in the batch being stored (256).
-const MOST_LOST: u64 = 2 * MAX_IN_FLIGHT + 256 + 256;
+/// waiting for room among the answers, among the answers (256), or in the batch being stored (1,000).
+const MOST_LOST: u64 = 2 * MAX_IN_FLIGHT + 256 + 1_000;
 
 /// What publish writes to, and the crawl does not.
 const PUBLISHED_TABLES: [&str; 5] = ["namespace", "repository", "artifact", "tag_history", "tag"];
@@ -122,19 +123,21 @@ impl Trial {
         self.kills = 0;
     }
 
-    /// Digests whose history a run may still ask for.
+    /// The most requests for histories that a run may make: a digest without a final answer is
+    /// requested from each repository that holds it.
     async fn missing(&self) -> u64 {
-        let digests: Vec<_> = self
-            .digests
-            .iter()
-            .map(|digest| format!("'{digest}'"))
-            .collect();
-        let stored = format!(
-            "select count(*) from swr.manifest where digest in ({})",
-            digests.join(", ")
-        );
-        let stored = self.mirror.database.snapshot(&stored).await;
-        self.digests.len() as u64 - stored.parse::<u64>().unwrap()
+        let Mirror {
+            emulator, database, ..
+        } = &self.mirror;
+        let stored = "select digest from swr.manifest where next_attempt_at is null";
+        let stored = database.snapshot(stored).await;
+        let stored: HashSet<&str> = stored.lines().collect();
+        emulator.with_world(|world| {
+            let artifacts = world.artifacts();
+            artifacts
+                .filter(|artifact| !stored.contains(artifact.digest().to_string().as_str()))
+                .count() as u64
+        })
     }
 
     async fn run_killed(&mut self, moment: Moment) {

@@ -28,6 +28,8 @@ mod sync;
 mod verify;
 
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod back_pressure;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod batch;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod command_line;

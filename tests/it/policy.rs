@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 use sqlx::Connection;
+use std::sync::Arc;
 use swr_sync::build_history::GaveUp;
 use swr_sync::emulator::{ArtifactSpec, Emulator, EmulatorSettings, RequestKind, World};
 use swr_sync::exit::Exit;
@@ -357,7 +358,7 @@ async fn a_long_publish_shows_in_its_row_that_it_goes_on() {
         .execute(&mut *blocking)
         .await
         .unwrap();
-    let progress = Progress::default();
+    let progress = Arc::<Progress>::default();
     let (_stopper, stop) = stop::channel();
     let watching = async {
         let row = "select outcome, updated_at > listing_finished_at + interval '10 s' from swr.sync_run where run_id = 2";

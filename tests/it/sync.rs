@@ -2,8 +2,9 @@
 
 use chrono::TimeDelta;
 use serde_json::json;
+use std::sync::Arc;
 use swr_sync::emulator::{
-    ArtifactSpec, Emulator, EmulatorSettings, ManifestKind, RequestKind, World,
+    Artifact, ArtifactSpec, Emulator, EmulatorSettings, ManifestKind, RequestKind, World,
 };
 use swr_sync::exit::Exit;
 use swr_sync::registry::{RegistryError, RequestFailure};
@@ -232,13 +233,19 @@ async fn a_digest_in_another_repository_or_instance_is_not_asked_for_again() {
 async fn a_stopped_run_keeps_what_arrived_and_the_next_asks_for_the_rest() {
     let mirror = Mirror::new(odd_world()).await;
     let digests = distinct_digests(&mirror.emulator);
+    // They are recorded when all repositories that hold them are known, or the run ends.
+    let elsewhere = TestDatabase::create().await;
+    let undisturbed = sync_into(&mirror.emulator, &elsewhere, false)
+        .await
+        .unwrap();
+    let not_given = undisturbed.counters.histories_gone;
     mirror.emulator.hang_next(RequestKind::BuildHistory);
     let (stopper, stop) = stop::channel();
-    let progress = Progress::default();
+    let progress = Arc::<Progress>::default();
     let stopping = async {
         // All but the one that hangs.
         wait_until("all other histories are stored", async || {
-            progress.now().histories_done == digests - 1
+            progress.now().histories_done == digests - 1 - not_given
         })
         .await;
         stopper.stop(StopReason::Terminate);
@@ -259,7 +266,10 @@ async fn a_stopped_run_keeps_what_arrived_and_the_next_asks_for_the_rest() {
 
     mirror.emulator.reset_requests();
     mirror.sync().await;
-    assert_eq!(mirror.emulator.requests().of(RequestKind::BuildHistory), 1);
+    assert_eq!(
+        mirror.emulator.requests().of(RequestKind::BuildHistory),
+        1 + not_given
+    );
     assert_eq!(mirror.facts().await, mirror.undisturbed_facts().await);
 }
 
@@ -277,7 +287,7 @@ async fn two_runs_over_one_instance_never_overlap() {
         stopper.stop(StopReason::Interrupt);
         error
     };
-    let progress = Progress::default();
+    let progress = Arc::<Progress>::default();
     let (first, error) = tokio::join!(mirror.sync_until(&progress, &stop), second);
 
     assert_eq!(error.exit(), Exit::Locked);
@@ -315,7 +325,7 @@ async fn runs_over_different_instances_do_not_wait_for_each_other() {
         stopper.stop(StopReason::Interrupt);
         report
     };
-    let progress = Progress::default();
+    let progress = Arc::<Progress>::default();
     let (_, report) = tokio::join!(mirror.sync_until(&progress, &stop), second);
     assert_eq!(report.unwrap().counters.artifacts_new, 3);
 }
@@ -657,7 +667,7 @@ async fn the_gateways_own_404_and_400_are_not_taken_for_the_artifacts_fate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listed_artifact_whose_history_is_gone_waits_an_hour() {
+async fn a_listed_artifact_whose_history_is_gone_is_asked_for_again_by_the_next_run() {
     let mirror = Mirror::new(small_world(1)).await;
     let gone = json!({ "error_code": "SVCSTG.SWR.4040010", "error_msg": "not found" });
     mirror
@@ -671,11 +681,139 @@ async fn a_listed_artifact_whose_history_is_gone_waits_an_hour() {
         ),
         (1, 0)
     );
-    let due = "select next_attempt_at - attempted_at from swr.manifest";
-    assert_eq!(mirror.database.snapshot(due).await, "01:00:00");
     mirror.emulator.reset_requests();
+    let report = mirror.sync().await;
+    assert_eq!(mirror.emulator.requests().of(RequestKind::BuildHistory), 1);
+    assert_eq!(report.counters.histories_fetched, 1);
+}
+
+/// What a repository may answer instead of a history, and how often it is asked.
+const REFUSALS: [(u16, &str, u64); 3] =
+    [(404, "gone", 1), (403, "forbidden", 1), (500, "failed", 3)];
+
+/// One digest in three repositories.
+async fn mirror_of_a_shared_digest() -> Mirror {
+    let mut world = World::empty(start_of_time());
+    world.add_namespace("team");
+    let mut digest = None;
+    for name in ["one", "two", "three"] {
+        let repository = world.add_repository("team", name);
+        let spec = ArtifactSpec {
+            digest,
+            ..ArtifactSpec::default()
+        };
+        let artifact_id = world.add_artifact(repository, spec).unwrap();
+        digest = world.artifact(artifact_id).map(Artifact::digest);
+    }
+    Mirror::new(world).await
+}
+
+fn refuse_histories(mirror: &Mirror, times: u64, status: u16) {
+    let body = json!({ "error_code": "SVCSTG.SWR.1", "error_msg": "no" }).to_string();
+    for _ in 0..times {
+        let body = body.clone();
+        mirror
+            .emulator
+            .fail_next(RequestKind::BuildHistory, status, body);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_repository_does_not_give_is_requested_from_the_others_in_the_same_run() {
+    for (status, outcome, attempts) in REFUSALS {
+        let mirror = mirror_of_a_shared_digest().await;
+        refuse_histories(&mirror, 2 * attempts, status);
+        let report = mirror.sync().await;
+        let requests = mirror.emulator.requests().of(RequestKind::BuildHistory);
+        assert_eq!(requests, 2 * attempts + 1, "{outcome}");
+        assert_eq!(report.counters.histories_fetched, 1, "{outcome}");
+        assert_eq!(report.counters.exit(), Exit::Success, "{outcome}");
+        assert_eq!(report.failures.groups, [], "{outcome}");
+        let recorded = "select outcome, attempts from swr.manifest";
+        assert_eq!(mirror.database.snapshot(recorded).await, "empty | 1");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_repository_gives_is_recorded_once_after_all_were_asked() {
+    for (status, outcome, attempts) in REFUSALS {
+        let mirror = mirror_of_a_shared_digest().await;
+        refuse_histories(&mirror, 3 * attempts, status);
+        let report = mirror.sync().await;
+        let requests = mirror.emulator.requests().of(RequestKind::BuildHistory);
+        assert_eq!(requests, 3 * attempts, "{outcome}");
+        let failed = report.counters.histories_failed + report.counters.histories_gone;
+        assert_eq!(failed, 1, "{outcome}");
+        let recorded = "select outcome, attempts, http_status from swr.manifest";
+        assert_eq!(
+            mirror.database.snapshot(recorded).await,
+            format!("{outcome} | 1 | {status}")
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_that_the_database_refuses_is_recorded_and_keeps_nothing_else_from_being_stored()
+{
+    let mut world = World::empty(start_of_time());
+    world.add_namespace("team");
+    let repository = world.add_repository("team", "app");
+    for number in 0..300 {
+        let command = if number == 123 { "poison" } else { "RUN make" };
+        let history = json!({ "build_histories": [
+            { "created_by": format!("{command} {number}"), "digest": format!("sha256:{number:064}"), "size": 1 }
+        ] });
+        let spec = ArtifactSpec {
+            history: Some(history),
+            ..ArtifactSpec::default()
+        };
+        world.add_artifact(repository, spec).unwrap();
+    }
+    let mirror = Mirror::new(world).await;
+    mirror
+        .database
+        .snapshot(
+            "alter table swr.command add constraint no_poison check (command not like 'poison%')",
+        )
+        .await;
+    let report = mirror.sync().await;
+    assert_eq!(report.counters.exit(), Exit::Partial);
+    assert_eq!(report.counters.histories_fetched, 299);
+    assert_eq!(report.counters.histories_failed, 1);
+    let refused = "select error_code, error_message from swr.manifest where outcome = 'failed'";
+    assert_eq!(
+        mirror.database.snapshot(refused).await,
+        "23514 | the database refuses to store this build history (23514)"
+    );
+    let stored = "select count(*) from swr.manifest where outcome = 'stored'";
+    assert_eq!(mirror.database.snapshot(stored).await, "299");
+    mirror
+        .database
+        .snapshot("alter table swr.command drop constraint no_poison")
+        .await;
     mirror.sync().await;
-    assert_eq!(mirror.emulator.requests().of(RequestKind::BuildHistory), 0);
+    assert_eq!(mirror.database.snapshot(stored).await, "300");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_without_an_end_is_cut_off_at_a_multiple_of_what_the_catalog_counts() {
+    const PAGE: u64 = 1_000;
+    let mirror = Mirror::new(small_world(1)).await;
+    for page in 0..=100 {
+        let rows: Vec<_> = (page * PAGE..(page + 1) * PAGE)
+            .map(|number| {
+                json!({ "id": 1_000_000 + number, "repository_id": 1, "digest": "sha256:00" })
+            })
+            .collect();
+        let body = json!({ "artifacts": rows, "next_marker": page + 2 }).to_string();
+        mirror.emulator.fail_next(RequestKind::Artifacts, 200, body);
+    }
+    let error = mirror.try_sync().await.unwrap_err();
+    assert_eq!(error.exit(), Exit::SourceUnavailable);
+    let SyncError::EndlessListing { listed, counted } = error else {
+        panic!("{error}")
+    };
+    assert_eq!((listed, counted), (101 * PAGE, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

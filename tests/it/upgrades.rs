@@ -2,6 +2,7 @@
 //! comes up to now: nothing is lost, and the next run goes on from there.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::TryStreamExt;
@@ -14,7 +15,7 @@ use swr_sync::database::{Database, MIGRATOR};
 use swr_sync::emulator::{ArtifactSpec, EmulatorSettings, Quirks, World, WorldSettings};
 use swr_sync::registry::Registry;
 use swr_sync::stop;
-use swr_sync::sync::{Progress, SyncSettings};
+use swr_sync::sync::SyncSettings;
 use swr_sync::verify::{VerifySettings, verify};
 
 use crate::support::database::TestDatabase;
@@ -467,7 +468,7 @@ async fn sync_as(role: &str, server: &PrivateServer, name: &str, mirror: &Mirror
         client,
         settings,
         &TestDatabase::at(server.url(role, name)),
-        &Progress::default(),
+        &Arc::default(),
         &stop,
     )
     .await

@@ -1,6 +1,7 @@
 //! What docs/operations.md lets an operator do to the tables, done.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Executor};
@@ -117,7 +118,7 @@ async fn sync_instance(mirror: &Mirror, id: &str) {
         ..sync_settings(&client)
     };
     let (_stopper, stop) = stop::channel();
-    let progress = Progress::default();
+    let progress = Arc::<Progress>::default();
     run_as(client, settings, &mirror.database, &progress, &stop)
         .await
         .unwrap();

@@ -1,5 +1,6 @@
 //! An emulated registry, a database, and runs that join them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -10,7 +11,7 @@ use swr_sync::registry::signature::SigningKey;
 use swr_sync::registry::{Credentials, ProjectSettings, Registry, RetryPolicy, TransportSettings};
 use swr_sync::run::RunReport;
 use swr_sync::stop::{self, Stop};
-use swr_sync::sync::{Progress, Safeguards, SyncError, SyncSettings, sync};
+use swr_sync::sync::{PATIENCE, Progress, Safeguards, SyncError, SyncSettings, sync};
 
 use super::database::TestDatabase;
 
@@ -124,25 +125,19 @@ impl Mirror {
             ..sync_settings(&client)
         };
         let (_stopper, stop) = stop::channel();
-        run_as(
-            client,
-            settings,
-            &self.database,
-            &Progress::default(),
-            &stop,
-        )
-        .await
-        .unwrap_or_else(|error| panic!("the run failed: {error}"))
+        run_as(client, settings, &self.database, &Arc::default(), &stop)
+            .await
+            .unwrap_or_else(|error| panic!("the run failed: {error}"))
     }
 
     pub(crate) async fn try_sync(&self) -> Result<RunReport, SyncError> {
         let (_stopper, stop) = stop::channel();
-        self.sync_until(&Progress::default(), &stop).await
+        self.sync_until(&Arc::default(), &stop).await
     }
 
     pub(crate) async fn sync_until(
         &self,
-        progress: &Progress,
+        progress: &Arc<Progress>,
         stop: &Stop,
     ) -> Result<RunReport, SyncError> {
         let Mirror {
@@ -157,7 +152,7 @@ impl Mirror {
     /// A run that waits for its instance's lock as long as it takes.
     pub(crate) async fn sync_waiting(
         &self,
-        progress: &Progress,
+        progress: &Arc<Progress>,
         stop: &Stop,
     ) -> Result<RunReport, SyncError> {
         let client = client_settings(&self.emulator);
@@ -215,7 +210,7 @@ pub(crate) async fn sync_into(
         database,
         dry_run,
         safeguards,
-        &Progress::default(),
+        &Arc::default(),
         &stop,
     )
     .await
@@ -226,7 +221,7 @@ async fn run(
     database: &TestDatabase,
     dry_run: bool,
     safeguards: Safeguards,
-    progress: &Progress,
+    progress: &Arc<Progress>,
     stop: &Stop,
 ) -> Result<RunReport, SyncError> {
     let client = client_settings(emulator);
@@ -249,6 +244,7 @@ pub(crate) fn sync_settings(client: &ProjectSettings) -> SyncSettings {
         dry_run: false,
         safeguards: Safeguards::default(),
         lock_timeout: Some(Duration::ZERO),
+        patience: PATIENCE,
         host: "test-host".to_owned(),
         clock: Clock::system(),
     }
@@ -259,7 +255,7 @@ pub(crate) async fn run_as(
     client: ProjectSettings,
     settings: SyncSettings,
     database: &TestDatabase,
-    progress: &Progress,
+    progress: &Arc<Progress>,
     stop: &Stop,
 ) -> Result<RunReport, SyncError> {
     let registry = Registry::new(client, &settings.swr_instance_id).unwrap();

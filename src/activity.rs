@@ -1,0 +1,155 @@
+//! What a run is doing at this moment, so that a watchdog can tell waiting from standing still.
+//!
+//! Requests, statements and planned delays register here for as long as they last, each with its own
+//! time limit. A run that has work to do while nothing registered is within its limit is stuck.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The activity of one run. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Activity(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// When something last started or ended.
+    last_change: Option<Instant>,
+    /// When each thing in progress has to have ended.
+    in_progress: HashMap<u64, Instant>,
+    next_id: u64,
+    /// What each stage waits for.
+    stages: BTreeMap<&'static str, &'static str>,
+}
+
+/// A request, a statement or a delay in progress; it ends when this is dropped.
+#[derive(Debug)]
+pub struct InProgress {
+    activity: Activity,
+    id: u64,
+}
+
+/// What each stage of a run that stands still was waiting for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stages(BTreeMap<&'static str, &'static str>);
+
+impl Activity {
+    /// Registers something that ends within `limit` by itself.
+    pub fn begin(&self, limit: Duration) -> InProgress {
+        let now = Instant::now();
+        let mut state = self.state();
+        state.last_change = Some(now);
+        let id = state.next_id;
+        state.next_id += 1;
+        // A limit that no clock can show ends never: nothing is in progress for that long.
+        let end = now.checked_add(limit).unwrap_or(now);
+        state.in_progress.insert(id, end);
+        InProgress {
+            activity: self.clone(),
+            id,
+        }
+    }
+
+    /// Notes what a stage waits for.
+    pub fn waits(&self, stage: &'static str, what: &'static str) {
+        self.state().stages.insert(stage, what);
+    }
+
+    /// Returns when nothing has started, ended or been within its limit for `patience`.
+    ///
+    /// `external` gives the latest time until which something outside of this run, such as the pace
+    /// that instances share, keeps it waiting.
+    pub async fn stalled(
+        &self,
+        patience: Duration,
+        external: impl Fn() -> Option<Instant>,
+    ) -> Stages {
+        let begin = Instant::now();
+        loop {
+            let quiet_since = {
+                let state = self.state();
+                state
+                    .in_progress
+                    .values()
+                    .copied()
+                    .chain(state.last_change)
+                    .chain(external())
+                    .fold(begin, Instant::max)
+            };
+            let end = quiet_since + patience;
+            if Instant::now() >= end {
+                return Stages(self.state().stages.clone());
+            }
+            tokio::time::sleep_until(end).await;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        let mut state = self.activity.state();
+        state.in_progress.remove(&self.id);
+        state.last_change = Some(Instant::now());
+    }
+}
+
+impl fmt::Display for Stages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (stage, what)) in self.0.iter().enumerate() {
+            let comma = if index > 0 { ", " } else { "" };
+            write!(f, "{comma}{stage}: waiting for {what}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(120);
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_within_its_limit_is_not_stuck_and_what_is_beyond_it_is() {
+        let activity = Activity::default();
+        activity.waits("fetcher", "an answer");
+        let begin = Instant::now();
+        let statement = activity.begin(Duration::from_secs(600));
+        let stages = activity.stalled(PATIENCE, || None).await;
+        assert_eq!(begin.elapsed(), Duration::from_secs(720));
+        assert_eq!(stages.to_string(), "fetcher: waiting for an answer");
+        drop(statement);
+
+        let begin = Instant::now();
+        activity.stalled(PATIENCE, || None).await;
+        assert_eq!(begin.elapsed(), PATIENCE, "after the last thing ended");
+
+        let begin = Instant::now();
+        let end = begin + Duration::from_secs(30);
+        activity.stalled(PATIENCE, || Some(end)).await;
+        assert_eq!(begin.elapsed(), Duration::from_secs(150), "a pause outside");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_that_keeps_starting_things_is_never_stuck() {
+        let activity = Activity::default();
+        let working = async {
+            for _ in 0..100 {
+                tokio::time::sleep(PATIENCE - Duration::from_secs(1)).await;
+                drop(activity.begin(Duration::from_secs(1)));
+            }
+        };
+        tokio::select! {
+            biased;
+            () = working => {}
+            _ = activity.stalled(PATIENCE, || None) => panic!("stuck"),
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Runs in which one stage is slower than another: nothing stands still, whatever is full.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use swr_sync::build_history::RepositoryPath;
+use swr_sync::database::Database;
+use swr_sync::emulator::{
+    ArtifactSpec, CatalogTotal, Dialect, Emulator, EmulatorSettings, ErrorBody, Fault, RequestKind,
+    World,
+};
+use swr_sync::exit::Exit;
+use swr_sync::registry::{Project, ProjectSettings, RetryPolicy, TransportSettings};
+use swr_sync::run::RunReport;
+use swr_sync::stop;
+use swr_sync::sync::{SyncError, SyncSettings, sync};
+
+use tokio::sync::Mutex;
+
+use super::support::database::TestDatabase;
+use super::support::mirror::{client_settings, run_as, start_of_time, sync_settings, wait_until};
+use super::support::program::Program;
+use super::support::proxy::Proxy;
+
+/// Ample: a run that stands still does so for ever.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long the database stalls: longer than it takes to fill every queue.
+const STALL: Duration = Duration::from_secs(10);
+
+/// Many distinct digests, so that the queue of wanted histories fills up.
+const DIGESTS: u64 = 3_000;
+
+fn world(digests: u64, repositories: u64) -> World {
+    let mut world = World::empty(start_of_time());
+    world.add_namespace("team");
+    let ids: Vec<i64> = (0..repositories)
+        .map(|number| world.add_repository("team", &format!("app/{number}")))
+        .collect();
+    for number in 0..digests {
+        let repository_id = ids[(number % repositories) as usize];
+        let added = world.add_artifact(repository_id, ArtifactSpec::default());
+        assert!(added.is_some());
+    }
+    world
+}
+
+fn client(emulator: &Emulator, max_in_flight: usize) -> ProjectSettings {
+    let client = client_settings(emulator);
+    ProjectSettings {
+        transport: TransportSettings {
+            max_in_flight,
+            retry: RetryPolicy {
+                max_attempts: 8,
+                base_delay: Duration::from_millis(20),
+                max_delay: Duration::from_millis(200),
+                ..client.transport.retry
+            },
+            ..client.transport
+        },
+        ..client
+    }
+}
+
+async fn first_sync(
+    client: ProjectSettings,
+    database: &TestDatabase,
+) -> Result<RunReport, SyncError> {
+    let settings = sync_settings(&client);
+    let (_stopper, stop) = stop::channel();
+    let progress = Arc::default();
+    let running = run_as(client, settings, database, &progress, &stop);
+    match tokio::time::timeout(PATIENCE, running).await {
+        Ok(result) => result,
+        Err(_) => panic!("the run stands still: {:?}", progress.now()),
+    }
+}
+
+async fn expect_all_histories(client: ProjectSettings, emulator: &Emulator, what: &str) {
+    let database = TestDatabase::create().await;
+    let report = first_sync(client, &database).await;
+    let report = report.unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert_eq!(report.counters.histories_fetched, DIGESTS, "{what}");
+    let stored = "select count(*) from swr.manifest where outcome = 'empty'";
+    assert_eq!(
+        database.snapshot(stored).await,
+        DIGESTS.to_string(),
+        "{what}"
+    );
+    let most = emulator.history_requests().into_values().max();
+    assert!(most >= Some(1), "{what}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_sync_ends_with_any_number_of_requests_at_a_time() {
+    for max_in_flight in [1, 2, 4, 16, 64, 99, 256] {
+        let emulator = Emulator::start(EmulatorSettings::default(), world(DIGESTS, 1));
+        let emulator = emulator.await.unwrap();
+        let client = client(&emulator, max_in_flight);
+        expect_all_histories(client, &emulator, &format!("{max_in_flight} at a time")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_sync_survives_an_outage_of_the_histories() {
+    for status in [429, 500, 502, 504] {
+        let emulator = Emulator::start(EmulatorSettings::default(), world(DIGESTS, 40));
+        let emulator = emulator.await.unwrap();
+        let fault = match status {
+            429 => Fault::Throttled { retry_after: None },
+            status => Fault::ServerError {
+                status,
+                body: ErrorBody::Json,
+            },
+        };
+        // Each request of the first wave fails several times, while the listing runs ahead.
+        let requests = if status == 429 { 100 } else { 3 * 256 };
+        for _ in 0..requests {
+            emulator.disturb_next(RequestKind::BuildHistory, fault.clone());
+        }
+        let client = client(&emulator, 256);
+        expect_all_histories(client, &emulator, &format!("an outage with {status}")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_sync_survives_a_database_that_stalls() {
+    let emulator = Emulator::start(EmulatorSettings::default(), world(DIGESTS, 1));
+    let emulator = emulator.await.unwrap();
+    let database = TestDatabase::create().await;
+    let proxy = Proxy::before_database(database.url()).await;
+    let run = Program::sync(&emulator, &database)
+        .database_url(&proxy.database_url(database.url()))
+        .env("SWR_MAX_IN_FLIGHT", "64")
+        .start();
+    wait_until("histories are stored", async || {
+        let stored = "select count(*) > 100 from swr.manifest";
+        database.snapshot(stored).await == "t"
+    })
+    .await;
+    proxy.fall_silent();
+    tokio::time::sleep(STALL).await;
+    proxy.pass();
+    run.finish().await.code(0);
+    let stored = "select count(*) from swr.manifest where outcome = 'empty'";
+    assert_eq!(database.snapshot(stored).await, DIGESTS.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalog_with_a_wrong_total_is_read_to_its_end() {
+    for catalog_total in [
+        CatalogTotal::Zero,
+        CatalogTotal::Absent,
+        CatalogTotal::TooSmall,
+        CatalogTotal::TooLarge,
+    ] {
+        let settings = EmulatorSettings {
+            dialect: Dialect {
+                catalog_total,
+                ..Dialect::default()
+            },
+            ..EmulatorSettings::default()
+        };
+        let emulator = Emulator::start(settings, world(DIGESTS, 350))
+            .await
+            .unwrap();
+        let database = TestDatabase::create().await;
+        let client = client(&emulator, 256);
+        let result = first_sync(client, &database).await;
+        if catalog_total == CatalogTotal::TooLarge {
+            assert_eq!(result.unwrap_err().exit(), Exit::SourceUnavailable);
+            continue;
+        }
+        let report = result.unwrap_or_else(|error| panic!("{catalog_total:?}: {error}"));
+        assert_eq!(report.counters.histories_fetched, DIGESTS);
+        let names = "select count(*), count(*) filter (where name is not null) from swr.repository";
+        assert_eq!(database.snapshot(names).await, "350 | 350");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_stands_still_is_ended_by_its_watchdog() {
+    let emulator = Emulator::start(EmulatorSettings::default(), world(10, 1));
+    let emulator = emulator.await.unwrap();
+    let database = TestDatabase::create().await;
+    let client = client(&emulator, 1);
+    // Then the instance is described, and the next run begins with the catalog.
+    first_sync(client.clone(), &database).await.unwrap();
+    let settings = SyncSettings {
+        patience: Duration::from_secs(1),
+        ..sync_settings(&client)
+    };
+    let project = Project::new(client).unwrap();
+    // Somebody takes the only permit of the project, and neither uses it nor gives it back: a future
+    // that is not polled any more.
+    emulator.hang_next(RequestKind::BuildHistory);
+    let repository = RepositoryPath {
+        namespace: "team".to_owned(),
+        name: "app/0".to_owned(),
+    };
+    let other = project.registry(&settings.swr_instance_id);
+    let digest = format!("sha256:{:064x}", 0);
+    let asking = Box::pin(other.build_history(&repository, &digest));
+    let asking = Mutex::new(asking);
+    wait_until("the permit is taken", async || {
+        let _ = futures_util::poll!(&mut *asking.lock().await);
+        emulator.requests().of(RequestKind::BuildHistory) == 11
+    })
+    .await;
+
+    let registry = project.registry(&settings.swr_instance_id);
+    let target = Database::from_url(database.url()).unwrap();
+    let (_stopper, stop) = stop::channel();
+    let progress = Arc::default();
+    let running = sync(&registry, &target, &settings, &progress, &stop);
+    let error = tokio::time::timeout(PATIENCE, running)
+        .await
+        .expect("the watchdog ends the run")
+        .unwrap_err();
+    assert_eq!(error.exit(), Exit::Unexpected);
+    let text = error.to_string();
+    assert!(
+        text.contains("lister: waiting for a page of the registry"),
+        "{text}"
+    );
+    drop(asking);
+}
