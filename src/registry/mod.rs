@@ -1,8 +1,8 @@
 //! SWR over HTTP: the catalog, the artifact list, and build histories.
 //!
 //! Reading order: this file, then `wire` (JSON to nouns), `transport` (the one door),
-//! and what that uses: `pace` and its rules in `rate`, `gate`, `retry`, `credentials`,
-//! `temporary_key`, `signature`, `error`.
+//! and what that uses: `pace`, `gate`, `retry`, `credentials`, `temporary_key`, `signature`,
+//! `error`.
 //! The registry never touches the database.
 
 pub mod signature;
@@ -14,11 +14,7 @@ pub mod fuzzing;
 mod gate;
 mod json;
 mod meter;
-#[cfg(not(test))]
-mod pace;
-#[cfg(test)]
 pub(crate) mod pace;
-mod rate;
 mod retry;
 mod temporary_key;
 mod transport;
@@ -35,7 +31,7 @@ use reqwest::Url;
 pub use credentials::{Credentials, PasswordLogin};
 pub use error::{Malformed, RegistryError, RequestFailure, StatusFailure};
 pub use meter::RequestMeter;
-pub use rate::PaceNow;
+pub use pace::PaceNow;
 pub use retry::RetryPolicy;
 pub use temporary_key::{KeyFailure, NoKey, TemporaryKeySource};
 pub use transport::TransportSettings;
@@ -175,7 +171,7 @@ impl Registry {
     }
     /// SHIM
     pub fn pace_busy_until(&self) -> Option<tokio::time::Instant> {
-        None
+        self.pace().not_before
     }
 }
 

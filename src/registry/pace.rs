@@ -1,33 +1,126 @@
-//! Lets requests start when the [`RateController`] says so.
+//! Decides how many requests start per second, and lets them start.
 //!
-//! Every attempt of every request to the gateway takes a permit here and reports what came of it.
+//! Every attempt of every request to the gateway takes a permit here and reports its outcome.
+//!
+//! # The rate
+//!
+//! 1. The rate begins at 20 per second and doubles every second until the first refusal or the
+//!    cap. (Without a cap it doubles ten times per second.)
+//! 2. A refusal pauses all requests for 0.3 s, or as long as `Retry-After` says. After that the
+//!    rate is 85 % of what was answered per second in the last two seconds, but at least half of
+//!    what it was.
+//! 3. From there it rises by 2 % per second; after ten seconds without a refusal, by 10 %.
+//!
+//! A quoted limit replaces the second step: the rate is 97 % of it for two minutes, and rises by
+//! the third step after that. If nothing is answered between two pauses, the rate stays and the
+//! next pause is twice as long: the gateway lets nothing through, so the rate is not the cause.
+//!
+//! Slow answers never lower the rate: the maximum number of concurrent requests bounds them. A
+//! rate that is not used does not rise, because it rises with each start that it delayed; and it
+//! does not fall by more than half, however little there was to send.
+//!
+//! # Waiting
+//!
+//! No turn is ever handed to a waiting future: if its owner did not poll it, no other request
+//! could start. Instead, each waiter starts by itself when it is polled and its turn has come,
+//! which it knows from its place in the queue. An unpolled waiter still costs the others
+//!
+//! - one turn, once: the next one starts an interval later and removes all before it from the
+//!   queue (they get their old places back as soon as they are polled);
+//! - up to [`RECHECK`], once: if the maximum of requests is in flight, the end of one wakes one
+//!   waiter, and while that one is not polled, the others only notice when they look again.
+//!
+//! A permit that was given counts as in flight until it is dropped, polled or not.
 
+use std::collections::VecDeque;
+use std::f64::consts::LN_2;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Mutex as Turnstile, Notify};
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::rate::{Next, Outcome, PaceNow, RateController, Start};
 use crate::run::RequestKind;
+
+const INITIAL_RATE: f64 = 20.0;
+/// One request per minute is enough to notice that a limit was raised.
+const MIN_RATE: f64 = 1.0 / 60.0;
+/// More than one process can send. Keeps the arithmetic finite if there is no cap.
+const MAX_RATE: f64 = 100_000.0;
+
+/// What a start adds to the rate: of a rate that is used in full, this share per second.
+const GROWTH: f64 = 0.02;
+const GROWTH_WHEN_CALM: f64 = 0.1;
+const CALM_AFTER: Duration = Duration::from_secs(10);
+
+const PAUSE: Duration = Duration::from_millis(300);
+const SHARE_OF_ANSWERED: f64 = 0.85;
+const ANSWERS_COUNT_FOR: Duration = Duration::from_secs(2);
+const SHARE_OF_QUOTED: f64 = 0.97;
+const QUOTE_HOLDS: Duration = Duration::from_secs(120);
+
+/// Starts that are late by less are caught up with: timers are accurate to a millisecond, and a
+/// busy machine delays them.
+const CATCH_UP: Duration = Duration::from_millis(10);
+const RECHECK: Duration = Duration::from_secs(1);
 
 /// The pace of all requests to one gateway.
 #[derive(Debug)]
 pub(crate) struct Pace {
-    controller: Mutex<RateController>,
-    /// Whoever is first in line holds it, so that requests start one by one, in the order in
-    /// which they came, and each by the newest state: after a pause they do not start at once.
-    turnstile: Turnstile<()>,
-    /// For the first in line: a request ended.
+    max_rate: f64,
+    max_in_flight: usize,
+    max_pause: Duration,
+    state: Mutex<State>,
+    last_ticket: AtomicU64,
     ended: Notify,
 }
 
-/// A request on its way. Dropped without a report, it says nothing about the rate.
+/// A class (0 goes first) and a number within it.
+type Ticket = (u8, u64);
+
 #[derive(Debug)]
+struct State {
+    /// Starts per second.
+    rate: f64,
+    /// When the next request may start.
+    not_before: Instant,
+    in_flight: usize,
+    /// Those who wait for their turn, in ascending order.
+    queue: VecDeque<Ticket>,
+    /// When the last answers came: of two seconds.
+    answers: VecDeque<Instant>,
+    paused_at: Option<Instant>,
+    pauses: u64,
+    /// Pauses in a row between which nothing was answered.
+    unanswered_pauses: u32,
+    /// A limit, and until when it is relied on.
+    quoted: Option<(f64, Instant)>,
+}
+
+/// A request in flight. Dropped without a report, it does not influence the rate.
 pub(crate) struct Permit<'a> {
     pace: &'a Pace,
-    start: Start,
-    outcome: Outcome,
+    ticket: Ticket,
+    /// How many pauses there had been when it started; `None` while it waits for its turn.
+    pauses_before: Option<u64>,
+}
+
+/// The pace at a moment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PaceNow {
+    /// Requests that may start per second.
+    pub requests_per_second: f64,
+    /// The limit that the gateway quoted, in requests per second, while it is relied on.
+    pub quoted_limit: Option<f64>,
+    /// Whether the gateway has refused a request because there were too many.
+    pub has_met_limit: bool,
+    /// Requests that have started and not ended.
+    pub in_flight: usize,
+    /// How often all requests were paused because one was refused.
+    pub pauses: u64,
+    /// No request starts before this time, if it is in the future.
+    pub not_before: Option<Instant>,
 }
 
 impl Pace {
@@ -36,132 +129,674 @@ impl Pace {
         max_in_flight: usize,
         max_pause: Duration,
     ) -> Pace {
-        let controller = RateController::new(max_requests_per_second, max_in_flight, max_pause);
+        let max_rate = max_requests_per_second.unwrap_or(MAX_RATE);
+        let max_rate = max_rate.clamp(MIN_RATE, MAX_RATE);
         Pace {
-            controller: Mutex::new(controller),
-            turnstile: Turnstile::default(),
+            max_rate,
+            max_in_flight: max_in_flight.max(1),
+            max_pause,
+            state: Mutex::new(State {
+                rate: max_rate.min(INITIAL_RATE),
+                not_before: Instant::now(),
+                in_flight: 0,
+                queue: VecDeque::new(),
+                answers: VecDeque::new(),
+                paused_at: None,
+                pauses: 0,
+                unanswered_pauses: 0,
+                quoted: None,
+            }),
+            last_ticket: AtomicU64::new(0),
             ended: Notify::new(),
         }
     }
 
-    /// Waits until one more request may start. Nothing is booked before it does, so whoever
-    /// gives up while waiting leaves nothing behind.
+    /// Waits until one more request may start. Requests start in the order of their calls. A call
+    /// that is dropped leaves nothing behind.
     pub(crate) async fn permit(&self) -> Permit<'_> {
-        let _first_in_line = self.turnstile.lock().await;
+        self.wait(1).await
+    }
+
+    /// Goes before all that wait for a [`Pace::permit`]: for list pages. There are few of them, and
+    /// each brings up to a hundred other requests.
+    pub(crate) async fn permit_first(&self) -> Permit<'_> {
+        self.wait(0).await
+    }
+
+    pub(crate) fn now(&self) -> PaceNow {
+        let (state, now) = (self.state(), Instant::now());
+        PaceNow {
+            requests_per_second: state.rate,
+            quoted_limit: state.quoted.map(|(limit, _)| limit),
+            has_met_limit: state.pauses > 0,
+            in_flight: state.in_flight,
+            pauses: state.pauses,
+            not_before: (state.not_before > now).then_some(state.not_before),
+        }
+    }
+
+    async fn wait(&self, class: u8) -> Permit<'_> {
+        let mut permit = Permit {
+            pace: self,
+            ticket: (class, self.last_ticket.fetch_add(1, Ordering::Relaxed)),
+            pauses_before: None,
+        };
         loop {
-            let next = self.controller().next(Instant::now());
-            match next {
-                Next::Start(start) => {
-                    return Permit {
-                        pace: self,
-                        start,
-                        outcome: Outcome::Other,
-                    };
-                }
-                Next::NotBefore(time) => tokio::time::sleep_until(time).await,
+            match permit.start(Instant::now()) {
+                Ok(()) => return permit,
+                Err(Some(time)) => sleep_until(time).await,
                 // An end between the question and here is remembered.
-                Next::AfterAnother => self.ended.notified().await,
+                Err(None) => drop(timeout(RECHECK, self.ended.notified()).await),
             }
         }
     }
 
-    pub(crate) fn now(&self) -> PaceNow {
-        self.controller().now()
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn controller(&self) -> MutexGuard<'_, RateController> {
-        self.controller
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn ceiling(&self, state: &State) -> f64 {
+        let quoted = state.quoted.map_or(f64::INFINITY, |(limit, _)| limit);
+        (SHARE_OF_QUOTED * quoted).clamp(MIN_RATE, self.max_rate)
     }
 }
 
 impl Permit<'_> {
-    /// The request had a success for an answer.
-    pub(crate) fn answered(mut self, kind: RequestKind) {
-        self.outcome = Outcome::Answered(kind);
+    /// If it has to wait: the time at which to try again, or `None` for the end of a request.
+    fn start(&mut self, now: Instant) -> Result<(), Option<Instant>> {
+        let pace = self.pace;
+        let mut state = pace.state();
+        let place = state.queue.binary_search(&self.ticket);
+        let place = place.unwrap_or_else(|place| {
+            state.queue.insert(place, self.ticket);
+            place
+        });
+        let turn = state.not_before + Duration::from_secs_f64(place as f64 / state.rate);
+        if now < turn {
+            // Half of it, because the rate changes; all of it for the first in the queue.
+            return Err(Some(state.not_before.max(now + (turn - now) / 2)));
+        }
+        state.queue.drain(..=place);
+        if state.in_flight >= pace.max_in_flight {
+            return Err(None);
+        }
+        state.in_flight += 1;
+        self.pauses_before = Some(state.pauses);
+        state.quoted = state.quoted.filter(|(_, until)| now < *until);
+        let late = now - state.not_before;
+        // Only then is the rate what limits the requests.
+        if late < CATCH_UP && state.in_flight < pace.max_in_flight {
+            let growth = match state.paused_at {
+                None if pace.max_rate < MAX_RATE => LN_2,
+                None => 10.0 * LN_2,
+                Some(at) if now < at + CALM_AFTER => GROWTH,
+                Some(_) => GROWTH_WHEN_CALM,
+            };
+            state.rate = (state.rate + growth).min(pace.ceiling(&state));
+        }
+        let interval = Duration::from_secs_f64(1.0 / state.rate);
+        state.not_before += late.saturating_sub(CATCH_UP) + interval;
+        Ok(())
     }
 
-    /// The gateway had too many requests: every worker slows down.
-    pub(crate) fn refused(mut self, retry_after: Option<Duration>, quoted_limit: Option<f64>) {
-        self.outcome = Outcome::Refused {
-            retry_after,
-            quoted_limit,
-        };
+    /// The request was answered with success.
+    pub(crate) fn answered(self, _kind: RequestKind) {
+        let (mut state, now) = (self.pace.state(), Instant::now());
+        if self.pauses_before == Some(state.pauses) {
+            state.unanswered_pauses = 0;
+        }
+        state.answers.push_back(now);
+        while now - state.answers[0] > ANSWERS_COUNT_FOR {
+            state.answers.pop_front();
+        }
+    }
+
+    /// The gateway had too many requests: all of them slow down.
+    pub(crate) fn refused(self, retry_after: Option<Duration>, quoted_limit: Option<f64>) {
+        let (mut state, now) = (self.pace.state(), Instant::now());
+        let quoted = quoted_limit.map(|limit| (limit, now + QUOTE_HOLDS));
+        state.quoted = quoted.or(state.quoted);
+        let ceiling = self.pace.ceiling(&state);
+        let mut pause = retry_after.unwrap_or_default();
+        // The refusals of requests that had started before the last pause belong to it.
+        if self.pauses_before == Some(state.pauses) {
+            if state.unanswered_pauses == 0 && state.rate <= ceiling {
+                let elapsed = state.answers.front().map_or(PAUSE, |first| now - *first);
+                let answered = state.answers.len() as f64 / elapsed.max(PAUSE).as_secs_f64();
+                let lower = SHARE_OF_ANSWERED * answered.min(state.rate);
+                state.rate = lower.max(state.rate / 2.0).max(MIN_RATE);
+            }
+            pause = pause.max(PAUSE * 2_u32.saturating_pow(state.unanswered_pauses));
+            state.paused_at = Some(now);
+            state.pauses += 1;
+            state.unanswered_pauses += 1;
+        }
+        state.rate = state.rate.min(ceiling);
+        state.not_before = state.not_before.max(now + pause.min(self.pace.max_pause));
     }
 }
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        let now = Instant::now();
-        self.pace.controller().end(self.start, self.outcome, now);
+        let mut state = self.pace.state();
+        match self.pauses_before {
+            Some(_) => state.in_flight -= 1,
+            None => state.queue.retain(|ticket| *ticket != self.ticket),
+        }
+        drop(state);
+        // Also if it was waiting: it may have been the one that an end woke.
         self.pace.ended.notify_one();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::f64::consts::TAU;
+
+    use futures_util::{FutureExt, StreamExt, stream};
+
     use super::*;
 
     const KIND: RequestKind = RequestKind::BuildHistory;
     const MAX_PAUSE: Duration = Duration::from_secs(60);
+    const SHORT: Duration = Duration::from_millis(40);
+
+    /// How a gateway treats requests. Times are those since the beginning.
+    struct Gateway {
+        /// Requests per second, and how many seconds' worth of them a bucket holds.
+        limit: fn(f64) -> f64,
+        burst_seconds: f64,
+        retry_after: Option<Duration>,
+        quotes_limit: bool,
+        latency: Box<dyn Fn(f64, &mut fastrand::Rng) -> Duration>,
+    }
+
+    impl Gateway {
+        /// Never refuses.
+        fn answering_after(
+            latency: impl Fn(f64, &mut fastrand::Rng) -> Duration + 'static,
+        ) -> Gateway {
+            Gateway {
+                latency: Box::new(latency),
+                ..Gateway::limited_to(|_| f64::INFINITY)
+            }
+        }
+
+        /// Answers after 40 ms, and refuses after 5.
+        fn limited_to(limit: fn(f64) -> f64) -> Gateway {
+            Gateway {
+                limit,
+                burst_seconds: 1.0,
+                retry_after: None,
+                quotes_limit: false,
+                latency: Box::new(|_, _| SHORT),
+            }
+        }
+    }
+
+    #[derive(Default, Debug, Clone, Copy)]
+    struct Tally {
+        let_through: u64,
+        refused: u64,
+        peak_in_flight: usize,
+    }
+
+    impl Tally {
+        fn refused_share(self) -> f64 {
+            self.refused as f64 / (self.refused + self.let_through) as f64
+        }
+    }
+
+    /// 300 clients that always have something to send, and a gateway.
+    struct Simulation {
+        pace: Pace,
+        gateway: Gateway,
+        begin: Instant,
+        random: RefCell<fastrand::Rng>,
+        tokens: Cell<f64>,
+        filled_at: Cell<f64>,
+        tally: Cell<Tally>,
+    }
+
+    impl Simulation {
+        fn new(max_rate: f64, gateway: Gateway) -> Simulation {
+            Simulation {
+                pace: Pace::new(Some(max_rate), 256, MAX_PAUSE),
+                begin: Instant::now(),
+                random: RefCell::new(fastrand::Rng::with_seed(1)),
+                tokens: Cell::new((gateway.limit)(0.0) * gateway.burst_seconds),
+                filled_at: Cell::new(0.0),
+                tally: Cell::default(),
+                gateway,
+            }
+        }
+
+        fn seconds(&self) -> f64 {
+            self.begin.elapsed().as_secs_f64()
+        }
+
+        /// Lets the clients send requests up to this second, and counts them.
+        async fn run_until(&self, second: u64) -> Tally {
+            self.tally.take();
+            let end = self.begin + Duration::from_secs(second);
+            let clients = stream::repeat(()).for_each_concurrent(300, |()| self.request());
+            let _ = tokio::time::timeout_at(end, clients).await;
+            self.tally.get()
+        }
+
+        async fn request(&self) {
+            let permit = self.pace.permit().await;
+            let mut tally = self.tally.get();
+            tally.peak_in_flight = tally.peak_in_flight.max(self.pace.now().in_flight);
+            let is_let_through = self.takes_token();
+            if is_let_through {
+                tally.let_through += 1;
+            } else {
+                tally.refused += 1;
+            }
+            self.tally.set(tally);
+            let gateway = &self.gateway;
+            if is_let_through {
+                let latency = (gateway.latency)(self.seconds(), &mut self.random.borrow_mut());
+                tokio::time::sleep(latency).await;
+                permit.answered(KIND);
+            } else {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                let quoted = gateway
+                    .quotes_limit
+                    .then(|| (gateway.limit)(self.seconds()));
+                permit.refused(gateway.retry_after, quoted);
+            }
+        }
+
+        fn takes_token(&self) -> bool {
+            let now = self.seconds();
+            let limit = (self.gateway.limit)(now);
+            if limit.is_infinite() {
+                return true;
+            }
+            let refilled = self.tokens.get() + (now - self.filled_at.replace(now)) * limit;
+            self.tokens
+                .set(refilled.min(limit * self.gateway.burst_seconds));
+            let has_token = self.tokens.get() >= 1.0;
+            if has_token {
+                self.tokens.set(self.tokens.get() - 1.0);
+            }
+            has_token
+        }
+    }
+
+    /// What requests of 200 per second at most get from a gateway that refuses none, of `possible`
+    /// per second, in a minute that begins after ten seconds.
+    async fn check_share(
+        possible: f64,
+        at_least: f64,
+        latency: impl Fn(f64, &mut fastrand::Rng) -> Duration + 'static,
+    ) -> Tally {
+        let simulation = Simulation::new(200.0, Gateway::answering_after(latency));
+        simulation.run_until(10).await;
+        let tally = simulation.run_until(70).await;
+        let share = tally.let_through as f64 / 60.0 / possible;
+        assert!(share >= at_least, "{share:.3} {tally:?}");
+        tally
+    }
 
     #[tokio::test(start_paused = true)]
-    async fn starts_are_spread_evenly_from_the_first_on() {
-        let pace = Pace::new(Some(10.0), 100, MAX_PAUSE);
-        let begin = Instant::now();
-        for turn in 0..11 {
-            pace.permit().await.answered(KIND);
-            assert_eq!(begin.elapsed().as_millis(), turn * 100);
+    async fn an_even_latency_lets_the_cap_be_used_in_full() {
+        let tally = check_share(200.0, 0.99, |_, _| SHORT).await;
+        assert!(tally.peak_in_flight <= 10, "{tally:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn jitter_does_not_lower_the_rate() {
+        // Lognormal: a median of 40 ms, and one in a hundred above 400 ms.
+        check_share(200.0, 0.99, |_, random| {
+            let normal = (-2.0 * random.f64().max(1e-9).ln()).sqrt() * (TAU * random.f64()).cos();
+            SHORT.mul_f64(normal.exp())
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_tail_does_not_lower_the_rate() {
+        check_share(200.0, 0.99, |_, random| match random.u32(0..10) {
+            0 => Duration::from_secs(3),
+            _ => SHORT,
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stall_is_bounded_by_the_number_of_requests_in_flight_and_costs_nothing_after_it() {
+        // No answers in three seconds of eighteen. 256 requests are sent in them.
+        let possible = (15.0 * 200.0 + 256.0) / 18.0;
+        let tally = check_share(possible, 0.97, |second, _| {
+            let stalled = (second % 18.0 - 15.0).max(0.0);
+            SHORT + Duration::from_secs_f64(if stalled > 0.0 { 3.0 - stalled } else { 0.0 })
+        })
+        .await;
+        assert_eq!(tally.peak_in_flight, 256);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_serial_worker_is_kept_busy_by_a_bounded_queue() {
+        let busy_until = Cell::new(0.0_f64);
+        let tally = check_share(100.0, 0.99, move |second, _| {
+            busy_until.set(busy_until.get().max(second) + 0.01);
+            Duration::from_secs_f64(busy_until.get() - second)
+        })
+        .await;
+        assert_eq!(tally.peak_in_flight, 256);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_that_wanders_is_followed() {
+        let limit = |second: f64| 100.0 + 60.0 * (second / 11.0).sin() * (second / 29.0).cos();
+        let simulation = Simulation::new(200.0, Gateway::limited_to(limit));
+        simulation.run_until(10).await;
+        let tally = simulation.run_until(310).await;
+        let permitted: f64 = (10..310).map(|second| limit(f64::from(second) + 0.5)).sum();
+        let share = tally.let_through as f64 / permitted;
+        assert!(share >= 0.95, "{share:.3} {tally:?}");
+        assert!(tally.refused_share() <= 0.005, "{tally:?}");
+    }
+
+    /// 30 s to find a limit, and 40 s at it.
+    async fn check_that_the_limit_is_used(gateway: Gateway) {
+        let limit = (gateway.limit)(0.0);
+        let simulation = Simulation::new(1_000.0, gateway);
+        let found = simulation.run_until(30).await;
+        let used = simulation.run_until(70).await;
+        let share = used.let_through as f64 / 40.0 / limit;
+        let Gateway {
+            burst_seconds,
+            retry_after,
+            quotes_limit,
+            ..
+        } = simulation.gateway;
+        let what = format!(
+            "{limit}/s, burst {burst_seconds} s, {retry_after:?}, {quotes_limit}: {found:?} {used:?}"
+        );
+        assert!(share >= 0.92, "{share:.3} {what}");
+        assert!(found.refused_share() <= 0.015, "{what}");
+        assert!(used.refused_share() <= 0.01, "{what}");
+    }
+
+    async fn check_that_the_limit_is_used_at_each_latency(limit: fn(f64) -> f64) {
+        let gateway = |latency| Gateway {
+            latency: Box::new(move |_, _| Duration::from_millis(latency)),
+            ..Gateway::limited_to(limit)
+        };
+        for latency in [5, 50, 500] {
+            check_that_the_limit_is_used(gateway(latency)).await;
+        }
+        check_that_the_limit_is_used(Gateway {
+            retry_after: Some(Duration::from_secs(1)),
+            ..gateway(50)
+        })
+        .await;
+        check_that_the_limit_is_used(Gateway {
+            quotes_limit: true,
+            ..gateway(50)
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_of_20_is_found_and_used() {
+        check_that_the_limit_is_used_at_each_latency(|_| 20.0).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_of_100_is_found_and_used() {
+        check_that_the_limit_is_used_at_each_latency(|_| 100.0).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_of_400_is_found_and_used() {
+        check_that_the_limit_is_used_at_each_latency(|_| 400.0).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_that_falls_or_rises_is_found_within_forty_seconds() {
+        let limits: [fn(f64) -> f64; 2] = [
+            |second| if second < 45.0 { 100.0 } else { 25.0 },
+            |second| if second < 45.0 { 25.0 } else { 100.0 },
+        ];
+        for limit in limits {
+            let simulation = Simulation::new(200.0, Gateway::limited_to(limit));
+            simulation.run_until(85).await;
+            let tally = simulation.run_until(115).await;
+            let share = tally.let_through as f64 / 30.0 / limit(100.0);
+            assert!(share >= 0.95, "{share:.3} {tally:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refusal_pauses_everyone_and_they_go_on_in_order_and_evenly() {
+    async fn a_quoted_limit_is_kept_for_two_minutes_and_then_tried_again() {
+        let gateway = Gateway {
+            quotes_limit: true,
+            ..Gateway::limited_to(|second| if second < 20.0 { 50.0 } else { 150.0 })
+        };
+        let simulation = Simulation::new(200.0, gateway);
+        let found = simulation.run_until(10).await;
+        assert!((1..=3).contains(&found.refused), "{found:?}");
+        let now = simulation.pace.now();
+        assert_eq!(now.quoted_limit, Some(50.0));
+        assert_eq!(now.requests_per_second, 0.97 * 50.0);
+        let kept = simulation.run_until(110).await;
+        assert!((4_840..=4_860).contains(&kept.let_through), "{kept:?}");
+        assert_eq!(kept.refused, 0);
+        simulation.run_until(150).await;
+        let raised = simulation.run_until(180).await;
+        assert!(raised.let_through > 30 * 140, "{raised:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_shares_a_quoted_limit_with_others_goes_below_it() {
+        // The limit is 100; others use 60 of it.
+        let simulation = Simulation::new(200.0, Gateway::limited_to(|_| 40.0));
+        let permit = simulation.pace.permit().await;
+        permit.refused(None, Some(100.0));
+        simulation.run_until(30).await;
+        let tally = simulation.run_until(90).await;
+        assert!(tally.let_through > 60 * 38, "{tally:?}");
+        assert!(tally.refused_share() < 0.01, "{tally:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_does_not_lower_the_rate_for_long() {
+        // Refuses everything for ten seconds.
+        let limit = |second: f64| {
+            if (20.0..30.0).contains(&second) {
+                0.0
+            } else {
+                1e6
+            }
+        };
+        let simulation = Simulation::new(200.0, Gateway::limited_to(limit));
+        let before = simulation.run_until(20).await;
+        let meanwhile = simulation.run_until(30).await;
+        assert!(meanwhile.refused <= 20, "{meanwhile:?}");
+        simulation.run_until(50).await;
+        let after = simulation.run_until(60).await;
+        assert!(after.let_through > 10 * 190, "{before:?} {after:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rate_begins_at_20_and_doubles_each_second() {
+        let simulation = Simulation::new(1_000.0, Gateway::limited_to(|_| f64::INFINITY));
+        for (second, expected) in [(1, 40.0), (2, 80.0), (3, 160.0), (4, 320.0)] {
+            simulation.run_until(second).await;
+            let rate = simulation.pace.now().requests_per_second;
+            assert!(
+                (0.95..1.05).contains(&(rate / expected)),
+                "{rate} after {second} s"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_that_is_not_used_does_not_rise() {
+        let pace = Pace::new(Some(200.0), 256, MAX_PAUSE);
+        for _ in 0..100 {
+            pace.permit().await.answered(KIND);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let rate = pace.now().requests_per_second;
+        assert!(rate < 21.0, "{rate}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_never_takes_more_than_half_of_the_rate_however_little_was_sent() {
+        let pace = Pace::new(Some(200.0), 256, MAX_PAUSE);
+        pace.state().rate = 160.0;
+        for _ in 0..10 {
+            pace.permit().await.answered(KIND);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        pace.permit().await.refused(None, None);
+        let rate = pace.now().requests_per_second;
+        assert!((80.0..81.0).contains(&rate), "{rate}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_of_requests_that_started_before_a_pause_are_one_event() {
+        let pace = Pace::new(Some(200.0), 256, MAX_PAUSE);
+        let mut permits = Vec::new();
+        for _ in 0..8 {
+            permits.push(pace.permit().await);
+        }
+        let late = permits.pop().unwrap();
+        let refused_at = Instant::now();
+        for permit in permits {
+            permit.refused(None, None);
+        }
+        let next = pace.permit().await;
+        assert_eq!(refused_at.elapsed().as_millis(), 300);
+        late.refused(None, None);
+        assert_eq!(pace.now().pauses, 1);
+        next.refused(None, None);
+        assert_eq!(pace.now().pauses, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn retry_after_is_obeyed_up_to_the_longest_pause() {
+        for (asked, paused) in [(3, 3), (3600, 60)] {
+            let pace = Pace::new(Some(200.0), 256, MAX_PAUSE);
+            let permit = pace.permit().await;
+            permit.refused(Some(Duration::from_secs(asked)), None);
+            let refused_at = Instant::now();
+            let pause_ends = refused_at + Duration::from_secs(paused);
+            assert_eq!(pace.now().not_before, Some(pause_ends));
+            let permit = pace.permit().await;
+            assert_eq!(refused_at.elapsed().as_secs(), paused);
+            permit.answered(KIND);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_without_an_answer_between_them_double_up_to_the_longest() {
+        let pace = Pace::new(Some(200.0), 256, MAX_PAUSE);
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            pace.permit().await.refused(None, None);
+            let pause_ends = pace.now().not_before.unwrap();
+            pauses.push((pause_ends - Instant::now()).as_millis());
+        }
+        assert_eq!(pauses[..4], [300, 600, 1200, 2400]);
+        assert_eq!(pauses[10..], [60_000, 60_000]);
+        let rate = pace.now().requests_per_second;
+        assert!(
+            (10.0..12.0).contains(&rate),
+            "it fell more than once: {rate}"
+        );
+        pace.permit().await.answered(KIND);
+        pace.permit().await.refused(None, None);
+        let pause = pace.now().not_before.unwrap() - Instant::now();
+        assert_eq!(pause.as_millis(), 300);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn odd_quotes_and_caps_are_survived() {
+        for odd in [0.0, f64::MIN_POSITIVE, f64::INFINITY, f64::MAX] {
+            let pace = Pace::new(Some(odd), 0, MAX_PAUSE);
+            pace.permit().await.refused(None, Some(odd));
+            pace.permit().await.answered(KIND);
+            assert!(pace.now().requests_per_second >= MIN_RATE);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_start_evenly_and_in_order_from_the_first_on_and_after_a_pause() {
         let pace = Pace::new(Some(10.0), 100, MAX_PAUSE);
         let begin = Instant::now();
+        let starts = RefCell::new(Vec::new());
         let refused = pace.permit().await;
-        let order = Mutex::new(Vec::new());
         let worker = async |number: u32| {
             let permit = pace.permit().await;
-            order.lock().unwrap().push((number, begin.elapsed()));
+            starts
+                .borrow_mut()
+                .push((number, begin.elapsed().as_millis()));
             permit.answered(KIND);
         };
         let refusing = async {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(250)).await;
             refused.refused(Some(Duration::from_secs(3)), None);
         };
-        tokio::join!(worker(1), worker(2), worker(3), refusing);
-        let order = order.into_inner().unwrap();
-        let numbers: Vec<u32> = order.iter().map(|(number, _)| *number).collect();
-        assert_eq!(numbers, [1, 2, 3]);
-        // 3 s from the refusal on, and then at half the refused rate, and a little more each time.
-        assert_eq!(order[0].1.as_millis(), 3050);
-        let gap = order[1].1 - order[0].1;
-        assert!((190..=200).contains(&gap.as_millis()), "{gap:?}");
-        let gap = order[2].1 - order[1].1;
-        assert!((170..=200).contains(&gap.as_millis()), "{gap:?}");
+        tokio::join!(
+            worker(1),
+            worker(2),
+            worker(3),
+            worker(4),
+            worker(5),
+            refusing
+        );
+        let starts = starts.into_inner();
+        let order: Vec<u32> = starts.iter().map(|(number, _)| *number).collect();
+        assert_eq!(order, [1, 2, 3, 4, 5]);
+        let times: Vec<u128> = starts.iter().map(|(_, at)| *at).collect();
+        assert_eq!(times[..3], [100, 200, 3_250]);
+        let gaps = [times[3] - times[2], times[4] - times[3]];
+        assert!(gaps[0] > 100 && gaps[0].abs_diff(gaps[1]) <= 2, "{times:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_more_than_the_cap_are_on_their_way() {
+    async fn a_list_page_goes_before_all_that_wait() {
+        let pace = Pace::new(Some(10.0), 100, MAX_PAUSE);
+        drop(pace.permit().await);
+        let order = RefCell::new(Vec::new());
+        let history = async |number: u32| {
+            let _permit = pace.permit().await;
+            order.borrow_mut().push(number);
+        };
+        let page = async {
+            let _permit = pace.permit_first().await;
+            order.borrow_mut().push(0);
+        };
+        tokio::join!(history(1), history(2), page);
+        assert_eq!(order.into_inner(), [0, 1, 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_than_the_maximum_are_in_flight() {
         let pace = Pace::new(None, 2, MAX_PAUSE);
         let first = pace.permit().await;
         let _second = pace.permit().await;
-        let third = tokio::time::timeout(Duration::from_secs(60), pace.permit()).await;
+        let third = timeout(Duration::from_secs(60), pace.permit()).await;
         assert!(third.is_err(), "a third request started");
         drop(first);
-        pace.permit().await;
+        assert!(pace.permit().now_or_never().is_some());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_gives_up_leaves_no_permit_and_no_turn_behind() {
+    async fn a_waiter_that_is_dropped_leaves_no_permit_and_no_turn_behind() {
         let pace = Pace::new(Some(1.0), 1, MAX_PAUSE);
         drop(pace.permit().await);
-        // Gives up while first in line, waiting for its turn; and in second place behind it.
         for _ in 0..3 {
             let waiting = async { tokio::join!(pace.permit(), pace.permit()) };
-            let given_up = tokio::time::timeout(Duration::from_millis(100), waiting).await;
+            let given_up = timeout(Duration::from_millis(100), waiting).await;
             assert!(given_up.is_err());
         }
         let begin = Instant::now();
@@ -172,9 +807,45 @@ mod tests {
             "its turn, not a later one"
         );
         assert_eq!(pace.now().in_flight, 1);
-        // Given up while on its way.
         drop(permit);
         assert_eq!(pace.now().in_flight, 0);
+        assert_eq!(pace.state().queue, []);
         pace.permit().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiter_that_is_not_polled_holds_up_the_others_for_one_turn() {
+        let pace = Pace::new(Some(10.0), 100, MAX_PAUSE);
+        drop(pace.permit().await);
+        let mut unpolled = Box::pin(pace.permit());
+        assert!((&mut unpolled).now_or_never().is_none());
+        let begin = Instant::now();
+        let mut starts = Vec::new();
+        for _ in 0..3 {
+            drop(pace.permit().await);
+            starts.push(begin.elapsed().as_millis());
+        }
+        // Of what was late, 10 ms are caught up with.
+        assert_eq!(starts, [200, 290, 390]);
+        drop(unpolled.await);
+        assert_eq!(begin.elapsed().as_millis(), 490);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiter_that_is_woken_by_an_end_and_not_polled_holds_up_the_others_for_a_moment() {
+        let pace = Pace::new(None, 1, MAX_PAUSE);
+        let first = pace.permit().await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let mut unpolled = Box::pin(pace.permit());
+        assert!((&mut unpolled).now_or_never().is_none());
+        let ending = async {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            drop(first);
+        };
+        let begin = Instant::now();
+        let (second, ()) = tokio::join!(pace.permit(), ending);
+        assert!(begin.elapsed() <= RECHECK, "{:?}", begin.elapsed());
+        drop(second);
+        drop(unpolled.await);
     }
 }

@@ -14,8 +14,7 @@ use super::credentials::{Credentials, IssuedToken, PasswordLogin};
 use super::error::{Malformed, RegistryError, RequestFailure, StatusFailure};
 use super::gate::{Entry, Gate, Pass};
 use super::meter::RequestMeter;
-use super::pace::{Pace, Permit};
-use super::rate::PaceNow;
+use super::pace::{Pace, PaceNow, Permit};
 use super::retry::{self, RetryPolicy};
 use super::signature::{self, RequestToSign, SigningKey};
 use super::temporary_key::{TemporaryKey, TemporaryKeySource};
@@ -338,17 +337,23 @@ impl Transport {
     /// ended meanwhile. A key that was refused is so kept from being sent once more.
     async fn admit(
         &self,
+        kind: RequestKind,
         proof: Option<&Proof>,
     ) -> Result<Option<(Permit<'_>, Pass<'_>)>, RequestFailure> {
         let generation = match proof {
             Some(Proof::Key { generation, .. }) => *generation,
             Some(Proof::Token(_)) | None => 0,
         };
+        let turn = async || match kind {
+            RequestKind::BuildHistory => self.pace.permit().await,
+            // The list pages, and what comes before them: histories depend on them.
+            _ => self.pace.permit_first().await,
+        };
         loop {
             let permit = tokio::select! {
                 biased;
                 failure = self.gate.closed() => return Err(failure),
-                permit = self.pace.permit() => permit,
+                permit = turn() => permit,
             };
             let now = self.clock.now();
             if let Credentials::Temporary(source) = &*self.credentials
@@ -376,7 +381,7 @@ impl Transport {
     ) -> Result<Attempt, RequestFailure> {
         let admitted = match outgoing.authenticate {
             Some(call) => {
-                let Some(admitted) = self.admit(proof).await? else {
+                let Some(admitted) = self.admit(outgoing.kind, proof).await? else {
                     return Ok(Attempt::Outdated);
                 };
                 if sent_before == 0 && !(call.is_wanted)() {
