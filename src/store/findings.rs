@@ -72,9 +72,6 @@ pub(super) async fn insert_commands(
         "insert into swr.command (instance_id, command_id, command, masked_command)
          select $1, c.command_id, c.command, c.masked_command
          from unnest($2::uuid[], $3::text[], $4::text[]) as c (command_id, command, masked_command)
-         where not exists (
-             select from swr.command k where k.instance_id = $1 and k.command_id = c.command_id
-         )
          on conflict do nothing",
         instance_id,
         commands.iter().map(|c| c.command_id).bind_iter() as _,

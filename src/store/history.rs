@@ -25,10 +25,18 @@ pub async fn histories_wanted(
     now: DateTime<Utc>,
 ) -> Result<Vec<String>, StoreError> {
     sqlx::query_scalar!(
+        // A subquery, so that the plan is a look-up by key also while the table is empty or its rows
+        // were never counted.
         r#"select wanted.digest as "digest!"
            from unnest($2::text[]) as wanted (digest)
-           left join swr.manifest m on m.instance_id = $1 and m.digest = wanted.digest
-           where m.digest is null or (m.next_attempt_at <= $3 and m.attempted_at < $4)"#,
+           where coalesce(
+               (
+                   select coalesce(m.next_attempt_at <= $3 and m.attempted_at < $4, false)
+                   from swr.manifest m
+                   where m.instance_id = $1 and m.digest = wanted.digest
+               ),
+               true
+           )"#,
         run.instance_id,
         digests as _,
         to_micros(now),
@@ -460,9 +468,6 @@ async fn insert_layers(
         "insert into swr.layer (size_bytes, instance_id, layer_id, digest)
          select l.size_bytes, $1, l.layer_id, l.digest
          from unnest($2::bigint[], $3::uuid[], $4::text[]) as l (size_bytes, layer_id, digest)
-         where not exists (
-             select from swr.layer k where k.instance_id = $1 and k.layer_id = l.layer_id
-         )
          on conflict do nothing",
         run.instance_id,
         layers.iter().map(|(_, layer)| layer.size_bytes).bind_iter() as _,
@@ -490,9 +495,6 @@ async fn insert_media_types(
         "insert into swr.media_type (instance_id, media_type_id, media_type)
          select $1, t.media_type_id, t.media_type
          from unnest($2::uuid[], $3::text[]) as t (media_type_id, media_type)
-         where not exists (
-             select from swr.media_type k where k.instance_id = $1 and k.media_type_id = t.media_type_id
-         )
          on conflict do nothing",
         run.instance_id,
         media_types.iter().map(|(id, _)| *id).bind_iter() as _,
@@ -522,9 +524,6 @@ async fn insert_steps(
                      $8::uuid[], $9::boolean[], $10::jsonb[])
               as s (created_at, created_at_ns, build_step_id, command_id, layer_id, media_type_id, chain_id,
                     empty_layer, extra)
-         where not exists (
-             select from swr.build_step k where k.instance_id = $1 and k.build_step_id = s.build_step_id
-         )
          on conflict do nothing",
         run.instance_id,
         steps.iter().map(|row| row.step.created_at.map(to_micros)).bind_iter() as _,
@@ -614,9 +613,6 @@ pub(super) async fn insert_issues(
          select $1, i.data_issue_id, $2, $3, i.table_name, i.row_key, i.field, i.action, i.original
          from unnest($4::uuid[], $5::text[], $6::text[], $7::text[], $8::text[], $9::jsonb[])
               as i (data_issue_id, table_name, row_key, field, action, original)
-         where not exists (
-             select from swr.data_issue k where k.instance_id = $1 and k.data_issue_id = i.data_issue_id
-         )
          on conflict do nothing",
         run.instance_id,
         run.run_id,
