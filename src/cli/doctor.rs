@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::exit::{Exit, Failure};
 use super::hints::failure;
+use super::proxy;
 use super::settings::{DatabaseArgs, RegistryArgs, SourceArgs};
 use super::source::Instances;
 use crate::artifact::{Artifact, InstanceDescription};
@@ -156,7 +157,11 @@ struct Names {
 
 /// Gives the instances, as far as the settings are complete.
 async fn check_configuration(checkup: &mut Checkup, args: &RegistryArgs) -> Vec<Names> {
-    let endpoint = async |args: &RegistryArgs| found((), args.endpoint()?.to_string());
+    let endpoint = async |args: &RegistryArgs| {
+        let endpoint = args.endpoint()?;
+        proxy::check()?;
+        found((), endpoint.to_string())
+    };
     let project = async |args: &RegistryArgs| configured(args.project_id()?);
     let credentials =
         async |args: &RegistryArgs| found((), args.credentials_source(&Clock::system()).await?);

@@ -10,6 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::configuration::credential_keys::{Credential, credential_settings};
 use super::credentials::{self, Located, read_secret, secret, variable};
 use super::exit::{Exit, Failure};
+use super::proxy;
 use super::source::{Instances, Source};
 use crate::clock::Clock;
 use crate::database::{Database, DatabaseError};
@@ -388,6 +389,7 @@ impl RegistryArgs {
         let project_id = self.project_id()?;
         let instances = self.instances()?;
         let endpoint = self.endpoint()?;
+        proxy::check()?;
         // Before the metadata service is waited for.
         let ca_certificates = self.ca_certificates()?;
         let (credentials, _) = self.find_credentials(&project_id, &clock).await?;

@@ -235,6 +235,53 @@ async fn a_ca_file_that_is_none_is_a_usage_error() {
 }
 
 #[tokio::test]
+async fn a_proxy_that_cannot_be_read_is_not_gone_past() {
+    let emulator = emulator(world()).await;
+    let database = TestDatabase::create().await;
+    let bad = "http://user:hidden-1@proxy.example:port";
+    for (variables, named) in [
+        (&[("HTTP_PROXY", bad)][..], "HTTP_PROXY"),
+        (&[("HTTPS_PROXY", bad)], "HTTPS_PROXY"),
+        (
+            &[("all_proxy", "socks5://user:hidden-1@proxy.example")],
+            "all_proxy",
+        ),
+        (
+            &[("HTTPS_PROXY", ""), ("https_proxy", "http://proxy.example")],
+            "https_proxy",
+        ),
+        (
+            &[
+                ("ALL_PROXY", "http://proxy.example"),
+                ("REQUEST_METHOD", "GET"),
+            ],
+            "ALL_PROXY",
+        ),
+    ] {
+        for command in ["sync", "doctor", "verify"] {
+            let program = Program::new(&[command])
+                .registry(&emulator)
+                .database(&database)
+                .hides("hidden-1");
+            let program = variables
+                .iter()
+                .fold(program, |program, (name, value)| program.env(name, value));
+            let finished = program.run().await.code(2);
+            let words = format!("cannot use the proxy that {named} names");
+            let output = finished.stdout + &finished.stderr;
+            assert!(output.contains(&words), "{output}");
+        }
+    }
+    assert_eq!(emulator.requests().total(), 0);
+    // One that is empty is unset.
+    Program::sync(&emulator, &database)
+        .env("HTTPS_PROXY", "")
+        .run()
+        .await
+        .code(0);
+}
+
+#[tokio::test]
 async fn requests_go_through_the_proxy_of_the_environment() {
     let emulator = emulator(world()).await;
     let database = TestDatabase::create().await;
