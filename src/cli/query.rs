@@ -9,6 +9,7 @@ use super::settings::DatabaseArgs;
 use crate::database::hint;
 use crate::database::reader::{ReadError, Reader};
 use crate::report::{CsvSink, Format, JsonSink, TableSink, quoted};
+use crate::secret_file::BYTE_ORDER_MARK;
 use crate::store::{ListingAge, listing_ages, within};
 
 pub(super) const QUERY_AFTER_HELP: &str = "\
@@ -67,7 +68,9 @@ pub(super) async fn query(args: QueryArgs) -> Result<Exit, Failure> {
     } = args;
     let open = database.open().await?;
     let mut reader = open.database.connect_to_read().await?;
-    print(&mut reader, &sql, format).await?;
+    // As of `query "$(cat FILE)"`.
+    let sql = sql.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&sql);
+    print(&mut reader, sql, format).await?;
     Ok(Exit::Success)
 }
 

@@ -15,6 +15,7 @@ use super::source::{Instances, Source};
 use crate::clock::Clock;
 use crate::database::{Database, DatabaseError};
 use crate::registry::{Credentials, Project, ProjectSettings, RetryPolicy, TransportSettings};
+use crate::secret_file::BYTE_ORDER_MARK;
 
 /// Which registries: the one of flags and variables, or those of the configuration file.
 #[derive(Debug, Clone, clap::Args)]
@@ -446,7 +447,8 @@ impl RegistryArgs {
             .hint("SWR_CA_FILE names a file of certificates in PEM: -----BEGIN CERTIFICATE-----")
         };
         let pem = std::fs::read(path).map_err(|error| failed(&error.to_string()))?;
-        match Certificate::from_pem_bundle(&pem) {
+        let pem = pem.strip_prefix(BYTE_ORDER_MARK.as_bytes()).unwrap_or(&pem);
+        match Certificate::from_pem_bundle(pem) {
             Ok(certificates) if certificates.is_empty() => Err(failed("it holds no certificate")),
             Ok(certificates) => Ok(certificates),
             Err(_) => Err(failed("it is not PEM")),

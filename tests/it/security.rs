@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use reqwest::Url;
+use secrecy::ExposeSecret;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use swr_sync::database::Database;
@@ -232,6 +233,46 @@ async fn a_ca_file_that_is_none_is_a_usage_error() {
                 path.display()
             )]);
     }
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_is_no_part_of_a_file() {
+    let emulator = emulator(world()).await;
+    let database = TestDatabase::create().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, format!("\u{feff}{text}")).unwrap();
+        path
+    };
+    let settings = emulator.settings();
+    let keys = format!(
+        "[basic]\nak = {}\nsk = {}\n",
+        settings.credentials.access_key,
+        settings.credentials.secret_key.expose_secret()
+    );
+    let authority = std::fs::read_to_string(data("ca.pem")).unwrap();
+    let endpoint = format!("https://localhost:{}", tls_in_front_of(&emulator).await);
+    let configuration = format!("endpoint = \"{endpoint}\"\n");
+    Program::sync(&emulator, &database)
+        .without_key()
+        .without("SWR_ENDPOINT")
+        .without("DATABASE_URL")
+        .env("SWR_SYNC_CONFIG", file("swr-sync.toml", &configuration))
+        .env("DATABASE_URL_FILE", file("url", database.url()))
+        .env(
+            "HUAWEICLOUD_SDK_CREDENTIALS_FILE",
+            file("credentials", &keys),
+        )
+        .env("SWR_CA_FILE", file("ca.pem", &authority))
+        .run()
+        .await
+        .code(0);
+    Program::new(&["query", "\u{feff}select 1"])
+        .database(&database)
+        .run()
+        .await
+        .code(0);
 }
 
 #[tokio::test]
