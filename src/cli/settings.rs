@@ -275,6 +275,7 @@ impl From<DatabaseError> for Failure {
         }
         let hint = match &error {
             DatabaseError::Url => "write it as postgresql://user:password@host:5432/name",
+            DatabaseError::Unusable { problem, .. } => problem.hint(),
             DatabaseError::Unreachable { .. }
             | DatabaseError::Timeout { .. }
             | DatabaseError::Silent { .. } => {
