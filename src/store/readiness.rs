@@ -77,7 +77,12 @@ pub async fn missing_run_rights(connection: &mut PgConnection) -> Result<Vec<Str
            join pg_namespace n on n.nspname = 'swr'
            join pg_class c on c.relnamespace = n.oid and c.relname = w.table_name
            where not has_table_privilege(c.oid, w.privilege)
-           group by w.table_name"#,
+           group by w.table_name
+           union all
+           select 'execute on function swr.' || p.proname
+           from pg_namespace n
+           join pg_proc p on p.pronamespace = n.oid
+           where n.nspname = 'swr' and not has_function_privilege(p.oid, 'execute')"#,
         tables as _,
         privileges as _
     )

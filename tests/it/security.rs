@@ -817,6 +817,115 @@ impl Roles<'_> {
     }
 }
 
+/// A function and an operator that match better than those of the server, in a schema that
+/// everyone may create in, as up to PostgreSQL 14. They change a row if somebody else runs them.
+const TRAPS: &str = "
+    create function public.unnest(ids uuid[]) returns setof uuid language plpgsql as $$
+    begin
+        perform public.spring_the_trap();
+        return query select pg_catalog.unnest(ids);
+    end $$;
+    create function public.is_more(a numeric, b bigint) returns boolean language plpgsql as $$
+    begin
+        perform public.spring_the_trap();
+        return a operator(pg_catalog.>) b::numeric;
+    end $$;
+    create operator public.> (leftarg = numeric, rightarg = bigint, function = public.is_more);
+    create function public.spring_the_trap() returns void language plpgsql as $$
+    begin
+        update swr.instance set region = 'written by ' || current_user;
+    exception when others then
+        raise exception using message = 'run by ' || current_user;
+    end $$;";
+
+#[tokio::test]
+async fn nothing_that_a_reader_lays_into_schema_public_is_run_by_others() {
+    let emulator = emulator(world()).await;
+    let database = TestDatabase::create().await;
+    database
+        .snapshot("grant create on schema public to public")
+        .await;
+    let roles = Roles::create(&database).await;
+    assert_eq!(roles.refused(&roles.report, TRAPS).await, None);
+
+    for (role, arguments) in [
+        (&roles.sync, ["sync", "--no-migrate"]),
+        (&roles.migrate, ["verify", "--histories=all"]),
+        (&roles.migrate, ["report", "storage_by_repository"]),
+    ] {
+        Program::new(&arguments)
+            .registry(&emulator)
+            .database_url(&roles.url(role))
+            .run()
+            .await
+            .code(0);
+    }
+    // As somebody with psql, who has the schema in the search path.
+    for view in ["storage_by_repository", "stale_artifact()", "reclaimable()"] {
+        let sql = format!("select * from swr_report.{view}");
+        database.snapshot(&sql).await;
+    }
+    let written = "select count(*) from swr.instance where region like 'written by %'";
+    assert_eq!(database.snapshot(written).await, "0");
+    // The trap works.
+    let sprung = roles.refused(&roles.report, "select public.unnest(array[]::uuid[])");
+    assert!(
+        sprung
+            .await
+            .is_some_and(|error| error.starts_with("run by "))
+    );
+    roles.drop().await;
+}
+
+#[tokio::test]
+async fn roles_can_do_their_work_where_functions_are_not_for_everyone() {
+    let emulator = emulator(world()).await;
+    let database = TestDatabase::create_empty().await;
+    database
+        .snapshot("alter default privileges revoke execute on functions from public")
+        .await;
+    Program::new(&["migrate"])
+        .database(&database)
+        .run()
+        .await
+        .code(0);
+    let roles = Roles::create(&database).await;
+    let doctor = async || {
+        let doctor = Program::new(&["doctor"]).registry(&emulator);
+        let doctor = doctor.database_url(&roles.url(&roles.sync)).run().await;
+        doctor.stdout
+    };
+    assert!(doctor().await.contains("enough to sync"));
+    let function = "function swr.total_bytes(numeric)";
+    let sync = format!("\"{}\"", roles.sync.replace('"', "\"\""));
+    let revoke = format!("revoke execute on {function} from {sync}");
+    database.snapshot(&revoke).await;
+    let lacks = "to sync the role lacks execute on function swr.total_bytes";
+    assert!(doctor().await.contains(lacks));
+    roles.apply().await;
+    Program::sync(&emulator, &database)
+        .database_url(&roles.url(&roles.sync))
+        .args(&["--no-migrate"])
+        .run()
+        .await
+        .code(0);
+    for report in ["storage_by_repository", "stale_artifact", "layer_usage"] {
+        Program::new(&["report", report])
+            .database_url(&roles.url(&roles.report))
+            .run()
+            .await
+            .code(0);
+    }
+    // Of a later migration.
+    let stricter = "alter default privileges revoke execute on functions from public";
+    assert_eq!(roles.refused(&roles.migrate, stricter).await, None);
+    let later = "create function swr_report.later() returns integer language sql return 1";
+    assert_eq!(roles.refused(&roles.migrate, later).await, None);
+    let call = "select swr_report.later()";
+    assert_eq!(roles.refused(&roles.report, call).await, None);
+    roles.drop().await;
+}
+
 #[tokio::test]
 async fn each_role_can_do_its_work_and_no_more() {
     let mut world = world();
