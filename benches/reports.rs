@@ -62,7 +62,7 @@ async fn main() {
     let server = start_server(folder.path(), &data).await;
     let database = Database::from_url(server.url()).unwrap();
     database.migrate().await.unwrap();
-    let mut connection = database.connect().await.unwrap();
+    let mut connection = database.connect_to_write().await.unwrap();
     let published = "select count(*) from swr.sync_run where outcome = 'published'";
     if number(&mut connection, published).await == 0 {
         fill(&database, options.artifacts).await;

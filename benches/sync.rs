@@ -84,7 +84,7 @@ async fn main() {
         second.elapsed.as_secs_f64() / first.elapsed.as_secs_f64()
     );
 
-    let mut connection = database.connect().await.unwrap();
+    let mut connection = database.connect_to_write().await.unwrap();
     sizes(&mut connection).await;
     staging(&mut connection).await;
     connection.close().await.unwrap();

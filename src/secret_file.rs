@@ -3,6 +3,9 @@
 use std::io;
 use std::path::Path;
 
+/// What some editors begin a file with; it means nothing in UTF-8.
+pub const BYTE_ORDER_MARK: &str = "\u{feff}";
+
 /// Reads a file that others must not be able to change: they could send the program elsewhere.
 ///
 /// That others can read it is the rule where an orchestrator mounts it (0444 by Docker, 0644 by
@@ -29,5 +32,9 @@ pub fn read(path: &Path) -> io::Result<String> {
             );
         }
     }
-    std::fs::read_to_string(path)
+    let text = std::fs::read_to_string(path)?;
+    Ok(text
+        .strip_prefix(BYTE_ORDER_MARK)
+        .unwrap_or(&text)
+        .to_owned())
 }

@@ -178,7 +178,7 @@ pub(crate) const IN_PROGRESS: RunEnd<'static> = RunEnd {
 
 /// Ends the statement that another session of ours is in, if any.
 async fn cancel(database: &Database, session: i32) -> Result<(), SyncError> {
-    let mut connection = database.connect().await?;
+    let mut connection = database.connect_to_write().await?;
     Ok(store::cancel(&mut connection, session).await?)
 }
 

@@ -209,7 +209,7 @@ fn registry_settings(emulator: &Emulator, clock: Clock) -> Result<ProjectSetting
 )]
 async fn make_database(server: &EmbeddedServer) -> Result<Database, Failure> {
     let fail = |error| Failure::new(Exit::Database, error);
-    let mut connection = Database::from_url(server.url())?.connect().await?;
+    let mut connection = Database::from_url(server.url())?.connect_to_write().await?;
     for statement in [
         "drop database if exists swr_demo with (force)",
         "create database swr_demo",

@@ -13,13 +13,14 @@ use tokio::time::Instant;
 
 use super::exit::{Exit, Failure};
 use super::hints::failure;
+use super::proxy;
 use super::settings::{DatabaseArgs, RegistryArgs, SourceArgs};
 use super::source::Instances;
 use crate::artifact::{Artifact, InstanceDescription};
 use crate::build_history::HistoryOutcome;
 use crate::clock::Clock;
 use crate::database::reader::{ColumnKind, ResultColumn, RowSink};
-use crate::database::{Database, DatabaseError};
+use crate::database::{Database, DatabaseError, Unusable};
 use crate::registry::{Registry, RegistryError, RequestFailure};
 use crate::report::{CsvSink, Format, JsonSink};
 use crate::store::{self, InstanceState, StoreError};
@@ -30,8 +31,6 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Limits for one request of a probe, where the settings are more patient.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// The oldest PostgreSQL whose SQL is enough.
-const FIRST_SERVER_VERSION: i32 = 140_000;
 /// From this difference of the clocks on something is wrong, …
 const SKEW_TO_WARN_SECONDS: u64 = 60;
 /// … and beyond this one signatures are refused (devg-apisign).
@@ -156,7 +155,11 @@ struct Names {
 
 /// Gives the instances, as far as the settings are complete.
 async fn check_configuration(checkup: &mut Checkup, args: &RegistryArgs) -> Vec<Names> {
-    let endpoint = async |args: &RegistryArgs| found((), args.endpoint()?.to_string());
+    let endpoint = async |args: &RegistryArgs| {
+        let endpoint = args.endpoint()?;
+        proxy::check()?;
+        found((), endpoint.to_string())
+    };
     let project = async |args: &RegistryArgs| configured(args.project_id()?);
     let credentials =
         async |args: &RegistryArgs| found((), args.credentials_source(&Clock::system()).await?);
@@ -369,14 +372,19 @@ async fn embedded_place(args: &DatabaseArgs) -> Probed<Option<Database>> {
 }
 
 async fn connect(database: &Database) -> Probed<PgConnection> {
-    let connection = database.connect().await.map_err(unreachable_database)?;
-    found(connection, "connected")
+    let connection = database.connect_to_write().await;
+    found(connection.map_err(unreachable_database)?, "connected")
 }
 
 /// The driver's words for a refusal are worth more than that there was one.
 fn unreachable_database(error: DatabaseError) -> Finding {
     let code = match &error {
         DatabaseError::Timeout { .. } => "timeout",
+        DatabaseError::Unusable { problem, .. } => match problem {
+            Unusable::OpenGauss => "not_postgresql",
+            Unusable::OldServer(_) => "old_server",
+            Unusable::Encoding(_) => "encoding",
+        },
         _ => "unreachable",
     };
     Finding::failed(code, error.into())
@@ -385,10 +393,6 @@ fn unreachable_database(error: DatabaseError) -> Finding {
 async fn server(connection: &mut PgConnection) -> Probed<()> {
     let state = store::server_state(connection).await.map_err(statement)?;
     let text = format!("PostgreSQL {}", state.version);
-    if state.version_number < FIRST_SERVER_VERSION {
-        let failure = Failure::new(Exit::Database, text).hint("use PostgreSQL 14 or later");
-        return Err(Finding::failed("old_server", failure));
-    }
     if state.is_read_only {
         let failure = Failure::new(Exit::Database, format!("{text}, which takes no writes"));
         let failure =
@@ -439,6 +443,15 @@ async fn rights(connection: &mut PgConnection, schema: Option<Schema>) -> Probed
         ),
     };
     let missing = missing.map_err(statement)?;
+    if missing.is_empty() && store::is_public_open(connection).await.map_err(statement)? {
+        return doubtful(
+            (),
+            "open_public",
+            format!("enough to {purpose}, but every role may create in schema public"),
+            "`revoke create on schema public from public` if no other program needs it: who reads the \
+             views with psql can be made to run functions of others",
+        );
+    }
     if missing.is_empty() {
         return found((), format!("enough to {purpose}"));
     }

@@ -220,6 +220,16 @@ pub const VARIABLES: &[EnvironmentVariable] = &[
     },
     plain(
         VariableGroup::Database,
+        "PGSSLMODE",
+        "sslmode, where the database URL has none",
+    ),
+    plain(
+        VariableGroup::Database,
+        "PGPORT",
+        "port, where the database URL has none",
+    ),
+    plain(
+        VariableGroup::Database,
         "PGPASSFILE",
         "password file of psql, where it is not ~/.pgpass",
     ),

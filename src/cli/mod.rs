@@ -21,6 +21,7 @@ mod man;
 mod migrate;
 mod outputs;
 mod progress;
+mod proxy;
 mod query;
 pub mod reference;
 mod report;

@@ -9,6 +9,7 @@ use super::settings::DatabaseArgs;
 use crate::database::hint;
 use crate::database::reader::{ReadError, Reader};
 use crate::report::{CsvSink, Format, JsonSink, TableSink, quoted};
+use crate::secret_file::BYTE_ORDER_MARK;
 use crate::store::{ListingAge, listing_ages, within};
 
 pub(super) const QUERY_AFTER_HELP: &str = "\
@@ -67,7 +68,9 @@ pub(super) async fn query(args: QueryArgs) -> Result<Exit, Failure> {
     } = args;
     let open = database.open().await?;
     let mut reader = open.database.connect_to_read().await?;
-    print(&mut reader, &sql, format).await?;
+    // As of `query "$(cat FILE)"`.
+    let sql = sql.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&sql);
+    print(&mut reader, sql, format).await?;
     Ok(Exit::Success)
 }
 
@@ -250,9 +253,10 @@ fn database_failure(error: impl Error + Send + Sync + 'static) -> Failure {
 
 /// Whether the server has understood the query and holds it to be wrong.
 fn is_refused(error: &ReadError) -> bool {
-    /// The classes of SQLSTATE that tell of the server: its connections, its resources, what its
-    /// operator does or has set, its system, and its bugs.
-    const OF_THE_SERVER: [&str; 5] = ["08", "53", "57", "58", "XX"];
+    /// SQLSTATEs that begin so are about the server: its connections, transactions that it ended,
+    /// conflicts (a standby has them with its primary), its resources and locks, what its operator
+    /// does or has set, its system, and its bugs.
+    const OF_THE_SERVER: [&str; 8] = ["08", "25P", "40", "53", "55P", "57", "58", "XX"];
     let ReadError::Query(source) = error else {
         return false;
     };

@@ -10,10 +10,12 @@ use secrecy::{ExposeSecret, SecretString};
 use super::configuration::credential_keys::{Credential, credential_settings};
 use super::credentials::{self, Located, read_secret, secret, variable};
 use super::exit::{Exit, Failure};
+use super::proxy;
 use super::source::{Instances, Source};
 use crate::clock::Clock;
-use crate::database::{Database, DatabaseError};
+use crate::database::{Database, DatabaseError, UrlProblem, is_ssl_mode};
 use crate::registry::{Credentials, Project, ProjectSettings, RetryPolicy, TransportSettings};
+use crate::secret_file::BYTE_ORDER_MARK;
 
 /// Which registries: the one of flags and variables, or those of the configuration file.
 #[derive(Debug, Clone, clap::Args)]
@@ -218,6 +220,9 @@ impl DatabaseArgs {
                 .url_in_file()?
                 .map(|url| url.expose_secret().to_owned()),
         };
+        if url.is_some() {
+            check_libpq_variables()?;
+        }
         let database = url.as_deref().map(Database::from_url).transpose()?;
         Ok(database.map(|database| database.with_timeout(*self.database_timeout)))
     }
@@ -257,6 +262,22 @@ impl DatabaseArgs {
     }
 }
 
+/// The client library takes its default where it cannot read one of these, and for a misspelt
+/// sslmode that would be one without a check.
+fn check_libpq_variables() -> Result<(), Failure> {
+    let is_valid = |name: &str, value: &str| match name {
+        "PGPORT" => value.parse::<u16>().is_ok(),
+        _ => is_ssl_mode(value),
+    };
+    for name in ["PGSSLMODE", "PGPORT"] {
+        if variable(name).is_some_and(|value| !is_valid(name, &value)) {
+            let text = format!("the value of {name} is not valid");
+            return Err(Failure::new(Exit::Usage, text).hint("correct it, or leave it unset"));
+        }
+    }
+    Ok(())
+}
+
 /// Whether a database URL carries a password; also one that cannot be read and might.
 pub(super) fn holds_password(url: &str) -> bool {
     let Ok(url) = url.parse::<Url>() else {
@@ -272,7 +293,11 @@ impl From<DatabaseError> for Failure {
             return Failure::new(error.exit(), error).hint(hint);
         }
         let hint = match &error {
-            DatabaseError::Url => "write it as postgresql://user:password@host:5432/name",
+            DatabaseError::Url(UrlProblem::SeveralHosts) => {
+                "name the primary, or a name that always leads to it"
+            }
+            DatabaseError::Url(_) => "write it as postgresql://user:password@host:5432/name",
+            DatabaseError::Unusable { problem, .. } => problem.hint(),
             DatabaseError::Unreachable { .. }
             | DatabaseError::Timeout { .. }
             | DatabaseError::Silent { .. } => {
@@ -388,6 +413,7 @@ impl RegistryArgs {
         let project_id = self.project_id()?;
         let instances = self.instances()?;
         let endpoint = self.endpoint()?;
+        proxy::check()?;
         // Before the metadata service is waited for.
         let ca_certificates = self.ca_certificates()?;
         let (credentials, _) = self.find_credentials(&project_id, &clock).await?;
@@ -444,7 +470,8 @@ impl RegistryArgs {
             .hint("SWR_CA_FILE names a file of certificates in PEM: -----BEGIN CERTIFICATE-----")
         };
         let pem = std::fs::read(path).map_err(|error| failed(&error.to_string()))?;
-        match Certificate::from_pem_bundle(&pem) {
+        let pem = pem.strip_prefix(BYTE_ORDER_MARK.as_bytes()).unwrap_or(&pem);
+        match Certificate::from_pem_bundle(pem) {
             Ok(certificates) if certificates.is_empty() => Err(failed("it holds no certificate")),
             Ok(certificates) => Ok(certificates),
             Err(_) => Err(failed("it is not PEM")),

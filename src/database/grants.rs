@@ -89,12 +89,17 @@ grant usage on schema swr to {sync};
 grant select, insert, update, delete on all tables in schema swr to {sync};
 revoke insert, update, delete on swr._sqlx_migrations from {sync};
 alter default privileges for role {migrate} in schema swr grant select, insert, update, delete on tables to {sync};
+-- Everyone may execute functions, unless the server's defaults are stricter.
+grant execute on all functions in schema swr to {sync}, {report};
+alter default privileges for role {migrate} in schema swr grant execute on functions to {sync}, {report};
 
 -- Who reports reads the views, which have their owner's rights to the tables, and what `status` shows.
 grant usage on schema swr, swr_report to {report};
 grant select on all tables in schema swr_report to {report};
 grant select on swr.instance, swr.sync_run, swr.data_issue, swr._sqlx_migrations to {report};
 alter default privileges for role {migrate} in schema swr_report grant select on tables to {report};
+grant execute on all functions in schema swr_report to {report};
+alter default privileges for role {migrate} in schema swr_report grant execute on functions to {report};
 
 commit;
 "#

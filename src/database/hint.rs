@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use rustls::CertificateError;
 use sqlx::postgres::PgDatabaseError;
 
 /// One sentence: the next step after an error that PostgreSQL, or the way to it, is the cause of.
@@ -15,8 +16,12 @@ pub fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
             None => cause = cause.source()?,
         }
     };
+    if let Some(reason) = certificate_error(error) {
+        return Some(of_certificate(&reason));
+    }
     match error {
         sqlx::Error::Database(error) => of_code(&error.code()?),
+        sqlx::Error::Protocol(message) if offers_no_mechanism(message) => Some(OPEN_GAUSS),
         sqlx::Error::Io(_) => Some(
             "check that the server runs, that host and port are right, and that nothing in between \
              cuts connections",
@@ -28,12 +33,82 @@ pub fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
     }
 }
 
+/// What to do about a server that is not PostgreSQL.
+pub(super) const OPEN_GAUSS: &str = "this server is openGauss or GaussDB, which is not PostgreSQL \
+    and is not supported: use PostgreSQL 14 or later (RDS for PostgreSQL is one)";
+
+/// PostgreSQL's SASL login names its mechanisms. openGauss and GaussDB use its number for a login of
+/// their own, in which sqlx finds none.
+fn offers_no_mechanism(message: &str) -> bool {
+    let mechanisms = message.strip_prefix("unsupported SASL authentication mechanisms:");
+    // A place in sqlx's sources follows.
+    mechanisms.is_some_and(|rest| rest.trim_start().starts_with('('))
+}
+
+/// Why the server's certificate is not accepted, if that is what failed.
+fn certificate_error(error: &sqlx::Error) -> Option<CertificateError> {
+    let mut cause: &(dyn Error + 'static) = error;
+    loop {
+        // An I/O error keeps what it wraps from `source`.
+        let inner = cause
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        cause = match inner {
+            Some(inner) => inner,
+            None => cause.source()?,
+        };
+        if let Some(rustls::Error::InvalidCertificate(reason)) = cause.downcast_ref() {
+            return Some(reason.clone());
+        }
+    }
+}
+
+fn of_certificate(reason: &CertificateError) -> &'static str {
+    match reason {
+        CertificateError::UnknownIssuer => {
+            "no authority that is trusted here signed the server's certificate: name that authority's \
+             certificate as sslrootcert=FILE in the database URL, or set sslmode=require, which \
+             encrypts and does not check who answers"
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "the server's certificate is for another host: use the name that it holds, or \
+             sslmode=verify-ca, which does not compare names"
+        }
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => {
+            "renew the server's certificate, and check the clock of this machine"
+        }
+        CertificateError::Other(other) if other.to_string().contains("UnsupportedCertVersion") => {
+            "the server's certificate is of X.509 version 1, as Citus and `openssl x509 -req` without \
+             extensions make it: give the server one of version 3, or set sslmode=disable in the \
+             database URL, on a trusted network only"
+        }
+        CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+            "the server's certificate is self-signed, and that of an authority (CA:TRUE): give the \
+             server one that an authority signed, and name the authority's as sslrootcert=FILE in \
+             the database URL, or set sslmode=require, which encrypts and does not check who answers"
+        }
+        _ => {
+            "give the server a certificate of X.509 version 3 that an authority signed, and name the \
+             authority's as sslrootcert=FILE in the database URL; sslmode=require does not check who \
+             answers, sslmode=disable does not encrypt"
+        }
+    }
+}
+
 /// By SQLSTATE (PostgreSQL's appendix A); the class is its first two characters.
 fn of_code(code: &str) -> Option<&'static str> {
     Some(match code {
         "08P01" => {
             "the server, or a pooler before it, refused how it was spoken to: poolers must pass sessions \
              through (pgbouncer: pool_mode = session)"
+        }
+        "25P03" | "25P04" | "57P05" => {
+            "the server ended the session because of its idle_in_transaction_session_timeout, \
+             transaction_timeout or idle_session_timeout: take the rows faster (into a file, for \
+             example), or raise the limit"
         }
         "25006" => {
             "the database takes no writes: name the primary instead of a standby, or see why \

@@ -6,22 +6,25 @@ pub mod grants;
 pub mod reader;
 
 mod hint;
+mod session;
+mod url;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, SqlSafeStr};
 
 use crate::exit::Exit;
 use crate::stop::{self, Stop, StopReason};
 
 use reader::Reader;
+use session::{Purpose, Server};
 
 pub use hint::hint;
+pub use url::{UrlProblem, is_ssl_mode};
 
 /// The migrations under `migrations/`. sqlx keeps its own table in the schema `swr` too.
 pub static MIGRATOR: Migrator = Migrator {
@@ -45,12 +48,15 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 /// What a step gets beyond the limit, for the server to say that it ended it.
 const MARGIN: Duration = Duration::from_secs(2);
 
+/// The oldest PostgreSQL whose SQL is enough.
+const FIRST_SERVER_VERSION: i32 = 140_000;
+
 /// What can go wrong before the first statement.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
-    /// The URL cannot be read. It is not repeated, since it may hold a password.
-    #[error("the database URL is not valid: expected postgresql://user@host/name")]
-    Url,
+    /// The URL cannot be used. It is not repeated, since it may hold a password.
+    #[error("the database URL is not valid: {0}")]
+    Url(UrlProblem),
     /// No connection.
     #[error("cannot connect to the database {place}")]
     Unreachable {
@@ -65,6 +71,14 @@ pub enum DatabaseError {
     Timeout {
         /// Host and database, without user or password.
         place: String,
+    },
+    /// The server or the database cannot hold the tables.
+    #[error("the database {place} cannot be used: {problem}")]
+    Unusable {
+        /// Host and database, without user or password.
+        place: String,
+        /// Why.
+        problem: Unusable,
     },
     /// No answer within the limit.
     #[error("cannot {doing}: no answer from the database within {}", humantime::format_duration(*limit))]
@@ -101,15 +115,44 @@ pub enum DatabaseError {
     Version(#[source] sqlx::Error),
 }
 
+/// Why a database cannot hold the tables.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// Not PostgreSQL, but a relative of PostgreSQL 9.2.
+    #[error("the server is openGauss or GaussDB")]
+    OpenGauss,
+    /// The version lacks SQL that is needed.
+    #[error("the server is too old: {0}")]
+    OldServer(String),
+    /// Not every text that a registry holds can be stored.
+    #[error("its encoding is {0}, and names and commands of images need UTF8")]
+    Encoding(String),
+}
+
+impl Unusable {
+    /// The next step.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Unusable::OpenGauss => hint::OPEN_GAUSS,
+            Unusable::OldServer(_) => "use PostgreSQL 14 or later",
+            Unusable::Encoding(_) => {
+                "create another database, with `create database NAME encoding 'UTF8' locale 'C' \
+                 template template0`, and name it in the database URL"
+            }
+        }
+    }
+}
+
 impl DatabaseError {
     /// The exit code it asks for.
     pub fn exit(&self) -> Exit {
         match self {
-            DatabaseError::Url => Exit::Usage,
+            DatabaseError::Url(_) => Exit::Usage,
             DatabaseError::NewerSchema { .. } => Exit::Refused,
             DatabaseError::Stopped(reason) => reason.exit(),
             DatabaseError::Unreachable { .. }
             | DatabaseError::Timeout { .. }
+            | DatabaseError::Unusable { .. }
             | DatabaseError::Silent { .. }
             | DatabaseError::MigrationNeeded { .. }
             | DatabaseError::Migration(_)
@@ -138,12 +181,12 @@ impl fmt::Debug for Database {
 impl Database {
     /// Reads a URL such as `postgresql://user:password@host/name`; see libpq for its options.
     pub fn from_url(url: &str) -> Result<Database, DatabaseError> {
-        if !is_unambiguous(url) {
-            return Err(DatabaseError::Url);
-        }
-        let options = PgConnectOptions::from_str(url).map_err(|_| DatabaseError::Url)?;
+        let options = url::parse(url).map_err(DatabaseError::Url)?;
         let host = match options.get_socket() {
             Some(socket) => socket.display().to_string(),
+            None if options.get_host().contains(':') => {
+                format!("[{}]:{}", options.get_host(), options.get_port())
+            }
             None => format!("{}:{}", options.get_host(), options.get_port()),
         };
         let place = format!(
@@ -177,45 +220,48 @@ impl Database {
         &self.place
     }
 
-    /// Opens a connection.
-    pub async fn connect(&self) -> Result<PgConnection, DatabaseError> {
-        let place = self.place.clone();
-        let mut not_yet = None;
-        let connecting = async {
-            loop {
-                match self.options.connect().await {
-                    Err(error) if hint::is_starting_up(&error) => not_yet = Some(error),
-                    result => return result,
-                }
-                tokio::time::sleep(RECONNECT_DELAY).await;
-            }
-        };
-        match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(source)) => Err(DatabaseError::Unreachable { place, source }),
-            Err(_) => Err(match not_yet {
-                Some(source) => DatabaseError::Unreachable { place, source },
-                None => DatabaseError::Timeout { place },
-            }),
-        }
-    }
-
-    /// Opens a connection for writing: the server ends its waits after the limit, and its
-    /// session soon after we have gone, even without a word. So locks do not outlive their run.
+    /// Opens a connection for writing: the server ends its waits after the limit, and its session
+    /// soon after we have gone. So locks do not outlive their run.
     pub async fn connect_to_write(&self) -> Result<PgConnection, DatabaseError> {
-        let mut connection = self.connect().await?;
-        let limiting = limit_waits(&mut connection, self.timeout);
-        let place = self.place.clone();
-        match tokio::time::timeout(CONNECT_TIMEOUT, limiting).await {
-            Ok(Ok(())) => Ok(connection),
-            Ok(Err(source)) => Err(DatabaseError::Unreachable { place, source }),
-            Err(_) => Err(DatabaseError::Timeout { place }),
+        let (connection, server) = self.connect(Purpose::Write).await?;
+        match unusable(server) {
+            None => Ok(connection),
+            Some(problem) => Err(DatabaseError::Unusable {
+                place: self.place.clone(),
+                problem,
+            }),
         }
     }
 
     /// Opens a connection for reading.
     pub async fn connect_to_read(&self) -> Result<Reader, DatabaseError> {
-        Ok(Reader::new(self.connect().await?, self.timeout))
+        let (connection, _) = self.connect(Purpose::Read).await?;
+        Ok(Reader::new(connection, self.timeout))
+    }
+
+    /// Connects, waiting for a server that is starting up, and sets what the session needs.
+    async fn connect(&self, purpose: Purpose) -> Result<(PgConnection, Server), DatabaseError> {
+        let mut not_yet = None;
+        let connecting = async {
+            let mut connection = loop {
+                match self.options.connect().await {
+                    Err(error) if hint::is_starting_up(&error) => not_yet = Some(error),
+                    result => break result?,
+                }
+                tokio::time::sleep(RECONNECT_DELAY).await;
+            };
+            let server = session::begin(&mut connection, purpose, self.timeout).await?;
+            Ok((connection, server))
+        };
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
+        let place = self.place.clone();
+        match (connected, not_yet) {
+            (Ok(Ok(connected)), _) => Ok(connected),
+            (Ok(Err(source)), _) | (Err(_), Some(source)) => {
+                Err(DatabaseError::Unreachable { place, source })
+            }
+            (Err(_), None) => Err(DatabaseError::Timeout { place }),
+        }
     }
 
     /// Applies the migrations that are missing, and gives their number.
@@ -268,14 +314,14 @@ impl Database {
 
     /// Ends the statement that another session of ours is in, as well as it can be done.
     async fn cancel(&self, session: i32) {
-        if let Ok(mut connection) = self.connect().await {
+        if let Ok(mut connection) = self.connect_to_write().await {
             let _ = cancel(&mut connection, session).await;
         }
     }
 
     /// Whether the schema is the one this program knows.
     pub async fn check(&self) -> Result<(), DatabaseError> {
-        let mut connection = self.connect().await?;
+        let (mut connection, _) = self.connect(Purpose::Read).await?;
         let reading = async {
             let applied = applied_migrations(&mut connection).await;
             // Nothing is pending on it.
@@ -338,41 +384,20 @@ fn milliseconds(limit: Duration) -> u128 {
     limit.as_millis().clamp(1, i32::MAX as u128)
 }
 
-/// Has the server give up waiting, for us and on our behalf. What a server does not know, such
-/// as an old one, is left out.
-async fn limit_waits(connection: &mut PgConnection, limit: Duration) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "select set_config(name, value, false) as value
-         from (values
-             ('statement_timeout', $1),
-             -- A process that is frozen in the middle of a transaction.
-             ('idle_in_transaction_session_timeout', $1),
-             -- A process that was killed while its statement waits.
-             ('client_connection_check_interval', '2s'),
-             -- A machine that vanished from the network.
-             ('tcp_keepalives_idle', '30'),
-             ('tcp_keepalives_interval', '10'),
-             ('tcp_keepalives_count', '3'),
-             ('tcp_user_timeout', '60000')
-         ) as w (name, value)
-         join pg_settings using (name)",
-        milliseconds(limit).to_string()
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(())
-}
-
-/// Whether a URL means what its writer meant. Without the scheme, the user would pass for it;
-/// behind a slash that is not encoded, the rest of the password would. What is left would then
-/// pass for the database's name, which messages show.
-fn is_unambiguous(url: &str) -> bool {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return false;
-    };
-    let path = rest.split_once('/').map_or("", |(_, path)| path);
-    let name = path.split(['?', '#']).next().unwrap_or_default();
-    matches!(scheme, "postgresql" | "postgres") && !name.contains('@')
+/// Why a server cannot be written to, if it cannot.
+fn unusable(server: Server) -> Option<Unusable> {
+    let Server {
+        version,
+        version_number,
+        encoding,
+    } = server;
+    if version.to_lowercase().contains("gauss") {
+        return Some(Unusable::OpenGauss);
+    }
+    if version_number < FIRST_SERVER_VERSION {
+        return Some(Unusable::OldServer(version));
+    }
+    (encoding != "UTF8").then_some(Unusable::Encoding(encoding))
 }
 
 #[expect(
@@ -396,8 +421,45 @@ async fn applied_migrations(connection: &mut PgConnection) -> Result<Vec<i64>, s
 /// A failed migration leaves sqlx's session lock held, so the connection must
 /// not outlive the attempt: it is taken by value and always closed.
 pub async fn migrate(mut connection: PgConnection) -> Result<(), MigrateError> {
-    let result = MIGRATOR.run(&mut connection).await;
+    let migrating = async {
+        let migrator = migrator(&mut connection).await?;
+        migrator.run(&mut connection).await
+    };
+    let result = migrating.await;
     // The server notices a lost connection by itself; nothing is pending on it.
     let _ = connection.close().await;
     result
+}
+
+/// The migrations without the statements that create a schema that is already there: an
+/// administrator may have made it for a role that cannot create schemas.
+async fn migrator(connection: &mut PgConnection) -> Result<Migrator, MigrateError> {
+    let schemas: Vec<String> = sqlx::query_scalar!(
+        r#"select nspname::text as "schema!" from pg_namespace where nspname in ('swr', 'swr_report')"#
+    )
+    .fetch_all(connection)
+    .await?;
+    let mut migrations = MIGRATOR.migrations.to_vec();
+    for schema in &schemas {
+        let statement = format!("create schema {schema};");
+        for migration in &mut migrations {
+            if migration.sql.as_str().contains(&statement) {
+                let sql = migration.sql.as_str().replace(&statement, "");
+                // The checksum stays that of the file.
+                migration.sql = AssertSqlSafe(sql).into_sql_str();
+            }
+        }
+    }
+    let is_missing = |schema: &Cow<'static, str>| !schemas.iter().any(|there| there == schema);
+    Ok(Migrator {
+        migrations: migrations.into(),
+        create_schemas: MIGRATOR
+            .create_schemas
+            .iter()
+            .filter(|schema| is_missing(schema))
+            .cloned()
+            .collect(),
+        table_name: MIGRATOR.table_name.clone(),
+        ..Migrator::DEFAULT
+    })
 }

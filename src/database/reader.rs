@@ -8,7 +8,7 @@ use sqlx::{
     Statement, Transaction, TypeInfo, ValueRef,
 };
 
-use super::{milliseconds, within};
+use super::within;
 
 /// A column of a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,8 +69,8 @@ const FETCH: &str = "fetch 1000 from swr_result";
 
 /// A connection to read from, with a limit for each step of a query.
 ///
-/// What a step waits for is the database alone: a reader who pages through a result has all the
-/// time in the world.
+/// What a step waits for is the database alone. For whoever takes the rows the server waits an
+/// hour.
 #[derive(Debug)]
 pub struct Reader {
     connection: PgConnection,
@@ -83,23 +83,12 @@ impl Reader {
     }
 
     /// Begins a read-only transaction, in which all queries see the database as it was at the
-    /// first of them. The views can be named without schema.
+    /// first of them.
     pub async fn snapshot(&mut self) -> Result<Snapshot<'_>, ReadError> {
         let Reader { connection, limit } = self;
         let limit = *limit;
         let begin = connection.begin_with("begin isolation level repeatable read read only");
-        let mut transaction = step(limit, begin).await?;
-        // All rows are wanted, so a plan for the first ones would be the wrong one. Compiling
-        // takes longer than running, and sorts and hashes are large. A query ends soon after we have
-        // gone, where the server knows how to notice that.
-        let settings = format!(
-            "set local search_path = swr_report, swr, public; set local cursor_tuple_fraction = 1;
-             set local jit = off; set local work_mem = '64MB'; set local statement_timeout = {};
-             select set_config(name, '2s', true) from pg_settings
-             where name = 'client_connection_check_interval'",
-            milliseconds(limit)
-        );
-        step(limit, transaction.execute(AssertSqlSafe(settings))).await?;
+        let transaction = step(limit, begin).await?;
         Ok(Snapshot { transaction, limit })
     }
 

@@ -29,8 +29,8 @@ pub use history::{
 pub use lock::{InstanceLock, LockAttempt, LockHolder, cancel};
 pub use publish::{MassRemoval, PublishCounts, Publishing, RepositoryLoss, analyze, publish};
 pub use readiness::{
-    InstanceState, ServerState, instance_state, missing_migration_rights, missing_run_rights,
-    server_state,
+    InstanceState, ServerState, instance_state, is_public_open, missing_migration_rights,
+    missing_run_rights, server_state,
 };
 pub use removal::{DoubtfulRemovals, doubtful_removals};
 pub use runs::{

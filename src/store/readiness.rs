@@ -39,8 +39,6 @@ const TABLES: [(&str, &[&str]); 25] = [
 pub struct ServerState {
     /// As the server writes it.
     pub version: String,
-    /// As a number: 150004 is 15.4.
-    pub version_number: i32,
     /// Whether it takes no writes: a standby, or set so.
     pub is_read_only: bool,
 }
@@ -51,7 +49,6 @@ pub async fn server_state(connection: &mut PgConnection) -> Result<ServerState, 
         ServerState,
         r#"select
                current_setting('server_version') as "version!",
-               current_setting('server_version_num')::integer as "version_number!",
                current_setting('transaction_read_only')::boolean as "is_read_only!""#
     )
     .fetch_one(connection)
@@ -80,7 +77,12 @@ pub async fn missing_run_rights(connection: &mut PgConnection) -> Result<Vec<Str
            join pg_namespace n on n.nspname = 'swr'
            join pg_class c on c.relnamespace = n.oid and c.relname = w.table_name
            where not has_table_privilege(c.oid, w.privilege)
-           group by w.table_name"#,
+           group by w.table_name
+           union all
+           select 'execute on function swr.' || p.proname
+           from pg_namespace n
+           join pg_proc p on p.pronamespace = n.oid
+           where n.nspname = 'swr' and not has_function_privilege(p.oid, 'execute')"#,
         tables as _,
         privileges as _
     )
@@ -105,6 +107,12 @@ pub async fn missing_migration_rights(
            from pg_namespace n
            where n.nspname in ('swr', 'swr_report') and not has_schema_privilege(n.oid, 'create')
            union all
+           -- The migration that creates a schema comments on it.
+           select 'ownership of schema ' || n.nspname
+           from pg_namespace n
+           where n.nspname in ('swr', 'swr_report') and not pg_has_role(n.nspowner, 'usage')
+             and not exists (select from pg_description d where d.objoid = n.oid and d.classoid = 'pg_namespace'::regclass)
+           union all
            select 'ownership of ' || count(*) || ' tables and views of schema ' || n.nspname
            from pg_namespace n
            join pg_class c on c.relnamespace = n.oid and c.relkind in ('r', 'p', 'v')
@@ -114,6 +122,22 @@ pub async fn missing_migration_rights(
     .fetch_all(connection)
     .await
     .doing("see whether this role may migrate")
+}
+
+/// Whether every role may create functions and tables in the schema `public`, as up to PostgreSQL 14.
+///
+/// Our sessions find nothing there. Those of people who read the views with psql do.
+pub async fn is_public_open(connection: &mut PgConnection) -> Result<bool, StoreError> {
+    sqlx::query_scalar!(
+        r#"select exists (
+               select from pg_namespace n
+               cross join lateral aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a
+               where n.nspname = 'public' and a.grantee = 0 and a.privilege_type = 'CREATE'
+           ) as "is_open!""#
+    )
+    .fetch_one(connection)
+    .await
+    .doing("see who may create in schema public")
 }
 
 /// What the database has of an instance.

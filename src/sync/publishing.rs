@@ -48,7 +48,7 @@ pub(super) async fn show_publishing(
 ) -> Infallible {
     let beating = async {
         tokio::time::sleep(HEARTBEAT).await;
-        let mut connection = database.connect().await?;
+        let mut connection = database.connect_to_write().await?;
         loop {
             store::save_progress(&mut connection, run, counters, IN_PROGRESS, clock.now()).await?;
             tokio::time::sleep(HEARTBEAT).await;

@@ -203,9 +203,12 @@ async fn a_listing_is_not_published_by_a_session_without_the_lock() {
         .unwrap();
     let error = publish(&mut lock).await.unwrap_err();
     assert!(matches!(error, StoreError::LockLost), "{error}");
-    let mut lock = InstanceLock::acquire(database.connect().await.unwrap(), instance.instance_id)
-        .await
-        .unwrap();
+    let mut lock = InstanceLock::acquire(
+        database.connect_to_write().await.unwrap(),
+        instance.instance_id,
+    )
+    .await
+    .unwrap();
     publish(&mut lock).await.unwrap();
 }
 

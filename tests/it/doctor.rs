@@ -139,6 +139,7 @@ async fn all_is_well_with_seven_cheap_requests_and_nothing_written() {
 async fn a_new_database_needs_a_migration_which_the_doctor_leaves_to_sync() {
     let emulator = emulator(world()).await;
     let database = TestDatabase::create_empty().await;
+    execute(&database, "revoke create on schema public from public").await;
     let expected = [
         ("database.schema", "migration_needed"),
         ("database.instance", "skipped"),
@@ -379,6 +380,16 @@ async fn a_newer_schema_is_left_alone() {
     let expected = and_skipped(&skipped, &[("database.schema", "newer_schema")]);
     check(doctor(&emulator, &database), 6, &expected).await;
     Program::sync(&emulator, &database).run().await.code(6);
+}
+
+#[tokio::test]
+async fn a_schema_that_every_role_may_create_in_is_worth_a_warning() {
+    let (emulator, database) = synced().await;
+    execute(&database, "grant create on schema public to public").await;
+    let expected = [("database.rights", "open_public")];
+    let finished = check(doctor(&emulator, &database), 0, &expected).await;
+    let hint = "revoke create on schema public from public";
+    assert!(finished.stdout.contains(hint), "{}", finished.stdout);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use reqwest::Url;
+use secrecy::ExposeSecret;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use swr_sync::database::Database;
@@ -232,6 +233,93 @@ async fn a_ca_file_that_is_none_is_a_usage_error() {
                 path.display()
             )]);
     }
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_is_no_part_of_a_file() {
+    let emulator = emulator(world()).await;
+    let database = TestDatabase::create().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, format!("\u{feff}{text}")).unwrap();
+        path
+    };
+    let settings = emulator.settings();
+    let keys = format!(
+        "[basic]\nak = {}\nsk = {}\n",
+        settings.credentials.access_key,
+        settings.credentials.secret_key.expose_secret()
+    );
+    let authority = std::fs::read_to_string(data("ca.pem")).unwrap();
+    let endpoint = format!("https://localhost:{}", tls_in_front_of(&emulator).await);
+    let configuration = format!("endpoint = \"{endpoint}\"\n");
+    Program::sync(&emulator, &database)
+        .without_key()
+        .without("SWR_ENDPOINT")
+        .without("DATABASE_URL")
+        .env("SWR_SYNC_CONFIG", file("swr-sync.toml", &configuration))
+        .env("DATABASE_URL_FILE", file("url", database.url()))
+        .env(
+            "HUAWEICLOUD_SDK_CREDENTIALS_FILE",
+            file("credentials", &keys),
+        )
+        .env("SWR_CA_FILE", file("ca.pem", &authority))
+        .run()
+        .await
+        .code(0);
+    Program::new(&["query", "\u{feff}select 1"])
+        .database(&database)
+        .run()
+        .await
+        .code(0);
+}
+
+#[tokio::test]
+async fn a_proxy_that_cannot_be_read_is_not_gone_past() {
+    let emulator = emulator(world()).await;
+    let database = TestDatabase::create().await;
+    let bad = "http://user:hidden-1@proxy.example:port";
+    for (variables, named) in [
+        (&[("HTTP_PROXY", bad)][..], "HTTP_PROXY"),
+        (&[("HTTPS_PROXY", bad)], "HTTPS_PROXY"),
+        (
+            &[("all_proxy", "socks5://user:hidden-1@proxy.example")],
+            "all_proxy",
+        ),
+        (
+            &[("HTTPS_PROXY", ""), ("https_proxy", "http://proxy.example")],
+            "https_proxy",
+        ),
+        (
+            &[
+                ("ALL_PROXY", "http://proxy.example"),
+                ("REQUEST_METHOD", "GET"),
+            ],
+            "ALL_PROXY",
+        ),
+    ] {
+        for command in ["sync", "doctor", "verify"] {
+            let program = Program::new(&[command])
+                .registry(&emulator)
+                .database(&database)
+                .hides("hidden-1");
+            let program = variables
+                .iter()
+                .fold(program, |program, (name, value)| program.env(name, value));
+            let finished = program.run().await.code(2);
+            let words = format!("cannot use the proxy that {named} names");
+            let output = finished.stdout + &finished.stderr;
+            assert!(output.contains(&words), "{output}");
+        }
+    }
+    assert_eq!(emulator.requests().total(), 0);
+    // One that is empty is unset.
+    Program::sync(&emulator, &database)
+        .env("HTTPS_PROXY", "")
+        .run()
+        .await
+        .code(0);
 }
 
 #[tokio::test]
@@ -727,6 +815,115 @@ impl Roles<'_> {
             self.database.snapshot(&sql).await;
         }
     }
+}
+
+/// A function and an operator that match better than those of the server, in a schema that
+/// everyone may create in, as up to PostgreSQL 14. They change a row if somebody else runs them.
+const TRAPS: &str = "
+    create function public.unnest(ids uuid[]) returns setof uuid language plpgsql as $$
+    begin
+        perform public.spring_the_trap();
+        return query select pg_catalog.unnest(ids);
+    end $$;
+    create function public.is_more(a numeric, b bigint) returns boolean language plpgsql as $$
+    begin
+        perform public.spring_the_trap();
+        return a operator(pg_catalog.>) b::numeric;
+    end $$;
+    create operator public.> (leftarg = numeric, rightarg = bigint, function = public.is_more);
+    create function public.spring_the_trap() returns void language plpgsql as $$
+    begin
+        update swr.instance set region = 'written by ' || current_user;
+    exception when others then
+        raise exception using message = 'run by ' || current_user;
+    end $$;";
+
+#[tokio::test]
+async fn nothing_that_a_reader_lays_into_schema_public_is_run_by_others() {
+    let emulator = emulator(world()).await;
+    let database = TestDatabase::create().await;
+    database
+        .snapshot("grant create on schema public to public")
+        .await;
+    let roles = Roles::create(&database).await;
+    assert_eq!(roles.refused(&roles.report, TRAPS).await, None);
+
+    for (role, arguments) in [
+        (&roles.sync, ["sync", "--no-migrate"]),
+        (&roles.migrate, ["verify", "--histories=all"]),
+        (&roles.migrate, ["report", "storage_by_repository"]),
+    ] {
+        Program::new(&arguments)
+            .registry(&emulator)
+            .database_url(&roles.url(role))
+            .run()
+            .await
+            .code(0);
+    }
+    // As somebody with psql, who has the schema in the search path.
+    for view in ["storage_by_repository", "stale_artifact()", "reclaimable()"] {
+        let sql = format!("select * from swr_report.{view}");
+        database.snapshot(&sql).await;
+    }
+    let written = "select count(*) from swr.instance where region like 'written by %'";
+    assert_eq!(database.snapshot(written).await, "0");
+    // The trap works.
+    let sprung = roles.refused(&roles.report, "select public.unnest(array[]::uuid[])");
+    assert!(
+        sprung
+            .await
+            .is_some_and(|error| error.starts_with("run by "))
+    );
+    roles.drop().await;
+}
+
+#[tokio::test]
+async fn roles_can_do_their_work_where_functions_are_not_for_everyone() {
+    let emulator = emulator(world()).await;
+    let database = TestDatabase::create_empty().await;
+    database
+        .snapshot("alter default privileges revoke execute on functions from public")
+        .await;
+    Program::new(&["migrate"])
+        .database(&database)
+        .run()
+        .await
+        .code(0);
+    let roles = Roles::create(&database).await;
+    let doctor = async || {
+        let doctor = Program::new(&["doctor"]).registry(&emulator);
+        let doctor = doctor.database_url(&roles.url(&roles.sync)).run().await;
+        doctor.stdout
+    };
+    assert!(doctor().await.contains("enough to sync"));
+    let function = "function swr.total_bytes(numeric)";
+    let sync = format!("\"{}\"", roles.sync.replace('"', "\"\""));
+    let revoke = format!("revoke execute on {function} from {sync}");
+    database.snapshot(&revoke).await;
+    let lacks = "to sync the role lacks execute on function swr.total_bytes";
+    assert!(doctor().await.contains(lacks));
+    roles.apply().await;
+    Program::sync(&emulator, &database)
+        .database_url(&roles.url(&roles.sync))
+        .args(&["--no-migrate"])
+        .run()
+        .await
+        .code(0);
+    for report in ["storage_by_repository", "stale_artifact", "layer_usage"] {
+        Program::new(&["report", report])
+            .database_url(&roles.url(&roles.report))
+            .run()
+            .await
+            .code(0);
+    }
+    // Of a later migration.
+    let stricter = "alter default privileges revoke execute on functions from public";
+    assert_eq!(roles.refused(&roles.migrate, stricter).await, None);
+    let later = "create function swr_report.later() returns integer language sql return 1";
+    assert_eq!(roles.refused(&roles.migrate, later).await, None);
+    let call = "select swr_report.later()";
+    assert_eq!(roles.refused(&roles.report, call).await, None);
+    roles.drop().await;
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use super::super::exit::{Exit, Failure};
 use super::super::settings::holds_password;
 use super::credential_keys::{CREDENTIAL_KEYS, Credential, CredentialKey, Held};
 use super::keys::{DATABASE_URL, DATABASE_URL_FILE, INSTANCES, Key, Kind, Place, nearest};
+use crate::secret_file::BYTE_ORDER_MARK;
 
 /// The tables of the file, by the name of their key.
 pub(crate) const SOURCE: &str = "source";
@@ -85,14 +86,15 @@ pub(crate) fn read(path: &Path, keys: &[Key]) -> Result<ConfigurationFile, Failu
     };
     let mode = mode(path).map_err(cannot_read)?;
     let text = std::fs::read_to_string(path).map_err(cannot_read)?;
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
     let mut reading = Reading {
         path,
-        text: &text,
+        text,
         keys,
         problems: Vec::new(),
         secret_lines: Vec::new(),
     };
-    let (table, errors) = DeTable::parse_recoverable(&text);
+    let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         // Not the error itself, which quotes the line.
         reading.problem(error.span().unwrap_or_default(), error.message());

@@ -7,6 +7,7 @@ use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Certificate, Method, StatusCode, Url};
 
 use super::super::exit::{Exit, Failure};
+use super::super::proxy;
 use crate::registry::{client_builder, reason};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -31,6 +32,7 @@ impl fmt::Display for NotTaken {
 
 impl Http {
     pub(super) fn new(certificates: Vec<Certificate>) -> Result<Http, Failure> {
+        proxy::check()?;
         client_builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TIMEOUT)

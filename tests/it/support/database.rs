@@ -264,7 +264,14 @@ async fn build_template(
         format!("create database {unfinished} template template0 lc_collate 'C' lc_ctype 'C'"),
     )
     .await?;
-    migrate(PgConnection::connect(&server.url_of(&unfinished)).await?).await?;
+    let mut connection = PgConnection::connect(&server.url_of(&unfinished)).await?;
+    // As PostgreSQL 15 and later have it; `doctor` warns of what came before.
+    execute(
+        &mut connection,
+        "revoke create on schema public from public".to_owned(),
+    )
+    .await?;
+    migrate(connection).await?;
     execute(
         admin,
         format!("alter database {unfinished} rename to {template}"),
