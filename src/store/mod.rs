@@ -25,7 +25,9 @@ pub use history::{
     HistoryWriter, HistoryWrites, has_other_instances, histories_wanted, reuse_histories,
 };
 pub use lock::{InstanceLock, LockAttempt, LockHolder, cancel};
-pub use publish::{MassRemoval, PublishCounts, Publishing, RepositoryLoss, analyze, publish};
+pub use publish::{
+    MassRemoval, PublishCounts, Publishing, RemovedKind, RepositoryLoss, analyze, publish,
+};
 pub use readiness::{
     InstanceState, ServerState, instance_state, missing_migration_rights, missing_run_rights,
     server_state,
@@ -53,7 +55,7 @@ pub enum StoreError {
         #[source]
         source: sqlx::Error,
     },
-    /// Too many artifacts would be marked as removed.
+    /// Too many artifacts, or tags of artifacts that stay, are missing.
     #[error("{0}")]
     MassRemoval(Box<MassRemoval>),
     /// No answer within the limit.
