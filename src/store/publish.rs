@@ -238,6 +238,7 @@ async fn apply(
     let tags_removed = close_removed_tags(connection, run, listing, doubt).await?;
     let opened = open_tags(connection, run, listing).await?;
     rows += tags_moved + tags_removed + opened;
+    rows += continue_intervals(connection, run).await?;
     rows += delete_tags(connection, run).await?;
     rows += update_tags(connection, run).await?;
     rows += insert_tags(connection, run).await?;
@@ -1052,6 +1053,26 @@ async fn open_tags(
     .execute(connection)
     .await
     .doing("open the intervals of new and moved tags")?;
+    Ok(result.rows_affected())
+}
+
+/// A digest that is deleted and pushed again has another artifact id: the interval continues under it.
+async fn continue_intervals(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
+    let result = sqlx::query!(
+        "update swr.tag_history h
+         set artifact_id = a.artifact_id
+         from swr.staged_tag t
+         join swr.staged_artifact a
+           on a.instance_id = $1 and a.run_id = $2 and a.row_number = t.artifact_row_number
+         where t.instance_id = $1 and t.run_id = $2
+           and h.instance_id = $1 and h.repository_id = t.repository_id and h.name = t.name
+           and h.valid_to is null and h.artifact_id <> a.artifact_id",
+        run.instance_id,
+        run.run_id
+    )
+    .execute(connection)
+    .await
+    .doing("continue the intervals of artifacts that were pushed again")?;
     Ok(result.rows_affected())
 }
 

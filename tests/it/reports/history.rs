@@ -346,3 +346,29 @@ async fn change_tells_what_a_changed_or_returned_artifact_was_like() {
     ];
     check(&mirror.database, changes, &expected).await;
 }
+
+#[tokio::test]
+async fn tag_at_gives_the_present_artifact_of_a_digest_that_was_pushed_again() {
+    let mirror = Mirror::new(World::empty(start_of_time())).await;
+    let (repository, shown) = mirror.emulator.with_world(|world| {
+        let repository = world.add_repository("shop", "api");
+        let shown = world.add_artifact(repository, artifact("d0", 100, &[]));
+        (repository, shown.unwrap())
+    });
+    for (id, hour) in [(500, 20), (501, 21)] {
+        let row = json!({
+            "id": id, "digest": digest("d0"), "repository_id": repository, "size": 100,
+            "tags": [{"id": 1, "name": "latest", "push_time": "2026-03-01T00:00:00.000Z"}],
+        });
+        mirror
+            .emulator
+            .with_world(|world| world.override_row(shown, row));
+        mirror.sync_at(at(hour)).await;
+    }
+    let sql = format!(
+        "select tag, artifact_id, digest, size_bytes, valid_from, valid_to from swr_report.tag_at('{}')",
+        at(22).to_rfc3339()
+    );
+    let expected = ["latest | 501 | d0 | 100 | 2026-03-01 00:00:00+00 | NULL"];
+    check(&mirror.database, &sql, &expected).await;
+}
