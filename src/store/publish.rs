@@ -221,6 +221,7 @@ async fn apply(
     rows += insert_namespaces(connection, run).await?;
     rows += update_namespaces(connection, run).await?;
     rows += remove_namespaces(connection, run, listing, doubt).await?;
+    let repositories_moved = repositories_move(connection, run).await?;
     rows += insert_repositories(connection, run).await?;
     rows += update_repositories(connection, run).await?;
     rows += remove_repositories(connection, run, listing, doubt).await?;
@@ -232,7 +233,8 @@ async fn apply(
     let artifacts_changed = update_artifacts(connection, run).await?;
     let artifacts_removed = remove_artifacts(connection, run, listing, doubt).await?;
     rows += inserted + returned + artifacts_changed + artifacts_removed + changes_recorded;
-    layering::take_in(connection, run, taken_out, changes_recorded > 0).await?;
+    let has_changes = changes_recorded > 0 || repositories_moved;
+    layering::take_in(connection, run, taken_out, has_changes).await?;
 
     let tags_moved = close_moved_tags(connection, run, listing).await?;
     let tags_removed = close_removed_tags(connection, run, listing, doubt).await?;
@@ -635,6 +637,29 @@ async fn remove_namespaces(
     .await
     .doing("mark removed namespaces")?;
     Ok(result.rows_affected())
+}
+
+/// Whether a repository is in another namespace than so far, or in none so far: the sums by namespace
+/// follow from that.
+async fn repositories_move(connection: &mut PgConnection, run: Run) -> Result<bool, StoreError> {
+    sqlx::query_scalar!(
+        r#"select exists (
+               select
+               from (
+                   select distinct on (repository_id) repository_id, namespace_id
+                   from swr.staged_repository
+                   where instance_id = $1 and run_id = $2
+                   order by repository_id, row_number desc
+               ) s
+               left join swr.repository r on r.instance_id = $1 and r.repository_id = s.repository_id
+               where r.namespace_id is distinct from s.namespace_id
+           ) as "exists!""#,
+        run.instance_id,
+        run.run_id
+    )
+    .fetch_one(connection)
+    .await
+    .doing("look for repositories in another namespace")
 }
 
 async fn insert_repositories(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
