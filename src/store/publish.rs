@@ -163,6 +163,9 @@ pub async fn publish(
         return Err(StoreError::MassRemoval(Box::new(removal)));
     }
     doubt.warn();
+    if previous_started_at.is_none() {
+        warn_of_short_listing(&mut transaction, run).await?;
+    }
     let now = to_micros(clock.now());
     let mut counts = apply(&mut transaction, run, listing, doubt, now).await?;
     counts.rows_written += tags_missing;
@@ -377,6 +380,42 @@ async fn tag_losses(connection: &mut PgConnection, run: Run) -> Result<Vec<Loss>
     .fetch_all(connection)
     .await
     .doing("count the tags that are no longer listed")
+}
+
+/// How many artifacts the catalog has to count beyond the listed ones before the run warns.
+const MANY_UNLISTED: i64 = 100;
+
+/// A first listing has no earlier one to be compared with; the catalog's counts are all there is. They may
+/// count what the list does not show, so a listing far below them is published, with a warning.
+async fn warn_of_short_listing(connection: &mut PgConnection, run: Run) -> Result<(), StoreError> {
+    let counts = sqlx::query!(
+        r#"select
+               (
+                   select coalesce(sum(artifact_count), 0)::bigint
+                   from (
+                       select distinct on (repository_id) artifact_count
+                       from swr.staged_repository
+                       where instance_id = $1 and run_id = $2
+                       order by repository_id, row_number desc
+                   ) r
+               ) as "counted!",
+               (select count(*) from swr.staged_artifact where instance_id = $1 and run_id = $2) as "listed!""#,
+        run.instance_id,
+        run.run_id
+    )
+    .fetch_one(connection)
+    .await
+    .doing("compare the first listing with the catalog")?;
+    let (counted, listed) = (counts.counted, counts.listed);
+    if listed < counted / 2 && counted - listed > MANY_UNLISTED {
+        tracing::warn!(
+            listed,
+            counted,
+            "the first listing has {listed} artifacts, but the repositories of the catalog count {counted}: \
+             what is published may be incomplete; see whether the key may read all namespaces"
+        );
+    }
+    Ok(())
 }
 
 /// Of which entries a listing cannot say that they are gone: it had a row without a readable id,

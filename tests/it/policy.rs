@@ -410,6 +410,32 @@ async fn a_small_registry_may_lose_all_its_tags() {
     assert_eq!(report.counters.tags_removed, 100);
 }
 
+#[tokio::test]
+async fn a_first_listing_far_below_the_counts_of_the_catalog_is_published_with_a_warning() {
+    let warning =
+        "the first listing has 99 artifacts, but the repositories of the catalog count 200";
+    for (artifacts, warns) in [(99, true), (100, false)] {
+        let emulator = emulator(world_of(1, artifacts)).await;
+        let database = TestDatabase::create().await;
+        for is_first in [true, false] {
+            let page = emulator.with_world(|world| {
+                let repository = world.repository("team", "app-0").unwrap();
+                json!({
+                    "repositories": [{
+                        "id": repository.id, "name": "app-0", "namespace_name": "team",
+                        "namespace_id": repository.namespace_id, "artifact_count": 200,
+                    }],
+                    "total": 1,
+                })
+            });
+            emulator.fail_next(RequestKind::Repositories, 200, page.to_string());
+            let run = Program::sync(&emulator, &database).run().await.code(0);
+            let is_warned = run.stderr.contains(warning);
+            assert_eq!(is_warned, warns && is_first, "{}", run.stderr);
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_listing_is_a_mass_removal() {
     let mirror = Mirror::new(world_of(1, 101)).await;
