@@ -34,8 +34,8 @@ pub use readiness::{
 };
 pub use removal::{DoubtfulRemovals, doubtful_removals};
 pub use runs::{
-    Instance, ListingAge, Namesake, Run, RunEnd, describe_instance, find_namesake, listing_ages,
-    note_listing, save_progress,
+    Instance, ListingAge, Namesake, OtherClocks, Run, RunEnd, describe_instance, find_namesake,
+    listing_ages, note_listing, other_clocks, save_progress,
 };
 pub use stage::{Staged, stage_artifacts, stage_catalog};
 pub use verify::{

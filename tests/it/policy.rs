@@ -629,6 +629,33 @@ async fn status_tells_whether_the_data_is_fresh_enough() {
     program.run().await.code(5);
 }
 
+#[tokio::test]
+async fn a_listing_that_is_dated_in_the_future_is_not_taken_for_fresh() {
+    let emulator = emulator(world_of(1, 1)).await;
+    let database = TestDatabase::create().await;
+    let first = Program::sync(&emulator, &database).run().await.code(0);
+    assert!(!first.stderr.contains("clock"), "{}", first.stderr);
+    let status = || Program::new(&["status", "--max-age", "26h"]).database(&database);
+    let date = async |ahead: &str| {
+        let sql = format!(
+            "update swr.sync_run set listing_started_at = now() + interval '{ahead}' where run_id = 1"
+        );
+        database.snapshot(&sql).await;
+    };
+    date("1 minute").await;
+    status().run().await.code(0);
+    date("10 hours").await;
+    let finished = status().run().await.code(1);
+    finished.says(&[
+        "error: older than 1day 2h: demo may be (its listing is dated ",
+        " in the future: a clock is wrong)\n",
+    ]);
+
+    let run = Program::sync(&emulator, &database).run().await.code(0);
+    run.says(&["by the clock of this machine, the last published listing began "]);
+    status().run().await.code(0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_asked_for_by_name_is_counted_with_the_rest() {
     let mirror = Mirror::new(world_of(1, 30)).await;
