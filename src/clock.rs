@@ -3,7 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+
+/// How far two clocks may be apart before that is worth a warning.
+pub const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
 
 /// Where the program takes the wall-clock time from.
 #[derive(Clone)]

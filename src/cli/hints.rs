@@ -51,7 +51,7 @@ fn hint(error: &SyncError) -> Option<&'static str> {
             "nothing was published; what had arrived is kept, and the next run goes on from there",
         ),
         SyncError::Store(StoreError::MassRemoval(_)) => Some(
-            "look into the registry: if the artifacts are gone there too, `swr-sync sync --accept-removals` \
+            "look into the registry: if they are gone there too, `swr-sync sync --accept-removals` \
              publishes that; nothing was changed, and the build histories that arrived are kept",
         ),
         SyncError::Store(StoreError::Silent { .. } | StoreError::CommitUnknown(_)) => Some(

@@ -4,8 +4,11 @@ use std::error::Error;
 use std::io::{self, BufWriter, Write};
 use std::time::Duration;
 
+use chrono::TimeDelta;
+
 use super::exit::{Exit, Failure};
 use super::settings::DatabaseArgs;
+use crate::clock::CLOCK_TOLERANCE;
 use crate::database::hint;
 use crate::database::reader::{ReadError, Reader};
 use crate::report::{CsvSink, Format, JsonSink, TableSink, quoted};
@@ -160,18 +163,19 @@ async fn check_age(
     let ages = within(limit, "see how old the listings are", ages)
         .await
         .map_err(database_failure)?;
+    let in_words = |age: TimeDelta| {
+        humantime::format_duration(Duration::from_secs(age.num_seconds().unsigned_abs()))
+    };
+    let oldest = TimeDelta::from_std(max_age).unwrap_or(TimeDelta::MAX);
     let stale: Vec<String> = ages
         .iter()
-        .filter_map(|ListingAge { instance, age }| match age {
-            Some(age) if *age <= max_age => None,
-            Some(age) => {
-                // Nobody asks for the fraction.
-                let age = Duration::from_secs(age.as_secs());
-                Some(format!(
-                    "{instance} is {} old",
-                    humantime::format_duration(age)
-                ))
-            }
+        .filter_map(|ListingAge { instance, age }| match *age {
+            Some(age) if age < -CLOCK_TOLERANCE => Some(format!(
+                "{instance} may be (its listing is dated {} in the future: a clock is wrong)",
+                in_words(age)
+            )),
+            Some(age) if age <= oldest => None,
+            Some(age) => Some(format!("{instance} is {} old", in_words(age))),
             None => Some(format!("{instance} was never published")),
         })
         .collect();

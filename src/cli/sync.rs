@@ -32,12 +32,12 @@ pub(super) struct Args {
     /// histories are stored all the same: they never change, and need not be fetched again
     #[arg(long)]
     dry_run: bool,
-    /// Share of the artifacts that may be gone from one run to the next, beyond the first 100; if
-    /// more are gone, nothing is published
+    /// Share of the artifacts, and of the tags of those that stay, that may be missing from one run
+    /// to the next, beyond the first 100 of each; if more are missing, nothing is published
     #[arg(long, value_name = "PERCENT", env = "SWR_SYNC_MAX_REMOVALS_PERCENT", default_value_t = 20,
           value_parser = clap::value_parser!(u8).range(0..=100))]
     max_removals_percent: u8,
-    /// Publish however many artifacts are gone
+    /// Publish however many artifacts or tags are missing
     #[arg(long)]
     accept_removals: bool,
     /// Take up an instance whose name another instance of the project has in this database: the

@@ -378,3 +378,204 @@ async fn update_namespaces(connection: &mut PgConnection, run: Run) -> Result<()
     .doing("sum the layers of namespaces")?;
     Ok(())
 }
+
+/// Computes again what artifacts share, from the build histories of those that are counted, and records
+/// each difference as corrupt. An artifact that is not counted yet is none: its history may have arrived
+/// after the latest publish, and the next one counts it.
+pub(super) async fn compare(connection: &mut PgConnection, run: Run) -> Result<(), StoreError> {
+    sqlx::query!(
+        "with counted as materialized (
+             select g.artifact_id, a.repository_id, a.digest, m.build_step_ids,
+                    coalesce(a.namespace_id, r.namespace_id, 0) as namespace_id
+             from swr.artifact_layering g
+             join swr.artifact a on a.instance_id = $1 and a.artifact_id = g.artifact_id
+             join swr.manifest m on m.instance_id = $1 and m.digest = a.digest
+             left join swr.repository r on r.instance_id = $1 and r.repository_id = a.repository_id
+             where g.instance_id = $1 and a.removed_at is null and m.outcome = 'stored'
+         ),
+         link as materialized (
+             select c.artifact_id, c.repository_id, u.position, s.layer_id, s.chain_id
+             from counted c
+             cross join lateral unnest(c.build_step_ids) with ordinality as u (build_step_id, position)
+             join swr.build_step s on s.instance_id = $1 and s.build_step_id = u.build_step_id
+             where s.layer_id is not null or not s.empty_layer
+         ),
+         held as materialized (
+             select distinct h.artifact_id, h.repository_id, h.layer_id, l.size_bytes
+             from link h
+             join swr.layer l on l.instance_id = $1 and l.layer_id = h.layer_id
+         ),
+         repository_layer as materialized (
+             select repository_id, layer_id, count(*) as artifact_count, bit_xor(artifact_id) as artifact_id_xor,
+                    max(size_bytes) as size_bytes
+             from held
+             group by repository_id, layer_id
+         ),
+         layer as (
+             select layer_id, sum(artifact_count) as artifacts, count(*) as repositories
+             from repository_layer
+             group by layer_id
+         ),
+         home as (
+             select repository_id, min(namespace_id) as namespace_id
+             from counted
+             group by repository_id
+         ),
+         namespace_layer as materialized (
+             select distinct h.namespace_id, k.layer_id, k.size_bytes
+             from repository_layer k
+             join home h on h.repository_id = k.repository_id
+         ),
+         chain as (
+             select
+                 artifact_id,
+                 (array_agg(chain_id order by position))[1] as root_chain_id,
+                 (array_agg(chain_id order by position desc))[1] as chain_id
+             from link
+             group by artifact_id
+         ),
+         image as materialized (
+             -- A digest in several repositories is one image.
+             select c.digest, h.chain_id, min(c.artifact_id) as artifact_id
+             from counted c
+             join chain h on h.artifact_id = c.artifact_id
+             where h.root_chain_id is not null
+             group by c.digest, h.chain_id
+         ),
+         step as materialized (
+             select i.artifact_id, l.position, l.chain_id, l.chain_id = i.chain_id as is_whole
+             from image i
+             join link l on l.artifact_id = i.artifact_id
+         ),
+         node as (
+             select chain_id, count(*) as passing, count(*) filter (where is_whole) as ending
+             from step
+             group by chain_id
+         ),
+         found as (
+             select
+                 s.artifact_id,
+                 (array_agg(s.chain_id order by s.position desc)
+                     filter (where n.ending > 0 and not s.is_whole))[1] as base_chain_id,
+                 (array_agg(s.chain_id order by s.position desc)
+                     filter (where n.passing > w.passing or (s.is_whole and n.ending > 1)))[1] as shared_chain_id
+             from step s
+             join node n on n.chain_id = s.chain_id
+             join image i on i.artifact_id = s.artifact_id
+             join node w on w.chain_id = i.chain_id
+             group by s.artifact_id
+         ),
+         summed as (
+             select
+                 h.artifact_id,
+                 count(*) as layer_count,
+                 swr.total_bytes(sum(h.size_bytes)) as layer_bytes,
+                 swr.total_bytes(sum(h.size_bytes) filter (where l.artifacts = 1)) as exclusive_bytes
+             from held h
+             join layer l on l.layer_id = h.layer_id
+             group by h.artifact_id
+         ),
+         artifact as (
+             select c.artifact_id, coalesce(s.layer_count, 0) as layer_count,
+                    coalesce(s.layer_bytes, 0) as layer_bytes, coalesce(s.exclusive_bytes, 0) as exclusive_bytes,
+                    h.root_chain_id, h.chain_id, f.base_chain_id, f.shared_chain_id
+             from counted c
+             left join summed s on s.artifact_id = c.artifact_id
+             left join chain h on h.artifact_id = c.artifact_id
+             left join image i on i.digest = c.digest
+             left join found f on f.artifact_id = i.artifact_id
+         ),
+         repository as (
+             select
+                 k.repository_id,
+                 count(*) as layer_count,
+                 coalesce(swr.total_bytes(sum(k.size_bytes)), 0) as layer_bytes,
+                 coalesce(swr.total_bytes(sum(k.size_bytes) filter (where l.repositories = 1)), 0) as exclusive_bytes
+             from repository_layer k
+             join layer l on l.layer_id = k.layer_id
+             group by k.repository_id
+         ),
+         namespace as (
+             select
+                 k.namespace_id,
+                 count(*) as layer_count,
+                 coalesce(swr.total_bytes(sum(k.size_bytes)), 0) as layer_bytes,
+                 coalesce(swr.total_bytes(sum(k.size_bytes) filter (where u.namespaces = 1)), 0) as exclusive_bytes
+             from namespace_layer k
+             join (
+                 select layer_id, count(*) as namespaces
+                 from namespace_layer
+                 group by layer_id
+             ) u on u.layer_id = k.layer_id
+             group by k.namespace_id
+         ),
+         compared as (
+             select 'artifact_layering' as table_name, g.artifact_id::text as row_key, d.field, d.stored, d.found
+             from swr.artifact_layering g
+             left join artifact e on e.artifact_id = g.artifact_id
+             cross join lateral (
+                 values
+                     ('row', 'present', case when e.artifact_id is not null then 'present' end),
+                     ('layer_count', g.layer_count::text, e.layer_count::text),
+                     ('layer_bytes', g.layer_bytes::text, e.layer_bytes::text),
+                     ('exclusive_bytes', g.exclusive_bytes::text, e.exclusive_bytes::text),
+                     ('root_chain_id', g.root_chain_id::text, e.root_chain_id::text),
+                     ('chain_id', g.chain_id::text, e.chain_id::text),
+                     ('base_chain_id', g.base_chain_id::text, e.base_chain_id::text),
+                     ('shared_chain_id', g.shared_chain_id::text, e.shared_chain_id::text)
+             ) d (field, stored, found)
+             where g.instance_id = $1 and (d.field = 'row' or e.artifact_id is not null)
+             union all
+             select 'repository_layer',
+                    coalesce(k.repository_id, e.repository_id) || ' ' || coalesce(k.layer_id, e.layer_id),
+                    d.field, d.stored, d.found
+             from (select * from swr.repository_layer where instance_id = $1) k
+             full join repository_layer e on e.repository_id = k.repository_id and e.layer_id = k.layer_id
+             cross join lateral (
+                 values
+                     ('row', case when k.layer_id is not null then 'present' end,
+                      case when e.layer_id is not null then 'present' end),
+                     ('artifact_count', k.artifact_count::text, e.artifact_count::text),
+                     ('artifact_id_xor', k.artifact_id_xor::text, e.artifact_id_xor::text)
+             ) d (field, stored, found)
+             where d.field = 'row' or (k.layer_id is not null and e.layer_id is not null)
+             union all
+             select 'repository_layering', coalesce(k.repository_id, e.repository_id)::text, d.field, d.stored, d.found
+             from (select * from swr.repository_layering where instance_id = $1) k
+             full join repository e on e.repository_id = k.repository_id
+             cross join lateral (
+                 values
+                     ('row', case when k.repository_id is not null then 'present' end,
+                      case when e.repository_id is not null then 'present' end),
+                     ('layer_count', k.layer_count::text, e.layer_count::text),
+                     ('layer_bytes', k.layer_bytes::text, e.layer_bytes::text),
+                     ('exclusive_bytes', k.exclusive_bytes::text, e.exclusive_bytes::text)
+             ) d (field, stored, found)
+             where d.field = 'row' or (k.repository_id is not null and e.repository_id is not null)
+             union all
+             select 'namespace_layering', coalesce(k.namespace_id, e.namespace_id)::text, d.field, d.stored, d.found
+             from (select * from swr.namespace_layering where instance_id = $1) k
+             full join namespace e on e.namespace_id = k.namespace_id
+             cross join lateral (
+                 values
+                     ('row', case when k.namespace_id is not null then 'present' end,
+                      case when e.namespace_id is not null then 'present' end),
+                     ('layer_count', k.layer_count::text, e.layer_count::text),
+                     ('layer_bytes', k.layer_bytes::text, e.layer_bytes::text),
+                     ('exclusive_bytes', k.exclusive_bytes::text, e.exclusive_bytes::text)
+             ) d (field, stored, found)
+             where d.field = 'row' or (k.namespace_id is not null and e.namespace_id is not null)
+         )
+         insert into swr.verification_difference
+             (instance_id, run_id, table_name, row_key, field, verdict, stored, found)
+         select $1, $2, c.table_name, c.row_key, c.field, 'corrupt', c.stored, c.found
+         from compared c
+         where c.stored is distinct from c.found",
+        run.instance_id,
+        run.run_id
+    )
+    .execute(connection)
+    .await
+    .doing("compare what artifacts share")?;
+    Ok(())
+}

@@ -27,15 +27,17 @@ pub use history::{
     HistoryWriter, HistoryWrites, has_other_instances, histories_wanted, reuse_histories,
 };
 pub use lock::{InstanceLock, LockAttempt, LockHolder, cancel};
-pub use publish::{MassRemoval, PublishCounts, Publishing, RepositoryLoss, analyze, publish};
+pub use publish::{
+    MassRemoval, PublishCounts, Publishing, RemovedKind, RepositoryLoss, analyze, publish,
+};
 pub use readiness::{
     InstanceState, ServerState, instance_state, is_public_open, missing_migration_rights,
     missing_run_rights, server_state,
 };
 pub use removal::{DoubtfulRemovals, doubtful_removals};
 pub use runs::{
-    Instance, ListingAge, Namesake, Run, RunEnd, describe_instance, find_namesake, listing_ages,
-    note_listing, save_progress,
+    Instance, ListingAge, Namesake, OtherClocks, Run, RunEnd, describe_instance, find_namesake,
+    listing_ages, note_listing, other_clocks, save_progress,
 };
 pub use stage::{
     Staged, repositories_listing, stage_artifacts, stage_namespaces, stage_repositories,
@@ -57,7 +59,7 @@ pub enum StoreError {
         #[source]
         source: sqlx::Error,
     },
-    /// Too many artifacts would be marked as removed.
+    /// Too many artifacts, or tags of artifacts that stay, are missing.
     #[error("{0}")]
     MassRemoval(Box<MassRemoval>),
     /// No answer within the limit.

@@ -40,21 +40,33 @@ pub struct Publishing {
     pub dry_run: bool,
     /// The exit code for the run's row.
     pub exit_code: u8,
-    /// The share of the current artifacts that may be marked as removed; `None` for any.
+    /// The share of the current artifacts, and of the tags of those that stay, that may be missing;
+    /// `None` for any.
     pub max_removals_percent: Option<u8>,
 }
 
-/// A publish that was refused because it would mark too many artifacts as removed.
+/// A publish that was refused because too many artifacts, or tags of artifacts that stay, are missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MassRemoval {
-    /// Artifacts that would be marked.
+    /// What is missing.
+    pub kind: RemovedKind,
+    /// How many are missing.
     pub removed: u64,
-    /// Artifacts there are now.
+    /// How many were published so far.
     pub current: u64,
-    /// The share that may be marked.
+    /// The share that may be missing.
     pub max_removals_percent: u8,
     /// The repositories that would lose the most.
     pub losses: Vec<RepositoryLoss>,
+}
+
+/// What a publish can remove too much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RemovedKind {
+    /// Artifacts, each with its tags.
+    Artifacts,
+    /// Tags of artifacts that stay.
+    Tags,
 }
 
 /// What one repository would lose.
@@ -62,23 +74,28 @@ pub struct MassRemoval {
 pub struct RepositoryLoss {
     /// Its name with the namespace.
     pub repository: String,
-    /// Artifacts that would be marked as removed.
+    /// How many of its artifacts or tags are missing.
     pub removed: u64,
-    /// Artifacts there are now.
+    /// How many it has.
     pub current: u64,
 }
 
 impl fmt::Display for MassRemoval {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let MassRemoval {
+            kind,
             removed,
             current,
             max_removals_percent,
             losses,
         } = self;
+        let what = match kind {
+            RemovedKind::Artifacts => "artifacts published so far",
+            RemovedKind::Tags => "published tags of artifacts that it still has",
+        };
         write!(
             f,
-            "the listing lacks {removed} of the {current} artifacts published so far, more than the \
+            "the listing lacks {removed} of the {current} {what}, more than the \
              {max_removals_percent} % that may go in one run; most are of "
         )?;
         for (index, loss) in losses.iter().enumerate() {
@@ -124,31 +141,34 @@ pub async fn publish(
     let mut transaction = connection.begin().await.doing("begin to publish")?;
     super::lock::check_held(&mut transaction, run.instance_id).await?;
     plan_for_bulk(&mut transaction).await?;
+    let previous_started_at = previous_listing(&mut transaction, run.instance_id).await?;
     let listing = ListingTime {
         started_at: to_micros(listing_started_at),
         finished_at: to_micros(listing_finished_at),
-        previous_started_at: previous_listing(&mut transaction, run).await?,
+        previous_started_at: previous_started_at.unwrap_or(DateTime::UNIX_EPOCH),
     };
     drop_superseded_artifacts(&mut transaction, run).await?;
     drop_superseded_tags(&mut transaction, run).await?;
     let doubt = doubt(&mut transaction, run).await?;
+    let tags_missing = mark_missing_tags(&mut transaction, run, doubt).await?;
     if let Some(max_removals_percent) = max_removals_percent
         && !doubt.artifacts
         && let Some(removal) = mass_removal(&mut transaction, run, max_removals_percent).await?
     {
-        counters.artifacts_removed = removal.removed;
+        match removal.kind {
+            RemovedKind::Artifacts => counters.artifacts_removed = removal.removed,
+            RemovedKind::Tags => counters.tags_removed = removal.removed,
+        }
         transaction.rollback().await.doing("publish nothing")?;
         return Err(StoreError::MassRemoval(Box::new(removal)));
     }
     doubt.warn();
-    let counts = apply(
-        &mut transaction,
-        run,
-        listing,
-        doubt,
-        to_micros(clock.now()),
-    )
-    .await?;
+    if previous_started_at.is_none() {
+        warn_of_short_listing(&mut transaction, run).await?;
+    }
+    let now = to_micros(clock.now());
+    let mut counts = apply(&mut transaction, run, listing, doubt, now).await?;
+    counts.rows_written += tags_missing;
     add(counters, counts);
     let outcome = if dry_run {
         RunOutcome::DryRun
@@ -204,6 +224,7 @@ async fn apply(
     rows += insert_namespaces(connection, run).await?;
     rows += update_namespaces(connection, run).await?;
     rows += remove_namespaces(connection, run, listing, doubt).await?;
+    let repositories_moved = repositories_move(connection, run).await?;
     rows += insert_repositories(connection, run).await?;
     rows += update_repositories(connection, run).await?;
     rows += remove_repositories(connection, run, listing, doubt).await?;
@@ -215,13 +236,15 @@ async fn apply(
     let artifacts_changed = update_artifacts(connection, run).await?;
     let artifacts_removed = remove_artifacts(connection, run, listing, doubt).await?;
     rows += inserted + returned + artifacts_changed + artifacts_removed + changes_recorded;
-    layering::take_in(connection, run, taken_out, changes_recorded > 0).await?;
+    let has_changes = changes_recorded > 0 || repositories_moved;
+    layering::take_in(connection, run, taken_out, has_changes).await?;
 
     let tags_moved = close_moved_tags(connection, run, listing).await?;
     let tags_removed = close_removed_tags(connection, run, listing, doubt).await?;
     let opened = open_tags(connection, run, listing).await?;
     rows += tags_moved + tags_removed + opened;
-    rows += delete_tags(connection, run, doubt).await?;
+    rows += continue_intervals(connection, run).await?;
+    rows += delete_tags(connection, run).await?;
     rows += update_tags(connection, run).await?;
     rows += insert_tags(connection, run).await?;
 
@@ -242,50 +265,69 @@ async fn apply(
     })
 }
 
-/// So few artifacts may go whatever their share: a small registry is cleaned up in one go.
+/// So few may go whatever their share: a small registry is cleaned up in one go.
 const FEW_REMOVALS: u64 = 100;
-/// Repositories named where too many artifacts are missing.
+/// Repositories named where too much is missing.
 const LOSSES: i64 = 5;
 
-/// Compares what is missing from the listing with what may be.
+/// Compares what is missing from the listing with what may be: artifacts, then tags of artifacts that
+/// stay. A tag counts when it is missing for the first time; a run that accepted that has accepted
+/// its removal by the next one.
 async fn mass_removal(
     connection: &mut PgConnection,
     run: Run,
     max_removals_percent: u8,
 ) -> Result<Option<MassRemoval>, StoreError> {
-    let counts = sqlx::query!(
-        r#"select count(*) as "current!", count(*) filter (where s.artifact_id is null) as "removed!"
-           from swr.artifact a
-           left join swr.staged_artifact s
-             on s.instance_id = $1 and s.run_id = $2 and s.artifact_id = a.artifact_id
-           where a.instance_id = $1 and a.removed_at is null"#,
-        run.instance_id,
-        run.run_id
-    )
-    .fetch_one(&mut *connection)
-    .await
-    .doing("count what is no longer listed")?;
-    let (current, removed) = (counts.current as u64, counts.removed as u64);
-    if removed <= FEW_REMOVALS || removed * 100 <= current * u64::from(max_removals_percent) {
-        return Ok(None);
+    let artifacts = artifact_losses(connection, run).await?;
+    let removal = excess(RemovedKind::Artifacts, artifacts, max_removals_percent);
+    if removal.is_some() {
+        return Ok(removal);
     }
-    Ok(Some(MassRemoval {
+    let tags = tag_losses(connection, run).await?;
+    Ok(excess(RemovedKind::Tags, tags, max_removals_percent))
+}
+
+/// What a repository would lose, and all repositories together.
+struct Loss {
+    repository: String,
+    removed: i64,
+    current: i64,
+    all_removed: i64,
+    all_current: i64,
+}
+
+fn excess(kind: RemovedKind, losses: Vec<Loss>, max_removals_percent: u8) -> Option<MassRemoval> {
+    let first = losses.first()?;
+    let (removed, current) = (first.all_removed as u64, first.all_current as u64);
+    if removed <= FEW_REMOVALS || removed * 100 <= current * u64::from(max_removals_percent) {
+        return None;
+    }
+    let losses = losses.into_iter().filter(|loss| loss.removed > 0);
+    Some(MassRemoval {
+        kind,
         removed,
         current,
         max_removals_percent,
-        losses: greatest_losses(connection, run).await?,
-    }))
+        losses: losses
+            .map(|loss| RepositoryLoss {
+                repository: loss.repository,
+                removed: loss.removed as u64,
+                current: loss.current as u64,
+            })
+            .collect(),
+    })
 }
 
-async fn greatest_losses(
-    connection: &mut PgConnection,
-    run: Run,
-) -> Result<Vec<RepositoryLoss>, StoreError> {
-    let rows = sqlx::query!(
+/// The repositories that would lose the most artifacts.
+async fn artifact_losses(connection: &mut PgConnection, run: Run) -> Result<Vec<Loss>, StoreError> {
+    sqlx::query_as!(
+        Loss,
         r#"select
                concat_ws('/', coalesce(r.namespace_name, n.name), coalesce(r.name, l.repository_name)) as "repository!",
+               l.removed as "removed!",
                l.current as "current!",
-               l.removed as "removed!"
+               (sum(l.removed) over ())::bigint as "all_removed!",
+               (sum(l.current) over ())::bigint as "all_current!"
            from (
                select a.repository_id, max(a.namespace_id) as namespace_id, max(a.repository_name) as repository_name,
                       count(*) as current, count(*) filter (where s.artifact_id is null) as removed
@@ -297,7 +339,6 @@ async fn greatest_losses(
            ) l
            left join swr.repository r on r.instance_id = $1 and r.repository_id = l.repository_id
            left join swr.namespace n on n.instance_id = $1 and n.namespace_id = l.namespace_id
-           where l.removed > 0
            order by l.removed desc, l.repository_id
            limit $3"#,
         run.instance_id,
@@ -306,15 +347,75 @@ async fn greatest_losses(
     )
     .fetch_all(connection)
     .await
-    .doing("see which repositories lose the most")?;
-    Ok(rows
-        .into_iter()
-        .map(|row| RepositoryLoss {
-            repository: row.repository,
-            removed: row.removed as u64,
-            current: row.current as u64,
-        })
-        .collect())
+    .doing("count the artifacts that are no longer listed")
+}
+
+/// The repositories that would lose the most tags of artifacts that stay.
+async fn tag_losses(connection: &mut PgConnection, run: Run) -> Result<Vec<Loss>, StoreError> {
+    sqlx::query_as!(
+        Loss,
+        r#"select
+               concat_ws('/', coalesce(r.namespace_name, n.name), coalesce(r.name, l.repository_name)) as "repository!",
+               l.removed as "removed!",
+               l.current as "current!",
+               (sum(l.removed) over ())::bigint as "all_removed!",
+               (sum(l.current) over ())::bigint as "all_current!"
+           from (
+               select k.repository_id, max(s.namespace_id) as namespace_id, max(s.repository_name) as repository_name,
+                      count(*) as current, count(*) filter (where k.missing_since_run_id = $2) as removed
+               from swr.tag k
+               join swr.staged_artifact s
+                 on s.instance_id = $1 and s.run_id = $2 and s.artifact_id = k.artifact_id
+               where k.instance_id = $1
+               group by k.repository_id
+           ) l
+           left join swr.repository r on r.instance_id = $1 and r.repository_id = l.repository_id
+           left join swr.namespace n on n.instance_id = $1 and n.namespace_id = l.namespace_id
+           order by l.removed desc, l.repository_id
+           limit $3"#,
+        run.instance_id,
+        run.run_id,
+        LOSSES
+    )
+    .fetch_all(connection)
+    .await
+    .doing("count the tags that are no longer listed")
+}
+
+/// How many artifacts the catalog has to count beyond the listed ones before the run warns.
+const MANY_UNLISTED: i64 = 100;
+
+/// A first listing has no earlier one to be compared with; the catalog's counts are all there is. They may
+/// count what the list does not show, so a listing far below them is published, with a warning.
+async fn warn_of_short_listing(connection: &mut PgConnection, run: Run) -> Result<(), StoreError> {
+    let counts = sqlx::query!(
+        r#"select
+               (
+                   select coalesce(sum(artifact_count), 0)::bigint
+                   from (
+                       select distinct on (repository_id) artifact_count
+                       from swr.staged_repository
+                       where instance_id = $1 and run_id = $2
+                       order by repository_id, row_number desc
+                   ) r
+               ) as "counted!",
+               (select count(*) from swr.staged_artifact where instance_id = $1 and run_id = $2) as "listed!""#,
+        run.instance_id,
+        run.run_id
+    )
+    .fetch_one(connection)
+    .await
+    .doing("compare the first listing with the catalog")?;
+    let (counted, listed) = (counts.counted, counts.listed);
+    if listed < counted / 2 && counted - listed > MANY_UNLISTED {
+        tracing::warn!(
+            listed,
+            counted,
+            "the first listing has {listed} artifacts, but the repositories of the catalog count {counted}: \
+             what is published may be incomplete; see whether the key may read all namespaces"
+        );
+    }
+    Ok(())
 }
 
 /// Of which entries a listing cannot say that they are gone: it had a row without a readable id,
@@ -412,23 +513,23 @@ pub async fn analyze(lock: &mut InstanceLock) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn previous_listing(
+/// When the latest published listing of an instance began.
+pub(super) async fn previous_listing(
     connection: &mut PgConnection,
-    run: Run,
-) -> Result<DateTime<Utc>, StoreError> {
+    instance_id: i32,
+) -> Result<Option<DateTime<Utc>>, StoreError> {
     let previous = sqlx::query_scalar!(
         "select listing_started_at
          from swr.sync_run
-         where instance_id = $1 and run_id < $2 and outcome = 'published'
+         where instance_id = $1 and outcome = 'published'
          order by run_id desc
          limit 1",
-        run.instance_id,
-        run.run_id
+        instance_id
     )
     .fetch_optional(connection)
     .await
     .doing("see when the last listing was made")?;
-    Ok(previous.flatten().unwrap_or(DateTime::UNIX_EPOCH))
+    Ok(previous.flatten())
 }
 
 /// An artifact listed twice counts as it was last.
@@ -575,6 +676,29 @@ async fn remove_namespaces(
     .await
     .doing("mark removed namespaces")?;
     Ok(result.rows_affected())
+}
+
+/// Whether a repository is in another namespace than so far, or in none so far: the sums by namespace
+/// follow from that.
+async fn repositories_move(connection: &mut PgConnection, run: Run) -> Result<bool, StoreError> {
+    sqlx::query_scalar!(
+        r#"select exists (
+               select
+               from (
+                   select distinct on (repository_id) repository_id, namespace_id
+                   from swr.staged_repository
+                   where instance_id = $1 and run_id = $2
+                   order by repository_id, row_number desc
+               ) s
+               left join swr.repository r on r.instance_id = $1 and r.repository_id = s.repository_id
+               where r.namespace_id is distinct from s.namespace_id
+           ) as "exists!""#,
+        run.instance_id,
+        run.run_id
+    )
+    .fetch_one(connection)
+    .await
+    .doing("look for repositories in another namespace")
 }
 
 async fn insert_repositories(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
@@ -828,6 +952,52 @@ async fn remove_artifacts(
     Ok(result.rows_affected())
 }
 
+/// Marks the tags that this listing lacks for the first time although it has their artifact, unchanged
+/// and in its repository. A tag that moves while the pages are read can be missing from all of them, so
+/// such a tag stays, at its artifact, until the next listing lacks it too.
+///
+/// The tags of an artifact that is in doubt, or of which the listing gives no readable list or
+/// name, are in doubt too.
+async fn mark_missing_tags(
+    connection: &mut PgConnection,
+    run: Run,
+    doubt: Doubt,
+) -> Result<u64, StoreError> {
+    let result = sqlx::query!(
+        "update swr.tag k
+         set missing_since_run_id = $2
+         from swr.artifact a
+         join swr.staged_artifact s
+           on s.instance_id = $1 and s.run_id = $2 and s.artifact_id = a.artifact_id
+          and s.repository_id = a.repository_id and s.digest = a.digest
+         where k.instance_id = $1 and k.missing_since_run_id is null
+           and a.instance_id = $1 and a.artifact_id = k.artifact_id and a.repository_id = k.repository_id
+           and not exists (
+               select from swr.staged_tag t
+               where t.instance_id = $1 and t.run_id = $2 and t.repository_id = k.repository_id and t.name = k.name
+           )
+           and not $3
+           and not exists (
+               select from swr.staged_data_issue i
+               where i.instance_id = $1 and i.run_id = $2 and i.table_name = 'artifact'
+                 and i.row_key = k.artifact_id::text and (i.action = $4 or i.field = 'tags')
+           )
+           and not exists (
+               select from swr.staged_data_issue i
+               where i.instance_id = $1 and i.run_id = $2 and i.table_name = 'tag'
+                 and i.row_key = 'artifact ' || k.artifact_id and i.action = $4
+           )",
+        run.instance_id,
+        run.run_id,
+        doubt.artifacts,
+        Action::DroppedRow.as_str()
+    )
+    .execute(connection)
+    .await
+    .doing("mark missing tags")?;
+    Ok(result.rows_affected())
+}
+
 /// Ends the intervals of tags that now point to another digest.
 async fn close_moved_tags(
     connection: &mut PgConnection,
@@ -864,8 +1034,7 @@ async fn close_moved_tags(
     Ok(result.rows_affected())
 }
 
-/// The tags of an artifact that is in doubt, or of which the listing gives no readable list or
-/// name, are in doubt too.
+/// Ends the intervals of tags that are gone: with their artifact, or missing from two listings in a row.
 async fn close_removed_tags(
     connection: &mut PgConnection,
     run: Run,
@@ -879,6 +1048,11 @@ async fn close_removed_tags(
            and not exists (
                select from swr.staged_tag t
                where t.instance_id = $1 and t.run_id = $2 and t.repository_id = h.repository_id and t.name = h.name
+           )
+           and not exists (
+               select from swr.tag k
+               where k.instance_id = $1 and k.repository_id = h.repository_id and k.name = h.name
+                 and k.missing_since_run_id = $2
            )
            and not $4
            and not exists (
@@ -946,33 +1120,37 @@ async fn open_tags(
     Ok(result.rows_affected())
 }
 
-async fn delete_tags(
-    connection: &mut PgConnection,
-    run: Run,
-    doubt: Doubt,
-) -> Result<u64, StoreError> {
+/// A digest that is deleted and pushed again has another artifact id: the interval continues under it.
+async fn continue_intervals(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
+    let result = sqlx::query!(
+        "update swr.tag_history h
+         set artifact_id = a.artifact_id
+         from swr.staged_tag t
+         join swr.staged_artifact a
+           on a.instance_id = $1 and a.run_id = $2 and a.row_number = t.artifact_row_number
+         where t.instance_id = $1 and t.run_id = $2
+           and h.instance_id = $1 and h.repository_id = t.repository_id and h.name = t.name
+           and h.valid_to is null and h.artifact_id <> a.artifact_id",
+        run.instance_id,
+        run.run_id
+    )
+    .execute(connection)
+    .await
+    .doing("continue the intervals of artifacts that were pushed again")?;
+    Ok(result.rows_affected())
+}
+
+/// A tag is there as long as its interval is open.
+async fn delete_tags(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
     let result = sqlx::query!(
         "delete from swr.tag k
          where k.instance_id = $1
            and not exists (
-               select from swr.staged_tag t
-               where t.instance_id = $1 and t.run_id = $2 and t.repository_id = k.repository_id and t.name = k.name
-           )
-           and not $3
-           and not exists (
-               select from swr.staged_data_issue i
-               where i.instance_id = $1 and i.run_id = $2 and i.table_name = 'artifact'
-                 and i.row_key = k.artifact_id::text and (i.action = $4 or i.field = 'tags')
-           )
-           and not exists (
-               select from swr.staged_data_issue i
-               where i.instance_id = $1 and i.run_id = $2 and i.table_name = 'tag'
-                 and i.row_key = 'artifact ' || k.artifact_id and i.action = $4
+               select from swr.tag_history h
+               where h.instance_id = $1 and h.repository_id = k.repository_id and h.name = k.name
+                 and h.valid_to is null
            )",
-        run.instance_id,
-        run.run_id,
-        doubt.artifacts,
-        Action::DroppedRow.as_str()
+        run.instance_id
     )
     .execute(connection)
     .await
@@ -987,15 +1165,16 @@ async fn update_tags(connection: &mut PgConnection, run: Run) -> Result<u64, Sto
              artifact_id = a.artifact_id,
              pushed_at = t.pushed_at,
              pulled_at = t.pulled_at,
-             extra = t.extra
+             extra = t.extra,
+             missing_since_run_id = null
          from swr.staged_tag t
          join swr.staged_artifact a
            on a.instance_id = $1 and a.run_id = $2 and a.row_number = t.artifact_row_number
          where t.instance_id = $1 and t.run_id = $2
            and k.instance_id = $1 and k.repository_id = t.repository_id and k.name = t.name
-           and (k.tag_id, k.artifact_id, k.pushed_at, k.pulled_at, k.extra)
+           and (k.tag_id, k.artifact_id, k.pushed_at, k.pulled_at, k.extra, k.missing_since_run_id)
                is distinct from
-               (t.tag_id, a.artifact_id, t.pushed_at, t.pulled_at, t.extra)",
+               (t.tag_id, a.artifact_id, t.pushed_at, t.pulled_at, t.extra, null)",
         run.instance_id,
         run.run_id
     )

@@ -2,7 +2,7 @@
 //!
 //! Nothing says in which order the registry lists. Where a page begins at an offset, deleting
 //! something shifts the rows behind it, and the first row of the next page is never seen. So
-//! before anything is marked as removed, its absence is checked against the catalog's counts.
+//! before artifacts are marked as removed, their absence is compared with the catalog's counts.
 
 use sqlx::{Connection, PgConnection};
 
@@ -14,16 +14,19 @@ use super::{Doing, Run, StoreError, publish};
 pub struct DoubtfulRemovals {
     /// A repository or namespace is missing from the catalog.
     pub catalog: bool,
-    /// An artifact is missing from the listing, and its repository has not just those artifacts
-    /// that were listed.
+    /// An artifact is missing from the listing, and the catalog's count of its repository did not
+    /// change by as much as the listing did.
     pub artifacts: bool,
 }
 
 /// Looks for removals that may be none.
 ///
-/// A repository that lacks artifacts is believed if as many are listed as the catalog counts:
-/// were one of its artifacts overlooked, fewer would be. Artifacts that may be younger than the
-/// catalog do not count, lest they make up for it.
+/// The artifacts that a repository lacks are believed to be gone if the catalog's count changed since
+/// the last publish by as much as the listing: by the new artifacts less the missing ones. Were one
+/// overlooked, the count would be too high by it. Changes are compared, not totals: a catalog may count
+/// what the list does not show, such as signatures. The count has to be older than the listing, so the
+/// first one of the run is taken, and of new artifacts only those that were pushed between the two
+/// counts. A count that is absent, or late, agrees with nothing.
 pub async fn doubtful_removals(
     connection: &mut PgConnection,
     run: Run,
@@ -45,19 +48,40 @@ pub async fn doubtful_removals(
                  )
            ),
            catalog as (
-               select distinct on (r.repository_id) r.repository_id, r.artifact_count, r.updated_at
-               from swr.staged_repository r
-               where r.instance_id = $1 and r.run_id = $2
-                 and exists (select from lacking l where l.repository_id = r.repository_id)
-               order by r.repository_id, r.row_number desc
+               select distinct on (s.repository_id)
+                   s.repository_id,
+                   s.artifact_count - r.artifact_count as count_change,
+                   r.updated_at as previously_updated_at,
+                   s.updated_at
+               from swr.staged_repository s
+               join lacking l on l.repository_id = s.repository_id
+               left join swr.repository r on r.instance_id = $1 and r.repository_id = s.repository_id
+               where s.instance_id = $1 and s.run_id = $2
+               order by s.repository_id, s.row_number
            ),
-           listed as (
+           missing as (
+               select a.repository_id, count(*) as artifacts
+               from swr.artifact a
+               join lacking l on l.repository_id = a.repository_id
+               where a.instance_id = $1 and a.removed_at is null
+                 and not exists (
+                     select from swr.staged_artifact s
+                     where s.instance_id = $1 and s.run_id = $2 and s.artifact_id = a.artifact_id
+                       and s.repository_id = a.repository_id
+                 )
+               group by a.repository_id
+           ),
+           added as (
                select c.repository_id, count(distinct s.artifact_id) as artifacts
                from catalog c
                join swr.staged_artifact s
                  on s.instance_id = $1 and s.run_id = $2 and s.repository_id = c.repository_id
-               left join swr.artifact a on a.instance_id = $1 and a.artifact_id = s.artifact_id
-               where a.artifact_id is not null or s.pushed_at <= c.updated_at
+               where s.pushed_at > c.previously_updated_at and s.pushed_at <= c.updated_at
+                 and not exists (
+                     select from swr.artifact a
+                     where a.instance_id = $1 and a.artifact_id = s.artifact_id
+                       and a.repository_id = s.repository_id and a.removed_at is null
+                 )
                group by c.repository_id
            )
            select
@@ -81,8 +105,9 @@ pub async fn doubtful_removals(
                exists (
                    select
                    from catalog c
-                   left join listed l on l.repository_id = c.repository_id
-                   where c.artifact_count is distinct from coalesce(l.artifacts, 0)
+                   join missing m on m.repository_id = c.repository_id
+                   left join added n on n.repository_id = c.repository_id
+                   where c.count_change is distinct from coalesce(n.artifacts, 0) - m.artifacts
                ) as "artifacts!""#,
         run.instance_id,
         run.run_id

@@ -1,8 +1,6 @@
 //! Instances and run rows.
 
-use std::time::Duration;
-
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgConnection;
 
 use super::history::insert_issues;
@@ -127,8 +125,9 @@ pub async fn find_namesake(
 pub struct ListingAge {
     /// Its name, or its id in SWR where the name is not known.
     pub instance: String,
-    /// Time since the listing began; `None` if none was ever published.
-    pub age: Option<Duration>,
+    /// Time since the listing began, negative if it is dated in the future; `None` if none was ever
+    /// published.
+    pub age: Option<TimeDelta>,
 }
 
 /// Gives the age of each instance, or of those with this id or name, by the database's clock.
@@ -145,7 +144,7 @@ pub async fn listing_ages(
                    where r.instance_id = i.instance_id and r.outcome = 'published'
                    order by r.run_id desc
                    limit 1
-               ))::float8 as age_seconds
+               ))::bigint as age_seconds
            from swr.instance i
            where $1::text is null or $1 in (i.swr_instance_id, i.name)
            order by 1, i.instance_id"#,
@@ -158,10 +157,7 @@ pub async fn listing_ages(
         .into_iter()
         .map(|row| ListingAge {
             instance: row.instance,
-            // A clock that is behind makes it no older than new.
-            age: row
-                .age_seconds
-                .map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()),
+            age: row.age_seconds.and_then(TimeDelta::try_seconds),
         })
         .collect())
 }
@@ -247,6 +243,31 @@ impl Run {
             started_at: now,
         })
     }
+}
+
+/// What other clocks than that of this machine say.
+#[derive(Debug, Clone, Copy)]
+pub struct OtherClocks {
+    /// The time now, by the database's clock.
+    pub database: DateTime<Utc>,
+    /// When the last published listing began, by the clock of its machine.
+    pub previous_listing: Option<DateTime<Utc>>,
+}
+
+/// Reads the times with which a run can compare its clock.
+pub async fn other_clocks(
+    connection: &mut PgConnection,
+    instance_id: i32,
+) -> Result<OtherClocks, StoreError> {
+    let database = sqlx::query_scalar!(r#"select now() as "now!""#)
+        .fetch_one(&mut *connection)
+        .await
+        .doing("read the database's clock")?;
+    let previous_listing = super::publish::previous_listing(connection, instance_id).await?;
+    Ok(OtherClocks {
+        database,
+        previous_listing,
+    })
 }
 
 /// Notes when the listing began and ended.

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::history::{StepRow, nanos_beyond_micros, step_rows};
 use super::publish::{drop_superseded_artifacts, drop_superseded_tags, plan_for_bulk};
-use super::{Doing, Run, StoreError, content, to_micros};
+use super::{Doing, Run, StoreError, content, layering, to_micros};
 use crate::build_history::{
     BuildHistory, HistoryAnswer, HistoryOutcome, HistoryRequest, RepositoryPath,
 };
@@ -112,6 +112,7 @@ pub async fn compare_listing(
     compare_open_intervals(&mut transaction, comparison).await?;
     find_missing_manifests(&mut transaction, comparison).await?;
     find_missing_content(&mut transaction, comparison).await?;
+    layering::compare(&mut transaction, run).await?;
     let compared = count_compared(&mut transaction, run).await?;
     transaction.commit().await.doing("commit the comparison")?;
     Ok(compared)

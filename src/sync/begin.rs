@@ -2,16 +2,20 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgConnection;
 use tokio::time::Instant;
 
 use super::progress::{Phase, Progress};
 use super::{SyncError, SyncSettings};
 use crate::artifact::InstanceDescription;
+use crate::clock::CLOCK_TOLERANCE;
 use crate::database::Database;
 use crate::registry::Registry;
 use crate::stop::{Stop, StopReason};
-use crate::store::{self, Instance, InstanceLock, LockAttempt, LockHolder, Run, StoreError};
+use crate::store::{
+    self, Instance, InstanceLock, LockAttempt, LockHolder, OtherClocks, Run, StoreError,
+};
 
 /// How often a lock that another run has is asked for again: a cheap statement on a connection that
 /// is idle in between. So the wait keeps no snapshot, and ends as soon as it is told to.
@@ -47,6 +51,10 @@ pub(super) async fn begin_run(
     let beginning = async {
         let now = settings.clock.now();
         let run = Run::start(&mut lock, &settings.host, now).await?;
+        let clocks = store::other_clocks(lock.connection(), run.instance_id).await?;
+        for warning in clock_warnings(now, clocks) {
+            tracing::warn!("{warning}");
+        }
         store::prepare_findings(lock.connection(), run).await?;
         if let Some(description) = &description {
             let data_issues =
@@ -57,6 +65,43 @@ pub(super) async fn begin_run(
     };
     let beginning = store::within(limit, "begin a run", beginning);
     Ok(stop.or(beginning).await??)
+}
+
+/// What to say of clocks that disagree. The run goes on: the wrong clock can be that of an earlier run,
+/// and then correcting this one would not help.
+fn clock_warnings(now: DateTime<Utc>, clocks: OtherClocks) -> Vec<String> {
+    let OtherClocks {
+        database,
+        previous_listing,
+    } = clocks;
+    let mut warnings = Vec::new();
+    let ahead = now - database;
+    if ahead.abs() > CLOCK_TOLERANCE {
+        let side = match ahead > TimeDelta::zero() {
+            true => "ahead of",
+            false => "behind",
+        };
+        warnings.push(format!(
+            "the clock of this machine is {} {side} the database's: correct the one that is wrong. The times \
+             that this run stores are those of this machine",
+            in_words(ahead)
+        ));
+    }
+    if let Some(previous_listing) = previous_listing
+        && previous_listing - now > CLOCK_TOLERANCE
+    {
+        warnings.push(format!(
+            "by the clock of this machine, the last published listing began {} in the future: this clock is \
+             wrong, or that of the earlier run was. Until then, a tag that changes can get a time in the future",
+            in_words(previous_listing - now)
+        ));
+    }
+    warnings
+}
+
+/// A length of time in whole seconds, without its sign.
+fn in_words(time: TimeDelta) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_secs(time.num_seconds().unsigned_abs()))
 }
 
 /// Taking the lock of an instance, and waiting for it.
@@ -259,6 +304,36 @@ pub(crate) fn is_older(version: &str, than: [u64; 3]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clocks_that_differ_by_more_than_five_minutes_are_warned_of() {
+        let now = DateTime::UNIX_EPOCH + TimeDelta::days(20_000);
+        let warnings = |database: i64, previous_listing: Option<i64>| {
+            let clocks = OtherClocks {
+                database: now + TimeDelta::seconds(database),
+                previous_listing: previous_listing.map(|seconds| now + TimeDelta::seconds(seconds)),
+            };
+            clock_warnings(now, clocks)
+                .into_iter()
+                .map(|warning| warning.split_once(':').unwrap().0.to_owned())
+                .collect::<Vec<_>>()
+        };
+        let nothing: [&str; 0] = [];
+        assert_eq!(warnings(0, None), nothing);
+        assert_eq!(warnings(300, Some(300)), nothing);
+        assert_eq!(warnings(-300, Some(-1_000_000)), nothing);
+        assert_eq!(
+            warnings(301, None),
+            ["the clock of this machine is 5m 1s behind the database's"]
+        );
+        assert_eq!(
+            warnings(-3_600, Some(301)),
+            [
+                "the clock of this machine is 1h ahead of the database's",
+                "by the clock of this machine, the last published listing began 5m 1s in the future",
+            ]
+        );
+    }
 
     #[test]
     fn versions_compare_by_number() {

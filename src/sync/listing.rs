@@ -165,11 +165,14 @@ impl<'a> Listing<'a> {
         }
         if doubts.artifacts {
             tracing::info!(
-                "the listing lacks artifacts that the catalog still counts: listing once more"
+                "the listing lacks artifacts, and the catalog's counts do not explain that: listing once more"
             );
             self.is_second_listing = true;
             self.rows_listed = 0;
             self.read_pages(wanted).await?;
+            // The next run compares its counts with those of this one: they must not count what was
+            // deleted while this run listed.
+            self.read_catalog().await?;
         }
         Ok(())
     }

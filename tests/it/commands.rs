@@ -675,9 +675,11 @@ async fn synced_registry() -> (Emulator, TestDatabase) {
     emulator.with_world(|world| {
         let repository = world.repository("team", "app/api").unwrap().id;
         let pushed = world.push(repository).unwrap();
+        let names = pushed.tags.iter().map(|tag| tag.name.as_str());
+        let tags: Vec<Value> = names.chain(["odd"]).map(|name| json!({"name": name})).collect();
         let row = json!({
             "id": pushed.id, "digest": pushed.digest().to_string(), "repository_id": repository, "size": 1.5,
-            "push_time": "2026-01-01T00:00:00.000Z", "tags": [{"name": "odd"}],
+            "push_time": "2026-01-01T00:00:00.000Z", "tags": tags,
         });
         world.override_row(pushed.id, row);
         // In vain, each time it is asked for.

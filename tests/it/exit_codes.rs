@@ -302,7 +302,7 @@ async fn a_registry_that_seems_to_be_emptied_is_not_mirrored() {
     });
     let words = [
         "the listing lacks 101 of the 101 artifacts published so far",
-        "hint: look into the registry: if the artifacts are gone there too, `swr-sync sync --accept-removals`",
+        "hint: look into the registry: if they are gone there too, `swr-sync sync --accept-removals`",
     ];
     ends(Program::sync(&emulator, &database), Exit::Refused, &words).await;
     assert_eq!(last_run(&database).await, "failed | 6");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use flate2::read::GzDecoder;
-use serde_json::Value;
+use serde_json::{Value, json};
 use swr_sync::emulator::{Authentication, Emulator, EmulatorSettings, Fault, RequestKind, World};
 use swr_sync::exit::Exit;
 use swr_sync::registry::{Credentials, PasswordLogin};
@@ -549,6 +549,112 @@ async fn a_removal_that_the_catalog_confirms_costs_no_second_listing() {
     let counters = report.counters;
     assert_eq!((counters.artifacts_new, counters.artifacts_removed), (1, 1));
     assert_eq!(mirror.emulator.requests().of(RequestKind::Artifacts), 2);
+}
+
+/// Answers the next request for repositories with the only one of [`one_repository`], and this count.
+fn count_once(emulator: &Emulator, artifact_count: Value) {
+    let page = emulator.with_world(|world| {
+        let repository = world.repository("team", "app").unwrap();
+        let updated_at = repository.updated_at.to_rfc3339();
+        json!({
+            "repositories": [{
+                "id": repository.id, "name": "app", "namespace_name": "team",
+                "namespace_id": repository.namespace_id, "artifact_count": artifact_count,
+                "created_at": updated_at, "updated_at": updated_at,
+            }],
+            "total": 1,
+        })
+    });
+    emulator.fail_next(RequestKind::Repositories, 200, page.to_string());
+}
+
+fn delete_first_artifact(emulator: &Emulator) {
+    emulator.with_world(|world| {
+        let first = world.artifacts().next().unwrap().id;
+        world.delete_artifact(first).unwrap();
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_costs_no_second_listing_where_the_catalog_counts_more_than_is_listed() {
+    let mirror = Mirror::new(one_repository()).await;
+    count_once(&mirror.emulator, 133.into());
+    mirror.sync().await;
+    delete_first_artifact(&mirror.emulator);
+    count_once(&mirror.emulator, 132.into());
+    mirror.emulator.reset_requests();
+
+    let report = mirror.sync().await;
+
+    assert_eq!(report.counters.artifacts_removed, 1);
+    assert_eq!(mirror.emulator.requests().of(RequestKind::Artifacts), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_artifact_that_slips_is_not_removed_where_the_catalog_counts_fewer_than_are_listed() {
+    let mirror = Mirror::new(one_repository()).await;
+    let disturb = |fault| mirror.emulator.disturb_next(RequestKind::Artifacts, fault);
+    count_once(&mirror.emulator, 129.into());
+    mirror.sync().await;
+    // As many as the catalog counts are listed.
+    count_once(&mirror.emulator, 129.into());
+    disturb(Fault::Chunked);
+    disturb(Fault::MissingRows);
+
+    let report = mirror.sync().await;
+
+    assert_eq!(report.counters.artifacts_removed, 0);
+    assert_eq!(report.counters.artifacts_listed, 130);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_count_two_listings_have_to_lack_what_is_removed() {
+    let mirror = Mirror::new(one_repository()).await;
+    count_once(&mirror.emulator, Value::Null);
+    mirror.sync().await;
+    delete_first_artifact(&mirror.emulator);
+    count_once(&mirror.emulator, Value::Null);
+    mirror.emulator.reset_requests();
+
+    let report = mirror.sync().await;
+
+    assert_eq!(report.counters.artifacts_removed, 1);
+    assert_eq!(mirror.emulator.requests().of(RequestKind::Artifacts), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_that_was_read_during_the_listing_is_no_evidence_of_a_removal() {
+    let mirror = Mirror::new(one_repository()).await;
+    mirror.sync().await;
+    let disturb = |fault| mirror.emulator.disturb_next(RequestKind::Artifacts, fault);
+    // The new repository, which no catalog names yet, has the catalog read again; by then one
+    // artifact fewer is counted, and one of the second page has slipped.
+    count_once(&mirror.emulator, 130.into());
+    count_once(&mirror.emulator, 129.into());
+    disturb(Fault::RepositoryCreated);
+    disturb(Fault::MissingRows);
+
+    let report = mirror.sync().await;
+
+    assert_eq!(report.counters.artifacts_removed, 0);
+    assert_eq!(report.counters.artifacts_listed, 131);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_deleted_during_one_listing_hides_nothing_in_the_next() {
+    let mirror = Mirror::new(one_repository()).await;
+    let disturb = |fault| mirror.emulator.disturb_next(RequestKind::Artifacts, fault);
+    mirror.sync().await;
+    disturb(Fault::ArtifactDeleted);
+    let report = mirror.sync().await;
+    assert_eq!(report.counters.artifacts_removed, 1);
+    disturb(Fault::Chunked);
+    disturb(Fault::MissingRows);
+
+    let report = mirror.sync().await;
+
+    assert_eq!(report.counters.artifacts_removed, 0);
+    assert_eq!(report.counters.artifacts_listed, 129);
 }
 
 #[tokio::test(flavor = "multi_thread")]

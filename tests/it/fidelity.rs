@@ -477,6 +477,33 @@ async fn catalog_rows_that_cannot_be_stored_are_not_taken_for_removed() {
     }
 }
 
+/// The list may leave out the namespace of an artifact; then it is that of its repository.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_storage_of_a_repository_moves_with_it_to_another_namespace() {
+    let history = json!({"build_histories": [{"created_by": "COPY", "digest": "b1", "size": 100}]});
+    let of_namespace = |id: i64| {
+        let namespaces = json!({
+            "namespaces": [{"namespace_id": 1, "name": "one"}, {"namespace_id": 7, "name": "two"}],
+            "total": 2,
+        });
+        let repository =
+            json!({"id": 2, "name": "api", "namespace_name": "any", "namespace_id": id});
+        let repositories = json!({"repositories": [repository], "total": 1});
+        Answers {
+            namespaces: namespaces.to_string().into(),
+            repositories: repositories.to_string().into(),
+            ..Answers::with_history(history.to_string().as_bytes())
+        }
+    };
+    let mirror = Mirror::new(of_namespace(1)).await;
+    mirror.sync().await;
+    let storage = "select namespace, artifacts, layer_bytes, exclusive_bytes from swr_report.storage_by_namespace";
+    mirror.check(storage, &["one | 1 | 100 | 100"]).await;
+    mirror.set(of_namespace(7));
+    mirror.sync().await;
+    mirror.check(storage, &["two | 1 | 100 | 100"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_that_no_index_can_hold_are_left_out_and_recorded() {
     // Random enough that compression does not save them.

@@ -287,7 +287,7 @@ async fn a_listing_that_lacks_much_of_the_registry_is_not_published_unless_accep
         refused.says(&[
             "error: the listing lacks 107 of the 480 artifacts published so far, more than the 20 % that may go in \
              one run; most are of team/app-2 (100 of 200), team/app-0 (7 of 180)\n",
-            "hint: look into the registry: if the artifacts are gone there too, `swr-sync sync --accept-removals`",
+            "hint: look into the registry: if they are gone there too, `swr-sync sync --accept-removals`",
         ]);
         assert_eq!(database.snapshot(published).await, "480");
         let row = "select outcome, exit_code, artifacts_listed, artifacts_removed, published_at is null, error like '%107 of the 480%'
@@ -316,6 +316,125 @@ async fn a_listing_that_lacks_much_of_the_registry_is_not_published_unless_accep
         .says(&["1 new, 0 changed, 107 removed"]);
     assert_eq!(database.snapshot(published).await, "374");
     assert_eq!(emulator.requests().of(RequestKind::BuildHistory), 0);
+}
+
+/// As many repositories `team/app-N`, with as many artifacts each, of which each has a tag `vN`.
+fn tagged_world_of(repositories: usize, artifacts: usize) -> World {
+    let mut world = World::empty(start_of_time());
+    for number in 0..repositories {
+        let repository = world.add_repository("team", &format!("app-{number}"));
+        for artifact in 0..artifacts {
+            let spec = ArtifactSpec {
+                tags: vec![format!("v{artifact}")],
+                ..ArtifactSpec::default()
+            };
+            world.add_artifact(repository, spec).unwrap();
+        }
+    }
+    world
+}
+
+fn remove_tags(emulator: &Emulator, repository: &str, numbers: std::ops::Range<usize>) {
+    emulator.with_world(|world| {
+        let repository = world.repository("team", repository).unwrap().id;
+        for number in numbers {
+            assert!(world.remove_tag(repository, &format!("v{number}")));
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_listing_that_lacks_many_tags_of_what_stays_is_not_published_unless_accepted() {
+    let emulator = emulator(tagged_world_of(3, 200)).await;
+    let database = TestDatabase::create().await;
+    Program::sync(&emulator, &database).run().await.code(0);
+    let tags = "select (select count(*) from swr_report.tag),
+                       (select count(*) from swr.tag_history where valid_to is null),
+                       (select count(*) from swr.tag where missing_since_run_id is not null)";
+    // 20 % are no mass removal, one more is. Tags that went with their artifacts do not count.
+    delete_artifacts(&emulator, "app-0", 100);
+    remove_tags(&emulator, "app-1", 0..100);
+    Program::sync(&emulator, &database).run().await.code(0);
+    assert_eq!(database.snapshot(tags).await, "500 | 500 | 100");
+    Program::sync(&emulator, &database).run().await.code(0);
+    assert_eq!(database.snapshot(tags).await, "400 | 400 | 0");
+
+    remove_tags(&emulator, "app-1", 100..101);
+    remove_tags(&emulator, "app-2", 0..100);
+    for arguments in [&["--dry-run"][..], &[]] {
+        let refused = Program::sync(&emulator, &database)
+            .args(arguments)
+            .run()
+            .await
+            .code(6);
+        refused.says(&[
+            "error: the listing lacks 101 of the 400 published tags of artifacts that it still has, more than the \
+             20 % that may go in one run; most are of team/app-2 (100 of 200), team/app-1 (1 of 100)\n",
+            "hint: look into the registry: if they are gone there too, `swr-sync sync --accept-removals`",
+        ]);
+        assert_eq!(database.snapshot(tags).await, "400 | 400 | 0");
+        let row = "select outcome, exit_code, artifacts_removed, tags_removed from swr.sync_run order by run_id desc limit 1";
+        assert_eq!(database.snapshot(row).await, "failed | 6 | 0 | 101");
+    }
+
+    let accepted = Program::sync(&emulator, &database).args(&["--accept-removals"]);
+    accepted.run().await.code(0);
+    assert_eq!(database.snapshot(tags).await, "400 | 400 | 101");
+    Program::sync(&emulator, &database)
+        .run()
+        .await
+        .code(0)
+        .says(&["0 new, 0 moved, 101 removed"]);
+    assert_eq!(database.snapshot(tags).await, "299 | 299 | 0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_without_any_tags_is_a_mass_removal() {
+    let mirror = Mirror::new(tagged_world_of(1, 101)).await;
+    mirror.sync().await;
+    let tags = "select * from swr.tag order by name";
+    let before = (mirror.facts().await, mirror.database.snapshot(tags).await);
+    remove_tags(&mirror.emulator, "app-0", 0..101);
+    let error = mirror.try_sync().await.unwrap_err();
+    assert_eq!(error.exit(), Exit::Refused, "{error}");
+    let after = (mirror.facts().await, mirror.database.snapshot(tags).await);
+    assert_eq!(after, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_registry_may_lose_all_its_tags() {
+    let mirror = Mirror::new(tagged_world_of(1, 100)).await;
+    mirror.sync().await;
+    remove_tags(&mirror.emulator, "app-0", 0..100);
+    mirror.sync().await;
+    let report = mirror.sync().await;
+    assert_eq!(report.counters.tags_removed, 100);
+}
+
+#[tokio::test]
+async fn a_first_listing_far_below_the_counts_of_the_catalog_is_published_with_a_warning() {
+    let warning =
+        "the first listing has 99 artifacts, but the repositories of the catalog count 200";
+    for (artifacts, warns) in [(99, true), (100, false)] {
+        let emulator = emulator(world_of(1, artifacts)).await;
+        let database = TestDatabase::create().await;
+        for is_first in [true, false] {
+            let page = emulator.with_world(|world| {
+                let repository = world.repository("team", "app-0").unwrap();
+                json!({
+                    "repositories": [{
+                        "id": repository.id, "name": "app-0", "namespace_name": "team",
+                        "namespace_id": repository.namespace_id, "artifact_count": 200,
+                    }],
+                    "total": 1,
+                })
+            });
+            emulator.fail_next(RequestKind::Repositories, 200, page.to_string());
+            let run = Program::sync(&emulator, &database).run().await.code(0);
+            let is_warned = run.stderr.contains(warning);
+            assert_eq!(is_warned, warns && is_first, "{}", run.stderr);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -509,6 +628,33 @@ async fn status_tells_whether_the_data_is_fresh_enough() {
     let empty = TestDatabase::create_empty().await;
     let program = Program::new(&["status", "--max-age", "26h"]).database(&empty);
     program.run().await.code(5);
+}
+
+#[tokio::test]
+async fn a_listing_that_is_dated_in_the_future_is_not_taken_for_fresh() {
+    let emulator = emulator(world_of(1, 1)).await;
+    let database = TestDatabase::create().await;
+    let first = Program::sync(&emulator, &database).run().await.code(0);
+    assert!(!first.stderr.contains("clock"), "{}", first.stderr);
+    let status = || Program::new(&["status", "--max-age", "26h"]).database(&database);
+    let date = async |ahead: &str| {
+        let sql = format!(
+            "update swr.sync_run set listing_started_at = now() + interval '{ahead}' where run_id = 1"
+        );
+        database.snapshot(&sql).await;
+    };
+    date("1 minute").await;
+    status().run().await.code(0);
+    date("10 hours").await;
+    let finished = status().run().await.code(1);
+    finished.says(&[
+        "error: older than 1day 2h: demo may be (its listing is dated ",
+        " in the future: a clock is wrong)\n",
+    ]);
+
+    let run = Program::sync(&emulator, &database).run().await.code(0);
+    run.says(&["by the clock of this machine, the last published listing began "]);
+    status().run().await.code(0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -654,6 +654,35 @@ async fn what_was_stored_with_secrets_is_fetched_again_after_the_documented_clea
     assert!(!everything_stored(&database).await.contains(COMMAND_SECRET));
 }
 
+#[tokio::test]
+async fn what_is_gone_before_its_history_is_fetched_again_is_not_counted_after_the_clean_up() {
+    let emulator = emulator(World::generate(5, 20, start_of_time())).await;
+    let database = TestDatabase::create().await;
+    Program::sync(&emulator, &database).run().await.code(0);
+    let clean_up = documented("clean-up.sql");
+    database.snapshot(&clean_up).await;
+    emulator.with_world(|world| {
+        let ids: Vec<i64> = world.artifacts().map(|artifact| artifact.id).collect();
+        for id in &ids[..10] {
+            world.delete_artifact(*id).unwrap();
+        }
+    });
+
+    Program::sync(&emulator, &database).run().await.code(0);
+
+    let shared = "select 'l', repository_id, artifact_count, layer_id from swr.repository_layer
+                  union all select 'r', repository_id, layer_bytes, null from swr.repository_layering
+                  union all select 'n', namespace_id, exclusive_bytes, null from swr.namespace_layering
+                  union all select 'a', artifact_id, exclusive_bytes, shared_chain_id from swr.artifact_layering
+                  order by 1, 2, 3, 4";
+    let undisturbed = TestDatabase::create().await;
+    Program::sync(&emulator, &undisturbed).run().await.code(0);
+    assert_eq!(
+        database.snapshot(shared).await,
+        undisturbed.snapshot(shared).await
+    );
+}
+
 /// The code block of docs/security.md that begins with this comment.
 fn documented(name: &str) -> String {
     let path = format!("{}/docs/security.md", env!("CARGO_MANIFEST_DIR"));

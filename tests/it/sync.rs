@@ -8,7 +8,7 @@ use swr_sync::emulator::{
 };
 use swr_sync::exit::Exit;
 use swr_sync::registry::{RegistryError, RequestFailure};
-use swr_sync::run::RunOutcome;
+use swr_sync::run::{RunOutcome, RunReport};
 use swr_sync::stop::{self, StopReason};
 use swr_sync::store::StoreError;
 use swr_sync::sync::{Progress, SyncError};
@@ -483,6 +483,156 @@ async fn a_removed_artifact_that_is_listed_again_comes_back() {
         (3, 3)
     );
     assert_eq!(mirror.facts().await, before);
+}
+
+/// Tags as the reports show them, and their intervals, each with the number of its artifact.
+const TAGS_AND_INTERVALS: &str = "
+    with artifact as (
+        select artifact_id, rank() over (order by artifact_id) as number from swr.artifact
+    )
+    select 'tag', t.tag, a.number, null, null
+    from swr_report.tag t
+    join artifact a using (artifact_id)
+    union all
+    select 'interval', h.name, a.number, h.valid_from, h.valid_to
+    from swr.tag_history h
+    join artifact a using (artifact_id)
+    order by 1 desc, 2, 4";
+
+fn counted_tags(report: &RunReport) -> (u64, u64, u64) {
+    let counters = &report.counters;
+    (
+        counters.tags_new,
+        counters.tags_moved,
+        counters.tags_removed,
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_goes_when_two_listings_in_a_row_lack_it_or_with_its_artifact_at_once() {
+    let mirror = Mirror::new(small_world(3)).await;
+    let at = |hour| start_of_time() + TimeDelta::hours(hour);
+    mirror.sync_at(at(1)).await;
+    mirror.emulator.with_world(|world| {
+        let repository = world.repositories().next().unwrap().id;
+        let first = world.artifacts().next().unwrap().id;
+        assert!(world.remove_tag(repository, "v1"));
+        world.delete_artifact(first).unwrap();
+    });
+
+    let report = mirror.sync_at(at(2)).await;
+    assert_eq!(counted_tags(&report), (0, 0, 1));
+    let shown = "tag | v1 | 2 | NULL | NULL\n\
+                 tag | v2 | 3 | NULL | NULL\n\
+                 interval | v0 | 1 | 2026-03-01 12:00:00+00 | 2026-03-01 14:00:00+00\n\
+                 interval | v1 | 2 | 2026-03-01 12:00:00+00 | NULL\n\
+                 interval | v2 | 3 | 2026-03-01 12:00:00+00 | NULL";
+    assert_eq!(mirror.database.snapshot(TAGS_AND_INTERVALS).await, shown);
+
+    let report = mirror.sync_at(at(3)).await;
+    assert_eq!(counted_tags(&report), (0, 0, 1));
+    let shown = "tag | v2 | 3 | NULL | NULL\n\
+                 interval | v0 | 1 | 2026-03-01 12:00:00+00 | 2026-03-01 14:00:00+00\n\
+                 interval | v1 | 2 | 2026-03-01 12:00:00+00 | 2026-03-01 15:00:00+00\n\
+                 interval | v2 | 3 | 2026-03-01 12:00:00+00 | NULL";
+    assert_eq!(mirror.database.snapshot(TAGS_AND_INTERVALS).await, shown);
+    assert_eq!(mirror.facts().await, mirror.undisturbed_facts().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_no_page_shows_while_it_moves_is_told_as_one_move() {
+    for (push_time, moved_at) in [
+        // Moved after the listing that lacks it began, or without a push.
+        ("2026-03-01T14:00:07.000Z", "2026-03-01 14:00:07+00"),
+        ("2026-01-01T00:00:00.000Z", "2026-03-01 15:00:00+00"),
+    ] {
+        let mirror = Mirror::new(small_world(2)).await;
+        let ids: Vec<i64> = mirror
+            .emulator
+            .with_world(|world| world.artifacts().map(|artifact| artifact.id).collect());
+        let show = |rows: [&[(&str, &str)]; 2]| {
+            mirror.emulator.with_world(|world| {
+                let repository = world.repositories().next().unwrap().id;
+                for (id, tags) in ids.iter().zip(rows) {
+                    let tags: Vec<_> = tags
+                        .iter()
+                        .map(|(name, push_time)| json!({"id": 1, "name": name, "push_time": push_time}))
+                        .collect();
+                    let digest = world.artifact(*id).unwrap().digest().to_string();
+                    let row = json!({"id": id, "digest": digest, "repository_id": repository, "tags": tags});
+                    world.override_row(*id, row);
+                }
+            });
+        };
+        let at = |hour| start_of_time() + TimeDelta::hours(hour);
+        show([&[], &[("latest", "2026-01-01T00:00:00.000Z")]]);
+        mirror.sync_at(at(1)).await;
+        // The page with the first row was read before the move, that with the second one after it.
+        show([&[], &[]]);
+        let report = mirror.sync_at(at(2)).await;
+        assert_eq!(counted_tags(&report), (0, 0, 0));
+        show([&[("latest", push_time)], &[]]);
+        let report = mirror.sync_at(at(3)).await;
+        assert_eq!(counted_tags(&report), (0, 1, 0));
+        let shown = format!(
+            "tag | latest | 1 | NULL | NULL\n\
+             interval | latest | 2 | 2026-01-01 00:00:00+00 | {moved_at}\n\
+             interval | latest | 1 | {moved_at} | NULL"
+        );
+        assert_eq!(mirror.database.snapshot(TAGS_AND_INTERVALS).await, shown);
+        let moves = "select moved_at, to_digest is not null from swr_report.tag_move";
+        assert_eq!(
+            mirror.database.snapshot(moves).await,
+            format!("{moved_at} | t")
+        );
+        // The move has ended the wait: a listing that lacks the tag is the first one again.
+        show([&[], &[]]);
+        let report = mirror.sync_at(at(4)).await;
+        assert_eq!(counted_tags(&report), (0, 0, 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_only_one_listing_lacks_stays_as_it_was() {
+    let mirror = Mirror::new(small_world(2)).await;
+    mirror.sync().await;
+    let intervals = "table swr.tag_history";
+    let before = (
+        mirror.facts().await,
+        mirror.database.snapshot(intervals).await,
+    );
+    let page = mirror.emulator.with_world(|world| {
+        let rows: Vec<_> = world
+            .artifacts()
+            .map(|artifact| {
+                json!({
+                    "id": artifact.id, "digest": artifact.digest().to_string(),
+                    "repository_id": artifact.repository_id, "tags": null,
+                })
+            })
+            .collect();
+        json!({ "artifacts": rows }).to_string()
+    });
+    mirror
+        .emulator
+        .fail_next(RequestKind::Artifacts, 200, page.clone());
+    let report = mirror.sync().await;
+    assert_eq!(counted_tags(&report), (0, 0, 0));
+    mirror.sync().await;
+    let writes = mirror.writes().await;
+    mirror.sync().await;
+    assert_eq!(mirror.writes().await, writes, "an unchanged registry");
+    mirror.emulator.fail_next(RequestKind::Artifacts, 200, page);
+    let report = mirror.sync().await;
+    assert_eq!(counted_tags(&report), (0, 0, 0), "not two in a row");
+    mirror.sync().await;
+    assert_eq!(
+        (
+            mirror.facts().await,
+            mirror.database.snapshot(intervals).await
+        ),
+        before
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

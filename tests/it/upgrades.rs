@@ -108,7 +108,9 @@ async fn mirror_with_a_past(server: &PrivateServer) -> Mirror {
         world.set_now(at(1));
         world.evolve(1);
         let digest = world.artifact(careless).unwrap().digest().to_string();
-        let odd = json!({"id": careless, "repository_id": team, "digest": digest, "size": "large"});
+        let odd = json!({
+            "id": careless, "repository_id": team, "digest": digest, "size": "large", "tags": [{"name": "v1"}],
+        });
         world.override_row(careless, odd);
         let refused = world.push(team).unwrap().digest().to_string();
         world.override_build_history(&refused, 403, json!({}));

@@ -75,6 +75,8 @@ async fn mirror_with_a_past() -> Mirror {
         let tagged = tagged.unwrap().clone();
         world.remove_tag(tagged.repository_id, &tagged.tags[0].name);
     });
+    // A tag goes when two listings in a row lack it.
+    mirror.sync().await;
     mirror.sync().await;
     mirror
 }
@@ -404,7 +406,114 @@ const CORRUPTIONS: &[(&str, &[&str])] = &[
         &["media_type.media_type"],
     ),
     ("delete from swr.media_type", &["media_type.row"]),
+    // What artifacts share.
+    (
+        "delete from swr.artifact_layering where {a counted artifact}",
+        &[
+            "artifact_layering.exclusive_bytes",
+            "artifact_layering.shared_chain_id",
+            "namespace_layering.exclusive_bytes",
+            "namespace_layering.layer_bytes",
+            "namespace_layering.layer_count",
+            "repository_layer.artifact_count",
+            "repository_layer.artifact_id_xor",
+            "repository_layer.row",
+            "repository_layering.exclusive_bytes",
+            "repository_layering.layer_bytes",
+            "repository_layering.layer_count",
+        ],
+    ),
+    (
+        "update swr.artifact_layering set layer_count = layer_count + 1 where {a counted artifact}",
+        &["artifact_layering.layer_count"],
+    ),
+    (
+        "update swr.artifact_layering set layer_bytes = layer_bytes + 1 where {a counted artifact}",
+        &["artifact_layering.layer_bytes"],
+    ),
+    (
+        "update swr.artifact_layering set exclusive_bytes = exclusive_bytes + 1 where {a counted artifact}",
+        &["artifact_layering.exclusive_bytes"],
+    ),
+    (
+        "update swr.artifact_layering set root_chain_id = null where {a counted artifact}",
+        &["artifact_layering.root_chain_id"],
+    ),
+    (
+        "update swr.artifact_layering set chain_id = root_chain_id where {a counted artifact}",
+        &["artifact_layering.chain_id"],
+    ),
+    (
+        "update swr.artifact_layering set base_chain_id = chain_id where {a counted artifact}",
+        &["artifact_layering.base_chain_id"],
+    ),
+    (
+        "update swr.artifact_layering set shared_chain_id = null where {a counted artifact}",
+        &["artifact_layering.shared_chain_id"],
+    ),
+    (
+        "update swr.repository_layer set artifact_count = artifact_count + 1 where {a shared layer}",
+        &["repository_layer.artifact_count"],
+    ),
+    (
+        "update swr.repository_layer set artifact_id_xor = artifact_id_xor # 1 where {a shared layer}",
+        &["repository_layer.artifact_id_xor"],
+    ),
+    (
+        "delete from swr.repository_layer where {a shared layer}",
+        &["repository_layer.row"],
+    ),
+    (
+        "insert into swr.repository_layer (instance_id, artifact_count, repository_id, artifact_id_xor, layer_id)
+             select instance_id, 1, -7, 7, layer_id from swr.repository_layer where {a shared layer}",
+        &["repository_layer.row"],
+    ),
+    (
+        "update swr.repository_layering set layer_count = layer_count + 1 where {a counted repository}",
+        &["repository_layering.layer_count"],
+    ),
+    (
+        "update swr.repository_layering set layer_bytes = layer_bytes + 1 where {a counted repository}",
+        &["repository_layering.layer_bytes"],
+    ),
+    (
+        "update swr.repository_layering set exclusive_bytes = exclusive_bytes + 1 where {a counted repository}",
+        &["repository_layering.exclusive_bytes"],
+    ),
+    (
+        "delete from swr.repository_layering where {a counted repository}",
+        &["repository_layering.row"],
+    ),
+    (
+        "update swr.namespace_layering set layer_count = layer_count + 1 where {a counted namespace}",
+        &["namespace_layering.layer_count"],
+    ),
+    (
+        "update swr.namespace_layering set layer_bytes = layer_bytes + 1 where {a counted namespace}",
+        &["namespace_layering.layer_bytes"],
+    ),
+    (
+        "update swr.namespace_layering set exclusive_bytes = exclusive_bytes + 1 where {a counted namespace}",
+        &["namespace_layering.exclusive_bytes"],
+    ),
+    (
+        "delete from swr.namespace_layering where {a counted namespace}",
+        &["namespace_layering.row"],
+    ),
 ];
+
+/// What artifacts share follows from the other tables: whatever is done to one of those, only
+/// statements on these four are held to what is found in these.
+const SHARING: [&str; 4] = [
+    "artifact_layering.",
+    "repository_layer.",
+    "repository_layering.",
+    "namespace_layering.",
+];
+
+fn is_of_sharing(found: &str) -> bool {
+    SHARING.iter().any(|table| found.starts_with(table))
+}
 
 /// How the statements above choose their row.
 const CHOICES: &[(&str, &str)] = &[
@@ -436,6 +545,18 @@ const CHOICES: &[(&str, &str)] = &[
     ("{a repository}", "repository_id = (select min(repository_id) from swr.repository where removed_at is null)"),
     ("{a namespace}", "namespace_id = (select min(namespace_id) from swr.namespace where removed_at is null)"),
     (
+        "{a counted artifact}",
+        "artifact_id = (select min(artifact_id) from swr.artifact_layering
+             where root_chain_id <> chain_id and shared_chain_id is not null and exclusive_bytes > 0)",
+    ),
+    (
+        "{a shared layer}",
+        "(layer_id, repository_id) = (select layer_id, repository_id from swr.repository_layer
+             where artifact_count > 1 order by 1, 2 limit 1)",
+    ),
+    ("{a counted repository}", "repository_id = (select min(repository_id) from swr.repository_layering)"),
+    ("{a counted namespace}", "namespace_id = (select min(namespace_id) from swr.namespace_layering)"),
+    (
         "{a manifest}",
         "digest = (select min(m.digest) from swr.manifest m join swr.artifact a using (digest)
              where m.outcome = 'stored' and a.removed_at is null and cardinality(m.build_step_ids) > 2)",
@@ -461,7 +582,7 @@ fn with_choices(statement: &str) -> String {
 }
 
 /// The tables that are corrupted, for a copy to go back to.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 14] = [
     "namespace",
     "repository",
     "artifact",
@@ -472,6 +593,10 @@ const TABLES: [&str; 10] = [
     "command",
     "layer",
     "media_type",
+    "artifact_layering",
+    "repository_layer",
+    "repository_layering",
+    "namespace_layering",
 ];
 
 fn for_each_table(statement: &str) -> AssertSqlSafe<String> {
@@ -499,9 +624,11 @@ async fn corruption_of_each_kind_is_found_and_nothing_else() {
         }
         let report = verify_all(&mirror.emulator, &mirror.database).await;
         let found = found(&mirror.database).await;
+        let expects_sharing = expected.iter().any(|found| is_of_sharing(found));
         let found: Vec<&str> = found
             .lines()
             .filter_map(|line| line.strip_prefix("corrupt "))
+            .filter(|found| expects_sharing || !is_of_sharing(found))
             .collect();
         if found != *expected || report.verdict.corrupt == 0 {
             failures.push(format!(
@@ -572,7 +699,8 @@ async fn what_changed_in_the_registry_is_no_corruption() {
         );
     }
 
-    // The next run takes all of it in.
+    // The next run takes all of it in, but for the removed tag, which takes two.
+    mirror.sync().await;
     mirror.sync().await;
     let report = verify_all(&mirror.emulator, &mirror.database).await;
     assert_eq!(found(&mirror.database).await, "");
@@ -677,7 +805,7 @@ async fn a_verification_writes_no_fact_and_leaves_the_view_of_runs_alone() {
         order by run_id desc limit 1";
     assert_eq!(
         mirror.database.snapshot(run).await,
-        "4 | dry_run | 0 | t | t"
+        "5 | dry_run | 0 | t | t"
     );
     let staged = "select count(*) from swr.staged_artifact";
     assert_eq!(mirror.database.snapshot(staged).await, "0");

@@ -109,6 +109,39 @@ async fn what_may_be_deleted_to_shrink_is_not_missed() {
     assert_eq!(mirror.database.snapshot(verdict).await, "intact");
 }
 
+#[tokio::test]
+async fn what_artifacts_share_is_counted_again_after_the_documented_statements() {
+    let mirror = registry::synced().await;
+    let verify = async |time: &str| {
+        registry::verify_at(&mirror, at(time)).await;
+        let found = "select distinct table_name from swr.verification_difference where verdict = 'corrupt' order by 1";
+        mirror.database.snapshot(found).await
+    };
+    let shared = "select 'a', t::text from swr.artifact_layering t
+                  union all select 'l', t::text from swr.repository_layer t
+                  union all select 'r', t::text from swr.repository_layering t
+                  union all select 'n', t::text from swr.namespace_layering t
+                  order by 1, 2";
+    let before = mirror.database.snapshot(shared).await;
+    assert_eq!(verify("00:00:00").await, "");
+    let corrupt = "
+        update swr.artifact_layering set base_chain_id = chain_id where base_chain_id is not null;
+        delete from swr.repository_layer where artifact_count > 1;
+        update swr.repository_layering set exclusive_bytes = exclusive_bytes + 1;
+        update swr.namespace_layering set layer_count = layer_count - 1";
+    mirror.database.snapshot(corrupt).await;
+    assert_eq!(
+        verify("00:10:00").await,
+        "artifact_layering\nnamespace_layering\nrepository_layer\nrepository_layering"
+    );
+
+    mirror.database.snapshot(&documented("recount.sql")).await;
+    let report = mirror.sync_at(at("00:20:00")).await;
+    assert_eq!(report.counters.histories_fetched, 0);
+    assert_eq!(verify("00:30:00").await, "");
+    assert_eq!(mirror.database.snapshot(shared).await, before);
+}
+
 const RETIRED: &str = "11111111-2222-3333-4444-000000000002";
 
 async fn sync_instance(mirror: &Mirror, id: &str) {
@@ -215,6 +248,7 @@ async fn no_run_begins_while_rows_are_deleted() {
             .collect()
     };
     assert_eq!(locks(&shrink), locks(&retire));
+    assert_eq!(locks(&shrink), locks(&documented("recount.sql")));
 
     let mut connection = mirror.database.connect().await;
     for sql in ["begin", &locks(&shrink)[0]] {

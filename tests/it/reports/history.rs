@@ -128,6 +128,7 @@ async fn a_month_is_told_as_it_was() {
     let mut chance = fastrand::Rng::with_seed(7);
     let mut listings: Vec<(DateTime<Utc>, Tags, Artifacts)> = Vec::new();
     let mut moments = Vec::new();
+    let (mut kept, mut kept_count) = (Tags::new(), 0);
     for day in 0..DAYS {
         let morning = start_of_time() + TimeDelta::days(day);
         let (of_day, tags, artifacts) = mirror.emulator.with_world(|world| {
@@ -137,12 +138,29 @@ async fn a_month_is_told_as_it_was() {
         let evening = morning + TimeDelta::hours(23);
         mirror.sync_at(evening).await;
         moments.push(of_day);
-        listings.push((evening, tags, artifacts));
+        if let Some((_, shown, _)) = listings.last() {
+            kept = kept_tags(shown, &kept, &tags, &artifacts);
+        }
+        kept_count += kept.len();
+        let shown = tags.into_iter().chain(kept.clone()).collect();
+        listings.push((evening, shown, artifacts));
     }
+    assert!(kept_count > 3, "{kept_count}");
 
     check_tag_at(&mirror, &listings, &moments).await;
     check_changes(&mirror, &listings).await;
     check_growth(&mirror, &listings).await;
+}
+
+/// The tags that a listing lacks for the first time although it has their artifact: they are still shown.
+fn kept_tags(shown: &Tags, kept: &Tags, tags: &Tags, artifacts: &Artifacts) -> Tags {
+    let stays = |digest: &String| artifacts.values().any(|artifact| artifact.2 == *digest);
+    let missing = shown.iter().filter(|(name, digest)| {
+        !tags.contains_key(*name) && !kept.contains_key(*name) && stays(digest)
+    });
+    missing
+        .map(|(name, digest)| (name.clone(), digest.clone()))
+        .collect()
 }
 
 /// Right at each listing; in between, what was so at some moment between the two listings.
@@ -327,4 +345,30 @@ async fn change_tells_what_a_changed_or_returned_artifact_was_like() {
         "4 | 2026-03-02 11:00:00+00 | artifact removed | 501 | d0 | 120 | 2026-03-02 11:00:00+00 | NULL",
     ];
     check(&mirror.database, changes, &expected).await;
+}
+
+#[tokio::test]
+async fn tag_at_gives_the_present_artifact_of_a_digest_that_was_pushed_again() {
+    let mirror = Mirror::new(World::empty(start_of_time())).await;
+    let (repository, shown) = mirror.emulator.with_world(|world| {
+        let repository = world.add_repository("shop", "api");
+        let shown = world.add_artifact(repository, artifact("d0", 100, &[]));
+        (repository, shown.unwrap())
+    });
+    for (id, hour) in [(500, 20), (501, 21)] {
+        let row = json!({
+            "id": id, "digest": digest("d0"), "repository_id": repository, "size": 100,
+            "tags": [{"id": 1, "name": "latest", "push_time": "2026-03-01T00:00:00.000Z"}],
+        });
+        mirror
+            .emulator
+            .with_world(|world| world.override_row(shown, row));
+        mirror.sync_at(at(hour)).await;
+    }
+    let sql = format!(
+        "select tag, artifact_id, digest, size_bytes, valid_from, valid_to from swr_report.tag_at('{}')",
+        at(22).to_rfc3339()
+    );
+    let expected = ["latest | 501 | d0 | 100 | 2026-03-01 00:00:00+00 | NULL"];
+    check(&mirror.database, &sql, &expected).await;
 }
