@@ -3,7 +3,10 @@
 //! `swr.artifact_layering` has a row for each artifact that is counted in
 //! `swr.repository_layer`. Publish takes out the artifacts that go before it changes
 //! `swr.artifact`, and takes in those that came after it, whenever their history arrived. What
-//! follows from the counts is computed anew only if there were any, and written where it differs.
+//! follows from the counts is computed again only if there were any, and written where it differs.
+//!
+//! Each statement takes histories apart before it joins their steps (`part`). In one join, a planner
+//! that has no statistics of a fresh table may read all build steps once for each image.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -32,14 +35,18 @@ pub(super) async fn take_out(connection: &mut PgConnection, run: Run) -> Result<
                      and s.repository_id = a.repository_id and s.digest = a.digest
                )
          ),
+         part as materialized (
+             select l.artifact_id, l.repository_id, e.build_step_id
+             from leaving l
+             join swr.manifest m on m.instance_id = $1 and m.digest = l.digest
+             cross join lateral unnest(m.build_step_ids) as e (build_step_id)
+         ),
          lost as materialized (
              select repository_id, layer_id, count(*) as artifact_count, bit_xor(artifact_id) as artifact_id_xor
              from (
-                 select distinct l.artifact_id, l.repository_id, s.layer_id
-                 from leaving l
-                 join swr.manifest m on m.instance_id = $1 and m.digest = l.digest
-                 cross join lateral unnest(m.build_step_ids) as e (build_step_id)
-                 join swr.build_step s on s.instance_id = $1 and s.build_step_id = e.build_step_id
+                 select distinct p.artifact_id, p.repository_id, s.layer_id
+                 from part p
+                 join swr.build_step s on s.instance_id = $1 and s.build_step_id = p.build_step_id
                  where s.layer_id is not null
              ) x
              group by repository_id, layer_id
@@ -109,11 +116,15 @@ async fn count_layers(connection: &mut PgConnection, run: Run) -> Result<Moved, 
                    select from swr.artifact_layering g where g.instance_id = $1 and g.artifact_id = a.artifact_id
                )
          ),
-         link as materialized (
-             select e.artifact_id, e.repository_id, u.position, s.layer_id, s.chain_id
+         part as materialized (
+             select e.artifact_id, e.repository_id, u.position, u.build_step_id
              from entering e
              cross join lateral unnest(e.build_step_ids) with ordinality as u (build_step_id, position)
-             join swr.build_step s on s.instance_id = $1 and s.build_step_id = u.build_step_id
+         ),
+         link as materialized (
+             select p.artifact_id, p.repository_id, p.position, s.layer_id, s.chain_id
+             from part p
+             join swr.build_step s on s.instance_id = $1 and s.build_step_id = p.build_step_id
              where s.layer_id is not null or not s.empty_layer
          ),
          held as materialized (
@@ -186,12 +197,16 @@ async fn update_bases(
              where g.instance_id = $1 and g.root_chain_id = any ($2)
              group by a.digest, g.chain_id
          ),
-         link as materialized (
-             select i.artifact_id, u.position, s.chain_id
+         part as materialized (
+             select i.artifact_id, u.position, u.build_step_id
              from image i
              join swr.manifest m on m.instance_id = $1 and m.digest = i.digest
              cross join lateral unnest(m.build_step_ids) with ordinality as u (build_step_id, position)
-             join swr.build_step s on s.instance_id = $1 and s.build_step_id = u.build_step_id
+         ),
+         link as materialized (
+             select p.artifact_id, p.position, s.chain_id
+             from part p
+             join swr.build_step s on s.instance_id = $1 and s.build_step_id = p.build_step_id
              where s.layer_id is not null or not s.empty_layer
          ),
          passing as materialized (
@@ -393,11 +408,15 @@ pub(super) async fn compare(connection: &mut PgConnection, run: Run) -> Result<(
              left join swr.repository r on r.instance_id = $1 and r.repository_id = a.repository_id
              where g.instance_id = $1 and a.removed_at is null and m.outcome = 'stored'
          ),
-         link as materialized (
-             select c.artifact_id, c.repository_id, u.position, s.layer_id, s.chain_id
+         part as materialized (
+             select c.artifact_id, c.repository_id, u.position, u.build_step_id
              from counted c
              cross join lateral unnest(c.build_step_ids) with ordinality as u (build_step_id, position)
-             join swr.build_step s on s.instance_id = $1 and s.build_step_id = u.build_step_id
+         ),
+         link as materialized (
+             select p.artifact_id, p.repository_id, p.position, s.layer_id, s.chain_id
+             from part p
+             join swr.build_step s on s.instance_id = $1 and s.build_step_id = p.build_step_id
              where s.layer_id is not null or not s.empty_layer
          ),
          held as materialized (
