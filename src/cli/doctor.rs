@@ -24,6 +24,7 @@ use crate::registry::{Registry, RegistryError, RequestFailure};
 use crate::report::{CsvSink, Format, JsonSink};
 use crate::store::{self, InstanceState, StoreError};
 use crate::sync::{FIRST_VERSION, SyncError, is_older};
+use crate::visible::visible;
 
 /// Limit for one probe; longer than a connection to the database may take to stand.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -902,7 +903,7 @@ impl Checkup {
             }
         };
         super::query::written(printed)?;
-        super::print_stderr(&self.summary());
+        super::print_lines([self.summary()]);
         Ok(())
     }
 
@@ -918,14 +919,14 @@ impl Checkup {
                 finding,
             } = entry;
             if let Some(subject) = subject.as_ref().filter(|subject| last != Some(*subject)) {
-                writeln!(output, "{subject}:")?;
+                writeln!(output, "{}:", visible(subject))?;
             }
             last = subject.as_ref();
             let (status, elapsed_ms) = (finding.status.as_str(), elapsed.as_millis());
-            let text = one_line(&finding.text);
+            let text = visible(&finding.text);
             writeln!(output, "{status:8}{probe:30}{elapsed_ms:>6} ms  {text}")?;
             if let Some(hint) = &finding.hint {
-                writeln!(output, "{:8}hint: {}", "", one_line(hint))?;
+                writeln!(output, "{:8}hint: {}", "", visible(hint))?;
             }
         }
         output.flush()
@@ -987,7 +988,7 @@ impl Checkup {
             Exit::Success => "`sync` can run".to_owned(),
             exit => format!("`sync` would exit with {}", exit as u8),
         };
-        format!("{ok} ok, {warn} warnings, {fail} failed, {skipped} skipped: {end}\n")
+        format!("{ok} ok, {warn} warnings, {fail} failed, {skipped} skipped: {end}")
     }
 }
 
@@ -1002,11 +1003,4 @@ fn timed_out(probe: &str) -> Finding {
 
 fn as_mut<'a, T>(value: &'a mut Result<T, &'static str>) -> Result<&'a mut T, &'static str> {
     value.as_mut().map_err(|reason| *reason)
-}
-
-/// Words of others must not move the cursor.
-fn one_line(text: &str) -> String {
-    let lines = text.split(char::is_control).map(str::trim);
-    let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
-    lines.join(" ")
 }

@@ -51,6 +51,8 @@ use job::TargetName;
 use settings::SourceArgs;
 use telemetry::{LogArgs, LogFormat, Telemetry};
 
+use crate::visible::visible;
+
 /// Mirrors a Huawei Cloud SWR Enterprise registry (artifacts, tags, build histories) into
 /// PostgreSQL, so that questions about it can be asked in SQL.
 #[derive(Debug, Parser)]
@@ -242,17 +244,24 @@ async fn run(command: Command, layers: &Layers, telemetry: &Telemetry) -> Result
     }
 }
 
-/// Prints for people; if stderr is gone, nobody listens.
-fn print_stderr(text: &str) {
+/// Prints for people; if stderr is gone, nobody listens. A line cannot become two, and all lines
+/// are written at once, so that nothing comes in between.
+fn print_lines(lines: impl IntoIterator<Item = impl AsRef<str>>) {
+    let mut text = String::new();
+    for line in lines {
+        text.push_str(&visible(line.as_ref()));
+        text.push('\n');
+    }
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-/// Says why a command, or one instance of several, did not succeed; at once, so that no other line
-/// comes in between.
+/// Says why a command, or one instance of several, did not succeed.
 fn tell_failure(failure: &Failure, target: Option<&TargetName>, telemetry: &Telemetry) {
     match (telemetry.format, target) {
-        (LogFormat::Text, None) => print_stderr(&failure.to_string()),
-        (LogFormat::Text, Some(target)) => print_stderr(&format!("{target}:\n{failure}")),
+        (LogFormat::Text, None) => print_lines(failure.lines()),
+        (LogFormat::Text, Some(target)) => {
+            print_lines(std::iter::once(format!("{target}:")).chain(failure.lines()));
+        }
         (LogFormat::Json, _) => tracing::error!(
             exit_code = failure.exit as u8,
             hint = failure.hint.as_deref(),

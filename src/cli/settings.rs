@@ -238,7 +238,7 @@ impl DatabaseArgs {
         let server = crate::database::embedded::EmbeddedServer::start(&settings).await?;
         tracing::warn!(
             "no database is named (DATABASE_URL): using the embedded PostgreSQL; while it runs, \
-             psql reaches it with\n  psql '{}'",
+             psql reaches it with: psql '{}'",
             server.url()
         );
         Ok(OpenDatabase {

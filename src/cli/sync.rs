@@ -336,7 +336,7 @@ async fn wait_for_jitter(longest: Duration, telemetry: &Telemetry) {
         humantime::format_duration(longest)
     );
     match telemetry.is_live {
-        true => super::print_stderr(&format!("{text}\n")),
+        true => super::print_lines([text]),
         false => tracing::info!(wait_ms = wait.as_millis() as u64, "{text}"),
     }
     tokio::time::sleep(wait).await;
@@ -346,7 +346,7 @@ async fn wait_for_jitter(longest: Duration, telemetry: &Telemetry) {
 fn tell_skip(target: &TargetName, failure: &Failure, telemetry: &Telemetry) {
     let text = format!("{target} is skipped: {}", failure.message());
     match telemetry.format {
-        LogFormat::Text => super::print_stderr(&format!("{text}\n")),
+        LogFormat::Text => super::print_lines([text]),
         LogFormat::Json => tracing::info!(instance = target.swr_instance_id.as_deref(), "{text}"),
     }
 }

@@ -145,7 +145,7 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
     }
     printed?;
     for report in &reports {
-        super::print_stderr(&summary(report));
+        super::print_lines(summary(report));
         exits.push(match report.verdict.corrupt {
             0 => Exit::Success,
             _ => Exit::DIFFERENT,
@@ -207,7 +207,7 @@ async fn print(
     query::print(&mut reader, &sql, format).await
 }
 
-fn summary(report: &VerifyReport) -> String {
+fn summary(report: &VerifyReport) -> [String; 3] {
     let VerifyReport {
         run,
         verified,
@@ -227,14 +227,19 @@ fn summary(report: &VerifyReport) -> String {
         0 => "intact",
         _ => "corrupt",
     };
-    format!(
-        "run {}: what run {} published is {outcome}, verified in {:.1} s
-  compared     {artifacts} artifacts, {tags} tags, {compared} histories ({unavailable} unavailable)
-  differences  {corrupt} corrupt, {changed} changed since the run of {}, {unlisted} no longer listed
-",
-        run.run_id,
-        verified.run_id,
-        elapsed.as_secs_f64(),
-        verified.started_at.format("%Y-%m-%d %H:%M:%S UTC"),
-    )
+    [
+        format!(
+            "run {}: what run {} published is {outcome}, verified in {:.1} s",
+            run.run_id,
+            verified.run_id,
+            elapsed.as_secs_f64()
+        ),
+        format!(
+            "  compared     {artifacts} artifacts, {tags} tags, {compared} histories ({unavailable} unavailable)"
+        ),
+        format!(
+            "  differences  {corrupt} corrupt, {changed} changed since the run of {}, {unlisted} no longer listed",
+            verified.started_at.format("%Y-%m-%d %H:%M:%S UTC")
+        ),
+    ]
 }

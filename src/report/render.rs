@@ -6,6 +6,7 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 
 use crate::database::reader::{ColumnKind, ResultColumn, RowSink};
+use crate::visible::visible;
 
 /// How a result is printed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -60,7 +61,7 @@ impl<W: Write> TableSink<W> {
 impl<W: Write> RowSink for TableSink<W> {
     fn columns(&mut self, columns: Vec<ResultColumn>) -> io::Result<()> {
         self.table
-            .set_header(columns.iter().map(|column| column.name.as_str()));
+            .set_header(columns.iter().map(|column| visible(&column.name)));
         self.columns = columns;
         Ok(())
     }
@@ -79,26 +80,27 @@ impl<W: Write> RowSink for TableSink<W> {
     }
 }
 
+/// What a cell shows of a value: one line, in which nothing hides or moves the cursor.
 fn shortened(value: &str) -> String {
-    let limit = if is_digest(value) {
-        DIGEST_CHARS
-    } else {
-        CELL_CHARS
-    };
+    if is_digest(value) {
+        return value[..DIGEST_CHARS].to_owned();
+    }
     let mut text = String::new();
-    for (count, character) in value.chars().enumerate() {
-        if count == limit {
-            if !is_digest(value) {
-                text.push('…');
-            }
+    let mut length = 0;
+    for character in value.chars() {
+        // Commands have many of these, and spelt out they would push the rest out of the cell.
+        let character = match character {
+            '\t' | '\n' => ' ',
+            other => other,
+        };
+        let mut buffer = [0; 4];
+        let shown = visible(character.encode_utf8(&mut buffer));
+        length += shown.chars().count();
+        if length > CELL_CHARS {
+            text.push('…');
             break;
         }
-        // Text of others' making must not move the cursor or colour the terminal.
-        text.push(if character.is_control() {
-            ' '
-        } else {
-            character
-        });
+        text.push_str(&shown);
     }
     text
 }

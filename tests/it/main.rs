@@ -62,6 +62,8 @@ mod reports;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod security;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod terminal;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod upgrades;
 
 #[cfg(all(feature = "embedded-db", target_os = "linux"))]

@@ -415,24 +415,20 @@ impl Reading<'_> {
             .iter()
             .map(|(line, text)| format!("{path}:{line}: {text}"))
             .collect();
-        let text = match &lines[..] {
+        let failure = match &lines[..] {
             [] => return Ok(()),
-            [only] => only.clone(),
-            several => format!(
-                "the configuration file has {} mistakes\n  {}",
-                several.len(),
-                several.join("\n  ")
-            ),
+            [only] => Failure::new(Exit::Usage, only.clone()),
+            several => {
+                let text = format!("the configuration file has {} mistakes", several.len());
+                Failure::new(Exit::Usage, text).details(lines)
+            }
         };
-        Err(Failure::new(Exit::Usage, text)
-            .hint("`swr-sync config schema` prints what may stand in it"))
+        Err(failure.hint("`swr-sync config schema` prints what may stand in it"))
     }
 }
 
 fn unknown<'a>(name: &str, of: &str, known: impl IntoIterator<Item = &'a str>) -> String {
-    // A key may hold anything, and is shown on one line.
-    let name: String = name.chars().filter(|one| !one.is_control()).collect();
-    match nearest(&name, known) {
+    match nearest(name, known) {
         Some(nearest) => format!("unknown key{of} `{name}`; is `{nearest}` meant?"),
         None => format!("unknown key{of} `{name}`"),
     }
