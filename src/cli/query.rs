@@ -256,10 +256,8 @@ fn is_refused(error: &ReadError) -> bool {
     let ReadError::Query(source) = error else {
         return false;
     };
-    source.as_database_error().is_some_and(|error| {
-        let code = error.code().unwrap_or_default();
-        !OF_THE_SERVER.iter().any(|class| code.starts_with(class))
-    })
+    let code = source.code();
+    code.is_some_and(|code| !OF_THE_SERVER.iter().any(|class| code.starts_with(class)))
 }
 
 /// Whether a table, a view or a schema of this name is missing.
@@ -267,8 +265,7 @@ fn is_unknown_relation(error: &ReadError) -> bool {
     let ReadError::Query(source) = error else {
         return false;
     };
-    let error = source.as_database_error();
-    error.is_some_and(|error| matches!(error.code().as_deref(), Some("42P01" | "3F000")))
+    matches!(source.code().as_deref(), Some("42P01" | "3F000"))
 }
 
 /// How writing a result ended; `| head` is not a failure.

@@ -287,7 +287,7 @@ impl From<DatabaseError> for Failure {
             DatabaseError::Stopped(_) => {
                 "a migration is applied as a whole or not at all; the next attempt goes on from there"
             }
-            DatabaseError::Migration(_) => {
+            DatabaseError::Migration { .. } | DatabaseError::Migrations(_) => {
                 "the role must be allowed to create schemas in the database; `swr-sync migrate` tries again"
             }
             DatabaseError::Version(_) => "the role must be allowed to read the schema swr",

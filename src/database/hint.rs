@@ -4,13 +4,15 @@ use std::error::Error;
 
 use sqlx::postgres::PgDatabaseError;
 
-/// One sentence: the next step after an error that PostgreSQL, or the way to it, is the cause of.
+use super::SqlError;
+
+/// One sentence: the next step after an error of PostgreSQL or of the connection to it.
 ///
 /// `None` where nothing better can be said than that the next run tries again.
 pub fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let mut cause = error;
     let error = loop {
-        match cause.downcast_ref::<sqlx::Error>() {
+        match cause.downcast_ref::<SqlError>() {
             Some(error) => break error,
             None => cause = cause.source()?,
         }

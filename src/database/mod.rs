@@ -5,6 +5,7 @@ pub mod embedded;
 pub mod grants;
 pub mod reader;
 
+mod error;
 mod hint;
 
 use std::borrow::Cow;
@@ -21,6 +22,7 @@ use crate::stop::{self, Stop, StopReason};
 
 use reader::Reader;
 
+pub use error::SqlError;
 pub use hint::hint;
 
 /// The migrations under `migrations/`. sqlx keeps its own table in the schema `swr` too.
@@ -57,8 +59,7 @@ pub enum DatabaseError {
         /// Host and database, without user or password.
         place: String,
         /// What came back.
-        #[source]
-        source: sqlx::Error,
+        source: SqlError,
     },
     /// No connection within the time-out.
     #[error("cannot connect to the database {place}: no answer within {} s", CONNECT_TIMEOUT.as_secs())]
@@ -94,11 +95,19 @@ pub enum DatabaseError {
     #[error("cannot migrate the database")]
     Migration(#[source] MigrateError),
     /// A signal, or the time limit, before all migrations were applied.
+    #[error("cannot apply migration {version}")]
+    Migration {
+        /// Its number.
+        version: i64,
+        /// What came back.
+        source: SqlError,
+    },
+    /// Something around the migrations failed, or the applied ones are not the program's.
     #[error("stopped by {0} while migrating the database")]
     Stopped(StopReason),
     /// The migrations table cannot be read.
     #[error("cannot read the schema version")]
-    Version(#[source] sqlx::Error),
+    Version(#[source] SqlError),
 }
 
 impl DatabaseError {
@@ -112,7 +121,8 @@ impl DatabaseError {
             | DatabaseError::Timeout { .. }
             | DatabaseError::Silent { .. }
             | DatabaseError::MigrationNeeded { .. }
-            | DatabaseError::Migration(_)
+            | DatabaseError::Migration { .. }
+            | DatabaseError::Migrations(_)
             | DatabaseError::Version(_) => Exit::Database,
         }
     }
@@ -192,9 +202,9 @@ impl Database {
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(source)) => Err(DatabaseError::Unreachable { place, source }),
+            Ok(Err(source)) => Err(unreachable(place, source)),
             Err(_) => Err(match not_yet {
-                Some(source) => DatabaseError::Unreachable { place, source },
+                Some(source) => unreachable(place, source),
                 None => DatabaseError::Timeout { place },
             }),
         }
@@ -208,7 +218,7 @@ impl Database {
         let place = self.place.clone();
         match tokio::time::timeout(CONNECT_TIMEOUT, limiting).await {
             Ok(Ok(())) => Ok(connection),
-            Ok(Err(source)) => Err(DatabaseError::Unreachable { place, source }),
+            Ok(Err(source)) => Err(unreachable(place, source)),
             Err(_) => Err(DatabaseError::Timeout { place }),
         }
     }
@@ -238,7 +248,7 @@ impl Database {
             let session = within(self.timeout, asking)
                 .await
                 .ok_or_else(|| self.silent("migrate the database"))?
-                .map_err(DatabaseError::Version)?;
+                .map_err(|error| DatabaseError::Version(error.into()))?;
             Ok(Some((missing, connection, session)))
         };
         let begun = stop.or(beginning).await.map_err(DatabaseError::Stopped)?;
@@ -261,7 +271,14 @@ impl Database {
             .ok_or_else(|| self.silent("migrate the database"))?
             .map_err(|error| match error {
                 MigrateError::VersionMissing(version) => DatabaseError::NewerSchema { version },
-                error => DatabaseError::Migration(error),
+                MigrateError::ExecuteMigration(source, version) => DatabaseError::Migration {
+                    version,
+                    source: source.into(),
+                },
+                MigrateError::Execute(source) => {
+                    DatabaseError::Migrations(Box::new(SqlError(source)))
+                }
+                error => DatabaseError::Migrations(Box::new(error)),
             })?;
         Ok(missing)
     }
@@ -285,7 +302,7 @@ impl Database {
         let applied = within(self.timeout, reading)
             .await
             .ok_or_else(|| self.silent("read the schema version"))?
-            .map_err(DatabaseError::Version)?;
+            .map_err(|error| DatabaseError::Version(error.into()))?;
         if let Some(version) = applied
             .iter()
             .find(|version| !MIGRATOR.version_exists(**version))
@@ -310,6 +327,11 @@ impl Database {
 /// Gives a step on the database its limit, and a little more: where the server itself ends the
 /// wait, it says so in that time, and better.
 pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+fn unreachable(place: String, source: sqlx::Error) -> DatabaseError {
+    let source = source.into();
+    DatabaseError::Unreachable { place, source }
+}
+
     tokio::time::timeout(limit.saturating_add(MARGIN), work)
         .await
         .ok()

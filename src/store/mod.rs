@@ -20,6 +20,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use crate::database::SqlError;
+
 pub use findings::{prepare_findings, update_findings};
 pub use history::{
     HistoryWriter, HistoryWrites, has_other_instances, histories_wanted, reuse_histories,
@@ -50,8 +52,7 @@ pub enum StoreError {
         /// What it was to do.
         doing: &'static str,
         /// What the database said.
-        #[source]
-        source: sqlx::Error,
+        source: SqlError,
     },
     /// Too many artifacts would be marked as removed.
     #[error("{0}")]
@@ -66,7 +67,7 @@ pub enum StoreError {
     },
     /// The commit of publish was sent, and the connection lost before its answer.
     #[error("cannot tell whether the new listing was published: no answer to its commit")]
-    CommitUnknown(#[source] sqlx::Error),
+    CommitUnknown(#[source] SqlError),
     /// The session that is to publish is not the one that took the lock.
     #[error(
         "the lock of the instance is lost: the database session is another one than at the start"
@@ -133,23 +134,29 @@ trait Doing<T> {
 
 impl<T> Doing<T> for Result<T, sqlx::Error> {
     fn doing(self, doing: &'static str) -> Result<T, StoreError> {
-        self.map_err(|source| StoreError::Statement { doing, source })
+        self.map_err(|error| StoreError::Statement {
+            doing,
+            source: error.into(),
+        })
     }
 }
 
 /// What became of a commit: one that the server refused has not happened, but one whose answer is
 /// lost may have.
 fn committed(answer: Result<(), sqlx::Error>, doing: &'static str) -> Result<(), StoreError> {
-    answer.map_err(|source| match is_refusal(&source) {
-        true => StoreError::Statement { doing, source },
-        false => StoreError::CommitUnknown(source),
-    })
+    answer
+        .map_err(SqlError)
+        .map_err(|source| match is_refusal(&source) {
+            true => StoreError::Statement { doing, source },
+            false => StoreError::CommitUnknown(source),
+        })
 }
 
-/// Whether the server said no, rather than nothing, or farewell.
-fn is_refusal(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| !code.starts_with("57P") && !code.starts_with("08"))
+/// Whether the server refused it, rather than ending the session without an answer.
+fn is_refusal(error: &SqlError) -> bool {
+    error
+        .code()
+        .is_some_and(|code| !code.starts_with("57P") && !code.starts_with("08"))
 }
 
 /// PostgreSQL keeps microseconds: cut off here, so that what is compared is what is stored.

@@ -944,6 +944,28 @@ async fn a_query_that_writes_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn an_error_of_the_database_has_a_sqlstate_and_neither_a_line_of_its_source_nor_values() {
+    let database = TestDatabase::create().await;
+    for (sql, expected) in [
+        (
+            "select no_such_column from swr.instance",
+            "error: the query failed: column \"no_such_column\" does not exist (SQLSTATE 42703)\n",
+        ),
+        // One that quotes a value.
+        (
+            "select '{\"a\":\"value-not-to-be-shown\" x}'::json",
+            "error: the query failed: invalid input syntax for type json (SQLSTATE 22P02)\n",
+        ),
+    ] {
+        let program = Program::new(&["query", sql]).database(&database);
+        let finished = program.hides("value-not-to-be-shown").run().await.code(2);
+        let error = finished.error();
+        assert!(error.starts_with(expected), "{error}");
+        assert!(!error.contains("at line"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_query_of_a_view_that_is_missing_is_told_where_they_are_listed() {
     for (database, sql) in [
         (TestDatabase::create().await, "select * from artefact"),

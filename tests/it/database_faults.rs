@@ -317,8 +317,8 @@ async fn a_query_that_takes_too_long_is_ended_by_the_server() {
             .database(&database)
             .run();
         let words = [
-            "error: the query failed: canceling statement due to statement timeout\n",
-            "hint: the server gave up waiting: see in pg_stat_activity what holds it up",
+            "error: the query failed: canceling statement due to statement timeout (SQLSTATE 57014)\n",
+            "hint: the statement was cancelled: pg_stat_activity shows what blocks it",
             "--database-timeout",
         ];
         check(query.await, 5, &words);
@@ -338,8 +338,8 @@ async fn a_statement_that_waits_too_long_is_ended_by_the_server() {
             .env("SWR_SYNC_DATABASE_TIMEOUT", "5s");
         let held_up = HeldUp::start(&mirror, table, program).await;
         let words = [
-            "caused by: error returned from database: canceling statement due to statement timeout",
-            "hint: the server gave up waiting: see in pg_stat_activity what holds it up",
+            "caused by: canceling statement due to statement timeout (SQLSTATE 57014)\n",
+            "hint: the statement was cancelled: pg_stat_activity shows what blocks it",
             "--database-timeout",
         ];
         check(held_up.run.finish().await, 5, &words);

@@ -2,6 +2,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::database::SqlError;
+
 /// Why the embedded server could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedError {
@@ -108,7 +110,7 @@ pub enum EmbeddedError {
         /// The folder of this PostgreSQL major.
         folder: PathBuf,
         /// What came back.
-        source: sqlx::Error,
+        source: SqlError,
     },
 }
 

@@ -295,10 +295,7 @@ async fn wait_until_ready(server: &mut Child, place: &Place) -> Result<(), Embed
             Err(error) if sqlstate(&error) == "3D000" => create_database(place).await?,
             Err(sqlx::Error::Io(_)) => {}
             Err(error) if sqlstate(&error) == "57P03" => {}
-            Err(source) => {
-                let folder = place.folder().to_owned();
-                return Err(EmbeddedError::Connect { folder, source });
-            }
+            Err(error) => return Err(unreachable(place, error)),
         }
         if let Some(status) = server.try_wait().at("waiting for", place.folder())? {
             return Err(EmbeddedError::Failed {
@@ -327,10 +324,14 @@ async fn connect(place: &Place, database: &str) -> Result<(), sqlx::Error> {
 async fn create_database(place: &Place) -> Result<(), EmbeddedError> {
     execute(place, "postgres", "create database swr")
         .await
-        .map_err(|source| EmbeddedError::Connect {
-            folder: place.folder().to_owned(),
-            source,
-        })
+        .map_err(|error| unreachable(place, error))
+}
+
+fn unreachable(place: &Place, error: sqlx::Error) -> EmbeddedError {
+    EmbeddedError::Connect {
+        folder: place.folder().to_owned(),
+        source: error.into(),
+    }
 }
 
 #[expect(
