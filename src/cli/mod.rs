@@ -23,6 +23,7 @@ mod outputs;
 mod progress;
 mod query;
 pub mod reference;
+mod replace_file;
 mod report;
 mod settings;
 mod shard;

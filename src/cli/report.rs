@@ -1,15 +1,13 @@
 //! `swr-sync report`: lists the reports, prints one, or makes the page of all.
 
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 
 use super::exit::{Exit, Failure};
-use super::query::{print, query_failure, write_stdout};
+use super::query::{Form, print, query_failure, write_stdout};
+use super::replace_file::{Mode, replace_file};
 use super::settings::DatabaseArgs;
 use crate::clock::Clock;
 use crate::report::{self, FilterError, FilterValues, Format, REPORTS, Report, html};
@@ -193,34 +191,15 @@ async fn page(args: Args) -> Result<Exit, Failure> {
         .map_err(query_failure)?;
     match output {
         None => write_stdout(&page),
-        Some(path) => match replace_file(&path, page.as_bytes()) {
+        Some(path) => match replace_file(&path, page.as_bytes(), Mode::Umask(0o666)) {
             Ok(()) => Ok(Exit::Success),
             Err(error) => Err(Failure::new(
                 Exit::Unexpected,
                 format!("cannot write {}: {error}", path.display()),
             )
-            .hint("the folder must exist and be writable: the page is written beside the file and renamed")),
+            .hint("the folder must exist and be writable: the page is written to a temporary file there and renamed")),
         },
     }
-}
-
-/// Writes a file aside and renames it, so that readers see the old or the new one, and whole.
-fn replace_file(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let name = path
-        .file_name()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it names no file"))?;
-    let mut aside = OsString::from(".");
-    aside.push(name);
-    aside.push(format!(".{}", std::process::id()));
-    let aside = path.with_file_name(aside);
-    let written = File::create(&aside)
-        .and_then(|mut file| file.write_all(contents))
-        .and_then(|()| fs::rename(&aside, path));
-    if written.is_err() {
-        // What is left of it helps nobody.
-        let _ = fs::remove_file(&aside);
-    }
-    written
 }
 
 /// What `report` can be asked for by name.
