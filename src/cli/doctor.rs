@@ -46,7 +46,7 @@ const FREE_BYTES_TO_WARN: u64 = 1 << 30;
 /// Arguments of `doctor`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Form of the result
+    /// Output format
     #[arg(long, value_name = "FORM", default_value = "table")]
     format: Format,
     #[command(flatten)]

@@ -32,9 +32,13 @@ pub(super) struct QueryArgs {
     /// One select statement; the views of swr_report and the tables of swr need no schema name
     #[arg(value_name = "SQL")]
     sql: String,
-    /// Form of the result
+    /// Output format
     #[arg(long, value_name = "FORM", default_value = "table")]
     format: Format,
+    /// With --format csv, prefix text cells that begin with =, +, -, @, tab or carriage return with ',
+    /// so that a spreadsheet does not run them as formulas
+    #[arg(long)]
+    escape_formulas: bool,
     #[command(flatten)]
     database: DatabaseArgs,
 }
@@ -42,7 +46,7 @@ pub(super) struct QueryArgs {
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
 pub(super) struct StatusArgs {
-    /// Form of the result
+    /// Output format
     #[arg(long, value_name = "FORM", default_value = "table")]
     format: Format,
     /// Runs to show
@@ -63,11 +67,16 @@ pub(super) async fn query(args: QueryArgs) -> Result<Exit, Failure> {
     let QueryArgs {
         sql,
         format,
+        escape_formulas,
         database,
     } = args;
     let open = database.open().await?;
     let mut reader = open.database.connect_to_read().await?;
-    print(&mut reader, &sql, format).await?;
+    let form = Form {
+        format,
+        escape_formulas,
+    };
+    print(&mut reader, &sql, form).await?;
     Ok(Exit::Success)
 }
 
@@ -191,8 +200,40 @@ pub(super) fn write_stdout(text: &str) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
+/// How a result is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Form {
+    /// The form.
+    pub format: Format,
+    /// Whether CSV keeps spreadsheets from running what is in a cell.
+    pub escape_formulas: bool,
+}
+
+impl From<Format> for Form {
+    fn from(format: Format) -> Form {
+        Form {
+            format,
+            escape_formulas: false,
+        }
+    }
+}
+
 /// Runs a query and prints its result on stdout.
-pub(super) async fn print(reader: &mut Reader, sql: &str, format: Format) -> Result<(), Failure> {
+pub(super) async fn print(
+    reader: &mut Reader,
+    sql: &str,
+    form: impl Into<Form>,
+) -> Result<(), Failure> {
+    let Form {
+        format,
+        escape_formulas,
+    } = form.into();
+    if escape_formulas && format != Format::Csv {
+        return Err(Failure::new(
+            Exit::Usage,
+            "--escape-formulas needs --format csv",
+        ));
+    }
     let output = BufWriter::new(io::stdout());
     let result = match format {
         Format::Table => {
@@ -203,7 +244,11 @@ pub(super) async fn print(reader: &mut Reader, sql: &str, format: Format) -> Res
             }
         }
         Format::Csv => {
-            let mut sink = CsvSink::new(output);
+            let sink = CsvSink::new(output);
+            let mut sink = match escape_formulas {
+                true => sink.escape_formulas(),
+                false => sink,
+            };
             match reader.read(sql, &mut sink).await {
                 Ok(()) => sink.finish().map_err(ReadError::from),
                 Err(error) => Err(error),

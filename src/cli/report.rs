@@ -28,10 +28,14 @@ pub(super) struct Args {
     /// The report, or `html` for one page of all; without it, the reports are listed
     #[arg(value_name = "NAME")]
     name: Option<String>,
-    /// Form of the result [default: table]
+    /// Output format [default: table]
     #[arg(long, value_name = "FORM")]
     format: Option<Format>,
-    /// Rows to print, of each table of the page; 0 for all
+    /// With --format csv, prefix text cells that begin with =, +, -, @, tab or carriage return with ',
+    /// so that a spreadsheet does not run them as formulas
+    #[arg(long)]
+    escape_formulas: bool,
+    /// Maximum number of rows, of `html` in each table; 0 for all
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: u64,
     /// Print the query instead of running it
@@ -117,6 +121,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let Args {
         name,
         format,
+        escape_formulas,
         limit,
         filters,
         sql,
@@ -140,7 +145,11 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let open = database.open().await?;
     open.database.check().await?;
     let mut reader = open.database.connect_to_read().await?;
-    print(&mut reader, &query, format.unwrap_or_default()).await?;
+    let form = Form {
+        format: format.unwrap_or_default(),
+        escape_formulas,
+    };
+    print(&mut reader, &query, form).await?;
     Ok(Exit::Success)
 }
 
@@ -149,6 +158,7 @@ async fn page(args: Args) -> Result<Exit, Failure> {
     let Args {
         name: _,
         format,
+        escape_formulas,
         limit,
         filters,
         sql,
@@ -165,6 +175,7 @@ async fn page(args: Args) -> Result<Exit, Failure> {
     } = filters;
     let refused = [
         (format.is_some(), "--format"),
+        (escape_formulas, "--escape-formulas"),
         (sql, "--sql"),
         (namespace.is_some(), "--namespace"),
         (repository.is_some(), "--repository"),

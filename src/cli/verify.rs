@@ -25,7 +25,7 @@ pub(super) struct Args {
     /// Build histories to fetch again and compare: a number, chosen at random, or `all`
     #[arg(long, value_name = "N|all", default_value = "50")]
     histories: Sample,
-    /// Form of the list of differences
+    /// Output format of the differences
     #[arg(long, value_name = "FORM", default_value = "table")]
     format: Format,
     /// Differences to print; 0 for all

@@ -1085,6 +1085,58 @@ async fn each_format_shows_each_kind_of_value() {
 }
 
 #[tokio::test]
+async fn a_cell_that_a_spreadsheet_would_run_is_escaped_on_request_and_a_number_never() {
+    let database = TestDatabase::create().await;
+    let sql = "select v as text, -1 as number, null as nothing
+               from unnest(array['=cmd|x!A0', '+1', '-x', '@SUM(A1)', E'\\tx', E'\\rx', 'a=b', '']) as v";
+    let print = async |arguments: &[&str]| {
+        let program = Program::new(&["query", sql]).args(arguments);
+        program.database(&database).run().await
+    };
+    let column = |text: &str| {
+        let rows = csv_rows(text).split_off(1);
+        assert!(rows.iter().all(|row| row[1..] == ["-1", ""]), "{text}");
+        rows.into_iter()
+            .map(|row| row[0].clone())
+            .collect::<Vec<_>>()
+    };
+    let raw = print(&["--format", "csv"]).await.code(0);
+    assert_eq!(
+        column(&raw.stdout),
+        ["=cmd|x!A0", "+1", "-x", "@SUM(A1)", "\tx", "\rx", "a=b", ""]
+    );
+    let escaped = print(&["--format", "csv", "--escape-formulas"])
+        .await
+        .code(0);
+    assert_eq!(
+        column(&escaped.stdout),
+        [
+            "'=cmd|x!A0",
+            "'+1",
+            "'-x",
+            "'@SUM(A1)",
+            "'\tx",
+            "'\rx",
+            "a=b",
+            ""
+        ]
+    );
+    for form in [
+        &["--escape-formulas"][..],
+        &["--escape-formulas", "--format", "json"],
+    ] {
+        let refused = print(form).await.code(2);
+        refused.says(&["--escape-formulas needs --format csv"]);
+    }
+    let report = ["report", "tag", "--format", "csv", "--escape-formulas"];
+    Program::new(&report)
+        .database(&database)
+        .run()
+        .await
+        .code(0);
+}
+
+#[tokio::test]
 async fn a_json_document_stays_on_its_line() {
     let database = TestDatabase::create_empty().await;
     let sql = r#"select E'{"a":\n\r "x\\ny"}'::json as document"#;
