@@ -469,19 +469,14 @@ async fn instance_row(
 async fn lock(state: Option<InstanceState>) -> Probed<()> {
     match state {
         Some(InstanceState {
-            is_locked: true,
-            holder,
+            holder: Some(holder),
             ..
         }) => {
-            let holder = holder.map(Box::new);
-            let failure = failure(
-                StoreError::Locked {
-                    holder,
-                    waited: None,
-                }
-                .into(),
-            );
-            Err(Finding::failed("lock_held", failure))
+            let error = StoreError::Locked {
+                holder: Some(Box::new(holder)),
+                waited: None,
+            };
+            Err(Finding::failed("lock_held", failure(error.into())))
         }
         _ => found((), "free"),
     }

@@ -4,7 +4,7 @@ use super::credentials;
 use super::exit::Failure;
 use crate::registry::{RegistryError, RequestFailure};
 use crate::stop::StopReason;
-use crate::store::StoreError;
+use crate::store::{LockHolder, StoreError};
 use crate::sync::SyncError;
 
 /// An error as the user reads it, with the exit code and the next step.
@@ -43,10 +43,18 @@ fn clock_hint(error: &SyncError) -> Option<String> {
 fn hint(error: &SyncError) -> Option<&'static str> {
     match error {
         SyncError::Registry(error) => registry_hint(error),
-        SyncError::Store(StoreError::Locked { .. }) => Some(
-            "nothing is wrong: let that run end; a lock goes with the connection that holds it. \
-             --if-locked tells what to do then: skip the instance, or wait",
-        ),
+        SyncError::Store(StoreError::Locked { holder, .. }) => {
+            Some(match holder.as_deref().is_none_or(LockHolder::is_run) {
+                true => {
+                    "wait until that run ends: its lock ends with its database connection. `--if-locked skip` \
+                     leaves the instance to that run, `--if-locked wait` waits"
+                }
+                false => {
+                    "end that session (`select pg_terminate_backend(…)`) or wait until it ends: every role that \
+                     can connect to the database can hold this lock"
+                }
+            })
+        }
         SyncError::Store(StoreError::Statement { .. }) => Some(
             "nothing was published; what had arrived is kept, and the next run goes on from there",
         ),

@@ -22,7 +22,8 @@ use crate::registry::Registry;
 use crate::run::{RunCounters, RunReport};
 use crate::spans;
 use crate::stop::{Stop, StopReason};
-use crate::sync::{Progress, Safeguards, SyncSettings, sync};
+use crate::store::{LockHolder, StoreError};
+use crate::sync::{Progress, Safeguards, SyncError, SyncSettings, sync};
 
 /// Arguments of `sync`.
 #[derive(Debug, clap::Args)]
@@ -347,6 +348,16 @@ fn tell_skip(target: &TargetName, failure: &Failure, telemetry: &Telemetry) {
     let text = format!("{target} is skipped: {}", failure.message());
     match telemetry.format {
         LogFormat::Text => super::print_lines([text]),
+    let is_run = match failure.error.downcast_ref() {
+        Some(SyncError::Store(StoreError::Locked { holder, .. })) => {
+            holder.as_deref().is_none_or(LockHolder::is_run)
+        }
+        _ => true,
+    };
+    if !is_run {
+        tracing::warn!(instance = target.swr_instance_id.as_deref(), "{text}");
+        return;
+    }
         LogFormat::Json => tracing::info!(instance = target.swr_instance_id.as_deref(), "{text}"),
     }
 }

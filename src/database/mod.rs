@@ -32,6 +32,9 @@ pub static MIGRATOR: Migrator = Migrator {
     ..sqlx::migrate!()
 };
 
+/// What our sessions call themselves in `pg_stat_activity`, before the version.
+pub(crate) const APPLICATION: &str = "swr-sync";
+
 /// Limit for a connection to stand, the wait for a server that is starting up included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -161,7 +164,7 @@ impl Database {
             options.get_database().unwrap_or("(default)")
         );
         let options = options
-            .application_name(concat!("swr-sync ", env!("CARGO_PKG_VERSION")))
+            .application_name(&format!("{APPLICATION} {}", env!("CARGO_PKG_VERSION")))
             // Poolers refuse what they do not know, and no table has a float.
             .extra_float_digits(None)
             .disable_statement_logging();

@@ -73,15 +73,12 @@ pub enum StoreError {
         "the lock of the instance is lost: the database session is another one than at the start"
     )]
     LockLost,
-    /// Another run over the same instance is going on.
-    #[error(
-        "another run over this instance is going on{}{}",
-        Waited(*waited), Holder(holder.as_deref())
-    )]
+    /// Somebody else holds the lock of the instance.
+    #[error("{}", Locked(holder.as_deref(), *waited))]
     Locked {
         /// Who it is; `None` if it ended in this moment.
         holder: Option<Box<LockHolder>>,
-        /// How long its end was waited for, in vain.
+        /// How long this run waited for it.
         waited: Option<Duration>,
     },
 }
@@ -98,29 +95,24 @@ pub async fn within<T>(
     }
 }
 
-struct Waited(Option<Duration>);
+struct Locked<'a>(Option<&'a LockHolder>, Option<Duration>);
 
-impl fmt::Display for Waited {
+impl fmt::Display for Locked<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            // Nobody cares for more than three digits.
-            Some(waited) => {
-                let waited = match waited.as_secs() {
-                    0 => Duration::from_millis(waited.as_millis() as u64),
-                    seconds => Duration::from_secs(seconds),
-                };
-                write!(f, ", also after {}", humantime::format_duration(waited))
-            }
-            None => Ok(()),
+        let Locked(holder, waited) = self;
+        f.write_str(match holder.is_none_or(LockHolder::is_run) {
+            true => "another sync of this instance is already running",
+            false => "the lock of this instance is held by a session that is no run of swr-sync",
+        })?;
+        if let Some(waited) = waited {
+            // Three digits are enough.
+            let waited = match waited.as_secs() {
+                0 => Duration::from_millis(waited.as_millis() as u64),
+                seconds => Duration::from_secs(seconds),
+            };
+            write!(f, " (waited {})", humantime::format_duration(waited))?;
         }
-    }
-}
-
-struct Holder<'a>(Option<&'a LockHolder>);
-
-impl fmt::Display for Holder<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
+        match holder {
             Some(holder) => write!(f, ": {holder}"),
             None => Ok(()),
         }

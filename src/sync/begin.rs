@@ -122,13 +122,17 @@ impl LockWait<'_> {
             None => "it ends in this moment".to_owned(),
         };
         let how_long = match self.lock_timeout {
-            Some(timeout) => format!("for up to {}", humantime::format_duration(timeout)),
-            None => "until it ends".to_owned(),
+            Some(timeout) => format!("up to {} ", humantime::format_duration(timeout)),
+            None => String::new(),
+        };
+        let run_id = match holder {
+            Some(LockHolder::Run { run_id, .. }) => Some(run_id),
+            _ => None,
         };
         tracing::warn!(
             waited_s = waited.as_secs(),
-            holder_run_id = holder.map(|holder| holder.run_id),
-            "waiting {how_long} for another run over this instance: {whom}"
+            holder_run_id = run_id,
+            "waiting {how_long}for the lock of this instance: {whom}"
         );
     }
 }

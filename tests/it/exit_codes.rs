@@ -374,16 +374,13 @@ async fn a_second_run_says_who_holds_the_lock_and_asks_for_nothing() {
     .await;
 
     let requests = emulator.requests().total();
-    let sql = "select format('another run over this instance is going on: run 1 on %s, process %s, since %s UTC',
+    let sql = "select format('another sync of this instance is already running: run 1 on %s, process %s, since %s UTC',
                              host, process_id, to_char(started_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS'))
                from swr.sync_run";
     let expected = database.snapshot(sql).await;
     let process = format!(", process {}, since ", first.process_id());
     assert!(expected.contains(&process), "{expected}");
-    let words = [
-        expected.as_str(),
-        "hint: nothing is wrong: let that run end",
-    ];
+    let words = [expected.as_str(), "hint: wait until that run ends"];
     ends(Program::sync(&emulator, &database), Exit::Locked, &words).await;
     assert_eq!(emulator.requests().total(), requests);
     assert_eq!(
