@@ -277,7 +277,7 @@ pub(super) fn query_failure(error: ReadError) -> Failure {
                 "`swr-sync report` lists the views; a new database has none before `swr-sync migrate`"
             }
             false => {
-                "one select statement is taken, and it may not write; the schema is described in the comments of the tables"
+                "the query must be one select statement that does not write; docs/schema.md describes the columns"
             }
         };
         return Failure::new(Exit::Usage, error).hint(hint);

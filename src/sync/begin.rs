@@ -48,10 +48,10 @@ pub(super) async fn begin_run(
         let now = settings.clock.now();
         let run = Run::start(&mut lock, &settings.host, now).await?;
         store::prepare_findings(lock.connection(), run).await?;
-        if let Some(description) = &description {
-            let data_issues =
-                store::describe_instance(lock.connection(), run, description, now).await?;
-            Progress::add(&progress.data_issues, data_issues);
+        if description != Description::NotRequested {
+            let answer = description.answer();
+            let describing = store::describe_instance(lock.connection(), run, answer, now);
+            Progress::add(&progress.data_issues, describing.await?);
         }
         Ok((lock, run))
     };
@@ -142,14 +142,34 @@ fn locked(holder: Option<LockHolder>, waited: Option<Duration>) -> SyncError {
     SyncError::Store(StoreError::Locked { holder, waited })
 }
 
-/// Gives the instance's row, and what the registry says of it where that is not stored yet. The row
+/// What the registry says of an instance.
+#[derive(Debug, PartialEq)]
+enum Description {
+    /// What is stored is new enough, or the request failed in a way that may pass.
+    NotRequested,
+    /// This key may not read it, or the gateway does not know the call.
+    Refused,
+    /// The answer.
+    Given(InstanceDescription),
+}
+
+impl Description {
+    fn answer(&self) -> Option<&InstanceDescription> {
+        match self {
+            Description::Given(description) => Some(description),
+            Description::NotRequested | Description::Refused => None,
+        }
+    }
+}
+
+/// Gives the instance's row, and what the registry says of it where what is stored is old. The row
 /// is made when the registry has said that it has such an instance, or that this key may not ask.
 async fn settle_instance(
     registry: &Registry,
     connection: &mut PgConnection,
     settings: &SyncSettings,
     limit: Duration,
-) -> Result<(Instance, Option<InstanceDescription>), SyncError> {
+) -> Result<(Instance, Description), SyncError> {
     let SyncSettings {
         swr_instance_id,
         project_id,
@@ -167,15 +187,16 @@ async fn settle_instance(
     {
         return Err(error);
     }
-    let is_described = known.is_some_and(|instance| !instance.needs_description);
-    let description = if is_described {
-        None
-    } else {
-        describe_instance(registry).await?
+    let is_new = known.as_ref().is_none_or(|known| known.is_new);
+    let description = match known.is_some_and(|known| !known.needs_description) && !is_new {
+        true => Description::NotRequested,
+        false => describe_instance(registry, is_new).await?,
     };
-    if let Some(InstanceDescription {
+    // An instance that was mirrored before is no mistake, whatever its name is now.
+    if let Description::Given(InstanceDescription {
         name: Some(name), ..
     }) = &description
+        && is_new
         && !safeguards.accept_new_instance
         && let Some(namesake) = store::within(
             limit,
@@ -215,9 +236,10 @@ fn wrong_project(instance: &Instance, settings: &SyncSettings) -> Option<SyncErr
     })
 }
 
-/// Asks for name and version. A key that may not read them is no reason to stop, nor is a gateway
-/// that does not know the call; that there is no such instance is.
-async fn describe_instance(registry: &Registry) -> Result<Option<InstanceDescription>, SyncError> {
+/// Requests name and version. A key that may not read them is no reason to stop, nor is a gateway
+/// that does not know the call. Of a new instance everything else is; of a known one only that the
+/// key itself was refused, and the listing says what else is wrong.
+async fn describe_instance(registry: &Registry, is_new: bool) -> Result<Description, SyncError> {
     let description = match registry.instance().await {
         Ok(description) => description,
         Err(error) => {
@@ -226,10 +248,17 @@ async fn describe_instance(registry: &Registry) -> Result<Option<InstanceDescrip
                 404 => status.is_from_gateway(),
                 _ => false,
             });
-            return if may_go_on {
-                Ok(None)
-            } else {
-                Err(error.into())
+            let is_key_refused = status.is_some_and(|status| status.status == 401);
+            return match (
+                is_refused,
+                is_new || is_key_refused || error.is_key_denied(),
+            ) {
+                (true, _) => Ok(Description::Refused),
+                (false, true) => Err(error.into()),
+                (false, false) => {
+                    tracing::debug!("name and version of the instance are not updated: {error}");
+                    Ok(Description::NotRequested)
+                }
             };
         }
     };
@@ -237,7 +266,7 @@ async fn describe_instance(registry: &Registry) -> Result<Option<InstanceDescrip
         Some(version) if is_older(&version, FIRST_VERSION) => {
             Err(SyncError::UnsupportedVersion { version })
         }
-        _ => Ok(Some(description)),
+        _ => Ok(Description::Given(description)),
     }
 }
 

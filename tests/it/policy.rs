@@ -426,6 +426,48 @@ async fn an_instance_of_a_known_name_is_taken_up_only_when_told() {
 }
 
 #[tokio::test]
+async fn a_renamed_instance_has_its_new_name_within_a_day() {
+    let first = emulator(world_of(1, 1)).await;
+    let database = TestDatabase::create().await;
+    Program::sync(&first, &database).run().await.code(0);
+    // Another one has the name too, which was accepted.
+    let other = namesake("22222222-2222-2222-2222-222222222222", None).await;
+    let accepting = Program::sync(&other, &database).args(&["--accept-new-instance"]);
+    accepting.run().await.code(0);
+    let renamed = EmulatorSettings {
+        instance_name: "renamed".into(),
+        ..emulator_settings()
+    };
+    let renamed = Emulator::start(renamed, world_of(1, 1)).await.unwrap();
+    let name = "select name from swr.instance where instance_id = 1";
+    let sync = async |emulator: &Emulator, requests: u64| {
+        emulator.reset_requests();
+        Program::sync(emulator, &database).run().await.code(0);
+        assert_eq!(emulator.requests().of(RequestKind::Instance), requests);
+    };
+    let a_day_later = async || {
+        let sql = "update swr.sync_run set described_at = described_at - interval '24 hours'";
+        database.snapshot(sql).await;
+    };
+    sync(&renamed, 0).await;
+    assert_eq!(database.snapshot(name).await, "demo");
+    a_day_later().await;
+    sync(&renamed, 1).await;
+    assert_eq!(database.snapshot(name).await, "renamed");
+    sync(&renamed, 0).await;
+    // Back to the name that the other one has.
+    a_day_later().await;
+    sync(&first, 1).await;
+    assert_eq!(database.snapshot(name).await, "demo");
+    // A description that cannot be read fails no run, and is requested again by the next.
+    a_day_later().await;
+    renamed.fail_next(RequestKind::Instance, 404, refusal().to_string());
+    sync(&renamed, 1).await;
+    sync(&renamed, 1).await;
+    assert_eq!(database.snapshot(name).await, "renamed");
+}
+
+#[tokio::test]
 async fn instances_of_one_name_in_different_projects_are_nothing_special() {
     let first = emulator(world_of(1, 1)).await;
     let database = TestDatabase::create().await;
