@@ -56,21 +56,21 @@ pub(super) struct Args {
 }
 
 pub(super) const AFTER_HELP: &str = "\
-Takes the settings of `sync`, looks at each thing a run needs, and says for each that fails what
-to do. It writes nothing, starts no database, and sends about eight requests, each once. After
-one that fails authentication it signs no other: repeated failures lock a key.
+Uses the settings of `sync`, checks everything that a run needs, and says how to fix what fails. It
+writes nothing, starts no database, and sends about eight requests, each once. After a rejected
+signature no more requests are signed: rejected signatures count towards locking the key.
 
-Exits with the code that `sync` would end with as things are: 0 all is well, 2 configuration,
-3 build histories would be missing, 4 authentication or permission, 5 database, 6 newer schema
-or wrong instance, 7 source unavailable, 75 another run is going on.
+Exits with the code that `sync` would exit with now: 0 no problem, 2 configuration, 3 build histories
+would be missing, 4 authentication or permission, 5 database, 6 newer schema or wrong instance,
+7 source unavailable, 75 another sync of the instance is running.
 
-With --format json an array of objects: probe, status (ok, warn, fail, skipped), code, elapsed_ms,
-found, hint; of several instances also instance, their id or source. Probes, statuses and codes
-keep their names.
+--format json prints an array of objects: probe, status (ok, warn, fail, skipped), code, elapsed_ms,
+found, hint; with several instances also instance, the id or source. The names of probes, statuses
+and codes are stable.
 
 Examples:
-  swr-sync doctor                       before the first run, or when one fails
-  swr-sync doctor --format json         for programs that look at it";
+  swr-sync doctor                       before the first run, or after one that failed
+  swr-sync doctor --format json         for scripts";
 
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let Args {
@@ -274,7 +274,9 @@ async fn check_registry(
     checkup.run("clock", client.ok_or(unreached), clock).await;
     let signed = |checkup: &Checkup| match checkup.is_shut_out() {
         false => client.map(|client| &client.registry).ok_or(unreached),
-        true => Err("no request is signed after a refusal, which count against the key"),
+        true => Err(
+            "no more requests are signed after a rejected signature: rejected signatures count towards locking the key",
+        ),
     };
     let description = checkup
         .run("permission.instance", signed(checkup), describe)

@@ -59,8 +59,8 @@ use crate::visible::visible;
 #[derive(Debug, Parser)]
 #[command(version, after_help = after_help())]
 struct Cli {
-    /// Configuration file in TOML: settings below flags and variables, by the flags' names in
-    /// snake_case, and the registries as [[source]]; see `swr-sync config --help`
+    /// Configuration file in TOML: settings by the flags' names in snake_case, which flags and variables
+    /// override, and the registries as [[source]]; see `swr-sync config --help`
     #[arg(
         long,
         value_name = "FILE",
@@ -80,14 +80,14 @@ const PROGRAM: &str = "swr-sync";
 
 const EXAMPLES: &str = "\
 Examples:
-  swr-sync demo         try it: nothing is needed but PostgreSQL's programs
-  swr-sync doctor       check what a run needs, and be told what is missing
+  swr-sync demo         try it: needs nothing but the PostgreSQL binaries
+  swr-sync doctor       check what a run needs, and what is missing
   swr-sync sync         mirror a registry
-  swr-sync status       see how old the data is
+  swr-sync status       show how old the data is
   swr-sync report       list the reports; `report html` makes a page of them
 
 A run needs SWR_REGION, SWR_PROJECT_ID, SWR_INSTANCE_ID, HUAWEICLOUD_SDK_AK, HUAWEICLOUD_SDK_SK, and
-DATABASE_URL unless the embedded database will do. `swr-sync sync --help` explains them.";
+DATABASE_URL unless it uses the embedded database. `swr-sync sync --help` explains them.";
 
 fn after_help() -> String {
     let mut help = format!("{EXAMPLES}\n\n{}:", reference::EXIT_CODES);
@@ -101,13 +101,13 @@ fn after_help() -> String {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Crawl one instance or several, and publish what they hold
+    /// Crawl one or more instances and publish what they contain
     #[command(after_help = format!("{}\n\n{}", environment::secrets_help(), sync::AFTER_HELP))]
     Sync(Box<sync::Args>),
-    /// Check everything a run needs, without writing anything
+    /// Check everything that a run needs, without writing anything
     #[command(after_help = doctor::AFTER_HELP)]
     Doctor(Box<doctor::Args>),
-    /// Compare what is stored with the registry, row by row
+    /// Compare the stored data with the registry, row by row
     #[command(after_help = verify::AFTER_HELP)]
     Verify(Box<verify::Args>),
     /// Show the last runs, and how old the data is
@@ -122,10 +122,10 @@ enum Command {
     /// Bring the database's schema up to date
     #[command(after_help = migrate::AFTER_HELP)]
     Migrate(migrate::Args),
-    /// Look at the configuration
+    /// Check or show the configuration
     #[command(after_help = config::AFTER_HELP)]
     Config(config::Args),
-    /// Show it all: an emulated registry, three syncs with changes, the reports
+    /// Try everything: an emulated registry, three syncs with changes, the reports
     #[cfg(all(feature = "emulator", feature = "embedded-db"))]
     #[command(after_help = demo::AFTER_HELP)]
     Demo(demo::Args),
@@ -133,7 +133,7 @@ enum Command {
     #[cfg(feature = "emulator")]
     #[command(after_help = emulator::AFTER_HELP)]
     Emulator(emulator::Args),
-    /// Start, stop or reach the embedded PostgreSQL server
+    /// Start, stop or connect to the embedded PostgreSQL server
     #[cfg(feature = "embedded-db")]
     #[command(after_help = db::AFTER_HELP)]
     Db(db::Args),
@@ -181,7 +181,7 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             let failure = Failure::new(Exit::Unexpected, error)
-                .hint("the system grants too few files or threads: see `ulimit -a`");
+                .hint("the limit on open files or threads is too low: see `ulimit -a`");
             return finish(Err(failure), &telemetry);
         }
     };

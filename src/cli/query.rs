@@ -13,7 +13,7 @@ use crate::store::{ListingAge, listing_ages, within};
 
 pub(super) const QUERY_AFTER_HELP: &str = "\
 The statement runs in a read-only transaction. `swr-sync report` lists the reports, each of which is a
-view or a function of swr_report; docs/schema.md describes every column.
+view or a function in swr_report; docs/schema.md describes every column.
 
 Examples:
   swr-sync query 'select namespace, count(*) from artifact group by 1'
@@ -22,9 +22,9 @@ Examples:
 
 pub(super) const STATUS_AFTER_HELP: &str = "\
 Examples:
-  swr-sync status                               how old the data is, what is waiting, the last runs
-  swr-sync status --max-age 26h                 a health check: exits with 1 if a listing is older
-  swr-sync status --runs 100 --format json      a hundred runs with their counters";
+  swr-sync status                               age of the data, pending build histories, last runs
+  swr-sync status --max-age 26h                 health check: exits with 1 if a listing is older
+  swr-sync status --runs 100 --format json      the last 100 runs with their counters";
 
 /// Arguments of `query`.
 #[derive(Debug, clap::Args)]
@@ -49,14 +49,14 @@ pub(super) struct StatusArgs {
     /// Output format
     #[arg(long, value_name = "FORM", default_value = "table")]
     format: Format,
-    /// Runs to show
+    /// Number of runs to show
     #[arg(long, value_name = "N", default_value_t = 10)]
     runs: u64,
     /// Only this instance: its id in SWR, or its name
     #[arg(long, value_name = "ID")]
     instance: Option<String>,
-    /// Check instead: show how old the data is, and exit with 1 if any is older than this, or was
-    /// never published
+    /// Health check: show only the age of the data, and exit with 1 if any of it is older than this or
+    /// was never published
     #[arg(long, value_name = "TIME")]
     max_age: Option<humantime::Duration>,
     #[command(flatten)]
@@ -269,7 +269,7 @@ pub(super) async fn print(
     }
 }
 
-/// A query that is wrong is the user's; one that the database cannot answer is the database's.
+/// A wrong query is a usage error; one that the database cannot answer is an error of the database.
 pub(super) fn query_failure(error: ReadError) -> Failure {
     if is_refused(&error) {
         let hint = match is_unknown_relation(&error) {
@@ -287,8 +287,7 @@ pub(super) fn query_failure(error: ReadError) -> Failure {
 
 fn database_failure(error: impl Error + Send + Sync + 'static) -> Failure {
     let hint = hint(&error).unwrap_or(
-        "see whether the server still runs and what holds it up, or allow more time with \
-         --database-timeout",
+        "check whether the server still runs and what blocks it; --database-timeout allows more time",
     );
     Failure::new(Exit::Database, error).hint(hint)
 }

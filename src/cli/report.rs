@@ -14,18 +14,18 @@ use crate::report::{self, FilterError, FilterValues, Format, REPORTS, Report, ht
 
 pub(super) const AFTER_HELP: &str = "\
 Examples:
-  swr-sync report                                   list the reports and what each answers
+  swr-sync report                                   list the reports and their questions
   swr-sync report storage_by_repository --namespace payments
   swr-sync report stale_artifact --older-than 180d --format csv
   swr-sync report tag_at --at '2026-03-01 12:00' --repository api
   swr-sync report built_on --digest sha256:…        what to rebuild when that base changes
   swr-sync report html --output registry.html       one page with charts, for a browser
-  swr-sync report layer_usage --sql                 the query, to paste elsewhere";
+  swr-sync report layer_usage --sql                 print the query instead of running it";
 
 /// Arguments of `report`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The report, or `html` for one page of all; without it, the reports are listed
+    /// The report, or `html` for one page with all of them; without it, list the reports
     #[arg(value_name = "NAME")]
     name: Option<String>,
     /// Output format [default: table]
@@ -41,7 +41,7 @@ pub(super) struct Args {
     /// Print the query instead of running it
     #[arg(long)]
     sql: bool,
-    /// Where the page goes, instead of stdout; it appears there when it is complete
+    /// With `html`, write the page to this file instead of stdout
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -66,13 +66,13 @@ struct FilterArgs {
     /// Only this repository, by its name without the namespace
     #[arg(long, value_name = "NAME")]
     repository: Option<String>,
-    /// Only this digest, or the digest a report asks for; may be repeated
+    /// Only this digest, or the digest that a report needs; may be repeated
     #[arg(long = "digest", value_name = "DIGEST")]
     digests: Vec<String>,
-    /// Only what was not used for that long: 90d, 12h
+    /// Only what was not used for this long: 90d, 12h
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     older_than: Option<Duration>,
-    /// The time a report asks for: 2026-03-01, '2026-03-01 12:00' (both UTC), or RFC 3339
+    /// The time that a report needs: 2026-03-01, '2026-03-01 12:00' (both UTC), or RFC 3339
     #[arg(long, value_name = "TIMESTAMP", value_parser = parse_time)]
     at: Option<DateTime<Utc>>,
 }
@@ -130,8 +130,8 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     } = args;
     if output.is_some() {
         return Err(
-            Failure::new(Exit::Usage, "--output is for `report html` alone")
-                .hint("a report prints on stdout, which the shell can send to a file"),
+            Failure::new(Exit::Usage, "--output works with `report html` only")
+                .hint("a report is printed on stdout; redirect it to a file"),
         );
     }
     let Some(name) = name else { return list() };

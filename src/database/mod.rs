@@ -95,9 +95,6 @@ pub enum DatabaseError {
         version: i64,
     },
     /// A migration failed.
-    #[error("cannot migrate the database")]
-    Migration(#[source] MigrateError),
-    /// A signal, or the time limit, before all migrations were applied.
     #[error("cannot apply migration {version}")]
     Migration {
         /// Its number.
@@ -106,6 +103,9 @@ pub enum DatabaseError {
         source: SqlError,
     },
     /// Something around the migrations failed, or the applied ones are not the program's.
+    #[error("cannot migrate the database")]
+    Migrations(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A signal, or the time limit, before all migrations were applied.
     #[error("stopped by {0} while migrating the database")]
     Stopped(StopReason),
     /// The migrations table cannot be read.
@@ -327,14 +327,14 @@ impl Database {
     }
 }
 
-/// Gives a step on the database its limit, and a little more: where the server itself ends the
-/// wait, it says so in that time, and better.
-pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
 fn unreachable(place: String, source: sqlx::Error) -> DatabaseError {
     let source = source.into();
     DatabaseError::Unreachable { place, source }
 }
 
+/// Gives a step on the database its limit, and a little more: where the server itself ends the
+/// wait, it says so in that time, and better.
+pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(limit.saturating_add(MARGIN), work)
         .await
         .ok()

@@ -76,7 +76,7 @@ pub enum StoreError {
     /// Somebody else holds the lock of the instance.
     #[error("{}", Locked(holder.as_deref(), *waited))]
     Locked {
-        /// Who it is; `None` if it ended in this moment.
+        /// Who it is; `None` if the lock was released meanwhile.
         holder: Option<Box<LockHolder>>,
         /// How long this run waited for it.
         waited: Option<Duration>,

@@ -119,7 +119,7 @@ impl LockWait<'_> {
     fn tell(&self, holder: Option<&LockHolder>, waited: Duration) {
         let whom = match holder {
             Some(holder) => holder.to_string(),
-            None => "it ends in this moment".to_owned(),
+            None => "it was released just now".to_owned(),
         };
         let how_long = match self.lock_timeout {
             Some(timeout) => format!("up to {} ", humantime::format_duration(timeout)),
@@ -179,7 +179,7 @@ async fn settle_instance(
         clock,
         ..
     } = settings;
-    let finding = Instance::find(connection, swr_instance_id);
+    let finding = Instance::find(connection, swr_instance_id, clock.now());
     let known = store::within(limit, "read the instance", finding).await?;
     if let Some(error) = known
         .as_ref()
@@ -243,7 +243,8 @@ async fn describe_instance(registry: &Registry, is_new: bool) -> Result<Descript
     let description = match registry.instance().await {
         Ok(description) => description,
         Err(error) => {
-            let may_go_on = error.status().is_some_and(|status| match status.status {
+            let status = error.status();
+            let is_refused = status.is_some_and(|status| match status.status {
                 400 | 403 => true,
                 404 => status.is_from_gateway(),
                 _ => false,

@@ -5,6 +5,7 @@ use std::io::pipe;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use sqlx::{Connection, Executor};
 use swr_sync::emulator::{Emulator, RequestKind};
 use swr_sync::stop::{self, StopReason};
 use swr_sync::sync::{Phase, Progress};
@@ -76,7 +77,6 @@ async fn a_run_that_skips_leaves_the_instance_to_the_one_that_is_going_on() {
 }
 
 #[tokio::test]
-#[tokio::test]
 async fn a_session_that_is_no_run_and_holds_the_lock_is_named() {
     let emulator = emulator(world_of(1)).await;
     let database = TestDatabase::create().await;
@@ -122,6 +122,7 @@ async fn a_session_that_is_no_run_and_holds_the_lock_is_named() {
     sync().run().await.code(0);
 }
 
+#[tokio::test]
 async fn of_several_instances_only_the_locked_one_is_skipped() {
     let (emulator, database, first) = run_with_lock().await;
     let unknown = "99999999-9999-9999-9999-999999999999";
@@ -226,7 +227,7 @@ async fn a_job_that_waited_for_a_lock_until_its_time_was_up_is_locked_out() {
     let row = "select outcome, exit_code, error from swr.sync_run";
     assert_eq!(
         mirror.database.snapshot(row).await,
-        "stopped | 7 | stopped by the time limit of 1m; what had arrived is stored, nothing was published"
+        "stopped | 7 | stopped by the time limit of 1m; the data received so far is stored, nothing was published"
     );
     mirror.sync().await;
 }
@@ -239,7 +240,7 @@ async fn a_job_ends_when_its_time_is_up_and_the_next_goes_on() {
     let program = Program::sync(&emulator, &database).env("SWR_SYNC_MAX_DURATION", "2s");
     let words = [
         "error: stopped by the time limit of 2s; ",
-        "hint: the next run goes on from there",
+        "hint: the next run continues from there",
     ];
     check_failure(program, 7, &words).await;
     assert_eq!(published(&database).await.trim(), "");
@@ -247,7 +248,7 @@ async fn a_job_ends_when_its_time_is_up_and_the_next_goes_on() {
     program.run().await.code(0);
     let program = Program::sync(&emulator, &database).args(&["--max-duration", "0s"]);
     let finished = program.run().await.code(2);
-    finished.says(&["--max-duration", "expected more than nothing"]);
+    finished.says(&["--max-duration", "expected more than zero"]);
 }
 
 #[tokio::test]

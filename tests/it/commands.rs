@@ -366,7 +366,7 @@ async fn a_wrong_clock_is_told_from_a_wrong_key() {
         "HTTP 401 APIGW.0301",
         "signature expired",
         "this machine's clock is 20 minutes behind the gateway's",
-        "hint: put this machine's clock 20 minutes forward",
+        "hint: set this machine's clock 20 minutes forward",
     ];
     check_failure(Program::sync(&emulator, &database), 4, &words).await;
     assert_eq!(emulator.requests().failed_signatures, 1);
@@ -484,7 +484,7 @@ async fn an_instance_without_the_artifact_list_is_told_to_upgrade() {
     emulator.fail_next(RequestKind::Instance, 403, GATEWAY_REFUSAL);
     let words = [
         "HTTP 404 APIGW.0101",
-        "an instance older than 25.6.0 does not have it either",
+        "instances older than 25.6.0 do not have it",
     ];
     check_failure(Program::sync(&emulator, &database), 2, &words).await;
     assert_eq!(emulator.requests().of(RequestKind::Artifacts), 1);
@@ -1072,7 +1072,7 @@ async fn each_format_shows_each_kind_of_value() {
         "a,\"b\"",
         r#"{"a": [1, null], "size": 123456789012345678901234567890}"#,
         "{x,\"y z\"}",
-        "tab here line [31mred",
+        "tab here line\\u{1b}[31mred",
         "1234567890123456789012.50",
         "NaN",
         "1e+20",

@@ -286,7 +286,7 @@ async fn a_listing_that_lacks_much_of_the_registry_is_not_published_unless_accep
         refused.says(&[
             "error: the listing lacks 107 of the 480 artifacts published so far, more than the 20 % that may go in \
              one run; most are of team/app-2 (100 of 200), team/app-0 (7 of 180)\n",
-            "hint: look into the registry: if the artifacts are gone there too, `swr-sync sync --accept-removals`",
+            "hint: check the registry: if the artifacts are gone there too, `swr-sync sync --accept-removals`",
         ]);
         assert_eq!(database.snapshot(published).await, "480");
         let row = "select outcome, exit_code, artifacts_listed, artifacts_removed, published_at is null, error like '%107 of the 480%'
@@ -408,7 +408,7 @@ async fn an_instance_of_a_known_name_is_taken_up_only_when_told() {
             "error: instance 22222222-2222-2222-2222-222222222222 has the name `demo`, as has instance {old} of the \
              same project, which this database mirrors already (last published "
         ),
-        "hint: check SWR_INSTANCE_ID; if the instance was deleted and made anew, `swr-sync sync --accept-new-instance`",
+        "hint: check SWR_INSTANCE_ID; if the instance was deleted and created again, `swr-sync sync --accept-new-instance`",
     ]);
     let instances = "select count(*) from swr.instance";
     assert_eq!(database.snapshot(instances).await, "1");
