@@ -5,12 +5,12 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Published, complete; or left to another run, where that was asked for.
+    /// Published, complete; or left to another run, with `--if-locked skip`.
     Success = 0,
-    /// An unexpected failure, where trying again may help; or data that `status` finds too old, or
-    /// tables that `verify` finds to differ.
+    /// An unexpected failure, where a retry may help; or data that is older than `status --max-age`
+    /// allows, or tables in which `verify` found differences.
     Unexpected = 1,
-    /// Usage or configuration; trying again does not help.
+    /// Usage or configuration; a retry does not help.
     Usage = 2,
     /// Published, but some build histories failed.
     Partial = 3,
@@ -20,52 +20,52 @@ pub enum Exit {
     Database = 5,
     /// A safety stop, such as a schema newer than the program.
     Refused = 6,
-    /// The listing is incomplete, nothing was published: the source is unavailable, or the time
-    /// was up.
+    /// The listing is incomplete, nothing was published: the source is unavailable, or the time limit
+    /// was reached.
     SourceUnavailable = 7,
-    /// Another run holds the lock, and was not to be skipped, or was waited for in vain.
+    /// The lock of the instance is held by somebody else, also after the wait that was allowed.
     Locked = 75,
-    /// Stopped by SIGINT after a clean end.
+    /// Stopped by SIGINT, after a clean shutdown.
     Interrupted = 130,
-    /// Stopped by SIGTERM after a clean end.
+    /// Stopped by SIGTERM, after a clean shutdown.
     Terminated = 143,
 }
 
-/// Whether trying again helps, as whoever retries a job wants to know.
+/// Whether a retry of the job helps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
-    /// There is nothing to try again.
+    /// There is nothing to retry.
     NotNeeded,
-    /// The next run goes on from where this one ended.
+    /// The next run continues where this one ended.
     Helps,
     /// Somebody has to change something first.
-    InVain,
+    DoesNotHelp,
     /// It depends on what the error says.
     Depends,
-    /// It neither helps nor harms: the work is being done.
+    /// It is not needed and does no harm: another run is doing the work.
     Harmless,
 }
 
 impl Retry {
-    /// One word, or nothing, for a table.
+    /// For a table.
     pub const fn as_str(self) -> &'static str {
         match self {
             Retry::NotNeeded => "",
             Retry::Helps => "yes",
-            Retry::InVain => "no",
+            Retry::DoesNotHelp => "no",
             Retry::Depends => "depends",
             Retry::Harmless => "harmless",
         }
     }
 
-    /// A sentence, or nothing, for running text.
+    /// For running text.
     pub const fn advice(self) -> &'static str {
         match self {
             Retry::NotNeeded => "",
-            Retry::Helps => "Trying again helps.",
-            Retry::InVain => "Trying again does not help.",
-            Retry::Depends => "Whether trying again helps depends on the error.",
-            Retry::Harmless => "Trying again is harmless.",
+            Retry::Helps => "A retry helps.",
+            Retry::DoesNotHelp => "A retry does not help.",
+            Retry::Depends => "Whether a retry helps depends on the error.",
+            Retry::Harmless => "A retry is harmless.",
         }
     }
 }
@@ -91,7 +91,7 @@ impl Exit {
         self as u8
     }
 
-    /// What the code says, as help, manual pages and documents print it.
+    /// As help, manual pages and documentation print it.
     pub const fn meaning(self) -> &'static str {
         match self {
             Exit::Success => "published, complete; of other commands: success",
@@ -106,17 +106,17 @@ impl Exit {
                 "refused for safety: mass removal, schema newer than the program, another instance"
             }
             Exit::SourceUnavailable => "source unavailable: listing incomplete, nothing published",
-            Exit::Locked => "another run over this instance is going on",
-            Exit::Interrupted => "stopped by SIGINT after a clean end",
-            Exit::Terminated => "stopped by SIGTERM after a clean end",
+            Exit::Locked => "another sync of this instance is already running",
+            Exit::Interrupted => "stopped by SIGINT, after a clean shutdown",
+            Exit::Terminated => "stopped by SIGTERM, after a clean shutdown",
         }
     }
 
-    /// Whether trying again helps.
+    /// Whether a retry helps.
     pub const fn retry(self) -> Retry {
         match self {
             Exit::Success => Retry::NotNeeded,
-            Exit::Usage | Exit::Denied | Exit::Refused => Retry::InVain,
+            Exit::Usage | Exit::Denied | Exit::Refused => Retry::DoesNotHelp,
             Exit::Database => Retry::Depends,
             Exit::Locked => Retry::Harmless,
             Exit::Unexpected
@@ -130,8 +130,8 @@ impl Exit {
     /// What was compared differs, as in `diff` and `cmp`.
     pub const DIFFERENT: Exit = Exit::Unexpected;
 
-    /// Orders the ends of several instances: the worst is the one that a person should hear of
-    /// first. What trying again may mend comes before what needs somebody's hand.
+    /// Orders the results of several instances; the job exits with the code of the highest. What a
+    /// retry may fix ranks below what somebody has to change.
     pub fn severity(self) -> u8 {
         match self {
             Exit::Success => 0,
@@ -143,7 +143,7 @@ impl Exit {
             Exit::Denied => 6,
             Exit::Refused => 7,
             Exit::Usage => 8,
-            // Whoever stopped the job wants to know that it stopped.
+            // The signal explains all other results.
             Exit::Interrupted | Exit::Terminated => 9,
         }
     }

@@ -26,6 +26,7 @@ pub mod clock;
 pub mod secret_file;
 pub mod spans;
 pub mod stop;
+pub mod visible;
 
 pub mod registry;
 

@@ -161,19 +161,12 @@ fn together(mut failures: Vec<Failure>) -> Option<Failure> {
         return Some(first);
     }
     failures.push(first);
-    let lines: Vec<String> = failures
-        .iter()
-        .map(|failure| match &failure.hint {
-            Some(hint) => format!("\n  {} ({hint})", failure.message()),
-            None => format!("\n  {}", failure.message()),
-        })
-        .collect();
-    let text = format!(
-        "{} things are missing or wrong{}",
-        lines.len(),
-        lines.concat()
-    );
-    Some(Failure::new(Exit::Usage, text))
+    let text = format!("{} things are missing or wrong", failures.len());
+    let details = failures.iter().map(|failure| match &failure.hint {
+        Some(hint) => format!("{} ({hint})", failure.message()),
+        None => failure.message(),
+    });
+    Some(Failure::new(Exit::Usage, text).details(details))
 }
 
 /// Where the tables are, without a password.

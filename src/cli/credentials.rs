@@ -4,7 +4,6 @@
 //! A link that is half given, a key without its secret, is an error and never passed over: the
 //! next one might be somebody else.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use configparser::ini::Ini;
@@ -676,11 +675,14 @@ fn nobody_there(mut passed_over: PassedOver, error: &RegistryError) -> Failure {
 }
 
 fn nothing(passed_over: &PassedOver, exit: Exit) -> Failure {
-    Failure::new(exit, format!("no credentials; these links were tried:{passed_over}")).hint(
-        "set HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK (an access key), or SWR_AUTH_TOKEN, or \
-         SWR_IAM_USER, SWR_IAM_PASSWORD and SWR_IAM_ACCOUNT, each secret also as a file by …_FILE; on an ECS \
-         attach an agency",
-    )
+    let links = (1..).zip(&passed_over.0);
+    Failure::new(exit, "no credentials; these links were tried")
+        .details(links.map(|(number, link)| format!("{number}. {link}")))
+        .hint(
+            "set HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK (an access key), or SWR_AUTH_TOKEN, or \
+             SWR_IAM_USER, SWR_IAM_PASSWORD and SWR_IAM_ACCOUNT, each secret also as a file by …_FILE; on an ECS \
+             attach an agency",
+        )
 }
 
 fn no_credentials(reason: String) -> Failure {
@@ -706,16 +708,6 @@ fn place_of(variables: Variables<'_>, name: &str) -> String {
 impl PassedOver {
     fn unset(&mut self, names: &[&str]) {
         self.0.push(format!("{}: not set", names.join(", ")));
-    }
-}
-
-/// A line each.
-impl fmt::Display for PassedOver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, link) in (1..).zip(&self.0) {
-            write!(f, "\n  {number}. {link}")?;
-        }
-        Ok(())
     }
 }
 
@@ -819,7 +811,7 @@ mod tests {
         for (link, words) in [
             (
                 Link::Environment,
-                "no credentials; these links were tried:\n  1. SWR_AUTH_TOKEN: not set",
+                "no credentials; these links were tried: 1. SWR_AUTH_TOKEN: not set",
             ),
             (
                 Link::PodIdentity,

@@ -171,7 +171,12 @@ fn user_data_dir() -> Option<PathBuf> {
 impl From<EmbeddedError> for Failure {
     fn from(error: EmbeddedError) -> Failure {
         let hint = error.hint();
-        let failure = Failure::new(Exit::Database, error);
+        let log = error
+            .log()
+            .lines()
+            .map(|line| format!("server.log: {line}"));
+        let details: Vec<String> = log.collect();
+        let failure = Failure::new(Exit::Database, error).details(details);
         match hint {
             Some(hint) => failure.hint(hint),
             None => failure,

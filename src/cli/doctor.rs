@@ -25,6 +25,7 @@ use crate::registry::{Registry, RegistryError, RequestFailure};
 use crate::report::{CsvSink, Format, JsonSink};
 use crate::store::{self, InstanceState, StoreError};
 use crate::sync::{FIRST_VERSION, SyncError, is_older};
+use crate::visible::visible;
 
 /// Limit for one probe; longer than a connection to the database may take to stand.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -44,7 +45,7 @@ const FREE_BYTES_TO_WARN: u64 = 1 << 30;
 /// Arguments of `doctor`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Form of the result
+    /// Output format
     #[arg(long, value_name = "FORM", default_value = "table")]
     format: Format,
     #[command(flatten)]
@@ -54,21 +55,21 @@ pub(super) struct Args {
 }
 
 pub(super) const AFTER_HELP: &str = "\
-Takes the settings of `sync`, looks at each thing a run needs, and says for each that fails what
-to do. It writes nothing, starts no database, and sends about eight requests, each once. After
-one that fails authentication it signs no other: repeated failures lock a key.
+Uses the settings of `sync`, checks everything that a run needs, and says how to fix what fails. It
+writes nothing, starts no database, and sends about eight requests, each once. After a rejected
+signature no more requests are signed: rejected signatures count towards locking the key.
 
-Exits with the code that `sync` would end with as things are: 0 all is well, 2 configuration,
-3 build histories would be missing, 4 authentication or permission, 5 database, 6 newer schema
-or wrong instance, 7 source unavailable, 75 another run is going on.
+Exits with the code that `sync` would exit with now: 0 no problem, 2 configuration, 3 build histories
+would be missing, 4 authentication or permission, 5 database, 6 newer schema or wrong instance,
+7 source unavailable, 75 another sync of the instance is running.
 
-With --format json an array of objects: probe, status (ok, warn, fail, skipped), code, elapsed_ms,
-found, hint; of several instances also instance, their id or source. Probes, statuses and codes
-keep their names.
+--format json prints an array of objects: probe, status (ok, warn, fail, skipped), code, elapsed_ms,
+found, hint; with several instances also instance, the id or source. The names of probes, statuses
+and codes are stable.
 
 Examples:
-  swr-sync doctor                       before the first run, or when one fails
-  swr-sync doctor --format json         for programs that look at it";
+  swr-sync doctor                       before the first run, or after one that failed
+  swr-sync doctor --format json         for scripts";
 
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let Args {
@@ -276,7 +277,9 @@ async fn check_registry(
     checkup.run("clock", client.ok_or(unreached), clock).await;
     let signed = |checkup: &Checkup| match checkup.is_shut_out() {
         false => client.map(|client| &client.registry).ok_or(unreached),
-        true => Err("no request is signed after a refusal, which count against the key"),
+        true => Err(
+            "no more requests are signed after a rejected signature: rejected signatures count towards locking the key",
+        ),
     };
     let description = checkup
         .run("permission.instance", signed(checkup), describe)
@@ -481,19 +484,14 @@ async fn instance_row(
 async fn lock(state: Option<InstanceState>) -> Probed<()> {
     match state {
         Some(InstanceState {
-            is_locked: true,
-            holder,
+            holder: Some(holder),
             ..
         }) => {
-            let holder = holder.map(Box::new);
-            let failure = failure(
-                StoreError::Locked {
-                    holder,
-                    waited: None,
-                }
-                .into(),
-            );
-            Err(Finding::failed("lock_held", failure))
+            let error = StoreError::Locked {
+                holder: Some(Box::new(holder)),
+                waited: None,
+            };
+            Err(Finding::failed("lock_held", failure(error.into())))
         }
         _ => found((), "free"),
     }
@@ -915,7 +913,7 @@ impl Checkup {
             }
         };
         super::query::written(printed)?;
-        super::print_stderr(&self.summary());
+        super::print_lines([self.summary()]);
         Ok(())
     }
 
@@ -931,14 +929,14 @@ impl Checkup {
                 finding,
             } = entry;
             if let Some(subject) = subject.as_ref().filter(|subject| last != Some(*subject)) {
-                writeln!(output, "{subject}:")?;
+                writeln!(output, "{}:", visible(subject))?;
             }
             last = subject.as_ref();
             let (status, elapsed_ms) = (finding.status.as_str(), elapsed.as_millis());
-            let text = one_line(&finding.text);
+            let text = visible(&finding.text);
             writeln!(output, "{status:8}{probe:30}{elapsed_ms:>6} ms  {text}")?;
             if let Some(hint) = &finding.hint {
-                writeln!(output, "{:8}hint: {}", "", one_line(hint))?;
+                writeln!(output, "{:8}hint: {}", "", visible(hint))?;
             }
         }
         output.flush()
@@ -1000,7 +998,7 @@ impl Checkup {
             Exit::Success => "`sync` can run".to_owned(),
             exit => format!("`sync` would exit with {}", exit as u8),
         };
-        format!("{ok} ok, {warn} warnings, {fail} failed, {skipped} skipped: {end}\n")
+        format!("{ok} ok, {warn} warnings, {fail} failed, {skipped} skipped: {end}")
     }
 }
 
@@ -1015,11 +1013,4 @@ fn timed_out(probe: &str) -> Finding {
 
 fn as_mut<'a, T>(value: &'a mut Result<T, &'static str>) -> Result<&'a mut T, &'static str> {
     value.as_mut().map_err(|reason| *reason)
-}
-
-/// Words of others must not move the cursor.
-fn one_line(text: &str) -> String {
-    let lines = text.split(char::is_control).map(str::trim);
-    let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
-    lines.join(" ")
 }

@@ -9,18 +9,27 @@ pub struct Failure {
     pub exit: Exit,
     /// What failed, with its causes as `source`.
     pub error: Box<dyn std::error::Error + Send + Sync>,
+    /// What the error consists of, one line each.
+    pub details: Vec<String>,
     /// One sentence: the next step.
     pub hint: Option<String>,
 }
 
 impl Failure {
-    /// A failure without a hint.
+    /// A failure without details and hint.
     pub fn new(exit: Exit, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {
         Failure {
             exit,
             error: error.into(),
+            details: Vec::new(),
             hint: None,
         }
+    }
+
+    /// Adds what the error consists of.
+    pub fn details(mut self, details: impl IntoIterator<Item = String>) -> Failure {
+        self.details.extend(details);
+        self
     }
 
     /// Adds the next step.
@@ -32,39 +41,43 @@ impl Failure {
     /// The error and its causes in one line, for logs.
     pub fn message(&self) -> String {
         let mut message = self.error.to_string();
-        let mut cause = self.error.source();
-        while let Some(source) = cause {
-            let part = source.to_string();
-            // Some libraries put their cause into their own words.
-            if !message.ends_with(&part) {
-                message.push_str(": ");
-                message.push_str(&part);
-            }
-            cause = source.source();
+        for cause in self.causes() {
+            message.push_str(": ");
+            message.push_str(&cause);
+        }
+        if !self.details.is_empty() {
+            message.push_str(": ");
+            message.push_str(&self.details.join("; "));
         }
         message
     }
-}
 
-/// As the user reads it: the error, its causes, and the next step, a line each.
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    /// As the user reads it: the error, its details, its causes, and the next step.
+    pub fn lines(&self) -> Vec<String> {
+        let colon = if self.details.is_empty() { "" } else { ":" };
+        let mut lines = vec![format!("error: {}{colon}", self.error)];
+        lines.extend(self.details.iter().map(|detail| format!("  {detail}")));
+        let causes = self.causes();
+        lines.extend(causes.iter().map(|cause| format!("  caused by: {cause}")));
+        lines.extend(self.hint.iter().map(|hint| format!("  hint: {hint}")));
+        lines
+    }
+
+    /// The causes, without those that the error before them has quoted already, as some libraries
+    /// do.
+    fn causes(&self) -> Vec<String> {
+        let mut causes = Vec::new();
         let mut said = self.error.to_string();
-        writeln!(f, "error: {said}")?;
         let mut cause = self.error.source();
         while let Some(source) = cause {
             let part = source.to_string();
-            // Some libraries put their cause into their own words.
             if !said.ends_with(&part) {
-                writeln!(f, "  caused by: {part}")?;
+                causes.push(part.clone());
             }
             said = part;
             cause = source.source();
         }
-        if let Some(hint) = &self.hint {
-            writeln!(f, "  hint: {hint}")?;
-        }
-        Ok(())
+        causes
     }
 }
 
@@ -77,7 +90,7 @@ mod tests {
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         let words = refused.to_string();
         let failure = Failure::new(Exit::Database, sqlx::Error::Io(refused));
-        assert_eq!(failure.to_string().matches(&words).count(), 1, "{failure}");
+        assert_eq!(failure.lines().concat().matches(&words).count(), 1);
         assert_eq!(failure.message().matches(&words).count(), 1);
     }
 }

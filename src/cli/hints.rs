@@ -4,7 +4,7 @@ use super::credentials;
 use super::exit::Failure;
 use crate::registry::{RegistryError, RequestFailure};
 use crate::stop::StopReason;
-use crate::store::StoreError;
+use crate::store::{LockHolder, StoreError};
 use crate::sync::SyncError;
 
 /// An error as the user reads it, with the exit code and the next step.
@@ -24,7 +24,7 @@ pub(super) fn failure(error: SyncError) -> Failure {
     }
 }
 
-/// The reason for a refused signature that has nothing to do with the key.
+/// A rejected signature may be due to the clock instead of the key.
 fn clock_hint(error: &SyncError) -> Option<String> {
     let SyncError::Registry(error) = error else {
         return None;
@@ -35,35 +35,43 @@ fn clock_hint(error: &SyncError) -> Option<String> {
         behind => (-behind, "back"),
     };
     Some(format!(
-        "put this machine's clock {minutes} minutes {way}, and let NTP keep it (`timedatectl set-ntp \
-         true`): signatures are valid for 15 minutes around the gateway's time"
+        "set this machine's clock {minutes} minutes {way} and enable NTP (`timedatectl set-ntp true`): \
+         a signature is valid for 15 minutes before and after the gateway's time"
     ))
 }
 
 fn hint(error: &SyncError) -> Option<&'static str> {
     match error {
         SyncError::Registry(error) => registry_hint(error),
-        SyncError::Store(StoreError::Locked { .. }) => Some(
-            "nothing is wrong: let that run end; a lock goes with the connection that holds it. \
-             --if-locked tells what to do then: skip the instance, or wait",
-        ),
+        SyncError::Store(StoreError::Locked { holder, .. }) => {
+            Some(match holder.as_deref().is_none_or(LockHolder::is_run) {
+                true => {
+                    "wait until that run ends: its lock ends with its database connection. `--if-locked skip` \
+                     leaves the instance to that run, `--if-locked wait` waits"
+                }
+                false => {
+                    "end that session (`select pg_terminate_backend(…)`) or wait until it ends: every role that \
+                     can connect to the database can hold this lock"
+                }
+            })
+        }
         SyncError::Store(StoreError::Statement { .. }) => Some(
-            "nothing was published; what had arrived is kept, and the next run goes on from there",
+            "nothing was published; the data received so far is kept, and the next run continues from there",
         ),
         SyncError::Store(StoreError::MassRemoval(_)) => Some(
-            "look into the registry: if they are gone there too, `swr-sync sync --accept-removals` \
-             publishes that; nothing was changed, and the build histories that arrived are kept",
+            "check the registry: if they are gone there too, `swr-sync sync --accept-removals` \
+             publishes the removal; nothing was changed, and the build histories received so far are kept",
         ),
         SyncError::Store(StoreError::Silent { .. } | StoreError::CommitUnknown(_)) => Some(
-            "see whether the server still runs and what holds it up; `swr-sync status` tells which \
-             run was published last, and the next run goes on from there",
+            "check whether the server still runs and what blocks it; `swr-sync status` shows which run was \
+             published last, and the next run continues from there",
         ),
         SyncError::Store(StoreError::LockLost) => Some(
-            "nothing was published. A pooler in between changes sessions within a run: have it pass \
-             sessions through (pgbouncer: pool_mode = session), or connect to the server itself",
+            "nothing was published. A pooler switches sessions within a run: use session pooling \
+             (pgbouncer: pool_mode = session), or connect to the server directly",
         ),
         SyncError::Database(_) => {
-            Some("check that the database still runs; the next run goes on from here")
+            Some("check that the database still runs; the next run continues from here")
         }
         SyncError::EndlessListing { .. } => Some(
             "nothing was published; if the registry really holds so many artifacts, run again: the \
@@ -78,16 +86,16 @@ fn hint(error: &SyncError) -> Option<&'static str> {
             Some("check SWR_PROJECT_ID and SWR_INSTANCE_ID, or use another database")
         }
         SyncError::SameName { .. } => Some(
-            "check SWR_INSTANCE_ID; if the instance was deleted and made anew, \
-             `swr-sync sync --accept-new-instance` mirrors both side by side, each under its id",
+            "check SWR_INSTANCE_ID; if the instance was deleted and created again, \
+             `swr-sync sync --accept-new-instance` mirrors both, each under its id",
         ),
         SyncError::Stopped(StopReason::TimeLimit(_)) => {
-            Some("the next run goes on from there; --max-duration sets the limit")
+            Some("the next run continues from there; --max-duration sets the limit")
         }
         SyncError::Stopped(_) => None,
-        SyncError::StoppedPublishing(_) => {
-            Some("`swr-sync status` tells; the next run goes on from either")
-        }
+        SyncError::StoppedPublishing(_) => Some(
+            "`swr-sync status` shows whether it was published; the next run continues in either case",
+        ),
     }
 }
 
@@ -102,8 +110,8 @@ fn registry_hint(error: &RegistryError) -> Option<&'static str> {
         }
         RequestFailure::Untrusted { .. } => {
             return Some(
-                "if a proxy or a private endpoint stands there, name its authority's certificate by \
-                 SWR_CA_FILE; else somebody is in between. Nothing was sent, nothing was published",
+                "if this is a private endpoint or a TLS-inspecting proxy, set SWR_CA_FILE to the certificate \
+                 of its CA; otherwise the connection may be intercepted. Nothing was sent, nothing was published",
             );
         }
         RequestFailure::BadHeader { .. } => {
@@ -114,28 +122,28 @@ fn registry_hint(error: &RegistryError) -> Option<&'static str> {
         | RequestFailure::RepeatedMarker { .. }
         | RequestFailure::EndlessListing { .. }
         | RequestFailure::IncompleteCatalog { .. } => {
-            return Some("nothing was published; if it happens again, show it to the maintainers");
+            return Some(
+                "nothing was published; if it happens again, report it to the maintainers",
+            );
         }
     };
     match status.status {
         401 => Some(
-            "check the credentials, and the clock: signatures are valid for 15 minutes around it. \
-             Do not try again and again: repeated failures lock the key or the account for a while",
+            "check the credentials, and the clock: a signature is valid for 15 minutes. \
+             Do not retry repeatedly: failed attempts lock the key or the account for a while",
         ),
         403 => Some(
             "the user needs the actions swr:instance:listAllArtifacts, swr:repository:listNamespaces, \
-             swr:repository:listRepositories and swr:repository:getTagAddition, all in SWR ReadOnlyAccess",
+             swr:repository:listRepositories and swr:repository:getTagAddition; SWR ReadOnlyAccess contains them",
         ),
         404 if status.is_from_gateway() => Some(
-            "the gateway does not know this call: check region and endpoint; an instance older than \
-             25.6.0 does not have it either",
+            "the gateway has no such API: check region and endpoint; instances older than 25.6.0 do not \
+             have it",
         ),
-        404 => {
-            Some("check SWR_PROJECT_ID and SWR_INSTANCE_ID: both must be of the endpoint's region")
-        }
-        400..=499 => Some("the request was refused as it is: check the settings"),
-        _ => Some(
-            "the service has a problem of its own: nothing was published, the next run tries again",
+        404 => Some(
+            "check SWR_PROJECT_ID and SWR_INSTANCE_ID: both must belong to the region of the endpoint",
         ),
+        400..=499 => Some("the request was rejected: check the settings"),
+        _ => Some("the service failed: nothing was published, the next run tries again"),
     }
 }

@@ -42,11 +42,11 @@ pub(super) fn run(args: Args) -> Result<Exit, Failure> {
             .hint("choose another folder with --dir")
         })?;
     }
-    super::print_stderr(&format!(
-        "wrote {} manual pages to {}\n",
+    super::print_lines([format!(
+        "wrote {} manual pages to {}",
         pages.len(),
         folder.display()
-    ));
+    )]);
     Ok(Exit::Success)
 }
 

@@ -64,15 +64,15 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     if check {
         let checking = open.database.check();
         stop.or(checking).await.map_err(stopped)??;
-        super::print_stderr("the schema is up to date\n");
+        super::print_lines(["the schema is up to date"]);
         return Ok(Exit::Success);
     }
     let applied = open.database.migrate_until(&stop).await?;
-    super::print_stderr(&match applied {
-        0 => "the schema is up to date\n".to_owned(),
-        1 => "applied 1 migration\n".to_owned(),
-        applied => format!("applied {applied} migrations\n"),
-    });
+    super::print_lines([match applied {
+        0 => "the schema is up to date".to_owned(),
+        1 => "applied 1 migration".to_owned(),
+        applied => format!("applied {applied} migrations"),
+    }]);
     Ok(Exit::Success)
 }
 

@@ -24,6 +24,7 @@ mod progress;
 mod proxy;
 mod query;
 pub mod reference;
+mod replace_file;
 mod report;
 mod settings;
 mod shard;
@@ -52,13 +53,15 @@ use job::TargetName;
 use settings::SourceArgs;
 use telemetry::{LogArgs, LogFormat, Telemetry};
 
+use crate::visible::visible;
+
 /// Mirrors a Huawei Cloud SWR Enterprise registry (artifacts, tags, build histories) into
 /// PostgreSQL, so that questions about it can be asked in SQL.
 #[derive(Debug, Parser)]
 #[command(version, after_help = after_help())]
 struct Cli {
-    /// Configuration file in TOML: settings below flags and variables, by the flags' names in
-    /// snake_case, and the registries as [[source]]; see `swr-sync config --help`
+    /// Configuration file in TOML: settings by the flags' names in snake_case, which flags and variables
+    /// override, and the registries as [[source]]; see `swr-sync config --help`
     #[arg(
         long,
         value_name = "FILE",
@@ -78,14 +81,14 @@ const PROGRAM: &str = "swr-sync";
 
 const EXAMPLES: &str = "\
 Examples:
-  swr-sync demo         try it: nothing is needed but PostgreSQL's programs
-  swr-sync doctor       check what a run needs, and be told what is missing
+  swr-sync demo         try it: needs nothing but the PostgreSQL binaries
+  swr-sync doctor       check what a run needs, and what is missing
   swr-sync sync         mirror a registry
-  swr-sync status       see how old the data is
+  swr-sync status       show how old the data is
   swr-sync report       list the reports; `report html` makes a page of them
 
 A run needs SWR_REGION, SWR_PROJECT_ID, SWR_INSTANCE_ID, HUAWEICLOUD_SDK_AK, HUAWEICLOUD_SDK_SK, and
-DATABASE_URL unless the embedded database will do. `swr-sync sync --help` explains them.";
+DATABASE_URL unless it uses the embedded database. `swr-sync sync --help` explains them.";
 
 fn after_help() -> String {
     let mut help = format!("{EXAMPLES}\n\n{}:", reference::EXIT_CODES);
@@ -99,13 +102,13 @@ fn after_help() -> String {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Crawl one instance or several, and publish what they hold
+    /// Crawl one or more instances and publish what they contain
     #[command(after_help = format!("{}\n\n{}", environment::secrets_help(), sync::AFTER_HELP))]
     Sync(Box<sync::Args>),
-    /// Check everything a run needs, without writing anything
+    /// Check everything that a run needs, without writing anything
     #[command(after_help = doctor::AFTER_HELP)]
     Doctor(Box<doctor::Args>),
-    /// Compare what is stored with the registry, row by row
+    /// Compare the stored data with the registry, row by row
     #[command(after_help = verify::AFTER_HELP)]
     Verify(Box<verify::Args>),
     /// Show the last runs, and how old the data is
@@ -120,10 +123,10 @@ enum Command {
     /// Bring the database's schema up to date
     #[command(after_help = migrate::AFTER_HELP)]
     Migrate(migrate::Args),
-    /// Look at the configuration
+    /// Check or show the configuration
     #[command(after_help = config::AFTER_HELP)]
     Config(config::Args),
-    /// Show it all: an emulated registry, three syncs with changes, the reports
+    /// Try everything: an emulated registry, three syncs with changes, the reports
     #[cfg(all(feature = "emulator", feature = "embedded-db"))]
     #[command(after_help = demo::AFTER_HELP)]
     Demo(demo::Args),
@@ -131,7 +134,7 @@ enum Command {
     #[cfg(feature = "emulator")]
     #[command(after_help = emulator::AFTER_HELP)]
     Emulator(emulator::Args),
-    /// Start, stop or reach the embedded PostgreSQL server
+    /// Start, stop or connect to the embedded PostgreSQL server
     #[cfg(feature = "embedded-db")]
     #[command(after_help = db::AFTER_HELP)]
     Db(db::Args),
@@ -179,7 +182,7 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             let failure = Failure::new(Exit::Unexpected, error)
-                .hint("the system grants too few files or threads: see `ulimit -a`");
+                .hint("the limit on open files or threads is too low: see `ulimit -a`");
             return finish(Err(failure), &telemetry);
         }
     };
@@ -243,17 +246,24 @@ async fn run(command: Command, layers: &Layers, telemetry: &Telemetry) -> Result
     }
 }
 
-/// Prints for people; if stderr is gone, nobody listens.
-fn print_stderr(text: &str) {
+/// Prints for people; if stderr is gone, nobody listens. A line cannot become two, and all lines
+/// are written at once, so that nothing comes in between.
+fn print_lines(lines: impl IntoIterator<Item = impl AsRef<str>>) {
+    let mut text = String::new();
+    for line in lines {
+        text.push_str(&visible(line.as_ref()));
+        text.push('\n');
+    }
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-/// Says why a command, or one instance of several, did not succeed; at once, so that no other line
-/// comes in between.
+/// Says why a command, or one instance of several, did not succeed.
 fn tell_failure(failure: &Failure, target: Option<&TargetName>, telemetry: &Telemetry) {
     match (telemetry.format, target) {
-        (LogFormat::Text, None) => print_stderr(&failure.to_string()),
-        (LogFormat::Text, Some(target)) => print_stderr(&format!("{target}:\n{failure}")),
+        (LogFormat::Text, None) => print_lines(failure.lines()),
+        (LogFormat::Text, Some(target)) => {
+            print_lines(std::iter::once(format!("{target}:")).chain(failure.lines()));
+        }
         (LogFormat::Json, _) => tracing::error!(
             exit_code = failure.exit as u8,
             hint = failure.hint.as_deref(),

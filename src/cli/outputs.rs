@@ -49,8 +49,8 @@ pub(super) struct OutputArgs {
     /// Append a line with a JSON object for each instance to this file; `-` for standard output
     #[arg(long, value_name = "FILE", env = "SWR_SYNC_SUMMARY_FILE")]
     summary_file: Option<OsString>,
-    /// Write metrics of the last runs to this file, for node_exporter's textfile collector; it
-    /// must end in .prom. One file for each job: it is replaced
+    /// Write metrics of the last runs to this file, for node_exporter's textfile collector; its name
+    /// must end in .prom. It is replaced, so each job needs its own
     #[arg(long, value_name = "FILE", env = "SWR_SYNC_METRICS_FILE")]
     metrics_file: Option<OsString>,
     /// Pushgateway to send the metrics to, as http://host:9091. User and password are taken from
@@ -59,7 +59,7 @@ pub(super) struct OutputArgs {
     // Not clap's `env`: a password may stand in the variable, and not on the command line.
     #[arg(long, value_name = "URL")]
     pushgateway_url: Option<String>,
-    /// File for a short message on how it ended, which Kubernetes shows. It is not created
+    /// Existing file for a short message about the result, which Kubernetes shows
     #[arg(
         long,
         value_name = "FILE",

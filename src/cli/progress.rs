@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::telemetry::Telemetry;
 use crate::registry::{PaceNow, Registry};
 use crate::sync::{Phase, Progress, ProgressNow};
+use crate::visible::visible;
 
 const LIVE_INTERVAL: Duration = Duration::from_millis(200);
 const LOG_INTERVAL: Duration = Duration::from_secs(15);
@@ -94,7 +95,7 @@ impl View<'_> {
         });
         bar.set_prefix(match &self.telemetry.instance {
             None => phase(now.phase).to_owned(),
-            Some(instance) => format!("{} {}", beginning(instance), phase(now.phase)),
+            Some(instance) => format!("{} {}", visible(&beginning(instance)), phase(now.phase)),
         });
         bar.set_length(now.histories_wanted);
         bar.set_position(now.histories_done + now.histories_skipped);

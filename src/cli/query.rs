@@ -17,7 +17,7 @@ use crate::store::{ListingAge, listing_ages, within};
 
 pub(super) const QUERY_AFTER_HELP: &str = "\
 The statement runs in a read-only transaction. `swr-sync report` lists the reports, each of which is a
-view or a function of swr_report; docs/schema.md describes every column.
+view or a function in swr_report; docs/schema.md describes every column.
 
 Examples:
   swr-sync query 'select namespace, count(*) from artifact group by 1'
@@ -26,9 +26,9 @@ Examples:
 
 pub(super) const STATUS_AFTER_HELP: &str = "\
 Examples:
-  swr-sync status                               how old the data is, what is waiting, the last runs
-  swr-sync status --max-age 26h                 a health check: exits with 1 if a listing is older
-  swr-sync status --runs 100 --format json      a hundred runs with their counters";
+  swr-sync status                               age of the data, pending build histories, last runs
+  swr-sync status --max-age 26h                 health check: exits with 1 if a listing is older
+  swr-sync status --runs 100 --format json      the last 100 runs with their counters";
 
 /// Arguments of `query`.
 #[derive(Debug, clap::Args)]
@@ -36,9 +36,13 @@ pub(super) struct QueryArgs {
     /// One select statement; the views of swr_report and the tables of swr need no schema name
     #[arg(value_name = "SQL")]
     sql: String,
-    /// Form of the result
+    /// Output format
     #[arg(long, value_name = "FORM", default_value = "table")]
     format: Format,
+    /// With --format csv, prefix text cells that begin with =, +, -, @, tab or carriage return with ',
+    /// so that a spreadsheet does not run them as formulas
+    #[arg(long)]
+    escape_formulas: bool,
     #[command(flatten)]
     database: DatabaseArgs,
 }
@@ -46,17 +50,17 @@ pub(super) struct QueryArgs {
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
 pub(super) struct StatusArgs {
-    /// Form of the result
+    /// Output format
     #[arg(long, value_name = "FORM", default_value = "table")]
     format: Format,
-    /// Runs to show
+    /// Number of runs to show
     #[arg(long, value_name = "N", default_value_t = 10)]
     runs: u64,
     /// Only this instance: its id in SWR, or its name
     #[arg(long, value_name = "ID")]
     instance: Option<String>,
-    /// Check instead: show how old the data is, and exit with 1 if any is older than this, or was
-    /// never published
+    /// Health check: show only the age of the data, and exit with 1 if any of it is older than this or
+    /// was never published
     #[arg(long, value_name = "TIME")]
     max_age: Option<humantime::Duration>,
     #[command(flatten)]
@@ -67,13 +71,18 @@ pub(super) async fn query(args: QueryArgs) -> Result<Exit, Failure> {
     let QueryArgs {
         sql,
         format,
+        escape_formulas,
         database,
     } = args;
     let open = database.open().await?;
     let mut reader = open.database.connect_to_read().await?;
     // As of `query "$(cat FILE)"`.
     let sql = sql.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&sql);
-    print(&mut reader, sql, format).await?;
+    let form = Form {
+        format,
+        escape_formulas,
+    };
+    print(&mut reader, sql, form).await?;
     Ok(Exit::Success)
 }
 
@@ -198,8 +207,40 @@ pub(super) fn write_stdout(text: &str) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
+/// How a result is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Form {
+    /// The form.
+    pub format: Format,
+    /// Whether CSV keeps spreadsheets from running what is in a cell.
+    pub escape_formulas: bool,
+}
+
+impl From<Format> for Form {
+    fn from(format: Format) -> Form {
+        Form {
+            format,
+            escape_formulas: false,
+        }
+    }
+}
+
 /// Runs a query and prints its result on stdout.
-pub(super) async fn print(reader: &mut Reader, sql: &str, format: Format) -> Result<(), Failure> {
+pub(super) async fn print(
+    reader: &mut Reader,
+    sql: &str,
+    form: impl Into<Form>,
+) -> Result<(), Failure> {
+    let Form {
+        format,
+        escape_formulas,
+    } = form.into();
+    if escape_formulas && format != Format::Csv {
+        return Err(Failure::new(
+            Exit::Usage,
+            "--escape-formulas needs --format csv",
+        ));
+    }
     let output = BufWriter::new(io::stdout());
     let result = match format {
         Format::Table => {
@@ -210,7 +251,11 @@ pub(super) async fn print(reader: &mut Reader, sql: &str, format: Format) -> Res
             }
         }
         Format::Csv => {
-            let mut sink = CsvSink::new(output);
+            let sink = CsvSink::new(output);
+            let mut sink = match escape_formulas {
+                true => sink.escape_formulas(),
+                false => sink,
+            };
             match reader.read(sql, &mut sink).await {
                 Ok(()) => sink.finish().map_err(ReadError::from),
                 Err(error) => Err(error),
@@ -231,7 +276,7 @@ pub(super) async fn print(reader: &mut Reader, sql: &str, format: Format) -> Res
     }
 }
 
-/// A query that is wrong is the user's; one that the database cannot answer is the database's.
+/// A wrong query is a usage error; one that the database cannot answer is an error of the database.
 pub(super) fn query_failure(error: ReadError) -> Failure {
     if is_refused(&error) {
         let hint = match is_unknown_relation(&error) {
@@ -239,7 +284,7 @@ pub(super) fn query_failure(error: ReadError) -> Failure {
                 "`swr-sync report` lists the views; a new database has none before `swr-sync migrate`"
             }
             false => {
-                "one select statement is taken, and it may not write; the schema is described in the comments of the tables"
+                "the query must be one select statement that does not write; docs/schema.md describes the columns"
             }
         };
         return Failure::new(Exit::Usage, error).hint(hint);
@@ -249,8 +294,7 @@ pub(super) fn query_failure(error: ReadError) -> Failure {
 
 fn database_failure(error: impl Error + Send + Sync + 'static) -> Failure {
     let hint = hint(&error).unwrap_or(
-        "see whether the server still runs and what holds it up, or allow more time with \
-         --database-timeout",
+        "check whether the server still runs and what blocks it; --database-timeout allows more time",
     );
     Failure::new(Exit::Database, error).hint(hint)
 }
@@ -264,10 +308,8 @@ fn is_refused(error: &ReadError) -> bool {
     let ReadError::Query(source) = error else {
         return false;
     };
-    source.as_database_error().is_some_and(|error| {
-        let code = error.code().unwrap_or_default();
-        !OF_THE_SERVER.iter().any(|class| code.starts_with(class))
-    })
+    let code = source.code();
+    code.is_some_and(|code| !OF_THE_SERVER.iter().any(|class| code.starts_with(class)))
 }
 
 /// Whether a table, a view or a schema of this name is missing.
@@ -275,8 +317,7 @@ fn is_unknown_relation(error: &ReadError) -> bool {
     let ReadError::Query(source) = error else {
         return false;
     };
-    let error = source.as_database_error();
-    error.is_some_and(|error| matches!(error.code().as_deref(), Some("42P01" | "3F000")))
+    matches!(source.code().as_deref(), Some("42P01" | "3F000"))
 }
 
 /// How writing a result ended; `| head` is not a failure.

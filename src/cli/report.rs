@@ -1,45 +1,47 @@
 //! `swr-sync report`: lists the reports, prints one, or makes the page of all.
 
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 
 use super::exit::{Exit, Failure};
-use super::query::{print, query_failure, write_stdout};
+use super::query::{Form, print, query_failure, write_stdout};
+use super::replace_file::{Mode, replace_file};
 use super::settings::DatabaseArgs;
 use crate::clock::Clock;
 use crate::report::{self, FilterError, FilterValues, Format, REPORTS, Report, html};
 
 pub(super) const AFTER_HELP: &str = "\
 Examples:
-  swr-sync report                                   list the reports and what each answers
+  swr-sync report                                   list the reports and their questions
   swr-sync report storage_by_repository --namespace payments
   swr-sync report stale_artifact --older-than 180d --format csv
   swr-sync report tag_at --at '2026-03-01 12:00' --repository api
   swr-sync report built_on --digest sha256:…        what to rebuild when that base changes
   swr-sync report html --output registry.html       one page with charts, for a browser
-  swr-sync report layer_usage --sql                 the query, to paste elsewhere";
+  swr-sync report layer_usage --sql                 print the query instead of running it";
 
 /// Arguments of `report`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The report, or `html` for one page of all; without it, the reports are listed
+    /// The report, or `html` for one page with all of them; without it, list the reports
     #[arg(value_name = "NAME")]
     name: Option<String>,
-    /// Form of the result [default: table]
+    /// Output format [default: table]
     #[arg(long, value_name = "FORM")]
     format: Option<Format>,
-    /// Rows to print, of each table of the page; 0 for all
+    /// With --format csv, prefix text cells that begin with =, +, -, @, tab or carriage return with ',
+    /// so that a spreadsheet does not run them as formulas
+    #[arg(long)]
+    escape_formulas: bool,
+    /// Maximum number of rows, of `html` in each table; 0 for all
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: u64,
     /// Print the query instead of running it
     #[arg(long)]
     sql: bool,
-    /// Where the page goes, instead of stdout; it appears there when it is complete
+    /// With `html`, write the page to this file instead of stdout
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -64,13 +66,13 @@ struct FilterArgs {
     /// Only this repository, by its name without the namespace
     #[arg(long, value_name = "NAME")]
     repository: Option<String>,
-    /// Only this digest, or the digest a report asks for; may be repeated
+    /// Only this digest, or the digest that a report needs; may be repeated
     #[arg(long = "digest", value_name = "DIGEST")]
     digests: Vec<String>,
-    /// Only what was not used for that long: 90d, 12h
+    /// Only what was not used for this long: 90d, 12h
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     older_than: Option<Duration>,
-    /// The time a report asks for: 2026-03-01, '2026-03-01 12:00' (both UTC), or RFC 3339
+    /// The time that a report needs: 2026-03-01, '2026-03-01 12:00' (both UTC), or RFC 3339
     #[arg(long, value_name = "TIMESTAMP", value_parser = parse_time)]
     at: Option<DateTime<Utc>>,
 }
@@ -119,6 +121,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let Args {
         name,
         format,
+        escape_formulas,
         limit,
         filters,
         sql,
@@ -127,8 +130,8 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     } = args;
     if output.is_some() {
         return Err(
-            Failure::new(Exit::Usage, "--output is for `report html` alone")
-                .hint("a report prints on stdout, which the shell can send to a file"),
+            Failure::new(Exit::Usage, "--output works with `report html` only")
+                .hint("a report is printed on stdout; redirect it to a file"),
         );
     }
     let Some(name) = name else { return list() };
@@ -142,7 +145,11 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let open = database.open().await?;
     open.database.check().await?;
     let mut reader = open.database.connect_to_read().await?;
-    print(&mut reader, &query, format.unwrap_or_default()).await?;
+    let form = Form {
+        format: format.unwrap_or_default(),
+        escape_formulas,
+    };
+    print(&mut reader, &query, form).await?;
     Ok(Exit::Success)
 }
 
@@ -151,6 +158,7 @@ async fn page(args: Args) -> Result<Exit, Failure> {
     let Args {
         name: _,
         format,
+        escape_formulas,
         limit,
         filters,
         sql,
@@ -167,6 +175,7 @@ async fn page(args: Args) -> Result<Exit, Failure> {
     } = filters;
     let refused = [
         (format.is_some(), "--format"),
+        (escape_formulas, "--escape-formulas"),
         (sql, "--sql"),
         (namespace.is_some(), "--namespace"),
         (repository.is_some(), "--repository"),
@@ -193,34 +202,15 @@ async fn page(args: Args) -> Result<Exit, Failure> {
         .map_err(query_failure)?;
     match output {
         None => write_stdout(&page),
-        Some(path) => match replace_file(&path, page.as_bytes()) {
+        Some(path) => match replace_file(&path, page.as_bytes(), Mode::Umask(0o666)) {
             Ok(()) => Ok(Exit::Success),
             Err(error) => Err(Failure::new(
                 Exit::Unexpected,
                 format!("cannot write {}: {error}", path.display()),
             )
-            .hint("the folder must exist and be writable: the page is written beside the file and renamed")),
+            .hint("the folder must exist and be writable: the page is written to a temporary file there and renamed")),
         },
     }
-}
-
-/// Writes a file aside and renames it, so that readers see the old or the new one, and whole.
-fn replace_file(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let name = path
-        .file_name()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it names no file"))?;
-    let mut aside = OsString::from(".");
-    aside.push(name);
-    aside.push(format!(".{}", std::process::id()));
-    let aside = path.with_file_name(aside);
-    let written = File::create(&aside)
-        .and_then(|mut file| file.write_all(contents))
-        .and_then(|()| fs::rename(&aside, path));
-    if written.is_err() {
-        // What is left of it helps nobody.
-        let _ = fs::remove_file(&aside);
-    }
-    written
 }
 
 /// What `report` can be asked for by name.

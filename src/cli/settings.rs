@@ -20,7 +20,7 @@ use crate::secret_file::BYTE_ORDER_MARK;
 /// Which registries: the one of flags and variables, or those of the configuration file.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct SourceArgs {
-    /// Only these sources of the configuration file, by their names, separated by commas
+    /// Only these sources of the configuration file: names, separated by commas
     #[arg(
         long,
         value_name = "NAME",
@@ -67,16 +67,16 @@ pub(super) struct Configured {
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Registry")]
 pub(super) struct RegistryArgs {
-    /// Region of the instance, such as cn-north-4; gives the endpoint
+    /// Region of the instance, such as cn-north-4; determines the endpoint
     #[arg(long, value_name = "REGION", env = "SWR_REGION")]
     pub region: Option<String>,
-    /// Endpoint of the SWR API, where it is not the region's own
+    /// Endpoint of the SWR API, if it is not the default of the region
     #[arg(long, value_name = "URL", env = "SWR_ENDPOINT")]
     pub endpoint: Option<String>,
     /// Project of the instance
     #[arg(long, value_name = "ID", env = "SWR_PROJECT_ID")]
     pub project_id: Option<String>,
-    /// Instances, separated by commas, or `all`: those of the project that are running
+    /// Instances, separated by commas, or `all`: all running instances of the project
     #[arg(
         long,
         value_name = "ID",
@@ -84,11 +84,11 @@ pub(super) struct RegistryArgs {
         value_delimiter = ','
     )]
     pub instance_id: Vec<String>,
-    /// Endpoint of IAM, where it is not the region's own; used with an IAM user
+    /// Endpoint of IAM, if it is not the default of the region; used with an IAM user
     #[arg(long, value_name = "URL", env = "SWR_IAM_ENDPOINT")]
     pub iam_endpoint: Option<String>,
-    /// Certificates of authorities to trust beside the system's own, as a PEM file: for a private
-    /// endpoint, or a proxy that looks into TLS
+    /// PEM file with CA certificates to trust in addition to the system's: for a private endpoint or a
+    /// TLS-inspecting proxy
     #[arg(long, value_name = "FILE", env = "SWR_CA_FILE")]
     pub ca_file: Option<PathBuf>,
     /// Cap on requests started per second; 0 for none. Below it, the gateway's own limit is found
@@ -104,7 +104,7 @@ pub(super) struct RegistryArgs {
     #[arg(long, value_name = "N", env = "SWR_MAX_IN_FLIGHT", default_value_t = 256,
           value_parser = clap::builder::RangedU64ValueParser::<u16>::new().range(1..=1024))]
     pub max_in_flight: u16,
-    /// Limit for a connection to stand
+    /// Timeout for establishing a connection
     #[arg(
         long,
         value_name = "TIME",
@@ -112,7 +112,7 @@ pub(super) struct RegistryArgs {
         default_value = "10s"
     )]
     pub connect_timeout: humantime::Duration,
-    /// Limit for one attempt of a request
+    /// Timeout for one attempt of a request
     #[arg(
         long,
         value_name = "TIME",
@@ -120,12 +120,12 @@ pub(super) struct RegistryArgs {
         default_value = "60s"
     )]
     pub request_timeout: humantime::Duration,
-    /// Attempts for each request, the first included. Throttled ones (429) do not count: a request
-    /// is given up when it has been throttled for 15 minutes
+    /// Maximum number of attempts per request, including the first. Throttled attempts (429) do not
+    /// count: a request fails when it has been throttled for 15 minutes
     #[arg(long, value_name = "N", env = "SWR_MAX_ATTEMPTS", default_value_t = 8,
           value_parser = clap::value_parser!(u32).range(1..=100))]
     pub max_attempts: u32,
-    /// Wait before the second attempt, at most; doubles with each further one
+    /// Maximum wait before the second attempt; doubles with each further attempt
     #[arg(
         long,
         value_name = "TIME",
@@ -133,7 +133,7 @@ pub(super) struct RegistryArgs {
         default_value = "500ms"
     )]
     pub retry_delay: humantime::Duration,
-    /// Longest wait between two attempts, and longest pause of all requests after a 429 or 503
+    /// Maximum wait between two attempts, and maximum pause of all requests after a 429 or 503
     #[arg(
         long,
         value_name = "TIME",
@@ -141,9 +141,9 @@ pub(super) struct RegistryArgs {
         default_value = "60s"
     )]
     pub max_retry_delay: humantime::Duration,
-    /// Put [redacted] in place of the secrets that the finding rules recognise in build commands,
-    /// before anything is stored. What is stored already stays as it is: docs/security.md tells
-    /// how to have it fetched again
+    /// Replace secrets that the finding rules recognise in build commands with [redacted] before
+    /// anything is stored. Commands that are stored already are not changed: docs/security.md
+    /// describes how to fetch them again
     #[arg(long, env = "SWR_SYNC_REDACT_COMMANDS", value_parser = clap::builder::FalseyValueParser::new())]
     pub redact_commands: bool,
     /// What has no flag.
@@ -155,17 +155,17 @@ pub(super) struct RegistryArgs {
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Database")]
 pub(super) struct DatabaseArgs {
-    /// PostgreSQL to use, as postgresql://user@host/name; without it, an embedded one. A password
-    /// is taken from DATABASE_URL, DATABASE_URL_FILE, PGPASSWORD or the password file of psql, and
-    /// never from here, where any user of the machine could read it [env: DATABASE_URL]
+    /// Database to use, as postgresql://user@host/name; the default is an embedded PostgreSQL. A
+    /// password is read from DATABASE_URL, DATABASE_URL_FILE, PGPASSWORD or psql's password file, never
+    /// from this flag, which every user of the machine can see [env: DATABASE_URL]
     // Not clap's `env`: a password may stand in the variable, and not on the command line.
     #[arg(long, value_name = "URL")]
     pub database_url: Option<String>,
-    /// File that holds the URL, password included [env: DATABASE_URL_FILE]
+    /// File with the database URL, including the password [env: DATABASE_URL_FILE]
     // As above: that both variables are set is a mistake, which clap would not tell.
     #[arg(long, value_name = "FILE", conflicts_with = "database_url")]
     pub database_url_file: Option<PathBuf>,
-    /// Limit for each step on the database: a statement, or publish as a whole
+    /// Timeout for each step on the database: a statement, or publish as a whole
     #[arg(
         long,
         value_name = "TIME",
@@ -243,7 +243,7 @@ impl DatabaseArgs {
         let server = crate::database::embedded::EmbeddedServer::start(&settings).await?;
         tracing::warn!(
             "no database is named (DATABASE_URL): using the embedded PostgreSQL; while it runs, \
-             psql reaches it with\n  psql '{}'",
+             psql reaches it with: psql '{}'",
             server.url()
         );
         Ok(OpenDatabase {
@@ -301,7 +301,7 @@ impl From<DatabaseError> for Failure {
             DatabaseError::Unreachable { .. }
             | DatabaseError::Timeout { .. }
             | DatabaseError::Silent { .. } => {
-                "check that the server runs, that host and port are right, and that it accepts this user"
+                "check that the server runs, that host and port are correct, and that it accepts this user"
             }
             DatabaseError::MigrationNeeded { .. } => {
                 "run `swr-sync migrate` as the owner of the schema"
@@ -310,9 +310,9 @@ impl From<DatabaseError> for Failure {
                 "use the version of swr-sync that migrated the database, or a later one"
             }
             DatabaseError::Stopped(_) => {
-                "a migration is applied as a whole or not at all; the next attempt goes on from there"
+                "a migration is applied as a whole or not at all; the next attempt continues from there"
             }
-            DatabaseError::Migration(_) => {
+            DatabaseError::Migration { .. } | DatabaseError::Migrations(_) => {
                 "the role must be allowed to create schemas in the database; `swr-sync migrate` tries again"
             }
             DatabaseError::Version(_) => "the role must be allowed to read the schema swr",

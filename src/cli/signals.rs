@@ -25,7 +25,9 @@ pub(super) fn listen() -> Result<Stop, Failure> {
             }
         };
         stopper.stop(next().await);
-        tracing::warn!("stopping: a clean end takes up to 5 s; once more ends it at once");
+        tracing::warn!(
+            "stopping: a clean shutdown takes up to 5 s; a second signal stops immediately"
+        );
         // As hard as a kill, which the next run is made for.
         exit_at_once(next().await);
     });

@@ -49,11 +49,11 @@ pub(super) fn summarise(report: &RunReport, telemetry: &Telemetry) {
         );
         return;
     }
-    let text = summary(report);
-    super::print_stderr(&match &telemetry.instance {
-        Some(instance) => format!("instance {instance}: {text}"),
-        None => text,
-    });
+    let mut lines = summary(report);
+    if let (Some(instance), Some(first)) = (&telemetry.instance, lines.first_mut()) {
+        *first = format!("instance {instance}: {first}");
+    }
+    super::print_lines(lines);
 }
 
 /// Says what a job with several instances did: a line for each, and one for all.
@@ -85,20 +85,17 @@ pub(super) fn summarise_job(report: &JobReport, telemetry: &Telemetry) {
         );
         return;
     }
-    let mut text = String::new();
-    for run in runs {
-        text.push_str(&instance_line(run));
-    }
+    let mut lines: Vec<String> = runs.iter().map(instance_line).collect();
     let skipped = match skipped {
         0 => String::new(),
         skipped => format!(", {skipped} skipped,"),
     };
-    text.push_str(&format!(
-        "{succeeded} of {} instances succeeded{skipped} in {:.1} s; exit code {exit}\n",
+    lines.push(format!(
+        "{succeeded} of {} instances succeeded{skipped} in {:.1} s; exit code {exit}",
         runs.len(),
         elapsed.as_secs_f64()
     ));
-    super::print_stderr(&text);
+    super::print_lines(lines);
 }
 
 fn instance_line(run: &InstanceRun) -> String {
@@ -120,22 +117,19 @@ fn instance_line(run: &InstanceRun) -> String {
         Ok(RunReport {
             outcome, counters, ..
         }) => format!(
-            "{name}  {}, {} new, {} changed, {} removed, {seconds:.1} s\n",
+            "{name}  {}, {} new, {} changed, {} removed, {seconds:.1} s",
             outcome.as_str(),
             counters.artifacts_new,
             counters.artifacts_changed,
             counters.artifacts_removed,
         ),
-        Err(_) if run.is_skipped() => format!("{name}  skipped, {seconds:.1} s\n"),
-        Err(failure) => format!(
-            "{name}  failed with {}, {seconds:.1} s\n",
-            failure.exit as u8
-        ),
+        Err(_) if run.is_skipped() => format!("{name}  skipped, {seconds:.1} s"),
+        Err(failure) => format!("{name}  failed with {}, {seconds:.1} s", failure.exit as u8),
     }
 }
 
-/// The summary in words.
-pub(super) fn summary(report: &RunReport) -> String {
+/// The summary in words, by lines.
+pub(super) fn summary(report: &RunReport) -> Vec<String> {
     let RunReport {
         run_id,
         outcome,
@@ -174,29 +168,36 @@ pub(super) fn summary(report: &RunReport) -> String {
         0 => String::new(),
         count => format!(", {count} not asked for"),
     };
-    format!(
-        "run {run_id}: {verb} in {:.1} s
-  artifacts  {artifacts_listed} listed on {pages} pages: {artifacts_new} new, {artifacts_changed} changed, {artifacts_removed} removed, {artifacts_unchanged} unchanged
-  tags       {tags_new} new, {tags_moved} moved, {tags_removed} removed
-  histories  {histories_fetched} fetched, {histories_reused} known, {histories_unsupported} unsupported, {histories_gone} gone, {histories_failed} failed{skipped}
-  requests   {} ({catalog_pages} for the catalog), {} retries, {} throttled
-  database   {rows_written} rows written, {data_issues} values altered
-{}",
-        elapsed.as_secs_f64(),
-        requests.total(),
-        requests.retries,
-        requests.throttled(),
-        failure_table(failures, counters),
-    )
+    let mut lines = vec![
+        format!("run {run_id}: {verb} in {:.1} s", elapsed.as_secs_f64()),
+        format!(
+            "  artifacts  {artifacts_listed} listed on {pages} pages: {artifacts_new} new, \
+             {artifacts_changed} changed, {artifacts_removed} removed, {artifacts_unchanged} unchanged"
+        ),
+        format!("  tags       {tags_new} new, {tags_moved} moved, {tags_removed} removed"),
+        format!(
+            "  histories  {histories_fetched} fetched, {histories_reused} known, \
+             {histories_unsupported} unsupported, {histories_gone} gone, {histories_failed} failed{skipped}"
+        ),
+        format!(
+            "  requests   {} ({catalog_pages} for the catalog), {} retries, {} throttled",
+            requests.total(),
+            requests.retries,
+            requests.throttled()
+        ),
+        format!("  database   {rows_written} rows written, {data_issues} values altered"),
+    ];
+    lines.extend(failure_lines(failures, counters));
+    lines
 }
 
 /// Groups of failed histories that the summary shows.
 const FAILURE_GROUPS: usize = 10;
 
 /// What failed why, and what to do about it; empty if nothing did.
-fn failure_table(failures: &HistoryFailures, counters: &RunCounters) -> String {
+fn failure_lines(failures: &HistoryFailures, counters: &RunCounters) -> Vec<String> {
     let HistoryFailures { groups, gave_up } = failures;
-    let mut text = String::new();
+    let mut lines = Vec::new();
     for group in groups.iter().take(FAILURE_GROUPS) {
         let HistoryFailureGroup {
             cause,
@@ -208,25 +209,23 @@ fn failure_table(failures: &HistoryFailures, counters: &RunCounters) -> String {
             Some(repository) => format!("; {repository} for example"),
             None => String::new(),
         };
-        text.push_str(&format!(
-            "  missing    {count} × {cause}: {message}{example}\n"
+        lines.push(format!(
+            "  missing    {count} × {cause}: {message}{example}"
         ));
     }
     let rest = groups.get(FAILURE_GROUPS..).unwrap_or_default();
     if !rest.is_empty() {
         let count: u64 = rest.iter().map(|group| group.count).sum();
         let kinds = rest.len();
-        text.push_str(&format!(
-            "  missing    {count} × others, of {kinds} kinds\n"
-        ));
+        lines.push(format!("  missing    {count} × others, of {kinds} kinds"));
     }
     if let Some(gave_up) = gave_up {
-        text.push_str(&format!("  {}\n", advice(gave_up, counters)));
+        lines.push(format!("  {}", advice(gave_up, counters)));
     }
     if !groups.is_empty() {
-        text.push_str("  `swr-sync report history_failure` lists what is missing\n");
+        lines.push("  `swr-sync report history_failure` lists what is missing".to_owned());
     }
-    text
+    lines
 }
 
 /// What failed why, most frequent first.

@@ -23,13 +23,14 @@ use crate::registry::Registry;
 use crate::run::{RunCounters, RunReport};
 use crate::spans;
 use crate::stop::{Stop, StopReason};
-use crate::sync::{PATIENCE, Progress, Safeguards, SyncSettings, sync};
+use crate::store::{LockHolder, StoreError};
+use crate::sync::{PATIENCE, Progress, Safeguards, SyncError, SyncSettings, sync};
 
 /// Arguments of `sync`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Do everything but publish: crawl, compare, say what would change, and undo it. Build
-    /// histories are stored all the same: they never change, and need not be fetched again
+    /// Crawl, compare and print what would change, but publish nothing. Build histories are stored
+    /// nevertheless: they never change, and need not be fetched again
     #[arg(long)]
     dry_run: bool,
     /// Share of the artifacts, and of the tags of those that stay, that may be missing from one run
@@ -40,19 +41,20 @@ pub(super) struct Args {
     /// Publish however many artifacts or tags are missing
     #[arg(long)]
     accept_removals: bool,
-    /// Take up an instance whose name another instance of the project has in this database: the
-    /// two are mirrored side by side, each under its id
+    /// Mirror an instance although this database has another instance of the project with the same
+    /// name; both are kept, each under its id
     #[arg(long)]
     accept_new_instance: bool,
-    /// Do not migrate the database, only check that it needs no migration
+    /// Do not migrate the database; fail if it needs a migration
     #[arg(long, env = "SWR_SYNC_NO_MIGRATE", value_parser = clap::builder::FalseyValueParser::new())]
     no_migrate: bool,
-    /// Instances that are crawled at a time. Those of one project share one pace
+    /// Maximum number of instances crawled concurrently. Those of one project share one rate limit
     #[arg(long, value_name = "N", env = "SWR_SYNC_MAX_PARALLEL_INSTANCES", default_value_t = 4,
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=64))]
     max_parallel_instances: usize,
-    /// What to do with an instance over which another run is going on: `fail` exits with 75, `skip`
-    /// leaves it to that run and exits with 0, `wait` waits for its end, `wait=TIME` so long
+    /// What to do if another sync of the instance is already running: `fail` exits with 75, `skip`
+    /// leaves the instance to that run and exits with 0, `wait` waits until it ends, `wait=TIME` at most
+    /// that long
     #[arg(
         long,
         value_name = "fail|skip|wait[=TIME]",
@@ -60,11 +62,11 @@ pub(super) struct Args {
         default_value = "fail"
     )]
     if_locked: IfLocked,
-    /// Limit for the whole job, from the end of the jitter on. When it is reached, the job ends as
-    /// cleanly as by SIGTERM, with exit code 7: what has arrived is kept, and the next run goes on
+    /// Time limit for the whole job, after the jitter. When it is reached, the job stops as cleanly as
+    /// after SIGTERM, with exit code 7: the data received so far is kept, and the next run continues
     #[arg(long, value_name = "TIME", env = "SWR_SYNC_MAX_DURATION", value_parser = parse_limit)]
     max_duration: Option<Duration>,
-    /// Wait a random time, up to this, before anything is asked or opened
+    /// Before doing anything, wait a random time up to this
     #[arg(
         long,
         value_name = "TIME",
@@ -72,8 +74,8 @@ pub(super) struct Args {
         default_value = "0s"
     )]
     jitter: humantime::Duration,
-    /// Only a part of the instances: I/N with I from 1 to N, or auto/N for the number of the pod in
-    /// a Kubernetes Job with completionMode: Indexed
+    /// Sync only a part of the instances: I/N with I from 1 to N, or auto/N to take I from the index
+    /// of the pod in a Kubernetes Job with completionMode: Indexed
     #[arg(long, value_name = "I/N", env = "SWR_SYNC_SHARD")]
     shard: Option<ShardSetting>,
     #[command(flatten)]
@@ -84,10 +86,10 @@ pub(super) struct Args {
     outputs: OutputArgs,
 }
 
-/// A limit of nothing would end each job before it began.
+/// Zero is rejected: the job would stop before it starts.
 fn parse_limit(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("expected more than nothing".to_owned()),
+        Ok(Duration::ZERO) => Err("expected more than zero".to_owned()),
         Ok(limit) => Ok(limit),
         Err(error) => Err(error.to_string()),
     }
@@ -100,17 +102,17 @@ Examples:
   swr-sync sync --config swr-sync.toml      the sources of a configuration file
   swr-sync sync --shard 2/3                 the second third of them
   swr-sync sync --dry-run                   crawl and compare, and publish nothing
-  swr-sync sync --accept-removals           publish once what the brake on mass removal refused
-  swr-sync sync --log-format json           each log line and the summary as JSON, for a CronJob
+  swr-sync sync --accept-removals           publish once although too many artifacts are gone
+  swr-sync sync --log-format json           log lines and summary as JSON, for a CronJob
 
-From cron, each hour at some minute of the first ten; a run that is still going on is left alone:
+From cron, every hour within the first ten minutes; an instance that is still being synced is skipped:
   0 * * * *  swr-sync sync --if-locked skip --jitter 10m --max-duration 50m
-Once a night, after whatever else is going on:
+Every night, after other syncs have finished:
   0 2 * * *  swr-sync sync --if-locked wait=1h --max-duration 4h
 
-A job that is stopped (SIGTERM, SIGINT, --max-duration) keeps what has arrived, publishes nothing half,
-and the next run asks for the rest. After a signal it ends within 5 s; whoever is told of the end of
-others (--pushgateway-url and the like) has 10 s to listen.";
+A job that is stopped (SIGTERM, SIGINT, --max-duration) keeps the data received so far and publishes
+nothing; the next run fetches the rest. After a signal the job ends within 5 s. Otherwise
+notifications (--pushgateway-url and the like) time out after 10 s.";
 
 pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failure> {
     let clock = Clock::system();
@@ -338,17 +340,28 @@ async fn wait_for_jitter(longest: Duration, telemetry: &Telemetry) {
         humantime::format_duration(longest)
     );
     match telemetry.is_live {
-        true => super::print_stderr(&format!("{text}\n")),
+        true => super::print_lines([text]),
         false => tracing::info!(wait_ms = wait.as_millis() as u64, "{text}"),
     }
     tokio::time::sleep(wait).await;
 }
 
-/// Says in one line that an instance is left to another run.
+/// Says in one line that an instance is left to another run. If no run holds the lock, nobody does
+/// the work meanwhile, which is worth a warning.
 fn tell_skip(target: &TargetName, failure: &Failure, telemetry: &Telemetry) {
     let text = format!("{target} is skipped: {}", failure.message());
+    let is_run = match failure.error.downcast_ref() {
+        Some(SyncError::Store(StoreError::Locked { holder, .. })) => {
+            holder.as_deref().is_none_or(LockHolder::is_run)
+        }
+        _ => true,
+    };
+    if !is_run {
+        tracing::warn!(instance = target.swr_instance_id.as_deref(), "{text}");
+        return;
+    }
     match telemetry.format {
-        LogFormat::Text => super::print_stderr(&format!("{text}\n")),
+        LogFormat::Text => super::print_lines([text]),
         LogFormat::Json => tracing::info!(instance = target.swr_instance_id.as_deref(), "{text}"),
     }
 }

@@ -1,18 +1,22 @@
 //! Logs on stderr, and the live view that shares the terminal with them.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
 use indicatif::MultiProgress;
 use tokio::runtime::Handle;
 use tracing::{Level, Metadata};
+use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{self, DefaultFields};
+use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 #[cfg(feature = "otlp")]
 use super::outputs::Traces;
+use crate::visible::{visible, visible_json};
 
 /// Our own words, which are looked through for secrets.
 const OWN: &str = "swr_sync";
@@ -101,10 +105,11 @@ impl LogArgs {
             bars: bars.clone(),
             is_live,
         };
-        let lines = tracing_subscriber::fmt::layer()
-            .with_writer(writer)
-            .with_target(false)
-            .with_ansi(is_live);
+        let lines = || {
+            tracing_subscriber::fmt::layer()
+                .with_target(false)
+                .with_ansi(is_live)
+        };
         let registry = tracing_subscriber::registry();
         #[cfg(not(feature = "otlp"))]
         let _ = runtime;
@@ -114,10 +119,15 @@ impl LogArgs {
         let registry = registry.with(traces.as_ref().map(Traces::layer));
         // Fails only if a subscriber is installed already, as in tests; then that one stays.
         let _ = match self.log_format {
-            LogFormat::Text => registry.with(lines.with_filter(filter)).try_init(),
-            LogFormat::Json => registry
-                .with(lines.json().flatten_event(true).with_filter(filter))
-                .try_init(),
+            LogFormat::Text => {
+                let lines = lines().with_writer(writer).fmt_fields(VisibleFields);
+                registry.with(lines.with_filter(filter)).try_init()
+            }
+            LogFormat::Json => {
+                let lines = lines().with_writer(|| VisibleJson);
+                let lines = lines.json().flatten_event(true);
+                registry.with(lines.with_filter(filter)).try_init()
+            }
         };
         #[cfg(feature = "otlp")]
         if let Some(problem) = problem {
@@ -147,6 +157,38 @@ fn parse_filter(text: &str) -> Result<String, &'static str> {
     }
     Err("expected off, error, warn, info, debug or trace, \
          also by module as in `warn,swr_sync::sync=debug`")
+}
+
+/// Message and fields in one line, in which nothing hides or moves the cursor.
+#[derive(Debug)]
+struct VisibleFields;
+
+impl<'writer> FormatFields<'writer> for VisibleFields {
+    fn format_fields<R: RecordFields>(
+        &self,
+        mut writer: format::Writer<'writer>,
+        fields: R,
+    ) -> fmt::Result {
+        let mut text = String::new();
+        DefaultFields::new().format_fields(format::Writer::new(&mut text), fields)?;
+        writer.write_str(&visible(&text))
+    }
+}
+
+/// Writes lines of JSON to stderr. Nothing else is shown there in this form.
+#[derive(Debug)]
+struct VisibleJson;
+
+impl Write for VisibleJson {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        io::stderr().write_all(visible_json(&text).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }
 
 /// Writes to stderr so that log lines and bars do not overwrite each other.

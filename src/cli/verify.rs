@@ -22,13 +22,13 @@ const PARALLEL_SOURCES: usize = 4;
 /// Arguments of `verify`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Build histories to fetch again and compare: a number, chosen at random, or `all`
+    /// Number of randomly chosen build histories to fetch again and compare, or `all`
     #[arg(long, value_name = "N|all", default_value = "50")]
     histories: Sample,
-    /// Form of the list of differences
+    /// Output format of the differences
     #[arg(long, value_name = "FORM", default_value = "table")]
     format: Format,
-    /// Differences to print; 0 for all
+    /// Maximum number of differences to print; 0 for all
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: u64,
     #[command(flatten)]
@@ -38,24 +38,24 @@ pub(super) struct Args {
 }
 
 pub(super) const AFTER_HELP: &str = "\
-Reads the whole registry once more and compares it with the tables, row by row and column by
-column, without changing them; of the build histories, which are immutable, a sample is fetched
-again and compared down to the text of each command. Takes the settings and the lock of `sync`.
+Reads the whole registry again and compares every row and column with the tables, without changing
+them. Build histories are immutable: a sample is fetched again and compared, including the text of
+each command. Uses the settings and the lock of `sync`.
 
 Each difference has a verdict:
-  changed    a time in the registry says that it came about after the last sync had begun
-  unlisted   the registry no longer lists the row; when it went cannot be known
+  changed    the registry's timestamps show that the change happened after the last sync started
+  unlisted   the registry no longer lists the row; the time of its removal is unknown
   corrupt    everything else: the tables are wrong
 
-Differences go to stdout and to swr.verification_difference, the verdict to swr.verification and
-`swr-sync report verification`.
+Differences are printed on stdout and stored in swr.verification_difference, the verdict in
+swr.verification; `swr-sync report verification` shows it.
 
-Exits with 0 if nothing is corrupt, with 1 if something is; else as `sync` does, with 2 also if
-the instance was never synced, and with 75 if a run is going on.
+Exits with 0 if nothing is corrupt and with 1 if something is; with 2 also if the instance was
+never synced, and with 75 if a sync of it is running; otherwise like `sync`.
 
 Examples:
   swr-sync verify                       every row, and 50 build histories
-  swr-sync verify --histories all       every build history, too: one request for each
+  swr-sync verify --histories all       also every build history: one request for each
   swr-sync verify --limit 0 --format csv > differences.csv";
 
 /// How many histories to compare.
@@ -145,7 +145,7 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
     }
     printed?;
     for report in &reports {
-        super::print_stderr(&summary(report));
+        super::print_lines(summary(report));
         exits.push(match report.verdict.corrupt {
             0 => Exit::Success,
             _ => Exit::DIFFERENT,
@@ -207,7 +207,7 @@ async fn print(
     query::print(&mut reader, &sql, format).await
 }
 
-fn summary(report: &VerifyReport) -> String {
+fn summary(report: &VerifyReport) -> [String; 3] {
     let VerifyReport {
         run,
         verified,
@@ -227,14 +227,19 @@ fn summary(report: &VerifyReport) -> String {
         0 => "intact",
         _ => "corrupt",
     };
-    format!(
-        "run {}: what run {} published is {outcome}, verified in {:.1} s
-  compared     {artifacts} artifacts, {tags} tags, {compared} histories ({unavailable} unavailable)
-  differences  {corrupt} corrupt, {changed} changed since the run of {}, {unlisted} no longer listed
-",
-        run.run_id,
-        verified.run_id,
-        elapsed.as_secs_f64(),
-        verified.started_at.format("%Y-%m-%d %H:%M:%S UTC"),
-    )
+    [
+        format!(
+            "run {}: what run {} published is {outcome}, verified in {:.1} s",
+            run.run_id,
+            verified.run_id,
+            elapsed.as_secs_f64()
+        ),
+        format!(
+            "  compared     {artifacts} artifacts, {tags} tags, {compared} histories ({unavailable} unavailable)"
+        ),
+        format!(
+            "  differences  {corrupt} corrupt, {changed} changed since the run of {}, {unlisted} no longer listed",
+            verified.started_at.format("%Y-%m-%d %H:%M:%S UTC")
+        ),
+    ]
 }

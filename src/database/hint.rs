@@ -5,17 +5,20 @@ use std::error::Error;
 use rustls::CertificateError;
 use sqlx::postgres::PgDatabaseError;
 
-/// One sentence: the next step after an error that PostgreSQL, or the way to it, is the cause of.
+use super::SqlError;
+
+/// One sentence: the next step after an error of PostgreSQL or of the connection to it.
 ///
-/// `None` where nothing better can be said than that the next run tries again.
+/// `None` if there is nothing to do but to try again.
 pub fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let mut cause = error;
     let error = loop {
-        match cause.downcast_ref::<sqlx::Error>() {
+        match cause.downcast_ref::<SqlError>() {
             Some(error) => break error,
             None => cause = cause.source()?,
         }
     };
+    let error = &error.0;
     if let Some(reason) = certificate_error(error) {
         return Some(of_certificate(&reason));
     }
@@ -23,8 +26,8 @@ pub fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
         sqlx::Error::Database(error) => of_code(&error.code()?),
         sqlx::Error::Protocol(message) if offers_no_mechanism(message) => Some(OPEN_GAUSS),
         sqlx::Error::Io(_) => Some(
-            "check that the server runs, that host and port are right, and that nothing in between \
-             cuts connections",
+            "check that the server runs, that host and port are correct, and that no firewall or proxy \
+             closes connections",
         ),
         sqlx::Error::Tls(_) => {
             Some("check sslmode and sslrootcert in the database URL against what the server offers")
@@ -102,8 +105,8 @@ fn of_certificate(reason: &CertificateError) -> &'static str {
 fn of_code(code: &str) -> Option<&'static str> {
     Some(match code {
         "08P01" => {
-            "the server, or a pooler before it, refused how it was spoken to: poolers must pass sessions \
-             through (pgbouncer: pool_mode = session)"
+            "the server, or a pooler in front of it, rejected the protocol: poolers must use session pooling \
+             (pgbouncer: pool_mode = session)"
         }
         "25P03" | "25P04" | "57P05" => {
             "the server ended the session because of its idle_in_transaction_session_timeout, \
@@ -111,44 +114,44 @@ fn of_code(code: &str) -> Option<&'static str> {
              example), or raise the limit"
         }
         "25006" => {
-            "the database takes no writes: name the primary instead of a standby, or see why \
-             default_transaction_read_only is on"
+            "the database is read-only: use the primary instead of a standby, or check \
+             default_transaction_read_only"
         }
-        // The statement was prepared on another session than the one that is to run it.
+        // The statement was prepared in another session.
         "26000" | "42P05" => {
-            "a pooler in between changes sessions within a run: have it pass sessions through \
-             (pgbouncer: pool_mode = session), or connect to the server itself"
+            "a pooler switches sessions within a run: use session pooling (pgbouncer: pool_mode = session), \
+             or connect to the server directly"
         }
         "28000" | "28P01" => {
             "check user and password in the database URL, and the server's pg_hba.conf"
         }
         "3D000" => "create the database, or correct its name in the database URL",
         "3F000" | "42P01" | "42703" => "the schema is not as expected: run `swr-sync migrate`",
-        "42501" => {
-            "grant the right to the role, or use the role that owns the schema: it may do everything"
-        }
-        "53100" => "the server's disk is full: make room there first",
+        "42501" => "grant the missing privilege to the role, or use the role that owns the schema",
+        "53100" => "the disk of the database server is full: free space there",
         "53300" => {
-            "no connection is left for this role: a run takes two; raise max_connections or the \
-             role's limit, or end other sessions"
+            "no connection is left for this role: a run uses two; raise max_connections or the role's \
+             connection limit, or end other sessions"
         }
         "55P03" | "57014" => {
-            "the server gave up waiting: see in pg_stat_activity what holds it up, or allow more time \
-             with --database-timeout"
+            "the statement was cancelled: pg_stat_activity shows what blocks it, and --database-timeout \
+             allows more time"
         }
         "57P01" | "57P02" => "the server was stopped, or an administrator ended the session",
-        "57P03" => "the server is starting up or shutting down: try again when it is up",
-        "57P04" => "the database was dropped: create it again, or name another",
-        _ if code.starts_with("08") => "the connection broke: check that the server still runs",
-        _ if code.starts_with("53") => "the server lacks memory, disk or connections: see its log",
+        "57P03" => "the server is starting up or shutting down: retry when it is running",
+        "57P04" => "the database was dropped: create it again, or use another one",
+        _ if code.starts_with("08") => "the connection was lost: check that the server still runs",
+        _ if code.starts_with("53") => {
+            "the server is out of memory, disk space or connections: see its log"
+        }
         _ if code.starts_with("58") || code.starts_with("XX") => {
-            "the server has a problem of its own: see its log"
+            "the server reported an internal error: see its log"
         }
         _ => return None,
     })
 }
 
-/// Whether the server will take connections soon.
+/// Whether the server will accept connections soon.
 pub(super) fn is_starting_up(error: &sqlx::Error) -> bool {
     error
         .as_database_error()

@@ -5,6 +5,7 @@ pub mod embedded;
 pub mod grants;
 pub mod reader;
 
+mod error;
 mod hint;
 mod session;
 mod url;
@@ -23,6 +24,7 @@ use crate::stop::{self, Stop, StopReason};
 use reader::Reader;
 use session::{Purpose, Server};
 
+pub use error::SqlError;
 pub use hint::hint;
 pub use url::{UrlProblem, is_ssl_mode};
 
@@ -32,6 +34,9 @@ pub static MIGRATOR: Migrator = Migrator {
     create_schemas: Cow::Borrowed(&[Cow::Borrowed("swr")]),
     ..sqlx::migrate!()
 };
+
+/// What our sessions call themselves in `pg_stat_activity`, before the version.
+pub(crate) const APPLICATION: &str = "swr-sync";
 
 /// Limit for a connection to stand, the wait for a server that is starting up included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -63,8 +68,7 @@ pub enum DatabaseError {
         /// Host and database, without user or password.
         place: String,
         /// What came back.
-        #[source]
-        source: sqlx::Error,
+        source: SqlError,
     },
     /// No connection within the time-out.
     #[error("cannot connect to the database {place}: no answer within {} s", CONNECT_TIMEOUT.as_secs())]
@@ -105,14 +109,22 @@ pub enum DatabaseError {
         version: i64,
     },
     /// A migration failed.
+    #[error("cannot apply migration {version}")]
+    Migration {
+        /// Its number.
+        version: i64,
+        /// What came back.
+        source: SqlError,
+    },
+    /// Something around the migrations failed, or the applied ones are not the program's.
     #[error("cannot migrate the database")]
-    Migration(#[source] MigrateError),
+    Migrations(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A signal, or the time limit, before all migrations were applied.
     #[error("stopped by {0} while migrating the database")]
     Stopped(StopReason),
     /// The migrations table cannot be read.
     #[error("cannot read the schema version")]
-    Version(#[source] sqlx::Error),
+    Version(#[source] SqlError),
 }
 
 /// Why a database cannot hold the tables.
@@ -155,7 +167,8 @@ impl DatabaseError {
             | DatabaseError::Unusable { .. }
             | DatabaseError::Silent { .. }
             | DatabaseError::MigrationNeeded { .. }
-            | DatabaseError::Migration(_)
+            | DatabaseError::Migration { .. }
+            | DatabaseError::Migrations(_)
             | DatabaseError::Version(_) => Exit::Database,
         }
     }
@@ -194,7 +207,7 @@ impl Database {
             options.get_database().unwrap_or("(default)")
         );
         let options = options
-            .application_name(concat!("swr-sync ", env!("CARGO_PKG_VERSION")))
+            .application_name(&format!("{APPLICATION} {}", env!("CARGO_PKG_VERSION")))
             // Poolers refuse what they do not know, and no table has a float.
             .extra_float_digits(None)
             .disable_statement_logging();
@@ -258,6 +271,7 @@ impl Database {
         match (connected, not_yet) {
             (Ok(Ok(connected)), _) => Ok(connected),
             (Ok(Err(source)), _) | (Err(_), Some(source)) => {
+                let source = source.into();
                 Err(DatabaseError::Unreachable { place, source })
             }
             (Err(_), None) => Err(DatabaseError::Timeout { place }),
@@ -284,7 +298,7 @@ impl Database {
             let session = within(self.timeout, asking)
                 .await
                 .ok_or_else(|| self.silent("migrate the database"))?
-                .map_err(DatabaseError::Version)?;
+                .map_err(|error| DatabaseError::Version(error.into()))?;
             Ok(Some((missing, connection, session)))
         };
         let begun = stop.or(beginning).await.map_err(DatabaseError::Stopped)?;
@@ -307,7 +321,14 @@ impl Database {
             .ok_or_else(|| self.silent("migrate the database"))?
             .map_err(|error| match error {
                 MigrateError::VersionMissing(version) => DatabaseError::NewerSchema { version },
-                error => DatabaseError::Migration(error),
+                MigrateError::ExecuteMigration(source, version) => DatabaseError::Migration {
+                    version,
+                    source: source.into(),
+                },
+                MigrateError::Execute(source) => {
+                    DatabaseError::Migrations(Box::new(SqlError(source)))
+                }
+                error => DatabaseError::Migrations(Box::new(error)),
             })?;
         Ok(missing)
     }
@@ -331,7 +352,7 @@ impl Database {
         let applied = within(self.timeout, reading)
             .await
             .ok_or_else(|| self.silent("read the schema version"))?
-            .map_err(DatabaseError::Version)?;
+            .map_err(|error| DatabaseError::Version(error.into()))?;
         if let Some(version) = applied
             .iter()
             .find(|version| !MIGRATOR.version_exists(**version))

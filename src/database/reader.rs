@@ -8,7 +8,7 @@ use sqlx::{
     Statement, Transaction, TypeInfo, ValueRef,
 };
 
-use super::within;
+use super::{SqlError, within};
 
 /// A column of a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,8 +44,8 @@ pub trait RowSink {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The database refused it.
-    #[error("the query failed: {}", database_message(.0))]
-    Query(#[source] sqlx::Error),
+    #[error("the query failed: {0}")]
+    Query(#[source] SqlError),
     /// No answer within the limit.
     #[error("the query failed: no answer from the database within {}", humantime::format_duration(*limit))]
     Silent {
@@ -55,13 +55,6 @@ pub enum ReadError {
     /// The result could not be written.
     #[error("cannot write the result")]
     Output(#[from] std::io::Error),
-}
-
-fn database_message(error: &sqlx::Error) -> String {
-    match error.as_database_error() {
-        Some(error) => error.message().to_owned(),
-        None => error.to_string(),
-    }
 }
 
 /// Rows fetched at a time: bounds the memory of a large result.
@@ -149,6 +142,7 @@ impl Snapshot<'_> {
                 let values: Vec<_> = (0..row.columns().len())
                     .map(|index| row.try_get_raw(index))
                     .collect::<Result<_, _>>()
+                    .map_err(SqlError)
                     .map_err(ReadError::Query)?;
                 let texts: Vec<Option<&str>> = values
                     .iter()
@@ -160,7 +154,7 @@ impl Snapshot<'_> {
                         }
                     })
                     .collect::<Result<_, _>>()
-                    .map_err(|error| ReadError::Query(sqlx::Error::Decode(error)))?;
+                    .map_err(|error| ReadError::Query(SqlError(sqlx::Error::Decode(error))))?;
                 sink.row(&texts)?;
             }
         }
@@ -181,7 +175,7 @@ async fn step<T>(
     within(limit, work)
         .await
         .ok_or(ReadError::Silent { limit })?
-        .map_err(ReadError::Query)
+        .map_err(|error| ReadError::Query(error.into()))
 }
 
 fn result_column(column: &PgColumn) -> ResultColumn {

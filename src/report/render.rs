@@ -1,11 +1,13 @@
 //! Results as a table, as CSV, or as JSON.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 
 use crate::database::reader::{ColumnKind, ResultColumn, RowSink};
+use crate::visible::visible;
 
 /// How a result is printed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -60,7 +62,7 @@ impl<W: Write> TableSink<W> {
 impl<W: Write> RowSink for TableSink<W> {
     fn columns(&mut self, columns: Vec<ResultColumn>) -> io::Result<()> {
         self.table
-            .set_header(columns.iter().map(|column| column.name.as_str()));
+            .set_header(columns.iter().map(|column| visible(&column.name)));
         self.columns = columns;
         Ok(())
     }
@@ -79,26 +81,27 @@ impl<W: Write> RowSink for TableSink<W> {
     }
 }
 
+/// What a cell shows of a value: one line, in which nothing hides or moves the cursor.
 fn shortened(value: &str) -> String {
-    let limit = if is_digest(value) {
-        DIGEST_CHARS
-    } else {
-        CELL_CHARS
-    };
+    if is_digest(value) {
+        return value[..DIGEST_CHARS].to_owned();
+    }
     let mut text = String::new();
-    for (count, character) in value.chars().enumerate() {
-        if count == limit {
-            if !is_digest(value) {
-                text.push('…');
-            }
+    let mut length = 0;
+    for character in value.chars() {
+        // Commands have many of these, and spelt out they would push the rest out of the cell.
+        let character = match character {
+            '\t' | '\n' => ' ',
+            other => other,
+        };
+        let mut buffer = [0; 4];
+        let shown = visible(character.encode_utf8(&mut buffer));
+        length += shown.chars().count();
+        if length > CELL_CHARS {
+            text.push('…');
             break;
         }
-        // Text of others' making must not move the cursor or colour the terminal.
-        text.push(if character.is_control() {
-            ' '
-        } else {
-            character
-        });
+        text.push_str(&shown);
     }
     text
 }
@@ -110,31 +113,67 @@ fn is_digest(value: &str) -> bool {
 }
 
 /// Comma-separated values (RFC 4180).
-pub struct CsvSink<W: Write>(csv::Writer<W>);
+pub struct CsvSink<W: Write> {
+    writer: csv::Writer<W>,
+    /// Whether each column may hold what a spreadsheet takes for a formula, if that is escaped.
+    escaped: Option<Vec<bool>>,
+}
 
 impl<W: Write> CsvSink<W> {
     /// Prints to `output` as rows come.
     pub fn new(output: W) -> CsvSink<W> {
-        CsvSink(csv::Writer::from_writer(output))
+        CsvSink {
+            writer: csv::Writer::from_writer(output),
+            escaped: None,
+        }
+    }
+
+    /// Puts a `'` before what a spreadsheet would take for a formula:
+    /// <https://owasp.org/www-community/attacks/CSV_Injection>.
+    pub fn escape_formulas(self) -> CsvSink<W> {
+        CsvSink {
+            escaped: Some(Vec::new()),
+            ..self
+        }
     }
 
     /// Prints what is left.
     pub fn finish(mut self) -> io::Result<()> {
-        self.0.flush()
+        self.writer.flush()
     }
+}
+
+fn is_formula(value: &str) -> bool {
+    value.starts_with(['=', '+', '-', '@', '\t', '\r'])
 }
 
 impl<W: Write> RowSink for CsvSink<W> {
     fn columns(&mut self, columns: Vec<ResultColumn>) -> io::Result<()> {
-        self.0
+        if let Some(escaped) = &mut self.escaped {
+            let is_text = |column: &ResultColumn| column.kind != ColumnKind::Number;
+            *escaped = columns.iter().map(is_text).collect();
+        }
+        self.writer
             .write_record(columns.iter().map(|column| &column.name))
             .map_err(io_error)
     }
 
     fn row(&mut self, values: &[Option<&str>]) -> io::Result<()> {
-        self.0
-            .write_record(values.iter().map(|value| value.unwrap_or_default()))
-            .map_err(io_error)
+        let cells = values.iter().enumerate().map(|(index, value)| {
+            let value = value.unwrap_or_default();
+            let escaped = self
+                .escaped
+                .as_deref()
+                .and_then(|escaped| escaped.get(index));
+            match escaped == Some(&true) && is_formula(value) {
+                true => Cow::Owned(format!("'{value}")),
+                false => Cow::Borrowed(value),
+            }
+        });
+        for cell in cells {
+            self.writer.write_field(cell.as_bytes()).map_err(io_error)?;
+        }
+        self.writer.write_record(None::<&[u8]>).map_err(io_error)
     }
 }
 

@@ -11,7 +11,7 @@ use super::{Doing, StoreError};
 /// First half of the lock's key, the second is the instance: "SWRS" in ASCII.
 pub(super) const LOCK_CLASS: i32 = 0x5357_5253;
 
-/// Limit for the farewell to the database; a lost connection gives the lock back by itself.
+/// Limit for giving the lock back; a lost connection gives it back by itself.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The lock of one instance, and the connection it lives on.
@@ -25,32 +25,95 @@ pub struct InstanceLock {
     backend_process_id: i32,
 }
 
-/// The run that holds a lock.
+/// Who holds a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LockHolder {
-    /// The machine.
-    pub host: String,
-    /// The process there.
-    pub process_id: i32,
-    /// The run.
-    pub run_id: i64,
-    /// When it started.
-    pub since: DateTime<Utc>,
+pub enum LockHolder {
+    /// A run: its row names the session.
+    Run {
+        /// The machine.
+        host: String,
+        /// The process there.
+        process_id: i32,
+        /// The run.
+        run_id: i64,
+        /// When it started.
+        since: DateTime<Utc>,
+    },
+    /// A session that no run's row names: another program, or a run that is about to write its
+    /// row. PostgreSQL shows address and start of other roles' sessions to members of
+    /// `pg_read_all_stats` only.
+    Session {
+        /// The server's process.
+        backend_process_id: i32,
+        /// The role.
+        role: Option<String>,
+        /// What the client calls itself.
+        application_name: Option<String>,
+        /// Where it connected from; `None` through the server's socket too.
+        client_address: Option<String>,
+        /// When it connected.
+        since: Option<DateTime<Utc>>,
+    },
+}
+
+impl LockHolder {
+    /// Whether it is a run, by its row or, before that is written, by what the client calls itself.
+    pub fn is_run(&self) -> bool {
+        match self {
+            LockHolder::Run { .. } => true,
+            LockHolder::Session {
+                application_name, ..
+            } => {
+                let name = application_name.as_deref().unwrap_or_default();
+                name.starts_with(crate::database::APPLICATION)
+            }
+        }
+    }
 }
 
 impl fmt::Display for LockHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let LockHolder {
-            host,
-            process_id,
-            run_id,
-            since,
-        } = self;
-        write!(
-            f,
-            "run {run_id} on {host}, process {process_id}, since {}",
-            since.format("%Y-%m-%d %H:%M:%S UTC")
-        )
+        const TIME: &str = "%Y-%m-%d %H:%M:%S UTC";
+        match self {
+            LockHolder::Run {
+                host,
+                process_id,
+                run_id,
+                since,
+            } => write!(
+                f,
+                "run {run_id} on {host}, process {process_id}, since {}",
+                since.format(TIME)
+            ),
+            LockHolder::Session {
+                backend_process_id,
+                role,
+                application_name,
+                client_address,
+                since,
+            } => {
+                write!(f, "database session {backend_process_id}")?;
+                if let Some(role) = role {
+                    write!(f, " of role `{role}`")?;
+                }
+                if let Some(name) = application_name.as_deref().filter(|name| !name.is_empty()) {
+                    write!(f, ", application `{name}`")?;
+                }
+                match (since, client_address) {
+                    (None, _) => f.write_str(
+                        " (pg_read_all_stats is needed to see from which address and since when)",
+                    ),
+                    (Some(since), address) => {
+                        let address = address.as_deref().unwrap_or("a local socket");
+                        write!(
+                            f,
+                            ", from {address}, connected since {}",
+                            since.format(TIME)
+                        )
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -59,11 +122,11 @@ impl fmt::Display for LockHolder {
 pub enum LockAttempt {
     /// It is ours.
     Taken(InstanceLock),
-    /// Another run has it.
+    /// Somebody else has it.
     Held {
         /// The connection, to try again.
         connection: PgConnection,
-        /// Who it is; `None` if it ended in this moment.
+        /// Who it is; `None` if the lock was released meanwhile.
         holder: Option<LockHolder>,
     },
 }
@@ -104,18 +167,7 @@ impl InstanceLock {
                 backend_process_id: taken.backend_process_id,
             }));
         }
-        let holder = sqlx::query_as!(
-            LockHolder,
-            "select host, process_id, run_id, started_at as since
-             from swr.sync_run
-             where instance_id = $1 and outcome = 'running'
-             order by run_id desc
-             limit 1",
-            instance_id
-        )
-        .fetch_optional(&mut connection)
-        .await
-        .doing("see who holds the lock of the instance")?;
+        let holder = holder(&mut connection, instance_id).await?;
         Ok(LockAttempt::Held { connection, holder })
     }
 
@@ -153,7 +205,7 @@ impl InstanceLock {
         // The server frees the lock with the connection, but not before it notices its end: a run
         // that starts at once must not find it taken. A lost connection has lost the lock too.
         // A database that does not answer must not hold up the end of the program.
-        let farewell = async {
+        let releasing = async {
             let _ = sqlx::query_scalar!(
                 "select pg_advisory_unlock($1, $2)",
                 LOCK_CLASS,
@@ -163,8 +215,60 @@ impl InstanceLock {
             .await;
             let _ = self.connection.close().await;
         };
-        let _ = tokio::time::timeout(RELEASE_TIMEOUT, farewell).await;
+        let _ = tokio::time::timeout(RELEASE_TIMEOUT, releasing).await;
     }
+}
+
+/// Who holds the lock of an instance; `None` if nobody does.
+pub(super) async fn holder(
+    connection: &mut PgConnection,
+    instance_id: i32,
+) -> Result<Option<LockHolder>, StoreError> {
+    let row = sqlx::query!(
+        r#"select
+               l.pid as "backend_process_id!",
+               a.usename::text as role,
+               a.application_name,
+               host(a.client_addr) as client_address,
+               a.backend_start as connected_since,
+               r.host as "host?", r.process_id as "process_id?", r.run_id as "run_id?", r.started_at as "since?"
+           from pg_locks l
+           left join pg_stat_activity a on a.pid = l.pid
+           left join lateral (
+               select host, process_id, run_id, started_at
+               from swr.sync_run
+               where instance_id = $2 and outcome = 'running' and backend_process_id = l.pid
+               order by run_id desc
+               limit 1
+           ) r on true
+           where l.locktype = 'advisory' and l.granted and l.objsubid = 2
+             and l.database = (select oid from pg_database where datname = current_database())
+             and l.classid::bigint = $1 and l.objid::bigint = $2
+           order by l.pid
+           limit 1"#,
+        i64::from(LOCK_CLASS),
+        instance_id
+    )
+    .fetch_optional(connection)
+    .await
+    .doing("see who holds the lock of the instance")?;
+    Ok(row.map(
+        |row| match (row.host, row.process_id, row.run_id, row.since) {
+            (Some(host), Some(process_id), Some(run_id), Some(since)) => LockHolder::Run {
+                host,
+                process_id,
+                run_id,
+                since,
+            },
+            _ => LockHolder::Session {
+                backend_process_id: row.backend_process_id,
+                role: row.role,
+                application_name: row.application_name,
+                client_address: row.client_address,
+                since: row.connected_since,
+            },
+        },
+    ))
 }
 
 /// Fails unless this very session holds the lock of the instance.

@@ -21,6 +21,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::build_history::Refusal;
+use crate::database::SqlError;
 
 pub use findings::{prepare_findings, update_findings};
 pub use history::{
@@ -56,8 +57,7 @@ pub enum StoreError {
         /// What it was to do.
         doing: &'static str,
         /// What the database said.
-        #[source]
-        source: sqlx::Error,
+        source: SqlError,
     },
     /// Too many artifacts, or tags of artifacts that stay, are missing.
     #[error("{0}")]
@@ -72,21 +72,18 @@ pub enum StoreError {
     },
     /// The commit of publish was sent, and the connection lost before its answer.
     #[error("cannot tell whether the new listing was published: no answer to its commit")]
-    CommitUnknown(#[source] sqlx::Error),
+    CommitUnknown(#[source] SqlError),
     /// The session that is to publish is not the one that took the lock.
     #[error(
         "the lock of the instance is lost: the database session is another one than at the start"
     )]
     LockLost,
-    /// Another run over the same instance is going on.
-    #[error(
-        "another run over this instance is going on{}{}",
-        Waited(*waited), Holder(holder.as_deref())
-    )]
+    /// Somebody else holds the lock of the instance.
+    #[error("{}", Locked(holder.as_deref(), *waited))]
     Locked {
-        /// Who it is; `None` if it ended in this moment.
+        /// Who it is; `None` if the lock was released meanwhile.
         holder: Option<Box<LockHolder>>,
-        /// How long its end was waited for, in vain.
+        /// How long this run waited for it.
         waited: Option<Duration>,
     },
 }
@@ -98,7 +95,7 @@ impl StoreError {
         let StoreError::Statement { source, .. } = self else {
             return false;
         };
-        match source {
+        match &source.0 {
             // Too long for the protocol.
             sqlx::Error::Encode(_) | sqlx::Error::InvalidArgument(_) => true,
             sqlx::Error::Database(error) => error.code().is_some_and(|code| {
@@ -115,7 +112,7 @@ impl StoreError {
     pub fn refusal_of_content(&self) -> Refusal {
         let code = match self {
             StoreError::Statement { source, .. } => {
-                source.as_database_error().and_then(|error| error.code())
+                source.0.as_database_error().and_then(|error| error.code())
             }
             _ => None,
         };
@@ -141,29 +138,24 @@ pub async fn within<T>(
     }
 }
 
-struct Waited(Option<Duration>);
+struct Locked<'a>(Option<&'a LockHolder>, Option<Duration>);
 
-impl fmt::Display for Waited {
+impl fmt::Display for Locked<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            // Nobody cares for more than three digits.
-            Some(waited) => {
-                let waited = match waited.as_secs() {
-                    0 => Duration::from_millis(waited.as_millis() as u64),
-                    seconds => Duration::from_secs(seconds),
-                };
-                write!(f, ", also after {}", humantime::format_duration(waited))
-            }
-            None => Ok(()),
+        let Locked(holder, waited) = self;
+        f.write_str(match holder.is_none_or(LockHolder::is_run) {
+            true => "another sync of this instance is already running",
+            false => "the lock of this instance is held by a session that is no run of swr-sync",
+        })?;
+        if let Some(waited) = waited {
+            // Three digits are enough.
+            let waited = match waited.as_secs() {
+                0 => Duration::from_millis(waited.as_millis() as u64),
+                seconds => Duration::from_secs(seconds),
+            };
+            write!(f, " (waited {})", humantime::format_duration(waited))?;
         }
-    }
-}
-
-struct Holder<'a>(Option<&'a LockHolder>);
-
-impl fmt::Display for Holder<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
+        match holder {
             Some(holder) => write!(f, ": {holder}"),
             None => Ok(()),
         }
@@ -177,23 +169,29 @@ trait Doing<T> {
 
 impl<T> Doing<T> for Result<T, sqlx::Error> {
     fn doing(self, doing: &'static str) -> Result<T, StoreError> {
-        self.map_err(|source| StoreError::Statement { doing, source })
+        self.map_err(|error| StoreError::Statement {
+            doing,
+            source: error.into(),
+        })
     }
 }
 
 /// What became of a commit: one that the server refused has not happened, but one whose answer is
 /// lost may have.
 fn committed(answer: Result<(), sqlx::Error>, doing: &'static str) -> Result<(), StoreError> {
-    answer.map_err(|source| match is_refusal(&source) {
-        true => StoreError::Statement { doing, source },
-        false => StoreError::CommitUnknown(source),
-    })
+    answer
+        .map_err(SqlError)
+        .map_err(|source| match is_refusal(&source) {
+            true => StoreError::Statement { doing, source },
+            false => StoreError::CommitUnknown(source),
+        })
 }
 
-/// Whether the server said no, rather than nothing, or farewell.
-fn is_refusal(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| !code.starts_with("57P") && !code.starts_with("08"))
+/// Whether the server refused it, rather than ending the session without an answer.
+fn is_refusal(error: &SqlError) -> bool {
+    error
+        .code()
+        .is_some_and(|code| !code.starts_with("57P") && !code.starts_with("08"))
 }
 
 /// PostgreSQL keeps microseconds: cut off here, so that what is compared is what is stored.

@@ -2,8 +2,8 @@
 
 use sqlx::PgConnection;
 
-use super::lock::LOCK_CLASS;
-use super::{Doing, LockHolder, StoreError};
+use super::lock::{self, LockHolder};
+use super::{Doing, StoreError};
 
 /// The tables a run changes, and what it does to them beside reading.
 const TABLES: [(&str, &[&str]); 25] = [
@@ -145,9 +145,7 @@ pub async fn is_public_open(connection: &mut PgConnection) -> Result<bool, Store
 pub struct InstanceState {
     /// The project it was synced under.
     pub project_id: String,
-    /// Whether somebody holds its lock.
-    pub is_locked: bool,
-    /// The run that is said to go on; it holds the lock if anybody does.
+    /// Who holds its lock.
     pub holder: Option<LockHolder>,
 }
 
@@ -157,41 +155,15 @@ pub async fn instance_state(
     swr_instance_id: &str,
 ) -> Result<Option<InstanceState>, StoreError> {
     let row = sqlx::query!(
-        r#"select
-               i.project_id,
-               exists (
-                   select from pg_locks l
-                   where l.locktype = 'advisory' and l.granted and l.objsubid = 2
-                     and l.database = (select oid from pg_database where datname = current_database())
-                     and l.classid::bigint = $2 and l.objid::bigint = i.instance_id
-               ) as "is_locked!",
-               r.host as "host?", r.process_id as "process_id?", r.run_id as "run_id?", r.started_at as "since?"
-           from swr.instance i
-           left join lateral (
-               select host, process_id, run_id, started_at
-               from swr.sync_run
-               where instance_id = i.instance_id and outcome = 'running'
-               order by run_id desc
-               limit 1
-           ) r on true
-           where i.swr_instance_id = $1"#,
-        swr_instance_id,
-        i64::from(LOCK_CLASS)
+        "select instance_id, project_id from swr.instance where swr_instance_id = $1",
+        swr_instance_id
     )
-    .fetch_optional(connection)
+    .fetch_optional(&mut *connection)
     .await
-    .doing("look at the lock of the instance")?;
-    Ok(row.map(|row| InstanceState {
+    .doing("look for the instance")?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some(InstanceState {
         project_id: row.project_id,
-        is_locked: row.is_locked,
-        holder: match (row.host, row.process_id, row.run_id, row.since) {
-            (Some(host), Some(process_id), Some(run_id), Some(since)) => Some(LockHolder {
-                host,
-                process_id,
-                run_id,
-                since,
-            }),
-            _ => None,
-        },
+        holder: lock::holder(connection, row.instance_id).await?,
     }))
 }

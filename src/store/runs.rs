@@ -9,12 +9,17 @@ use crate::artifact::InstanceDescription;
 use crate::data_issue::DataIssue;
 use crate::run::{RunCounters, RunOutcome};
 
+/// How long name and version of an instance are taken to be those of its row.
+const DESCRIPTION_LIFETIME: TimeDelta = TimeDelta::days(1);
+
 /// An instance as its row has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
     /// The surrogate that all keys start with.
     pub instance_id: i32,
-    /// Whether the API was never asked for its name and version with success, nor a run published.
+    /// Whether nothing is known of it: neither was it described, nor a run published.
+    pub is_new: bool,
+    /// Whether no run has requested its description within [`DESCRIPTION_LIFETIME`].
     pub needs_description: bool,
     /// The project the row belongs to.
     pub project_id: String,
@@ -25,6 +30,7 @@ impl Instance {
     pub async fn find(
         connection: &mut PgConnection,
         swr_instance_id: &str,
+        now: DateTime<Utc>,
     ) -> Result<Option<Instance>, StoreError> {
         sqlx::query_as!(
             Instance,
@@ -33,10 +39,14 @@ impl Instance {
                    project_id,
                    version is null and not exists (
                        select from swr.sync_run r where r.instance_id = i.instance_id and r.outcome = 'published'
+                   ) as "is_new!",
+                   not exists (
+                       select from swr.sync_run r where r.instance_id = i.instance_id and r.described_at > $2
                    ) as "needs_description!"
                from swr.instance i
                where swr_instance_id = $1"#,
-            swr_instance_id
+            swr_instance_id,
+            now - DESCRIPTION_LIFETIME
         )
         .fetch_optional(connection)
         .await
@@ -78,7 +88,7 @@ impl Instance {
         .execute(&mut *connection)
         .await
         .doing("update the instance")?;
-        match Instance::find(connection, swr_instance_id).await? {
+        match Instance::find(connection, swr_instance_id, now).await? {
             Some(instance) => Ok(instance),
             // Rows of instances are never deleted.
             None => Err(sqlx::Error::RowNotFound).doing("read the instance"),
@@ -162,13 +172,26 @@ pub async fn listing_ages(
         .collect())
 }
 
-/// Writes what the API says of an instance, and gives the number of altered values recorded.
+/// Notes that the API was asked to describe an instance, and writes the answer, if it gave one.
+/// Returns the number of altered values recorded.
 pub async fn describe_instance(
     connection: &mut PgConnection,
     run: Run,
-    description: &InstanceDescription,
+    description: Option<&InstanceDescription>,
     now: DateTime<Utc>,
 ) -> Result<u64, StoreError> {
+    sqlx::query!(
+        "update swr.sync_run set described_at = $3 where instance_id = $1 and run_id = $2",
+        run.instance_id,
+        run.run_id,
+        to_micros(now)
+    )
+    .execute(&mut *connection)
+    .await
+    .doing("describe the instance")?;
+    let Some(description) = description else {
+        return Ok(0);
+    };
     let InstanceDescription {
         name,
         version,
@@ -213,7 +236,7 @@ impl Run {
         // Whoever holds the lock is the only living run of the instance.
         sqlx::query!(
             "update swr.sync_run
-             set outcome = 'abandoned', updated_at = $2, error = 'the process ended without a word'
+             set outcome = 'abandoned', updated_at = $2, error = 'the process exited without recording an outcome'
              where instance_id = $1 and outcome = 'running'",
             instance_id,
             now
@@ -224,15 +247,17 @@ impl Run {
         super::stage::clear(lock.connection(), instance_id).await?;
         let run_id = sqlx::query_scalar!(
             "insert into swr.sync_run
-                 (instance_id, outcome, started_at, updated_at, program_version, host, process_id)
-             values ($1, 'running', $2, $2, $3, $4, $5)
+                 (instance_id, outcome, started_at, updated_at, program_version, host, process_id,
+                  backend_process_id)
+             values ($1, 'running', $2, $2, $3, $4, $5, $6)
              returning run_id",
             instance_id,
             now,
             env!("CARGO_PKG_VERSION"),
             host,
             // Process ids fit: Linux caps them at 2^22.
-            std::process::id() as i32
+            std::process::id() as i32,
+            lock.backend_process_id()
         )
         .fetch_one(lock.connection())
         .await

@@ -56,10 +56,10 @@ pub(super) async fn begin_run(
             tracing::warn!("{warning}");
         }
         store::prepare_findings(lock.connection(), run).await?;
-        if let Some(description) = &description {
-            let data_issues =
-                store::describe_instance(lock.connection(), run, description, now).await?;
-            Progress::add(&progress.data_issues, data_issues);
+        if description != Description::NotRequested {
+            let answer = description.answer();
+            let describing = store::describe_instance(lock.connection(), run, answer, now);
+            Progress::add(&progress.data_issues, describing.await?);
         }
         Ok((lock, run))
     };
@@ -164,16 +164,20 @@ impl LockWait<'_> {
     fn tell(&self, holder: Option<&LockHolder>, waited: Duration) {
         let whom = match holder {
             Some(holder) => holder.to_string(),
-            None => "it ends in this moment".to_owned(),
+            None => "it was released just now".to_owned(),
         };
         let how_long = match self.lock_timeout {
-            Some(timeout) => format!("for up to {}", humantime::format_duration(timeout)),
-            None => "until it ends".to_owned(),
+            Some(timeout) => format!("up to {} ", humantime::format_duration(timeout)),
+            None => String::new(),
+        };
+        let run_id = match holder {
+            Some(LockHolder::Run { run_id, .. }) => Some(run_id),
+            _ => None,
         };
         tracing::warn!(
             waited_s = waited.as_secs(),
-            holder_run_id = holder.map(|holder| holder.run_id),
-            "waiting {how_long} for another run over this instance: {whom}"
+            holder_run_id = run_id,
+            "waiting {how_long}for the lock of this instance: {whom}"
         );
     }
 }
@@ -183,14 +187,34 @@ fn locked(holder: Option<LockHolder>, waited: Option<Duration>) -> SyncError {
     SyncError::Store(StoreError::Locked { holder, waited })
 }
 
-/// Gives the instance's row, and what the registry says of it where that is not stored yet. The row
+/// What the registry says of an instance.
+#[derive(Debug, PartialEq)]
+enum Description {
+    /// What is stored is new enough, or the request failed in a way that may pass.
+    NotRequested,
+    /// This key may not read it, or the gateway does not know the call.
+    Refused,
+    /// The answer.
+    Given(InstanceDescription),
+}
+
+impl Description {
+    fn answer(&self) -> Option<&InstanceDescription> {
+        match self {
+            Description::Given(description) => Some(description),
+            Description::NotRequested | Description::Refused => None,
+        }
+    }
+}
+
+/// Gives the instance's row, and what the registry says of it where what is stored is old. The row
 /// is made when the registry has said that it has such an instance, or that this key may not ask.
 async fn settle_instance(
     registry: &Registry,
     connection: &mut PgConnection,
     settings: &SyncSettings,
     limit: Duration,
-) -> Result<(Instance, Option<InstanceDescription>), SyncError> {
+) -> Result<(Instance, Description), SyncError> {
     let SyncSettings {
         swr_instance_id,
         project_id,
@@ -200,7 +224,7 @@ async fn settle_instance(
         clock,
         ..
     } = settings;
-    let finding = Instance::find(connection, swr_instance_id);
+    let finding = Instance::find(connection, swr_instance_id, clock.now());
     let known = store::within(limit, "read the instance", finding).await?;
     if let Some(error) = known
         .as_ref()
@@ -208,22 +232,25 @@ async fn settle_instance(
     {
         return Err(error);
     }
-    let is_described = known.is_some_and(|instance| !instance.needs_description);
-    let description = if is_described {
-        None
-    } else {
-        let activity = registry.activity();
-        activity.waits("begin", "the description of the instance");
-        tokio::select! {
-            described = describe_instance(registry) => described?,
-            stages = activity.stalled(settings.patience, || registry.pace_busy_until()) => {
-                return Err(SyncError::Stalled { patience: settings.patience, stages });
+    let is_new = known.as_ref().is_none_or(|known| known.is_new);
+    let description = match known.is_some_and(|known| !known.needs_description) && !is_new {
+        true => Description::NotRequested,
+        false => {
+            let activity = registry.activity();
+            activity.waits("begin", "the description of the instance");
+            tokio::select! {
+                described = describe_instance(registry, is_new) => described?,
+                stages = activity.stalled(settings.patience, || registry.pace_busy_until()) => {
+                    return Err(SyncError::Stalled { patience: settings.patience, stages });
+                }
             }
         }
     };
-    if let Some(InstanceDescription {
+    // An instance that was mirrored before is no mistake, whatever its name is now.
+    if let Description::Given(InstanceDescription {
         name: Some(name), ..
     }) = &description
+        && is_new
         && !safeguards.accept_new_instance
         && let Some(namesake) = store::within(
             limit,
@@ -263,21 +290,30 @@ fn wrong_project(instance: &Instance, settings: &SyncSettings) -> Option<SyncErr
     })
 }
 
-/// Asks for name and version. A key that may not read them is no reason to stop, nor is a gateway
-/// that does not know the call; that there is no such instance is.
-async fn describe_instance(registry: &Registry) -> Result<Option<InstanceDescription>, SyncError> {
+/// Requests name and version. A key that may not read them is no reason to stop, nor is a gateway
+/// that does not know the call. Of a new instance everything else is; of a known one only that the
+/// key itself was refused, and the listing says what else is wrong.
+async fn describe_instance(registry: &Registry, is_new: bool) -> Result<Description, SyncError> {
     let description = match registry.instance().await {
         Ok(description) => description,
         Err(error) => {
-            let may_go_on = error.status().is_some_and(|status| match status.status {
+            let status = error.status();
+            let is_refused = status.is_some_and(|status| match status.status {
                 400 | 403 => true,
                 404 => status.is_from_gateway(),
                 _ => false,
             });
-            return if may_go_on {
-                Ok(None)
-            } else {
-                Err(error.into())
+            let is_key_refused = status.is_some_and(|status| status.status == 401);
+            return match (
+                is_refused,
+                is_new || is_key_refused || error.is_key_denied(),
+            ) {
+                (true, _) => Ok(Description::Refused),
+                (false, true) => Err(error.into()),
+                (false, false) => {
+                    tracing::debug!("name and version of the instance are not updated: {error}");
+                    Ok(Description::NotRequested)
+                }
             };
         }
     };
@@ -285,7 +321,7 @@ async fn describe_instance(registry: &Registry) -> Result<Option<InstanceDescrip
         Some(version) if is_older(&version, FIRST_VERSION) => {
             Err(SyncError::UnsupportedVersion { version })
         }
-        _ => Ok(Some(description)),
+        _ => Ok(Description::Given(description)),
     }
 }
 

@@ -77,7 +77,7 @@ pub enum SyncError {
         stages: Stages,
     },
     /// A signal, or the time limit.
-    #[error("stopped by {0}; what had arrived is stored, nothing was published")]
+    #[error("stopped by {0}; the data received so far is stored, nothing was published")]
     Stopped(StopReason),
     /// The same, and a database that did not let go of publish.
     #[error("stopped by {0} while publishing, and the database does not say how that ended")]

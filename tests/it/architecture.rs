@@ -197,6 +197,20 @@ fn only_the_command_line_reads_the_environment() {
 }
 
 #[test]
+fn only_two_files_print_on_stderr_and_both_show_what_hides() {
+    let mut printing = Vec::new();
+    for source in sources() {
+        let is_stderr = |path: &Vec<String>| path.ends_with(&["io".into(), "stderr".into()]);
+        if source.paths.iter().any(is_stderr) {
+            assert!(source.mentions("visible"), "{}", source.name);
+            printing.push(source.name);
+        }
+    }
+    printing.sort();
+    assert_eq!(printing, ["cli/mod.rs", "cli/telemetry.rs"]);
+}
+
+#[test]
 fn the_emulator_shares_nothing_with_the_client_but_the_signature() {
     let sources = sources();
     assert_eq!(

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use sqlx::{Connection, Executor};
 use swr_sync::emulator::{Emulator, RequestKind};
 use swr_sync::stop::{self, StopReason};
 use swr_sync::sync::{Phase, Progress};
@@ -57,7 +58,7 @@ async fn a_run_that_skips_leaves_the_instance_to_the_one_that_is_going_on() {
         let finished = program.run().await.code(0);
         assert_eq!(finished.stdout, "");
         let line = format!(
-            "instance {instance} is skipped: another run over this instance is going on: run 1 on "
+            "instance {instance} is skipped: another sync of this instance is already running: run 1 on "
         );
         let holder = format!(", process {process}, since ");
         assert_eq!(finished.stderr.lines().count(), 1, "{}", finished.stderr);
@@ -77,6 +78,52 @@ async fn a_run_that_skips_leaves_the_instance_to_the_one_that_is_going_on() {
 }
 
 #[tokio::test]
+async fn a_session_that_is_no_run_and_holds_the_lock_is_named() {
+    let emulator = emulator(world_of(1)).await;
+    let database = TestDatabase::create().await;
+    Program::sync(&emulator, &database).run().await.code(0);
+    // The last run was killed, so its row still says that it is running.
+    database
+        .snapshot(
+            "update swr.sync_run set outcome = 'running', finished_at = null, published_at = null",
+        )
+        .await;
+    let mut holder = database.connect().await;
+    let setup = "set application_name = 'by hand';
+                 select pg_advisory_lock(1398231635, instance_id) from swr.instance";
+    holder.execute(setup).await.unwrap();
+    let who = "select format('database session %s of role `%s`, application `by hand`, from %s, connected since %s UTC',
+                             pid, usename, coalesce(host(client_addr), 'a local socket'),
+                             to_char(backend_start at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS'))
+               from pg_stat_activity
+               where datname = current_database() and application_name = 'by hand'";
+    let who = database.snapshot(who).await;
+    let held =
+        format!("the lock of this instance is held by a session that is no run of swr-sync: {who}");
+    let sync = || Program::sync(&emulator, &database);
+    let words = [&format!("error: {held}"), "hint: end that session"];
+    check_failure(sync(), 75, &words).await;
+    let waiting = sync().args(&["--if-locked", "wait=1ms"]).run().await;
+    let words = format!("waiting up to 1ms for the lock of this instance: {who}");
+    waiting.code(75).says(&[&words, "(waited "]);
+    // Nobody does the work meanwhile.
+    let skipping = sync().args(&["--if-locked", "skip"]).run().await.code(0);
+    skipping.says(&[" WARN ", &format!(" is skipped: {held}")]);
+    let doctor = Program::new(&["doctor"]).registry(&emulator);
+    let found = doctor.database(&database).run().await.code(75);
+    assert!(found.stdout.contains(&held), "{}", found.stdout);
+
+    holder.close().await.unwrap();
+    wait_until("the lock is free", async || {
+        let locks = "select count(*) from pg_locks where locktype = 'advisory' and objsubid = 2
+                     and database = (select oid from pg_database where datname = current_database())";
+        database.snapshot(locks).await == "0"
+    })
+    .await;
+    sync().run().await.code(0);
+}
+
+#[tokio::test]
 async fn of_several_instances_only_the_locked_one_is_skipped() {
     let (emulator, database, first) = run_with_lock().await;
     let unknown = "99999999-9999-9999-9999-999999999999";
@@ -86,7 +133,10 @@ async fn of_several_instances_only_the_locked_one_is_skipped() {
         .run()
         .await
         .code(2);
-    finished.says(&[" is skipped: another run over this instance", "HTTP 404"]);
+    finished.says(&[
+        " is skipped: another sync of this instance is already running",
+        "HTTP 404",
+    ]);
     first.signal(Signal::SIGTERM);
     first.finish().await.code(143);
 }
@@ -98,7 +148,7 @@ async fn a_run_that_waits_begins_when_the_other_ends() {
     let second = Program::sync(&emulator, &database)
         .args(&["--if-locked", "wait"])
         .start();
-    let words = "waiting until it ends for another run over this instance: run 1 on ";
+    let words = "waiting for the lock of this instance: run 1 on ";
     wait_for_words(&second, words).await;
     // It keeps nothing on the server but an idle session.
     wait_until("no snapshot is left open", async || {
@@ -125,17 +175,17 @@ async fn a_wait_has_an_end() {
     let (emulator, database, first) = run_with_lock().await;
     let program = Program::sync(&emulator, &database).args(&["--if-locked", "wait=1ms"]);
     let words = [
-        "error: another run over this instance is going on, also after ",
-        ": run 1 on ",
-        "hint: nothing is wrong: let that run end",
+        "error: another sync of this instance is already running (waited ",
+        "): run 1 on ",
+        "hint: wait until that run ends",
     ];
     let finished = check_failure(program, 75, &words).await;
-    finished.says(&["waiting for up to 1ms for another run over this instance: run 1 on "]);
+    finished.says(&["waiting up to 1ms for the lock of this instance: run 1 on "]);
 
     let waiting = Program::sync(&emulator, &database)
         .args(&["--if-locked", "wait"])
         .start();
-    wait_for_words(&waiting, "waiting until it ends").await;
+    wait_for_words(&waiting, "waiting for the lock of this instance").await;
     waiting.signal(Signal::SIGTERM);
     let finished = waiting.finish().await.code(143);
     finished.says(&["error: stopped by a signal"]);
@@ -178,7 +228,7 @@ async fn a_job_that_waited_for_a_lock_until_its_time_was_up_is_locked_out() {
     let row = "select outcome, exit_code, error from swr.sync_run";
     assert_eq!(
         mirror.database.snapshot(row).await,
-        "stopped | 7 | stopped by the time limit of 1m; what had arrived is stored, nothing was published"
+        "stopped | 7 | stopped by the time limit of 1m; the data received so far is stored, nothing was published"
     );
     mirror.sync().await;
 }
@@ -191,7 +241,7 @@ async fn a_job_ends_when_its_time_is_up_and_the_next_goes_on() {
     let program = Program::sync(&emulator, &database).env("SWR_SYNC_MAX_DURATION", "2s");
     let words = [
         "error: stopped by the time limit of 2s; ",
-        "hint: the next run goes on from there",
+        "hint: the next run continues from there",
     ];
     check_failure(program, 7, &words).await;
     assert_eq!(published(&database).await.trim(), "");
@@ -199,7 +249,7 @@ async fn a_job_ends_when_its_time_is_up_and_the_next_goes_on() {
     program.run().await.code(0);
     let program = Program::sync(&emulator, &database).args(&["--max-duration", "0s"]);
     let finished = program.run().await.code(2);
-    finished.says(&["--max-duration", "expected more than nothing"]);
+    finished.says(&["--max-duration", "expected more than zero"]);
 }
 
 #[tokio::test]

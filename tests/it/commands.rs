@@ -366,7 +366,7 @@ async fn a_wrong_clock_is_told_from_a_wrong_key() {
         "HTTP 401 APIGW.0301",
         "signature expired",
         "this machine's clock is 20 minutes behind the gateway's",
-        "hint: put this machine's clock 20 minutes forward",
+        "hint: set this machine's clock 20 minutes forward",
     ];
     check_failure(Program::sync(&emulator, &database), 4, &words).await;
     assert_eq!(emulator.requests().failed_signatures, 1);
@@ -484,7 +484,7 @@ async fn an_instance_without_the_artifact_list_is_told_to_upgrade() {
     emulator.fail_next(RequestKind::Instance, 403, GATEWAY_REFUSAL);
     let words = [
         "HTTP 404 APIGW.0101",
-        "an instance older than 25.6.0 does not have it either",
+        "instances older than 25.6.0 do not have it",
     ];
     check_failure(Program::sync(&emulator, &database), 2, &words).await;
     assert_eq!(emulator.requests().of(RequestKind::Artifacts), 1);
@@ -946,6 +946,28 @@ async fn a_query_that_writes_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn an_error_of_the_database_has_a_sqlstate_and_neither_a_line_of_its_source_nor_values() {
+    let database = TestDatabase::create().await;
+    for (sql, expected) in [
+        (
+            "select no_such_column from swr.instance",
+            "error: the query failed: column \"no_such_column\" does not exist (SQLSTATE 42703)\n",
+        ),
+        // One that quotes a value.
+        (
+            "select '{\"a\":\"value-not-to-be-shown\" x}'::json",
+            "error: the query failed: invalid input syntax for type json (SQLSTATE 22P02)\n",
+        ),
+    ] {
+        let program = Program::new(&["query", sql]).database(&database);
+        let finished = program.hides("value-not-to-be-shown").run().await.code(2);
+        let error = finished.error();
+        assert!(error.starts_with(expected), "{error}");
+        assert!(!error.contains("at line"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_query_of_a_view_that_is_missing_is_told_where_they_are_listed() {
     for (database, sql) in [
         (TestDatabase::create().await, "select * from artefact"),
@@ -1052,7 +1074,7 @@ async fn each_format_shows_each_kind_of_value() {
         "a,\"b\"",
         r#"{"a": [1, null], "size": 123456789012345678901234567890}"#,
         "{x,\"y z\"}",
-        "tab here line [31mred",
+        "tab here line\\u{1b}[31mred",
         "1234567890123456789012.50",
         "NaN",
         "1e+20",
@@ -1062,6 +1084,58 @@ async fn each_format_shows_each_kind_of_value() {
     assert_eq!(cells, expected, "{table}");
     assert!(table.ends_with("\n(2 rows)\n"), "{table}");
     assert!(!table.contains('\x1b'), "{table}");
+}
+
+#[tokio::test]
+async fn a_cell_that_a_spreadsheet_would_run_is_escaped_on_request_and_a_number_never() {
+    let database = TestDatabase::create().await;
+    let sql = "select v as text, -1 as number, null as nothing
+               from unnest(array['=cmd|x!A0', '+1', '-x', '@SUM(A1)', E'\\tx', E'\\rx', 'a=b', '']) as v";
+    let print = async |arguments: &[&str]| {
+        let program = Program::new(&["query", sql]).args(arguments);
+        program.database(&database).run().await
+    };
+    let column = |text: &str| {
+        let rows = csv_rows(text).split_off(1);
+        assert!(rows.iter().all(|row| row[1..] == ["-1", ""]), "{text}");
+        rows.into_iter()
+            .map(|row| row[0].clone())
+            .collect::<Vec<_>>()
+    };
+    let raw = print(&["--format", "csv"]).await.code(0);
+    assert_eq!(
+        column(&raw.stdout),
+        ["=cmd|x!A0", "+1", "-x", "@SUM(A1)", "\tx", "\rx", "a=b", ""]
+    );
+    let escaped = print(&["--format", "csv", "--escape-formulas"])
+        .await
+        .code(0);
+    assert_eq!(
+        column(&escaped.stdout),
+        [
+            "'=cmd|x!A0",
+            "'+1",
+            "'-x",
+            "'@SUM(A1)",
+            "'\tx",
+            "'\rx",
+            "a=b",
+            ""
+        ]
+    );
+    for form in [
+        &["--escape-formulas"][..],
+        &["--escape-formulas", "--format", "json"],
+    ] {
+        let refused = print(form).await.code(2);
+        refused.says(&["--escape-formulas needs --format csv"]);
+    }
+    let report = ["report", "tag", "--format", "csv", "--escape-formulas"];
+    Program::new(&report)
+        .database(&database)
+        .run()
+        .await
+        .code(0);
 }
 
 #[tokio::test]

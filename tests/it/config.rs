@@ -324,7 +324,7 @@ async fn each_mistake_is_told_with_its_line() {
         ("if_locked = 'sometimes'".into(), "1: `if_locked`: expected"),
         (
             "max_duration = '0s'".into(),
-            "1: `max_duration`: expected more than nothing",
+            "1: `max_duration`: expected more than zero",
         ),
         (
             "project_id = 'a'".into(),
@@ -472,13 +472,13 @@ async fn a_file_with_a_secret_is_for_its_owner_and_no_file_for_everybody_to_writ
     check(&with_secret, 0o640).await.code(0);
     let everybody = check(&with_secret, 0o644).await.code(2);
     everybody.says(&[
-        "toml:6: a secret stands here, and every user may read the file (mode 0644): chmod 0600",
+        "toml:6: there is a secret in this line, and every user can read the file (mode 0644): `chmod 0600`",
     ]);
     let elsewhere = with_secret.replace(&format!("token = '{SECRET}'"), "token_env = 'HOME'");
     let without = check(&elsewhere, 0o644).await;
     assert!(!without.stderr.contains("mode"), "{}", without.stderr);
     let writable = check(&elsewhere, 0o666).await.code(2);
-    writable.says(&["toml:1: every user may write the file (mode 0666)"]);
+    writable.says(&["toml: every user can write to it (mode 0666)"]);
 }
 
 #[tokio::test]

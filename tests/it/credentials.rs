@@ -534,7 +534,7 @@ async fn a_profile_that_everyone_may_write_is_refused_and_one_that_everyone_may_
             &scene.folder.path().join("home/.huaweicloud/credentials"),
             mode,
         );
-        let words = format!("every user may write it (mode {mode:04o})");
+        let words = format!("every user can write to it (mode {mode:04o})");
         refused(&scene, program, &["cannot use the profile file ", &words]).await;
     }
     // So is the token of a pod, which is read when a key is needed.
@@ -544,7 +544,7 @@ async fn a_profile_that_everyone_may_write_is_refused_and_one_that_everyone_may_
     let (code, found) = probe(&finished, "permission.instance");
     assert_eq!(code, "no_key");
     assert!(
-        found.contains("every user may write it (mode 0602)"),
+        found.contains("every user can write to it (mode 0602)"),
         "{found}"
     );
     assert_eq!(scene.emulator.requests().of(RequestKind::PodIdentity), 0);

@@ -94,7 +94,7 @@ async fn a_server_that_crashes_in_any_phase_ends_the_run_and_nothing_is_lost() {
             "error: cannot ",
             "caused by: ",
             "hint: ",
-            "the next run goes on from",
+            "the next run continues from",
         ];
         check(held_up.run.finish().await, 5, &words);
         let next = Program::sync(&mirror.emulator, &mirror.database);
@@ -249,7 +249,7 @@ async fn a_database_that_falls_silent_ends_the_run_within_the_limit() {
         let words = [
             "no answer from the database within 5s",
             "hint: ",
-            "`swr-sync status` tells",
+            "`swr-sync status` shows",
         ];
         check(held_up.run.finish().await, 5, &words);
         drop(held_up.holder);
@@ -296,8 +296,7 @@ async fn a_database_that_falls_silent_ends_a_reader_within_the_limit() {
         proxy.fall_silent();
         let words = [
             "error: the query failed: no answer from the database within 3s\n",
-            "hint: see whether the server still runs and what holds it up, or allow more time with \
-             --database-timeout\n",
+            "hint: check whether the server still runs and what blocks it; --database-timeout allows more time\n",
         ];
         check(reader.finish().await, 5, &words);
         drop(holder);
@@ -320,8 +319,8 @@ async fn a_query_that_takes_too_long_is_ended_by_the_server() {
             .database(&database)
             .run();
         let words = [
-            "error: the query failed: canceling statement due to statement timeout\n",
-            "hint: the server gave up waiting: see in pg_stat_activity what holds it up",
+            "error: the query failed: canceling statement due to statement timeout (SQLSTATE 57014)\n",
+            "hint: the statement was cancelled: pg_stat_activity shows what blocks it",
             "--database-timeout",
         ];
         check(query.await, 5, &words);
@@ -341,8 +340,8 @@ async fn a_statement_that_waits_too_long_is_ended_by_the_server() {
             .env("SWR_SYNC_DATABASE_TIMEOUT", "5s");
         let held_up = HeldUp::start(&mirror, table, program).await;
         let words = [
-            "caused by: error returned from database: canceling statement due to statement timeout",
-            "hint: the server gave up waiting: see in pg_stat_activity what holds it up",
+            "caused by: canceling statement due to statement timeout (SQLSTATE 57014)\n",
+            "hint: the statement was cancelled: pg_stat_activity shows what blocks it",
             "--database-timeout",
         ];
         check(held_up.run.finish().await, 5, &words);
@@ -407,7 +406,7 @@ async fn whether_a_commit_without_an_answer_happened_is_not_claimed() {
     server.stop_immediately();
     let words = [
         "error: cannot tell whether the new listing was published",
-        "`swr-sync status` tells",
+        "`swr-sync status` shows",
     ];
     check(held_up.run.finish().await, 5, &words);
     let settings = "alter system reset synchronous_standby_names; select pg_reload_conf()";
@@ -435,7 +434,7 @@ async fn a_database_that_takes_no_writes_is_told_from_others() {
         .await;
     let words = [
         "cannot execute INSERT in a read-only transaction",
-        "hint: the database takes no writes: name the primary instead of a standby",
+        "hint: the database is read-only: use the primary instead of a standby",
     ];
     check(run, 5, &words);
     // Whether there is such an instance is asked before its row is made.
@@ -505,7 +504,7 @@ async fn a_role_without_a_right_is_told_which() {
     let words = [
         "error: cannot add tags",
         "permission denied for table tag",
-        "hint: grant the right to the role",
+        "hint: grant the missing privilege to the role",
         "nothing was published",
     ];
     check(run, 5, &words);
@@ -531,7 +530,7 @@ async fn a_role_without_connections_left_is_told_how_many_a_run_takes() {
         let words = [
             "cannot connect to the database mirror at",
             "too many connections for role \"sync_role\"",
-            "hint: no connection is left for this role: a run takes two",
+            "hint: no connection is left for this role: a run uses two",
         ];
         check(run, 5, &words);
     }
@@ -639,7 +638,7 @@ async fn a_full_disk_ends_the_run_and_room_lets_the_next_one_go_on() {
         .await;
     let words = [
         "No space left on device",
-        "hint: the server's disk is full: make room there first",
+        "hint: the disk of the database server is full: free space there",
     ];
     check(run, 5, &words);
     assert_eq!(published_artifacts(&mirror.database).await, "0");

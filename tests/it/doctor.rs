@@ -495,8 +495,9 @@ async fn a_lock_that_is_held_is_seen_without_taking_it() {
     let (emulator, database) = synced().await;
     let mut holder = database.connect().await;
     sqlx::raw_sql(
-        "insert into swr.sync_run (instance_id, outcome, started_at, updated_at, program_version, host, process_id)
-         values (1, 'running', '2026-03-01Z', '2026-03-01Z', '0', 'elsewhere', 7);
+        "insert into swr.sync_run (instance_id, outcome, started_at, updated_at, program_version, host, process_id,
+                                   backend_process_id)
+         values (1, 'running', '2026-03-01Z', '2026-03-01Z', '0', 'elsewhere', 7, pg_backend_pid());
          select pg_advisory_lock(1398231635, 1)",
     )
     .execute(&mut holder)

@@ -168,6 +168,8 @@ fn the_folders_are_closed_and_the_supervisor_keeps_no_secret() {
         assert!(!environment.contains("PATH="), "{environment}");
     }
     assert_eq!(client.ask("show listen_addresses"), "");
+    let rules = "select string_agg(concat_ws(' ', type, address, auth_method), '; ') from pg_hba_file_rules";
+    assert_eq!(client.ask(rules), "local trust");
     assert_eq!(client.ask("show fsync"), "on");
 }
 
@@ -278,10 +280,16 @@ async fn a_socket_path_may_be_too_long_for_the_kernel() {
     let world = World::new();
     let mut settings = world.settings();
     settings.data_dir = Some(world.data_dir().join("d".repeat(100)));
-    let server = EmbeddedServer::start(&settings).await.unwrap();
-    let connection = PgConnection::connect(server.url()).await.unwrap();
-    connection.close().await.unwrap();
-    server.close().await.unwrap();
+    for _ in 0..2 {
+        let server = EmbeddedServer::start(&settings).await.unwrap();
+        let connection = PgConnection::connect(server.url()).await.unwrap();
+        connection.close().await.unwrap();
+        let note = server.folder().join("socket-folder");
+        let socket_folder = PathBuf::from(std::fs::read_to_string(&note).unwrap());
+        assert!(socket_folder.starts_with("/tmp"), "{socket_folder:?}");
+        server.close().await.unwrap();
+        assert!(!socket_folder.exists() && !note.exists());
+    }
 }
 
 #[tokio::test]

@@ -87,7 +87,7 @@ async fn a_system_that_grants_no_files_is_nothing_to_expect() {
     let finished = program.run().await.exit(Exit::Unexpected);
     finished.says(&[
         "error: Too many open files",
-        "hint: the system grants too few files",
+        "hint: the limit on open files or threads is too low",
     ]);
 }
 
@@ -210,7 +210,7 @@ async fn a_role_without_rights_is_a_matter_of_the_database() {
     let program = Program::sync(&emulator, &database).args(&["--no-migrate"]);
     let words = [
         "permission denied for schema swr",
-        "hint: grant the right to the role",
+        "hint: grant the missing privilege to the role",
     ];
     ends(
         as_stranger(program, &database).await,
@@ -302,7 +302,7 @@ async fn a_registry_that_seems_to_be_emptied_is_not_mirrored() {
     });
     let words = [
         "the listing lacks 101 of the 101 artifacts published so far",
-        "hint: look into the registry: if they are gone there too, `swr-sync sync --accept-removals`",
+        "hint: check the registry: if they are gone there too, `swr-sync sync --accept-removals`",
     ];
     ends(Program::sync(&emulator, &database), Exit::Refused, &words).await;
     assert_eq!(last_run(&database).await, "failed | 6");
@@ -355,8 +355,8 @@ async fn a_job_whose_time_is_up_has_no_complete_listing() {
     // Less than it takes to connect.
     let program = Program::sync(&emulator, &database).args(&["--max-duration", "1ns"]);
     let words = [
-        "error: stopped by the time limit of 1ns; what had arrived is stored, nothing was published",
-        "hint: the next run goes on from there; --max-duration sets the limit",
+        "error: stopped by the time limit of 1ns; the data received so far is stored, nothing was published",
+        "hint: the next run continues from there; --max-duration sets the limit",
     ];
     ends(program, Exit::SourceUnavailable, &words).await;
     assert_eq!(published(&database).await.trim(), "");
@@ -374,16 +374,13 @@ async fn a_second_run_says_who_holds_the_lock_and_asks_for_nothing() {
     .await;
 
     let requests = emulator.requests().total();
-    let sql = "select format('another run over this instance is going on: run 1 on %s, process %s, since %s UTC',
+    let sql = "select format('another sync of this instance is already running: run 1 on %s, process %s, since %s UTC',
                              host, process_id, to_char(started_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS'))
                from swr.sync_run";
     let expected = database.snapshot(sql).await;
     let process = format!(", process {}, since ", first.process_id());
     assert!(expected.contains(&process), "{expected}");
-    let words = [
-        expected.as_str(),
-        "hint: nothing is wrong: let that run end",
-    ];
+    let words = [expected.as_str(), "hint: wait until that run ends"];
     ends(Program::sync(&emulator, &database), Exit::Locked, &words).await;
     assert_eq!(emulator.requests().total(), requests);
     assert_eq!(
@@ -415,7 +412,8 @@ async fn sigterm_while_a_history_hangs_keeps_what_had_arrived() {
     run.signal(Signal::SIGTERM);
     let finished = run.finish().await.exit(Exit::Terminated);
     assert_eq!(finished.stdout, "");
-    let words = ["error: stopped by a signal; what had arrived is stored, nothing was published"];
+    let words =
+        ["error: stopped by a signal; the data received so far is stored, nothing was published"];
     finished.says(&words);
     assert_eq!(last_run(&database).await, "stopped | 143");
     assert_eq!(published(&database).await.trim(), "");
@@ -442,7 +440,7 @@ async fn sigint_while_a_page_hangs_keeps_what_had_arrived() {
     .await;
     run.signal(Signal::SIGINT);
     let finished = run.finish().await.exit(Exit::Interrupted);
-    finished.says(&["error: stopped by a signal; what had arrived is stored"]);
+    finished.says(&["error: stopped by a signal; the data received so far is stored"]);
     assert_eq!(last_run(&database).await, "stopped | 130");
     let pages = "select pages, artifacts_listed, histories_fetched from swr.sync_run";
     assert_eq!(database.snapshot(pages).await, "1 | 100 | 100");

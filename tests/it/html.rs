@@ -234,7 +234,7 @@ async fn options_that_mean_nothing_here_are_refused() {
         ),
         (
             ["report", "artifact", "--output", "file"],
-            "--output is for `report html` alone",
+            "--output works with `report html` only",
         ),
     ] {
         Program::new(&arguments)

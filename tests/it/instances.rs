@@ -507,7 +507,7 @@ async fn doctor_says_so_if_it_does_not_know_the_instances() {
         ("clock", "there is no instance to look at"),
         (
             "permission.list_artifacts",
-            "no request is signed after a refusal",
+            "no more requests are signed after a rejected signature",
         ),
     ] {
         let skipped = line(probe).unwrap();

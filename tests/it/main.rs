@@ -66,6 +66,8 @@ mod security;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod server_settings;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod terminal;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod upgrades;
 
 #[cfg(all(feature = "embedded-db", target_os = "linux"))]

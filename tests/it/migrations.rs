@@ -177,7 +177,7 @@ async fn a_failed_migration_does_not_block_the_next_attempt() {
         .await;
     let program = Database::from_url(database.url()).unwrap();
     let error = program.migrate().await.unwrap_err();
-    assert!(matches!(error, DatabaseError::Migration(_)), "{error}");
+    assert!(matches!(error, DatabaseError::Migration { .. }), "{error}");
     database.snapshot("drop table swr.layer").await;
     program.migrate().await.unwrap();
     program.check().await.unwrap();

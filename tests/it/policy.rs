@@ -287,7 +287,7 @@ async fn a_listing_that_lacks_much_of_the_registry_is_not_published_unless_accep
         refused.says(&[
             "error: the listing lacks 107 of the 480 artifacts published so far, more than the 20 % that may go in \
              one run; most are of team/app-2 (100 of 200), team/app-0 (7 of 180)\n",
-            "hint: look into the registry: if they are gone there too, `swr-sync sync --accept-removals`",
+            "hint: check the registry: if they are gone there too, `swr-sync sync --accept-removals`",
         ]);
         assert_eq!(database.snapshot(published).await, "480");
         let row = "select outcome, exit_code, artifacts_listed, artifacts_removed, published_at is null, error like '%107 of the 480%'
@@ -528,7 +528,7 @@ async fn an_instance_of_a_known_name_is_taken_up_only_when_told() {
             "error: instance 22222222-2222-2222-2222-222222222222 has the name `demo`, as has instance {old} of the \
              same project, which this database mirrors already (last published "
         ),
-        "hint: check SWR_INSTANCE_ID; if the instance was deleted and made anew, `swr-sync sync --accept-new-instance`",
+        "hint: check SWR_INSTANCE_ID; if the instance was deleted and created again, `swr-sync sync --accept-new-instance`",
     ]);
     let instances = "select count(*) from swr.instance";
     assert_eq!(database.snapshot(instances).await, "1");
@@ -543,6 +543,48 @@ async fn an_instance_of_a_known_name_is_taken_up_only_when_told() {
     Program::sync(&first, &database).run().await.code(0);
     let artifacts = "select instance_id, count(*) from swr_report.artifact group by 1 order by 1";
     assert_eq!(database.snapshot(artifacts).await, "1 | 1\n2 | 2");
+}
+
+#[tokio::test]
+async fn a_renamed_instance_has_its_new_name_within_a_day() {
+    let first = emulator(world_of(1, 1)).await;
+    let database = TestDatabase::create().await;
+    Program::sync(&first, &database).run().await.code(0);
+    // Another one has the name too, which was accepted.
+    let other = namesake("22222222-2222-2222-2222-222222222222", None).await;
+    let accepting = Program::sync(&other, &database).args(&["--accept-new-instance"]);
+    accepting.run().await.code(0);
+    let renamed = EmulatorSettings {
+        instance_name: "renamed".into(),
+        ..emulator_settings()
+    };
+    let renamed = Emulator::start(renamed, world_of(1, 1)).await.unwrap();
+    let name = "select name from swr.instance where instance_id = 1";
+    let sync = async |emulator: &Emulator, requests: u64| {
+        emulator.reset_requests();
+        Program::sync(emulator, &database).run().await.code(0);
+        assert_eq!(emulator.requests().of(RequestKind::Instance), requests);
+    };
+    let a_day_later = async || {
+        let sql = "update swr.sync_run set described_at = described_at - interval '24 hours'";
+        database.snapshot(sql).await;
+    };
+    sync(&renamed, 0).await;
+    assert_eq!(database.snapshot(name).await, "demo");
+    a_day_later().await;
+    sync(&renamed, 1).await;
+    assert_eq!(database.snapshot(name).await, "renamed");
+    sync(&renamed, 0).await;
+    // Back to the name that the other one has.
+    a_day_later().await;
+    sync(&first, 1).await;
+    assert_eq!(database.snapshot(name).await, "demo");
+    // A description that cannot be read fails no run, and is requested again by the next.
+    a_day_later().await;
+    renamed.fail_next(RequestKind::Instance, 404, refusal().to_string());
+    sync(&renamed, 1).await;
+    sync(&renamed, 1).await;
+    assert_eq!(database.snapshot(name).await, "renamed");
 }
 
 #[tokio::test]

@@ -175,7 +175,7 @@ async fn a_certificate_of_an_unknown_authority_is_refused_and_one_of_the_ca_file
     let refused = sync().run().await.code(7);
     let refused = refused.says(&[
         "the server's certificate is not trusted: ",
-        "hint: if a proxy or a private endpoint stands there, name its authority's certificate by SWR_CA_FILE",
+        "hint: if this is a private endpoint or a TLS-inspecting proxy, set SWR_CA_FILE to the certificate",
     ]);
     assert_eq!(emulator.requests().total(), 0);
     // It was not tried again and again.
@@ -757,8 +757,8 @@ async fn a_secret_file_that_everyone_may_write_is_refused_and_one_that_everyone_
             0,
             "every user of this machine can read the secret in ",
         ),
-        (0o666, 2, "every user may write it (mode 0666)"),
-        (0o602, 2, "every user may write it (mode 0602)"),
+        (0o666, 2, "every user can write to it (mode 0666)"),
+        (0o602, 2, "every user can write to it (mode 0602)"),
     ] {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
         let finished = Program::new(&["query", "select 1"])

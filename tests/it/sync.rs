@@ -10,7 +10,7 @@ use swr_sync::exit::Exit;
 use swr_sync::registry::{RegistryError, RequestFailure};
 use swr_sync::run::{RunOutcome, RunReport};
 use swr_sync::stop::{self, StopReason};
-use swr_sync::store::StoreError;
+use swr_sync::store::{LockHolder, StoreError};
 use swr_sync::sync::{Progress, SyncError};
 
 use super::support::database::TestDatabase;
@@ -298,8 +298,17 @@ async fn two_runs_over_one_instance_never_overlap() {
     else {
         panic!("{error}")
     };
-    assert_eq!((holder.host.as_str(), holder.run_id), ("test-host", 1));
-    assert_eq!(holder.process_id as u32, std::process::id());
+    let LockHolder::Run {
+        host,
+        process_id,
+        run_id,
+        ..
+    } = *holder
+    else {
+        panic!("{holder}")
+    };
+    assert_eq!((host.as_str(), run_id), ("test-host", 1));
+    assert_eq!(process_id as u32, std::process::id());
     assert!(first.is_err());
     // The lock went with its connection.
     mirror.sync().await;

@@ -14,7 +14,7 @@ use super::super::exit::{Exit, Failure};
 use super::super::settings::holds_password;
 use super::credential_keys::{CREDENTIAL_KEYS, Credential, CredentialKey, Held};
 use super::keys::{DATABASE_URL, DATABASE_URL_FILE, INSTANCES, Key, Kind, Place, nearest};
-use crate::secret_file::BYTE_ORDER_MARK;
+use crate::secret_file::{self, BYTE_ORDER_MARK};
 
 /// The tables of the file, by the name of their key.
 pub(crate) const SOURCE: &str = "source";
@@ -84,7 +84,7 @@ pub(crate) fn read(path: &Path, keys: &[Key]) -> Result<ConfigurationFile, Failu
         );
         Failure::new(Exit::Usage, text).hint("--config or SWR_SYNC_CONFIG names it")
     };
-    let mode = mode(path).map_err(cannot_read)?;
+    let mode = secret_file::checked_mode(path).map_err(cannot_read)?;
     let text = std::fs::read_to_string(path).map_err(cannot_read)?;
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
     let mut reading = Reading {
@@ -114,25 +114,6 @@ pub(crate) fn read(path: &Path, keys: &[Key]) -> Result<ConfigurationFile, Failu
         sources,
     })
 }
-
-/// The permissions of a file, if it is one: a pipe has none to speak of.
-fn mode(path: &Path) -> std::io::Result<Option<Mode>> {
-    let metadata = std::fs::metadata(path)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let mode = Mode(metadata.mode() & 0o777);
-        Ok(metadata.is_file().then_some(mode))
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = metadata;
-        Ok(None)
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Mode(u32);
 
 /// A file while it is read.
 struct Reading<'a> {
@@ -390,19 +371,14 @@ impl Reading<'_> {
 
     /// Others must not be able to change where the program goes with its keys, nor to read a
     /// secret. A group may: that is how an orchestrator hands a file to the user of a container.
-    fn check_mode(&mut self, Mode(mode): Mode) {
-        if mode & 0o002 != 0 {
-            let text =
-                format!("every user may write the file (mode {mode:04o}): chmod o-w would do");
-            self.problems.push((1, text));
-        }
+    fn check_mode(&mut self, mode: u32) {
         let first_secret = self.secret_lines.iter().min();
         if let Some(line) = first_secret
             && mode & 0o004 != 0
         {
             let text = format!(
-                "a secret stands here, and every user may read the file (mode {mode:04o}): chmod 0600 keeps it \
-                 to its owner (in Kubernetes, defaultMode: 0440); or let a key that ends with _file or _env say \
+                "there is a secret in this line, and every user can read the file (mode {mode:04o}): `chmod 0600` \
+                 restricts it to its owner (in Kubernetes, defaultMode: 0440); or let a key that ends with _file or _env say \
                  where the secret is"
             );
             self.problems.push((*line, text));
@@ -417,24 +393,20 @@ impl Reading<'_> {
             .iter()
             .map(|(line, text)| format!("{path}:{line}: {text}"))
             .collect();
-        let text = match &lines[..] {
+        let failure = match &lines[..] {
             [] => return Ok(()),
-            [only] => only.clone(),
-            several => format!(
-                "the configuration file has {} mistakes\n  {}",
-                several.len(),
-                several.join("\n  ")
-            ),
+            [only] => Failure::new(Exit::Usage, only.clone()),
+            several => {
+                let text = format!("the configuration file has {} mistakes", several.len());
+                Failure::new(Exit::Usage, text).details(lines)
+            }
         };
-        Err(Failure::new(Exit::Usage, text)
-            .hint("`swr-sync config schema` prints what may stand in it"))
+        Err(failure.hint("`swr-sync config schema` prints what may stand in it"))
     }
 }
 
 fn unknown<'a>(name: &str, of: &str, known: impl IntoIterator<Item = &'a str>) -> String {
-    // A key may hold anything, and is shown on one line.
-    let name: String = name.chars().filter(|one| !one.is_control()).collect();
-    match nearest(&name, known) {
+    match nearest(name, known) {
         Some(nearest) => format!("unknown key{of} `{name}`; is `{nearest}` meant?"),
         None => format!("unknown key{of} `{name}`"),
     }

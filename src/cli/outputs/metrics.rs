@@ -5,12 +5,12 @@
 //! did. The libraries for Prometheus keep counters of a process that lives on, and write
 //! OpenMetrics, which node_exporter does not read.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::super::job::{Ending, TargetName};
+use super::super::replace_file::{Mode, replace_file};
 use crate::run::RunOutcome;
 
 /// What it is on the wire.
@@ -289,7 +289,7 @@ impl Metrics {
 
     /// Takes the times of the last success from the file before this one, where there is no newer
     /// one: of the targets of this job, and of those it could not find out about. Others are no
-    /// longer mirrored, and would alert for ever.
+    /// longer mirrored, and would alert permanently.
     fn keep_last_success(&mut self, before: &str) {
         let Some(index) = METRICS
             .iter()
@@ -360,17 +360,7 @@ pub(super) fn write(file: &Path, mut metrics: Metrics) -> io::Result<()> {
         // It is to be replaced, whatever it is.
         Err(error) => tracing::warn!("the metrics file before this one cannot be read: {error}"),
     }
-    // The collector must not read it before it is whole, so it has another ending.
-    let mut name = file.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let unfinished = file.with_file_name(name);
-    let written = fs::write(&unfinished, metrics.text())
-        .and_then(|()| fs::set_permissions(&unfinished, Permissions::from_mode(0o644)))
-        .and_then(|()| fs::rename(&unfinished, file));
-    if written.is_err() {
-        let _ = fs::remove_file(&unfinished);
-    }
-    written
+    replace_file(file, metrics.text().as_bytes(), Mode::Exactly(0o644))
 }
 
 #[cfg(test)]

@@ -10,13 +10,14 @@ use uuid::Uuid;
 use super::super::job::Ending;
 use super::super::summary;
 use crate::run::RunCounters;
+use crate::visible::visible_json;
 
 /// Counted up when a field changes its meaning or goes; new fields may come at any time.
 const FORMAT_VERSION: u32 = 1;
 
 /// A line for each target, without the line break.
 pub(super) fn lines(job_id: Uuid, endings: &[Ending<'_>], host: &str) -> Vec<String> {
-    let line = |ending| object(job_id, ending, host).to_string();
+    let line = |ending| visible_json(&object(job_id, ending, host).to_string()).into_owned();
     endings.iter().map(line).collect()
 }
 

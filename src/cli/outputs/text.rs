@@ -3,6 +3,7 @@
 use super::super::job::Ending;
 use super::super::summary;
 use super::{cut, worst_first};
+use crate::visible::visible;
 
 /// Receivers of pings keep about so much of a body.
 const LONG_BYTES: usize = 10_000;
@@ -11,12 +12,18 @@ const LONG_BYTES: usize = 10_000;
 pub(super) fn long(endings: &[Ending<'_>]) -> String {
     let mut text = String::new();
     for ending in worst_first(endings) {
-        if let Some(target) = ending.target {
-            text.push_str(&format!("{target}:\n"));
-        }
-        match ending.result {
-            Ok(report) => text.push_str(&summary::summary(report)),
-            Err(failure) => text.push_str(&failure.to_string()),
+        let mut lines: Vec<String> = ending
+            .target
+            .map(|target| format!("{target}:"))
+            .into_iter()
+            .collect();
+        lines.extend(match ending.result {
+            Ok(report) => summary::summary(report),
+            Err(failure) => failure.lines(),
+        });
+        for line in lines {
+            text.push_str(&visible(&line));
+            text.push('\n');
         }
     }
     cut(&text, LONG_BYTES)
@@ -56,5 +63,5 @@ pub(super) fn short(ending: &Ending<'_>) -> String {
             format!("{}{hint}", failure.message())
         }
     };
-    format!("exit {exit}: {target}{text}").replace(['\n', '\r'], " ")
+    visible(&format!("exit {exit}: {target}{text}")).into_owned()
 }

@@ -2,6 +2,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::database::SqlError;
+
 /// Why the embedded server could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedError {
@@ -57,7 +59,7 @@ pub enum EmbeddedError {
         user: String,
     },
     /// A step ended badly.
-    #[error("{what} in {} failed ({status}){}", folder.display(), quoted(log))]
+    #[error("{what} in {} failed ({status})", folder.display())]
     Failed {
         /// The step.
         what: &'static str,
@@ -70,10 +72,9 @@ pub enum EmbeddedError {
     },
     /// A step took too long.
     #[error(
-        "{what} in {} took more than {} s{}",
+        "{what} in {} took more than {} s",
         folder.display(),
-        waited.as_secs(),
-        quoted(log)
+        waited.as_secs()
     )]
     TimedOut {
         /// The step.
@@ -109,11 +110,19 @@ pub enum EmbeddedError {
         /// The folder of this PostgreSQL major.
         folder: PathBuf,
         /// What came back.
-        source: sqlx::Error,
+        source: SqlError,
     },
 }
 
 impl EmbeddedError {
+    /// The last lines of the server's log, where they may explain the error.
+    pub fn log(&self) -> &str {
+        match self {
+            EmbeddedError::Failed { log, .. } | EmbeddedError::TimedOut { log, .. } => log,
+            _ => "",
+        }
+    }
+
     /// The next step, where the message does not name it already.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
@@ -157,13 +166,6 @@ impl<T> ResultExt<T> for io::Result<T> {
             source,
         })
     }
-}
-
-fn quoted(log: &str) -> String {
-    if log.is_empty() {
-        return String::new();
-    }
-    format!("; the server's log ends with:\n{log}")
 }
 
 fn listed(clients: &[String]) -> String {

@@ -3,22 +3,23 @@
 //! ```text
 //! <data folder>/postgresql-15/
 //! ├── data/             the cluster, mode 0700, owned by who runs the server
-//! ├── socket/           mode 0700, owned by the same; a short folder in /tmp if the path is long
+//! ├── socket/           mode 0700, owned by the same
+//! ├── socket-folder     where it is instead if this path is too long: a folder in /tmp
 //! ├── clients.lock      shared: clients; exclusive: the supervisor, or `db stop`
 //! ├── supervisor.lock   exclusive: the supervisor; its process id once the server is ready
 //! ├── keep-running      `db start` was here
 //! └── server.log        what the supervisor and the server say
 //! ```
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Uid, User, geteuid};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
-use sha2::{Digest, Sha256};
 
 use super::error::{EmbeddedError, ResultExt};
 
@@ -141,23 +142,55 @@ impl Place {
         self.folder.join("server.log")
     }
 
-    /// The folder of the socket, whose whole path must be short.
+    /// The folder of the socket of the server that runs.
     pub(super) fn socket_dir(&self) -> PathBuf {
+        self.kept_socket_dir()
+            .unwrap_or_else(|| self.folder.join("socket"))
+    }
+
+    /// Makes the folder of the socket, whose whole path must be short. Where it is not, a folder in
+    /// /tmp takes its place, by a name that nobody could have taken before. (Not in
+    /// `/run/user/UID`, which goes when the user logs out, while the server may stay.)
+    pub(super) fn make_socket_dir(&self, user: Option<&ServerUser>) -> Result<(), EmbeddedError> {
         let folder = self.folder.join("socket");
         let socket = folder.join(format!(".s.PGSQL.{PORT}"));
         if socket.as_os_str().len() <= SOCKET_PATH_BYTES {
-            return folder;
+            // A data folder may have been moved here from a deeper place.
+            self.remove_short_socket_dir();
+            return make_private_folder(&folder, user);
         }
-        let hash = Sha256::digest(self.folder.as_os_str().as_bytes());
-        let short: String = hash.iter().take(8).map(|b| format!("{b:02x}")).collect();
-        PathBuf::from(format!("/tmp/swr-sync-{short}"))
+        // One that a killed supervisor has left is used again.
+        if let Some(kept) = self.kept_socket_dir()
+            && make_private_folder(&kept, user).is_ok()
+        {
+            return Ok(());
+        }
+        let made = tempfile::Builder::new()
+            .prefix("swr-sync-")
+            .permissions(std::fs::Permissions::from_mode(0o700))
+            .tempdir_in("/tmp")
+            .at("creating a folder in", "/tmp")?
+            .keep();
+        hand_over(&made, user)?;
+        let path = self.socket_folder_file();
+        std::fs::write(&path, made.as_os_str().as_bytes()).at("writing", &path)
     }
 
-    /// Leaves nothing in /tmp. What is still in it, or not ours, stays.
+    fn socket_folder_file(&self) -> PathBuf {
+        self.folder.join("socket-folder")
+    }
+
+    fn kept_socket_dir(&self) -> Option<PathBuf> {
+        let path = std::fs::read(self.socket_folder_file()).ok()?;
+        Some(PathBuf::from(OsString::from_vec(path)))
+    }
+
+    /// Leaves nothing in /tmp.
     pub(super) fn remove_short_socket_dir(&self) {
-        let folder = self.socket_dir();
-        if !folder.starts_with(&self.folder) {
+        if let Some(folder) = self.kept_socket_dir() {
+            // What is still in use, or not ours, stays.
             let _ = std::fs::remove_dir(folder);
+            let _ = std::fs::remove_file(self.socket_folder_file());
         }
     }
 
@@ -327,17 +360,22 @@ pub(super) fn make_private_folder(
 ) -> Result<(), EmbeddedError> {
     let owner = user.map_or_else(geteuid, |user| Uid::from_raw(user.uid));
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => {
-            if let Some(ServerUser { uid, gid, .. }) = user {
-                std::os::unix::fs::chown(path, Some(*uid), Some(*gid)).at("handing over", path)?;
-            }
-        }
+        Ok(()) => hand_over(path, user)?,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error).at("creating", path),
     }
-    // In /tmp somebody else may have made a folder, or a link, of this name.
+    // Somebody else may have made a folder, or a link, of this name.
     check_owner(path, owner)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).at("closing", path)
+}
+
+fn hand_over(path: &Path, user: Option<&ServerUser>) -> Result<(), EmbeddedError> {
+    match user {
+        Some(ServerUser { uid, gid, .. }) => {
+            std::os::unix::fs::chown(path, Some(*uid), Some(*gid)).at("handing over", path)
+        }
+        None => Ok(()),
+    }
 }
 
 fn check_owner(path: &Path, expected: Uid) -> Result<(), EmbeddedError> {
@@ -377,16 +415,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_socket_of_a_deep_folder_lies_in_a_short_one() {
-        let near = Place::new(Path::new("/var/lib/swr-sync"), 17);
-        assert_eq!(
-            near.socket_dir(),
-            Path::new("/var/lib/swr-sync/postgresql-17/socket")
-        );
-        let deep = Path::new("/home").join("d".repeat(90));
-        let socket_dir = Place::new(&deep, 17).socket_dir();
-        assert!(socket_dir.starts_with("/tmp"), "{socket_dir:?}");
-        assert_ne!(socket_dir, Place::new(&deep, 18).socket_dir());
+    fn the_socket_of_a_deep_folder_is_in_one_in_tmp_that_nobody_could_have_taken() {
+        let place = |depth| {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("d".repeat(depth));
+            std::fs::create_dir(&path).unwrap();
+            (Place::at(path), folder)
+        };
+        let (near, _folder) = place(1);
+        near.make_socket_dir(None).unwrap();
+        assert_eq!(near.socket_dir(), near.folder().join("socket"));
+
+        let (deep, _folder) = place(90);
+        let (other, _other_folder) = place(90);
+        deep.make_socket_dir(None).unwrap();
+        other.make_socket_dir(None).unwrap();
+        let first = deep.socket_dir();
+        assert!(first.starts_with("/tmp"), "{first:?}");
+        assert_ne!(first, other.socket_dir());
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!(mode(&first), 0o700);
+        // It is used again, unless something else has taken its name.
+        deep.make_socket_dir(None).unwrap();
+        assert_eq!(deep.socket_dir(), first);
+        std::fs::remove_dir(&first).unwrap();
+        std::fs::write(&first, "").unwrap();
+        deep.make_socket_dir(None).unwrap();
+        let second = deep.socket_dir();
+        assert_ne!(second, first);
+        std::fs::remove_file(&first).unwrap();
+        deep.remove_short_socket_dir();
+        assert!(!second.exists());
+        other.remove_short_socket_dir();
     }
 
     #[test]

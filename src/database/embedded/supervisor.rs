@@ -117,7 +117,7 @@ pub async fn supervise(supervision: Supervision) -> Result<(), EmbeddedError> {
 async fn bring_up(place: &Place, supervision: &Supervision) -> Result<Child, EmbeddedError> {
     let user = ServerUser::choose(place)?;
     stop_leftover(place).await?;
-    make_private_folder(&place.socket_dir(), user.as_ref())?;
+    place.make_socket_dir(user.as_ref())?;
     if !place.has_data() {
         create_cluster(place, supervision, user.as_ref()).await?;
     }
@@ -217,6 +217,9 @@ async fn create_cluster(
         Ok(Err(error)) => return Err(failed(error.to_string())),
         Err(_) => return Err(failed(format!("still running after {INITDB_TIMEOUT:?}"))),
     }
+    // The socket's folder decides who may connect; nothing listens on the network.
+    let access = aside.join("pg_hba.conf");
+    std::fs::write(&access, "local all all trust\n").at("writing", &access)?;
     std::fs::rename(&aside, place.data()).at("renaming", &aside)?;
     if supervision.durable {
         let folder = std::fs::File::open(place.folder()).at("opening", place.folder())?;
@@ -295,10 +298,7 @@ async fn wait_until_ready(server: &mut Child, place: &Place) -> Result<(), Embed
             Err(error) if sqlstate(&error) == "3D000" => create_database(place).await?,
             Err(sqlx::Error::Io(_)) => {}
             Err(error) if sqlstate(&error) == "57P03" => {}
-            Err(source) => {
-                let folder = place.folder().to_owned();
-                return Err(EmbeddedError::Connect { folder, source });
-            }
+            Err(error) => return Err(unreachable(place, error)),
         }
         if let Some(status) = server.try_wait().at("waiting for", place.folder())? {
             return Err(EmbeddedError::Failed {
@@ -327,10 +327,14 @@ async fn connect(place: &Place, database: &str) -> Result<(), sqlx::Error> {
 async fn create_database(place: &Place) -> Result<(), EmbeddedError> {
     execute(place, "postgres", "create database swr")
         .await
-        .map_err(|source| EmbeddedError::Connect {
-            folder: place.folder().to_owned(),
-            source,
-        })
+        .map_err(|error| unreachable(place, error))
+}
+
+fn unreachable(place: &Place, error: sqlx::Error) -> EmbeddedError {
+    EmbeddedError::Connect {
+        folder: place.folder().to_owned(),
+        source: error.into(),
+    }
 }
 
 #[expect(

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::filter::{Filter, quoted};
 use crate::database::reader::{ReadError, Reader, ResultColumn, RowSink, Snapshot};
+use crate::visible::visible;
 
 /// What a treemap can show; smaller ones are a hair wide.
 const TREEMAP_NAMESPACES: u64 = 300;
@@ -161,37 +162,19 @@ impl<T: DeserializeOwned> RowSink for TopSink<T> {
 /// Longest text shown; names are shorter, errors need not be.
 const TEXT_CHARS: usize = 300;
 
-/// Text of others' making, made harmless for the eye as well: what moves, hides or turns round
-/// the characters beside it is spelt out. (That it is no markup is up to whoever writes it.)
+/// Text that others wrote, shortened, and safe to look at. (That it is no markup is up to whoever
+/// writes it.)
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(from = "String")]
 pub(super) struct Text(pub(super) String);
 
 impl From<String> for Text {
     fn from(text: String) -> Text {
-        let mut shown = String::with_capacity(text.len().min(TEXT_CHARS));
-        for (count, character) in text.chars().enumerate() {
-            if count == TEXT_CHARS {
-                shown.push('…');
-                break;
-            }
-            if character.is_control() || is_invisible(character) {
-                shown.extend(character.escape_unicode());
-            } else {
-                shown.push(character);
-            }
-        }
-        Text(shown)
+        Text(match text.char_indices().nth(TEXT_CHARS) {
+            Some((end, _)) => format!("{}…", visible(&text[..end])),
+            None => visible(&text).into_owned(),
+        })
     }
-}
-
-/// Marks that have no form: those of text direction, joiners, variation selectors, tags.
-fn is_invisible(character: char) -> bool {
-    matches!(
-        character,
-        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
-    )
 }
 
 #[derive(Debug, Deserialize)]

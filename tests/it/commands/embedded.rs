@@ -85,7 +85,7 @@ async fn without_a_database_url_a_server_of_its_own_is_used_and_named() {
     assert_eq!(first.stdout, "");
     first.says(&[
         "no database is named (DATABASE_URL): using the embedded PostgreSQL",
-        "\n  psql 'postgresql://",
+        "reaches it with: psql 'postgresql://",
         "run 1: published in ",
         "3 new, 0 changed",
     ]);

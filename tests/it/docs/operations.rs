@@ -261,7 +261,7 @@ async fn no_run_begins_while_rows_are_deleted() {
     assert!(
         refused
             .to_string()
-            .contains("another run over this instance"),
+            .contains("the lock of this instance is held by a session that is no run"),
         "{refused}"
     );
     connection.execute("rollback").await.unwrap();

@@ -34,6 +34,10 @@ impl HeldUp {
             database.snapshot(running).await == "t"
         })
         .await;
+        // A test expects the rows of its own runs only.
+        database
+            .snapshot("delete from swr.sync_run where host = ''")
+            .await;
         let holder = hold(database, table).await;
         gateway.pass();
         wait_until("the run is held up", async || {
@@ -64,7 +68,12 @@ async fn describe_instance(mirror: &Mirror) {
     let insert = format!(
         "insert into swr.instance (swr_instance_id, project_id, endpoint, name, version, first_seen_at)
          values ('{instance_id}', '{project_id}', '', '{instance_name}', '{instance_version}', now())
-         on conflict do nothing"
+         on conflict do nothing;
+         insert into swr.sync_run
+             (instance_id, outcome, started_at, updated_at, described_at, program_version, host, process_id)
+         select instance_id, 'failed', now(), now(), now(), '', '', 0
+         from swr.instance i
+         where not exists (select from swr.sync_run r where r.instance_id = i.instance_id)"
     );
     database.snapshot(&insert).await;
 }

@@ -1,0 +1,53 @@
+//! Errors of the driver, in words for people.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use sqlx::postgres::PgDatabaseError;
+
+/// An error of the driver.
+///
+/// The driver's own text ends with a line number of PostgreSQL's source and lacks the SQLSTATE.
+/// Nothing is a `source` of this error: the text says it all.
+#[derive(Debug)]
+pub struct SqlError(pub sqlx::Error);
+
+impl SqlError {
+    /// The SQLSTATE, if the server sent one.
+    pub fn code(&self) -> Option<Cow<'_, str>> {
+        self.0.as_database_error()?.code()
+    }
+}
+
+impl From<sqlx::Error> for SqlError {
+    fn from(error: sqlx::Error) -> SqlError {
+        SqlError(error)
+    }
+}
+
+impl std::error::Error for SqlError {}
+
+impl fmt::Display for SqlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(error) = self.0.as_database_error() else {
+            return write!(f, "{}", self.0);
+        };
+        f.write_str(error.message())?;
+        let code = error.code().unwrap_or_default();
+        let detail = error
+            .try_downcast_ref::<PgDatabaseError>()
+            .and_then(PgDatabaseError::detail);
+        if let Some(detail) = detail.filter(|_| !quotes_data(&code)) {
+            write!(f, ": {detail}")?;
+        }
+        write!(f, " (SQLSTATE {code})")
+    }
+}
+
+/// Whether the detail of such an error quotes values, which may hold a secret: those of data and
+/// constraints, and those that a function raises.
+fn quotes_data(code: &str) -> bool {
+    ["22", "23", "P0"]
+        .iter()
+        .any(|class| code.starts_with(class))
+}
