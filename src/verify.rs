@@ -11,6 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 
+use crate::artifact::Page;
 use crate::build_history::{HistoryAnswer, HistoryOutcome, HistoryRequest, Refusal};
 use crate::clock::Clock;
 use crate::database::Database;
@@ -239,21 +240,26 @@ impl Verification<'_> {
     async fn stage(&mut self) -> Result<(), SyncError> {
         let (run, clock) = (self.run, &self.settings.clock);
         let mut staged = Staged::default();
-        let catalog = self.registry.catalog().await?;
-        self.counters.catalog_pages = catalog.pages;
-        let staging = stage_catalog(
-            self.lock.connection(),
-            run,
-            &mut staged,
-            &catalog.namespaces,
-            &catalog.repositories,
-        );
-        store::within(self.limit, "stage the catalog", staging).await?;
+        let (no_namespaces, no_repositories) = (Page::default(), Page::default());
+        let mut pages = self.registry.namespace_pages();
+        while let Some(page) = pages.next().await? {
+            self.counters.catalog_pages += 1;
+            let connection = self.lock.connection();
+            let staging = stage_catalog(connection, run, &mut staged, &page, &no_repositories);
+            store::within(self.limit, "stage the catalog", staging).await?;
+        }
+        let mut pages = self.registry.repository_pages();
+        while let Some(page) = pages.next().await? {
+            self.counters.catalog_pages += 1;
+            let connection = self.lock.connection();
+            let staging = stage_catalog(connection, run, &mut staged, &no_namespaces, &page);
+            store::within(self.limit, "stage the catalog", staging).await?;
+        }
         let started_at = clock.now();
         let noting = store::note_listing(self.lock.connection(), run, started_at, None);
         store::within(self.limit, "note the times of the listing", noting).await?;
-        let mut pages = std::pin::pin!(self.registry.artifact_pages());
-        while let Some(page) = pages.try_next().await? {
+        let mut pages = self.registry.artifact_pages();
+        while let Some(page) = pages.next().await? {
             self.counters.pages += 1;
             self.counters.artifacts_listed += page.rows.len() as u64;
             let staging = stage_artifacts(self.lock.connection(), run, &mut staged, &page);
@@ -331,7 +337,10 @@ impl Verification<'_> {
     async fn fetch_one(&self, request: HistoryRequest) -> Result<HistoryAnswer, SyncError> {
         let HistoryRequest { digest, repository } = request;
         let outcome = match repository {
-            Some(repository) => self.registry.build_history(&repository, &digest).await?,
+            Some(repository) => {
+                let fetched = self.registry.build_history(&repository, &digest).await?;
+                fetched.outcome
+            }
             None => HistoryOutcome::Failed(Refusal {
                 status: None,
                 code: None,

@@ -617,7 +617,7 @@ async fn build_history((registry, artifact): (&Registry, &Artifact)) -> Probed<(
         return doubtful((), "no_repository", text, hint);
     };
     let outcome = registry.build_history(&repository, &artifact.digest).await;
-    let refusal = match outcome.map_err(refused)? {
+    let refusal = match outcome.map_err(refused)?.outcome {
         HistoryOutcome::Stored(history) => {
             let text = format!(
                 "allowed: {} steps of artifact {}",
@@ -669,6 +669,7 @@ fn refused(error: RegistryError) -> Finding {
         RequestFailure::NoAnswer { reason } => no_answer(reason).to_owned(),
         RequestFailure::Untrusted { .. } => "tls".to_owned(),
         RequestFailure::BadHeader { .. } => "bad_header".to_owned(),
+        RequestFailure::TooLarge(_) => "too_large".to_owned(),
         RequestFailure::Malformed(_)
         | RequestFailure::Unwanted
         | RequestFailure::RepeatedMarker { .. }

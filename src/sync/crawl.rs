@@ -20,7 +20,7 @@ use crate::build_history::{
 };
 use crate::clock::Clock;
 use crate::database::Database;
-use crate::registry::{Registry, RegistryError};
+use crate::registry::{FetchedHistory, Registry, RegistryError, Reservation};
 use crate::spans;
 use crate::stop::{Stop, StopReason};
 use crate::store::{self, HistoryWriter, InstanceLock, Run, Staged, StoreError};
@@ -145,7 +145,7 @@ impl Crawl<'_> {
     async fn fetch(
         &self,
         mut wanted: mpsc::Receiver<HistoryRequest>,
-        answered: mpsc::Sender<HistoryAnswer>,
+        answered: mpsc::Sender<(HistoryAnswer, Option<Reservation>)>,
     ) -> Result<(), SyncError> {
         let answered = &answered;
         stream::poll_fn(|context| wanted.poll_recv(context))
@@ -158,7 +158,7 @@ impl Crawl<'_> {
                     outcome = self.fetch_one(&request) => outcome?,
                     () = async { self.halted().await; tokio::time::sleep(GRACE).await } => return Ok(()),
                 };
-                let Some(outcome) = outcome else {
+                let Some(FetchedHistory { outcome, reservation }) = outcome else {
                     Progress::add(&self.progress.histories_skipped, 1);
                     // Another repository that holds it may give it.
                     self.in_flight().remove(&request.digest);
@@ -166,7 +166,8 @@ impl Crawl<'_> {
                 };
                 // A closed channel means that the storing stage failed, which is reported there.
                 let digest = request.digest;
-                let _ = answered.send(HistoryAnswer { digest, outcome }).await;
+                let answer = HistoryAnswer { digest, outcome };
+                let _ = answered.send((answer, reservation)).await;
                 Ok(())
             })
             .await
@@ -176,7 +177,7 @@ impl Crawl<'_> {
     async fn fetch_one(
         &self,
         request: &HistoryRequest,
-    ) -> Result<Option<HistoryOutcome>, RegistryError> {
+    ) -> Result<Option<FetchedHistory>, RegistryError> {
         let Some(repository) = &request.repository else {
             let outcome = HistoryOutcome::Failed(Refusal {
                 status: None,
@@ -184,7 +185,11 @@ impl Crawl<'_> {
                 message: "the catalog does not name the repository of this digest".to_owned(),
             });
             self.failures().note_unasked(&outcome);
-            return Ok(Some(outcome));
+            let reservation = None;
+            return Ok(Some(FetchedHistory {
+                outcome,
+                reservation,
+            }));
         };
         let may_ask = || self.failures().may_ask(repository);
         // Asked twice: so many need not wait for their turn.
@@ -194,10 +199,11 @@ impl Crawl<'_> {
         let asking = self
             .registry
             .build_history_if(repository, &request.digest, &may_ask);
-        let Some(outcome) = asking.await? else {
+        let Some(fetched) = asking.await? else {
             return Ok(None);
         };
-        if let HistoryOutcome::Forbidden(refusal) | HistoryOutcome::Failed(refusal) = &outcome {
+        let outcome = &fetched.outcome;
+        if let HistoryOutcome::Forbidden(refusal) | HistoryOutcome::Failed(refusal) = outcome {
             tracing::debug!(
                 digest = request.digest,
                 repository = repository.to_string(),
@@ -206,10 +212,10 @@ impl Crawl<'_> {
                 refusal.message
             );
         }
-        if let Some(gave_up) = self.failures().note(repository, &outcome) {
+        if let Some(gave_up) = self.failures().note(repository, outcome) {
             warn_of(&gave_up, repository);
         }
-        Ok(Some(outcome))
+        Ok(Some(fetched))
     }
 
     pub(super) fn in_flight(&self) -> MutexGuard<'_, HashSet<String>> {
@@ -226,15 +232,16 @@ impl Crawl<'_> {
     async fn store(
         &self,
         mut writer: HistoryWriter,
-        mut answered: mpsc::Receiver<HistoryAnswer>,
+        mut answered: mpsc::Receiver<(HistoryAnswer, Option<Reservation>)>,
     ) -> Result<(), SyncError> {
         let mut batch = Vec::with_capacity(BATCH);
         while answered.recv_many(&mut batch, BATCH).await > 0 {
-            let storing = writer.store(&batch, self.clock.now());
+            let (answers, _reservations): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
+            let storing = writer.store(&answers, self.clock.now());
             let writes = self.within("store build histories", storing).await?;
-            self.progress.note(&batch, writes);
+            self.progress.note(&answers, writes);
             let mut in_flight = self.in_flight();
-            for answer in batch.drain(..) {
+            for answer in answers {
                 in_flight.remove(&answer.digest);
             }
         }

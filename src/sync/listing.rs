@@ -3,8 +3,6 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use futures_util::StreamExt;
-use futures_util::future::{self, Either};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -12,7 +10,7 @@ use tracing::Instrument;
 use super::crawl::Crawl;
 use super::progress::{Phase, Progress};
 use super::{GOES_ON, HEARTBEAT, SyncError};
-use crate::artifact::{Artifact, Page};
+use crate::artifact::{Artifact, Namespace, Page, Repository};
 use crate::build_history::HistoryRequest;
 use crate::spans;
 use crate::store::{
@@ -45,17 +43,31 @@ impl Listing<'_, '_> {
 
     async fn read_catalog(&mut self) -> Result<(), SyncError> {
         self.catalog_reads += 1;
-        let catalog = self.crawl.registry.catalog().await?;
-        Progress::add(&self.crawl.progress.catalog_pages, catalog.pages);
-        self.catalog_may_shift |= catalog.pages > 2;
         let crawl = self.crawl;
-        let staging = stage_catalog(
-            self.lock.connection(),
-            crawl.run,
-            &mut self.staged,
-            &catalog.namespaces,
-            &catalog.repositories,
-        );
+        let mut count = 0;
+        let mut pages = crawl.registry.namespace_pages();
+        while let Some(page) = pages.next().await? {
+            count += 1;
+            self.stage_catalog(&page, &Page::default()).await?;
+        }
+        let mut pages = crawl.registry.repository_pages();
+        while let Some(page) = pages.next().await? {
+            count += 1;
+            self.stage_catalog(&Page::default(), &page).await?;
+        }
+        self.catalog_may_shift |= count > 2;
+        Ok(())
+    }
+
+    async fn stage_catalog(
+        &mut self,
+        namespaces: &Page<Namespace>,
+        repositories: &Page<Repository>,
+    ) -> Result<(), SyncError> {
+        let crawl = self.crawl;
+        Progress::add(&crawl.progress.catalog_pages, 1);
+        let (connection, staged) = (self.lock.connection(), &mut self.staged);
+        let staging = stage_catalog(connection, crawl.run, staged, namespaces, repositories);
         crawl.within("stage the catalog", staging).await?;
         Ok(())
     }
@@ -128,28 +140,10 @@ impl Listing<'_, '_> {
 
     async fn read_pages(&mut self, wanted: &mpsc::Sender<HistoryRequest>) -> Result<(), SyncError> {
         let crawl = self.crawl;
-        let mut pages = std::pin::pin!(crawl.registry.artifact_pages());
-        let mut next = self.beating(pages.next()).await?;
-        while let Some(page) = next {
-            let page = page?;
+        let mut pages = crawl.registry.artifact_pages();
+        while let Some(page) = self.beating(pages.next()).await?? {
             Progress::add(&crawl.progress.pages, 1);
-            // The next page is on its way while this one is taken in, and may well be late: then
-            // the run row goes on showing progress.
-            let taking = Box::pin(self.take_in(&page, wanted));
-            let following = match future::select(taking, pages.next()).await {
-                Either::Left((taken, following)) => {
-                    taken?;
-                    Either::Left(following)
-                }
-                Either::Right((following, taking)) => {
-                    taking.await?;
-                    Either::Right(following)
-                }
-            };
-            next = match following {
-                Either::Left(following) => self.beating(following).await?,
-                Either::Right(page) => page,
-            };
+            self.take_in(&page, wanted).await?;
         }
         Ok(())
     }
