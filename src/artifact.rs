@@ -111,6 +111,15 @@ pub struct Page<T> {
     pub issues: Vec<DataIssue>,
 }
 
+impl<T> Default for Page<T> {
+    fn default() -> Page<T> {
+        Page {
+            rows: Vec::new(),
+            issues: Vec::new(),
+        }
+    }
+}
+
 /// What the API says of an instance (ShowInstance, api-swr2 swr_03_0003).
 #[derive(Debug, Clone, PartialEq)]
 pub struct InstanceDescription {

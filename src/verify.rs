@@ -126,7 +126,7 @@ pub async fn verify(
         next_heartbeat: Instant::now() + HEARTBEAT,
     };
     let activity = registry.activity();
-    let stuck = activity.stalled(PATIENCE, || registry.pace_busy_until());
+    let stuck = activity.stalled(PATIENCE, || registry.pace().not_before);
     let result = tokio::select! {
         result = verification.run() => result,
         reason = stop.requested() => Err(reason.into()),

@@ -680,6 +680,7 @@ fn refused(error: RegistryError) -> Finding {
         RequestFailure::NoAnswer { reason } => no_answer(reason).to_owned(),
         RequestFailure::Untrusted { .. } => "tls".to_owned(),
         RequestFailure::BadHeader { .. } => "bad_header".to_owned(),
+        RequestFailure::TooLarge(_) => "too_large".to_owned(),
         RequestFailure::Malformed(_)
         | RequestFailure::Unwanted
         | RequestFailure::RepeatedMarker { .. }

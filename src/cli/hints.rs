@@ -118,6 +118,7 @@ fn registry_hint(error: &RegistryError) -> Option<&'static str> {
             return Some("check the credentials for line breaks and spaces");
         }
         RequestFailure::Malformed(_)
+        | RequestFailure::TooLarge(_)
         | RequestFailure::Unwanted
         | RequestFailure::RepeatedMarker { .. }
         | RequestFailure::EndlessListing { .. }

@@ -27,6 +27,8 @@ pub(super) struct Gatekeeper {
     issued: u64,
     expiry_by_token: HashMap<String, DateTime<Utc>>,
     failures: HashMap<String, KeyFailures>,
+    /// How many requests each issued token or temporary key was accepted for.
+    uses: HashMap<String, u64>,
     /// The keys that expire.
     pub(super) machine: Machine,
     /// Accepted instead of the one in the settings.
@@ -89,8 +91,14 @@ impl Gatekeeper {
         }
     }
 
+    /// Whether an issued token or temporary key has been accepted as often as it may.
+    fn is_used_up(&self, settings: &EmulatorSettings, name: &str) -> bool {
+        let uses = self.uses.get(name).copied().unwrap_or_default();
+        settings.uses_per_secret.is_some_and(|limit| uses >= limit)
+    }
+
     fn check_token(
-        &self,
+        &mut self,
         settings: &EmulatorSettings,
         token: &str,
         now: DateTime<Utc>,
@@ -99,8 +107,11 @@ impl Gatekeeper {
         if fixed.is_some_and(|fixed| fixed.expose_secret() == token) {
             return Ok(());
         }
-        match self.expiry_by_token.get(token) {
-            Some(expires_at) if now < *expires_at => Ok(()),
+        match self.expiry_by_token.get(token).copied() {
+            Some(expires_at) if now < expires_at && !self.is_used_up(settings, token) => {
+                *self.uses.entry(token.to_owned()).or_default() += 1;
+                Ok(())
+            }
             Some(_) => Err(Refusal::unauthenticated("token expires")),
             None => Err(Refusal::unauthenticated("decrypt token fail")),
         }
@@ -135,6 +146,7 @@ impl Gatekeeper {
                 ));
             }
         };
+        let is_used_up = expires_at.is_some() && self.is_used_up(settings, access_key);
         let failures = self.failures.entry(access_key.to_owned()).or_default();
         if failures.locked_until.is_some_and(|until| now < until) {
             return Err("AK access failed to reach the limit,forbidden".into());
@@ -143,7 +155,9 @@ impl Gatekeeper {
         let result = check_date(request, now)
             .and_then(|()| check_security_token(request, security_token))
             .and_then(|()| match expires_at {
-                Some(expires_at) if expires_at <= now => Err("security token expired"),
+                Some(expires_at) if expires_at <= now || is_used_up => {
+                    Err("security token expired")
+                }
                 _ => Ok(()),
             })
             .and_then(|()| {
@@ -163,6 +177,7 @@ impl Gatekeeper {
         match result {
             Ok(()) => {
                 failures.in_a_row = 0;
+                *self.uses.entry(access_key.to_owned()).or_default() += 1;
                 Ok(())
             }
             Err(reason) => {

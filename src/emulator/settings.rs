@@ -32,6 +32,8 @@ pub struct EmulatorSettings {
     pub authentication: Authentication,
     /// How long issued tokens are valid; 24 hours in the cloud.
     pub token_lifetime: Duration,
+    /// How many requests an issued token or temporary key is accepted for; `None` for any number.
+    pub uses_per_secret: Option<u64>,
     /// What tokens and signature dates are checked against.
     pub clock: Clock,
     /// How long each answer waits.
@@ -56,6 +58,7 @@ impl Default for EmulatorSettings {
             credentials: Credentials::default(),
             authentication: Authentication::Required,
             token_lifetime: Duration::from_secs(24 * 60 * 60),
+            uses_per_secret: None,
             clock: Clock::system(),
             latency: Duration::ZERO,
             throttle: None,

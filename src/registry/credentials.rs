@@ -5,6 +5,7 @@ use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
+use super::expiring::{Issued, Secret};
 use super::signature::SigningKey;
 use super::temporary_key::TemporaryKeySource;
 
@@ -81,37 +82,40 @@ impl PasswordLogin {
     }
 }
 
-/// A token from IAM, and from when on it should be replaced.
-#[derive(Debug, Clone)]
-pub(super) struct IssuedToken {
-    pub(super) value: SecretString,
-    pub(super) renew_at: DateTime<Utc>,
+impl Secret for SecretString {
+    fn is_same(&self, other: &SecretString) -> bool {
+        self.expose_secret() == other.expose_secret()
+    }
 }
 
 /// Tokens live for 24 h; this is assumed where the answer does not say.
 const ASSUMED_LIFETIME: TimeDelta = TimeDelta::hours(12);
 
-impl IssuedToken {
-    /// Renewal falls into the last tenth of the lifetime, but not more than half an hour early.
-    /// The lifetime counts from now, however wrong our clock is: `skew` is how far the issuer's
-    /// is ahead of it.
-    pub(super) fn new(
-        value: String,
-        body: &[u8],
-        now: DateTime<Utc>,
-        skew: TimeDelta,
-    ) -> IssuedToken {
-        let expires_at = serde_json::from_slice::<Value>(body)
-            .ok()
-            .and_then(|document| {
-                DateTime::parse_from_rfc3339(document["token"]["expires_at"].as_str()?).ok()
-            })
-            .map_or(now + ASSUMED_LIFETIME, |time| time.to_utc() - skew);
-        let margin = ((expires_at - now) / 10).min(TimeDelta::minutes(30));
-        IssuedToken {
-            value: value.into(),
-            renew_at: expires_at - margin,
-        }
+/// A token from IAM. It is renewed in the last tenth of its lifetime, but not more than half an
+/// hour early.
+///
+/// The lifetime counts from now, however wrong our clock is: `skew` is how far the issuer's is
+/// ahead of it.
+pub(super) fn issued_token(
+    secret: SecretString,
+    body: &[u8],
+    now: DateTime<Utc>,
+    skew: TimeDelta,
+) -> Issued<SecretString> {
+    let expires_at = serde_json::from_slice::<Value>(body)
+        .ok()
+        .and_then(|document| {
+            DateTime::parse_from_rfc3339(document["token"]["expires_at"].as_str()?).ok()
+        })
+        .map(|time| time.to_utc() - skew)
+        // A token that seems to have expired already is tried: it was issued just now.
+        .filter(|expires_at| *expires_at > now)
+        .unwrap_or(now + ASSUMED_LIFETIME);
+    let margin = ((expires_at - now) / 10).min(TimeDelta::minutes(30));
+    Issued {
+        secret,
+        expires_at,
+        renew_at: expires_at - margin,
     }
 }
 
@@ -147,7 +151,7 @@ mod tests {
         let now = "2026-01-01T00:00:00Z".parse::<DateTime<Utc>>().unwrap();
         let renew_at = |expires: &str| {
             let body = format!(r#"{{"token":{{"expires_at":"{expires}"}}}}"#);
-            IssuedToken::new("t".to_owned(), body.as_bytes(), now, TimeDelta::zero()).renew_at - now
+            issued_token("t".into(), body.as_bytes(), now, TimeDelta::zero()).renew_at - now
         };
         assert_eq!(
             renew_at("2026-01-02T00:00:00.000000Z"),
@@ -160,7 +164,7 @@ mod tests {
         assert!(renew_at("nonsense") > TimeDelta::hours(11));
         // Our clock is two days ahead: the token is fresh all the same.
         let body = br#"{"token":{"expires_at":"2025-12-31T00:00:00.000000Z"}}"#;
-        let token = IssuedToken::new("t".to_owned(), body, now, TimeDelta::days(-2));
+        let token = issued_token("t".into(), body, now, TimeDelta::days(-2));
         assert_eq!(token.renew_at - now, TimeDelta::minutes(24 * 60 - 30));
     }
 }

@@ -68,8 +68,11 @@ pub enum RequestFailure {
     /// A success status with an answer that cannot be read.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// While it waited for its turn, it became clear that it need not be asked.
-    #[error("not asked: the answer is not wanted any more")]
+    /// A success status with an answer that is larger than this program reads.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+    /// The caller no longer needed the answer when the request could start.
+    #[error("not requested: the answer is no longer needed")]
     Unwanted,
     /// The listing came back to a marker it had been at before.
     #[error("the listing gives the marker {marker} a second time: it would never end")]
@@ -113,6 +116,27 @@ impl Malformed {
         Malformed {
             reason: reason.into(),
         }
+    }
+}
+
+/// An answer beyond a limit on bytes, entries or values. Requesting it again does not help.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{reason}")]
+pub struct TooLarge {
+    reason: String,
+}
+
+impl TooLarge {
+    /// Such as "the build history has more than 8388608 bytes".
+    pub(super) fn more_than(what: &str, limit: usize, unit: &str) -> TooLarge {
+        let reason = format!("{what} has more than {limit} {unit}");
+        TooLarge { reason }
+    }
+
+    /// Such as "the build history has 12000 entries; the limit is 10000".
+    pub(super) fn exactly(what: &str, size: u64, limit: usize, unit: &str) -> TooLarge {
+        let reason = format!("{what} has {size} {unit}; the limit is {limit}");
+        TooLarge { reason }
     }
 }
 
@@ -341,6 +365,11 @@ impl RegistryError {
             RequestFailure::Status(status) => status.status == 401,
             _ => false,
         }
+    }
+
+    /// Whether the answer was beyond a limit.
+    pub(super) fn is_too_large(&self) -> bool {
+        matches!(self.failure, RequestFailure::TooLarge(_))
     }
 
     /// Whether there is no temporary key, and trying again would not bring one.

@@ -1,15 +1,13 @@
 //! The decoders, for the targets in `fuzz/`; not part of any other build.
 
-use super::error::Malformed;
-use super::wire;
+use super::error::RequestFailure;
+use super::wire::{self, MAX_VALUES};
 use crate::artifact::Extra;
 use crate::data_issue::{Action, DataIssue};
 
 /// Rows and dropped rows of a page of the artifact list.
-pub fn artifact_page(body: &[u8]) -> Result<(usize, usize), Malformed> {
-    // The way on is read first, and from the same document.
-    let _ = wire::next_marker(body);
-    let page = wire::artifact_page(body)?;
+pub fn artifact_page(body: &[u8]) -> Result<(usize, usize), RequestFailure> {
+    let page = wire::artifact_page(body, MAX_VALUES)?.page;
     for artifact in &page.rows {
         check_text(&artifact.digest);
         check_extra(&artifact.extra);
@@ -28,17 +26,17 @@ pub fn artifact_page(body: &[u8]) -> Result<(usize, usize), Malformed> {
 
 /// Reads a body as each of the other answers that lead to rows.
 pub fn catalog_page(body: &[u8]) {
-    if let Ok(page) = wire::namespace_page(body) {
+    if let Ok(page) = wire::namespace_page(body, MAX_VALUES) {
         check_issues(&page.page.issues);
     }
-    if let Ok(page) = wire::repository_page(body) {
+    if let Ok(page) = wire::repository_page(body, MAX_VALUES) {
         check_issues(&page.page.issues);
     }
     let _ = wire::instance(body);
 }
 
 /// The number of steps of a build history.
-pub fn build_history(body: &[u8]) -> Result<usize, Malformed> {
+pub fn build_history(body: &[u8]) -> Result<usize, RequestFailure> {
     let history = wire::build_history("sha256:0", body)?;
     for step in &history.steps {
         check_extra(&step.extra);

@@ -1,15 +1,15 @@
 //! Keeps refused credentials from being tried again and again.
 //!
 //! More than five failed signature checks in a row lock a key for five minutes (devg-apisign,
-//! api-sign-0001). So the first signed request goes alone until the gateway has accepted it, and
-//! a refusal ends the run: nothing starts after it. A key that is wrong from the start costs one
-//! failed check.
+//! api-sign-0001). So the first request with a key or an issued token goes alone until the gateway
+//! has accepted it, and a key that is wrong from the start costs one failed check. The same holds
+//! for a temporary key or token that replaces another: a refusal at its first use is final.
 //!
-//! A key that turns bad in mid-run fails as many checks as requests start within one round trip
-//! to the gateway, which refuses before it asks the service: at 200 requests a second and 10 ms,
-//! two. The pace spreads them evenly, so there are no bursts beyond that. What makes a good key
-//! look bad, a clock that was set or a machine that slept, is met by a request that goes alone
-//! again, and so is a temporary key that replaces another.
+//! A key that turns bad in the middle of a run fails as many checks as requests start within one
+//! round trip to the gateway, which refuses before it asks the service: at 200 requests a second
+//! and 10 ms, two. The pace spreads them evenly, so there are no bursts beyond that. A clock that
+//! was set, or a machine that slept, can make a good key look bad; after either, one request goes
+//! alone again.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
@@ -26,7 +26,8 @@ const JUMP: TimeDelta = TimeDelta::seconds(60);
 #[derive(Debug)]
 pub(super) struct Gate {
     trust: watch::Sender<Trust>,
-    /// Only signatures are counted against us; a token is not locked for being wrong.
+    /// Whether one request goes alone first. A token from elsewhere needs none: nothing is locked
+    /// for it, and there is no other.
     probes: bool,
 }
 
@@ -244,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_needs_no_probe_but_a_refusal_counts_for_it_too() {
+    fn without_probes_a_refusal_is_final_too() {
         let (gate, clocks) = (Gate::new(false), Clocks::new());
         let _first = enter(&gate, &clocks).unwrap();
         let second = enter(&gate, &clocks).unwrap();
@@ -297,7 +298,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_waits_learns_of_the_verdict() {
+    async fn all_that_wait_get_the_verdict() {
         let (gate, clocks) = (Gate::new(true), Clocks::new());
         let probe = enter(&gate, &clocks).unwrap();
         let ((), refused, ()) = tokio::join!(gate.changed(), gate.closed(), async {

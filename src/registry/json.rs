@@ -1,13 +1,20 @@
 //! JSON as it came: every digit, every field, every escape.
 //!
-//! serde_json knows the syntax, and gives one level at a time as slices of the text. What its own
-//! tree would round, forget or refuse, and what jsonb cannot hold, is decided here value by value,
-//! so that an odd one concerns nobody but the field that has it.
+//! serde_json parses one level at a time into slices of the text. What its own tree would round,
+//! drop or reject, and what jsonb cannot hold, is decided here value by value, so that an odd
+//! value affects only its own field.
+//!
+//! Small text can make large structures: an element of `[[],[],…]` takes three bytes there and a
+//! hundred in memory. So each document has a number of values that it may make, and everything
+//! that keeps one counts it.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
@@ -17,9 +24,9 @@ use crate::data_issue::Action;
 /// Values nested deeper than this are kept as text: far more than any answer needs, far less
 /// than would exhaust a stack here or in PostgreSQL.
 const DEEPEST_TREE: usize = 64;
-/// Values longer than this are kept as text: as jsonb they can take eight times their length,
-/// of which 256 MB is the limit.
-const LARGEST_TREE_BYTES: usize = 16 << 20;
+/// Values longer than this are kept as text: as a tree, here and in jsonb, a value can take many
+/// times the memory of its text.
+const LARGEST_TREE_BYTES: usize = 256 << 10;
 /// Numbers beyond these are kept as text; PostgreSQL's numeric ends at 131,072 and 16,383 digits.
 const LONGEST_NUMBER: usize = 1_000;
 const LARGEST_EXPONENT: u32 = 10_000;
@@ -31,6 +38,8 @@ pub(super) struct Document<'a> {
     text: Cow<'a, str>,
     /// Bytes that are no UTF-8, with the place in `text` where U+FFFD stands for them.
     invalid: Vec<(usize, &'a [u8])>,
+    /// How many more values may be made of it; `None` once there were too many.
+    values_left: Cell<Option<usize>>,
 }
 
 /// A field of an object, both parts as they stand in the text.
@@ -61,13 +70,17 @@ impl Alterations {
 }
 
 impl<'a> Document<'a> {
-    /// Takes a body for UTF-8, with a byte order mark or without; faults are remembered.
-    pub(super) fn new(body: &'a [u8]) -> Result<Document<'a>, Malformed> {
+    /// Reads a body as UTF-8, with or without a byte order mark, and remembers what is invalid.
+    pub(super) fn new(body: &'a [u8], max_values: usize) -> Result<Document<'a>, Malformed> {
         let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
         let mut invalid = Vec::new();
+        let values_left = Cell::new(Some(max_values));
         if let Ok(text) = std::str::from_utf8(body) {
-            let text = Cow::Borrowed(text);
-            return Ok(Document { text, invalid });
+            return Ok(Document {
+                text: Cow::Borrowed(text),
+                invalid,
+                values_left,
+            });
         }
         let mut text = String::with_capacity(body.len());
         for chunk in body.utf8_chunks() {
@@ -81,18 +94,55 @@ impl<'a> Document<'a> {
             invalid.push((text.len(), chunk.invalid()));
             text.push('\u{fffd}');
         }
-        let text = Cow::Owned(text);
-        Ok(Document { text, invalid })
+        Ok(Document {
+            text: Cow::Owned(text),
+            invalid,
+            values_left,
+        })
     }
 
     /// The members of the document, which has to be an object, after a check of all its syntax.
-    pub(super) fn members(&self) -> Result<Vec<Member<'_>>, Malformed> {
+    pub(super) fn root_members(&self) -> Result<Vec<Member<'_>>, Malformed> {
         let root = self.root();
         if !root.is_empty() && !root.starts_with('{') {
             return Err(Malformed::new("the answer is not a JSON object"));
         }
-        // The error tells the place and what was expected there, and quotes nothing.
-        members(root).map_err(|error| Malformed::new(format!("the answer is not JSON: {error}")))
+        // The error names the place and what was expected there, and quotes nothing.
+        self.members(root)
+            .map_err(|error| Malformed::new(format!("the answer is not JSON: {error}")))
+    }
+
+    /// The members of an object in their order; a name may come more than once.
+    pub(super) fn members<'t>(
+        &self,
+        object: &'t str,
+    ) -> Result<Vec<Member<'t>>, serde_json::Error> {
+        let mut deserializer = serde_json::Deserializer::from_str(object);
+        let members = Members(self).deserialize(&mut deserializer)?;
+        deserializer.end()?;
+        Ok(members)
+    }
+
+    /// The elements of a list.
+    pub(super) fn elements<'t>(&self, list: &'t str) -> Result<Vec<&'t str>, serde_json::Error> {
+        let mut deserializer = serde_json::Deserializer::from_str(list);
+        let elements = Elements(self).deserialize(&mut deserializer)?;
+        deserializer.end()?;
+        Ok(elements)
+    }
+
+    /// Counts values that are kept; `false` if there are too many, from then on.
+    pub(super) fn count(&self, values: usize) -> bool {
+        let left = self.values_left.get();
+        let left = left.and_then(|left| left.checked_sub(values));
+        self.values_left.set(left);
+        left.is_some()
+    }
+
+    /// Whether more values were to be kept than allowed. Then what was read of the document is
+    /// incomplete.
+    pub(super) fn has_too_many_values(&self) -> bool {
+        self.values_left.get().is_none()
     }
 
     /// The whole document.
@@ -113,9 +163,9 @@ impl<'a> Document<'a> {
         text
     }
 
-    /// A value as jsonb can hold it, if it stands in `row`.
-    pub(super) fn value(&self, value: &str, row: &str) -> (Value, Alterations) {
-        let depth = if row.len() > LARGEST_TREE_BYTES {
+    /// A value as jsonb can hold it.
+    pub(super) fn value(&self, value: &str) -> (Value, Alterations) {
+        let depth = if value.len() > LARGEST_TREE_BYTES {
             0
         } else {
             DEEPEST_TREE
@@ -130,7 +180,7 @@ impl<'a> Document<'a> {
 
     /// A value as it came: itself, or the text of its JSON where jsonb cannot hold it.
     pub(super) fn original(&self, value: &str) -> Value {
-        match self.value(value, value) {
+        match self.value(value) {
             (original, alterations) if alterations.is_empty() => original,
             _ => Value::String(self.source(value)),
         }
@@ -174,7 +224,7 @@ impl<'a> Document<'a> {
             b'{' => {
                 let depth = depth.checked_sub(1)?;
                 let mut object = Map::new();
-                for Member { name, value } in members(value).ok()? {
+                for Member { name, value } in self.members(value).ok()? {
                     let name = self.text(name, alterations);
                     let value = self.tree(value, depth, alterations)?;
                     if object.insert(name, value).is_some() {
@@ -185,7 +235,7 @@ impl<'a> Document<'a> {
             }
             b'[' => {
                 let depth = depth.checked_sub(1)?;
-                let elements = elements(value).ok()?.into_iter();
+                let elements = self.elements(value).ok()?.into_iter();
                 Value::Array(
                     elements
                         .map(|element| self.tree(element, depth, alterations))
@@ -204,41 +254,95 @@ impl<'a> Document<'a> {
     }
 }
 
-/// The members of an object in their order; a name may come more than once.
-pub(super) fn members(object: &str) -> Result<Vec<Member<'_>>, serde_json::Error> {
-    serde_json::from_str(object).map(|Members(members)| members)
-}
+/// The number of elements of a list, none of which is kept.
+pub(super) fn count_elements(list: &str) -> Result<u64, serde_json::Error> {
+    struct Count(u64);
 
-/// The elements of a list.
-pub(super) fn elements(list: &str) -> Result<Vec<&str>, serde_json::Error> {
-    let elements: Vec<&RawValue> = serde_json::from_str(list)?;
-    Ok(elements.into_iter().map(RawValue::get).collect())
-}
+    impl<'de> Deserialize<'de> for Count {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Count, D::Error> {
+            struct List;
 
-struct Members<'a>(Vec<Member<'a>>);
+            impl<'de> Visitor<'de> for List {
+                type Value = Count;
 
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Members<'a>, D::Error> {
-        struct Object;
-
-        impl<'de> Visitor<'de> for Object {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-                let mut members = Vec::new();
-                while let Some((name, value)) = map.next_entry::<&RawValue, &RawValue>()? {
-                    let (name, value) = (name.get(), value.get());
-                    members.push(Member { name, value });
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("a list")
                 }
-                Ok(Members(members))
-            }
-        }
 
-        deserializer.deserialize_map(Object)
+                fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Count, A::Error> {
+                    let mut count = 0;
+                    while list.next_element::<IgnoredAny>()?.is_some() {
+                        count += 1;
+                    }
+                    Ok(Count(count))
+                }
+            }
+
+            deserializer.deserialize_seq(List)
+        }
+    }
+
+    serde_json::from_str(list).map(|Count(count)| count)
+}
+
+const TOO_MANY_VALUES: &str = "too many values";
+
+struct Members<'d, 'a>(&'d Document<'a>);
+
+impl<'de> DeserializeSeed<'de> for Members<'_, '_> {
+    type Value = Vec<Member<'de>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Members<'_, '_> {
+    type Value = Vec<Member<'de>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::new();
+        while let Some((name, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+            if !self.0.count(1) {
+                return Err(A::Error::custom(TOO_MANY_VALUES));
+            }
+            let (name, value) = (name.get(), value.get());
+            members.push(Member { name, value });
+        }
+        Ok(members)
+    }
+}
+
+struct Elements<'d, 'a>(&'d Document<'a>);
+
+impl<'de> DeserializeSeed<'de> for Elements<'_, '_> {
+    type Value = Vec<&'de str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Elements<'_, '_> {
+    type Value = Vec<&'de str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut elements = Vec::new();
+        while let Some(element) = list.next_element::<&RawValue>()? {
+            if !self.0.count(1) {
+                return Err(A::Error::custom(TOO_MANY_VALUES));
+            }
+            elements.push(element.get());
+        }
+        Ok(elements)
     }
 }
 

@@ -1,36 +1,38 @@
-//! Keys that expire: handed out by the metadata service of an ECS or by the pod identity agent of
-//! CCE, and renewed while a run goes on.
+//! Keys that expire: issued by the metadata service of an ECS or by the pod identity agent of CCE,
+//! and renewed during a run.
 //!
-//! Both are services of the machine itself, so no proxy leads to them, and they are neither paced
-//! nor counted among the requests to the registry. They are asked rarely: one at a time, well
-//! ahead of a key's end, and not again within ten seconds, whatever they answered.
+//! Both are services of the machine itself: they are reached without a proxy, and their requests
+//! are neither paced nor counted. They are asked one at a time, well before a key expires, and not
+//! again within ten seconds of an answer.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::header::{HeaderName, HeaderValue};
 use reqwest::{Method, Url};
 use serde_json::{Map, Value};
-use tokio::sync::Mutex;
 
 use super::error::{Malformed, RegistryError, RequestFailure, StatusFailure};
+use super::expiring::{Expiring, InUse, Issued, LEAST_INTERVAL, Secret};
+use super::http::{self, AnswerMemory, Limits, RawAnswer, Unanswered};
 use super::retry::{self, RetryPolicy};
 use super::signature::SigningKey;
-use super::transport::{self, RawAnswer, Unanswered};
 use crate::clock::Clock;
 use crate::secret_file;
 
 /// Limits of the SDKs for a request to each service.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(3);
 const POD_IDENTITY_TIMEOUT: Duration = Duration::from_secs(5);
+/// More than all attempts at a key take: each has up to four requests.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// A key with its names is a few kilobytes.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
 /// How long a metadata service without tokens is not asked for one again.
 const TOKENLESS_FOR: TimeDelta = TimeDelta::hours(24);
-/// What a metadata token is asked for; it is used at once.
+/// The lifetime that is asked for a metadata token, which is used at once.
 const TOKEN_LIFETIME_SECONDS: &str = "21600";
 /// What the metadata service says in a 401 that no token will change.
 const NO_AGENCY: &str = "Please configure Cloud Service Agency first";
@@ -38,8 +40,6 @@ const NO_AGENCY: &str = "Please configure Cloud Service Agency first";
 const RENEWED_BEFORE_END: TimeDelta = TimeDelta::minutes(40);
 /// Assumed where the answer does not say.
 const ASSUMED_LIFETIME: TimeDelta = TimeDelta::minutes(30);
-/// Nobody is asked twice within this time.
-const LEAST_INTERVAL: TimeDelta = TimeDelta::seconds(10);
 
 const RETRY: RetryPolicy = RetryPolicy {
     max_attempts: 3,
@@ -55,9 +55,11 @@ pub struct TemporaryKeySource(Arc<Inner>);
 struct Inner {
     issuer: Issuer,
     http: reqwest::Client,
-    /// Held by the one who asks for a key.
-    asking: Mutex<Asking>,
-    keys: StdMutex<Keys>,
+    timeout: Duration,
+    memory: AnswerMemory,
+    /// When the metadata service was found to have no tokens.
+    tokenless_since: StdMutex<Option<DateTime<Utc>>>,
+    keys: Expiring<SigningKey>,
 }
 
 enum Issuer {
@@ -69,33 +71,13 @@ enum Issuer {
     },
 }
 
-#[derive(Default)]
-struct Asking {
-    /// When the metadata service was found to have no tokens.
-    tokenless_since: Option<DateTime<Utc>>,
+impl Secret for SigningKey {
+    fn is_same(&self, other: &SigningKey) -> bool {
+        self.access_key == other.access_key
+    }
 }
 
-#[derive(Default)]
-struct Keys {
-    current: Option<TemporaryKey>,
-    /// The key that the gateway refused: one that replaces it is the only one to do so.
-    refused: Option<(String, StatusFailure)>,
-    /// The last answer, if it was no key: everybody who waited for it gets it.
-    failed: Option<(DateTime<Utc>, RegistryError)>,
-    generation: u64,
-}
-
-/// A key in use.
-#[derive(Debug, Clone)]
-pub(super) struct TemporaryKey {
-    pub(super) key: Arc<SigningKey>,
-    /// Another number for each other key.
-    pub(super) generation: u64,
-    expires_at: DateTime<Utc>,
-    renew_at: DateTime<Utc>,
-}
-
-/// Somebody who was to give a temporary key gave none.
+/// The issuer gave no temporary key.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("no temporary key from {issuer}: {failure}")]
 pub struct NoKey {
@@ -156,13 +138,6 @@ struct Failed {
     failure: KeyFailure,
 }
 
-/// A key as it was handed out.
-struct Issued {
-    key: SigningKey,
-    /// By our clock.
-    expires_at: DateTime<Utc>,
-}
-
 impl TemporaryKeySource {
     /// The metadata service of ECS and CCE nodes, by scheme and host (usermanual-ecs ecs_03_0166).
     pub fn metadata(endpoint: Url) -> Result<TemporaryKeySource, reqwest::Error> {
@@ -182,7 +157,7 @@ impl TemporaryKeySource {
     }
 
     fn new(issuer: Issuer, timeout: Duration) -> Result<TemporaryKeySource, reqwest::Error> {
-        let http = transport::client_builder()
+        let http = http::client_builder()
             .connect_timeout(timeout)
             .timeout(timeout)
             .no_proxy()
@@ -190,89 +165,37 @@ impl TemporaryKeySource {
         Ok(TemporaryKeySource(Arc::new(Inner {
             issuer,
             http,
-            asking: Mutex::default(),
-            keys: StdMutex::default(),
+            timeout,
+            memory: AnswerMemory::new(),
+            tokenless_since: StdMutex::default(),
+            keys: Expiring::default(),
         })))
     }
 
-    /// Sees to it that there is a key, and gives the time when it ends. A run that uses this
-    /// source afterwards has the same key.
+    /// Makes sure that there is a key, and returns when it expires. A run that uses this source
+    /// afterwards has the same key.
     pub async fn prepare(&self, clock: &Clock) -> Result<DateTime<Utc>, RegistryError> {
         Ok(self.current(clock).await?.expires_at)
     }
 
-    /// The key to sign with, renewed where its end is near. Whoever comes while one is being
-    /// asked for waits for it.
-    pub(super) async fn current(&self, clock: &Clock) -> Result<TemporaryKey, RegistryError> {
-        if let Some(settled) = self.settled(clock.now()) {
-            return settled.map_err(|error| *error);
-        }
-        let mut asking = self.0.asking.lock().await;
-        // While it was waited for, somebody else may have asked.
-        if let Some(settled) = self.settled(clock.now()) {
-            return settled.map_err(|error| *error);
-        }
-        let asked = self.ask(&mut asking, clock).await;
-        let now = clock.now();
-        let mut keys = self.keys();
-        match asked {
-            Ok(issued) => keys.replace(issued, now).map_err(|failure| {
-                let error = RegistryError {
-                    request: format!("a request with the key from {}", self.0.issuer),
-                    attempts: 1,
-                    elapsed: Duration::ZERO,
-                    failure: failure.into(),
-                };
-                keys.failed = Some((now, error.clone()));
-                error
-            }),
-            Err(error) => keys.go_on_without(&error, now).ok_or(error),
-        }
+    /// The key to sign with, renewed before it expires.
+    pub(super) async fn current(&self, clock: &Clock) -> Result<InUse<SigningKey>, RegistryError> {
+        let issue = async || self.ask(clock).await;
+        self.0.keys.current(clock, PATIENCE, issue).await
     }
 
-    /// What needs no asking: a key that is fresh, or a failure just now.
-    fn settled(&self, now: DateTime<Utc>) -> Option<Result<TemporaryKey, Box<RegistryError>>> {
-        let keys = self.keys();
-        let is_fresh = |key: &&TemporaryKey| now < key.renew_at && now < key.expires_at;
-        if let Some(key) = keys.current.as_ref().filter(is_fresh) {
-            return Some(Ok(key.clone()));
-        }
-        let (at, error) = keys.failed.as_ref()?;
-        ((now - *at).abs() < LEAST_INTERVAL).then(|| Err(Box::new(error.clone())))
+    pub(super) fn keys(&self) -> &Expiring<SigningKey> {
+        &self.0.keys
     }
 
-    /// Whether a request may be signed with this key now: it is the one in use, and has not ended.
-    pub(super) fn is_usable(&self, generation: u64, now: DateTime<Utc>) -> bool {
-        let keys = self.keys();
-        keys.current
-            .as_ref()
-            .is_some_and(|key| key.generation == generation && now < key.expires_at)
-    }
-
-    /// The gateway refused a key. From now on nothing is signed with it; `false` if there is no
-    /// other to be tried, since the refused one had replaced a refused one itself.
-    pub(super) fn refuse(&self, generation: u64, failure: &StatusFailure) -> bool {
-        let mut keys = self.keys();
-        let Some(key) = keys
-            .current
-            .take_if(|current| current.generation == generation)
-        else {
-            return true;
-        };
-        let is_first = keys.refused.is_none();
-        keys.refused = Some((key.key.access_key.clone(), failure.clone()));
-        is_first
-    }
-
-    async fn ask(&self, asking: &mut Asking, clock: &Clock) -> Result<Issued, RegistryError> {
+    async fn ask(&self, clock: &Clock) -> Result<Issued<SigningKey>, RegistryError> {
         let begin = tokio::time::Instant::now();
-        // Away from the cloud nobody is there, which need not be found out three times.
-        let may_be_absent =
-            matches!(self.0.issuer, Issuer::Metadata(_)) && self.keys().generation == 0;
+        // Outside of the cloud there is no metadata service: one attempt is enough to find out.
+        let may_be_absent = matches!(self.0.issuer, Issuer::Metadata(_)) && self.0.keys.is_first();
         let mut attempts = 0;
         loop {
             let asked = match &self.0.issuer {
-                Issuer::Metadata(endpoint) => self.ask_metadata(endpoint, asking, clock).await,
+                Issuer::Metadata(endpoint) => self.ask_metadata(endpoint, clock).await,
                 Issuer::PodIdentity {
                     url,
                     authorization_file,
@@ -300,20 +223,18 @@ impl TemporaryKeySource {
         }
     }
 
-    /// A token first, unless the service is known to have none, then the key. After a 401 both
-    /// are asked for once more, as the SDKs do: the service may have come to want tokens.
+    /// Asks for a token first, unless the service is known to have none, then for the key. After a
+    /// 401 for both again, as the SDKs do: the service may have started to require tokens.
     async fn ask_metadata(
         &self,
         endpoint: &Url,
-        asking: &mut Asking,
         clock: &Clock,
-    ) -> Result<Issued, Failed> {
-        let is_tokenless = asking
-            .tokenless_since
-            .is_some_and(|since| clock.now() - since < TOKENLESS_FOR);
+    ) -> Result<Issued<SigningKey>, Failed> {
+        let tokenless_since = *self.tokenless_since();
+        let is_tokenless = tokenless_since.is_some_and(|since| clock.now() - since < TOKENLESS_FOR);
         let token = match is_tokenless {
             true => None,
-            false => self.metadata_token(endpoint, asking, clock).await?,
+            false => self.metadata_token(endpoint, clock).await?,
         };
         let mut url = endpoint.clone();
         url.set_path("/openstack/latest/securitykey");
@@ -330,7 +251,7 @@ impl TemporaryKeySource {
         let lacks_agency = |answered: &Answered| answered.text().contains(NO_AGENCY);
         if answered.status() == 401
             && !lacks_agency(&answered)
-            && let Some(token) = self.metadata_token(endpoint, asking, clock).await?
+            && let Some(token) = self.metadata_token(endpoint, clock).await?
         {
             answered = ask(Some(token)).await?;
         }
@@ -345,7 +266,6 @@ impl TemporaryKeySource {
     async fn metadata_token(
         &self,
         endpoint: &Url,
-        asking: &mut Asking,
         clock: &Clock,
     ) -> Result<Option<String>, Failed> {
         let mut url = endpoint.clone();
@@ -360,11 +280,11 @@ impl TemporaryKeySource {
         let answered = self.exchange(request, None, clock).await?;
         match answered.status() {
             200 => {
-                asking.tokenless_since = None;
+                *self.tokenless_since() = None;
                 Ok(Some(answered.text().trim().to_owned()))
             }
             404 | 405 | 503 => {
-                asking.tokenless_since = Some(clock.now());
+                *self.tokenless_since() = Some(clock.now());
                 Ok(None)
             }
             _ => {
@@ -379,7 +299,7 @@ impl TemporaryKeySource {
         url: &Url,
         authorization_file: &Path,
         clock: &Clock,
-    ) -> Result<Issued, Failed> {
+    ) -> Result<Issued<SigningKey>, Failed> {
         // Read anew each time: the cluster replaces the token before it ends.
         let authorization = secret_file::read(authorization_file).map_err(|error| Failed {
             request: format!("POST {url}"),
@@ -409,8 +329,13 @@ impl TemporaryKeySource {
     ) -> Result<Answered, Failed> {
         let named = format!("{} {}", request.method(), request.url());
         let mut skew = TimeDelta::zero();
-        let exchanged = transport::exchange(&self.0.http, request, MAX_ANSWER_BYTES, |headers| {
-            skew = transport::skew(headers, clock).unwrap_or_default();
+        let limits = Limits {
+            timeout: self.0.timeout,
+            max_bytes: MAX_ANSWER_BYTES,
+            memory: &self.0.memory,
+        };
+        let exchanged = http::exchange(&self.0.http, request, limits, |headers| {
+            skew = http::skew(headers, clock).unwrap_or_default();
         });
         let exchanged = exchanged.await;
         match exchanged {
@@ -424,7 +349,7 @@ impl TemporaryKeySource {
                 request: named,
                 failure: KeyFailure::NoAnswer { reason },
             }),
-            Err(Unanswered::TooLong { .. }) => Err(Failed {
+            Err(Unanswered::TooLarge { .. }) => Err(Failed {
                 request: named,
                 failure: Malformed::new(format!(
                     "the answer is longer than {MAX_ANSWER_BYTES} bytes"
@@ -434,76 +359,20 @@ impl TemporaryKeySource {
         }
     }
 
-    fn keys(&self) -> MutexGuard<'_, Keys> {
-        self.0.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tokenless_since(&self) -> std::sync::MutexGuard<'_, Option<DateTime<Utc>>> {
+        let since = self.0.tokenless_since.lock();
+        since.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Keys {
-    /// Takes a new key into use. Fails with the gateway's words if it is the one that was
-    /// refused: to sign with it once more would bring it nearer to being locked.
-    fn replace(
-        &mut self,
-        issued: Issued,
-        now: DateTime<Utc>,
-    ) -> Result<TemporaryKey, StatusFailure> {
-        let Issued { key, expires_at } = issued;
-        self.failed = None;
-        if self.current.is_some() {
-            // Renewed because of its age, not because it was refused.
-            self.refused = None;
-        }
-        if let Some((access_key, failure)) = &self.refused
-            && *access_key == key.access_key
-        {
-            return Err(failure.clone());
-        }
-        // A service may give the same key until shortly before its end.
-        let is_same = self
-            .current
-            .as_ref()
-            .is_some_and(|current| current.key.access_key == key.access_key);
-        if !is_same {
-            self.generation += 1;
-        }
-        let key = TemporaryKey {
-            key: Arc::new(key),
-            generation: self.generation,
-            expires_at,
-            renew_at: renew_at(now, expires_at),
-        };
-        self.current = Some(key.clone());
-        Ok(key)
-    }
-
-    /// With the key in use for as long as it lives; it was to be renewed well ahead of its end.
-    fn go_on_without(&mut self, error: &RegistryError, now: DateTime<Utc>) -> Option<TemporaryKey> {
-        match &mut self.current {
-            Some(key) if now < key.expires_at => {
-                tracing::warn!(
-                    "{error}; the key in use ends at {}, and is used until then",
-                    key.expires_at.format("%Y-%m-%d %H:%M:%S UTC")
-                );
-                let rest = key.expires_at - now;
-                key.renew_at = now + (rest / 10).max(LEAST_INTERVAL);
-                Some(key.clone())
-            }
-            _ => {
-                self.failed = Some((now, error.clone()));
-                None
-            }
-        }
-    }
-}
-
-/// When less than 40 minutes are left, as the SDKs do, but never before half of a shorter life is
-/// over: else a key of half an hour would be renewed at each request.
+/// When less than 40 minutes are left, as the SDKs do, but not before half of a shorter lifetime
+/// is over: otherwise a key of half an hour would be renewed at each request.
 fn renew_at(now: DateTime<Utc>, expires_at: DateTime<Utc>) -> DateTime<Utc> {
     let margin = ((expires_at - now) / 2).min(RENEWED_BEFORE_END);
     (expires_at - margin).max(now + LEAST_INTERVAL)
 }
 
-/// An answer, and what it takes to tell of it.
+/// An answer, and what a message about it needs.
 struct Answered {
     request: String,
     answer: RawAnswer,
@@ -540,7 +409,7 @@ impl Answered {
         }
     }
 
-    fn issued(self, clock: &Clock) -> Result<Issued, Failed> {
+    fn issued(self, clock: &Clock) -> Result<Issued<SigningKey>, Failed> {
         if !(200..300).contains(&self.status()) {
             let failure = KeyFailure::Status(self.status_failure());
             return Err(self.failed(failure));
@@ -555,7 +424,11 @@ impl Answered {
             let expired_at = expires_at + self.skew;
             return Err(self.failed(KeyFailure::Expired { expired_at }));
         }
-        Ok(Issued { key, expires_at })
+        Ok(Issued {
+            secret: key,
+            expires_at,
+            renew_at: renew_at(now, expires_at),
+        })
     }
 }
 

@@ -1,23 +1,23 @@
-//! The one door for requests: paces, signs, sends, retries, and explains failures.
+//! The one door for requests: paces, signs, sends, retries, decodes, and explains failures.
 
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta};
+use chrono::TimeDelta;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Url};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::credentials::{Credentials, IssuedToken, PasswordLogin};
-use super::error::{Malformed, RegistryError, RequestFailure, StatusFailure};
+use super::credentials::{self, Credentials, PasswordLogin};
+use super::error::{Malformed, RegistryError, RequestFailure, StatusFailure, TooLarge};
+use super::expiring::{Expiring, InUse, Issued};
 use super::gate::{Entry, Gate, Pass};
+use super::http::{self, AnswerMemory, Limits, RawAnswer, Reservation, Unanswered};
 use super::meter::RequestMeter;
 use super::pace::{Pace, PaceNow, Permit};
 use super::retry::{self, RetryPolicy};
 use super::signature::{self, RequestToSign, SigningKey};
-use super::temporary_key::{TemporaryKey, TemporaryKeySource};
 use crate::activity::Activity;
 use crate::clock::Clock;
 use crate::run::RequestKind;
@@ -53,51 +53,35 @@ impl Default for TransportSettings {
     }
 }
 
-/// An answer larger than this is not read: it bounds the memory a request can take.
-const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// Larger answers are decoded on a thread of their own: they take milliseconds.
+const MAX_INLINE_BYTES: usize = 100_000;
+/// An answer that is not a page has no reason to be larger.
+const MAX_ANSWER_BYTES: usize = 8 << 20;
+/// So many tokens or keys that work for other requests are tried for one that is refused each time.
+const MAX_REFUSALS: u32 = 50;
 
-/// A connection to one gateway. Clones share all but what they count.
-#[derive(Debug)]
+/// A connection to one gateway. Clones share everything.
+#[derive(Debug, Clone)]
 pub(super) struct Transport {
+    shared: Arc<Shared>,
+    meter: Arc<RequestMeter>,
+    activity: Activity,
+}
+
+/// What the instances of a project share.
+struct Shared {
     http: reqwest::Client,
     endpoint: Url,
     project_id: String,
-    credentials: Arc<Credentials>,
-    token: Arc<Mutex<TokenSlot>>,
+    credentials: Credentials,
+    /// The token of an IAM user.
+    token: Expiring<SecretString>,
     settings: TransportSettings,
-    pace: Arc<Pace>,
-    gate: Arc<Gate>,
-    meter: Arc<RequestMeter>,
-    activity: Activity,
+    pace: Pace,
+    gate: Gate,
+    memory: AnswerMemory,
     clock: Clock,
-    clock_skew: Arc<StdMutex<Option<TimeDelta>>>,
-}
-
-impl Clone for Transport {
-    fn clone(&self) -> Transport {
-        Transport {
-            http: self.http.clone(),
-            endpoint: self.endpoint.clone(),
-            project_id: self.project_id.clone(),
-            credentials: Arc::clone(&self.credentials),
-            token: Arc::clone(&self.token),
-            settings: self.settings.clone(),
-            pace: Arc::clone(&self.pace),
-            gate: Arc::clone(&self.gate),
-            meter: Arc::default(),
-            activity: Activity::default(),
-            clock: self.clock.clone(),
-            clock_skew: Arc::clone(&self.clock_skew),
-        }
-    }
-}
-
-/// The token in use.
-#[derive(Debug, Default)]
-struct TokenSlot {
-    current: Option<IssuedToken>,
-    /// The last token was refused: one that replaces it is the only one to do so.
-    was_refused: bool,
+    clock_skew: StdMutex<Option<TimeDelta>>,
 }
 
 /// A GET below the endpoint.
@@ -108,27 +92,29 @@ pub(super) struct Call<'a> {
     pub(super) path: &'a str,
     /// Decoded names and values.
     pub(super) query: &'a [(&'a str, &'a str)],
-    /// Asked when the request may start: waiting for that can take long. What was sent once is
-    /// brought to its end.
+    /// Asked when the request may start, which can take long. A request that was sent once is
+    /// completed.
     pub(super) is_wanted: &'a (dyn Fn() -> bool + Sync),
+    /// The name of the answer in messages.
+    pub(super) what: &'static str,
+    pub(super) max_bytes: usize,
 }
 
-/// What proves to the gateway who asks.
-enum Proof {
-    Token(SecretString),
-    Key {
-        key: Arc<SigningKey>,
-        /// Another number for each other key.
-        generation: u64,
-    },
+/// What proves to the gateway who sends a request.
+struct Proof {
+    secret: ProofSecret,
+    /// Another number for each other secret.
+    generation: u64,
+}
+
+enum ProofSecret {
+    Token(Arc<SecretString>),
+    Key(Arc<SigningKey>),
 }
 
 /// What one attempt brought.
 enum Attempt {
-    Answer {
-        headers: HeaderMap,
-        body: Vec<u8>,
-    },
+    Answer(RawAnswer),
     Refused {
         failure: StatusFailure,
         retry_after: Option<Duration>,
@@ -136,8 +122,26 @@ enum Attempt {
     Lost {
         failure: RequestFailure,
     },
-    /// It was not sent: the key has been replaced while it waited for its turn.
+    /// It was not sent: its token or key was replaced while it waited for its turn.
     Outdated,
+}
+
+impl From<InUse<SecretString>> for Proof {
+    fn from(token: InUse<SecretString>) -> Proof {
+        Proof {
+            secret: ProofSecret::Token(token.secret),
+            generation: token.generation,
+        }
+    }
+}
+
+impl From<InUse<SigningKey>> for Proof {
+    fn from(key: InUse<SigningKey>) -> Proof {
+        Proof {
+            secret: ProofSecret::Key(key.secret),
+            generation: key.generation,
+        }
+    }
 }
 
 struct Outgoing<'a> {
@@ -146,21 +150,11 @@ struct Outgoing<'a> {
     url: Url,
     body: Option<Vec<u8>>,
     authenticate: Option<&'a Call<'a>>,
+    what: &'static str,
+    max_bytes: usize,
 }
 
 impl Transport {
-    pub(super) fn with_same_meter(&self) -> Transport {
-        Transport {
-            meter: Arc::clone(&self.meter),
-            activity: self.activity.clone(),
-            ..self.clone()
-        }
-    }
-
-    pub(super) fn activity(&self) -> Activity {
-        self.activity.clone()
-    }
-
     pub(super) fn new(
         endpoint: Url,
         project_id: String,
@@ -168,7 +162,7 @@ impl Transport {
         settings: TransportSettings,
         clock: Clock,
     ) -> Result<Transport, reqwest::Error> {
-        let http = client_builder()
+        let http = http::client_builder()
             .connect_timeout(settings.connect_timeout)
             .timeout(settings.request_timeout)
             .tls_certs_merge(settings.ca_certificates.iter().cloned())
@@ -178,74 +172,95 @@ impl Transport {
             settings.max_in_flight,
             settings.retry.max_delay,
         );
-        let gate = Gate::new(credentials.sign_requests());
+        // Nothing can be done about a token from elsewhere, and nothing is locked for it.
+        let probes = !matches!(credentials, Credentials::Token(_));
         Ok(Transport {
-            http,
-            endpoint,
-            project_id,
-            credentials: Arc::new(credentials),
-            token: Arc::default(),
-            settings,
-            pace: Arc::new(pace),
-            gate: Arc::new(gate),
+            shared: Arc::new(Shared {
+                http,
+                endpoint,
+                project_id,
+                credentials,
+                token: Expiring::default(),
+                settings,
+                pace,
+                gate: Gate::new(probes),
+                memory: AnswerMemory::new(),
+                clock,
+                clock_skew: StdMutex::default(),
+            }),
             meter: Arc::default(),
             activity: Activity::default(),
-            clock,
-            clock_skew: Arc::default(),
         })
+    }
+
+    /// The same connection, whose requests are counted separately.
+    pub(super) fn with_own_meter(&self) -> Transport {
+        Transport {
+            shared: Arc::clone(&self.shared),
+            meter: Arc::default(),
+            activity: Activity::default(),
+        }
+    }
+
+    pub(super) fn activity(&self) -> &Activity {
+        &self.activity
     }
 
     pub(super) fn meter(&self) -> &Arc<RequestMeter> {
         &self.meter
     }
 
-    /// By how much the other side's clock is ahead of ours, as of the latest answer's `Date`;
-    /// `None` before there was one. Exact to a second, which is all the header has.
+    /// By how much the server's clock is ahead of ours, as of the latest answer's `Date`; `None`
+    /// before the first answer. Exact to a second, like the header.
     pub(super) fn clock_skew(&self) -> Option<TimeDelta> {
-        *self
-            .clock_skew
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        let skew = self.shared.clock_skew.lock();
+        *skew.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note_date(&self, headers: &HeaderMap) {
-        if let Some(skew) = skew(headers, &self.clock) {
-            *self
-                .clock_skew
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = Some(skew);
+        if let Some(skew) = http::skew(headers, &self.shared.clock) {
+            let noted = self.shared.clock_skew.lock();
+            *noted.unwrap_or_else(PoisonError::into_inner) = Some(skew);
         }
     }
 
     pub(super) fn pace(&self) -> PaceNow {
-        self.pace.now()
+        self.shared.pace.now()
     }
 
     pub(super) fn max_in_flight(&self) -> usize {
-        self.settings.max_in_flight
+        self.shared.settings.max_in_flight
     }
 
-    /// Sends a GET and gives the body of a 2xx answer.
+    /// Sends a GET and returns what `decode` makes of the body of a 2xx answer, with the memory
+    /// that is reserved for it.
     ///
-    /// Sent again, up to the policy's number of attempts: 408, 425, 500, 502, 503, 504, and
-    /// requests without an answer. A 429 is no attempt: it is sent again for as long as the
-    /// policy's patience lasts. A 401 is sent again once, and only if a new token or temporary key
-    /// can be fetched; otherwise it ends all requests, for five failed signatures in a row lock a
-    /// key.
-    pub(super) async fn get(&self, call: Call<'_>) -> Result<Vec<u8>, RegistryError> {
+    /// Sent again, up to the policy's number of attempts: 408, 425, 500, 502, 503, 504, requests
+    /// without an answer, and 2xx answers that are malformed. A 429 is no attempt: it is sent
+    /// again for as long as the policy's patience lasts. Neither is a 401 for a token or temporary
+    /// key that has worked before, which is replaced. Any other 401 ends all requests, for five
+    /// failed signatures in a row lock a key.
+    pub(super) async fn get<T: Send + 'static>(
+        &self,
+        call: Call<'_>,
+        decode: impl Fn(&[u8]) -> Result<T, RequestFailure> + Clone + Send + 'static,
+    ) -> Result<(T, Option<Reservation>), RegistryError> {
         let outgoing = Outgoing {
             kind: call.kind,
             method: Method::GET,
             url: self.url(&call),
             body: None,
             authenticate: Some(&call),
+            what: call.what,
+            max_bytes: call.max_bytes,
         };
-        self.send(&outgoing).await.map(|(_, body)| body)
+        self.send(&outgoing, move |answer| decode(&answer.body))
+            .await
     }
 
-    /// Asks for the endpoint's root without proof of who asks; any answer will do.
+    /// Requests the endpoint's root without credentials; any answer will do.
     pub(super) async fn reach(&self) -> Result<(), RegistryError> {
-        let mut url = self.endpoint.clone();
+        let mut url = self.shared.endpoint.clone();
         url.set_path("/");
         let outgoing = Outgoing {
             kind: RequestKind::Instance,
@@ -253,20 +268,26 @@ impl Transport {
             url,
             body: None,
             authenticate: None,
+            what: "the answer",
+            max_bytes: MAX_ANSWER_BYTES,
         };
-        match self.send(&outgoing).await {
+        match self.send(&outgoing, |_| Ok(())).await {
             Err(error) if error.status().is_none() => Err(error),
             _ => Ok(()),
         }
     }
 
-    async fn send(&self, outgoing: &Outgoing<'_>) -> Result<(HeaderMap, Vec<u8>), RegistryError> {
-        let policy = &self.settings.retry;
+    async fn send<T: Send + 'static>(
+        &self,
+        outgoing: &Outgoing<'_>,
+        decode: impl Fn(&RawAnswer) -> Result<T, RequestFailure> + Clone + Send + 'static,
+    ) -> Result<(T, Option<Reservation>), RegistryError> {
+        let policy = &self.shared.settings.retry;
         let begin = Instant::now();
         let mut sent = 0;
         let mut failed_attempts = 0;
+        let mut refusals = 0;
         let mut throttled_since: Option<Instant> = None;
-        let mut renewed = false;
         let fail = |attempts, failure| RegistryError {
             request: format!("{} {}", outgoing.method, outgoing.url),
             attempts,
@@ -275,22 +296,31 @@ impl Transport {
         };
         loop {
             let proof = match outgoing.authenticate {
-                Some(_) => Some(self.current_proof().await?),
+                Some(_) => {
+                    if let Some(failure) = self.shared.gate.refusal() {
+                        return Err(fail(sent, failure));
+                    }
+                    Some(self.current_proof().await?)
+                }
                 None => None,
             };
             let (failure, retry_after) = match self.attempt(outgoing, proof.as_ref(), sent).await {
-                Ok(Attempt::Answer { headers, body }) => return Ok((headers, body)),
+                Ok(Attempt::Answer(answer)) => match decoded(answer, decode.clone()).await {
+                    Ok(decoded) => return Ok(decoded),
+                    // As likely a fault on the way as a 502.
+                    Err(failure @ RequestFailure::Malformed(_)) => (failure, None),
+                    Err(failure) => return Err(fail(sent + 1, failure)),
+                },
                 Ok(Attempt::Outdated) => continue,
                 Ok(Attempt::Refused { failure, .. }) if failure.status == 401 => {
                     sent += 1;
-                    if renewed || !self.may_renew(proof).await {
-                        let failure = failure.into();
-                        if outgoing.authenticate.is_some() {
-                            self.gate.close(&failure);
-                        }
-                        return Err(fail(sent, failure));
+                    refusals += 1;
+                    let is_final = outgoing.authenticate.is_none()
+                        || self.shared.gate.refusal().is_some()
+                        || refusals == MAX_REFUSALS;
+                    if is_final {
+                        return Err(fail(sent, failure.into()));
                     }
-                    renewed = true;
                     continue;
                 }
                 Ok(Attempt::Refused {
@@ -326,47 +356,49 @@ impl Transport {
                 kind = outgoing.kind.as_str(),
                 attempts = sent,
                 delay_ms = delay.as_millis() as u64,
-                "{failure}; asking again"
+                "{failure}; trying again"
             );
             let _delay = self.activity.begin(delay);
             tokio::time::sleep(delay).await;
         }
     }
 
-    /// Waits until a request to the gateway may start; `None` if its key has been replaced or has
-    /// ended meanwhile. A key that was refused is so kept from being sent once more.
+    /// Waits until a request to the gateway may start; `None` if its token or key was replaced or
+    /// has expired in the meantime, so that a refused one is not sent again.
     async fn admit(
         &self,
         kind: RequestKind,
         proof: Option<&Proof>,
     ) -> Result<Option<(Permit<'_>, Pass<'_>)>, RequestFailure> {
-        let generation = match proof {
-            Some(Proof::Key { generation, .. }) => *generation,
-            Some(Proof::Token(_)) | None => 0,
-        };
+        let Shared { pace, gate, .. } = &*self.shared;
+        let generation = proof.map_or(0, |proof| proof.generation);
         let turn = async || match kind {
-            RequestKind::BuildHistory => self.pace.permit().await,
+            RequestKind::BuildHistory => pace.permit().await,
             // The list pages, and what comes before them: histories depend on them.
-            _ => self.pace.permit_first().await,
+            _ => pace.permit_first().await,
         };
         loop {
             let permit = tokio::select! {
                 biased;
-                failure = self.gate.closed() => return Err(failure),
+                failure = gate.closed() => return Err(failure),
                 permit = turn() => permit,
             };
-            let now = self.clock.now();
-            if let Credentials::Temporary(source) = &*self.credentials
-                && !source.is_usable(generation, now)
-            {
+            let now = self.shared.clock.now();
+            let is_usable = match &self.shared.credentials {
+                Credentials::Token(_) | Credentials::Key(_) => true,
+                Credentials::Password(_) => self.shared.token.is_usable(generation, now),
+                Credentials::Temporary(source) => source.keys().is_usable(generation, now),
+            };
+            if !is_usable {
                 return Ok(None);
             }
-            match self.gate.enter(Instant::now(), now, generation) {
+            match gate.enter(Instant::now(), now, generation) {
                 Entry::Go(pass) => return Ok(Some((permit, pass))),
                 Entry::Refused(failure) => return Err(failure),
                 Entry::Wait => {
                     drop(permit);
-                    self.gate.changed().await;
+                    // Until the probe ends, which has the timeout of a request.
+                    gate.changed().await;
                 }
             }
         }
@@ -395,38 +427,43 @@ impl Transport {
         if sent_before > 0 {
             self.meter.retried();
         }
-        let attempt = self.exchange(outgoing, proof).await?;
+        let attempt = self.exchange(outgoing, proof).await;
         let Some((permit, pass)) = admitted else {
-            return Ok(attempt);
+            return attempt;
         };
         match &attempt {
-            Attempt::Answer { .. } => {
+            Ok(Attempt::Answer(_)) => {
                 permit.answered(outgoing.kind);
-                pass.accepted();
+                self.accept(pass, proof);
             }
-            Attempt::Refused {
+            // Read no further, but the service has answered.
+            Err(RequestFailure::TooLarge(_)) => {
+                permit.answered(outgoing.kind);
+                self.accept(pass, proof);
+            }
+            Ok(Attempt::Refused {
                 failure,
                 retry_after,
-            } if matches!(failure.status, 429 | 503) => {
+            }) if matches!(failure.status, 429 | 503) => {
                 permit.refused(*retry_after, retry::quoted_limit(failure));
             }
             // The service behind the gateway has seen it.
-            Attempt::Refused { failure, .. }
+            Ok(Attempt::Refused { failure, .. })
                 if (400..500).contains(&failure.status)
                     && failure.status != 401
                     && !failure.is_from_gateway() =>
             {
-                pass.accepted();
+                self.accept(pass, proof);
             }
-            // The latch falls before anything else can start.
-            Attempt::Refused { failure, .. }
-                if failure.status == 401 && !self.has_another(proof, failure) =>
+            // The latch closes before anything else can start.
+            Ok(Attempt::Refused { failure, .. })
+                if failure.status == 401 && !self.may_replace(proof, failure) =>
             {
-                self.gate.close(&failure.clone().into());
+                self.shared.gate.close(&failure.clone().into());
             }
-            Attempt::Refused { .. } | Attempt::Lost { .. } | Attempt::Outdated => {}
+            _ => {}
         }
-        Ok(attempt)
+        attempt
     }
 
     async fn exchange(
@@ -445,14 +482,20 @@ impl Transport {
         if let (Some(call), Some(proof)) = (outgoing.authenticate, proof) {
             self.authenticate(request.headers_mut(), &outgoing.url, call, proof)?;
         }
+        let Shared {
+            http,
+            settings,
+            memory,
+            ..
+        } = &*self.shared;
+        let _request = self.activity.begin(settings.request_timeout);
+        let limits = Limits {
+            timeout: settings.request_timeout,
+            max_bytes: outgoing.max_bytes,
+            memory,
+        };
         let note_date = |headers: &HeaderMap| self.note_date(headers);
-        let _request = self.activity.begin(self.settings.request_timeout);
-        let answer = exchange(&self.http, request, MAX_ANSWER_BYTES, note_date).await;
-        let RawAnswer {
-            status,
-            headers,
-            body,
-        } = match answer {
+        let answer = match http::exchange(http, request, limits, note_date).await {
             Ok(answer) => answer,
             Err(Unanswered::Lost { reason }) => {
                 self.meter.answered(outgoing.kind, None);
@@ -463,40 +506,51 @@ impl Transport {
                 self.meter.answered(outgoing.kind, None);
                 return Err(RequestFailure::Untrusted { reason });
             }
-            Err(Unanswered::TooLong { status }) => {
+            Err(Unanswered::TooLarge { status, size }) => {
                 self.meter.answered(outgoing.kind, Some(status));
-                let reason = format!("the answer is longer than {MAX_ANSWER_BYTES} bytes");
-                return Err(Malformed::new(reason).into());
+                let (what, limit) = (outgoing.what, outgoing.max_bytes);
+                return Err(match size {
+                    Some(size) => TooLarge::exactly(what, size, limit, "bytes").into(),
+                    None => TooLarge::more_than(what, limit, "bytes").into(),
+                });
             }
         };
+        let RawAnswer {
+            status,
+            headers,
+            body,
+            ..
+        } = &answer;
+        let status = *status;
         self.meter.answered(outgoing.kind, Some(status));
         if (200..300).contains(&status) {
-            return Ok(Attempt::Answer { headers, body });
+            return Ok(Attempt::Answer(answer));
         }
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let request_id = header("x-request-id").map(str::to_owned);
-        let mut failure = StatusFailure::read(status, request_id, &body, &self.secrets(proof));
-        // Tokens do not care what time it is here.
-        if status == 401 && matches!(proof, Some(Proof::Key { .. })) {
+        let mut failure = StatusFailure::read(status, request_id, body, &self.secrets(proof));
+        let is_signed = proof.is_some_and(|proof| matches!(proof.secret, ProofSecret::Key(_)));
+        // Tokens do not depend on our clock.
+        if status == 401 && is_signed {
             failure.clock_skew = self.clock_skew().filter(is_worth_telling);
         }
         Ok(Attempt::Refused {
             failure,
             retry_after: header("retry-after")
-                .and_then(|value| retry::retry_after(value, self.clock.now())),
+                .and_then(|value| retry::retry_after(value, self.shared.clock.now())),
         })
     }
 
     /// What a request may carry and no message may repeat.
     fn secrets<'a>(&'a self, proof: Option<&'a Proof>) -> Vec<&'a str> {
-        let password = match &*self.credentials {
+        let password = match &self.shared.credentials {
             Credentials::Password(login) => Some(&login.password),
             Credentials::Token(_) | Credentials::Key(_) | Credentials::Temporary(_) => None,
         };
-        let carried = match proof {
+        let carried = match proof.map(|proof| &proof.secret) {
             None => [None, None],
-            Some(Proof::Token(token)) => [Some(token), None],
-            Some(Proof::Key { key, .. }) => [Some(&key.secret_key), key.security_token.as_ref()],
+            Some(ProofSecret::Token(token)) => [Some(&**token), None],
+            Some(ProofSecret::Key(key)) => [Some(&key.secret_key), key.security_token.as_ref()],
         };
         carried
             .into_iter()
@@ -507,11 +561,11 @@ impl Transport {
     }
 
     fn url(&self, call: &Call<'_>) -> Url {
-        let mut url = self.endpoint.clone();
+        let mut url = self.shared.endpoint.clone();
         // The path is encoded already, and the URL type leaves valid escapes as they are.
         url.set_path(&format!(
             "{}{}",
-            self.endpoint.path().trim_end_matches('/'),
+            self.shared.endpoint.path().trim_end_matches('/'),
             call.path
         ));
         let query = signature::canonical_query(call.query);
@@ -527,28 +581,31 @@ impl Transport {
         call: &Call<'_>,
         proof: &Proof,
     ) -> Result<(), RequestFailure> {
-        let key = match proof {
-            Proof::Token(token) => {
+        let key = match &proof.secret {
+            ProofSecret::Token(token) => {
                 headers.insert(
                     "x-auth-token",
                     secret_header("token", token.expose_secret())?,
                 );
                 return Ok(());
             }
-            Proof::Key { key, .. } => key,
+            ProofSecret::Key(key) => key,
         };
         let host = host(url);
-        headers.insert("x-project-id", header("project id", &self.project_id)?);
+        headers.insert(
+            "x-project-id",
+            header("project id", &self.shared.project_id)?,
+        );
         let signed = signature::sign(
             &RequestToSign {
                 method: "GET",
                 path: url.path(),
                 query: call.query,
-                headers: &[("host", &host), ("x-project-id", &self.project_id)],
+                headers: &[("host", &host), ("x-project-id", &self.shared.project_id)],
                 body: &[],
             },
             key,
-            self.clock.now(),
+            self.shared.clock.now(),
         );
         for (name, value) in signed.iter() {
             headers.insert(
@@ -559,218 +616,154 @@ impl Transport {
         Ok(())
     }
 
-    /// Whether there is, or can be had, something else to prove who we are than what the gateway
-    /// has just refused.
-    fn has_another(&self, proof: Option<&Proof>, failure: &StatusFailure) -> bool {
-        match (&*self.credentials, proof) {
-            (Credentials::Password(_), _) => true,
-            (Credentials::Temporary(source), Some(Proof::Key { generation, .. })) => {
-                source.refuse(*generation, failure)
-            }
-            _ => false,
+    /// The gateway accepted what proves who sends a request.
+    fn accept(&self, pass: Pass<'_>, proof: Option<&Proof>) {
+        pass.accepted();
+        let generation = proof.map_or(0, |proof| proof.generation);
+        match &self.shared.credentials {
+            Credentials::Token(_) | Credentials::Key(_) => {}
+            Credentials::Password(_) => self.shared.token.accept(generation),
+            Credentials::Temporary(source) => source.keys().accept(generation),
+        }
+    }
+
+    /// Whether a request that the gateway refused may be repeated with another token or key.
+    fn may_replace(&self, proof: Option<&Proof>, failure: &StatusFailure) -> bool {
+        let generation = proof.map_or(0, |proof| proof.generation);
+        match &self.shared.credentials {
+            Credentials::Token(_) | Credentials::Key(_) => false,
+            Credentials::Password(_) => self.shared.token.refuse(generation, failure),
+            Credentials::Temporary(source) => source.keys().refuse(generation, failure),
         }
     }
 
     /// What to send with the next request: a token or temporary key is fetched, or renewed before
     /// it expires.
     async fn current_proof(&self) -> Result<Proof, RegistryError> {
-        match &*self.credentials {
-            Credentials::Token(token) => Ok(Proof::Token(token.clone())),
-            Credentials::Key(key) => Ok(Proof::Key {
-                key: Arc::new(key.clone()),
-                generation: 0,
-            }),
-            Credentials::Password(login) => self.current_token(login).await.map(Proof::Token),
-            Credentials::Temporary(source) => self.current_key(source).await,
-        }
-    }
-
-    async fn current_key(&self, source: &TemporaryKeySource) -> Result<Proof, RegistryError> {
-        if let Some(failure) = self.gate.refusal() {
-            return Err(RegistryError {
-                request: "a request with a temporary key".to_owned(),
-                attempts: 0,
-                elapsed: Duration::ZERO,
-                failure,
-            });
-        }
-        match Box::pin(source.current(&self.clock)).await {
-            Ok(TemporaryKey {
-                key, generation, ..
-            }) => Ok(Proof::Key { key, generation }),
-            Err(error) => {
-                // It was asked for in vain several times; every other request would wait again.
-                self.gate.close(&error.failure);
-                Err(error)
+        let current = match &self.shared.credentials {
+            Credentials::Token(token) => {
+                return Ok(Proof {
+                    secret: ProofSecret::Token(Arc::new(token.clone())),
+                    generation: 0,
+                });
             }
-        }
-    }
-
-    /// The token to send; fetched, or renewed before it expires.
-    /// Whoever comes while one is being fetched waits for it, and asks for none of its own if
-    /// IAM refused.
-    async fn current_token(&self, login: &PasswordLogin) -> Result<SecretString, RegistryError> {
-        let mut slot = self.token.lock().await;
-        if let Some(failure) = self.gate.refusal() {
-            return Err(RegistryError {
-                request: format!("POST {}", login.url()),
-                attempts: 0,
-                elapsed: Duration::ZERO,
-                failure,
-            });
-        }
-        let now = self.clock.now();
-        if let Some(token) = slot.current.as_ref().filter(|token| now < token.renew_at) {
-            return Ok(token.value.clone());
-        }
-        if slot.current.is_some() {
-            // Renewed because of its age, not because it was refused.
-            slot.was_refused = false;
-        }
-        let token = Box::pin(self.login(login)).await.map_err(|mut error| {
-            if let RequestFailure::Status(failure) = error.failure {
-                error.failure = RequestFailure::Login(failure);
-                // An account is locked for repeating a wrong password.
-                self.gate.close(&error.failure);
+            Credentials::Key(key) => {
+                return Ok(Proof {
+                    secret: ProofSecret::Key(Arc::new(key.clone())),
+                    generation: 0,
+                });
             }
-            error
-        })?;
-        let value = token.value.clone();
-        slot.current = Some(token);
-        Ok(value)
+            Credentials::Password(login) => self.current_token(login).await.map(Proof::from),
+            Credentials::Temporary(source) => {
+                let current = Box::pin(source.current(&self.shared.clock)).await;
+                current.map(Proof::from)
+            }
+        };
+        if let Err(error) = &current
+            && error.is_refused_login()
+        {
+            // All attempts at one have failed; every other request would try again.
+            self.shared.gate.close(&error.failure);
+        }
+        current
     }
 
-    /// Whether a request whose token or key the gateway refused may be sent again: with the one
-    /// that another request has fetched since, or with a new one, if this one is not new itself.
-    async fn may_renew(&self, refused: Option<Proof>) -> bool {
-        let refused = match (&*self.credentials, refused) {
-            (Credentials::Password(_), Some(Proof::Token(token))) => token,
-            // Decided when it was refused.
-            (Credentials::Temporary(_), Some(_)) => return self.gate.refusal().is_none(),
-            _ => return false,
+    async fn current_token(
+        &self,
+        login: &PasswordLogin,
+    ) -> Result<InUse<SecretString>, RegistryError> {
+        let Shared {
+            token,
+            settings,
+            clock,
+            ..
+        } = &*self.shared;
+        let attempt = settings.request_timeout + settings.retry.max_delay;
+        let patience = attempt * settings.retry.max_attempts;
+        let issue = async || {
+            // Refused while this caller waited for its turn.
+            if let Some(failure) = self.shared.gate.refusal() {
+                return Err(RegistryError {
+                    request: format!("POST {}", login.url()),
+                    attempts: 0,
+                    elapsed: Duration::ZERO,
+                    failure,
+                });
+            }
+            Box::pin(self.login(login)).await.map_err(|mut error| {
+                if let RequestFailure::Status(failure) = error.failure {
+                    let is_refusal = !retry::is_retryable(failure.status);
+                    error.failure = RequestFailure::Login(failure);
+                    if is_refusal {
+                        // An account is locked for repeating a wrong password.
+                        self.shared.gate.close(&error.failure);
+                    }
+                }
+                error
+            })
         };
-        let mut slot = self.token.lock().await;
-        let is_current = slot
-            .current
-            .as_ref()
-            .is_some_and(|current| current.value.expose_secret() == refused.expose_secret());
-        if !is_current {
-            return true;
-        }
-        if slot.was_refused {
-            return false;
-        }
-        *slot = TokenSlot {
-            current: None,
-            was_refused: true,
-        };
-        true
+        token.current(clock, patience, issue).await
     }
 
     /// Fetches a token (api-iam iam_30_0001). The catalog of services is left out of the answer.
-    async fn login(&self, login: &PasswordLogin) -> Result<IssuedToken, RegistryError> {
+    async fn login(&self, login: &PasswordLogin) -> Result<Issued<SecretString>, RegistryError> {
         let outgoing = Outgoing {
             kind: RequestKind::Token,
             method: Method::POST,
             url: login.url(),
             body: Some(login.body().to_string().into_bytes()),
             authenticate: None,
+            what: "the answer",
+            max_bytes: MAX_ANSWER_BYTES,
         };
-        let (headers, body) = self.send(&outgoing).await?;
-        match headers
-            .get("x-subject-token")
-            .and_then(|value| value.to_str().ok())
-        {
-            Some(token) => {
-                let (now, skew) = (self.clock.now(), self.clock_skew().unwrap_or_default());
-                Ok(IssuedToken::new(token.to_owned(), &body, now, skew))
-            }
-            None => Err(RegistryError {
-                request: format!("POST {}", outgoing.url),
-                attempts: 1,
-                elapsed: Duration::ZERO,
-                failure: Malformed::new("the answer has no X-Subject-Token header").into(),
-            }),
-        }
+        let read_token = |answer: &RawAnswer| {
+            let token = answer.headers.get("x-subject-token");
+            let token = token.and_then(|token| token.to_str().ok());
+            let token =
+                token.ok_or_else(|| Malformed::new("the answer has no X-Subject-Token header"))?;
+            Ok((SecretString::from(token), answer.body.clone()))
+        };
+        let ((token, body), _) = self.send(&outgoing, read_token).await?;
+        let (now, skew) = (
+            self.shared.clock.now(),
+            self.clock_skew().unwrap_or_default(),
+        );
+        Ok(credentials::issued_token(token, &body, now, skew))
     }
 }
 
-/// What all clients of the program have in common, whomever they talk to.
-pub(crate) fn client_builder() -> reqwest::ClientBuilder {
-    // Fails only if a provider is installed already, which is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder()
-        .user_agent(concat!("swr-sync/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("endpoint", &self.endpoint.as_str())
+            .field("credentials", &self.credentials)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
 }
 
-/// An answer, whatever its status.
-pub(super) struct RawAnswer {
-    pub(super) status: u16,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Vec<u8>,
-}
-
-/// Why there is no whole answer.
-pub(super) enum Unanswered {
-    Lost { reason: String },
-    Untrusted { reason: String },
-    TooLong { status: u16 },
-}
-
-/// Sends a request, and reads the answer to its end; its headers are shown to `on_headers` as
-/// they come.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the door: every request leaves from here"
-)]
-pub(super) async fn exchange(
-    http: &reqwest::Client,
-    request: reqwest::Request,
-    max_bytes: usize,
-    on_headers: impl FnOnce(&HeaderMap),
-) -> Result<RawAnswer, Unanswered> {
-    let mut response = match http.execute(request).await {
-        Ok(response) => response,
-        Err(error) => {
-            return Err(match untrusted(&error) {
-                Some(reason) => Unanswered::Untrusted { reason },
-                None => Unanswered::Lost {
-                    reason: reason(error),
-                },
-            });
-        }
+/// Decodes an answer next to other work if it is large.
+async fn decoded<T: Send + 'static>(
+    answer: RawAnswer,
+    decode: impl Fn(&RawAnswer) -> Result<T, RequestFailure> + Send + 'static,
+) -> Result<(T, Option<Reservation>), RequestFailure> {
+    let is_small = answer.body.len() < MAX_INLINE_BYTES;
+    // The memory stays reserved until the body is gone.
+    let decode = move || {
+        let decoded = decode(&answer)?;
+        Ok((decoded, answer.reservation))
     };
-    on_headers(response.headers());
-    let status = response.status().as_u16();
-    let mut body = Vec::new();
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() <= max_bytes => {
-                body.extend_from_slice(&chunk)
-            }
-            Ok(Some(_)) => return Err(Unanswered::TooLong { status }),
-            Ok(None) => break,
-            Err(error) => {
-                return Err(Unanswered::Lost {
-                    reason: reason(error),
-                });
-            }
-        }
+    if is_small {
+        return decode();
     }
-    Ok(RawAnswer {
-        status,
-        headers: std::mem::take(response.headers_mut()),
-        body,
-    })
-}
-
-/// By how much the other side's clock is ahead of ours, by the `Date` of an answer that is
-/// arriving.
-pub(super) fn skew(headers: &HeaderMap, clock: &Clock) -> Option<TimeDelta> {
-    let date = headers.get("date")?.to_str().ok()?;
-    let date = DateTime::parse_from_rfc2822(date).ok()?;
-    Some(date.to_utc() - clock.now())
+    match tokio::task::spawn_blocking(decode).await {
+        Ok(decoded) => decoded,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only a runtime that shuts down cancels it, and then nothing waits for the answer.
+            Err(_) => Err(RequestFailure::Unwanted),
+        },
+    }
 }
 
 /// Signatures are valid for 15 minutes around the gateway's time; a few are worth a word.
@@ -796,41 +789,4 @@ fn secret_header(what: &'static str, value: &str) -> Result<HeaderValue, Request
     let mut value = header(what, value)?;
     value.set_sensitive(true);
     Ok(value)
-}
-
-/// Why the other side is not who it should be, if that is what failed; asking again cannot help.
-fn untrusted(error: &reqwest::Error) -> Option<String> {
-    let mut cause: &dyn std::error::Error = error;
-    loop {
-        // An I/O error keeps what it wraps from `source`.
-        if let Some(inner) = cause
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref)
-        {
-            cause = inner;
-        } else {
-            cause = cause.source()?;
-        }
-        if let Some(rustls::Error::InvalidCertificate(reason)) = cause.downcast_ref() {
-            return Some(reason.to_string());
-        }
-    }
-}
-
-/// The innermost cause in words: what lies around it repeats the URL.
-pub(crate) fn reason(error: reqwest::Error) -> String {
-    if error.is_timeout() {
-        return if error.is_connect() {
-            "the connection timed out"
-        } else {
-            "the request timed out"
-        }
-        .to_owned();
-    }
-    let error = error.without_url();
-    let mut cause: &dyn std::error::Error = &error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

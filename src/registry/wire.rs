@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
-use super::error::Malformed;
+use super::error::{Malformed, RequestFailure, TooLarge};
 use super::json::{self, Alterations, Document, Member};
 use crate::artifact::{
     Artifact, Extra, InstanceDescription, ListedInstance, Namespace, Page, Repository, Tag,
@@ -18,6 +18,18 @@ use crate::data_issue::{Action, DataIssue};
 
 /// Digests and names of tags are keys; an index of PostgreSQL takes 2,704 bytes for all of one.
 const LONGEST_KEY_BYTES: usize = 1_000;
+
+/// More steps than any real image has. Anybody who may push an image writes its history.
+const MAX_HISTORY_ENTRIES: usize = 10_000;
+/// How many values (members of objects, elements of lists, issues) one answer may make, which
+/// take up to about 100 bytes each.
+pub(super) const MAX_VALUES: usize = 150_000;
+/// An issue takes as much memory as a few values.
+const VALUES_PER_ISSUE: usize = 3;
+
+/// The names of answers in messages.
+pub(super) const BUILD_HISTORY: &str = "the build history";
+pub(super) const PAGE: &str = "the page";
 
 /// One page of an offset/limit listing.
 #[derive(Debug)]
@@ -29,46 +41,85 @@ pub(super) struct OffsetPage<T> {
     pub(super) total: Option<u64>,
 }
 
-/// The way to the next page of the artifact list (api-swr2 swr_03_0306), without reading the rows.
-///
-/// `None` on the last page: only a missing marker ends the listing, not a short page.
-pub(super) fn next_marker(body: &[u8]) -> Result<Option<i64>, Malformed> {
-    let document = Document::new(body)?;
-    let marker = match sole(&document, &document.members()?, "next_marker")? {
-        None | Some("null") => return Ok(None),
-        Some(marker) => marker,
-    };
-    let number = match marker.strip_prefix('"') {
-        Some(text) => text.trim_end_matches('"').trim(),
-        None => marker,
-    };
-    if number.is_empty() {
-        return Ok(None);
+/// One page of the artifact list.
+#[derive(Debug)]
+pub(super) struct ArtifactPage {
+    pub(super) page: Page<Artifact>,
+    /// `None` on the last page: only a missing marker ends the listing, not a short page.
+    pub(super) next_marker: Option<i64>,
+}
+
+/// Reads one page of the artifact list (api-swr2 swr_03_0306).
+pub(super) fn artifact_page(
+    body: &[u8],
+    max_values: usize,
+) -> Result<ArtifactPage, RequestFailure> {
+    read(PAGE, body, max_values, |document| {
+        let members = document.root_members()?;
+        let rows = list(document, &members, "artifacts")?;
+        Ok(ArtifactPage {
+            next_marker: next_marker(document, &members)?,
+            page: page(document, "artifact", rows, artifact),
+        })
+    })
+}
+
+/// The marker of the next page. The field is `next_marker`, which the English page of swr_03_0306
+/// also calls `nextMarker`; the sister API swr_03_0206 has it within `page_info`.
+fn next_marker(document: &Document<'_>, members: &[Member<'_>]) -> Result<Option<i64>, Malformed> {
+    if let Some(marker) = given_marker(document, members)? {
+        return Ok(Some(marker));
     }
-    match number.parse() {
-        Ok(marker) => Ok(Some(marker)),
-        Err(_) => Err(Malformed::new("next_marker is not a number of 64 bits")),
+    match sole(document, members, "page_info")? {
+        Some(info) if info.starts_with('{') => {
+            let info = document.members(info);
+            given_marker(document, &info.unwrap_or_default())
+        }
+        _ => Ok(None),
     }
 }
 
-/// The rows of a page of the artifact list.
-pub(super) fn artifact_page(body: &[u8]) -> Result<Page<Artifact>, Malformed> {
-    let document = Document::new(body)?;
-    let rows = list(&document, &document.members()?, "artifacts")?;
-    Ok(page(&document, "artifact", rows, artifact))
+fn given_marker(document: &Document<'_>, members: &[Member<'_>]) -> Result<Option<i64>, Malformed> {
+    for name in ["next_marker", "nextMarker"] {
+        let marker = match sole(document, members, name)? {
+            None | Some("null") => continue,
+            Some(marker) => marker,
+        };
+        let number = match marker.strip_prefix('"') {
+            Some(text) => text.trim_end_matches('"').trim(),
+            None => marker,
+        };
+        if number.is_empty() {
+            continue;
+        }
+        return match number.parse() {
+            Ok(marker) => Ok(Some(marker)),
+            Err(_) => Err(Malformed::new(format!("{name} is not a number of 64 bits"))),
+        };
+    }
+    Ok(None)
 }
 
-pub(super) fn namespace_page(body: &[u8]) -> Result<OffsetPage<Namespace>, Malformed> {
-    offset_page(body, "namespaces", "namespace", namespace)
+pub(super) fn namespace_page(
+    body: &[u8],
+    max_values: usize,
+) -> Result<OffsetPage<Namespace>, RequestFailure> {
+    offset_page(body, max_values, "namespaces", "namespace", namespace)
 }
 
-pub(super) fn repository_page(body: &[u8]) -> Result<OffsetPage<Repository>, Malformed> {
-    offset_page(body, "repositories", "repository", repository)
+pub(super) fn repository_page(
+    body: &[u8],
+    max_values: usize,
+) -> Result<OffsetPage<Repository>, RequestFailure> {
+    offset_page(body, max_values, "repositories", "repository", repository)
 }
 
 /// A page of a project's instances (api-swr2 swr_03_0002).
-pub(super) fn instance_page(body: &[u8]) -> Result<OffsetPage<ListedInstance>, Malformed> {
-    offset_page(body, "instances", "instance", |fields| {
+pub(super) fn instance_page(
+    body: &[u8],
+    max_values: usize,
+) -> Result<OffsetPage<ListedInstance>, RequestFailure> {
+    offset_page(body, max_values, "instances", "instance", |fields| {
         Some(ListedInstance {
             swr_instance_id: fields.text("id").filter(|id| !id.is_empty())?,
             name: fields.text("name"),
@@ -78,51 +129,65 @@ pub(super) fn instance_page(body: &[u8]) -> Result<OffsetPage<ListedInstance>, M
     })
 }
 
-pub(super) fn instance(body: &[u8]) -> Result<InstanceDescription, Malformed> {
-    let document = Document::new(body)?;
-    let members = document.members()?;
-    refuse_error_document(&document, &members, "id")?;
-    let mut issues = Vec::new();
-    let mut fields = Fields::of_document(&document, "instance", String::new(), &mut issues)?;
-    Ok(InstanceDescription {
-        name: fields.text("name"),
-        version: fields.text("version"),
-        status: fields.text("status"),
-        issues,
+pub(super) fn instance(body: &[u8]) -> Result<InstanceDescription, RequestFailure> {
+    read("the description", body, MAX_VALUES, |document| {
+        let members = document.root_members()?;
+        refuse_error_document(document, &members, "id")?;
+        let mut issues = Vec::new();
+        let mut fields = Fields::of_document(document, "instance", String::new(), &mut issues)?;
+        Ok(InstanceDescription {
+            name: fields.text("name"),
+            version: fields.text("version"),
+            status: fields.text("status"),
+            issues,
+        })
     })
 }
 
 /// A build history (api-swr2 swr_03_0305); `digest` names it in issues.
 ///
 /// An absent, null or empty list all mean that there is no history.
-pub(super) fn build_history(digest: &str, body: &[u8]) -> Result<BuildHistory, Malformed> {
-    let document = Document::new(body)?;
-    let members = document.members()?;
-    refuse_error_document(&document, &members, "build_histories")?;
-    let list = sole(&document, &members, "build_histories")?;
-    let entries = match list {
-        None | Some("null") => Vec::new(),
-        Some(list) => {
-            json::elements(list).map_err(|_| Malformed::new("build_histories is not a list"))?
-        }
-    };
-    let mut issues = Vec::new();
-    let steps = entries
-        .into_iter()
-        .enumerate()
-        .map(|(index, entry)| {
-            let row_key = format!("{digest} {}", index + 1);
-            build_step(&document, row_key, entry, &mut issues)
+pub(super) fn build_history(digest: &str, body: &[u8]) -> Result<BuildHistory, RequestFailure> {
+    read(BUILD_HISTORY, body, MAX_VALUES, |document| {
+        let members = document.root_members()?;
+        refuse_error_document(document, &members, "build_histories")?;
+        let list = sole(document, &members, "build_histories")?;
+        let entries = match list {
+            None | Some("null") => Vec::new(),
+            Some(list) => history_entries(document, list)?,
+        };
+        let mut issues = Vec::new();
+        let steps = entries
+            .into_iter()
+            .enumerate()
+            .map(|(index, entry)| {
+                let row_key = format!("{digest} {}", index + 1);
+                build_step(document, row_key, entry, &mut issues)
+            })
+            .collect();
+        let mut fields = Fields::of_document(document, "manifest", digest.to_owned(), &mut issues)?;
+        fields.take("build_histories");
+        Ok(BuildHistory {
+            steps,
+            reported_total: fields.integer("total"),
+            extra: fields.rest(),
+            issues,
         })
-        .collect();
-    let mut fields = Fields::of_document(&document, "manifest", digest.to_owned(), &mut issues)?;
-    fields.take("build_histories");
-    Ok(BuildHistory {
-        steps,
-        reported_total: fields.integer("total"),
-        extra: fields.rest(),
-        issues,
     })
+}
+
+/// The entries of a build history, counted before any of them takes memory.
+fn history_entries<'a>(
+    document: &Document<'_>,
+    list: &'a str,
+) -> Result<Vec<&'a str>, RequestFailure> {
+    let no_list = || Malformed::new("build_histories is not a list");
+    let count = json::count_elements(list).map_err(|_| no_list())?;
+    if count > MAX_HISTORY_ENTRIES as u64 {
+        let too_large = TooLarge::exactly(BUILD_HISTORY, count, MAX_HISTORY_ENTRIES, "entries");
+        return Err(too_large.into());
+    }
+    Ok(document.elements(list).map_err(|_| no_list())?)
 }
 
 fn build_step(
@@ -139,6 +204,7 @@ fn build_step(
             action: Action::WrongType,
             original: document.original(entry),
         });
+        document.count(VALUES_PER_ISSUE);
         return BuildStep {
             created_at: None,
             command: None,
@@ -187,7 +253,7 @@ fn artifact(fields: &mut Fields<'_>) -> Option<Artifact> {
     let repository_id = fields.key_integer("repository_id")?;
     let tags = match fields.take("tags") {
         None | Some("null") => Vec::new(),
-        Some(list) => match json::elements(list) {
+        Some(list) => match fields.document.elements(list) {
             Ok(entries) => tags(fields, artifact_id, repository_id, &entries),
             Err(_) => {
                 fields.refuse("tags", Action::WrongType, list);
@@ -236,13 +302,15 @@ fn tags(
         if let Some((earlier, source)) = tags.insert(tag.name.clone(), (tag.clone(), entry))
             && earlier != tag
         {
-            let original = document.original(source);
+            if !document.count(VALUES_PER_ISSUE) {
+                continue;
+            }
             artifact.issues.push(DataIssue {
                 table: "tag",
                 row_key: row_key.clone(),
                 field: "tags".to_owned(),
                 action: Action::GivenTwice,
-                original,
+                original: document.original(source),
             });
         }
     }
@@ -339,7 +407,8 @@ fn list<'a>(
     match sole(document, members, name)? {
         Some("null") => Ok(Vec::new()),
         Some(list) => {
-            json::elements(list).map_err(|_| Malformed::new(format!("{name} is not a list")))
+            let elements = document.elements(list);
+            elements.map_err(|_| Malformed::new(format!("{name} is not a list")))
         }
         None => Err(Malformed::new(format!("the answer has no {name}"))),
     }
@@ -349,19 +418,36 @@ type Decode<T> = fn(&mut Fields<'_>) -> Option<T>;
 
 fn offset_page<T>(
     body: &[u8],
+    max_values: usize,
     name: &'static str,
     table: &'static str,
     decode: Decode<T>,
-) -> Result<OffsetPage<T>, Malformed> {
-    let document = Document::new(body)?;
-    let members = document.members()?;
-    let rows = list(&document, &members, name)?;
-    let total = sole(&document, &members, "total")?;
-    Ok(OffsetPage {
-        entries: rows.len() as u64,
-        page: page(&document, table, rows, decode),
-        total: total.and_then(|total| integer_of(&document, total).ok()??.try_into().ok()),
+) -> Result<OffsetPage<T>, RequestFailure> {
+    read(PAGE, body, max_values, |document| {
+        let members = document.root_members()?;
+        let rows = list(document, &members, name)?;
+        let total = sole(document, &members, "total")?;
+        Ok(OffsetPage {
+            entries: rows.len() as u64,
+            page: page(document, table, rows, decode),
+            total: total.and_then(|total| integer_of(document, total).ok()??.try_into().ok()),
+        })
     })
+}
+
+/// Reads an answer that may have so many values.
+fn read<T>(
+    what: &str,
+    body: &[u8],
+    max_values: usize,
+    decode: impl FnOnce(&Document<'_>) -> Result<T, RequestFailure>,
+) -> Result<T, RequestFailure> {
+    let document = Document::new(body, max_values)?;
+    let decoded = decode(&document);
+    if document.has_too_many_values() {
+        return Err(TooLarge::more_than(what, max_values, "values").into());
+    }
+    decoded
 }
 
 fn page<T>(
@@ -402,6 +488,9 @@ fn drop_row(
     source: &str,
     issues: &mut Vec<DataIssue>,
 ) {
+    if !document.count(VALUES_PER_ISSUE) {
+        return;
+    }
     issues.push(DataIssue {
         table,
         row_key,
@@ -426,7 +515,7 @@ impl<'a> Row<'a> {
         }
         let mut members = IndexMap::new();
         let mut notes = Vec::new();
-        for member in json::members(source).ok()? {
+        for member in document.members(source).ok()? {
             let mut alterations = Alterations::default();
             let name = document.text(member.name, &mut alterations);
             for action in alterations.iter() {
@@ -560,7 +649,7 @@ impl<'a> Fields<'a> {
 
     fn value(&mut self, name: &str) -> Option<Value> {
         let source = self.take(name)?;
-        let (value, alterations) = self.document.value(source, self.source);
+        let (value, alterations) = self.document.value(source);
         self.note(name, &alterations, source);
         Some(value)
     }
@@ -643,6 +732,9 @@ impl<'a> Fields<'a> {
     }
 
     fn issue(&mut self, field: &str, action: Action, original: Value) {
+        if !self.document.count(VALUES_PER_ISSUE) {
+            return;
+        }
         self.issues.push(DataIssue {
             table: self.table,
             row_key: self.row_key.clone(),
@@ -662,7 +754,7 @@ impl<'a> Fields<'a> {
     fn rest(&mut self) -> Extra {
         let mut extra = Map::new();
         for (name, source) in std::mem::take(&mut self.members) {
-            let (value, alterations) = self.document.value(source, self.source);
+            let (value, alterations) = self.document.value(source);
             self.note(&name, &alterations, source);
             extra.insert(name, value);
         }

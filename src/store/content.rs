@@ -87,7 +87,8 @@ pub(super) fn build_step_id(
         .optional(
             extra
                 .as_ref()
-                .map(|extra| serde_json::Value::from(extra.clone()).to_string())
+                // Fails only for maps whose keys are not strings.
+                .and_then(|extra| serde_json::to_string(extra).ok())
                 .as_deref()
                 .map(str::as_bytes),
         )

@@ -369,6 +369,8 @@ impl HistoryWriter {
         let data_issues = insert_issues(connection, run, &batch.issues, now).await?;
         transaction.commit().await.doing("commit build histories")?;
         self.known.remember(batch.offered.into_iter());
+        // One large history must not take its memory for the rest of the run.
+        self.connection.shrink_buffers();
         Ok(HistoryWrites {
             rows: rows + data_issues,
             data_issues,

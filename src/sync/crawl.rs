@@ -136,7 +136,7 @@ impl Crawl {
         let crawled = tokio::select! {
             crawled = crawling => crawled,
             reason = stop.requested() => Err(reason.into()),
-            stages = self.activity.stalled(self.patience, || self.registry.pace_busy_until()) => {
+            stages = self.activity.stalled(self.patience, || self.registry.pace().not_before) => {
                 // Whatever is stuck would not end by itself.
                 return Err(SyncError::Stalled { patience: self.patience, stages });
             }

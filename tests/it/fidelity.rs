@@ -547,16 +547,22 @@ async fn what_is_too_deep_or_too_large_for_jsonb_is_kept_as_text() {
     let deep = format!("{}1{}", "[".repeat(50_000), "]".repeat(50_000));
     let allowed = format!("{}1{}", r#"{"a":"#.repeat(64), "}".repeat(64));
     let large = format!("[1{}]", ",1".repeat(9_000_000));
+    let fits = format!("[1{}]", ",1".repeat(100_000));
+    let longer = format!("[1{}]", ",1".repeat(150_000));
     let command = "x\\n".repeat(2_000_000);
     let mirror = Mirror::new(Answers {
         histories: HashMap::from([(
             "d0".to_owned(),
-            format!(r#"{{"build_histories":[{{"created_by":"{command}"}}]}}"#).into(),
+            format!(
+                r#"{{"build_histories":[{{"created_by":"{command}","x":{longer}}}],"y":{longer}}}"#
+            )
+            .into(),
         )]),
         ..Answers::with_rows(&[
             &row(1, &format!(r#","deep":{deep}"#)),
             &row(2, &format!(r#","allowed":{allowed}"#)),
             &row(3, &format!(r#","large":{large},"small":true"#)),
+            &row(4, &format!(r#","fits":{fits},"longer":{longer}"#)),
         ])
     })
     .await;
@@ -570,6 +576,8 @@ async fn what_is_too_deep_or_too_large_for_jsonb_is_kept_as_text() {
                 "2 | allowed | object | 449",
                 "3 | large | string | 18000003",
                 "3 | small | boolean | 4",
+                "4 | fits | array | 300003",
+                "4 | longer | string | 300003",
             ],
         )
         .await;
@@ -579,7 +587,16 @@ async fn what_is_too_deep_or_too_large_for_jsonb_is_kept_as_text() {
             &[
                 "1 | deep | beyond jsonb, stored as the text of its JSON | 100001",
                 "3 | large | beyond jsonb, stored as the text of its JSON | 18000003",
+                "4 | longer | beyond jsonb, stored as the text of its JSON | 300003",
+                "d0 | y | beyond jsonb, stored as the text of its JSON | 300003",
+                "d0 1 | x | beyond jsonb, stored as the text of its JSON | 300003",
             ],
+        )
+        .await;
+    mirror
+        .check(
+            "select length(s.extra ->> 'x'), length(m.extra ->> 'y') from swr.build_step s, swr.manifest m",
+            &["300003 | 300003"],
         )
         .await;
     mirror

@@ -5,6 +5,7 @@
     reason = "tests look at the program from outside: with requests, statements and times of their own"
 )]
 
+mod answers;
 mod architecture;
 mod deploy;
 #[cfg(feature = "emulator")]

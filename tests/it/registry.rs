@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
 use futures_util::future::join_all;
 use serde_json::json;
 use swr_sync::build_history::{HistoryOutcome, RepositoryPath};
@@ -13,8 +12,8 @@ use swr_sync::emulator::{
 };
 use swr_sync::registry::signature::SigningKey;
 use swr_sync::registry::{
-    Credentials, PasswordLogin, ProjectSettings, Registry, RegistryError, RequestFailure,
-    TransportSettings,
+    CatalogPages, Credentials, PasswordLogin, Project, ProjectSettings, Registry, RegistryError,
+    RequestFailure, TemporaryKeySource, TransportSettings,
 };
 
 use super::support::mirror::{client_settings, start_of_time, wait_until};
@@ -37,11 +36,12 @@ fn client(settings: ProjectSettings) -> Registry {
 
 /// Lists everything and gives the ids in the order of arrival.
 async fn list(registry: &Registry) -> Result<Vec<i64>, RegistryError> {
-    let pages: Vec<_> = registry.artifact_pages().try_collect().await?;
-    Ok(pages
-        .iter()
-        .flat_map(|page| page.rows.iter().map(|artifact| artifact.artifact_id))
-        .collect())
+    let mut pages = registry.artifact_pages();
+    let mut ids = Vec::new();
+    while let Some(page) = pages.next().await? {
+        ids.extend(page.rows.iter().map(|artifact| artifact.artifact_id));
+    }
+    Ok(ids)
 }
 
 /// Asks for as many build histories at the same time.
@@ -56,7 +56,11 @@ async fn ask_for_histories(
         namespace: "team".into(),
         name: "app/api".into(),
     };
-    join_all((0..count).map(|_| registry.build_history(&path, &digest))).await
+    join_all((0..count).map(|_| async {
+        let fetched = registry.build_history(&path, &digest).await?;
+        Ok(fetched.outcome)
+    }))
+    .await
 }
 
 fn all_are_refused(answers: &[Result<HistoryOutcome, RegistryError>]) -> bool {
@@ -135,8 +139,8 @@ async fn both_names_of_the_build_time_are_read() {
                 image.digest().to_string(),
             )
         });
-        let HistoryOutcome::Stored(history) = registry.build_history(&path, &digest).await.unwrap()
-        else {
+        let fetched = registry.build_history(&path, &digest).await.unwrap();
+        let HistoryOutcome::Stored(history) = fetched.outcome else {
             panic!("no history")
         };
         assert!(history.steps.iter().any(|step| step.created_at.is_some()));
@@ -159,7 +163,8 @@ async fn a_slash_in_the_repository_name_arrives_encoded_twice() {
     let outcome = client(client_settings(&emulator))
         .build_history(&path, &digest)
         .await
-        .unwrap();
+        .unwrap()
+        .outcome;
     assert!(matches!(outcome, HistoryOutcome::Empty(_)), "{outcome:?}");
     assert_eq!(emulator.requests().of(RequestKind::Unknown), 0);
 }
@@ -358,35 +363,95 @@ async fn a_token_is_fetched_once_and_renewed_before_it_expires() {
 }
 
 #[tokio::test]
-async fn a_refused_token_is_renewed_once() {
+async fn a_token_that_has_worked_is_renewed_each_time_it_is_refused() {
     let emulator = emulate(EmulatorSettings::default()).await;
     let mut settings = client_settings(&emulator);
     settings.credentials = iam_user(&emulator, "emulator-password");
-    let registry = client(settings.clone());
-    let body =
-        json!({ "error_code": "APIGW.0301", "error_msg": "token expired", "request_id": "r" })
-            .to_string();
-    emulator.fail_next(RequestKind::Artifacts, 401, body.clone());
-    assert_eq!(list(&registry).await.unwrap().len(), 250);
-    assert_eq!(emulator.requests().of(RequestKind::Token), 2);
-
-    emulator.reset_requests();
-    for _ in 0..2 {
-        emulator.fail_next(RequestKind::Artifacts, 401, body.clone());
+    // The refusals are no attempts.
+    settings.transport.retry.max_attempts = 1;
+    let registry = client(settings);
+    list(&registry).await.unwrap();
+    for renewals in 1..=3 {
+        emulator.fail_next(RequestKind::Artifacts, 401, token_expired());
+        assert_eq!(list(&registry).await.unwrap().len(), 250);
+        assert_eq!(emulator.requests().of(RequestKind::Token), 1 + renewals);
     }
-    let error = list(&client(settings)).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_at_its_first_use_ends_all_requests() {
+    let emulator = emulate(EmulatorSettings::default()).await;
+    let mut settings = client_settings(&emulator);
+    settings.credentials = iam_user(&emulator, "emulator-password");
+    let registry = client(settings);
+    emulator.fail_next(RequestKind::BuildHistory, 401, token_expired());
+    let answers = ask_for_histories(&registry, &emulator, 50).await;
+    assert!(all_are_refused(&answers));
+    assert_eq!(emulator.requests().of(RequestKind::BuildHistory), 1);
+    assert_eq!(emulator.requests().of(RequestKind::Token), 1);
+    let error = list(&registry).await.unwrap_err();
     assert!(
         error
             .to_string()
             .contains("HTTP 401 APIGW.0301: token expired"),
         "{error}"
     );
+    assert_eq!(emulator.requests().total(), 2);
+}
+
+#[tokio::test]
+async fn a_renewed_token_that_is_refused_at_its_first_use_ends_all_requests() {
+    let emulator = emulate(EmulatorSettings::default()).await;
+    let mut settings = client_settings(&emulator);
+    settings.credentials = iam_user(&emulator, "emulator-password");
+    let registry = client(settings);
+    list(&registry).await.unwrap();
+    emulator.reset_requests();
+    for _ in 0..2 {
+        emulator.fail_next(RequestKind::Artifacts, 401, token_expired());
+    }
+    let error = list(&registry).await.unwrap_err();
+    assert_eq!(error.status().unwrap().status, 401);
     assert_eq!(emulator.requests().of(RequestKind::Artifacts), 2);
-    assert_eq!(
-        emulator.requests().of(RequestKind::Token),
-        2,
-        "the first, and its one renewal"
-    );
+    assert_eq!(emulator.requests().of(RequestKind::Token), 1);
+}
+
+fn token_expired() -> String {
+    let document =
+        json!({ "error_code": "APIGW.0301", "error_msg": "token expired", "request_id": "r" });
+    document.to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_and_keys_that_are_accepted_for_40_requests_each_last_for_a_whole_listing() {
+    for has_password in [true, false] {
+        let emulator = emulate(EmulatorSettings {
+            uses_per_secret: Some(40),
+            latency: Duration::from_millis(5),
+            ..EmulatorSettings::default()
+        })
+        .await;
+        let mut settings = client_settings(&emulator);
+        settings.transport.max_in_flight = 256;
+        settings.credentials = match has_password {
+            true => iam_user(&emulator, "emulator-password"),
+            false => {
+                let endpoint = emulator.endpoint().parse().unwrap();
+                Credentials::Temporary(TemporaryKeySource::metadata(endpoint).unwrap())
+            }
+        };
+        let registry = client(settings);
+        assert_eq!(list(&registry).await.unwrap().len(), 250);
+        let answers = ask_for_histories(&registry, &emulator, 500).await;
+        let refused = answers.iter().find_map(|answer| answer.as_ref().err());
+        assert!(refused.is_none(), "{refused:?}");
+        let failed = |outcome: &HistoryOutcome| !matches!(outcome, HistoryOutcome::Empty(_));
+        assert!(!answers.iter().flatten().any(failed));
+        let requests = emulator.requests();
+        let issued = requests.of(RequestKind::Token) + requests.of(RequestKind::SecurityKey);
+        // 503 requests, 40 for each.
+        assert_eq!(issued, 13, "{requests}");
+    }
 }
 
 #[tokio::test]
@@ -412,7 +477,7 @@ async fn a_wrong_password_is_tried_once_however_many_requests_wait_for_a_token()
 }
 
 #[tokio::test]
-async fn a_token_that_all_requests_find_revoked_is_renewed_once() {
+async fn a_token_that_all_requests_find_revoked_is_renewed_by_one_of_them() {
     let clock = EmulatorClock::manual(start_of_time());
     let emulator = emulate(EmulatorSettings {
         clock: clock.clone(),
@@ -425,15 +490,31 @@ async fn a_token_that_all_requests_find_revoked_is_renewed_once() {
     settings.clock = Clock::from_fn(start_of_time);
     let registry = client(settings);
     list(&registry).await.unwrap();
-    clock.advance(emulator.settings().token_lifetime);
-    let answers = ask_for_histories(&registry, &emulator, 50).await;
-    assert!(answers.iter().all(Result::is_ok));
-    assert_eq!(emulator.requests().of(RequestKind::Token), 2);
+    for renewals in 1..=3 {
+        clock.advance(emulator.settings().token_lifetime);
+        let answers = ask_for_histories(&registry, &emulator, 50).await;
+        assert!(answers.iter().all(Result::is_ok));
+        assert_eq!(emulator.requests().of(RequestKind::Token), 1 + renewals);
+    }
+}
 
-    clock.advance(emulator.settings().token_lifetime);
-    let answers = ask_for_histories(&registry, &emulator, 50).await;
-    assert!(all_are_refused(&answers));
-    assert_eq!(emulator.requests().of(RequestKind::Token), 2);
+#[tokio::test]
+async fn an_answer_of_iam_without_a_token_is_a_fault_that_passes() {
+    let emulator = emulate(EmulatorSettings::default()).await;
+    let mut settings = client_settings(&emulator);
+    settings.credentials = iam_user(&emulator, "emulator-password");
+    for _ in 0..2 {
+        emulator.fail_next(RequestKind::Token, 201, "{}");
+    }
+    assert_eq!(list(&client(settings.clone())).await.unwrap().len(), 250);
+    assert_eq!(emulator.requests().of(RequestKind::Token), 3);
+
+    for _ in 0..3 {
+        emulator.fail_next(RequestKind::Token, 201, "{}");
+    }
+    let error = list(&client(settings)).await.unwrap_err();
+    let words = "unreadable answer: the answer has no X-Subject-Token header (after 3 attempts in ";
+    assert!(error.to_string().contains(words), "{error}");
 }
 
 #[tokio::test]
@@ -574,6 +655,17 @@ async fn temporary_keys_and_given_tokens_are_accepted() {
     assert_eq!(emulator.requests().failed_signatures, 1);
 }
 
+/// All rows of all readings, page by page.
+async fn pages_of<T: Send + 'static>(
+    mut pages: CatalogPages<T>,
+) -> Result<Vec<Vec<T>>, RegistryError> {
+    let mut all = Vec::new();
+    while let Some(page) = pages.next().await? {
+        all.push(page.rows);
+    }
+    Ok(all)
+}
+
 #[tokio::test]
 async fn the_catalog_is_read_in_full_pages_to_its_end() {
     let mut world = World::empty(start_of_time());
@@ -584,10 +676,24 @@ async fn the_catalog_is_read_in_full_pages_to_its_end() {
     let emulator = Emulator::start(EmulatorSettings::default(), world)
         .await
         .unwrap();
-    let catalog = client(client_settings(&emulator)).catalog().await.unwrap();
-    assert_eq!(catalog.repositories.rows.len(), 200);
-    assert_eq!(
-        catalog.pages, 3,
-        "one of namespaces, two of repositories: the total spares the empty third"
-    );
+    let registry = client(client_settings(&emulator));
+    let namespaces = pages_of(registry.namespace_pages()).await.unwrap();
+    assert_eq!(namespaces.iter().map(Vec::len).collect::<Vec<_>>(), [1]);
+    let repositories = pages_of(registry.repository_pages()).await.unwrap();
+    let sizes: Vec<usize> = repositories.iter().map(Vec::len).collect();
+    assert_eq!(sizes, [100, 100], "the total spares the empty third");
+}
+
+#[tokio::test]
+async fn clones_of_a_registry_count_their_requests_together_and_instances_separately() {
+    let emulator = emulate(EmulatorSettings::default()).await;
+    let project = Project::new(client_settings(&emulator)).unwrap();
+    let registry = project.registry(&emulator.settings().instance_id);
+    let listing = tokio::spawn({
+        let registry = registry.clone();
+        async move { list(&registry).await.map(|ids| ids.len()) }
+    });
+    assert_eq!(listing.await.unwrap().unwrap(), 250);
+    assert_eq!(registry.meter().counts().total(), 3);
+    assert_eq!(project.registry("another").meter().counts().total(), 0);
 }

@@ -1,0 +1,723 @@
+//! Answers of any size and shape: what the client of the registry reads of them, what it requests
+//! again, and where it stops.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::{Value, json};
+use swr_sync::build_history::{HistoryOutcome, Refusal, RepositoryPath};
+use swr_sync::clock::Clock;
+use swr_sync::registry::{
+    CatalogPages, Credentials, FetchedHistory, Project, ProjectSettings, Registry, RegistryError,
+    RequestFailure, RetryPolicy, TransportSettings,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+/// What was requested: the path from the instance on, and the query.
+#[derive(Debug, Clone)]
+struct Asked {
+    path: String,
+    query: HashMap<String, u64>,
+    /// How many requests came before.
+    number: usize,
+}
+
+impl Asked {
+    fn get(&self, name: &str) -> u64 {
+        self.query.get(name).copied().unwrap_or_default()
+    }
+}
+
+/// What goes over the wire.
+#[derive(Debug, Clone)]
+struct Reply {
+    status: u16,
+    headers: &'static str,
+    body: Vec<u8>,
+    /// As the headers say; more than `body` has means that the rest never comes.
+    length: usize,
+    /// Whether the connection ends after it.
+    ends: bool,
+}
+
+impl Reply {
+    fn new(status: u16, body: impl Into<Vec<u8>>) -> Reply {
+        let body = body.into();
+        Reply {
+            status,
+            headers: "",
+            length: body.len(),
+            body,
+            ends: false,
+        }
+    }
+
+    fn ok(body: impl Into<Vec<u8>>) -> Reply {
+        Reply::new(200, body)
+    }
+
+    fn json(document: &Value) -> Reply {
+        Reply::ok(document.to_string())
+    }
+
+    fn gzip(body: &[u8]) -> Reply {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(body).unwrap();
+        Reply {
+            headers: "content-encoding: gzip\r\n",
+            ..Reply::ok(encoder.finish().unwrap())
+        }
+    }
+
+    /// Half of it, and the end of the connection.
+    fn cut_short(self) -> Reply {
+        let half = self.body[..self.body.len() / 2].to_vec();
+        Reply {
+            body: half,
+            ends: true,
+            ..self
+        }
+    }
+
+    /// All of it, but more is promised and never comes.
+    fn unfinished(self) -> Reply {
+        Reply {
+            length: 10 * self.length,
+            ..self
+        }
+    }
+}
+
+type Answer = dyn Fn(&Asked) -> Reply + Send + Sync;
+
+/// A gateway that answers as a function says, and remembers what was requested.
+struct Gateway {
+    endpoint: String,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    _serving: JoinSet<()>,
+}
+
+impl Gateway {
+    async fn start(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Gateway {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
+        let answer: Arc<Answer> = Arc::new(answer);
+        let mut serving = JoinSet::new();
+        let remembered = Arc::clone(&asked);
+        serving.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.spawn(serve(stream, Arc::clone(&answer), Arc::clone(&remembered)));
+            }
+        });
+        Gateway {
+            endpoint,
+            asked,
+            _serving: serving,
+        }
+    }
+
+    fn project_with(&self, change: impl FnOnce(&mut TransportSettings)) -> Project {
+        let mut transport = TransportSettings {
+            request_timeout: Duration::from_secs(30),
+            retry: RetryPolicy {
+                max_attempts: 3,
+                base_delay: Duration::from_millis(1),
+                max_delay: Duration::from_millis(5),
+                ..RetryPolicy::default()
+            },
+            max_requests_per_second: None,
+            ..TransportSettings::default()
+        };
+        change(&mut transport);
+        let settings = ProjectSettings {
+            endpoint: self.endpoint.parse().unwrap(),
+            project_id: "project".to_owned(),
+            credentials: Credentials::Token("token".into()),
+            transport,
+            redact_commands: false,
+            clock: Clock::system(),
+        };
+        Project::new(settings).unwrap()
+    }
+
+    fn registry(&self) -> Registry {
+        self.project_with(|_| {}).registry("the-instance")
+    }
+
+    /// These numbers of each request's query, in the order of the requests.
+    fn asked_for<const N: usize>(&self, names: [&str; N]) -> Vec<[u64; N]> {
+        let asked = self.asked.lock().unwrap();
+        asked
+            .iter()
+            .map(|asked| names.map(|name| asked.get(name)))
+            .collect()
+    }
+
+    fn count(&self) -> usize {
+        self.asked.lock().unwrap().len()
+    }
+}
+
+async fn serve(mut stream: TcpStream, answer: Arc<Answer>, asked: Arc<Mutex<Vec<Asked>>>) {
+    let mut input = Vec::new();
+    loop {
+        while !input.windows(4).any(|end| end == b"\r\n\r\n") {
+            match stream.read_buf(&mut input).await {
+                Ok(1..) => {}
+                _ => return,
+            }
+        }
+        // Nothing but GETs comes here, one after another on each connection.
+        let head = String::from_utf8(std::mem::take(&mut input)).unwrap();
+        let target = head.split(' ').nth(1).unwrap();
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let numbers = pairs.filter_map(|(name, value)| Some((name.into(), value.parse().ok()?)));
+        let asking = {
+            let mut asked = asked.lock().unwrap();
+            let asking = Asked {
+                path: path.split('/').skip(4).collect::<Vec<_>>().join("/"),
+                query: numbers.collect(),
+                number: asked.len(),
+            };
+            asked.push(asking.clone());
+            asking
+        };
+        let Reply {
+            status,
+            headers,
+            body,
+            length,
+            ends,
+        } = answer(&asking);
+        let head = format!("HTTP/1.1 {status} Status\r\n{headers}content-length: {length}\r\n\r\n");
+        // The client may have read enough.
+        if stream.write_all(head.as_bytes()).await.is_err()
+            || stream.write_all(&body).await.is_err()
+            || ends
+        {
+            return;
+        }
+    }
+}
+
+async fn all_pages<T: Send + 'static>(
+    mut pages: CatalogPages<T>,
+) -> Result<Vec<Vec<T>>, RegistryError> {
+    let mut all = Vec::new();
+    while let Some(page) = pages.next().await? {
+        all.push(page.rows);
+    }
+    Ok(all)
+}
+
+fn repository(id: u64) -> Value {
+    json!({"id": id, "name": format!("r{id}"), "namespace_name": "team", "namespace_id": 1})
+}
+
+/// The repositories with these ids that a request is for, and what the answer claims.
+fn repositories(ids: &[u64], asked: &Asked, total: Option<u64>) -> Reply {
+    let (offset, limit) = (asked.get("offset") as usize, asked.get("limit") as usize);
+    let rows = ids.iter().skip(offset).take(limit);
+    let mut page = json!({"repositories": rows.map(|id| repository(*id)).collect::<Vec<_>>()});
+    if let Some(total) = total {
+        page["total"] = total.into();
+    }
+    Reply::json(&page)
+}
+
+fn ids(count: u64) -> Vec<u64> {
+    (1..=count).collect()
+}
+
+// --- catalog
+
+#[tokio::test]
+async fn a_total_that_is_missing_or_too_small_does_not_end_the_catalog() {
+    for (total, requests) in [(None, 4), (Some(0), 4), (Some(130), 4), (Some(250), 3)] {
+        let gateway = Gateway::start(move |asked| repositories(&ids(250), asked, total)).await;
+        let pages = all_pages(gateway.registry().repository_pages())
+            .await
+            .unwrap();
+        let distinct: BTreeSet<i64> = pages
+            .iter()
+            .flatten()
+            .map(|row| row.repository_id)
+            .collect();
+        assert_eq!(distinct.len(), 250, "{total:?}");
+        assert_eq!(gateway.count(), requests, "{total:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_catalog_that_shifts_is_read_again_and_the_pages_of_both_readings_are_handed_out() {
+    // One is missing until the listing has begun again.
+    let gateway = Gateway::start(|asked| {
+        let mut ids = ids(150);
+        if asked.number < 3 {
+            ids.remove(120);
+        }
+        repositories(&ids, asked, Some(150))
+    })
+    .await;
+    let pages = all_pages(gateway.registry().repository_pages())
+        .await
+        .unwrap();
+    let sizes: Vec<usize> = pages.iter().map(Vec::len).collect();
+    assert_eq!(sizes, [100, 49, 0, 100, 50]);
+    let offsets = gateway.asked_for(["offset"]).concat();
+    assert_eq!(offsets, [0, 100, 200, 0, 100]);
+}
+
+#[tokio::test]
+async fn a_catalog_that_stays_incomplete_is_read_three_times() {
+    let gateway = Gateway::start(|asked| repositories(&ids(149), asked, Some(150))).await;
+    let error = all_pages(gateway.registry().repository_pages())
+        .await
+        .unwrap_err();
+    let words = "the catalog gives 149 of 150 repositories and does not settle";
+    assert!(error.to_string().ends_with(words), "{error}");
+    assert_eq!(gateway.count(), 9);
+}
+
+#[tokio::test]
+async fn a_catalog_that_gives_the_same_page_for_ever_ends() {
+    let gateway = Gateway::start(|asked| {
+        let first_page = Asked {
+            query: HashMap::from([("limit".to_owned(), 100)]),
+            ..asked.clone()
+        };
+        repositories(&ids(200), &first_page, Some(200))
+    })
+    .await;
+    let error = all_pages(gateway.registry().repository_pages())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error.failure, RequestFailure::EndlessListing { pages: 100 }),
+        "{error}"
+    );
+    assert_eq!(gateway.count(), 101);
+}
+
+#[tokio::test]
+async fn instances_are_listed_once_however_often_their_pages_come() {
+    let gateway = Gateway::start(|asked| {
+        let rows = if asked.get("offset") > 0 { 0 } else { 2 };
+        let rows = (0..rows).map(|id| json!({"id": format!("i{id}")}));
+        // Three from the second reading on.
+        let last = (asked.number >= 2 && asked.get("offset") == 0).then(|| json!({"id": "i2"}));
+        Reply::json(&json!({"instances": rows.chain(last).collect::<Vec<_>>(), "total": 3}))
+    })
+    .await;
+    let instances = gateway.project_with(|_| {}).instances().await.unwrap();
+    let ids: Vec<&str> = instances.iter().map(|row| &*row.swr_instance_id).collect();
+    assert_eq!(ids, ["i0", "i1", "i2"]);
+}
+
+// --- pages that are too large
+
+/// A page of `{"rows": […]}` in which some rows take more than others.
+fn heavy_page(rows: impl Iterator<Item = (u64, Value)>, heavy: fn(u64) -> usize) -> Vec<Value> {
+    rows.map(|(id, mut row)| {
+        row["padding"] = "x".repeat(heavy(id)).into();
+        row
+    })
+    .collect()
+}
+
+#[tokio::test]
+async fn an_artifact_page_that_is_too_large_is_requested_in_smaller_parts() {
+    let gateway = Gateway::start(|asked| {
+        let (marker, limit) = (asked.get("marker"), asked.get("limit"));
+        let end = (marker + limit).min(601);
+        let row = |id| {
+            (
+                id,
+                json!({"id": id, "digest": format!("d{id}"), "repository_id": 1}),
+            )
+        };
+        let is_heavy = |id| {
+            if (201..=210).contains(&id) {
+                1 << 20
+            } else {
+                10
+            }
+        };
+        let mut page = json!({"artifacts": heavy_page((marker..end).map(row), is_heavy)});
+        if end < 601 {
+            page["next_marker"] = end.into();
+        }
+        Reply::json(&page)
+    })
+    .await;
+    let mut pages = gateway.registry().artifact_pages();
+    let mut ids = Vec::new();
+    while let Some(page) = pages.next().await.unwrap() {
+        ids.extend(page.rows.iter().map(|row| row.artifact_id));
+    }
+    assert_eq!(ids, (1..=600).collect::<Vec<i64>>());
+    let asked = gateway.asked_for(["marker", "limit"]);
+    let expected = [
+        [1, 100],
+        [101, 100],
+        // 10 MiB in ten rows.
+        [201, 100],
+        [201, 50],
+        [201, 25],
+        [201, 5],
+        [206, 25],
+        [231, 50],
+        [281, 100],
+        [381, 100],
+        [481, 100],
+        [581, 100],
+    ];
+    assert_eq!(asked, expected);
+}
+
+#[tokio::test]
+async fn a_catalog_page_that_is_too_large_is_requested_at_offsets_that_are_multiples_of_the_limit()
+{
+    let gateway = Gateway::start(|asked| {
+        let (offset, limit) = (asked.get("offset"), asked.get("limit"));
+        assert_eq!(offset % limit, 0, "{asked:?}");
+        let end = (offset + limit).min(400);
+        let is_heavy = |id| {
+            if (101..=110).contains(&id) {
+                1 << 20
+            } else {
+                10
+            }
+        };
+        let rows = (offset + 1..=end).map(|id| (id, repository(id)));
+        Reply::json(&json!({"repositories": heavy_page(rows, is_heavy), "total": 400}))
+    })
+    .await;
+    let pages = all_pages(gateway.registry().repository_pages())
+        .await
+        .unwrap();
+    let ids: Vec<i64> = pages
+        .iter()
+        .flatten()
+        .map(|row| row.repository_id)
+        .collect();
+    assert_eq!(ids, (1..=400).collect::<Vec<i64>>());
+    let asked = gateway.asked_for(["offset", "limit"]);
+    let last = asked.last().unwrap();
+    assert_eq!(last, &[300, 100], "{asked:?}");
+}
+
+#[tokio::test]
+async fn an_artifact_that_is_too_large_on_its_own_ends_the_listing_with_its_size_and_marker() {
+    let gateway = Gateway::start(|_| {
+        let mut page = br#"{"artifacts":[{"id":1,"digest":"d1","repository_id":1,"x":""#.to_vec();
+        page.resize(33 << 20, b'x');
+        page.extend_from_slice(br#""}],"next_marker":2}"#);
+        Reply::ok(page)
+    })
+    .await;
+    let error = gateway
+        .registry()
+        .artifact_pages()
+        .next()
+        .await
+        .unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("artifacts?limit=1&marker=1: "), "{text}");
+    assert!(
+        text.contains("the page has 34603028 bytes; the limit is 33554432"),
+        "{text}"
+    );
+    let limits = gateway.asked_for(["limit"]).concat();
+    assert_eq!(limits, [100, 50, 25, 5, 1]);
+}
+
+#[tokio::test]
+async fn a_page_with_more_values_than_may_be_kept_is_requested_in_smaller_parts() {
+    let gateway = Gateway::start(|asked| {
+        let (marker, limit) = (asked.get("marker"), asked.get("limit"));
+        let end = (marker + limit).min(101);
+        // 10,000 numbers each, in 20 kB.
+        let row = |id: u64| {
+            json!({"id": id, "digest": format!("d{id}"), "repository_id": 1, "x": vec![0; 10_000]})
+        };
+        let mut page = json!({"artifacts": (marker..end).map(row).collect::<Vec<_>>()});
+        if end < 101 {
+            page["next_marker"] = end.into();
+        }
+        Reply::json(&page)
+    })
+    .await;
+    let mut pages = gateway.registry().artifact_pages();
+    let mut rows = Vec::new();
+    while let Some(page) = pages.next().await.unwrap() {
+        assert_eq!(page.issues, []);
+        rows.extend(page.rows);
+    }
+    assert_eq!(rows.len(), 100);
+    let is_whole = |value: &Value| value.as_array().is_some_and(|list| list.len() == 10_000);
+    assert!(
+        rows.iter()
+            .all(|row| is_whole(&row.extra.as_ref().unwrap()["x"]))
+    );
+    let limits = gateway.asked_for(["limit"]).concat();
+    assert_eq!(limits[..4], [100, 50, 25, 5]);
+}
+
+// --- markers
+
+#[tokio::test]
+async fn the_next_marker_is_found_under_each_of_its_names() {
+    let names: [fn(u64) -> Value; 4] = [
+        |marker| json!({"next_marker": marker}),
+        |marker| json!({"nextMarker": marker}),
+        |marker| json!({"page_info": {"next_marker": marker.to_string()}}),
+        |marker| json!({"next_marker": null, "page_info": {"nextMarker": marker}}),
+    ];
+    for named in names {
+        let gateway = Gateway::start(move |asked| {
+            let marker = asked.get("marker");
+            let mut page = if marker < 201 {
+                named(marker + 100)
+            } else {
+                json!({})
+            };
+            let rows = marker..marker + 100;
+            let row = |id| json!({"id": id, "digest": format!("d{id}"), "repository_id": 1});
+            page["artifacts"] = rows.map(row).collect::<Vec<_>>().into();
+            Reply::json(&page)
+        })
+        .await;
+        let mut pages = gateway.registry().artifact_pages();
+        let mut rows = 0;
+        while let Some(page) = pages.next().await.unwrap() {
+            rows += page.rows.len();
+        }
+        assert_eq!(rows, 300, "{}", named(1));
+    }
+}
+
+// --- build histories
+
+async fn history(registry: &Registry) -> FetchedHistory {
+    let path = RepositoryPath {
+        namespace: "team".into(),
+        name: "app".into(),
+    };
+    registry.build_history(&path, "sha256:0").await.unwrap()
+}
+
+async fn unsupported(reply: Reply) -> String {
+    let gateway = Gateway::start(move |_| reply.clone()).await;
+    let fetched = history(&gateway.registry()).await;
+    assert_eq!(gateway.count(), 1, "it is not requested again");
+    match fetched.outcome {
+        HistoryOutcome::Unsupported(Refusal {
+            status: Some(200),
+            code: None,
+            message,
+        }) => message,
+        outcome => panic!("{outcome:?}"),
+    }
+}
+
+/// A build history of so many entries.
+fn entries(count: usize, entry: &str) -> Vec<u8> {
+    format!(
+        r#"{{"build_histories":[{}]}}"#,
+        vec![entry; count].join(",")
+    )
+    .into()
+}
+
+#[tokio::test]
+async fn a_build_history_of_more_than_8_mib_is_unsupported_with_its_size() {
+    let large = format!(r#"{{"build_histories":[],"x":"{}"}}"#, "x".repeat(8 << 20));
+    let message = unsupported(Reply::ok(large.clone())).await;
+    let known = format!(
+        "the build history has {} bytes; the limit is 8388608",
+        large.len()
+    );
+    assert_eq!(message, known);
+    let message = unsupported(Reply::gzip(large.as_bytes())).await;
+    assert_eq!(message, "the build history has more than 8388608 bytes");
+}
+
+#[tokio::test]
+async fn a_build_history_of_more_than_10000_entries_is_unsupported_with_their_number() {
+    for count in [10_001, 2_000_000] {
+        let message = unsupported(Reply::gzip(&entries(count, "{}"))).await;
+        let expected = format!("the build history has {count} entries; the limit is 10000");
+        assert_eq!(message, expected);
+    }
+    let gateway = Gateway::start(|_| Reply::ok(entries(10_000, "{}"))).await;
+    match history(&gateway.registry()).await.outcome {
+        HistoryOutcome::Stored(history) => assert_eq!(history.steps.len(), 10_000),
+        outcome => panic!("{outcome:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_build_history_with_more_values_than_may_be_kept_is_unsupported() {
+    for entry in [
+        // Members, elements, and what is recorded for names that come twice.
+        format!("{{{}}}", vec![r#""a":1"#; 200].join(",")),
+        format!(r#"{{"x":[{}]}}"#, vec!["[]"; 200].join(",")),
+        format!(
+            r#"{{"a":{{{}}}}}"#,
+            (0..200)
+                .map(|n| format!(r#""{n}":1"#))
+                .collect::<Vec<_>>()
+                .join(",")
+        ),
+    ] {
+        let message = unsupported(Reply::gzip(&entries(5_000, &entry))).await;
+        assert_eq!(message, "the build history has more than 150000 values");
+    }
+}
+
+#[tokio::test]
+async fn only_the_beginning_of_an_error_is_read() {
+    // The rest never comes.
+    let error = format!("<html>broken{}</html>", " ".repeat(100 << 10));
+    let gateway = Gateway::start(move |_| Reply::new(500, error.clone()).unfinished()).await;
+    let registry = gateway
+        .project_with(|transport| transport.retry.max_attempts = 1)
+        .registry("the-instance");
+    match history(&registry).await.outcome {
+        HistoryOutcome::Failed(refusal) => {
+            assert_eq!(refusal.status, Some(500));
+            assert_eq!(refusal.message, "broken");
+        }
+        outcome => panic!("{outcome:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_second_large_history_waits_until_the_first_is_stored_but_not_longer_than_a_request_may()
+{
+    let large = entries(1, &format!(r#"{{"created_by":"{}"}}"#, "x".repeat(1 << 20)));
+    let gateway = Gateway::start(move |_| Reply::ok(large.clone())).await;
+    let registry = gateway
+        .project_with(|transport| {
+            transport.retry.max_attempts = 1;
+            transport.request_timeout = Duration::from_secs(2);
+        })
+        .registry("the-instance");
+    let first = history(&registry).await;
+    assert!(first.reservation.is_some());
+    match history(&registry).await.outcome {
+        HistoryOutcome::Failed(refusal) => {
+            assert_eq!(refusal.message, "no answer: the request timed out");
+        }
+        outcome => panic!("{outcome:?}"),
+    }
+    drop(first);
+    let second = history(&registry).await;
+    assert!(matches!(second.outcome, HistoryOutcome::Stored(_)));
+}
+
+#[tokio::test]
+async fn a_small_history_takes_no_reservation() {
+    let gateway = Gateway::start(|_| Reply::ok(entries(100, "{}"))).await;
+    assert!(history(&gateway.registry()).await.reservation.is_none());
+}
+
+// --- broken answers
+
+/// What a success can be instead of an answer.
+fn broken() -> Vec<Reply> {
+    vec![
+        Reply::ok(""),
+        Reply::ok("<html>Please log in</html>"),
+        Reply::ok(r#"{"artifacts":[],"#),
+        Reply::ok(r#"{"error_code":"SVCSTG.SWR.5000001","error_msg":"busy"}"#),
+        Reply::ok(r#"{"errors":[{"errorCode":"A","errorMessage":"busy"}]}"#),
+        right_answer("the-instance/artifacts").cut_short(),
+    ]
+}
+
+fn right_answer(path: &str) -> Reply {
+    let page = |name: &str| Reply::json(&json!({name: [], "total": 0}));
+    match path {
+        "the-instance" => Reply::json(&json!({"id": "the-instance", "name": "demo"})),
+        "" => page("instances"),
+        "the-instance/namespaces" => page("namespaces"),
+        "the-instance/repositories" => page("repositories"),
+        "the-instance/artifacts" => page("artifacts"),
+        _ => Reply::ok(entries(1, "{}")),
+    }
+}
+
+/// Makes each call once: how many attempts it took, or how it failed.
+async fn each_call(broken: &Reply, times: usize) -> Vec<(String, usize, Option<RegistryError>)> {
+    let mut results = Vec::new();
+    for call in [
+        "instance",
+        "instances",
+        "namespaces",
+        "repositories",
+        "artifacts",
+        "history",
+    ] {
+        let broken = broken.clone();
+        let gateway = Gateway::start(move |asked| {
+            let below = asked.path.clone();
+            if asked.number < times {
+                broken.clone()
+            } else {
+                right_answer(&below)
+            }
+        })
+        .await;
+        let registry = gateway.registry();
+        let error = match call {
+            "instance" => registry.instance().await.err(),
+            "instances" => gateway.project_with(|_| {}).instances().await.err(),
+            "namespaces" => all_pages(registry.namespace_pages()).await.err(),
+            "repositories" => all_pages(registry.repository_pages()).await.err(),
+            "artifacts" => registry.artifact_pages().next().await.err(),
+            _ => match history(&registry).await.outcome {
+                HistoryOutcome::Stored(_) => None,
+                HistoryOutcome::Failed(refusal) => Some(RegistryError {
+                    request: refusal.message,
+                    attempts: gateway.count() as u32,
+                    elapsed: Duration::ZERO,
+                    failure: RequestFailure::Unwanted,
+                }),
+                outcome => panic!("{outcome:?}"),
+            },
+        };
+        results.push((call.to_owned(), gateway.count(), error));
+    }
+    results
+}
+
+#[tokio::test]
+async fn a_broken_answer_to_any_call_is_requested_again() {
+    for broken in broken() {
+        for (call, requests, error) in each_call(&broken, 2).await {
+            assert!(error.is_none(), "{call}, {broken:?}: {error:?}");
+            assert_eq!(requests, 3, "{call}, {broken:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn answers_that_stay_broken_fail_after_the_last_attempt() {
+    for broken in broken() {
+        for (call, requests, error) in each_call(&broken, 100).await {
+            let error = error.unwrap();
+            assert_eq!((requests, error.attempts), (3, 3), "{call}, {broken:?}");
+        }
+    }
+}
