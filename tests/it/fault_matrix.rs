@@ -308,10 +308,13 @@ impl<'a> Trial<'a> {
         emulator.set_throttle(None);
         let later = Clock::from_fn(|| Clock::system().now() + TimeDelta::days(60));
         let client = client_settings(emulator);
-        self.run(client.clone(), later.clone(), Ending::ByItself)
-            .await
-            .unwrap()
-            .unwrap();
+        // Twice, since a tag goes when two listings in a row lack it.
+        for _ in 0..2 {
+            self.run(client.clone(), later.clone(), Ending::ByItself)
+                .await
+                .unwrap()
+                .unwrap();
+        }
         assert_eq!(falsely_removed(&self.emulator, self.disturbed).await, "");
         let given = facts(self.disturbed).await;
         empty(self.undisturbed).await;
@@ -437,7 +440,8 @@ async fn published(database: &TestDatabase) -> String {
     database.snapshot(whole).await
 }
 
-/// What the registry holds, as the listing gives it.
+/// What the registry holds, as the listing gives it. Tags that it lacks for the first time are left out: a
+/// mirror that saw the registry more often has dropped them before.
 async fn listed(database: &TestDatabase) -> String {
     let current = "select 1, (namespace_id, name, repository_count, metadata, created_at, updated_at, extra)::text
                    from swr.namespace where removed_at is null
@@ -451,9 +455,12 @@ async fn listed(database: &TestDatabase) -> String {
                    from swr.artifact where removed_at is null
                    union all
                    select 4, (repository_id, name, tag_id, artifact_id, pushed_at, pulled_at, extra)::text
-                   from swr.tag
+                   from swr.tag where missing_since_run_id is null
                    union all
-                   select 5, (repository_id, name, digest)::text from swr.tag_history where valid_to is null
+                   select 5, (h.repository_id, h.name, h.digest)::text
+                   from swr.tag_history h
+                   join swr.tag k using (instance_id, repository_id, name)
+                   where h.valid_to is null and k.missing_since_run_id is null
                    order by 1, 2";
     database.snapshot(current).await
 }
