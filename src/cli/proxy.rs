@@ -57,11 +57,15 @@ fn is_proxy(value: &str) -> bool {
         return false;
     };
     let (uri, host) = (proxy.uri(), proxy.uri().host().unwrap_or_default());
-    let has_port = uri
-        .authority()
-        .is_some_and(|authority| authority.as_str() != host);
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    // What is left of a user with an unencoded `@` would be taken for a part of the host.
+    let is_clean = !authority.contains('@');
+    let has_port = authority != host;
     let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
-    is_http && !host.is_empty() && (!has_port || uri.port_u16().is_some_and(|port| port > 0))
+    is_http
+        && is_clean
+        && !host.is_empty()
+        && (!has_port || uri.port_u16().is_some_and(|port| port > 0))
 }
 
 #[cfg(test)]

@@ -60,12 +60,15 @@ pub(super) enum Event {
     ArtifactPushed,
     RepositoryDeleted,
     RepositoryCreated,
+    TagMoved,
 }
 
 /// What precedes the time of an event in the names of its sequences of chance.
 const EVENT_CHANCE: u64 = 1 << 43;
 /// What precedes the number of a round in the names of its sequences of chance.
 const ROUND_CHANCE: u64 = 1 << 41;
+/// Artifacts that are tried for a tag that can move.
+const MOST_TRIED: usize = 50;
 /// A registry with no more repositories than this loses none.
 const FEWEST_REPOSITORIES: usize = 4;
 
@@ -145,6 +148,11 @@ impl World {
             Event::RepositoryCreated => {
                 let id = self.add_repository("sudden", &format!("app-{time}"));
                 self.push(id);
+            }
+            Event::TagMoved => {
+                // Most artifacts have no tag, or no older one in their repository.
+                let ids = self.some_artifacts(&mut chance, MOST_TRIED);
+                ids.into_iter().any(|id| self.roll_back(id));
             }
         }
     }

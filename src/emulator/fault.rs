@@ -92,6 +92,8 @@ pub enum Fault {
     RepositoryDeleted,
     /// A repository is created, with an artifact, just before the answer.
     RepositoryCreated,
+    /// A tag moves to an older artifact of its repository just before the answer.
+    TagMoved,
 }
 
 /// Who words the body of an error.
@@ -148,6 +150,7 @@ impl Fault {
             ArtifactPushed,
             RepositoryDeleted,
             RepositoryCreated,
+            TagMoved,
         ]);
         faults
     }
@@ -167,7 +170,8 @@ impl Fault {
             Fault::ArtifactDeleted
             | Fault::ArtifactPushed
             | Fault::RepositoryDeleted
-            | Fault::RepositoryCreated => matches!(kind, Repositories | Artifacts | BuildHistory),
+            | Fault::RepositoryCreated
+            | Fault::TagMoved => matches!(kind, Repositories | Artifacts | BuildHistory),
             Fault::ExpiredTokens => !matches!(kind, Token | Unknown),
             _ => kind != Unknown,
         }
@@ -247,6 +251,10 @@ pub(super) struct Faults {
 impl Faults {
     pub(super) fn queue(&mut self, kind: RequestKind, fault: Fault) {
         self.queued.entry(kind).or_default().push_back(fault);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.queued.clear();
     }
 
     pub(super) fn queued(&self) -> usize {

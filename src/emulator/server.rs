@@ -183,6 +183,11 @@ impl Emulator {
         lock(&self.state.faults).queue(kind, fault);
     }
 
+    /// Forgets the faults that wait for their request.
+    pub fn clear_faults(&self) {
+        lock(&self.state.faults).clear();
+    }
+
     /// The faults that wait for their request.
     pub fn queued_faults(&self) -> usize {
         lock(&self.state.faults).queued()
@@ -340,6 +345,7 @@ impl State {
             Fault::ArtifactPushed => Event::ArtifactPushed,
             Fault::RepositoryDeleted => Event::RepositoryDeleted,
             Fault::RepositoryCreated => Event::RepositoryCreated,
+            Fault::TagMoved => Event::TagMoved,
             _ => return,
         };
         for (instance, world) in &mut *self.instances_mut() {

@@ -254,8 +254,8 @@ impl Transport {
             what: call.what,
             max_bytes: call.max_bytes,
         };
-        self.send(&outgoing, move |answer| decode(&answer.body))
-            .await
+        // Its state is large, and would be part of each caller's.
+        Box::pin(self.send(&outgoing, move |answer| decode(&answer.body))).await
     }
 
     /// Requests the endpoint's root without credentials; any answer will do.

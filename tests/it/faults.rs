@@ -195,7 +195,8 @@ fn on_the_wire(fault: &Fault) -> Option<String> {
         | Fault::ArtifactDeleted
         | Fault::ArtifactPushed
         | Fault::RepositoryDeleted
-        | Fault::RepositoryCreated => "200, a page called application/json",
+        | Fault::RepositoryCreated
+        | Fault::TagMoved => "200, a page called application/json",
         Fault::Hang | Fault::Answer { .. } => return None,
     };
     Some(text.to_owned())
@@ -290,6 +291,17 @@ async fn the_registry_changes_in_the_middle_as_planned() {
     assert_eq!(change(Fault::RepositoryCreated).await, (1, 1));
     let (repositories, artifacts) = change(Fault::RepositoryDeleted).await;
     assert!(repositories == -1 && artifacts <= 0);
+    let tags = || {
+        emulator.with_world(|world| {
+            let artifacts = world.artifacts();
+            artifacts
+                .map(|artifact| artifact.tags.clone())
+                .collect::<Vec<_>>()
+        })
+    };
+    let before = tags();
+    assert_eq!(change(Fault::TagMoved).await, (0, 0));
+    assert_ne!(tags(), before);
 }
 
 /// What a run makes of a fault.
@@ -338,7 +350,8 @@ fn effect(fault: &Fault, kind: RequestKind) -> Effect {
         Fault::ArtifactDeleted
         | Fault::ArtifactPushed
         | Fault::RepositoryDeleted
-        | Fault::RepositoryCreated => Effect::CaughtUp,
+        | Fault::RepositoryCreated
+        | Fault::TagMoved => Effect::CaughtUp,
         Fault::Answer { .. } => unreachable!("not one of the list"),
     }
 }

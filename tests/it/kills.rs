@@ -20,7 +20,10 @@ use crate::support::program::{Program, Running, emulator_settings};
 use crate::support::proxy::Proxy;
 
 /// Requests on their way at a time.
-const MAX_IN_FLIGHT: u64 = 16;
+const MAX_IN_FLIGHT: u64 = 256;
+/// One registry in so many has more digests than the queue of wanted histories has room for.
+const MANY_IN: u8 = 20;
+const MANY: usize = 3_300;
 
 /// The most histories that were asked for and are not stored when a run is killed: on their way,
 /// waiting for room among the answers, among the answers (256), or in the batch being stored (1,000).
@@ -140,7 +143,7 @@ impl Trial {
         })
     }
 
-    async fn run_killed(&mut self, moment: Moment) {
+    async fn run_killed(&mut self, moment: Moment, max_in_flight: u64) {
         let Mirror {
             emulator, database, ..
         } = &self.mirror;
@@ -152,7 +155,9 @@ impl Trial {
             }
             _ => None,
         };
-        let run = Program::sync(emulator, database).start();
+        let run = Program::sync(emulator, database)
+            .env("SWR_MAX_IN_FLIGHT", max_in_flight.to_string())
+            .start();
         match moment {
             Moment::After(time) => tokio::time::sleep(time).await,
             Moment::Requests(count) => {
@@ -249,6 +254,10 @@ async fn whatever_kills_a_run_the_next_ends_as_if_nothing_had_happened() {
     for kill in 0..kills {
         let current = match &mut trial {
             None => {
+                let artifacts = match random.u8(0..MANY_IN) {
+                    0 => MANY,
+                    _ => artifacts,
+                };
                 let world = World::generate(random.u64(..), artifacts, start_of_time());
                 trial.insert(Trial::new(world).await)
             }
@@ -256,9 +265,10 @@ async fn whatever_kills_a_run_the_next_ends_as_if_nothing_had_happened() {
         };
         let requests = current.list_requests + current.missing().await;
         let moment = Moment::choose(&mut random, current.undisturbed, requests);
-        moments.push(moment);
+        let max_in_flight = 2_f64.powf(random.f64() * 8.0) as u64;
+        moments.push((moment, max_in_flight));
         let replay = format!("KILL_SEED={seed}, kill {kill} of round {round}: {moments:?}");
-        on_failure(&replay, current.run_killed(moment)).await;
+        on_failure(&replay, current.run_killed(moment, max_in_flight)).await;
         // Now and then a run is left alone; then the registry changes, or another one begins.
         if random.u8(0..4) == 0 || kill + 1 == kills {
             on_failure(&replay, current.run_to_the_end()).await;

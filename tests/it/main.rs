@@ -12,7 +12,7 @@ mod deploy;
 mod docs;
 #[cfg(feature = "emulator")]
 mod emulator;
-#[cfg(feature = "emulator")]
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod fault_matrix;
 #[cfg(feature = "emulator")]
 mod faults;

@@ -167,13 +167,13 @@ async fn a_repeated_marker_ends_the_run() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_document_with_status_200_is_not_the_end_of_the_data() {
     let document = json!({ "error_code": "SVCSTG.SWR.5000000", "error_msg": "internal" });
-    check_refused_page(&[document], "the answer has no artifacts").await;
+    check_refused_page(&vec![document; 3], "the answer has no artifacts").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_marker_that_is_no_number_ends_the_run() {
     let page = json!({ "artifacts": [], "next_marker": "next" });
-    check_refused_page(&[page], "next_marker is not a number").await;
+    check_refused_page(&vec![page; 3], "next_marker is not a number").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -716,12 +716,12 @@ async fn a_digest_whose_repository_nobody_names_fails_without_a_request_and_is_t
 #[tokio::test(flavor = "multi_thread")]
 async fn a_catalog_that_gives_less_than_it_claims_ends_the_run() {
     let mirror = Mirror::new(small_world(1)).await;
-    for _ in 0..3 {
-        let short = json!({ "namespaces": [{ "namespace_id": 1, "name": "team" }], "total": 2 })
-            .to_string();
+    let short = json!({ "namespaces": [{ "namespace_id": 1, "name": "team" }], "total": 2 });
+    let empty = json!({ "namespaces": [], "total": 2 });
+    for page in [&short, &empty].repeat(3) {
         mirror
             .emulator
-            .fail_next(RequestKind::Namespaces, 200, short);
+            .fail_next(RequestKind::Namespaces, 200, page.to_string());
     }
     let error = mirror.try_sync().await.unwrap_err();
     let SyncError::Registry(RegistryError {
@@ -738,9 +738,11 @@ async fn a_catalog_that_gives_less_than_it_claims_ends_the_run() {
 async fn an_error_document_with_status_200_does_not_describe_the_instance() {
     let mirror = Mirror::new(small_world(1)).await;
     let document = r#"{"error_code":"SVCSTG.SWR.5000000","error_msg":"internal error"}"#;
-    mirror
-        .emulator
-        .fail_next(RequestKind::Instance, 200, document);
+    for _ in 0..3 {
+        mirror
+            .emulator
+            .fail_next(RequestKind::Instance, 200, document);
+    }
     let error = mirror.try_sync().await.unwrap_err();
     assert_eq!(error.exit(), Exit::SourceUnavailable, "{error}");
     mirror.sync().await;

@@ -258,8 +258,19 @@ pub(crate) async fn run_as(
     progress: &Arc<Progress>,
     stop: &Stop,
 ) -> Result<RunReport, SyncError> {
+    run_at(client, settings, database.url(), progress, stop).await
+}
+
+/// The same, with a database URL.
+pub(crate) async fn run_at(
+    client: ProjectSettings,
+    settings: SyncSettings,
+    database_url: &str,
+    progress: &Arc<Progress>,
+    stop: &Stop,
+) -> Result<RunReport, SyncError> {
     let registry = Registry::new(client, &settings.swr_instance_id).unwrap();
-    let database = Database::from_url(database.url()).unwrap();
+    let database = Database::from_url(database_url).unwrap();
     sync(&registry, &database, &settings, progress, stop).await
 }
 
