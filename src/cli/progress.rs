@@ -138,7 +138,7 @@ fn beginning(instance: &str) -> String {
 fn limit(pace: &PaceNow) -> Option<String> {
     match pace.quoted_limit {
         Some(quoted) => Some(format!("{quoted:.1}/s quoted")),
-        None if pace.has_met_limit => Some(format!("about {:.0}/s", pace.requests_per_second)),
+        None if pace.pauses > 0 => Some(format!("about {:.0}/s", pace.requests_per_second)),
         None => None,
     }
 }

@@ -13,8 +13,8 @@
 //! wrong together; they share the signature alone, which has test vectors.
 //!
 //! In the order to read them: `server` (sockets, order of checks), `api` (routes),
-//! `wire` (JSON), `auth`, `metadata` (temporary keys), `answer`; `fault` (what goes wrong with requests), `line`
-//! (how connections break), `hostile` (odd values); `world` (state and single
+//! `wire` (JSON), `auth`, `metadata` (temporary keys), `answer`; `load` (latency and limit),
+//! `fault` (what goes wrong with requests), `line` (how connections break), `hostile` (odd values); `world` (state and single
 //! changes), `image`, `recipe`, `generate`, `change`.
 
 mod answer;
@@ -26,6 +26,7 @@ mod generate;
 mod hostile;
 mod image;
 mod line;
+mod load;
 mod metadata;
 mod recipe;
 mod requests;
@@ -43,6 +44,6 @@ pub use requests::{RequestCounts, RequestKind};
 pub use server::Emulator;
 pub use settings::{
     Authentication, BuildTime, CatalogTotal, Clock, Credentials, Dialect, EmulatorSettings,
-    Instance, LastMarker, NextMarker, Throttle,
+    Instance, LastMarker, Load, NextMarker, SlowTail, Stalls, Swing, Throttle,
 };
 pub use world::{Artifact, ArtifactSpec, Namespace, Quirks, Repository, Tag, World};

@@ -19,7 +19,6 @@ use hyper_util::rt::TokioIo;
 use secrecy::SecretString;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::Instant;
 
 use super::answer::{Answer, Body, Refusal};
 use super::api::{self, Route};
@@ -27,6 +26,7 @@ use super::auth::{Arrived, Gatekeeper};
 use super::change::{Changes, Event};
 use super::fault::{Disturbance, ErrorBody, Fault, FaultPlan, Faults};
 use super::line::{Cut, Line, Manner, Place, Scissors};
+use super::load::{Bucket, Service};
 use super::metadata::MetadataSettings;
 use super::requests::{RequestCounts, RequestKind};
 use super::settings::{EmulatorSettings, Instance, Throttle};
@@ -49,8 +49,12 @@ impl Emulator {
         let listener = TcpListener::bind(settings.listen).await?;
         let address = listener.local_addr()?;
         let state = Arc::new(State {
-            latency: Mutex::new(settings.latency),
-            throttle: Mutex::new(settings.throttle.map(Bucket::full)),
+            service: Mutex::new(Service::new(settings.load, settings.latency)),
+            throttle: Mutex::new(
+                settings
+                    .throttle
+                    .map(|throttle| Bucket::full(throttle, settings.load)),
+            ),
             instances: RwLock::new(vec![(settings.instance(), world)]),
             metadata: Mutex::new(settings.metadata.clone()),
             settings,
@@ -142,14 +146,15 @@ impl Emulator {
         }
     }
 
-    /// How long each answer waits from now on.
+    /// How long an answer takes from now on.
     pub fn set_latency(&self, latency: Duration) {
-        *lock(&self.state.latency) = latency;
+        lock(&self.state.service).latency = latency;
     }
 
     /// How many requests are let through from now on.
     pub fn set_throttle(&self, throttle: Option<Throttle>) {
-        *lock(&self.state.throttle) = throttle.map(Bucket::full);
+        let load = self.state.settings.load;
+        *lock(&self.state.throttle) = throttle.map(|throttle| Bucket::full(throttle, load));
     }
 
     /// Accepts this secret key from now on, and no other.
@@ -229,7 +234,7 @@ struct State {
     /// The artifacts that a page has lacked.
     lost: Mutex<HashSet<i64>>,
     requests_by_digest: Mutex<HashMap<String, u64>>,
-    latency: Mutex<Duration>,
+    service: Mutex<Service>,
     throttle: Mutex<Option<Bucket>>,
     metadata: Mutex<MetadataSettings>,
     last_request: AtomicU64,
@@ -306,9 +311,11 @@ impl State {
             Some(_) => Ok(()),
         };
         // The gateway refuses at once; what takes time is the service behind it.
-        let latency = *lock(&self.latency);
-        if admitted.is_ok() && !latency.is_zero() {
-            tokio::time::sleep(latency).await;
+        if admitted.is_ok() {
+            let delay = lock(&self.service).delay(number);
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
         }
         let mut answer = answered
             .unwrap_or_else(|| {
@@ -516,43 +523,6 @@ impl Drop for Present<'_> {
 fn http_date(now: DateTime<Utc>) -> HeaderValue {
     let date = now.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
     HeaderValue::from_str(&date).unwrap_or(HeaderValue::from_static(""))
-}
-
-/// A token bucket.
-#[derive(Debug)]
-struct Bucket {
-    throttle: Throttle,
-    tokens: f64,
-    filled_at: Instant,
-}
-
-impl Bucket {
-    fn full(throttle: Throttle) -> Bucket {
-        Bucket {
-            throttle,
-            tokens: f64::from(throttle.burst),
-            filled_at: Instant::now(),
-        }
-    }
-
-    fn take(&mut self) -> Result<(), Refusal> {
-        let Throttle {
-            requests_per_second,
-            burst,
-            retry_after,
-            quotes_limit,
-        } = self.throttle;
-        let now = Instant::now();
-        let refill = (now - self.filled_at).as_secs_f64() * f64::from(requests_per_second);
-        self.tokens = (self.tokens + refill).min(f64::from(burst));
-        self.filled_at = now;
-        if self.tokens < 1.0 {
-            let quoted = quotes_limit.then_some(requests_per_second);
-            return Err(Refusal::throttled(quoted, retry_after));
-        }
-        self.tokens -= 1.0;
-        Ok(())
-    }
 }
 
 /// A panic while a lock was held is the test's own and already reported.

@@ -36,10 +36,12 @@ pub struct EmulatorSettings {
     pub uses_per_secret: Option<u64>,
     /// What tokens and signature dates are checked against.
     pub clock: Clock,
-    /// How long each answer waits.
+    /// How long an answer takes.
     pub latency: Duration,
     /// How many requests are let through.
     pub throttle: Option<Throttle>,
+    /// What makes latency and limit vary.
+    pub load: Load,
     /// Spellings which the documentation leaves open.
     pub dialect: Dialect,
     /// How the machine's own services behave.
@@ -62,6 +64,7 @@ impl Default for EmulatorSettings {
             clock: Clock::system(),
             latency: Duration::ZERO,
             throttle: None,
+            load: Load::default(),
             dialect: Dialect::default(),
             metadata: MetadataSettings::default(),
         }
@@ -151,6 +154,50 @@ pub struct Throttle {
     pub retry_after: Option<Duration>,
     /// Whether the message of a 429 quotes the rate.
     pub quotes_limit: bool,
+}
+
+/// What makes the latency and the limit vary, as they do behind a real gateway. By default,
+/// nothing does.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Load {
+    /// Answers take lognormal times with the latency as their median, and this deviation. With 1,
+    /// one in a hundred takes ten times as long.
+    pub jitter: f64,
+    /// A share of the answers takes long.
+    pub slow_tail: Option<SlowTail>,
+    /// From time to time, nothing is answered.
+    pub stalls: Option<Stalls>,
+    /// One worker answers all requests one after the other, at most so many per second.
+    pub serial_worker: Option<u32>,
+    /// The limit of the throttle rises and falls, because others use it, too.
+    pub limit_swing: Option<Swing>,
+}
+
+/// Answers that take long.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SlowTail {
+    /// Their share, between 0 and 1.
+    pub share: f64,
+    /// How long they take.
+    pub latency: Duration,
+}
+
+/// Times in which nothing is answered.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Stalls {
+    /// From the end of one to the end of the next.
+    pub every: Duration,
+    /// How long each takes.
+    pub lasting: Duration,
+}
+
+/// A sine.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Swing {
+    /// How far up and down, as a share of the middle.
+    pub share: f64,
+    /// From one maximum to the next.
+    pub period: Duration,
 }
 
 /// Spellings which the documentation leaves open, or gives in two ways.

@@ -370,7 +370,7 @@ async fn a_listing_that_lacks_many_tags_of_what_stays_is_not_published_unless_ac
         refused.says(&[
             "error: the listing lacks 101 of the 400 published tags of artifacts that it still has, more than the \
              20 % that may go in one run; most are of team/app-2 (100 of 200), team/app-1 (1 of 100)\n",
-            "hint: look into the registry: if they are gone there too, `swr-sync sync --accept-removals`",
+            "hint: check the registry: if they are gone there too, `swr-sync sync --accept-removals`",
         ]);
         assert_eq!(database.snapshot(tags).await, "400 | 400 | 0");
         let row = "select outcome, exit_code, artifacts_removed, tags_removed from swr.sync_run order by run_id desc limit 1";

@@ -231,14 +231,14 @@ async fn throttled_requests_use_up_no_attempts_but_the_patience() {
 async fn a_quoted_limit_is_taken_over() {
     let emulator = emulate(EmulatorSettings::default()).await;
     let registry = client(client_settings(&emulator));
-    assert!(!registry.pace().has_met_limit);
+    assert_eq!(registry.pace().pauses, 0);
     let message = "The throttling threshold has been reached: policy user over ratelimit,limit:50,time:1 second";
     let body = json!({ "error_code": "APIGW.0308", "error_msg": message }).to_string();
     emulator.fail_next(RequestKind::Artifacts, 429, body);
     list(&registry).await.unwrap();
     let pace = registry.pace();
-    assert!(pace.has_met_limit);
-    assert_eq!((pace.quoted_limit, pace.in_flight), (Some(50.0), 0));
+    assert_eq!((pace.pauses, pace.in_flight), (1, 0));
+    assert_eq!(pace.quoted_limit, Some(50.0));
     assert!(pace.requests_per_second <= 48.5, "{pace:?}");
 }
 
