@@ -79,11 +79,12 @@ impl Activity {
                     .chain(external())
                     .fold(begin, Instant::max)
             };
-            let end = quiet_since + patience;
-            if Instant::now() >= end {
+            let (now, end) = (Instant::now(), quiet_since + patience);
+            if now >= end {
                 return Stages(self.state().stages.clone());
             }
-            tokio::time::sleep_until(end).await;
+            // What is in progress usually ends long before its limit, so look again soon.
+            tokio::time::sleep_until(end.min(now + patience / 4)).await;
         }
     }
 
@@ -135,6 +136,19 @@ mod tests {
         let end = begin + Duration::from_secs(30);
         activity.stalled(PATIENCE, || Some(end)).await;
         assert_eq!(begin.elapsed(), Duration::from_secs(150), "a pause outside");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_ends_early_does_not_hold_up_the_watchdog_until_its_limit() {
+        let activity = Activity::default();
+        let statement = activity.begin(Duration::from_secs(600));
+        let begin = Instant::now();
+        let ending = async {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            drop(statement);
+        };
+        tokio::join!(ending, activity.stalled(PATIENCE, || None));
+        assert!(begin.elapsed() <= Duration::from_secs(10) + PATIENCE + PATIENCE / 4);
     }
 
     #[tokio::test(start_paused = true)]

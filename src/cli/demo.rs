@@ -16,7 +16,7 @@ use super::telemetry::Telemetry;
 use super::{db, signals, sync};
 use crate::clock::Clock;
 use crate::database::{Database, embedded::EmbeddedServer};
-use crate::emulator::{Emulator, EmulatorSettings, World};
+use crate::emulator::{Emulator, EmulatorSettings, Quirks, World, WorldSettings};
 use crate::registry::signature::SigningKey;
 use crate::registry::{Credentials, ProjectSettings, Registry, TransportSettings};
 use crate::report::{self, FilterValues, Format};
@@ -95,7 +95,17 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
 
     let clock = Clock::system();
     // Two days back, so that the changes of the next days are not in the future.
-    let world = World::generate(seed, artifacts as usize, clock.now() - TimeDelta::days(2));
+    let world = World::generate_with(&WorldSettings {
+        seed,
+        artifacts: artifacts as usize,
+        now: clock.now() - TimeDelta::days(2),
+        // Each run would try the listed artifacts without a history again, also the one that shows
+        // what an unchanged registry costs.
+        quirks: Quirks {
+            gone: 0.0,
+            ..Quirks::default()
+        },
+    });
     let emulator = Emulator::start(EmulatorSettings::default(), world)
         .await
         .map_err(|error| Failure::new(Exit::Unexpected, error))?;

@@ -197,9 +197,30 @@ pub const VARIABLES: &[EnvironmentVariable] = &[
         ..plain(
             VariableGroup::Registry,
             "HTTPS_PROXY",
-            "proxy for HTTPS; also ALL_PROXY, and HTTP_PROXY for plain HTTP; may hold a password",
+            "proxy for HTTPS; may hold a password",
         )
     },
+    EnvironmentVariable {
+        is_secret: true,
+        ..plain(
+            VariableGroup::Registry,
+            "HTTP_PROXY",
+            "proxy for plain HTTP; may hold a password",
+        )
+    },
+    EnvironmentVariable {
+        is_secret: true,
+        ..plain(
+            VariableGroup::Registry,
+            "ALL_PROXY",
+            "proxy for both, where the other two name none; may hold a password",
+        )
+    },
+    plain(
+        VariableGroup::Registry,
+        "REQUEST_METHOD",
+        "set by web servers for CGI scripts; with a proxy it is an error, as a request could name the proxy",
+    ),
     plain(
         VariableGroup::Registry,
         "NO_PROXY",

@@ -218,14 +218,17 @@ async fn what_is_written_after_a_transaction_was_cut_short_at_its_begin_stays() 
     use swr_sync::store::InstanceLock;
 
     let database = TestDatabase::create().await;
-    let mut lock = InstanceLock::acquire(database.connect().await, 1)
-        .await
-        .unwrap();
+    let proxy = Proxy::before_database(database.url()).await;
+    let url = proxy.database_url(database.url());
+    let connection = sqlx::PgConnection::connect(&url).await.unwrap();
+    let mut lock = InstanceLock::acquire(connection, 1).await.unwrap();
+    proxy.fall_silent();
     tokio::select! {
         biased;
         begun = lock.connection().begin() => panic!("it was not cut short: {}", begun.is_ok()),
         () = std::future::ready(()) => {}
     }
+    proxy.pass();
     lock.settle().await;
     sqlx::raw_sql("create table public.written ()")
         .execute(lock.connection())

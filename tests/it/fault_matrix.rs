@@ -148,9 +148,7 @@ impl Place {
                 trial.emulator.with_world(|world| world.evolve(round));
             }
             let plan = FaultPlan::random(seed * 100 + u64::from(round));
-            trial.plan_outage();
             trial.disturbed_run(plan).await;
-            trial.emulator.clear_faults();
         }
         trial.settle().await;
         trial.story
@@ -312,6 +310,7 @@ impl<'a> Trial<'a> {
         let time = emulator.with_world(|world| world.now());
         emulator.reset_requests();
         emulator.set_faults(Some(plan));
+        self.plan_outage();
         let ending = match self.chance.u32(0..10) {
             0..5 => Ending::ByItself,
             5..8 => Ending::Crash(self.some_awaits()),
@@ -326,6 +325,7 @@ impl<'a> Trial<'a> {
 
         let emulator = &self.emulator;
         emulator.set_faults(None);
+        emulator.clear_faults();
         connections_are_gone(self.disturbed).await;
         let met = emulator.met_faults();
         let what = format!("{ending:?}, {met:?}");

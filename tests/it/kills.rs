@@ -126,6 +126,17 @@ impl Trial {
         self.kills = 0;
     }
 
+    /// The requests for histories that a run makes at least: one for each digest without an answer.
+    async fn never_answered(&self) -> u64 {
+        let answered = "select digest from swr.manifest";
+        let answered = self.mirror.database.snapshot(answered).await;
+        let answered: HashSet<&str> = answered.lines().collect();
+        let digests = self.digests.iter();
+        digests
+            .filter(|digest| !answered.contains(digest.as_str()))
+            .count() as u64
+    }
+
     /// The most requests for histories that a run may make: a digest without a final answer is
     /// requested from each repository that holds it.
     async fn missing(&self) -> u64 {
@@ -263,7 +274,7 @@ async fn whatever_kills_a_run_the_next_ends_as_if_nothing_had_happened() {
             }
             Some(trial) => trial,
         };
-        let requests = current.list_requests + current.missing().await;
+        let requests = current.list_requests + current.never_answered().await;
         let moment = Moment::choose(&mut random, current.undisturbed, requests);
         let max_in_flight = 2_f64.powf(random.f64() * 8.0) as u64;
         moments.push((moment, max_in_flight));
