@@ -28,7 +28,7 @@ use tokio::time::Instant;
 const START: Duration = Duration::from_secs(10);
 const MINUTE: Duration = Duration::from_secs(60);
 const PHASE: Duration = Duration::from_secs(30);
-const SIMULTANEOUS: usize = 3;
+const SIMULTANEOUS: usize = 2;
 
 /// Limits before and after the change.
 const LIMITS: [(u32, u32); 4] = [(20, 100), (100, 25), (100, 400), (400, 100)];

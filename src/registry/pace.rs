@@ -79,12 +79,12 @@ pub(crate) struct Pace {
     ended: Notify,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     /// Starts per second.
     rate: f64,
-    /// When the next request may start.
-    not_before: Instant,
+    /// When the next request may start; `None` before the first.
+    not_before: Option<Instant>,
     in_flight: usize,
     /// The tickets of those who wait for their turn, in ascending order.
     queue: VecDeque<(u8, u64)>,
@@ -138,16 +138,7 @@ impl Pace {
             max_pause,
             state: Mutex::new(State {
                 rate: max_rate.clamp(MIN_RATE, INITIAL_RATE),
-                not_before: Instant::now(),
-                in_flight: 0,
-                queue: VecDeque::new(),
-                answers: VecDeque::new(),
-                starts: 0,
-                starts_before_pause: 0,
-                paused_at: None,
-                pauses: 0,
-                blocked_pauses: 0,
-                quoted: None,
+                ..State::default()
             }),
             last_ticket: AtomicU64::new(0),
             ended: Notify::new(),
@@ -173,7 +164,7 @@ impl Pace {
             quoted_limit: state.quoted.map(|(limit, _)| limit),
             in_flight: state.in_flight,
             pauses: state.pauses,
-            not_before: (state.not_before > now).then_some(state.not_before),
+            not_before: state.not_before.filter(|time| *time > now),
         }
     }
 
@@ -213,12 +204,13 @@ impl Permit<'_> {
             state.queue.insert(place, self.ticket);
             place
         });
-        let turn = state.not_before + Duration::from_secs_f64(place as f64 / state.rate);
+        let not_before = state.not_before.unwrap_or(now);
+        let turn = not_before + Duration::from_secs_f64(place as f64 / state.rate);
         if now < turn {
             // The time at which its turn comes if the rate doubles from now on, as at the start.
             let doublings = (1.0 + LN_2 * (turn - now).as_secs_f64() / self.pace.doubling).log2();
             let wait = RECHECK.min(Duration::from_secs_f64(doublings * self.pace.doubling));
-            return Err(Some(state.not_before.max(now + wait)));
+            return Err(Some(not_before.max(now + wait)));
         }
         state.queue.drain(..=place);
         if state.in_flight >= self.pace.max_in_flight {
@@ -236,8 +228,8 @@ impl Permit<'_> {
             };
             state.rate = (state.rate + growth).min(self.pace.ceiling(&state));
         }
-        let late = (now - state.not_before).saturating_sub(CATCH_UP * u32::from(is_delayed));
-        state.not_before = state.not_before + late + Duration::from_secs_f64(1.0 / state.rate);
+        let late = (now - not_before).saturating_sub(CATCH_UP * u32::from(is_delayed));
+        state.not_before = Some(not_before + late + Duration::from_secs_f64(1.0 / state.rate));
         Ok(())
     }
 
@@ -275,7 +267,9 @@ impl Permit<'_> {
             state.pauses += 1;
         }
         state.rate = state.rate.min(ceiling);
-        state.not_before = state.not_before.max(now + pause.min(self.pace.max_pause));
+        state.not_before = state
+            .not_before
+            .max(Some(now + pause.min(self.pace.max_pause)));
     }
 }
 
