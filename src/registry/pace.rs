@@ -305,8 +305,11 @@ mod tests {
         burst_seconds: f64,
         retry_after: Option<Duration>,
         quotes_limit: bool,
-        latency: Box<dyn Fn(f64, &mut fastrand::Rng) -> Duration>,
+        latency: Box<Latency>,
     }
+
+    /// By the seconds since the beginning, and chance.
+    type Latency = dyn Fn(f64, &mut fastrand::Rng) -> Duration;
 
     impl Gateway {
         /// Never refuses.
