@@ -9,10 +9,12 @@ use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use swr_sync::emulator::{
     ArtifactSpec, Authentication, BuildTime, Clock, Credentials, Dialect, Digest, Emulator,
-    EmulatorSettings, LastMarker, ManifestKind, NextMarker, RequestKind, Throttle, World,
+    EmulatorSettings, LastMarker, Load, ManifestKind, NextMarker, RequestKind, SlowTail, Throttle,
+    World,
 };
 use swr_sync::registry::signature::{RequestToSign, SigningKey, sign};
 use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::time::Instant;
 
 fn now() -> DateTime<Utc> {
     "2025-12-01T03:04:05Z".parse().unwrap()
@@ -471,6 +473,22 @@ async fn a_throttled_request_is_429_with_the_gateways_message() {
     );
     emulator.set_throttle(None);
     assert_eq!(client.get("/artifacts").await.status, 200);
+}
+
+#[tokio::test]
+async fn answers_take_as_long_as_the_load_says() {
+    let latency = Duration::from_millis(50);
+    let load = Load {
+        slow_tail: Some(SlowTail {
+            share: 1.0,
+            latency,
+        }),
+        ..Load::default()
+    };
+    let emulator = start(EmulatorSettings { load, ..open() }, world_of(1)).await;
+    let begin = Instant::now();
+    assert_eq!(Client::new(&emulator).get("/artifacts").await.status, 200);
+    assert!(begin.elapsed() >= latency);
 }
 
 #[tokio::test]
