@@ -312,9 +312,6 @@ mod tests {
         latency: Box<Latency>,
     }
 
-    /// By the seconds since the beginning, and chance.
-    type Latency = dyn Fn(f64, &mut fastrand::Rng) -> Duration;
-
     impl Gateway {
         /// Never refuses.
         fn answering_after(
