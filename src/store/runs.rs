@@ -19,7 +19,7 @@ pub struct Instance {
     pub instance_id: i32,
     /// Whether nothing is known of it: neither was it described, nor a run published.
     pub is_new: bool,
-    /// Whether no run has requested its description within [`DESCRIPTION_LIFETIME`].
+    /// Whether no run has requested its description in the last day.
     pub needs_description: bool,
     /// The project the row belongs to.
     pub project_id: String,
