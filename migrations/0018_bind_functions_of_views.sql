@@ -1,6 +1,6 @@
--- A view calls these functions, and the server read their text with the search path of whoever reads
--- the view: with an operator of somebody else's in a schema that everyone may create in, that ran as
--- the reader. A body in standard SQL is read once, when the function is created.
+-- A view calls these functions, and the server read their text with the search path of the reader's
+-- session. Where everyone may create in a schema of that path, another role's operator ran with the
+-- reader's rights. A body in standard SQL is read once, when the function is created.
 
 create or replace function swr.total_bytes(total numeric)
 returns bigint
@@ -46,3 +46,45 @@ begin atomic
     from swr_report.artifact a
     where greatest(a.pushed_at, a.pulled_at) < now() - unused_for;
 end;
+
+-- A size may be any number that the registry gives. The product of two must not stop the report.
+create or replace view swr_report.duplicate_artifact as
+select
+    coalesce(i.name, i.swr_instance_id) as instance,
+    d.digest,
+    d.type,
+    d.repositories,
+    d.size_bytes,
+    swr.total_bytes(d.size_bytes::numeric * (d.repositories - 1)) as repeated_bytes,
+    d.places,
+    d.first_pushed_at,
+    d.last_pushed_at,
+    d.last_pulled_at,
+    d.instance_id
+from (
+    select
+        c.instance_id,
+        c.digest,
+        min(a.type) as type,
+        count(*) as repositories,
+        max(a.size_bytes) as size_bytes,
+        array_agg(p.place order by p.place) as places,
+        min(a.pushed_at) as first_pushed_at,
+        max(a.pushed_at) as last_pushed_at,
+        max(a.pulled_at) as last_pulled_at
+    from (
+        select instance_id, digest
+        from swr.artifact
+        where removed_at is null
+        group by instance_id, digest
+        having count(distinct repository_id) > 1
+    ) c
+    join swr.artifact a on a.instance_id = c.instance_id and a.digest = c.digest and a.removed_at is null
+    left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
+    left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
+    cross join lateral (
+        select concat_ws('/', coalesce(r.namespace_name, n.name), coalesce(r.name, a.repository_name)) as place
+    ) p
+    group by c.instance_id, c.digest
+) d
+join swr.instance i on i.instance_id = d.instance_id;

@@ -391,7 +391,7 @@ async fn warn_of_short_listing(connection: &mut PgConnection, run: Run) -> Resul
     let counts = sqlx::query!(
         r#"select
                (
-                   select coalesce(sum(artifact_count), 0)::bigint
+                   select coalesce(swr.total_bytes(sum(greatest(artifact_count, 0))), 0)
                    from (
                        select distinct on (repository_id) artifact_count
                        from swr.staged_repository

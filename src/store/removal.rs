@@ -50,7 +50,7 @@ pub async fn doubtful_removals(
            catalog as (
                select distinct on (s.repository_id)
                    s.repository_id,
-                   s.artifact_count - r.artifact_count as count_change,
+                   s.artifact_count::numeric - r.artifact_count as count_change,
                    r.updated_at as previously_updated_at,
                    s.updated_at
                from swr.staged_repository s

@@ -477,6 +477,36 @@ async fn catalog_rows_that_cannot_be_stored_are_not_taken_for_removed() {
     }
 }
 
+/// Counts are stored as they are given. What adds or subtracts them has to bear any.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_count_of_the_catalog_stops_a_run() {
+    let counting = |counts: [i64; 2], rows: &[&str]| {
+        let [first, second] = counts;
+        let repositories = json!({
+            "repositories": [
+                {"id": 2, "name": "api", "namespace_name": "team", "artifact_count": first},
+                {"id": 3, "name": "web", "namespace_name": "team", "artifact_count": second},
+            ],
+            "total": 2,
+        });
+        Answers {
+            repositories: repositories.to_string().into(),
+            ..Answers::with_rows(rows)
+        }
+    };
+    let listed = "select count(*) from swr.artifact where removed_at is null";
+    let (both, one) = ([row(5, ""), row(6, "")], [row(5, "")]);
+    let (both, one) = (both.each_ref().map(|r| &**r), one.each_ref().map(|r| &**r));
+    for (before, after) in [(i64::MAX, i64::MIN), (i64::MIN, i64::MAX)] {
+        let mirror = Mirror::new(counting([before; 2], &both)).await;
+        mirror.sync().await;
+        mirror.check(listed, &["2"]).await;
+        mirror.set(counting([after; 2], &one));
+        mirror.sync().await;
+        mirror.check(listed, &["1"]).await;
+    }
+}
+
 /// The list may leave out the namespace of an artifact; then it is that of its repository.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_storage_of_a_repository_moves_with_it_to_another_namespace() {

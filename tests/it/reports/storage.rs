@@ -304,7 +304,7 @@ async fn an_unchanged_registry_leaves_what_was_computed_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sizes_beyond_all_measure_stop_neither_a_run_nor_a_report() {
     let mut world = World::empty(start_of_time());
-    let repository = world.add_repository("team", "app");
+    let repositories = ["app", "job", "web"].map(|name| world.add_repository("team", name));
     let layer = |digits: &str, size: i64| json!({"digest": digest(digits), "size": size});
     let histories = [
         vec![layer("b0", i64::MAX)],
@@ -324,12 +324,15 @@ async fn sizes_beyond_all_measure_stop_neither_a_run_nor_a_report() {
             ..ArtifactSpec::default()
         };
         digests.push(digest(&format!("a{number}")));
-        let artifact = world.add_artifact(repository, spec).unwrap();
-        let row = json!({
-            "id": artifact, "digest": digests[number], "repository_id": repository, "size": size,
-            "push_time": "2026-01-01T00:00:00.000Z",
-        });
-        world.override_row(artifact, row);
+        // Three repositories hold each, so that its size is multiplied too.
+        for repository in repositories {
+            let artifact = world.add_artifact(repository, spec.clone()).unwrap();
+            let row = json!({
+                "id": artifact, "digest": digests[number], "repository_id": repository, "size": size,
+                "push_time": "2026-01-01T00:00:00.000Z",
+            });
+            world.override_row(artifact, row);
+        }
     }
     let mirror = Mirror::new(world).await;
     mirror.sync().await;
