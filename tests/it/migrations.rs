@@ -22,10 +22,8 @@ fn sample_rows(version: i64) -> &'static str {
              insert into swr.tag_history
                  (instance_id, repository_id, name, valid_from, valid_to, artifact_id, opened_run_id, digest)
                  values (1, -2, 'latest', '2026-01-01Z', '2026-01-02Z', 3, 1, 'sha256:aa'),
-                        (1, -2, 'latest', '2026-01-02Z', null, 4, 1, 'sha256:bb');"
-        }
-        2 => {
-            "insert into swr.command values (1, '00000000-0000-0000-0000-00000000000c', 'RUN true');
+                        (1, -2, 'latest', '2026-01-02Z', null, 4, 1, 'sha256:bb');
+             insert into swr.command values (1, '00000000-0000-0000-0000-00000000000c', 'RUN true');
              insert into swr.layer values (900, 1, '00000000-0000-0000-0000-00000000000d', 'sha256:dd');
              insert into swr.build_step (instance_id, build_step_id, command_id, layer_id, empty_layer)
                  values (1, '00000000-0000-0000-0000-00000000000e', '00000000-0000-0000-0000-00000000000c',
@@ -33,10 +31,8 @@ fn sample_rows(version: i64) -> &'static str {
              insert into swr.manifest (instance_id, digest, outcome, attempts, attempted_at, build_step_ids)
                  values (1, 'sha256:aa', 'stored', 1, '2026-01-01Z', '{00000000-0000-0000-0000-00000000000e}');
              insert into swr.manifest (instance_id, digest, outcome, attempts, attempted_at, next_attempt_at)
-                 values (1, 'sha256:bb', 'failed', 1, '2026-01-01Z', '2026-01-01Z');"
-        }
-        3 => {
-            "insert into swr.sync_run (instance_id, outcome, started_at, listing_started_at, published_at, updated_at,
+                 values (1, 'sha256:bb', 'failed', 1, '2026-01-01Z', '2026-01-01Z');
+             insert into swr.sync_run (instance_id, outcome, started_at, listing_started_at, published_at, updated_at,
                                        program_version, host, process_id)
                  values (1, 'published', '2026-01-02Z', '2026-01-02Z', '2026-01-02Z', '2026-01-02Z', '0', 'h', 1);"
         }

@@ -1,0 +1,1422 @@
+-- The views people query: flat, with names instead of ids. They show published
+-- listings only. Only the history of tags and of changes shows removed rows.
+
+create schema swr_report;
+
+comment on schema swr_report is 'Views over the mirrored registries; each answers the question in its comment.';
+
+-- A view calls functions with the rights and the search path of its reader. Where everyone may
+-- create in a schema of that path, another role's operator would run with the reader's rights. A
+-- body in standard SQL is read once, when the function is created.
+
+-- Sizes are what the registry says; sums of what it might say must stop no run and no report.
+create function swr.total_bytes(total numeric)
+returns bigint
+language sql
+immutable
+parallel safe
+return case
+    when total > 9223372036854775807 then 9223372036854775807
+    when total < -9223372036854775808 then -9223372036854775808
+    else total
+end::bigint;
+
+comment on function swr.total_bytes(numeric) is 'A sum of sizes, or the nearest that bigint holds.';
+
+create function swr.is_index(manifest_media_type text)
+returns boolean
+language sql
+immutable
+parallel safe
+return coalesce(manifest_media_type in (
+    'application/vnd.oci.image.index.v1+json',
+    'application/vnd.docker.distribution.manifest.list.v2+json'
+), false);
+
+comment on function swr.is_index(text) is
+    'Whether a manifest of this media type lists other manifests, one for each platform, instead of layers.';
+
+create view swr.sized_artifact as
+select
+    a.instance_id,
+    a.artifact_id,
+    a.repository_id,
+    coalesce(a.namespace_id, r.namespace_id) as namespace_id,
+    a.repository_name,
+    case when swr.is_index(a.manifest_media_type) and c.smallest_bytes <= a.size_bytes then 0 else a.size_bytes end
+        as logical_bytes,
+    a.pushed_at,
+    a.pulled_at,
+    a.removed_at,
+    a.first_seen_run_id
+from swr.artifact a
+left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
+left join (
+    select instance_id, repository_id, min(size_bytes) as smallest_bytes
+    from swr.artifact
+    where not swr.is_index(manifest_media_type)
+    group by instance_id, repository_id
+) c on c.instance_id = a.instance_id and c.repository_id = a.repository_id;
+
+comment on view swr.sized_artifact is 'Every artifact ever listed, with the bytes that a sum may count.';
+comment on column swr.sized_artifact.instance_id is 'See swr.artifact.';
+comment on column swr.sized_artifact.artifact_id is 'See swr.artifact.';
+comment on column swr.sized_artifact.repository_id is 'See swr.artifact.';
+comment on column swr.sized_artifact.namespace_id is 'The namespace, as the artifact list or else the catalog gives it.';
+comment on column swr.sized_artifact.repository_name is 'See swr.artifact.';
+comment on column swr.sized_artifact.logical_bytes is
+    'Size as the API gives it, but 0 for an index whose repository lists artifacts that could be its children: the API adds them to its size, names none of them, and lists each on its own. The index''s own few kilobytes are lost by that.';
+comment on column swr.sized_artifact.pushed_at is 'See swr.artifact.';
+comment on column swr.sized_artifact.pulled_at is 'See swr.artifact.';
+comment on column swr.sized_artifact.removed_at is 'See swr.artifact.';
+comment on column swr.sized_artifact.first_seen_run_id is 'See swr.artifact.';
+
+create view swr_report.artifact as
+select
+    coalesce(i.name, i.swr_instance_id) as instance,
+    coalesce(r.namespace_name, n.name) as namespace,
+    coalesce(r.name, a.repository_name) as repository,
+    a.digest,
+    coalesce(t.tags, '{}') as tags,
+    a.type,
+    a.size_bytes,
+    a.pushed_at,
+    a.pulled_at,
+    m.outcome as build_history,
+    coalesce(cardinality(m.build_step_ids), 0) as build_steps,
+    a.media_type,
+    a.manifest_media_type,
+    a.artifact_id,
+    a.repository_id,
+    a.namespace_id,
+    a.instance_id,
+    a.extra
+from swr.artifact a
+join swr.instance i on i.instance_id = a.instance_id
+left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
+left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
+left join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest
+left join (
+    select instance_id, artifact_id, array_agg(name order by name) as tags
+    from swr.tag
+    group by instance_id, artifact_id
+) t on t.instance_id = a.instance_id and t.artifact_id = a.artifact_id
+where a.removed_at is null;
+
+comment on view swr_report.artifact is 'What is in the registry? One row per artifact that exists now.';
+comment on column swr_report.artifact.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.artifact.namespace is 'Name of the namespace.';
+comment on column swr_report.artifact.repository is 'Name of the repository without the namespace.';
+comment on column swr_report.artifact.digest is 'Digest of the manifest.';
+comment on column swr_report.artifact.tags is 'Tags, in alphabetical order; empty if untagged.';
+comment on column swr_report.artifact.type is 'IMAGE, CHART, and so on.';
+comment on column swr_report.artifact.size_bytes is 'Size as the API gives it.';
+comment on column swr_report.artifact.pushed_at is 'Last push.';
+comment on column swr_report.artifact.pulled_at is 'Last pull; NULL if never.';
+comment on column swr_report.artifact.build_history is 'How the fetch of the build history ended; see swr.manifest.outcome.';
+comment on column swr_report.artifact.build_steps is 'Number of build steps.';
+comment on column swr_report.artifact.media_type is 'Media type of the config.';
+comment on column swr_report.artifact.manifest_media_type is 'Media type of the manifest.';
+comment on column swr_report.artifact.artifact_id is 'Id in SWR.';
+comment on column swr_report.artifact.repository_id is 'Id of the repository in SWR.';
+comment on column swr_report.artifact.namespace_id is 'Id of the namespace in SWR.';
+comment on column swr_report.artifact.instance_id is 'Key of swr.instance.';
+comment on column swr_report.artifact.extra is 'Fields of the API that have no column.';
+
+create view swr_report.tag as
+select
+    coalesce(i.name, i.swr_instance_id) as instance,
+    coalesce(r.namespace_name, n.name) as namespace,
+    coalesce(r.name, a.repository_name) as repository,
+    t.name as tag,
+    a.digest,
+    t.pushed_at,
+    t.pulled_at,
+    a.size_bytes,
+    a.type,
+    t.tag_id,
+    t.artifact_id,
+    t.repository_id,
+    t.instance_id
+from swr.tag t
+join swr.instance i on i.instance_id = t.instance_id
+join swr.artifact a on a.instance_id = t.instance_id and a.artifact_id = t.artifact_id
+left join swr.repository r on r.instance_id = t.instance_id and r.repository_id = t.repository_id
+left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id;
+
+comment on view swr_report.tag is
+    'What does each tag point to? One row per tag that exists now. A tag that the latest listing lacked for the first time, although it had the artifact, is still there.';
+comment on column swr_report.tag.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.tag.namespace is 'Name of the namespace.';
+comment on column swr_report.tag.repository is 'Name of the repository without the namespace.';
+comment on column swr_report.tag.tag is 'Name of the tag.';
+comment on column swr_report.tag.digest is 'The digest it points to.';
+comment on column swr_report.tag.pushed_at is 'When the tag was pushed.';
+comment on column swr_report.tag.pulled_at is 'Last pull by this tag; NULL if never.';
+comment on column swr_report.tag.size_bytes is 'Size of the artifact.';
+comment on column swr_report.tag.type is 'Type of the artifact.';
+comment on column swr_report.tag.tag_id is 'Id in SWR.';
+comment on column swr_report.tag.artifact_id is 'Id of the artifact in SWR.';
+comment on column swr_report.tag.repository_id is 'Id of the repository in SWR.';
+comment on column swr_report.tag.instance_id is 'Key of swr.instance.';
+
+create view swr_report.build_history as
+select
+    coalesce(i.name, i.swr_instance_id) as instance,
+    coalesce(r.namespace_name, n.name) as namespace,
+    coalesce(r.name, a.repository_name) as repository,
+    a.digest,
+    e.position,
+    s.created_at,
+    c.command,
+    s.empty_layer,
+    l.digest as layer_digest,
+    l.size_bytes as layer_size_bytes,
+    t.media_type as layer_media_type,
+    s.chain_id,
+    s.created_at_ns,
+    a.artifact_id,
+    a.repository_id,
+    a.instance_id,
+    s.extra
+from swr.artifact a
+join swr.instance i on i.instance_id = a.instance_id
+join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest
+cross join lateral unnest(m.build_step_ids) with ordinality as e (build_step_id, position)
+join swr.build_step s on s.instance_id = m.instance_id and s.build_step_id = e.build_step_id
+left join swr.command c on c.instance_id = s.instance_id and c.command_id = s.command_id
+left join swr.layer l on l.instance_id = s.instance_id and l.layer_id = s.layer_id
+left join swr.media_type t on t.instance_id = s.instance_id and t.media_type_id = s.media_type_id
+left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
+left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
+where a.removed_at is null;
+
+comment on view swr_report.build_history is
+    'How was each image built? One row per artifact that exists now and build step, oldest step first by position.';
+comment on column swr_report.build_history.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.build_history.namespace is 'Name of the namespace.';
+comment on column swr_report.build_history.repository is 'Name of the repository without the namespace.';
+comment on column swr_report.build_history.digest is 'Digest of the manifest.';
+comment on column swr_report.build_history.position is 'Place of the step, from 1, oldest first.';
+comment on column swr_report.build_history.created_at is 'When the step was built; reproducible builds write 1970 or the year 1.';
+comment on column swr_report.build_history.command is 'The build command; may carry secrets.';
+comment on column swr_report.build_history.empty_layer is 'Whether the step made no layer.';
+comment on column swr_report.build_history.layer_digest is 'Digest of the layer the step made.';
+comment on column swr_report.build_history.layer_size_bytes is 'Compressed size of that layer.';
+comment on column swr_report.build_history.layer_media_type is 'Media type of that layer.';
+comment on column swr_report.build_history.chain_id is 'Equal in two images exactly when they share all layers up to this step.';
+comment on column swr_report.build_history.created_at_ns is 'Nanoseconds beyond the microseconds of created_at.';
+comment on column swr_report.build_history.artifact_id is 'Id of the artifact in SWR.';
+comment on column swr_report.build_history.repository_id is 'Id of the repository in SWR.';
+comment on column swr_report.build_history.instance_id is 'Key of swr.instance.';
+comment on column swr_report.build_history.extra is 'Fields of the entry that have no column.';
+
+create function swr_report.stale_artifact(unused_for interval default interval '90 days')
+returns table (
+    instance     text,
+    namespace    text,
+    repository   text,
+    digest       text,
+    tags         text[],
+    size_bytes   bigint,
+    pushed_at    timestamptz,
+    pulled_at    timestamptz,
+    last_used_at timestamptz,
+    artifact_id  bigint,
+    instance_id  integer
+)
+language sql
+stable
+begin atomic
+    select
+        a.instance, a.namespace, a.repository, a.digest, a.tags, a.size_bytes, a.pushed_at, a.pulled_at,
+        greatest(a.pushed_at, a.pulled_at), a.artifact_id, a.instance_id
+    from swr_report.artifact a
+    where greatest(a.pushed_at, a.pulled_at) < now() - unused_for;
+end;
+
+comment on function swr_report.stale_artifact(interval) is
+    'What does nobody use? Artifacts neither pushed nor pulled for the given time (90 days if none is given), with their sizes.';
+
+-- What takes the space, what is shared, and what a clean-up would free.
+
+create view swr_report.artifact_size as
+select
+    coalesce(i.name, i.swr_instance_id) as instance,
+    coalesce(r.namespace_name, n.name) as namespace,
+    coalesce(r.name, a.repository_name) as repository,
+    a.digest,
+    coalesce(t.tags, '{}') as tags,
+    a.type,
+    a.size_bytes as total_bytes,
+    g.layer_count as layers,
+    g.layer_bytes,
+    g.layer_bytes - g.exclusive_bytes as shared_bytes,
+    g.exclusive_bytes,
+    a.pushed_at,
+    a.pulled_at,
+    a.artifact_id,
+    a.repository_id,
+    a.instance_id
+from swr.artifact a
+join swr.instance i on i.instance_id = a.instance_id
+left join swr.artifact_layering g on g.instance_id = a.instance_id and g.artifact_id = a.artifact_id
+left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
+left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
+left join (
+    select instance_id, artifact_id, array_agg(name order by name) as tags
+    from swr.tag
+    group by instance_id, artifact_id
+) t on t.instance_id = a.instance_id and t.artifact_id = a.artifact_id
+where a.removed_at is null;
+
+comment on view swr_report.artifact_size is
+    'How big is each artifact really, and what would deleting it free? One row per artifact that exists now.';
+comment on column swr_report.artifact_size.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.artifact_size.namespace is 'Name of the namespace.';
+comment on column swr_report.artifact_size.repository is 'Name of the repository without the namespace.';
+comment on column swr_report.artifact_size.digest is 'Digest of the manifest.';
+comment on column swr_report.artifact_size.tags is 'Tags, in alphabetical order; empty if untagged.';
+comment on column swr_report.artifact_size.type is 'IMAGE, CHART, and so on.';
+comment on column swr_report.artifact_size.total_bytes is
+    'Size as the API gives it: manifest, config and layers; of an index, its own bytes and those of its children, which are listed on their own.';
+comment on column swr_report.artifact_size.layers is
+    'Number of distinct layers; NULL where they are not known: charts, indexes, images whose build history is not stored.';
+comment on column swr_report.artifact_size.layer_bytes is 'Sum of the distinct layers; NULL where they are not known.';
+comment on column swr_report.artifact_size.shared_bytes is 'Sum of the layers that other artifacts of the instance have too; NULL where they are not known.';
+comment on column swr_report.artifact_size.exclusive_bytes is
+    'Sum of the layers no other artifact of the instance has: what deleting this one alone would free, but for its manifest and config. 0 for a digest that is in two repositories; NULL where the layers are not known.';
+comment on column swr_report.artifact_size.pushed_at is 'Last push.';
+comment on column swr_report.artifact_size.pulled_at is 'Last pull; NULL if never.';
+comment on column swr_report.artifact_size.artifact_id is 'Id in SWR.';
+comment on column swr_report.artifact_size.repository_id is 'Id of the repository in SWR.';
+comment on column swr_report.artifact_size.instance_id is 'Key of swr.instance.';
+
+create view swr_report.storage_by_repository as
+with repository_artifact as (
+    select
+        a.instance_id,
+        a.repository_id,
+        min(a.repository_name) as repository_name,
+        -- A repository is in one namespace.
+        min(a.namespace_id) as namespace_id,
+        count(*) as artifacts,
+        swr.total_bytes(sum(a.logical_bytes)) as logical_bytes,
+        swr.total_bytes(sum(a.logical_bytes) filter (where g.artifact_id is null)) as unknown_bytes,
+        max(a.pushed_at) as last_pushed_at,
+        max(a.pulled_at) as last_pulled_at
+    from swr.sized_artifact a
+    left join swr.artifact_layering g on g.instance_id = a.instance_id and g.artifact_id = a.artifact_id
+    where a.removed_at is null
+    group by a.instance_id, a.repository_id
+)
+select
+    coalesce(i.name, i.swr_instance_id) as instance,
+    coalesce(r.namespace_name, n.name) as namespace,
+    coalesce(r.name, a.repository_name) as repository,
+    a.artifacts,
+    coalesce(a.logical_bytes, 0) as logical_bytes,
+    coalesce(b.layer_bytes, 0) as layer_bytes,
+    coalesce(b.exclusive_bytes, 0) as exclusive_bytes,
+    a.last_pushed_at,
+    a.last_pulled_at,
+    a.repository_id,
+    a.instance_id,
+    coalesce(b.layer_bytes - b.exclusive_bytes, 0) as shared_bytes,
+    coalesce(a.unknown_bytes, 0) as unknown_bytes
+from repository_artifact a
+join swr.instance i on i.instance_id = a.instance_id
+left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
+left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
+left join swr.repository_layering b on b.instance_id = a.instance_id and b.repository_id = a.repository_id;
+
+comment on view swr_report.storage_by_repository is
+    'Which repositories take the space, and how much of it do they share? One row per repository with artifacts.';
+comment on column swr_report.storage_by_repository.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.storage_by_repository.namespace is 'Name of the namespace.';
+comment on column swr_report.storage_by_repository.repository is 'Name of the repository without the namespace.';
+comment on column swr_report.storage_by_repository.artifacts is 'Number of artifacts.';
+comment on column swr_report.storage_by_repository.logical_bytes is
+    'Sum of the artifacts'' sizes, as if nothing were shared. An index counts only where its children, which its size holds, are not listed.';
+comment on column swr_report.storage_by_repository.layer_bytes is 'Sum of the distinct layers of the repository: what it takes after sharing.';
+comment on column swr_report.storage_by_repository.exclusive_bytes is 'Sum of the layers no other repository of the instance has: what deleting the repository would free.';
+comment on column swr_report.storage_by_repository.last_pushed_at is 'Latest push.';
+comment on column swr_report.storage_by_repository.last_pulled_at is 'Latest pull; NULL if never.';
+comment on column swr_report.storage_by_repository.repository_id is 'Id in SWR.';
+comment on column swr_report.storage_by_repository.instance_id is 'Key of swr.instance.';
+comment on column swr_report.storage_by_repository.shared_bytes is 'Sum of the layers that other repositories of the instance have too.';
+comment on column swr_report.storage_by_repository.unknown_bytes is
+    'The part of logical_bytes whose layers are not known: charts and the like, and images whose build history is not stored.';
+
+create view swr_report.storage_by_namespace as
+with namespace_artifact as (
+    select
+        a.instance_id,
+        coalesce(a.namespace_id, 0) as namespace_id,
+        count(distinct a.repository_id) as repositories,
+        count(*) as artifacts,
+        swr.total_bytes(sum(a.logical_bytes)) as logical_bytes,
+        swr.total_bytes(sum(a.logical_bytes) filter (where g.artifact_id is null)) as unknown_bytes,
+        max(a.pushed_at) as last_pushed_at,
+        max(a.pulled_at) as last_pulled_at
+    from swr.sized_artifact a
+    left join swr.artifact_layering g on g.instance_id = a.instance_id and g.artifact_id = a.artifact_id
+    where a.removed_at is null
+    group by a.instance_id, coalesce(a.namespace_id, 0)
+)
+select
+    coalesce(i.name, i.swr_instance_id) as instance,
+    n.name as namespace,
+    a.repositories,
+    a.artifacts,
+    coalesce(a.logical_bytes, 0) as logical_bytes,
+    coalesce(b.layer_bytes, 0) as layer_bytes,
+    coalesce(b.layer_bytes - b.exclusive_bytes, 0) as shared_bytes,
+    coalesce(b.exclusive_bytes, 0) as exclusive_bytes,
+    coalesce(a.unknown_bytes, 0) as unknown_bytes,
+    a.last_pushed_at,
+    a.last_pulled_at,
+    a.namespace_id,
+    a.instance_id
+from namespace_artifact a
+join swr.instance i on i.instance_id = a.instance_id
+left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
+left join swr.namespace_layering b on b.instance_id = a.instance_id and b.namespace_id = a.namespace_id;
+
+comment on view swr_report.storage_by_namespace is
+    'Which namespaces take the space, and how much of it do they share? One row per namespace with artifacts.';
+comment on column swr_report.storage_by_namespace.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.storage_by_namespace.namespace is 'Name of the namespace; NULL where neither the catalog nor the artifact list tells it.';
+comment on column swr_report.storage_by_namespace.repositories is 'Number of repositories with artifacts.';
+comment on column swr_report.storage_by_namespace.artifacts is 'Number of artifacts.';
+comment on column swr_report.storage_by_namespace.logical_bytes is
+    'Sum of the artifacts'' sizes, as if nothing were shared. An index counts only where its children, which its size holds, are not listed.';
+comment on column swr_report.storage_by_namespace.layer_bytes is 'Sum of the distinct layers of the namespace: what it takes after sharing.';
+comment on column swr_report.storage_by_namespace.shared_bytes is 'Sum of the layers that other namespaces of the instance have too.';
+comment on column swr_report.storage_by_namespace.exclusive_bytes is 'Sum of the layers no other namespace of the instance has: what deleting the namespace would free.';
+comment on column swr_report.storage_by_namespace.unknown_bytes is
+    'The part of logical_bytes whose layers are not known: charts and the like, and images whose build history is not stored.';
+comment on column swr_report.storage_by_namespace.last_pushed_at is 'Latest push.';
+comment on column swr_report.storage_by_namespace.last_pulled_at is 'Latest pull; NULL if never.';
+comment on column swr_report.storage_by_namespace.namespace_id is 'Id in SWR; 0 where the namespace is not known.';
+comment on column swr_report.storage_by_namespace.instance_id is 'Key of swr.instance.';
+
+create view swr_report.layer_usage as
+select
+    coalesce(i.name, i.swr_instance_id) as instance,
+    l.digest as layer_digest,
+    l.size_bytes,
+    u.artifacts,
+    u.repositories,
+    swr.total_bytes(l.size_bytes::numeric * (u.artifacts - 1)) as saved_bytes,
+    u.layer_id,
+    u.instance_id
+from (
+    select instance_id, layer_id, sum(artifact_count) as artifacts, count(*) as repositories
+    from swr.repository_layer
+    group by instance_id, layer_id
+) u
+join swr.instance i on i.instance_id = u.instance_id
+join swr.layer l on l.instance_id = u.instance_id and l.layer_id = u.layer_id;
+
+comment on view swr_report.layer_usage is
+    'Which layers are shared by how many artifacts and repositories? One row per layer of the artifacts that exist now.';
+comment on column swr_report.layer_usage.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.layer_usage.layer_digest is 'Digest of the compressed layer.';
+comment on column swr_report.layer_usage.size_bytes is 'Compressed size.';
+comment on column swr_report.layer_usage.artifacts is 'Number of artifacts with the layer; one digest in two repositories counts twice.';
+comment on column swr_report.layer_usage.repositories is 'Number of repositories with such an artifact.';
+comment on column swr_report.layer_usage.saved_bytes is 'What the registry saves by storing the layer once for all of them.';
+comment on column swr_report.layer_usage.layer_id is 'Key of swr.layer.';
+comment on column swr_report.layer_usage.instance_id is 'Key of swr.instance.';
+
+create function swr_report.reclaimable(
+    digests      text[] default null,
+    in_instance  text default null,
+    artifact_ids bigint[] default null
+)
+returns table (
+    instance          text,
+    artifacts         bigint,
+    logical_bytes     bigint,
+    layers            bigint,
+    reclaimable_bytes bigint,
+    unknown_bytes     bigint,
+    instance_id       integer
+)
+language sql
+stable
+parallel safe
+-- Whoever may ask the views may ask this, too, without a right to the tables.
+security definer
+set search_path = swr, swr_report, pg_temp
+as $$
+    with wanted as (
+        select a.instance_id, a.artifact_id, a.digest
+        from unnest(digests) as d (digest)
+        join swr.artifact a on a.digest = d.digest
+        where a.removed_at is null
+        union
+        select a.instance_id, a.artifact_id, a.digest
+        from unnest(artifact_ids) as d (artifact_id)
+        join swr.artifact a on a.artifact_id = d.artifact_id
+        where a.removed_at is null
+    ),
+    chosen as materialized (
+        select w.instance_id, w.artifact_id, w.digest, g.artifact_id is not null as is_layered
+        from wanted w
+        join swr.instance i on i.instance_id = w.instance_id
+        left join swr.artifact_layering g on g.instance_id = w.instance_id and g.artifact_id = w.artifact_id
+        where in_instance is null or in_instance in (i.name, i.swr_instance_id)
+    ),
+    held as (
+        select layered.instance_id, s.layer_id, count(distinct layered.artifact_id) as artifacts
+        from chosen layered
+        join swr.manifest m on m.instance_id = layered.instance_id and m.digest = layered.digest
+        cross join lateral unnest(m.build_step_ids) as e (build_step_id)
+        join swr.build_step s on s.instance_id = m.instance_id and s.build_step_id = e.build_step_id
+        where layered.is_layered and s.layer_id is not null
+        group by layered.instance_id, s.layer_id
+    ),
+    freed as (
+        select h.instance_id, count(*) as layers, sum(l.size_bytes) as size_bytes
+        from held h
+        join swr.layer l on l.instance_id = h.instance_id and l.layer_id = h.layer_id
+        where h.artifacts = (
+            select sum(k.artifact_count)
+            from swr.repository_layer k
+            where k.instance_id = h.instance_id and k.layer_id = h.layer_id
+        )
+        group by h.instance_id
+    ),
+    counted as (
+        select
+            c.instance_id,
+            count(*) as artifacts,
+            sum(z.logical_bytes) as logical_bytes,
+            sum(z.logical_bytes) filter (where not c.is_layered) as unknown_bytes
+        from chosen c
+        join swr.sized_artifact z on z.instance_id = c.instance_id and z.artifact_id = c.artifact_id
+        group by c.instance_id
+    )
+    select
+        coalesce(i.name, i.swr_instance_id),
+        c.artifacts,
+        coalesce(swr.total_bytes(c.logical_bytes), 0),
+        coalesce(f.layers, 0),
+        coalesce(swr.total_bytes(f.size_bytes), 0),
+        coalesce(swr.total_bytes(c.unknown_bytes), 0),
+        c.instance_id
+    from counted c
+    join swr.instance i on i.instance_id = c.instance_id
+    left join freed f on f.instance_id = c.instance_id
+$$;
+
+comment on function swr_report.reclaimable(text[], text, bigint[]) is
+    'What would deleting these artifacts together free? Takes digests, which stand for all artifacts with them, or ids of artifacts, for one repository''s copy of a digest; of every instance, or of the one of that name or SWR id. One row per instance with such artifacts: their number, the sum of their sizes, the number and bytes of the layers that no other artifact has (reclaimable_bytes), and the sizes of those whose layers are not known (unknown_bytes). Manifests and configs, some kilobytes each, are not in reclaimable_bytes.';
+
+-- Which image is built on which, by the chain ids of their layers.
+
+create view swr_report.base_image as
+with candidate as (
+    select
+        g.instance_id,
+        g.chain_id,
+        g.artifact_id,
+        a.pushed_at,
+        exists (
+            select from swr.tag t where t.instance_id = g.instance_id and t.artifact_id = g.artifact_id
+        ) as is_tagged
+    from swr.artifact_layering g
+    join (
+        select distinct instance_id, base_chain_id
+        from swr.artifact_layering
+        where base_chain_id is not null
+    ) b on b.instance_id = g.instance_id and b.base_chain_id = g.chain_id
+    join swr.artifact a on a.instance_id = g.instance_id and a.artifact_id = g.artifact_id
+),
+chosen as (
+    select
+        instance_id,
+        chain_id,
+        (array_agg(artifact_id order by is_tagged desc, pushed_at nulls last, artifact_id))[1] as artifact_id,
+        count(*) as candidates
+    from candidate
+    group by instance_id, chain_id
+),
+base as (
+    select
+        c.instance_id,
+        c.chain_id,
+        c.artifact_id,
+        c.candidates,
+        coalesce(r.namespace_name, n.name) as namespace,
+        coalesce(r.name, a.repository_name) as repository,
+        a.digest,
+        array(
+            select t.name
+            from swr.tag t
+            where t.instance_id = c.instance_id and t.artifact_id = c.artifact_id
+            order by t.name
+        ) as tags,
+        a.pushed_at,
+        g.layer_count,
+        g.layer_bytes
+    from chosen c
+    join swr.artifact a on a.instance_id = c.instance_id and a.artifact_id = c.artifact_id
+    join swr.artifact_layering g on g.instance_id = c.instance_id and g.artifact_id = c.artifact_id
+    left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
+    left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
+)
+select
+    coalesce(i.name, i.swr_instance_id) as instance,
+    coalesce(r.namespace_name, n.name) as namespace,
+    coalesce(r.name, a.repository_name) as repository,
+    a.digest,
+    coalesce(t.tags, '{}') as tags,
+    b.namespace as base_namespace,
+    b.repository as base_repository,
+    b.digest as base_digest,
+    b.tags as base_tags,
+    b.pushed_at as base_pushed_at,
+    b.candidates as base_candidates,
+    b.layer_count as base_layers,
+    b.layer_bytes as base_layer_bytes,
+    g.layer_count as layers,
+    g.layer_bytes,
+    a.pushed_at,
+    a.pulled_at,
+    g.chain_id,
+    g.base_chain_id,
+    g.shared_chain_id,
+    g.artifact_id,
+    b.artifact_id as base_artifact_id,
+    a.repository_id,
+    g.instance_id
+from swr.artifact_layering g
+join swr.artifact a on a.instance_id = g.instance_id and a.artifact_id = g.artifact_id
+join swr.instance i on i.instance_id = g.instance_id
+left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
+left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
+left join base b on b.instance_id = g.instance_id and b.chain_id = g.base_chain_id
+left join (
+    select instance_id, artifact_id, array_agg(name order by name) as tags
+    from swr.tag
+    group by instance_id, artifact_id
+) t on t.instance_id = g.instance_id and t.artifact_id = g.artifact_id
+where g.chain_id is not null;
+
+comment on view swr_report.base_image is
+    'Which artifact is the exact base of which? One row per image that exists now and has layers: its base is the artifact whose layers, all of them, are the longest beginning of the image''s own that is not the whole. The base columns are NULL where the registry holds no such artifact; swr_report.unknown_base groups those.';
+comment on column swr_report.base_image.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.base_image.namespace is 'Name of the namespace.';
+comment on column swr_report.base_image.repository is 'Name of the repository without the namespace.';
+comment on column swr_report.base_image.digest is 'Digest of the manifest.';
+comment on column swr_report.base_image.tags is 'Tags, in alphabetical order; empty if untagged.';
+comment on column swr_report.base_image.base_namespace is 'Namespace of the base.';
+comment on column swr_report.base_image.base_repository is 'Repository of the base.';
+comment on column swr_report.base_image.base_digest is 'Digest of the base.';
+comment on column swr_report.base_image.base_tags is 'Tags of the base; empty if untagged.';
+comment on column swr_report.base_image.base_pushed_at is 'When the base was pushed.';
+comment on column swr_report.base_image.base_candidates is
+    'Number of artifacts with exactly the layers of the base. Shown is a tagged one before others, then the one pushed first, then the one with the lowest id.';
+comment on column swr_report.base_image.base_layers is 'Number of distinct layers of the base.';
+comment on column swr_report.base_image.base_layer_bytes is 'Sum of the distinct layers of the base.';
+comment on column swr_report.base_image.layers is 'Number of distinct layers.';
+comment on column swr_report.base_image.layer_bytes is 'Sum of the distinct layers.';
+comment on column swr_report.base_image.pushed_at is 'Last push.';
+comment on column swr_report.base_image.pulled_at is 'Last pull; NULL if never.';
+comment on column swr_report.base_image.chain_id is 'Names the sequence of its layers.';
+comment on column swr_report.base_image.base_chain_id is 'Names the sequence of the base''s layers.';
+comment on column swr_report.base_image.shared_chain_id is
+    'Names the longest beginning that it shares with an artifact of another digest which is not built on it; NULL if there is none.';
+comment on column swr_report.base_image.artifact_id is 'Id in SWR.';
+comment on column swr_report.base_image.base_artifact_id is 'Id of the base in SWR.';
+comment on column swr_report.base_image.repository_id is 'Id of the repository in SWR.';
+comment on column swr_report.base_image.instance_id is 'Key of swr.instance.';
+
+create view swr_report.unknown_base as
+select
+    coalesce(i.name, i.swr_instance_id) as instance,
+    u.shared_chain_id as chain_id,
+    c.layers,
+    c.layer_bytes,
+    u.artifacts,
+    u.repositories,
+    coalesce(r.namespace_name, n.name) as example_namespace,
+    coalesce(r.name, a.repository_name) as example_repository,
+    a.digest as example_digest,
+    u.last_pushed_at,
+    u.instance_id
+from (
+    select
+        g.instance_id,
+        g.shared_chain_id,
+        count(*) as artifacts,
+        count(distinct a.repository_id) as repositories,
+        max(a.pushed_at) as last_pushed_at,
+        min(g.artifact_id) as artifact_id
+    from swr.artifact_layering g
+    join swr.artifact a on a.instance_id = g.instance_id and a.artifact_id = g.artifact_id
+    where g.base_chain_id is null and g.shared_chain_id is not null
+    group by g.instance_id, g.shared_chain_id
+) u
+join swr.instance i on i.instance_id = u.instance_id
+join swr.artifact a on a.instance_id = u.instance_id and a.artifact_id = u.artifact_id
+left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
+left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
+cross join lateral (
+    -- The example's steps up to the one that ends the chain.
+    select count(distinct s.layer_id) as layers, swr.total_bytes(sum(s.size_bytes)) as layer_bytes
+    from (
+        select
+            s.layer_id,
+            -- A layer that comes twice counts once.
+            case when row_number() over (partition by s.layer_id order by e.position) = 1 then l.size_bytes end
+                as size_bytes,
+            e.position
+        from swr.manifest m
+        cross join lateral unnest(m.build_step_ids) with ordinality as e (build_step_id, position)
+        join swr.build_step s on s.instance_id = m.instance_id and s.build_step_id = e.build_step_id
+        join swr.layer l on l.instance_id = s.instance_id and l.layer_id = s.layer_id
+        where m.instance_id = u.instance_id and m.digest = a.digest
+    ) s
+    where s.position <= (
+        select min(e.position)
+        from swr.manifest m
+        cross join lateral unnest(m.build_step_ids) with ordinality as e (build_step_id, position)
+        join swr.build_step s on s.instance_id = m.instance_id and s.build_step_id = e.build_step_id
+        where m.instance_id = u.instance_id and m.digest = a.digest and s.chain_id = u.shared_chain_id
+    )
+) c;
+
+comment on view swr_report.unknown_base is
+    'Which bases that the registry does not hold are in use? Images without a base in the registry, grouped by the longest beginning of layers they share with images not built on them: what is shared across repositories is a common base, what is shared within one may be a common step of its builds. Images that share nothing are not shown.';
+comment on column swr_report.unknown_base.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.unknown_base.chain_id is 'Names the shared sequence of layers.';
+comment on column swr_report.unknown_base.layers is 'Number of distinct layers in it.';
+comment on column swr_report.unknown_base.layer_bytes is 'Sum of these layers.';
+comment on column swr_report.unknown_base.artifacts is 'Number of artifacts that share it and nothing longer.';
+comment on column swr_report.unknown_base.repositories is 'Number of repositories with such an artifact.';
+comment on column swr_report.unknown_base.example_namespace is 'Namespace of one of them, the first pushed.';
+comment on column swr_report.unknown_base.example_repository is 'Its repository.';
+comment on column swr_report.unknown_base.example_digest is 'Its digest; the commands of its build history tell what the base is.';
+comment on column swr_report.unknown_base.last_pushed_at is 'Latest push of such an artifact.';
+comment on column swr_report.unknown_base.instance_id is 'Key of swr.instance.';
+
+create function swr_report.built_on(base_digest text, in_instance text default null)
+returns table (
+    instance      text,
+    namespace     text,
+    repository    text,
+    digest        text,
+    tags          text[],
+    is_direct     boolean,
+    pushed_at     timestamptz,
+    pulled_at     timestamptz,
+    artifact_id   bigint,
+    repository_id bigint,
+    instance_id   integer
+)
+language sql
+stable
+parallel safe
+-- Whoever may ask the views may ask this, too, without a right to the tables.
+security definer
+set search_path = swr, swr_report, pg_temp
+as $$
+    with base as materialized (
+        select
+            m.instance_id,
+            (array_agg(s.chain_id order by e.position))[1] as root_chain_id,
+            (array_agg(s.chain_id order by e.position desc))[1] as chain_id
+        from swr.instance i
+        join swr.manifest m on m.instance_id = i.instance_id and m.digest = base_digest
+        cross join lateral unnest(m.build_step_ids) with ordinality as e (build_step_id, position)
+        join swr.build_step s on s.instance_id = m.instance_id and s.build_step_id = e.build_step_id
+        where (in_instance is null or in_instance in (i.name, i.swr_instance_id))
+          and s.chain_id is not null
+        group by m.instance_id
+    ),
+    ending as materialized (
+        -- The steps that complete the base's layers: an image with one of them has all of these.
+        select b.instance_id, b.root_chain_id, b.chain_id, array_agg(s.build_step_id) as build_step_ids
+        from base b
+        join swr.build_step s on s.instance_id = b.instance_id and s.chain_id = b.chain_id
+        where s.layer_id is not null or not s.empty_layer
+        group by b.instance_id, b.root_chain_id, b.chain_id
+    ),
+    built as materialized (
+        select g.instance_id, g.artifact_id, g.chain_id, g.base_chain_id
+        from ending e
+        join swr.artifact_layering g on g.instance_id = e.instance_id and g.root_chain_id = e.root_chain_id
+        join swr.artifact a on a.instance_id = g.instance_id and a.artifact_id = g.artifact_id
+        join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest
+        where g.chain_id <> e.chain_id and m.build_step_ids && e.build_step_ids
+    )
+    select
+        coalesce(i.name, i.swr_instance_id),
+        coalesce(r.namespace_name, n.name),
+        coalesce(r.name, a.repository_name),
+        a.digest,
+        array(
+            select t.name
+            from swr.tag t
+            where t.instance_id = a.instance_id and t.artifact_id = a.artifact_id
+            order by t.name
+        ),
+        not exists (
+            select from built x where x.instance_id = b.instance_id and x.chain_id = b.base_chain_id
+        ),
+        a.pushed_at,
+        a.pulled_at,
+        a.artifact_id,
+        a.repository_id,
+        a.instance_id
+    from built b
+    join swr.artifact a on a.instance_id = b.instance_id and a.artifact_id = b.artifact_id
+    join swr.instance i on i.instance_id = a.instance_id
+    left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
+    left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
+$$;
+
+comment on function swr_report.built_on(text, text) is
+    'What must be rebuilt when this base changes? The artifacts that exist now and begin with all layers of the given digest, directly or through other bases that exist now (is_direct tells), in every instance or in the one of that name or SWR id. The base itself need not exist any more.';
+
+-- Candidates for a clean-up: what no tag names, and what is there more than once.
+
+create view swr_report.untagged_artifact as
+select
+    coalesce(i.name, i.swr_instance_id) as instance,
+    coalesce(r.namespace_name, n.name) as namespace,
+    coalesce(r.name, a.repository_name) as repository,
+    a.digest,
+    a.type,
+    a.size_bytes,
+    g.exclusive_bytes,
+    coalesce(a.size_bytes <= x.largest_bytes and a.pushed_at <= x.last_pushed_at, false) as may_be_in_index,
+    a.pushed_at,
+    a.pulled_at,
+    greatest(a.pushed_at, a.pulled_at) as last_used_at,
+    a.artifact_id,
+    a.repository_id,
+    a.instance_id
+from swr.artifact a
+join swr.instance i on i.instance_id = a.instance_id
+left join swr.tag t on t.instance_id = a.instance_id and t.artifact_id = a.artifact_id
+left join swr.artifact_layering g on g.instance_id = a.instance_id and g.artifact_id = a.artifact_id
+left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
+left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
+left join (
+    select instance_id, repository_id, max(size_bytes) as largest_bytes, max(pushed_at) as last_pushed_at
+    from swr.artifact
+    where swr.is_index(manifest_media_type) and removed_at is null
+    group by instance_id, repository_id
+) x on x.instance_id = a.instance_id and x.repository_id = a.repository_id and not swr.is_index(a.manifest_media_type)
+where a.removed_at is null and t.artifact_id is null;
+
+comment on view swr_report.untagged_artifact is
+    'What does no tag name? Clean-up candidates, one row per untagged artifact that exists now; but the images of an index are untagged too, see may_be_in_index.';
+comment on column swr_report.untagged_artifact.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.untagged_artifact.namespace is 'Name of the namespace.';
+comment on column swr_report.untagged_artifact.repository is 'Name of the repository without the namespace.';
+comment on column swr_report.untagged_artifact.digest is 'Digest of the manifest.';
+comment on column swr_report.untagged_artifact.type is 'IMAGE, CHART, and so on.';
+comment on column swr_report.untagged_artifact.size_bytes is 'Size as the API gives it.';
+comment on column swr_report.untagged_artifact.exclusive_bytes is
+    'Sum of the layers no other artifact of the instance has; NULL where the layers are not known. What several free together is more: ask swr_report.reclaimable.';
+comment on column swr_report.untagged_artifact.may_be_in_index is
+    'Whether the artifact may be one of the images of an index (multi-platform image): its repository holds an index as large or larger, and one pushed at the same time or later. The API does not tell which images an index has. False means it is in none.';
+comment on column swr_report.untagged_artifact.pushed_at is 'Last push.';
+comment on column swr_report.untagged_artifact.pulled_at is 'Last pull; NULL if never.';
+comment on column swr_report.untagged_artifact.last_used_at is 'Last push or pull, whichever was later.';
+comment on column swr_report.untagged_artifact.artifact_id is 'Id in SWR.';
+comment on column swr_report.untagged_artifact.repository_id is 'Id of the repository in SWR.';
+comment on column swr_report.untagged_artifact.instance_id is 'Key of swr.instance.';
+
+create view swr_report.duplicate_artifact as
+select
+    coalesce(i.name, i.swr_instance_id) as instance,
+    d.digest,
+    d.type,
+    d.repositories,
+    d.size_bytes,
+    swr.total_bytes(d.size_bytes::numeric * (d.repositories - 1)) as repeated_bytes,
+    d.places,
+    d.first_pushed_at,
+    d.last_pushed_at,
+    d.last_pulled_at,
+    d.instance_id
+from (
+    select
+        c.instance_id,
+        c.digest,
+        min(a.type) as type,
+        count(*) as repositories,
+        max(a.size_bytes) as size_bytes,
+        array_agg(p.place order by p.place) as places,
+        min(a.pushed_at) as first_pushed_at,
+        max(a.pushed_at) as last_pushed_at,
+        max(a.pulled_at) as last_pulled_at
+    from (
+        select instance_id, digest
+        from swr.artifact
+        where removed_at is null
+        group by instance_id, digest
+        having count(distinct repository_id) > 1
+    ) c
+    join swr.artifact a on a.instance_id = c.instance_id and a.digest = c.digest and a.removed_at is null
+    left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
+    left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
+    cross join lateral (
+        select concat_ws('/', coalesce(r.namespace_name, n.name), coalesce(r.name, a.repository_name)) as place
+    ) p
+    group by c.instance_id, c.digest
+) d
+join swr.instance i on i.instance_id = d.instance_id;
+
+comment on view swr_report.duplicate_artifact is
+    'Which digests are in several repositories? One row per digest and instance. The registry stores their layers once, so that deleting all but one frees nothing but tags and order.';
+comment on column swr_report.duplicate_artifact.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.duplicate_artifact.digest is 'Digest of the manifest.';
+comment on column swr_report.duplicate_artifact.type is 'IMAGE, CHART, and so on.';
+comment on column swr_report.duplicate_artifact.repositories is 'Number of repositories that hold it.';
+comment on column swr_report.duplicate_artifact.size_bytes is 'Size as the API gives it.';
+comment on column swr_report.duplicate_artifact.repeated_bytes is 'What sums of sizes count more than once.';
+comment on column swr_report.duplicate_artifact.places is 'The repositories, each as namespace/repository, in alphabetical order.';
+comment on column swr_report.duplicate_artifact.first_pushed_at is 'First push into any of them.';
+comment on column swr_report.duplicate_artifact.last_pushed_at is 'Last push into any of them.';
+comment on column swr_report.duplicate_artifact.last_pulled_at is 'Last pull from any of them; NULL if never.';
+comment on column swr_report.duplicate_artifact.instance_id is 'Key of swr.instance.';
+
+-- How the registry changed: its tags at any time, what each run found, growth by day.
+
+create function swr_report.tag_at(at timestamptz)
+returns table (
+    instance      text,
+    namespace     text,
+    repository    text,
+    tag           text,
+    digest        text,
+    size_bytes    bigint,
+    valid_from    timestamptz,
+    valid_to      timestamptz,
+    artifact_id   bigint,
+    repository_id bigint,
+    instance_id   integer
+)
+language sql
+stable
+parallel safe
+-- Whoever may ask the views may ask this, too, without a right to the tables.
+security definer
+set search_path = swr, swr_report, pg_temp
+as $$
+    select
+        coalesce(i.name, i.swr_instance_id),
+        coalesce(r.namespace_name, n.name),
+        coalesce(r.name, a.repository_name),
+        h.name,
+        h.digest,
+        a.size_bytes,
+        h.valid_from,
+        h.valid_to,
+        h.artifact_id,
+        h.repository_id,
+        h.instance_id
+    from swr.tag_history h
+    join swr.instance i on i.instance_id = h.instance_id
+    left join swr.artifact a on a.instance_id = h.instance_id and a.artifact_id = h.artifact_id
+    left join swr.repository r on r.instance_id = h.instance_id and r.repository_id = h.repository_id
+    left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
+    where h.valid_from <= at and (h.valid_to > at or h.valid_to is null)
+$$;
+
+comment on function swr_report.tag_at(timestamptz) is
+    'What did each tag point to at that time? One row per tag. A tag moved by a push is right to the moment. A tag moved without a push, or removed together with its artifact, has the time of the listing that found it, so the answer lags by one sync interval at most. A tag can move while the registry is listed and be missing from all pages, so a tag that is removed while its artifact stays is kept until the next listing lacks it too: there the answer lags by two sync intervals at most. A tag that moved twice between two listings shows the last move. Before the first listing there is only what that listing still showed, since its push; after the last one (swr_report.freshness.as_of) the answer is the state then.';
+
+create view swr_report.tag_move as
+select
+    coalesce(i.name, i.swr_instance_id) as instance,
+    coalesce(r.namespace_name, n.name) as namespace,
+    coalesce(r.name, a.repository_name) as repository,
+    h.name as tag,
+    h.valid_to as moved_at,
+    h.digest as from_digest,
+    h.next_digest as to_digest,
+    h.closed_run_id as run_id,
+    h.repository_id,
+    h.instance_id
+from (
+    select
+        x.*,
+        case when lead(x.valid_from) over w = x.valid_to then lead(x.digest) over w end as next_digest
+    from swr.tag_history x
+    window w as (partition by x.instance_id, x.repository_id, x.name order by x.valid_from)
+) h
+join swr.instance i on i.instance_id = h.instance_id
+left join swr.artifact a on a.instance_id = h.instance_id and a.artifact_id = h.artifact_id
+left join swr.repository r on r.instance_id = h.instance_id and r.repository_id = h.repository_id
+left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
+where h.valid_to is not null;
+
+comment on view swr_report.tag_move is
+    'Which tags moved, and when? One row per move or removal. The time of a move is off by one sync interval at most, that of a removal by two if the artifact stayed: then two listings in a row lacked the tag.';
+comment on column swr_report.tag_move.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.tag_move.namespace is 'Name of the namespace.';
+comment on column swr_report.tag_move.repository is 'Name of the repository without the namespace.';
+comment on column swr_report.tag_move.tag is 'Name of the tag.';
+comment on column swr_report.tag_move.moved_at is 'When the tag left the digest.';
+comment on column swr_report.tag_move.from_digest is 'The digest it pointed to before.';
+comment on column swr_report.tag_move.to_digest is 'The digest it points to since; NULL if the tag was removed.';
+comment on column swr_report.tag_move.run_id is 'The run that saw it.';
+comment on column swr_report.tag_move.repository_id is 'Id of the repository in SWR.';
+comment on column swr_report.tag_move.instance_id is 'Key of swr.instance.';
+
+create view swr_report.change as
+select
+    coalesce(i.name, i.swr_instance_id) as instance,
+    c.run_id,
+    u.listing_started_at as seen_at,
+    c.change,
+    coalesce(r.namespace_name, n.name) as namespace,
+    coalesce(r.name, a.repository_name) as repository,
+    c.tag,
+    c.digest,
+    c.previous_digest,
+    a.size_bytes,
+    c.changed_at,
+    c.previous,
+    c.artifact_id,
+    a.repository_id,
+    c.instance_id
+from (
+    select instance_id, first_seen_run_id as run_id, 'artifact added' as change, null::text as tag, digest,
+           null::text as previous_digest, pushed_at as changed_at, null::jsonb as previous, artifact_id
+    from swr.artifact
+    union all
+    select instance_id, removed_run_id, 'artifact removed', null, digest, null, removed_at, null, artifact_id
+    from swr.artifact
+    where removed_run_id is not null
+    union all
+    -- A removal that was taken back left the artifact's row and is told by its return.
+    select c.instance_id, (c.previous->>'removed_run_id')::bigint, 'artifact removed', null, a.digest, null,
+           (c.previous->>'removed_at')::timestamptz, null, c.artifact_id
+    from swr.artifact_change c
+    join swr.artifact a on a.instance_id = c.instance_id and a.artifact_id = c.artifact_id
+    where c.change = 'restored'
+    union all
+    select c.instance_id, c.run_id, 'artifact ' || c.change, null, a.digest, c.previous->>'digest', null, c.previous,
+           c.artifact_id
+    from swr.artifact_change c
+    join swr.artifact a on a.instance_id = c.instance_id and a.artifact_id = c.artifact_id
+    union all
+    select
+        coalesce(o.instance_id, d.instance_id),
+        coalesce(o.opened_run_id, d.closed_run_id),
+        case when d.name is null then 'tag added' when o.name is null then 'tag removed' else 'tag moved' end,
+        coalesce(o.name, d.name),
+        o.digest,
+        d.digest,
+        coalesce(o.valid_from, d.valid_to),
+        null,
+        coalesce(o.artifact_id, d.artifact_id)
+    from swr.tag_history o
+    full join (select * from swr.tag_history where closed_run_id is not null) d
+      on d.instance_id = o.instance_id and d.repository_id = o.repository_id and d.name = o.name
+     and d.closed_run_id = o.opened_run_id
+) c
+join swr.instance i on i.instance_id = c.instance_id
+left join swr.sync_run u on u.instance_id = c.instance_id and u.run_id = c.run_id
+left join swr.artifact a on a.instance_id = c.instance_id and a.artifact_id = c.artifact_id
+left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
+left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id;
+
+comment on view swr_report.change is
+    'What did each run find added, changed, moved or removed? One row per run and artifact or tag. The change happened between the previous listing and the listing of this run, a removal of a tag whose artifact stayed one listing earlier at most; what came and went in between was never seen. A changed pull time alone is no change.';
+comment on column swr_report.change.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.change.run_id is 'The run that found it.';
+comment on column swr_report.change.seen_at is 'When the listing of that run began.';
+comment on column swr_report.change.change is
+    'artifact added, artifact changed, artifact removed, artifact restored (listed again under the same id), tag added, tag moved or tag removed.';
+comment on column swr_report.change.namespace is 'Name of the namespace.';
+comment on column swr_report.change.repository is 'Name of the repository without the namespace.';
+comment on column swr_report.change.tag is 'The tag; NULL if it is about an artifact.';
+comment on column swr_report.change.digest is 'The digest of the artifact, or the one the tag points to since; NULL for a removed tag.';
+comment on column swr_report.change.previous_digest is 'The digest the tag pointed to before.';
+comment on column swr_report.change.size_bytes is 'Size of the artifact, or of the one the tag points to since.';
+comment on column swr_report.change.changed_at is
+    'When it happened, as near as is known: the time of the push, else that of the listing, which is late by one sync interval at most, for a removed tag whose artifact stayed by two; NULL for changed and restored artifacts.';
+comment on column swr_report.change.previous is 'What a changed or restored artifact was like before: the columns of swr.artifact that differ.';
+comment on column swr_report.change.artifact_id is 'Id of the artifact in SWR; of a removed tag, of the one it pointed to.';
+comment on column swr_report.change.repository_id is 'Id of the repository in SWR.';
+comment on column swr_report.change.instance_id is 'Key of swr.instance.';
+
+create view swr_report.growth_by_day as
+with event as (
+    select
+        a.instance_id,
+        coalesce(a.namespace_id, 0) as namespace_id,
+        (coalesce(a.pushed_at, u.listing_started_at) at time zone 'UTC')::date as day,
+        1 as pushes,
+        coalesce(a.logical_bytes, 0) as pushed_bytes,
+        0 as removals,
+        0 as removed_bytes
+    from swr.sized_artifact a
+    left join swr.sync_run u on u.instance_id = a.instance_id and u.run_id = a.first_seen_run_id
+    union all
+    select instance_id, coalesce(namespace_id, 0), (removed_at at time zone 'UTC')::date, 0, 0, 1,
+           coalesce(logical_bytes, 0)
+    from swr.sized_artifact
+    where removed_at is not null
+),
+counted as (
+    select
+        instance_id,
+        namespace_id,
+        day,
+        sum(pushes) as pushes,
+        swr.total_bytes(sum(pushed_bytes)) as pushed_bytes,
+        sum(removals) as removals,
+        swr.total_bytes(sum(removed_bytes)) as removed_bytes
+    from event
+    group by instance_id, namespace_id, day
+)
+select
+    coalesce(i.name, i.swr_instance_id) as instance,
+    n.name as namespace,
+    c.day,
+    c.pushes,
+    c.pushed_bytes,
+    c.removals,
+    c.removed_bytes,
+    (sum(c.pushes - c.removals) over so_far)::bigint as artifacts,
+    swr.total_bytes(sum(c.pushed_bytes::numeric - c.removed_bytes) over so_far) as logical_bytes,
+    c.namespace_id,
+    c.instance_id
+from counted c
+join swr.instance i on i.instance_id = c.instance_id
+left join swr.namespace n on n.instance_id = c.instance_id and n.namespace_id = c.namespace_id
+window so_far as (partition by c.instance_id, c.namespace_id order by c.day);
+
+comment on view swr_report.growth_by_day is
+    'How does the registry grow? One row per namespace and day (UTC) with a push or a removal. Pushes count on the day of the push, removals on the day of the listing that no longer showed the artifact, which is late by one sync interval at most. What was removed before the first listing, or pushed and removed between two listings, was never seen.';
+comment on column swr_report.growth_by_day.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.growth_by_day.namespace is 'Name of the namespace; NULL where neither the catalog nor the artifact list tells it.';
+comment on column swr_report.growth_by_day.day is 'The day, in UTC.';
+comment on column swr_report.growth_by_day.pushes is 'Artifacts pushed; one pushed again counts on the day of its last push.';
+comment on column swr_report.growth_by_day.pushed_bytes is 'Sum of their sizes, as if nothing were shared; of indexes see swr_report.storage_by_namespace.';
+comment on column swr_report.growth_by_day.removals is 'Artifacts removed.';
+comment on column swr_report.growth_by_day.removed_bytes is 'Sum of their sizes.';
+comment on column swr_report.growth_by_day.artifacts is 'Number of artifacts at the end of the day, of those ever seen.';
+comment on column swr_report.growth_by_day.logical_bytes is 'Sum of their sizes at the end of the day.';
+comment on column swr_report.growth_by_day.namespace_id is 'Id in SWR; 0 where the namespace is not known.';
+comment on column swr_report.growth_by_day.instance_id is 'Key of swr.instance.';
+
+-- What the rules find in the build commands of the artifacts that exist now.
+
+create view swr_report.build_command_finding as
+with carried as (
+    select
+        a.instance_id,
+        s.command_id,
+        a.artifact_id,
+        a.repository_id,
+        cardinality(m.build_step_ids) as build_steps,
+        a.pushed_at,
+        min(e.position) as position
+    from swr.artifact a
+    join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest
+    cross join lateral unnest(m.build_step_ids) with ordinality as e (build_step_id, position)
+    join swr.build_step s on s.instance_id = m.instance_id and s.build_step_id = e.build_step_id
+    join (
+        select distinct instance_id, command_id from swr.command_finding
+    ) f on f.instance_id = s.instance_id and f.command_id = s.command_id
+    where a.removed_at is null
+    group by a.instance_id, s.command_id, a.artifact_id, cardinality(m.build_step_ids)
+),
+used as (
+    select
+        instance_id,
+        command_id,
+        count(*) as artifacts,
+        count(distinct repository_id) as repositories,
+        (array_agg(artifact_id order by build_steps, pushed_at nulls last, artifact_id))[1] as artifact_id,
+        (array_agg(position order by build_steps, pushed_at nulls last, artifact_id))[1] as position
+    from carried
+    group by instance_id, command_id
+)
+select
+    coalesce(i.name, i.swr_instance_id) as instance,
+    k.severity,
+    f.rule_id as rule,
+    k.title,
+    k.why,
+    coalesce(c.masked_command, c.command) as command,
+    f.occurrences,
+    u.artifacts,
+    u.repositories,
+    coalesce(r.namespace_name, n.name) as origin_namespace,
+    coalesce(r.name, a.repository_name) as origin_repository,
+    a.digest as origin_digest,
+    array(
+        select t.name
+        from swr.tag t
+        where t.instance_id = u.instance_id and t.artifact_id = u.artifact_id
+        order by t.name
+    ) as origin_tags,
+    u.position as origin_position,
+    f.command_id,
+    u.artifact_id as origin_artifact_id,
+    u.instance_id
+from used u
+join swr.command_finding f on f.instance_id = u.instance_id and f.command_id = u.command_id
+join swr.finding_rule k on k.rule_id = f.rule_id
+join swr.command c on c.instance_id = u.instance_id and c.command_id = u.command_id
+join swr.instance i on i.instance_id = u.instance_id
+join swr.artifact a on a.instance_id = u.instance_id and a.artifact_id = u.artifact_id
+left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
+left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id;
+
+comment on view swr_report.build_command_finding is
+    'Which build commands carry secrets, or let others in, and where do they come from? One row per command of an artifact that exists now and rule that found something in it. Secrets are masked; the command as it is stands in swr_report.build_history, by instance_id, artifact_id and position of the origin. swr_report.artifact_finding lists the artifacts. Secrets that a run with --redact-commands did not store are in swr_report.data_issue instead.';
+comment on column swr_report.build_command_finding.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.build_command_finding.severity is
+    'How much it matters: high (a secret), medium (others may get in), low (a habit to drop), info (builds that cannot be repeated).';
+comment on column swr_report.build_command_finding.rule is 'The rule; see swr.finding_rule.';
+comment on column swr_report.build_command_finding.title is 'What was found, in a few words.';
+comment on column swr_report.build_command_finding.why is 'Why it matters.';
+comment on column swr_report.build_command_finding.command is 'The build command, with [redacted] in place of each secret.';
+comment on column swr_report.build_command_finding.occurrences is 'How often the rule found something in the command.';
+comment on column swr_report.build_command_finding.artifacts is 'Number of artifacts with the command.';
+comment on column swr_report.build_command_finding.repositories is 'Number of repositories with such an artifact.';
+comment on column swr_report.build_command_finding.origin_namespace is
+    'Namespace of the artifact with the fewest build steps of those that have the command, of equal ones the first pushed: where it comes from, often the base image of the others.';
+comment on column swr_report.build_command_finding.origin_repository is 'Its repository.';
+comment on column swr_report.build_command_finding.origin_digest is 'Its digest.';
+comment on column swr_report.build_command_finding.origin_tags is 'Its tags, in alphabetical order; empty if untagged.';
+comment on column swr_report.build_command_finding.origin_position is
+    'Place of the command in its build history, from 1, oldest first; of several the first.';
+comment on column swr_report.build_command_finding.command_id is 'Names the command.';
+comment on column swr_report.build_command_finding.origin_artifact_id is 'Id of the origin in SWR.';
+comment on column swr_report.build_command_finding.instance_id is 'Key of swr.instance.';
+
+create view swr_report.artifact_finding as
+select
+    coalesce(i.name, i.swr_instance_id) as instance,
+    coalesce(r.namespace_name, n.name) as namespace,
+    coalesce(r.name, a.repository_name) as repository,
+    a.digest,
+    array(
+        select t.name
+        from swr.tag t
+        where t.instance_id = a.instance_id and t.artifact_id = a.artifact_id
+        order by t.name
+    ) as tags,
+    k.severity,
+    f.rule_id as rule,
+    k.title,
+    e.position,
+    coalesce(c.masked_command, c.command) as command,
+    f.occurrences,
+    a.pushed_at,
+    a.pulled_at,
+    f.command_id,
+    a.artifact_id,
+    a.repository_id,
+    a.instance_id
+from swr.artifact a
+join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest
+cross join lateral unnest(m.build_step_ids) with ordinality as e (build_step_id, position)
+join swr.build_step s on s.instance_id = m.instance_id and s.build_step_id = e.build_step_id
+join swr.command_finding f on f.instance_id = s.instance_id and f.command_id = s.command_id
+join swr.finding_rule k on k.rule_id = f.rule_id
+join swr.command c on c.instance_id = f.instance_id and c.command_id = f.command_id
+join swr.instance i on i.instance_id = a.instance_id
+left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
+left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
+where a.removed_at is null;
+
+comment on view swr_report.artifact_finding is
+    'Which artifacts carry what the rules found? One row per artifact that exists now, build step and rule that found something in its command. Secrets are masked; the command as it is stands in swr_report.build_history, by instance_id, artifact_id and position.';
+comment on column swr_report.artifact_finding.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.artifact_finding.namespace is 'Name of the namespace.';
+comment on column swr_report.artifact_finding.repository is 'Name of the repository without the namespace.';
+comment on column swr_report.artifact_finding.digest is 'Digest of the manifest.';
+comment on column swr_report.artifact_finding.tags is 'Tags, in alphabetical order; empty if untagged.';
+comment on column swr_report.artifact_finding.severity is
+    'How much it matters: high (a secret), medium (others may get in), low (a habit to drop), info (builds that cannot be repeated).';
+comment on column swr_report.artifact_finding.rule is 'The rule; see swr.finding_rule.';
+comment on column swr_report.artifact_finding.title is 'What was found, in a few words.';
+comment on column swr_report.artifact_finding.position is 'Place of the build step, from 1, oldest first.';
+comment on column swr_report.artifact_finding.command is 'The build command, with [redacted] in place of each secret.';
+comment on column swr_report.artifact_finding.occurrences is 'How often the rule found something in the command.';
+comment on column swr_report.artifact_finding.pushed_at is 'Last push.';
+comment on column swr_report.artifact_finding.pulled_at is 'Last pull; NULL if never.';
+comment on column swr_report.artifact_finding.command_id is 'Names the command; see swr_report.build_command_finding.';
+comment on column swr_report.artifact_finding.artifact_id is 'Id in SWR.';
+comment on column swr_report.artifact_finding.repository_id is 'Id of the repository in SWR.';
+comment on column swr_report.artifact_finding.instance_id is 'Key of swr.instance.';
+
+-- How old the data is, what is missing from it, and what was altered.
+
+create view swr_report.freshness as
+select
+    coalesce(i.name, i.swr_instance_id) as instance,
+    p.published_at as last_published_at,
+    p.run_id as last_published_run_id,
+    p.listing_started_at as as_of,
+    now() - p.listing_started_at as age,
+    coalesce(f.failures, 0) as failures_since,
+    f.error as last_error,
+    w.waiting as histories_waiting,
+    i.instance_id
+from swr.instance i
+left join lateral (
+    select run_id, published_at, listing_started_at
+    from swr.sync_run
+    where instance_id = i.instance_id and outcome = 'published'
+    order by run_id desc
+    limit 1
+) p on true
+left join lateral (
+    select count(*) as failures, (array_agg(s.error order by s.run_id desc))[1] as error
+    from swr.sync_run s
+    where s.instance_id = i.instance_id
+      and s.run_id > coalesce(p.run_id, 0)
+      and s.outcome in ('failed', 'stopped', 'abandoned')
+) f on true
+left join lateral (
+    select count(*) as waiting
+    from swr.manifest m
+    where m.instance_id = i.instance_id and m.next_attempt_at is not null
+      and exists (
+          select from swr.artifact a
+          where a.instance_id = i.instance_id and a.digest = m.digest and a.removed_at is null
+      )
+) w on true;
+
+comment on view swr_report.freshness is 'How old is what I see? One row per instance.';
+comment on column swr_report.freshness.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.freshness.last_published_at is 'When the last complete listing became visible; NULL if none did.';
+comment on column swr_report.freshness.last_published_run_id is 'The run that published it.';
+comment on column swr_report.freshness.as_of is 'When that listing began: changes before it are in, changes after it may be missing.';
+comment on column swr_report.freshness.age is 'Time since then.';
+comment on column swr_report.freshness.failures_since is 'Runs that failed since.';
+comment on column swr_report.freshness.last_error is 'Why the latest of them failed.';
+comment on column swr_report.freshness.histories_waiting is 'Build histories that later runs will ask for again.';
+comment on column swr_report.freshness.instance_id is 'Key of swr.instance.';
+
+create view swr_report.history_failure as
+select
+    coalesce(i.name, i.swr_instance_id) as instance,
+    coalesce(r.namespace_name, n.name) as namespace,
+    coalesce(r.name, a.repository_name) as repository,
+    m.digest,
+    m.outcome,
+    m.http_status,
+    m.error_code,
+    m.error_message,
+    m.waiting_since,
+    m.attempts,
+    m.attempted_at,
+    m.next_attempt_at,
+    l.artifacts,
+    l.artifact_id,
+    a.repository_id,
+    m.instance_id
+from swr.manifest m
+join swr.instance i on i.instance_id = m.instance_id
+join lateral (
+    select count(*) as artifacts, min(x.artifact_id) as artifact_id
+    from swr.artifact x
+    where x.instance_id = m.instance_id and x.digest = m.digest and x.removed_at is null
+) l on l.artifacts > 0
+join swr.artifact a on a.instance_id = m.instance_id and a.artifact_id = l.artifact_id
+left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
+left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
+where m.next_attempt_at is not null;
+
+comment on view swr_report.history_failure is
+    'Which build histories are missing, and why? One row per digest that is in the registry and whose history was asked for in vain.';
+comment on column swr_report.history_failure.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.history_failure.namespace is 'Name of the namespace.';
+comment on column swr_report.history_failure.repository is 'Name of the repository without the namespace; the first, if several hold the digest.';
+comment on column swr_report.history_failure.digest is 'Digest of the manifest.';
+comment on column swr_report.history_failure.outcome is 'How the latest attempt ended: forbidden, gone or failed; see swr.manifest.outcome.';
+comment on column swr_report.history_failure.http_status is 'Status of the latest answer; NULL if none came.';
+comment on column swr_report.history_failure.error_code is 'Error code of the latest answer.';
+comment on column swr_report.history_failure.error_message is 'Error message of the latest answer.';
+comment on column swr_report.history_failure.waiting_since is 'When it was asked for in vain first.';
+comment on column swr_report.history_failure.attempts is 'Number of runs that asked for it.';
+comment on column swr_report.history_failure.attempted_at is 'When the latest answer arrived.';
+comment on column swr_report.history_failure.next_attempt_at is 'From when on a run asks again.';
+comment on column swr_report.history_failure.artifacts is 'Number of artifacts with this digest.';
+comment on column swr_report.history_failure.artifact_id is 'Id of the first of them in SWR.';
+comment on column swr_report.history_failure.repository_id is 'Id of its repository in SWR.';
+comment on column swr_report.history_failure.instance_id is 'Key of swr.instance.';
+
+create view swr_report.data_issue as
+select
+    coalesce(i.name, i.swr_instance_id) as instance,
+    d.table_name as "table",
+    d.row_key,
+    d.field,
+    d.action,
+    d.original,
+    d.recorded_at as first_seen_at,
+    d.run_id as first_seen_run_id,
+    d.data_issue_id,
+    d.instance_id
+from swr.data_issue d
+join swr.instance i on i.instance_id = d.instance_id;
+
+comment on view swr_report.data_issue is
+    'What could not be stored as it came? One row per altered value, or row left out, with the original; it stays when the registry mends the value.';
+comment on column swr_report.data_issue.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.data_issue."table" is 'The table of schema swr whose row is concerned.';
+comment on column swr_report.data_issue.row_key is
+    'The row in the API''s terms: an id; the artifact of a tag; a digest, with the position of a build step. Empty for a row without a readable id.';
+comment on column swr_report.data_issue.field is 'The field of the API; empty where the whole row is concerned.';
+comment on column swr_report.data_issue.action is 'What was done to the value.';
+comment on column swr_report.data_issue.original is
+    'The value as it came; a string with the text of its JSON where jsonb cannot hold it, a byte that is no UTF-8 as \xff. May carry secrets if it was a build command.';
+comment on column swr_report.data_issue.first_seen_at is 'When a run met it first.';
+comment on column swr_report.data_issue.first_seen_run_id is 'That run.';
+comment on column swr_report.data_issue.data_issue_id is 'Names the issue by its content.';
+comment on column swr_report.data_issue.instance_id is 'Key of swr.instance.';
+
+create view swr_report.verification as
+select
+    coalesce(i.name, i.swr_instance_id) as instance,
+    v.finished_at as verified_at,
+    v.outcome,
+    v.artifacts_compared,
+    v.tags_compared,
+    v.histories_compared,
+    v.corrupt,
+    v.changed,
+    v.unlisted,
+    v.differences,
+    v.histories_unavailable,
+    v.verified_run_id,
+    v.run_id,
+    v.instance_id
+from swr.verification v
+join swr.instance i on i.instance_id = v.instance_id;
+
+comment on view swr_report.verification is 'Does the mirror agree with the registry? One row per completed verification.';
+comment on column swr_report.verification.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.verification.verified_at is 'When the verification ended.';
+comment on column swr_report.verification.outcome is 'intact or corrupt.';
+comment on column swr_report.verification.artifacts_compared is 'Artifacts compared.';
+comment on column swr_report.verification.tags_compared is 'Tags compared.';
+comment on column swr_report.verification.histories_compared is 'Build histories fetched again and compared.';
+comment on column swr_report.verification.corrupt is 'Differences that changes of the registry do not explain.';
+comment on column swr_report.verification.changed is 'Differences that came about in the registry since.';
+comment on column swr_report.verification.unlisted is 'Rows that the registry no longer lists.';
+comment on column swr_report.verification.differences is 'Differences by verdict, table and field.';
+comment on column swr_report.verification.histories_unavailable is 'Build histories that did not come.';
+comment on column swr_report.verification.verified_run_id is 'The run whose result was compared.';
+comment on column swr_report.verification.run_id is 'The run that verified.';
+comment on column swr_report.verification.instance_id is 'Key of swr.instance.';
