@@ -424,6 +424,7 @@ async fn schema(database: &Database) -> Probed<Schema> {
         Err(error) => {
             let code = match &error {
                 DatabaseError::NewerSchema { .. } => "newer_schema",
+                DatabaseError::UnreleasedSchema { .. } => "unreleased_schema",
                 _ => "unreadable",
             };
             Err(Finding::failed(code, error.into()))

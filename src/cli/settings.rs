@@ -309,6 +309,9 @@ impl From<DatabaseError> for Failure {
             DatabaseError::NewerSchema { .. } => {
                 "use the version of swr-sync that migrated the database, or a later one"
             }
+            DatabaseError::UnreleasedSchema { .. } => {
+                "sync into a new database (of the embedded server, another --data-dir); nothing migrates this schema"
+            }
             DatabaseError::Stopped(_) => {
                 "a migration is applied as a whole or not at all; the next attempt continues from there"
             }

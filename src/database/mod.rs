@@ -108,6 +108,14 @@ pub enum DatabaseError {
         /// The unknown migration.
         version: i64,
     },
+    /// The schema was made by files that no release has.
+    #[error(
+        "the schema is from an unreleased version of swr-sync: its migration {version} differs"
+    )]
+    UnreleasedSchema {
+        /// The migration of the same number whose text differs.
+        version: i64,
+    },
     /// A migration failed.
     #[error("cannot apply migration {version}")]
     Migration {
@@ -160,7 +168,9 @@ impl DatabaseError {
     pub fn exit(&self) -> Exit {
         match self {
             DatabaseError::Url(_) => Exit::Usage,
-            DatabaseError::NewerSchema { .. } => Exit::Refused,
+            DatabaseError::NewerSchema { .. } | DatabaseError::UnreleasedSchema { .. } => {
+                Exit::Refused
+            }
             DatabaseError::Stopped(reason) => reason.exit(),
             DatabaseError::Unreachable { .. }
             | DatabaseError::Timeout { .. }
@@ -353,11 +363,13 @@ impl Database {
             .await
             .ok_or_else(|| self.silent("read the schema version"))?
             .map_err(|error| DatabaseError::Version(error.into()))?;
-        if let Some(version) = applied
-            .iter()
-            .find(|version| !MIGRATOR.version_exists(**version))
-        {
-            return Err(DatabaseError::NewerSchema { version: *version });
+        for (version, checksum) in &applied {
+            let version = *version;
+            match MIGRATOR.iter().find(|known| known.version == version) {
+                Some(known) if known.checksum == *checksum => {}
+                Some(_) => return Err(DatabaseError::UnreleasedSchema { version }),
+                None => return Err(DatabaseError::NewerSchema { version }),
+            }
         }
         let known = MIGRATOR.iter().count();
         match known - applied.len() {
@@ -425,16 +437,20 @@ fn unusable(server: Server) -> Option<Unusable> {
     clippy::disallowed_methods,
     reason = "the table is made by sqlx and unknown to query!"
 )]
-async fn applied_migrations(connection: &mut PgConnection) -> Result<Vec<i64>, sqlx::Error> {
+async fn applied_migrations(
+    connection: &mut PgConnection,
+) -> Result<Vec<(i64, Vec<u8>)>, sqlx::Error> {
     let exists: bool = sqlx::query_scalar("select to_regclass('swr._sqlx_migrations') is not null")
         .fetch_one(&mut *connection)
         .await?;
     if !exists {
         return Ok(Vec::new());
     }
-    sqlx::query_scalar("select version from swr._sqlx_migrations where success order by version")
-        .fetch_all(connection)
-        .await
+    sqlx::query_as(
+        "select version, checksum from swr._sqlx_migrations where success order by version",
+    )
+    .fetch_all(connection)
+    .await
 }
 
 /// Applies the migrations that are missing, over a connection of its own.

@@ -273,6 +273,31 @@ async fn a_newer_schema_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_schema_of_an_unreleased_version_is_left_alone() {
+    let emulator = emulator(world_of(1)).await;
+    let database = TestDatabase::create().await;
+    database
+        .snapshot("update swr._sqlx_migrations set checksum = 'other' where version = 1")
+        .await;
+    for command in [
+        &["sync"][..],
+        &["migrate"],
+        &["migrate", "--check"],
+        &["status"],
+    ] {
+        let program = Program::new(command)
+            .registry(&emulator)
+            .database(&database);
+        let words = [
+            "error: the schema is from an unreleased version of swr-sync: its migration 1 differs",
+            "hint: sync into a new database",
+        ];
+        ends(program, Exit::Refused, &words).await;
+    }
+    assert_eq!(emulator.requests().total(), 0);
+}
+
+#[tokio::test]
 async fn an_instance_that_changed_its_project_is_refused() {
     let emulator = emulator(world_of(1)).await;
     let database = TestDatabase::create().await;

@@ -164,6 +164,22 @@ async fn a_newer_schema_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_schema_of_other_migrations_is_left_alone() {
+    let database = TestDatabase::create().await;
+    // As if the first file had another text when it was applied.
+    let other = "update swr._sqlx_migrations set checksum = 'other' where version = 1";
+    database.snapshot(other).await;
+    let program = Database::from_url(database.url()).unwrap();
+    for result in [program.check().await, program.migrate().await.map(|_| ())] {
+        let error = result.unwrap_err();
+        assert!(
+            matches!(error, DatabaseError::UnreleasedSchema { version: 1 }),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_failed_migration_does_not_block_the_next_attempt() {
     let database = TestDatabase::create_empty().await;
     // In the way of the first migration.
