@@ -181,16 +181,17 @@ pub async fn reuse_histories(
     rows += sqlx::query!(
         "insert into swr.manifest
              (instance_id, digest, outcome, attempts, attempted_at, http_status, error_code, error_message,
-              reported_total, build_step_ids, extra)
+              reported_total, layer_bytes, build_step_ids, layer_ids, chain_ids, extra)
          select $1, m.digest, m.outcome, m.attempts, m.attempted_at, m.http_status, m.error_code, m.error_message,
-                m.reported_total, m.build_step_ids, m.extra
+                m.reported_total, m.layer_bytes, m.build_step_ids, m.layer_ids, m.chain_ids, m.extra
          from unnest($2::integer[], $3::text[]) as f (instance_id, digest)
          join swr.manifest m on m.instance_id = f.instance_id and m.digest = f.digest
          on conflict (instance_id, digest) do update
          set outcome = excluded.outcome, attempts = excluded.attempts, attempted_at = excluded.attempted_at,
              next_attempt_at = null, waiting_since = null, http_status = excluded.http_status, error_code = excluded.error_code,
              error_message = excluded.error_message, reported_total = excluded.reported_total,
-             build_step_ids = excluded.build_step_ids, extra = excluded.extra",
+             layer_bytes = excluded.layer_bytes, build_step_ids = excluded.build_step_ids,
+             layer_ids = excluded.layer_ids, chain_ids = excluded.chain_ids, extra = excluded.extra",
         instance_id,
         &from,
         &digests
@@ -313,10 +314,62 @@ struct ManifestRow<'a> {
     error_code: Option<&'a str>,
     error_message: Option<&'a str>,
     reported_total: Option<i64>,
-    /// Where its steps are in the batch's flat list: first (from 1) and last, both inclusive.
-    first_step: i32,
-    last_step: i32,
+    layer_bytes: Option<i64>,
+    /// Where its ids are in the batch's flat lists.
+    steps: Slice,
+    layers: Slice,
+    chains: Slice,
     extra: Option<&'a serde_json::Map<String, Value>>,
+}
+
+/// A part of a flat list, as PostgreSQL counts: first (from 1) and last, both inclusive.
+#[derive(Clone, Copy)]
+struct Slice {
+    first: i32,
+    last: i32,
+}
+
+impl Slice {
+    /// What was added to a list since it had this length.
+    fn since(length: usize, list: &[Uuid]) -> Slice {
+        Slice {
+            first: length as i32 + 1,
+            last: list.len() as i32,
+        }
+    }
+}
+
+/// What follows from one history alone, so that publish need not read its steps.
+#[derive(Debug, Default)]
+pub(super) struct Layering {
+    /// The sum of the layers, or the nearest that fits.
+    pub(super) layer_bytes: i64,
+    /// The layers, each once, in the order in which they come first.
+    pub(super) layer_ids: Vec<Uuid>,
+    /// The chain id of each step that made a layer.
+    pub(super) chain_ids: Vec<Uuid>,
+}
+
+impl Layering {
+    /// The layering of the steps of one history, oldest first.
+    pub(super) fn of(steps: &[StepRow<'_>]) -> Layering {
+        let mut seen = HashSet::new();
+        let mut layering = Layering::default();
+        let mut total = 0_i128;
+        for row in steps {
+            if let Some((layer_id, layer)) = row.layer_id.zip(row.step.layer.as_ref())
+                && seen.insert(layer_id)
+            {
+                layering.layer_ids.push(layer_id);
+                total += i128::from(layer.size_bytes.unwrap_or(0));
+            }
+            if row.layer_id.is_some() || !row.step.empty_layer {
+                layering.chain_ids.extend(row.chain_id);
+            }
+        }
+        layering.layer_bytes = total.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
+        layering
+    }
 }
 
 /// The rows of a batch, each once.
@@ -328,6 +381,8 @@ struct Batch<'a> {
     layers: Vec<(Uuid, &'a Layer)>,
     steps: Vec<StepRow<'a>>,
     step_ids: Vec<Uuid>,
+    layer_ids: Vec<Uuid>,
+    chain_ids: Vec<Uuid>,
     manifests: Vec<ManifestRow<'a>>,
     issues: Vec<&'a DataIssue>,
 }
@@ -395,7 +450,11 @@ impl<'a> Batch<'a> {
             HistoryOutcome::Gone(_) => ("gone", false),
             HistoryOutcome::Failed(_) => ("failed", false),
         };
-        let first_step = self.step_ids.len() as i32 + 1;
+        let before = (
+            self.step_ids.len(),
+            self.layer_ids.len(),
+            self.chain_ids.len(),
+        );
         let (history, refusal) = match outcome {
             HistoryOutcome::Stored(history) | HistoryOutcome::Empty(history) => {
                 (Some(history), None)
@@ -405,8 +464,9 @@ impl<'a> Batch<'a> {
             | HistoryOutcome::Gone(refusal)
             | HistoryOutcome::Failed(refusal) => (None, Some(refusal)),
         };
+        let mut layer_bytes = None;
         if let Some(history) = history {
-            self.add_steps(&history.steps, known);
+            layer_bytes = self.add_steps(&history.steps, known);
             self.issues.extend(&history.issues);
         }
         self.manifests.push(ManifestRow {
@@ -419,14 +479,21 @@ impl<'a> Batch<'a> {
             error_code: refusal.and_then(|refusal| refusal.code.as_deref()),
             error_message: refusal.map(|refusal| refusal.message.as_str()),
             reported_total: history.and_then(|history| history.reported_total),
-            first_step,
-            last_step: self.step_ids.len() as i32,
+            layer_bytes: layer_bytes.filter(|_| word == "stored"),
+            steps: Slice::since(before.0, &self.step_ids),
+            layers: Slice::since(before.1, &self.layer_ids),
+            chains: Slice::since(before.2, &self.chain_ids),
             extra: history.and_then(|history| history.extra.as_ref()),
         });
     }
 
-    fn add_steps(&mut self, steps: &'a [BuildStep], known: &Known) {
-        for row in step_rows(steps) {
+    /// Gives the bytes of the layers.
+    fn add_steps(&mut self, steps: &'a [BuildStep], known: &Known) -> Option<i64> {
+        let rows: Vec<StepRow<'_>> = step_rows(steps).collect();
+        let layering = Layering::of(&rows);
+        self.layer_ids.extend(layering.layer_ids);
+        self.chain_ids.extend(layering.chain_ids);
+        for row in rows {
             let layer = row.step.layer.as_ref();
             self.step_ids.push(row.build_step_id);
             if !self.is_news(known, row.build_step_id) {
@@ -450,6 +517,7 @@ impl<'a> Batch<'a> {
             }
             self.steps.push(row);
         }
+        Some(layering.layer_bytes)
     }
 
     /// Whether this content is neither stored for certain nor in this batch already.
@@ -556,16 +624,19 @@ async fn upsert_manifests(
     let result = sqlx::query!(
         "insert into swr.manifest as stored
              (instance_id, digest, outcome, attempts, attempted_at, next_attempt_at, waiting_since, http_status,
-              error_code, error_message, reported_total, build_step_ids, extra)
+              error_code, error_message, reported_total, layer_bytes, build_step_ids, layer_ids, chain_ids, extra)
          select $1, m.digest, m.outcome, 1, $2::timestamptz,
                 case when not m.is_final then $2::timestamptz end,
                 case when not m.is_final then $2::timestamptz end,
-                m.http_status, m.error_code, m.error_message, m.reported_total,
-                case when m.outcome = 'stored' then ($13::uuid[])[m.first_step:m.last_step] end, m.extra
+                m.http_status, m.error_code, m.error_message, m.reported_total, m.layer_bytes,
+                case when m.outcome = 'stored' then ($18::uuid[])[m.first_step:m.last_step] end,
+                case when m.outcome = 'stored' then ($19::uuid[])[m.first_layer:m.last_layer] end,
+                case when m.outcome = 'stored' then ($20::uuid[])[m.first_chain:m.last_chain] end, m.extra
          from unnest($3::text[], $4::text[], $5::boolean[], $6::smallint[], $7::text[], $8::text[], $9::bigint[],
-                     $10::integer[], $11::integer[], $12::jsonb[])
+                     $10::bigint[], $11::integer[], $12::integer[], $13::integer[], $14::integer[], $15::integer[],
+                     $16::integer[], $17::jsonb[])
               as m (digest, outcome, is_final, http_status, error_code, error_message, reported_total,
-                    first_step, last_step, extra)
+                    layer_bytes, first_step, last_step, first_layer, last_layer, first_chain, last_chain, extra)
          on conflict (instance_id, digest) do update
          set outcome = excluded.outcome,
              attempts = stored.attempts + 1,
@@ -577,7 +648,10 @@ async fn upsert_manifests(
              error_code = excluded.error_code,
              error_message = excluded.error_message,
              reported_total = excluded.reported_total,
+             layer_bytes = excluded.layer_bytes,
              build_step_ids = excluded.build_step_ids,
+             layer_ids = excluded.layer_ids,
+             chain_ids = excluded.chain_ids,
              extra = excluded.extra
          where stored.next_attempt_at is not null",
         run.instance_id,
@@ -589,10 +663,17 @@ async fn upsert_manifests(
         manifests.iter().map(|m| m.error_code).bind_iter() as _,
         manifests.iter().map(|m| m.error_message).bind_iter() as _,
         manifests.iter().map(|m| m.reported_total).bind_iter() as _,
-        manifests.iter().map(|m| m.first_step).bind_iter() as _,
-        manifests.iter().map(|m| m.last_step).bind_iter() as _,
+        manifests.iter().map(|m| m.layer_bytes).bind_iter() as _,
+        manifests.iter().map(|m| m.steps.first).bind_iter() as _,
+        manifests.iter().map(|m| m.steps.last).bind_iter() as _,
+        manifests.iter().map(|m| m.layers.first).bind_iter() as _,
+        manifests.iter().map(|m| m.layers.last).bind_iter() as _,
+        manifests.iter().map(|m| m.chains.first).bind_iter() as _,
+        manifests.iter().map(|m| m.chains.last).bind_iter() as _,
         manifests.iter().map(|m| m.extra.map(Json)).bind_iter() as _,
-        &batch.step_ids
+        &batch.step_ids,
+        &batch.layer_ids,
+        &batch.chain_ids
     )
     .execute(connection)
     .await

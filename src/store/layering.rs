@@ -5,8 +5,8 @@
 //! `swr.artifact`, and takes in those that came after it, whenever their history arrived. What
 //! follows from the counts is computed again only if there were any, and written where it differs.
 //!
-//! Each statement takes histories apart before it joins their steps (`part`). In one join, a planner
-//! that has no statistics of a fresh table may read all build steps once for each image.
+//! What follows from one history alone, its layers and its chains, is in `swr.manifest`: no statement
+//! here reads build steps.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -35,21 +35,12 @@ pub(super) async fn take_out(connection: &mut PgConnection, run: Run) -> Result<
                      and s.repository_id = a.repository_id and s.digest = a.digest
                )
          ),
-         part as materialized (
-             select l.artifact_id, l.repository_id, e.build_step_id
+         lost as materialized (
+             select l.repository_id, u.layer_id, count(*) as artifact_count, bit_xor(l.artifact_id) as artifact_id_xor
              from leaving l
              join swr.manifest m on m.instance_id = $1 and m.digest = l.digest
-             cross join lateral unnest(m.build_step_ids) as e (build_step_id)
-         ),
-         lost as materialized (
-             select repository_id, layer_id, count(*) as artifact_count, bit_xor(artifact_id) as artifact_id_xor
-             from (
-                 select distinct p.artifact_id, p.repository_id, s.layer_id
-                 from part p
-                 join swr.build_step s on s.instance_id = $1 and s.build_step_id = p.build_step_id
-                 where s.layer_id is not null
-             ) x
-             group by repository_id, layer_id
+             cross join lateral unnest(m.layer_ids) as u (layer_id)
+             group by l.repository_id, u.layer_id
          ),
          emptied as (
              delete from swr.repository_layer k
@@ -99,16 +90,16 @@ pub(super) async fn take_in(
         return Ok(());
     }
     let root_chain_ids = [taken_out.root_chain_ids, taken_in.root_chain_ids].concat();
-    update_bases(connection, run, &root_chain_ids).await?;
-    update_exclusive_bytes(connection, run).await?;
+    update_artifacts(connection, run, &root_chain_ids).await?;
     update_repositories(connection, run).await?;
     update_namespaces(connection, run).await
 }
 
+/// Counts the layers of the artifacts that have no row in `swr.artifact_layering` yet.
 async fn count_layers(connection: &mut PgConnection, run: Run) -> Result<Moved, StoreError> {
     let moved = sqlx::query!(
         r#"with entering as materialized (
-             select a.artifact_id, a.repository_id, m.build_step_ids
+             select a.artifact_id, a.repository_id, m.layer_ids, m.chain_ids[1] as root_chain_id
              from swr.artifact a
              join swr.manifest m on m.instance_id = $1 and m.digest = a.digest
              where a.instance_id = $1 and a.removed_at is null and m.outcome = 'stored'
@@ -116,61 +107,22 @@ async fn count_layers(connection: &mut PgConnection, run: Run) -> Result<Moved, 
                    select from swr.artifact_layering g where g.instance_id = $1 and g.artifact_id = a.artifact_id
                )
          ),
-         part as materialized (
-             select e.artifact_id, e.repository_id, u.position, u.build_step_id
-             from entering e
-             cross join lateral unnest(e.build_step_ids) with ordinality as u (build_step_id, position)
-         ),
-         link as materialized (
-             select p.artifact_id, p.repository_id, p.position, s.layer_id, s.chain_id
-             from part p
-             join swr.build_step s on s.instance_id = $1 and s.build_step_id = p.build_step_id
-             where s.layer_id is not null or not s.empty_layer
-         ),
-         held as materialized (
-             select distinct artifact_id, repository_id, layer_id
-             from link
-             where layer_id is not null
-         ),
          counted as (
              insert into swr.repository_layer as k
                  (instance_id, artifact_count, repository_id, artifact_id_xor, layer_id)
-             select $1, count(*), repository_id, bit_xor(artifact_id), layer_id
-             from held
-             group by layer_id, repository_id
+             select $1, count(*), e.repository_id, bit_xor(e.artifact_id), u.layer_id
+             from entering e
+             cross join lateral unnest(e.layer_ids) as u (layer_id)
+             group by u.layer_id, e.repository_id
              -- The order in which the reports read them.
-             order by layer_id, repository_id
+             order by u.layer_id, e.repository_id
              on conflict (instance_id, layer_id, repository_id) do update
              set artifact_count = k.artifact_count + excluded.artifact_count,
                  artifact_id_xor = k.artifact_id_xor # excluded.artifact_id_xor
-         ),
-         summed as (
-             select h.artifact_id, count(*) as layer_count, swr.total_bytes(sum(l.size_bytes)) as layer_bytes
-             from held h
-             join swr.layer l on l.instance_id = $1 and l.layer_id = h.layer_id
-             group by h.artifact_id
-         ),
-         chain as (
-             select
-                 artifact_id,
-                 (array_agg(chain_id order by position))[1] as root_chain_id,
-                 (array_agg(chain_id order by position desc))[1] as chain_id
-             from link
-             group by artifact_id
-         ),
-         entered as (
-             insert into swr.artifact_layering
-                 (instance_id, layer_count, artifact_id, layer_bytes, exclusive_bytes, root_chain_id, chain_id)
-             select $1, coalesce(s.layer_count, 0), e.artifact_id, coalesce(s.layer_bytes, 0), 0, c.root_chain_id,
-                    c.chain_id
-             from entering e
-             left join summed s on s.artifact_id = e.artifact_id
-             left join chain c on c.artifact_id = e.artifact_id
-             returning root_chain_id
          )
          select count(*) as "artifacts!", array_agg(distinct root_chain_id) filter (where root_chain_id is not null)
              as root_chain_ids
-         from entered"#,
+         from entering"#,
         run.instance_id
     )
     .fetch_one(connection)
@@ -182,87 +134,76 @@ async fn count_layers(connection: &mut PgConnection, run: Run) -> Result<Moved, 
     })
 }
 
-/// Finds the base, and the longest shared chain, of each image that begins with one of these.
-async fn update_bases(
+/// Writes the row of each artifact where it differs: what it has alone, and, of the images that begin
+/// with one of these chains, the base and the longest shared chain.
+async fn update_artifacts(
     connection: &mut PgConnection,
     run: Run,
     root_chain_ids: &[Uuid],
 ) -> Result<(), StoreError> {
     sqlx::query!(
-        "with image as materialized (
-             -- A digest in several repositories is one image.
-             select a.digest, g.chain_id, min(g.artifact_id) as artifact_id
-             from swr.artifact_layering g
-             join swr.artifact a on a.instance_id = $1 and a.artifact_id = g.artifact_id
-             where g.instance_id = $1 and g.root_chain_id = any ($2)
-             group by a.digest, g.chain_id
+        "with root as materialized (
+             select unnest($2::uuid[]) as chain_id
          ),
-         part as materialized (
-             select i.artifact_id, u.position, u.build_step_id
-             from image i
-             join swr.manifest m on m.instance_id = $1 and m.digest = i.digest
-             cross join lateral unnest(m.build_step_ids) with ordinality as u (build_step_id, position)
+         listed as materialized (
+             select a.artifact_id, a.digest, cardinality(m.layer_ids) as layer_count, m.layer_bytes,
+                    m.chain_ids[1] as root_chain_id, m.chain_ids[cardinality(m.chain_ids)] as chain_id
+             from swr.artifact a
+             join swr.manifest m on m.instance_id = $1 and m.digest = a.digest
+             where a.instance_id = $1 and a.removed_at is null and m.outcome = 'stored'
+         ),
+         image as materialized (
+             -- A digest in several repositories is one image.
+             select distinct l.digest, l.chain_id
+             from listed l
+             join root r on r.chain_id = l.root_chain_id
          ),
          link as materialized (
-             select p.artifact_id, p.position, s.chain_id
-             from part p
-             join swr.build_step s on s.instance_id = $1 and s.build_step_id = p.build_step_id
-             where s.layer_id is not null or not s.empty_layer
+             select i.digest, u.position, u.chain_id
+             from image i
+             join swr.manifest m on m.instance_id = $1 and m.digest = i.digest
+             cross join lateral unnest(m.chain_ids) with ordinality as u (chain_id, position)
          ),
          passing as materialized (
              select chain_id, count(*) as images
              from link
              group by chain_id
          ),
-         ending as (
+         ending as materialized (
              select chain_id, count(*) as images
              from image
              group by chain_id
          ),
-         node as (
-             select p.chain_id, p.images as passing, e.images as ending
+         node as materialized (
+             select p.chain_id, p.images as passing, coalesce(e.images, 0) as ending
              from passing p
              left join ending e on e.chain_id = p.chain_id
          ),
-         found as (
+         whole as materialized (
+             select i.digest, i.chain_id, n.passing, n.ending
+             from image i
+             join node n on n.chain_id = i.chain_id
+         ),
+         found as materialized (
              select
-                 l.artifact_id,
-                 max(l.position) filter (where n.ending > 0 and l.chain_id <> i.chain_id) as base_position,
+                 l.digest,
+                 max(l.position) filter (where n.ending > 0 and l.chain_id <> w.chain_id) as base_position,
                  -- More images pass here than have the whole of this one.
                  max(l.position) filter (
-                     where n.passing > w.images or (l.chain_id = i.chain_id and n.ending > 1)
+                     where n.passing > w.passing or (l.chain_id = w.chain_id and w.ending > 1)
                  ) as shared_position
              from link l
              join node n on n.chain_id = l.chain_id
-             join image i on i.artifact_id = l.artifact_id
-             join passing w on w.chain_id = i.chain_id
-             group by l.artifact_id
+             join whole w on w.digest = l.digest
+             group by l.digest
          ),
-         fresh as (
-             select a.artifact_id, b.chain_id as base_chain_id, s.chain_id as shared_chain_id
+         based as materialized (
+             select f.digest, m.chain_ids[f.base_position] as base_chain_id,
+                    m.chain_ids[f.shared_position] as shared_chain_id
              from found f
-             join image i on i.artifact_id = f.artifact_id
-             join swr.artifact a on a.instance_id = $1 and a.digest = i.digest
-             left join link b on b.artifact_id = f.artifact_id and b.position = f.base_position
-             left join link s on s.artifact_id = f.artifact_id and s.position = f.shared_position
-         )
-         update swr.artifact_layering g
-         set base_chain_id = f.base_chain_id, shared_chain_id = f.shared_chain_id
-         from fresh f
-         where g.instance_id = $1 and g.artifact_id = f.artifact_id
-           and (g.base_chain_id, g.shared_chain_id) is distinct from (f.base_chain_id, f.shared_chain_id)",
-        run.instance_id,
-        root_chain_ids
-    )
-    .execute(connection)
-    .await
-    .doing("find the bases of images")?;
-    Ok(())
-}
-
-async fn update_exclusive_bytes(connection: &mut PgConnection, run: Run) -> Result<(), StoreError> {
-    sqlx::query!(
-        "with alone as (
+             join swr.manifest m on m.instance_id = $1 and m.digest = f.digest
+         ),
+         alone as (
              -- A layer of one artifact, whose id the exclusive or is.
              select layer_id, bit_xor(artifact_id_xor) as artifact_id
              from swr.repository_layer
@@ -271,26 +212,41 @@ async fn update_exclusive_bytes(connection: &mut PgConnection, run: Run) -> Resu
              having sum(artifact_count) = 1
          ),
          summed as (
-             select a.artifact_id, swr.total_bytes(sum(l.size_bytes)) as size_bytes
+             select a.artifact_id, swr.total_bytes(sum(y.size_bytes)) as size_bytes
              from alone a
-             join swr.layer l on l.instance_id = $1 and l.layer_id = a.layer_id
+             join swr.layer y on y.instance_id = $1 and y.layer_id = a.layer_id
              group by a.artifact_id
          ),
          fresh as (
-             select g.artifact_id, coalesce(s.size_bytes, 0) as exclusive_bytes
-             from swr.artifact_layering g
-             left join summed s on s.artifact_id = g.artifact_id
-             where g.instance_id = $1
+             select l.artifact_id, l.layer_count, l.layer_bytes, coalesce(s.size_bytes, 0) as exclusive_bytes,
+                    l.root_chain_id, l.chain_id,
+                    case when b.digest is null then g.base_chain_id else b.base_chain_id end as base_chain_id,
+                    case when b.digest is null then g.shared_chain_id else b.shared_chain_id end as shared_chain_id
+             from listed l
+             left join summed s on s.artifact_id = l.artifact_id
+             left join based b on b.digest = l.digest
+             left join swr.artifact_layering g on g.instance_id = $1 and g.artifact_id = l.artifact_id
+             where g.artifact_id is null
+                or g.exclusive_bytes <> coalesce(s.size_bytes, 0)
+                or (b.digest is not null
+                    and (g.base_chain_id, g.shared_chain_id) is distinct from (b.base_chain_id, b.shared_chain_id))
          )
-         update swr.artifact_layering g
-         set exclusive_bytes = f.exclusive_bytes
+         insert into swr.artifact_layering
+             (instance_id, layer_count, artifact_id, layer_bytes, exclusive_bytes, root_chain_id, chain_id,
+              base_chain_id, shared_chain_id)
+         select $1, f.layer_count, f.artifact_id, f.layer_bytes, f.exclusive_bytes, f.root_chain_id, f.chain_id,
+                f.base_chain_id, f.shared_chain_id
          from fresh f
-         where g.instance_id = $1 and g.artifact_id = f.artifact_id and g.exclusive_bytes <> f.exclusive_bytes",
-        run.instance_id
+         on conflict (instance_id, artifact_id) do update
+         set exclusive_bytes = excluded.exclusive_bytes,
+             base_chain_id = excluded.base_chain_id,
+             shared_chain_id = excluded.shared_chain_id",
+        run.instance_id,
+        root_chain_ids
     )
     .execute(connection)
     .await
-    .doing("sum the layers that are an artifact's alone")?;
+    .doing("find what each artifact shares")?;
     Ok(())
 }
 
@@ -400,7 +356,7 @@ async fn update_namespaces(connection: &mut PgConnection, run: Run) -> Result<()
 pub(super) async fn compare(connection: &mut PgConnection, run: Run) -> Result<(), StoreError> {
     sqlx::query!(
         "with counted as materialized (
-             select g.artifact_id, a.repository_id, a.digest, m.build_step_ids,
+             select g.artifact_id, a.repository_id, a.digest, m.layer_ids, m.chain_ids,
                     coalesce(a.namespace_id, r.namespace_id, 0) as namespace_id
              from swr.artifact_layering g
              join swr.artifact a on a.instance_id = $1 and a.artifact_id = g.artifact_id
@@ -408,21 +364,16 @@ pub(super) async fn compare(connection: &mut PgConnection, run: Run) -> Result<(
              left join swr.repository r on r.instance_id = $1 and r.repository_id = a.repository_id
              where g.instance_id = $1 and a.removed_at is null and m.outcome = 'stored'
          ),
-         part as materialized (
-             select c.artifact_id, c.repository_id, u.position, u.build_step_id
-             from counted c
-             cross join lateral unnest(c.build_step_ids) with ordinality as u (build_step_id, position)
-         ),
          link as materialized (
-             select p.artifact_id, p.repository_id, p.position, s.layer_id, s.chain_id
-             from part p
-             join swr.build_step s on s.instance_id = $1 and s.build_step_id = p.build_step_id
-             where s.layer_id is not null or not s.empty_layer
+             select c.artifact_id, u.position, u.chain_id
+             from counted c
+             cross join lateral unnest(c.chain_ids) with ordinality as u (chain_id, position)
          ),
          held as materialized (
-             select distinct h.artifact_id, h.repository_id, h.layer_id, l.size_bytes
-             from link h
-             join swr.layer l on l.instance_id = $1 and l.layer_id = h.layer_id
+             select c.artifact_id, c.repository_id, l.layer_id, l.size_bytes
+             from counted c
+             cross join lateral unnest(c.layer_ids) as u (layer_id)
+             join swr.layer l on l.instance_id = $1 and l.layer_id = u.layer_id
          ),
          repository_layer as materialized (
              select repository_id, layer_id, count(*) as artifact_count, bit_xor(artifact_id) as artifact_id_xor,
@@ -445,21 +396,12 @@ pub(super) async fn compare(connection: &mut PgConnection, run: Run) -> Result<(
              from repository_layer k
              join home h on h.repository_id = k.repository_id
          ),
-         chain as (
-             select
-                 artifact_id,
-                 (array_agg(chain_id order by position))[1] as root_chain_id,
-                 (array_agg(chain_id order by position desc))[1] as chain_id
-             from link
-             group by artifact_id
-         ),
          image as materialized (
              -- A digest in several repositories is one image.
-             select c.digest, h.chain_id, min(c.artifact_id) as artifact_id
+             select c.digest, c.chain_ids[cardinality(c.chain_ids)] as chain_id, min(c.artifact_id) as artifact_id
              from counted c
-             join chain h on h.artifact_id = c.artifact_id
-             where h.root_chain_id is not null
-             group by c.digest, h.chain_id
+             where cardinality(c.chain_ids) > 0
+             group by c.digest, c.chain_ids
          ),
          step as materialized (
              select i.artifact_id, l.position, l.chain_id, l.chain_id = i.chain_id as is_whole
@@ -497,10 +439,10 @@ pub(super) async fn compare(connection: &mut PgConnection, run: Run) -> Result<(
          artifact as (
              select c.artifact_id, coalesce(s.layer_count, 0) as layer_count,
                     coalesce(s.layer_bytes, 0) as layer_bytes, coalesce(s.exclusive_bytes, 0) as exclusive_bytes,
-                    h.root_chain_id, h.chain_id, f.base_chain_id, f.shared_chain_id
+                    c.chain_ids[1] as root_chain_id, c.chain_ids[cardinality(c.chain_ids)] as chain_id,
+                    f.base_chain_id, f.shared_chain_id
              from counted c
              left join summed s on s.artifact_id = c.artifact_id
-             left join chain h on h.artifact_id = c.artifact_id
              left join image i on i.digest = c.digest
              left join found f on f.artifact_id = i.artifact_id
          ),

@@ -16,7 +16,7 @@ use sqlx::postgres::PgBindIterExt;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use super::history::{StepRow, nanos_beyond_micros, step_rows};
+use super::history::{Layering, StepRow, nanos_beyond_micros, step_rows};
 use super::publish::{drop_superseded_artifacts, drop_superseded_tags, plan_for_bulk};
 use super::{Doing, Run, StoreError, content, layering, to_micros};
 use crate::build_history::{
@@ -722,8 +722,12 @@ pub async fn compare_histories(
         }
         let steps = steps.get(digest).map_or(&[][..], Vec::as_slice);
         if let Some(history) = history {
+            let expected: Vec<StepRow<'_>> = step_rows(&history.steps).collect();
             compare_manifest(&mut found, digest, manifest, history);
-            compare_steps(&mut found, digest, steps, history);
+            if word == "stored" && manifest.outcome == word {
+                compare_layering(&mut found, digest, manifest, Layering::of(&expected));
+            }
+            compare_steps(&mut found, digest, steps, &expected);
         }
     }
     record_differences(connection, run, &found.0).await?;
@@ -752,13 +756,38 @@ fn compare_manifest(
     );
 }
 
+fn compare_layering(
+    found: &mut Differences,
+    digest: &str,
+    stored: &StoredManifest,
+    expected: Layering,
+) {
+    let text = |ids: &[Uuid]| {
+        let ids: Vec<String> = ids.iter().map(Uuid::to_string).collect();
+        format!("{{{}}}", ids.join(","))
+    };
+    found.compare(
+        "manifest",
+        digest,
+        "layer_bytes",
+        stored.layer_bytes,
+        Some(expected.layer_bytes),
+    );
+    for (field, stored, expected) in [
+        ("layer_ids", &stored.layer_ids, expected.layer_ids),
+        ("chain_ids", &stored.chain_ids, expected.chain_ids),
+    ] {
+        let stored = stored.as_deref().map(text);
+        found.compare("manifest", digest, field, stored, Some(text(&expected)));
+    }
+}
+
 fn compare_steps(
     found: &mut Differences,
     digest: &str,
     stored: &[StoredStep],
-    history: &BuildHistory,
+    expected: &[StepRow<'_>],
 ) {
-    let expected: Vec<StepRow<'_>> = step_rows(&history.steps).collect();
     for index in 0..expected.len().max(stored.len()) {
         let (expected, stored) = (expected.get(index), stored.get(index));
         let ids = (
@@ -931,6 +960,9 @@ struct StoredManifest {
     outcome: String,
     is_waiting: bool,
     reported_total: Option<i64>,
+    layer_bytes: Option<i64>,
+    layer_ids: Option<Vec<Uuid>>,
+    chain_ids: Option<Vec<Uuid>>,
     extra: Option<Value>,
 }
 
@@ -940,7 +972,8 @@ async fn stored_manifests(
     digests: &[&str],
 ) -> Result<HashMap<String, StoredManifest>, StoreError> {
     let rows = sqlx::query!(
-        r#"select digest, outcome, next_attempt_at is not null as "is_waiting!", reported_total, extra
+        r#"select digest, outcome, next_attempt_at is not null as "is_waiting!", reported_total, layer_bytes,
+                  layer_ids, chain_ids, extra
            from swr.manifest
            where instance_id = $1 and digest = any($2)"#,
         run.instance_id,
@@ -954,6 +987,9 @@ async fn stored_manifests(
             outcome: row.outcome,
             is_waiting: row.is_waiting,
             reported_total: row.reported_total,
+            layer_bytes: row.layer_bytes,
+            layer_ids: row.layer_ids,
+            chain_ids: row.chain_ids,
             extra: row.extra,
         };
         (row.digest, manifest)

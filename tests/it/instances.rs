@@ -17,7 +17,7 @@ use super::support::program::{Finished, Program, emulator, emulator_settings};
 /// What each instance shows of itself; not the numbers that the database gave it.
 const FACTS: &str = "
     select i.swr_instance_id, i.name, r.namespace_name, r.name, a.artifact_id, a.digest, a.size_bytes, a.pushed_at,
-           m.outcome, m.build_step_ids,
+           m.outcome, m.layer_bytes, m.build_step_ids, m.layer_ids, m.chain_ids,
            (select string_agg(t.name, ',' order by t.name) from swr.tag t
             where t.instance_id = a.instance_id and t.artifact_id = a.artifact_id)
     from swr.artifact a

@@ -28,8 +28,10 @@ fn sample_rows(version: i64) -> &'static str {
              insert into swr.build_step (instance_id, build_step_id, command_id, layer_id, empty_layer)
                  values (1, '00000000-0000-0000-0000-00000000000e', '00000000-0000-0000-0000-00000000000c',
                          '00000000-0000-0000-0000-00000000000d', false);
-             insert into swr.manifest (instance_id, digest, outcome, attempts, attempted_at, build_step_ids)
-                 values (1, 'sha256:aa', 'stored', 1, '2026-01-01Z', '{00000000-0000-0000-0000-00000000000e}');
+             insert into swr.manifest (instance_id, digest, outcome, attempts, attempted_at, layer_bytes, build_step_ids,
+                                       layer_ids, chain_ids)
+                 values (1, 'sha256:aa', 'stored', 1, '2026-01-01Z', 900, '{00000000-0000-0000-0000-00000000000e}',
+                         '{00000000-0000-0000-0000-00000000000d}', '{00000000-0000-0000-0000-00000000000f}');
              insert into swr.manifest (instance_id, digest, outcome, attempts, attempted_at, next_attempt_at)
                  values (1, 'sha256:bb', 'failed', 1, '2026-01-01Z', '2026-01-01Z');
              insert into swr.sync_run (instance_id, outcome, started_at, listing_started_at, published_at, updated_at,

@@ -318,11 +318,15 @@ const CORRUPTIONS: &[(&str, &[&str])] = &[
         &["manifest.row"],
     ),
     (
-        "update swr.manifest set outcome = 'empty', build_step_ids = null where {a manifest}",
+        "update swr.manifest
+         set outcome = 'empty', layer_bytes = null, build_step_ids = null, layer_ids = null, chain_ids = null
+         where {a manifest}",
         &["manifest.build_step_ids", "manifest.outcome"],
     ),
     (
-        "update swr.manifest set outcome = 'unsupported', build_step_ids = null where {a manifest}",
+        "update swr.manifest
+         set outcome = 'unsupported', layer_bytes = null, build_step_ids = null, layer_ids = null, chain_ids = null
+         where {a manifest}",
         &["manifest.build_step_ids", "manifest.outcome"],
     ),
     (
@@ -332,6 +336,18 @@ const CORRUPTIONS: &[(&str, &[&str])] = &[
     (
         "update swr.manifest set extra = '{\"a\": 1}' where {a manifest}",
         &["manifest.extra"],
+    ),
+    (
+        "update swr.manifest set layer_bytes = layer_bytes + 1 where {a manifest}",
+        &["manifest.layer_bytes"],
+    ),
+    (
+        "update swr.manifest set layer_ids = layer_ids[2:] where {a manifest}",
+        &["manifest.layer_ids"],
+    ),
+    (
+        "update swr.manifest set chain_ids = chain_ids[2:] where {a manifest}",
+        &["manifest.chain_ids"],
     ),
     (
         "update swr.manifest set build_step_ids = build_step_ids[1:cardinality(build_step_ids) - 1] where {a manifest}",
