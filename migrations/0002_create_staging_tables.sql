@@ -80,6 +80,7 @@ create unlogged table swr.staged_artifact (
     manifest_media_type text,
     repository_name     text,
     extra               jsonb,
+    difference          text check (difference in ('changed', 'pulled', 'returning')),
     primary key (instance_id, run_id, row_number)
 );
 
@@ -99,6 +100,8 @@ comment on column swr.staged_artifact.media_type is 'See swr.artifact.';
 comment on column swr.staged_artifact.manifest_media_type is 'See swr.artifact.';
 comment on column swr.staged_artifact.repository_name is 'See swr.artifact.';
 comment on column swr.staged_artifact.extra is 'See swr.artifact.';
+comment on column swr.staged_artifact.difference is
+    'What publish found: pulled (only pulled_at differs), changed, or returning (removed so far); NULL if equal or new.';
 
 create unlogged table swr.staged_tag (
     instance_id         integer not null,
@@ -106,11 +109,13 @@ create unlogged table swr.staged_tag (
     artifact_row_number bigint not null,
     row_number          bigint not null,
     repository_id       bigint not null,
+    artifact_id         bigint not null,
     name                text collate "C" not null,
     tag_id              bigint,
     pushed_at           timestamptz,
     pulled_at           timestamptz,
     extra               jsonb,
+    has_changed         boolean not null default false,
     primary key (instance_id, run_id, row_number)
 );
 
@@ -120,11 +125,14 @@ comment on column swr.staged_tag.run_id is 'The run.';
 comment on column swr.staged_tag.artifact_row_number is 'The row of swr.staged_artifact that carried the tag.';
 comment on column swr.staged_tag.row_number is 'Order of arrival.';
 comment on column swr.staged_tag.repository_id is 'See swr.tag.';
+comment on column swr.staged_tag.artifact_id is 'See swr.tag.';
 comment on column swr.staged_tag.name is 'See swr.tag.';
 comment on column swr.staged_tag.tag_id is 'See swr.tag.';
 comment on column swr.staged_tag.pushed_at is 'See swr.tag.';
 comment on column swr.staged_tag.pulled_at is 'See swr.tag.';
 comment on column swr.staged_tag.extra is 'See swr.tag.';
+comment on column swr.staged_tag.has_changed is
+    'Whether publish found the tag in swr.tag with another value in any column; also one that the listing before lacked.';
 
 create unlogged table swr.staged_data_issue (
     instance_id   integer not null,

@@ -147,12 +147,19 @@ pub async fn publish(
         finished_at: to_micros(listing_finished_at),
         previous_started_at: previous_started_at.unwrap_or(DateTime::UNIX_EPOCH),
     };
-    drop_superseded_artifacts(&mut transaction, run).await?;
-    drop_superseded_tags(&mut transaction, run).await?;
+    drop_superseded_rows(&mut transaction, run).await?;
     let doubt = doubt(&mut transaction, run).await?;
-    let tags_missing = mark_missing_tags(&mut transaction, run, doubt).await?;
+    let differences = Differences {
+        artifacts: compare_artifacts(&mut transaction, run).await?,
+        tags: compare_tags(&mut transaction, run).await?,
+    };
+    let mut tags_missing = 0;
+    if differences.tags.missing > 0 {
+        tags_missing = mark_missing_tags(&mut transaction, run, doubt).await?;
+    }
     if let Some(max_removals_percent) = max_removals_percent
         && !doubt.artifacts
+        && differences.artifacts.missing + differences.tags.missing > 0
         && let Some(removal) = mass_removal(&mut transaction, run, max_removals_percent).await?
     {
         match removal.kind {
@@ -167,7 +174,7 @@ pub async fn publish(
         warn_of_short_listing(&mut transaction, run).await?;
     }
     let now = to_micros(clock.now());
-    let mut counts = apply(&mut transaction, run, listing, doubt, now).await?;
+    let mut counts = apply(&mut transaction, run, listing, doubt, differences, now).await?;
     counts.rows_written += tags_missing;
     add(counters, counts);
     let outcome = if dry_run {
@@ -218,8 +225,10 @@ async fn apply(
     run: Run,
     listing: ListingTime,
     doubt: Doubt,
+    differences: Differences,
     now: DateTime<Utc>,
 ) -> Result<PublishCounts, StoreError> {
+    let Differences { artifacts, tags } = differences;
     let mut rows = 0;
     rows += insert_namespaces(connection, run).await?;
     rows += update_namespaces(connection, run).await?;
@@ -229,24 +238,43 @@ async fn apply(
     rows += update_repositories(connection, run).await?;
     rows += remove_repositories(connection, run, listing, doubt).await?;
 
-    let taken_out = layering::take_out(connection, run).await?;
-    let changes_recorded = record_artifact_changes(connection, run).await?;
-    let inserted = insert_artifacts(connection, run).await?;
-    let returned = restore_artifacts(connection, run).await?;
-    let artifacts_changed = update_artifacts(connection, run).await?;
-    let artifacts_removed = remove_artifacts(connection, run, listing, doubt).await?;
-    rows += inserted + returned + artifacts_changed + artifacts_removed + changes_recorded;
+    let (mut taken_out, mut changes_recorded) = (layering::Moved::default(), 0);
+    let (mut inserted, mut updated, mut removed) = (0, 0, 0);
+    if artifacts.has_others_than_new() {
+        taken_out = layering::take_out(connection, run).await?;
+        changes_recorded = record_artifact_changes(connection, run).await?;
+    }
+    if artifacts.new > 0 {
+        inserted = insert_artifacts(connection, run).await?;
+    }
+    if artifacts.changed + artifacts.pulled + artifacts.returning > 0 {
+        updated = update_artifacts(connection, run).await?;
+    }
+    if artifacts.missing > 0 {
+        removed = remove_artifacts(connection, run, listing, doubt).await?;
+    }
+    rows += inserted + updated + removed + changes_recorded;
     let has_changes = changes_recorded > 0 || repositories_moved;
     layering::take_in(connection, run, taken_out, has_changes).await?;
 
-    let tags_moved = close_moved_tags(connection, run, listing).await?;
-    let tags_removed = close_removed_tags(connection, run, listing, doubt).await?;
-    let opened = open_tags(connection, run, listing).await?;
+    let (mut tags_moved, mut tags_removed, mut opened) = (0, 0, 0);
+    let tags_differ = tags.changed + tags.missing > 0 || artifacts.has_others_than_new();
+    if tags_differ {
+        tags_moved = close_moved_tags(connection, run, listing).await?;
+        tags_removed = close_removed_tags(connection, run, listing, doubt).await?;
+    }
+    if tags_differ || tags.new > 0 {
+        opened = open_tags(connection, run, listing).await?;
+    }
+    if tags_differ {
+        rows += continue_intervals(connection, run).await?;
+        rows += delete_tags(connection, run).await?;
+        rows += update_tags(connection, run).await?;
+    }
+    if tags_differ || tags.new > 0 {
+        rows += insert_tags(connection, run).await?;
+    }
     rows += tags_moved + tags_removed + opened;
-    rows += continue_intervals(connection, run).await?;
-    rows += delete_tags(connection, run).await?;
-    rows += update_tags(connection, run).await?;
-    rows += insert_tags(connection, run).await?;
 
     let data_issues = insert_data_issues(connection, run, now).await?;
     rows += data_issues;
@@ -254,15 +282,139 @@ async fn apply(
     super::stage::clear(connection, run.instance_id).await?;
     Ok(PublishCounts {
         artifacts_listed,
-        artifacts_new: inserted + returned,
-        artifacts_changed,
-        artifacts_removed,
+        artifacts_new: inserted + artifacts.returning as u64,
+        artifacts_changed: (artifacts.changed + artifacts.pulled) as u64,
+        artifacts_removed: removed,
         tags_new: opened - tags_moved,
         tags_moved,
         tags_removed,
         data_issues,
         rows_written: rows,
     })
+}
+
+/// In what the listing and the tables differ, counted once. What has no difference costs no further
+/// statement, so that an unchanged registry costs one comparison of each kind.
+#[derive(Debug, Clone, Copy)]
+struct Differences {
+    artifacts: ArtifactDifferences,
+    tags: TagDifferences,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct ArtifactDifferences {
+    new: i64,
+    /// Removed so far.
+    returning: i64,
+    changed: i64,
+    /// Only the time of the latest pull changed.
+    pulled: i64,
+    /// Exist, and are not listed.
+    missing: i64,
+}
+
+impl ArtifactDifferences {
+    /// Whether an artifact left, returned, or changed in more than its pulls: then layers have to be
+    /// counted anew, and a tag that did not change may have another digest.
+    fn has_others_than_new(self) -> bool {
+        self.returning + self.changed + self.missing > 0
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct TagDifferences {
+    new: i64,
+    /// In any column, or missing from the listing before.
+    changed: i64,
+    missing: i64,
+}
+
+/// Compares the listed artifacts with the published ones, and marks those that are not equal.
+async fn compare_artifacts(
+    connection: &mut PgConnection,
+    run: Run,
+) -> Result<ArtifactDifferences, StoreError> {
+    sqlx::query_as!(
+        ArtifactDifferences,
+        r#"with compared as materialized (
+               select
+                   s.row_number,
+                   case
+                       when a.artifact_id is null then 'new'
+                       when s.artifact_id is null then case when a.removed_at is null then 'missing' end
+                       when a.removed_at is not null then 'returning'
+                       when (a.repository_id, a.namespace_id, a.size_bytes, a.pushed_at, a.digest, a.type, a.media_type,
+                             a.manifest_media_type, a.repository_name, a.extra)
+                            is distinct from
+                            (s.repository_id, s.namespace_id, s.size_bytes, s.pushed_at, s.digest, s.type, s.media_type,
+                             s.manifest_media_type, s.repository_name, s.extra)
+                       then 'changed'
+                       when a.pulled_at is distinct from s.pulled_at then 'pulled'
+                   end as difference
+               from (select * from swr.staged_artifact where instance_id = $1 and run_id = $2) s
+               full join (select * from swr.artifact where instance_id = $1) a on a.artifact_id = s.artifact_id
+           ),
+           marked as (
+               update swr.staged_artifact s
+               set difference = c.difference
+               from compared c
+               where s.instance_id = $1 and s.run_id = $2 and s.row_number = c.row_number
+                 and c.difference in ('changed', 'pulled', 'returning')
+           )
+           select
+               count(*) filter (where difference = 'new') as "new!",
+               count(*) filter (where difference = 'returning') as "returning!",
+               count(*) filter (where difference = 'changed') as "changed!",
+               count(*) filter (where difference = 'pulled') as "pulled!",
+               count(*) filter (where difference = 'missing') as "missing!"
+           from compared"#,
+        run.instance_id,
+        run.run_id
+    )
+    .fetch_one(connection)
+    .await
+    .doing("compare the listed artifacts with the published ones")
+}
+
+/// Compares the listed tags with the published ones, and marks those that are not equal.
+async fn compare_tags(
+    connection: &mut PgConnection,
+    run: Run,
+) -> Result<TagDifferences, StoreError> {
+    sqlx::query_as!(
+        TagDifferences,
+        r#"with compared as materialized (
+               select
+                   t.row_number,
+                   case
+                       when k.name is null then 'new'
+                       when t.name is null then 'missing'
+                       when (k.tag_id, k.artifact_id, k.pushed_at, k.pulled_at, k.extra, k.missing_since_run_id)
+                            is distinct from
+                            (t.tag_id, t.artifact_id, t.pushed_at, t.pulled_at, t.extra, null)
+                       then 'changed'
+                   end as difference
+               from (select * from swr.staged_tag where instance_id = $1 and run_id = $2) t
+               full join (select * from swr.tag where instance_id = $1) k
+                 on k.repository_id = t.repository_id and k.name = t.name
+           ),
+           marked as (
+               update swr.staged_tag t
+               set has_changed = true
+               from compared c
+               where t.instance_id = $1 and t.run_id = $2 and t.row_number = c.row_number and c.difference = 'changed'
+           )
+           select
+               count(*) filter (where difference = 'new') as "new!",
+               count(*) filter (where difference = 'changed') as "changed!",
+               count(*) filter (where difference = 'missing') as "missing!"
+           from compared"#,
+        run.instance_id,
+        run.run_id
+    )
+    .fetch_one(connection)
+    .await
+    .doing("compare the listed tags with the published ones")
 }
 
 /// So few may go whatever their share: a small registry is cleaned up in one go.
@@ -502,9 +654,14 @@ pub async fn analyze(lock: &mut InstanceLock) -> Result<(), StoreError> {
     if !is_allowed {
         return Ok(());
     }
+    // 9,000 rows of each table tell a planner enough until the server's own housekeeping counts more.
+    sqlx::query!("select set_config('default_statistics_target', '30', false)")
+        .fetch_one(lock.connection())
+        .await
+        .doing("choose how closely to analyze")?;
     sqlx::query!(
-        "analyze swr.artifact, swr.tag, swr.tag_history, swr.repository, swr.manifest, swr.build_step,
-                 swr.command, swr.command_finding, swr.layer, swr.media_type, swr.artifact_layering,
+        "analyze swr.instance, swr.namespace, swr.repository, swr.artifact, swr.tag, swr.tag_history, swr.manifest,
+                 swr.build_step, swr.command, swr.command_finding, swr.layer, swr.media_type, swr.artifact_layering,
                  swr.repository_layer, swr.repository_layering, swr.namespace_layering"
     )
     .execute(lock.connection())
@@ -532,12 +689,13 @@ pub(super) async fn previous_listing(
     Ok(previous.flatten())
 }
 
-/// An artifact listed twice counts as it was last.
-pub(super) async fn drop_superseded_artifacts(
+/// An artifact listed twice counts as it was last, and the tags of the other rows go with them. A tag
+/// seen at two artifacts moved in between, and is where it was seen last.
+pub(super) async fn drop_superseded_rows(
     connection: &mut PgConnection,
     run: Run,
-) -> Result<u64, StoreError> {
-    let result = sqlx::query!(
+) -> Result<(), StoreError> {
+    let superseded = sqlx::query!(
         "delete from swr.staged_artifact s
          using (
              select artifact_id, max(row_number) as last_row_number
@@ -551,32 +709,25 @@ pub(super) async fn drop_superseded_artifacts(
         run.instance_id,
         run.run_id
     )
-    .execute(connection)
-    .await
-    .doing("drop superseded artifacts")?;
-    Ok(result.rows_affected())
-}
-
-/// Tags of superseded rows go with them; a tag seen at two artifacts moved in between, and is
-/// where it was seen last.
-pub(super) async fn drop_superseded_tags(
-    connection: &mut PgConnection,
-    run: Run,
-) -> Result<u64, StoreError> {
-    let orphans = sqlx::query!(
-        "delete from swr.staged_tag t
-         where t.instance_id = $1 and t.run_id = $2
-           and not exists (
-               select from swr.staged_artifact a
-               where a.instance_id = $1 and a.run_id = $2 and a.row_number = t.artifact_row_number
-           )",
-        run.instance_id,
-        run.run_id
-    )
     .execute(&mut *connection)
     .await
-    .doing("drop tags of superseded artifacts")?;
-    let moved = sqlx::query!(
+    .doing("drop superseded artifacts")?;
+    if superseded.rows_affected() > 0 {
+        sqlx::query!(
+            "delete from swr.staged_tag t
+             where t.instance_id = $1 and t.run_id = $2
+               and not exists (
+                   select from swr.staged_artifact a
+                   where a.instance_id = $1 and a.run_id = $2 and a.row_number = t.artifact_row_number
+               )",
+            run.instance_id,
+            run.run_id
+        )
+        .execute(&mut *connection)
+        .await
+        .doing("drop tags of superseded artifacts")?;
+    }
+    sqlx::query!(
         "delete from swr.staged_tag t
          using (
              select repository_id, name, max(row_number) as last_row_number
@@ -593,7 +744,7 @@ pub(super) async fn drop_superseded_tags(
     .execute(connection)
     .await
     .doing("drop superseded tags")?;
-    Ok(orphans.rows_affected() + moved.rows_affected())
+    Ok(())
 }
 
 async fn insert_namespaces(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
@@ -807,30 +958,13 @@ async fn record_artifact_changes(
          select $1, a.artifact_id, $2, case when a.removed_at is null then 'changed' else 'restored' end,
                 (
                     select jsonb_object_agg(o.key, o.value)
-                    from jsonb_each(jsonb_build_object(
-                        'repository_id', a.repository_id, 'namespace_id', a.namespace_id,
-                        'size_bytes', a.size_bytes, 'pushed_at', a.pushed_at, 'digest', a.digest, 'type', a.type,
-                        'media_type', a.media_type, 'manifest_media_type', a.manifest_media_type,
-                        'repository_name', a.repository_name, 'extra', a.extra,
-                        'removed_at', a.removed_at, 'removed_run_id', a.removed_run_id
-                    )) o
-                    join jsonb_each(jsonb_build_object(
-                        'repository_id', s.repository_id, 'namespace_id', s.namespace_id,
-                        'size_bytes', s.size_bytes, 'pushed_at', s.pushed_at, 'digest', s.digest, 'type', s.type,
-                        'media_type', s.media_type, 'manifest_media_type', s.manifest_media_type,
-                        'repository_name', s.repository_name, 'extra', s.extra,
-                        'removed_at', null, 'removed_run_id', null
-                    )) n on n.key = o.key
+                    from jsonb_each(to_jsonb(a) - 'pulled_at') o
+                    join jsonb_each(to_jsonb(s) || '{\"removed_at\": null, \"removed_run_id\": null}') n on n.key = o.key
                     where o.value <> n.value
                 )
-         from swr.artifact a
-         join swr.staged_artifact s on s.instance_id = $1 and s.run_id = $2 and s.artifact_id = a.artifact_id
-         where a.instance_id = $1
-           and (a.repository_id, a.namespace_id, a.size_bytes, a.pushed_at, a.digest, a.type, a.media_type,
-                a.manifest_media_type, a.repository_name, a.extra, a.removed_at)
-               is distinct from
-               (s.repository_id, s.namespace_id, s.size_bytes, s.pushed_at, s.digest, s.type, s.media_type,
-                s.manifest_media_type, s.repository_name, s.extra, null)",
+         from swr.staged_artifact s
+         join swr.artifact a on a.instance_id = $1 and a.artifact_id = s.artifact_id
+         where s.instance_id = $1 and s.run_id = $2 and s.difference in ('changed', 'returning')",
         run.instance_id,
         run.run_id
     )
@@ -861,34 +995,6 @@ async fn insert_artifacts(connection: &mut PgConnection, run: Run) -> Result<u64
     Ok(result.rows_affected())
 }
 
-async fn restore_artifacts(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
-    let result = sqlx::query!(
-        "update swr.artifact a
-         set removed_at = null,
-             removed_run_id = null,
-             repository_id = s.repository_id,
-             namespace_id = s.namespace_id,
-             size_bytes = s.size_bytes,
-             pushed_at = s.pushed_at,
-             pulled_at = s.pulled_at,
-             digest = s.digest,
-             type = s.type,
-             media_type = s.media_type,
-             manifest_media_type = s.manifest_media_type,
-             repository_name = s.repository_name,
-             extra = s.extra
-         from swr.staged_artifact s
-         where s.instance_id = $1 and s.run_id = $2
-           and a.instance_id = $1 and a.artifact_id = s.artifact_id and a.removed_at is not null",
-        run.instance_id,
-        run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("bring back artifacts")?;
-    Ok(result.rows_affected())
-}
-
 async fn update_artifacts(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
     let result = sqlx::query!(
         "update swr.artifact a
@@ -902,15 +1008,12 @@ async fn update_artifacts(connection: &mut PgConnection, run: Run) -> Result<u64
              media_type = s.media_type,
              manifest_media_type = s.manifest_media_type,
              repository_name = s.repository_name,
-             extra = s.extra
+             extra = s.extra,
+             removed_at = null,
+             removed_run_id = null
          from swr.staged_artifact s
-         where s.instance_id = $1 and s.run_id = $2
-           and a.instance_id = $1 and a.artifact_id = s.artifact_id
-           and (a.repository_id, a.namespace_id, a.size_bytes, a.pushed_at, a.pulled_at, a.digest, a.type,
-                a.media_type, a.manifest_media_type, a.repository_name, a.extra)
-               is distinct from
-               (s.repository_id, s.namespace_id, s.size_bytes, s.pushed_at, s.pulled_at, s.digest, s.type,
-                s.media_type, s.manifest_media_type, s.repository_name, s.extra)",
+         where s.instance_id = $1 and s.run_id = $2 and s.difference is not null
+           and a.instance_id = $1 and a.artifact_id = s.artifact_id",
         run.instance_id,
         run.run_id
     )
@@ -1101,7 +1204,7 @@ async fn open_tags(
                         where h.instance_id = $1 and h.repository_id = t.repository_id and h.name = t.name
                     )
                 ),
-                a.artifact_id, $2, a.digest
+                t.artifact_id, $2, a.digest
          from swr.staged_tag t
          join swr.staged_artifact a
            on a.instance_id = $1 and a.run_id = $2 and a.row_number = t.artifact_row_number
@@ -1124,13 +1227,11 @@ async fn open_tags(
 async fn continue_intervals(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
     let result = sqlx::query!(
         "update swr.tag_history h
-         set artifact_id = a.artifact_id
+         set artifact_id = t.artifact_id
          from swr.staged_tag t
-         join swr.staged_artifact a
-           on a.instance_id = $1 and a.run_id = $2 and a.row_number = t.artifact_row_number
          where t.instance_id = $1 and t.run_id = $2
            and h.instance_id = $1 and h.repository_id = t.repository_id and h.name = t.name
-           and h.valid_to is null and h.artifact_id <> a.artifact_id",
+           and h.valid_to is null and h.artifact_id <> t.artifact_id",
         run.instance_id,
         run.run_id
     )
@@ -1162,19 +1263,14 @@ async fn update_tags(connection: &mut PgConnection, run: Run) -> Result<u64, Sto
     let result = sqlx::query!(
         "update swr.tag k
          set tag_id = t.tag_id,
-             artifact_id = a.artifact_id,
+             artifact_id = t.artifact_id,
              pushed_at = t.pushed_at,
              pulled_at = t.pulled_at,
              extra = t.extra,
              missing_since_run_id = null
          from swr.staged_tag t
-         join swr.staged_artifact a
-           on a.instance_id = $1 and a.run_id = $2 and a.row_number = t.artifact_row_number
-         where t.instance_id = $1 and t.run_id = $2
-           and k.instance_id = $1 and k.repository_id = t.repository_id and k.name = t.name
-           and (k.tag_id, k.artifact_id, k.pushed_at, k.pulled_at, k.extra, k.missing_since_run_id)
-               is distinct from
-               (t.tag_id, a.artifact_id, t.pushed_at, t.pulled_at, t.extra, null)",
+         where t.instance_id = $1 and t.run_id = $2 and t.has_changed
+           and k.instance_id = $1 and k.repository_id = t.repository_id and k.name = t.name",
         run.instance_id,
         run.run_id
     )
@@ -1188,10 +1284,8 @@ async fn insert_tags(connection: &mut PgConnection, run: Run) -> Result<u64, Sto
     let result = sqlx::query!(
         "insert into swr.tag
              (instance_id, repository_id, name, tag_id, artifact_id, pushed_at, pulled_at, extra)
-         select t.instance_id, t.repository_id, t.name, t.tag_id, a.artifact_id, t.pushed_at, t.pulled_at, t.extra
+         select t.instance_id, t.repository_id, t.name, t.tag_id, t.artifact_id, t.pushed_at, t.pulled_at, t.extra
          from swr.staged_tag t
-         join swr.staged_artifact a
-           on a.instance_id = $1 and a.run_id = $2 and a.row_number = t.artifact_row_number
          where t.instance_id = $1 and t.run_id = $2
            and not exists (
                select from swr.tag k

@@ -139,16 +139,10 @@ pub async fn stage_artifacts(
     let artifacts = &page.rows;
     let first = staged.artifacts;
     staged.artifacts += artifacts.len() as i64;
-    // Each tag with its artifact's row number and repository.
-    let tags: Vec<(i64, i64, &Tag)> = (first..)
+    // Each tag with its artifact, and the number of that row.
+    let tags: Vec<(i64, &Artifact, &Tag)> = (first..)
         .zip(artifacts)
-        .flat_map(|(row, artifact)| {
-            let repository_id = artifact.repository_id;
-            artifact
-                .tags
-                .iter()
-                .map(move |tag| (row, repository_id, tag))
-        })
+        .flat_map(|(row, artifact)| artifact.tags.iter().map(move |tag| (row, artifact, tag)))
         .collect();
     let first_tag = staged.tags;
     staged.tags += tags.len() as i64;
@@ -163,11 +157,11 @@ pub async fn stage_artifacts(
                          $13::text[], $14::text[], $15::jsonb[]) as a
          )
          insert into swr.staged_tag
-             (instance_id, run_id, artifact_row_number, row_number, repository_id, name, tag_id,
+             (instance_id, run_id, artifact_row_number, row_number, repository_id, artifact_id, name, tag_id,
               pushed_at, pulled_at, extra)
          select $1, $2, t.*
-         from unnest($16::bigint[], $17::bigint[], $18::bigint[], $19::text[], $20::bigint[],
-                     $21::timestamptz[], $22::timestamptz[], $23::jsonb[]) as t",
+         from unnest($16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[], $20::text[], $21::bigint[],
+                     $22::timestamptz[], $23::timestamptz[], $24::jsonb[]) as t",
         run.instance_id,
         run.run_id,
         (first..).take(artifacts.len()).bind_iter() as _,
@@ -185,7 +179,8 @@ pub async fn stage_artifacts(
         artifacts.iter().map(|a| a.extra.as_ref().map(Json)).bind_iter() as _,
         tags.iter().map(|(row, _, _)| *row).bind_iter() as _,
         (first_tag..).take(tags.len()).bind_iter() as _,
-        tags.iter().map(|(_, repository_id, _)| *repository_id).bind_iter() as _,
+        tags.iter().map(|(_, artifact, _)| artifact.repository_id).bind_iter() as _,
+        tags.iter().map(|(_, artifact, _)| artifact.artifact_id).bind_iter() as _,
         tags.iter().map(|(_, _, tag)| tag.name.as_str()).bind_iter() as _,
         tags.iter().map(|(_, _, tag)| tag.tag_id).bind_iter() as _,
         tags.iter().map(|(_, _, tag)| tag.pushed_at.map(to_micros)).bind_iter() as _,

@@ -17,7 +17,7 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::history::{Layering, StepRow, nanos_beyond_micros, step_rows};
-use super::publish::{drop_superseded_artifacts, drop_superseded_tags, plan_for_bulk};
+use super::publish::{drop_superseded_rows, plan_for_bulk};
 use super::{Doing, Run, StoreError, content, layering, to_micros};
 use crate::build_history::{
     BuildHistory, HistoryAnswer, HistoryOutcome, HistoryRequest, RepositoryPath,
@@ -101,8 +101,7 @@ pub async fn compare_listing(
     let mut transaction = connection.begin().await.doing("begin to compare")?;
     plan_for_bulk(&mut transaction).await?;
     forget_differences(&mut transaction, run).await?;
-    drop_superseded_artifacts(&mut transaction, run).await?;
-    drop_superseded_tags(&mut transaction, run).await?;
+    drop_superseded_rows(&mut transaction, run).await?;
     compare_namespaces(&mut transaction, comparison).await?;
     compare_repositories(&mut transaction, comparison).await?;
     compare_artifacts(&mut transaction, comparison).await?;
@@ -386,13 +385,7 @@ async fn compare_tags(
                      when t.pushed_at > $3 or d.is_explained then 'changed'
                      else 'corrupt' end,
                 d.stored, d.found
-         from (
-             select t.*, a.artifact_id
-             from swr.staged_tag t
-             join swr.staged_artifact a
-               on a.instance_id = $1 and a.run_id = $2 and a.row_number = t.artifact_row_number
-             where t.instance_id = $1 and t.run_id = $2
-         ) t
+         from (select * from swr.staged_tag where instance_id = $1 and run_id = $2) t
          full join (select * from swr.tag where instance_id = $1) k
            on k.repository_id = t.repository_id and k.name = t.name
          cross join lateral (

@@ -467,7 +467,7 @@ async fn a_database_that_is_dropped_under_a_run_is_named() {
         .execute("postgres", "drop database mirror with (force)")
         .await;
     let words = [
-        "error: cannot mark missing tags",
+        "error: cannot add tags",
         "terminating connection due to administrator command",
         "hint: the server was stopped, or an administrator ended the session",
     ];

@@ -471,6 +471,11 @@ async fn a_small_registry_may_be_emptied() {
 async fn a_long_publish_shows_in_its_row_that_it_goes_on() {
     let mirror = Mirror::new(world_of(1, 1)).await;
     mirror.sync().await;
+    // Publish has to write an artifact, which the lock prevents.
+    mirror.emulator.with_world(|world| {
+        let repository = world.repositories().next().unwrap().id;
+        world.push(repository).unwrap();
+    });
     let mut blocker = mirror.database.connect().await;
     let mut blocking = blocker.begin().await.unwrap();
     sqlx::query("lock table swr.artifact in exclusive mode")
