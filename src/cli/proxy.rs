@@ -25,11 +25,11 @@ pub(super) fn check() -> Result<(), Failure> {
         };
         let name = names[index];
         let failed = |what: &str, hint: &str| {
-            let text = format!("cannot use the proxy that {name} names: {what}");
+            let text = format!("cannot use the proxy in {name}: {what}");
             Err(Failure::new(Exit::Usage, text).hint(hint))
         };
         if index > 0 && set[0].is_some() {
-            let what = format!("{} is set, too, and empty", names[0]);
+            let what = format!("{} is also set, and empty", names[0]);
             return failed(&what, "leave one of them unset");
         }
         let value = set[index].as_ref().and_then(|value| value.to_str());
@@ -42,7 +42,7 @@ pub(super) fn check() -> Result<(), Failure> {
         }
         if std::env::var_os("REQUEST_METHOD").is_some() {
             return failed(
-                "REQUEST_METHOD is set as for a CGI script, where a request could set the variable",
+                "REQUEST_METHOD is set as in a CGI script, in which a request could set the proxy",
                 "leave REQUEST_METHOD unset",
             );
         }

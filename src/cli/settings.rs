@@ -294,7 +294,7 @@ impl From<DatabaseError> for Failure {
         }
         let hint = match &error {
             DatabaseError::Url(UrlProblem::SeveralHosts) => {
-                "name the primary, or a name that always leads to it"
+                "use the host name of the primary, or a name that always resolves to it"
             }
             DatabaseError::Url(_) => "write it as postgresql://user:password@host:5432/name",
             DatabaseError::Unusable { problem, .. } => problem.hint(),

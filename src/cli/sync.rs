@@ -38,7 +38,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "PERCENT", env = "SWR_SYNC_MAX_REMOVALS_PERCENT", default_value_t = 20,
           value_parser = clap::value_parser!(u8).range(0..=100))]
     max_removals_percent: u8,
-    /// Publish however many artifacts or tags are missing
+    /// Publish regardless of how many artifacts or tags are missing
     #[arg(long)]
     accept_removals: bool,
     /// Mirror an instance although this database has another instance of the project with the same

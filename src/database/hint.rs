@@ -69,12 +69,12 @@ fn certificate_error(error: &sqlx::Error) -> Option<CertificateError> {
 fn of_certificate(reason: &CertificateError) -> &'static str {
     match reason {
         CertificateError::UnknownIssuer => {
-            "no authority that is trusted here signed the server's certificate: name that authority's \
-             certificate as sslrootcert=FILE in the database URL, or set sslmode=require, which \
-             encrypts and does not check who answers"
+            "the server's certificate is not signed by a trusted authority: set sslrootcert=FILE in the \
+             database URL to the certificate of its authority, or sslmode=require, which encrypts but \
+             does not verify the server"
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "the server's certificate is for another host: use the name that it holds, or \
+            "the server's certificate is for another host: use the host name in the certificate, or \
              sslmode=verify-ca, which does not compare names"
         }
         CertificateError::Expired
@@ -84,19 +84,19 @@ fn of_certificate(reason: &CertificateError) -> &'static str {
             "renew the server's certificate, and check the clock of this machine"
         }
         CertificateError::Other(other) if other.to_string().contains("UnsupportedCertVersion") => {
-            "the server's certificate is of X.509 version 1, as Citus and `openssl x509 -req` without \
-             extensions make it: give the server one of version 3, or set sslmode=disable in the \
+            "the server's certificate has X.509 version 1, like those that Citus and `openssl x509 -req` \
+             without extensions create: install one of version 3, or set sslmode=disable in the \
              database URL, on a trusted network only"
         }
         CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
-            "the server's certificate is self-signed, and that of an authority (CA:TRUE): give the \
-             server one that an authority signed, and name the authority's as sslrootcert=FILE in \
-             the database URL, or set sslmode=require, which encrypts and does not check who answers"
+            "the server's certificate is self-signed, and marked as one of an authority (CA:TRUE): \
+             install one that an authority signed, and set sslrootcert=FILE in the database URL to the \
+             authority's, or set sslmode=require, which encrypts but does not verify the server"
         }
         _ => {
-            "give the server a certificate of X.509 version 3 that an authority signed, and name the \
-             authority's as sslrootcert=FILE in the database URL; sslmode=require does not check who \
-             answers, sslmode=disable does not encrypt"
+            "install a server certificate of X.509 version 3 that an authority signed, and set \
+             sslrootcert=FILE in the database URL to the authority's; sslmode=require does not verify the \
+             server, sslmode=disable does not encrypt"
         }
     }
 }

@@ -16,7 +16,7 @@ pub enum UrlProblem {
     #[error("`{0}` in the user or password must be percent-encoded, as {1}")]
     Unencoded(char, &'static str),
     /// Each would have to be tried.
-    #[error("it names several hosts, and one is supported")]
+    #[error("it names several hosts; only one is supported")]
     SeveralHosts,
     /// A user without a host, as in `postgresql://user@/name`.
     #[error("the host is missing")]

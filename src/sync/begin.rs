@@ -82,8 +82,8 @@ fn clock_warnings(now: DateTime<Utc>, clocks: OtherClocks) -> Vec<String> {
             false => "behind",
         };
         warnings.push(format!(
-            "the clock of this machine is {} {side} the database's: correct the one that is wrong. The times \
-             that this run stores are those of this machine",
+            "the clock of this machine is {} {side} the database's: correct the one that is wrong. This run \
+             stores the times of this machine",
             in_words(ahead)
         ));
     }
@@ -92,7 +92,7 @@ fn clock_warnings(now: DateTime<Utc>, clocks: OtherClocks) -> Vec<String> {
     {
         warnings.push(format!(
             "by the clock of this machine, the last published listing began {} in the future: this clock is \
-             wrong, or that of the earlier run was. Until then, a tag that changes can get a time in the future",
+             wrong, or the clock of the earlier run was. Until then, a tag that changes can get a time in the future",
             in_words(previous_listing - now)
         ));
     }

@@ -308,7 +308,7 @@ async fn a_proxy_that_cannot_be_read_is_not_gone_past() {
                 .iter()
                 .fold(program, |program, (name, value)| program.env(name, value));
             let finished = program.run().await.code(2);
-            let words = format!("cannot use the proxy that {named} names");
+            let words = format!("cannot use the proxy in {named}");
             let output = finished.stdout + &finished.stderr;
             assert!(output.contains(&words), "{output}");
         }

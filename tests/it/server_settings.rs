@@ -386,7 +386,7 @@ async fn a_certificate_that_is_not_accepted_is_named_with_what_helps() {
             "version-1.pem",
             "",
             [
-                "the server's certificate is of X.509 version 1, as Citus",
+                "the server's certificate has X.509 version 1, like those that Citus",
                 "sslmode=disable",
             ],
         ),
@@ -394,7 +394,7 @@ async fn a_certificate_that_is_not_accepted_is_named_with_what_helps() {
             "server.pem",
             "?sslmode=verify-full",
             [
-                "no authority that is trusted here signed the server's certificate",
+                "the server's certificate is not signed by a trusted authority",
                 "sslrootcert=FILE",
             ],
         ),
@@ -447,15 +447,15 @@ async fn an_error_in_a_database_url_names_the_part_that_is_wrong() {
         ),
         (
             "postgresql://u:hidden-1@a,b/db",
-            "it names several hosts, and one is supported",
+            "it names several hosts; only one is supported",
         ),
         (
             "postgresql://u:hidden-1@a:5432,b:5432/db",
-            "it names several hosts, and one is supported",
+            "it names several hosts; only one is supported",
         ),
         (
             "postgresql:///db?host=a,b",
-            "it names several hosts, and one is supported",
+            "it names several hosts; only one is supported",
         ),
         ("postgresql://u:hidden-1@/db", "the host is missing"),
         (
