@@ -346,8 +346,8 @@ async fn wait_for_jitter(longest: Duration, telemetry: &Telemetry) {
     tokio::time::sleep(wait).await;
 }
 
-/// Says in one line that an instance is left to another run. If no run holds the lock, nobody does
-/// the work meanwhile, which is worth a warning.
+/// Prints in one line that an instance is left to another run. If the lock is not held by a run,
+/// nothing syncs the instance, so it is a warning.
 fn tell_skip(target: &TargetName, failure: &Failure, telemetry: &Telemetry) {
     let text = format!("{target} is skipped: {}", failure.message());
     let is_run = match failure.error.downcast_ref() {

@@ -9,7 +9,7 @@ use super::SqlError;
 
 /// One sentence: the next step after an error of PostgreSQL or of the connection to it.
 ///
-/// `None` if there is nothing to do but to try again.
+/// `None` if the only option is to try again.
 pub fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let mut cause = error;
     let error = loop {
@@ -40,11 +40,11 @@ pub fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
 pub(super) const OPEN_GAUSS: &str = "this server is openGauss or GaussDB, which is not PostgreSQL \
     and is not supported: use PostgreSQL 14 or later (RDS for PostgreSQL is one)";
 
-/// PostgreSQL's SASL login names its mechanisms. openGauss and GaussDB use its number for a login of
-/// their own, in which sqlx finds none.
+/// The SASL login of PostgreSQL lists its mechanisms. openGauss and GaussDB use the same message number
+/// for a different login, so sqlx finds no mechanisms.
 fn offers_no_mechanism(message: &str) -> bool {
     let mechanisms = message.strip_prefix("unsupported SASL authentication mechanisms:");
-    // A place in sqlx's sources follows.
+    // sqlx appends a location in its source code.
     mechanisms.is_some_and(|rest| rest.trim_start().starts_with('('))
 }
 
@@ -52,7 +52,7 @@ fn offers_no_mechanism(message: &str) -> bool {
 fn certificate_error(error: &sqlx::Error) -> Option<CertificateError> {
     let mut cause: &(dyn Error + 'static) = error;
     loop {
-        // An I/O error keeps what it wraps from `source`.
+        // The `source` of an I/O error skips the error that it wraps.
         let inner = cause
             .downcast_ref::<std::io::Error>()
             .and_then(std::io::Error::get_ref);
