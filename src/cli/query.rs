@@ -207,10 +207,8 @@ pub(super) fn write_stdout(text: &str) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-/// How a result is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Form {
-    /// The form.
     pub format: Format,
     /// Whether CSV cells are escaped so that spreadsheets do not run them as formulas.
     pub escape_formulas: bool,

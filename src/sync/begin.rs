@@ -194,7 +194,6 @@ enum Description {
     NotRequested,
     /// This key may not read it, or the gateway does not support the call.
     Refused,
-    /// The answer.
     Given(InstanceDescription),
 }
 

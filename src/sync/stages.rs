@@ -120,7 +120,6 @@ where
         .await
 }
 
-/// Bounds of a batch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchLimits {
     /// Maximum number of answers.
