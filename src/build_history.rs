@@ -97,7 +97,7 @@ impl HistoryOutcome {
     }
 
     /// How likely a later request is to have another outcome, as a rank.
-    pub fn hope(&self) -> u8 {
+    pub fn retry_rank(&self) -> u8 {
         match self {
             HistoryOutcome::Failed(_) => 2,
             HistoryOutcome::Forbidden(_) => 1,

@@ -313,7 +313,7 @@ impl Crawl {
             }
             let is_worse = failure
                 .as_ref()
-                .is_some_and(|earlier| earlier.outcome.hope() >= outcome.hope());
+                .is_some_and(|earlier| earlier.outcome.retry_rank() >= outcome.retry_rank());
             if !is_worse {
                 failure = Some(NotGiven {
                     outcome,
