@@ -870,7 +870,7 @@ async fn a_key_that_ends_early_is_replaced_by_one_request_each_time() {
         }
         let requests = emulator.requests();
         assert_eq!(requests.of(RequestKind::SecurityKey), 1);
-        // No more than were on their way at the time, of a hundred.
+        // At most those in flight at that time, of a hundred.
         assert!((1..=8).contains(&requests.failed_signatures), "{requests}");
     }
 }

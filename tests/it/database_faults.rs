@@ -458,8 +458,8 @@ async fn a_database_that_is_dropped_under_a_run_is_named() {
     let mirror = mirror(database_on(&server, "mirror").await).await;
     let program = Program::sync(&mirror.emulator, &mirror.database);
     let held_up = HeldUp::start(&mirror, "tag", program).await;
-    // In this order: were the holder of the lock ended first, the run would be sending its next
-    // statement when its own session ends, and might not get to read why.
+    // In this order: if the holder of the lock ended first, the run would be sending its next
+    // statement when its own session ends, and might not read the error.
     let end_run = "select pg_terminate_backend(pid) from pg_stat_activity
                    where datname = 'mirror' and wait_event_type = 'Lock'";
     server.execute("postgres", end_run).await;

@@ -477,7 +477,7 @@ async fn catalog_rows_that_cannot_be_stored_are_not_taken_for_removed() {
     }
 }
 
-/// Counts are stored as they are given. What adds or subtracts them has to bear any.
+/// Counts are stored unchanged, so code that adds or subtracts them must not overflow.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_count_of_the_catalog_stops_a_run() {
     let counting = |counts: [i64; 2], rows: &[&str]| {
@@ -507,7 +507,7 @@ async fn no_count_of_the_catalog_stops_a_run() {
     }
 }
 
-/// The list may leave out the namespace of an artifact; then it is that of its repository.
+/// If the list has no namespace for an artifact, the namespace is that of its repository.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_storage_of_a_repository_moves_with_it_to_another_namespace() {
     let history = json!({"build_histories": [{"created_by": "COPY", "digest": "b1", "size": 100}]});

@@ -21,7 +21,7 @@ use crate::support::proxy::Proxy;
 
 /// Requests on their way at a time.
 const MAX_IN_FLIGHT: u64 = 256;
-/// One registry in so many has more digests than the queue of wanted histories has room for.
+/// One registry in `MANY_IN` has more digests than fit into the queue of wanted histories.
 const MANY_IN: u8 = 20;
 const MANY: usize = 3_300;
 
@@ -126,7 +126,7 @@ impl Trial {
         self.kills = 0;
     }
 
-    /// The requests for histories that a run makes at least: one for each digest without an answer.
+    /// Minimum number of requests for histories of a run: one for each digest without an answer.
     async fn never_answered(&self) -> u64 {
         let answered = "select digest from swr.manifest";
         let answered = self.mirror.database.snapshot(answered).await;
@@ -137,8 +137,8 @@ impl Trial {
             .count() as u64
     }
 
-    /// The most requests for histories that a run may make: a digest without a final answer is
-    /// requested from each repository that holds it.
+    /// Maximum number of requests for histories of a run: a digest without a final answer is requested
+    /// from each repository that has it.
     async fn missing(&self) -> u64 {
         let Mirror {
             emulator, database, ..

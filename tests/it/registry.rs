@@ -367,7 +367,7 @@ async fn a_token_that_has_worked_is_renewed_each_time_it_is_refused() {
     let emulator = emulate(EmulatorSettings::default()).await;
     let mut settings = client_settings(&emulator);
     settings.credentials = iam_user(&emulator, "emulator-password");
-    // The refusals are no attempts.
+    // The refusals do not count as attempts.
     settings.transport.retry.max_attempts = 1;
     let registry = client(settings);
     list(&registry).await.unwrap();
@@ -449,7 +449,7 @@ async fn tokens_and_keys_that_are_accepted_for_40_requests_each_last_for_a_whole
         assert!(!answers.iter().flatten().any(failed));
         let requests = emulator.requests();
         let issued = requests.of(RequestKind::Token) + requests.of(RequestKind::SecurityKey);
-        // 503 requests, 40 for each.
+        // 503 requests, 40 for each secret.
         assert_eq!(issued, 13, "{requests}");
     }
 }
@@ -499,7 +499,7 @@ async fn a_token_that_all_requests_find_revoked_is_renewed_by_one_of_them() {
 }
 
 #[tokio::test]
-async fn an_answer_of_iam_without_a_token_is_a_fault_that_passes() {
+async fn an_answer_of_iam_without_a_token_is_retried() {
     let emulator = emulate(EmulatorSettings::default()).await;
     let mut settings = client_settings(&emulator);
     settings.credentials = iam_user(&emulator, "emulator-password");
