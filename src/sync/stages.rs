@@ -186,45 +186,38 @@ mod tests {
         outage_ms: (u64, u64),
     }
 
-    fn cases() -> impl Strategy<Value = Case> {
-        let window = || (0..20_000_u64, 0..60_000_u64).prop_map(|(from, long)| (from, from + long));
-        (
-            1..4_000_u64,
-            prop_oneof![1..=256_usize, Just(1), Just(256)],
-            prop::option::of(prop_oneof![Just(5.0), Just(200.0), 20.0..400.0_f64]),
-            prop_oneof![Just(1), Just(100), Just(1_000)],
-            0..200_u64,
-            0..200_u64,
-            2..50_u64,
-            0..50_u64,
-            window(),
-            window(),
-        )
-            .prop_map(
-                |(
-                    digests,
-                    max_in_flight,
-                    max_requests_per_second,
-                    wanted_capacity,
-                    page_latency_ms,
-                    history_latency_ms,
-                    slow_one_in,
-                    statement_ms,
-                    database_stall_ms,
-                    outage_ms,
-                )| Case {
-                    digests,
-                    max_in_flight,
-                    max_requests_per_second,
-                    wanted_capacity,
-                    page_latency_ms,
-                    history_latency_ms,
-                    slow_one_in,
-                    statement_ms,
-                    database_stall_ms,
-                    outage_ms,
-                },
-            )
+    /// A start within 20 s, and an end within 60 s after that.
+    fn period_ms() -> impl Strategy<Value = (u64, u64)> {
+        (0..20_000_u64, 0..60_000_u64).prop_map(|(from, long)| (from, from + long))
+    }
+
+    prop_compose! {
+        fn cases()(
+            digests in 1..4_000_u64,
+            max_in_flight in prop_oneof![1..=256_usize, Just(1), Just(256)],
+            max_requests_per_second in
+                prop::option::of(prop_oneof![Just(5.0), Just(200.0), 20.0..400.0_f64]),
+            wanted_capacity in prop_oneof![Just(1), Just(100), Just(1_000)],
+            page_latency_ms in 0..200_u64,
+            history_latency_ms in 0..200_u64,
+            slow_one_in in 2..50_u64,
+            statement_ms in 0..50_u64,
+            database_stall_ms in period_ms(),
+            outage_ms in period_ms(),
+        ) -> Case {
+            Case {
+                digests,
+                max_in_flight,
+                max_requests_per_second,
+                wanted_capacity,
+                page_latency_ms,
+                history_latency_ms,
+                slow_one_in,
+                statement_ms,
+                database_stall_ms,
+                outage_ms,
+            }
+        }
     }
 
     struct Simulation {

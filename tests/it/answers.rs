@@ -12,12 +12,14 @@ use serde_json::{Value, json};
 use swr_sync::build_history::{HistoryOutcome, Refusal, RepositoryPath};
 use swr_sync::clock::Clock;
 use swr_sync::registry::{
-    CatalogPages, Credentials, FetchedHistory, Project, ProjectSettings, Registry, RegistryError,
-    RequestFailure, RetryPolicy, TransportSettings,
+    Credentials, FetchedHistory, Project, ProjectSettings, Registry, RegistryError, RequestFailure,
+    RetryPolicy, TransportSettings,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+
+use super::support::wire::{all_pages, next_target};
 
 /// A request: the path after the project, and the query.
 #[derive(Debug, Clone)]
@@ -167,18 +169,8 @@ impl Gateway {
 }
 
 async fn serve(mut stream: TcpStream, answer: Arc<Answer>, asked: Arc<Mutex<Vec<Asked>>>) {
-    let mut input = Vec::new();
-    loop {
-        while !input.windows(4).any(|end| end == b"\r\n\r\n") {
-            match stream.read_buf(&mut input).await {
-                Ok(1..) => {}
-                _ => return,
-            }
-        }
-        // Nothing but GETs comes here, one after another on each connection.
-        let head = String::from_utf8(std::mem::take(&mut input)).unwrap();
-        let target = head.split(' ').nth(1).unwrap();
-        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    while let Some(target) = next_target(&mut stream).await {
+        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
         let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         let numbers = pairs.filter_map(|(name, value)| Some((name.into(), value.parse().ok()?)));
         let asking = {
@@ -207,16 +199,6 @@ async fn serve(mut stream: TcpStream, answer: Arc<Answer>, asked: Arc<Mutex<Vec<
             return;
         }
     }
-}
-
-async fn all_pages<T: Send + 'static>(
-    mut pages: CatalogPages<T>,
-) -> Result<Vec<Vec<T>>, RegistryError> {
-    let mut all = Vec::new();
-    while let Some(page) = pages.next().await? {
-        all.push(page.rows);
-    }
-    Ok(all)
 }
 
 fn repository(id: u64) -> Value {

@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use swr_sync::database::MIGRATOR;
 use swr_sync::emulator::{RequestKind, World};
 
+use crate::commands::world_of;
 use crate::support::database::TestDatabase;
 use crate::support::held_up::{HeldUp, hold, is_waited_for, wait_until_alone};
 use crate::support::mirror::{Mirror, start_of_time, wait_until};
@@ -400,14 +401,9 @@ async fn a_first_sync_that_ends_in_a_migration_is_taken_up_by_the_next() {
     }
 }
 
-/// Ten images in one repository.
 async fn small_mirror() -> Mirror {
-    let mut world = World::empty(start_of_time());
-    let repository = world.add_repository("team", "app/api");
-    for _ in 0..10 {
-        world.push(repository).unwrap();
-    }
-    Mirror::with(emulator_settings(), world, TestDatabase::create().await).await
+    let database = TestDatabase::create().await;
+    Mirror::with(emulator_settings(), world_of(10), database).await
 }
 
 async fn check_next_run(mirror: &Mirror) {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use sqlx::PgConnection;
 use swr_sync::database::Database;
-use swr_sync::emulator::World;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -17,8 +16,9 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 
+use crate::commands::world_of;
 use crate::support::database::TestDatabase;
-use crate::support::mirror::{facts, start_of_time, wait_until};
+use crate::support::mirror::{facts, wait_until};
 use crate::support::program::{Program, emulator};
 use crate::support::proxy::Proxy;
 use crate::support::server::{PrivateServer, SUPERUSER};
@@ -50,15 +50,6 @@ const HOSTILE: &[(&str, &str)] = &[
     ("tcp_keepalives_idle", "7200"),
     ("row_security", "on"),
 ];
-
-fn world() -> World {
-    let mut world = World::empty(start_of_time());
-    let repository = world.add_repository("team", "app/api");
-    for _ in 0..30 {
-        world.push(repository).unwrap();
-    }
-    world
-}
 
 /// Makes the hostile settings that the server knows the defaults of a database.
 async fn make_hostile(database: &TestDatabase) {
@@ -128,7 +119,7 @@ async fn no_default_of_a_database_or_a_role_reaches_a_session() {
 
 #[tokio::test]
 async fn hostile_defaults_do_not_change_a_migration_a_sync_or_the_reports() {
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(30)).await;
     let [hostile, ordinary] = [
         TestDatabase::create_empty().await,
         TestDatabase::create_empty().await,
@@ -165,7 +156,7 @@ async fn hostile_defaults_do_not_change_a_migration_a_sync_or_the_reports() {
 
 #[tokio::test]
 async fn a_database_in_another_encoding_is_refused_before_anything_is_written() {
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(30)).await;
     let server = PrivateServer::new().await;
     server
         .execute(
@@ -213,7 +204,7 @@ async fn a_database_in_another_encoding_is_refused_before_anything_is_written() 
 
 #[tokio::test]
 async fn a_role_that_cannot_create_schemas_migrates_in_those_created_for_it() {
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(30)).await;
     let server = PrivateServer::new().await;
     server
         .execute("postgres", "create role app login; create database mirror")
