@@ -25,7 +25,7 @@ use crate::store::{
     Verdict, VerifiedRun, compare_histories, compare_listing, histories_to_verify, stage_artifacts,
     stage_namespaces, stage_repositories,
 };
-use crate::sync::stages::{BatchLimits, fetch_all, next_batch};
+use crate::sync::stages::{BatchLimits, fetch_all, next_batch, resume_panic};
 use crate::sync::{HEARTBEAT, IN_PROGRESS, PATIENCE, SyncError, record_failure};
 
 /// Histories chosen and fetched at a time.
@@ -417,11 +417,7 @@ impl Fetching {
             Ok(Err(error)) => Err(error),
             // It succeeds only after its last request.
             Ok(Ok(())) => std::future::pending().await,
-            Err(error) => match error.try_into_panic() {
-                Ok(cause) => std::panic::resume_unwind(cause),
-                // It is cancelled only when the runtime shuts down; then nothing continues.
-                Err(_) => std::future::pending().await,
-            },
+            Err(error) => resume_panic(error).await,
         }
     }
 }

@@ -12,7 +12,7 @@ use tracing::Instrument;
 use super::failures::Failures;
 use super::listing::Listing;
 use super::progress::{Phase, Progress};
-use super::stages::{BatchLimits, fetch_all, next_batch};
+use super::stages::{BatchLimits, fetch_all, next_batch, resume_panic};
 use super::{GRACE, RECORD_GRACE, STORE_GRACE, SyncError, SyncSettings};
 use crate::activity::Activity;
 use crate::build_history::{GaveUp, HistoryAnswer, HistoryOutcome, Refusal, RepositoryPath};
@@ -493,11 +493,7 @@ async fn unless_failed<T>(
             match tasks.join_next().await {
                 Some(Ok(Ok(()))) => {}
                 Some(Ok(Err(error))) => return error,
-                Some(Err(error)) => match error.try_into_panic() {
-                    Ok(cause) => std::panic::resume_unwind(cause),
-                    // A task is cancelled only when the runtime shuts down; then nothing continues.
-                    Err(_) => std::future::pending().await,
-                },
+                Some(Err(error)) => return resume_panic(error).await,
                 None => std::future::pending().await,
             }
         }

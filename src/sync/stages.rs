@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 
 use crate::artifact::{Artifact, Page};
@@ -79,11 +79,7 @@ impl<S: PageSource> Pages<S> {
         }
         match (&mut self.reading).await {
             Ok(result) => result.map(|()| None),
-            Err(error) => match error.try_into_panic() {
-                Ok(cause) => panic::resume_unwind(cause),
-                // It is cancelled only when the runtime shuts down; then nothing continues.
-                Err(_) => std::future::pending().await,
-            },
+            Err(error) => resume_panic(error).await,
         }
     }
 }
@@ -91,6 +87,15 @@ impl<S: PageSource> Pages<S> {
 impl<S: PageSource> Drop for Pages<S> {
     fn drop(&mut self) {
         self.reading.abort();
+    }
+}
+
+/// Resumes the panic of a task. If the task was cancelled, which happens only when the runtime shuts
+/// down, never returns.
+pub(crate) async fn resume_panic<T>(error: JoinError) -> T {
+    match error.try_into_panic() {
+        Ok(cause) => panic::resume_unwind(cause),
+        Err(_) => std::future::pending().await,
     }
 }
 
