@@ -18,7 +18,7 @@ pub(super) const FIRST_MARKER: i64 = 1;
 /// After this many pages in a row without anything new, a listing is considered endless.
 const MAX_FRUITLESS_PAGES: u32 = 100;
 
-/// Maximum number of readings of a listing by offset whose entries shift meanwhile.
+/// Maximum number of readings of a listing by offset whose entries shift while it is read.
 const CATALOG_READINGS: u32 = 3;
 
 /// Limits to try. Each is a divisor of the one before, because an offset has to be a multiple of the
