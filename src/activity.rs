@@ -1,4 +1,4 @@
-//! What a run is doing at this moment, so that a watchdog can tell waiting from standing still.
+//! What a run is currently doing, so that a watchdog can distinguish a waiting run from a stuck one.
 //!
 //! Requests, statements and planned delays register here for as long as they last, each with its own
 //! time limit. A run that has work to do while nothing registered is within its limit is stuck.
@@ -32,19 +32,19 @@ pub struct InProgress {
     id: u64,
 }
 
-/// What each stage of a run that stands still was waiting for.
+/// What each stage of a stuck run was waiting for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stages(BTreeMap<&'static str, &'static str>);
 
 impl Activity {
-    /// Registers something that ends within `limit` by itself.
+    /// Registers something that ends by itself within `limit`.
     pub fn begin(&self, limit: Duration) -> InProgress {
         let now = Instant::now();
         let mut state = self.state();
         state.last_change = Some(now);
         let id = state.next_id;
         state.next_id += 1;
-        // A limit that no clock can show ends never: nothing is in progress for that long.
+        // A limit beyond the range of the clock is ignored: nothing is in progress for that long.
         let end = now.checked_add(limit).unwrap_or(now);
         state.in_progress.insert(id, end);
         InProgress {

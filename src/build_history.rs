@@ -88,7 +88,7 @@ pub enum HistoryOutcome {
 }
 
 impl HistoryOutcome {
-    /// Whether it is the answer for all time, so that no run asks for this digest again.
+    /// Whether the answer is permanent: no run requests this digest again.
     pub fn is_final(&self) -> bool {
         matches!(
             self,
@@ -96,8 +96,8 @@ impl HistoryOutcome {
         )
     }
 
-    /// How likely a later request is to bring another outcome, as a rank.
-    pub fn hope(&self) -> u8 {
+    /// How likely a later request is to have another outcome, as a rank.
+    pub fn retry_rank(&self) -> u8 {
         match self {
             HistoryOutcome::Failed(_) => 2,
             HistoryOutcome::Forbidden(_) => 1,
@@ -127,7 +127,7 @@ pub struct HistoryAnswer {
 }
 
 impl HistoryAnswer {
-    /// Roughly the memory that it takes, in bytes.
+    /// Its approximate size in memory, in bytes.
     pub fn weight_bytes(&self) -> usize {
         const STEP_BYTES: usize = 400;
         match &self.outcome {

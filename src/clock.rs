@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// How far two clocks may be apart before that is worth a warning.
+/// The difference between two clocks above which there is a warning.
 pub const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
 
 /// Where the program takes the wall-clock time from.

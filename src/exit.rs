@@ -7,8 +7,8 @@
 pub enum Exit {
     /// Published, complete; or left to another run, with `--if-locked skip`.
     Success = 0,
-    /// An unexpected failure, where a retry may help; or data that is older than `status --max-age`
-    /// allows, or tables in which `verify` found differences.
+    /// An unexpected failure, for which a retry may help; or data that is older than
+    /// `status --max-age`, or tables in which `verify` found differences.
     Unexpected = 1,
     /// Usage or configuration; a retry does not help.
     Usage = 2,
@@ -23,7 +23,7 @@ pub enum Exit {
     /// The listing is incomplete, nothing was published: the source is unavailable, or the time limit
     /// was reached.
     SourceUnavailable = 7,
-    /// The lock of the instance is held by somebody else, also after the wait that was allowed.
+    /// Another session holds the lock of the instance, also after the wait that was allowed.
     Locked = 75,
     /// Stopped by SIGINT, after a clean shutdown.
     Interrupted = 130,
@@ -130,8 +130,8 @@ impl Exit {
     /// What was compared differs, as in `diff` and `cmp`.
     pub const DIFFERENT: Exit = Exit::Unexpected;
 
-    /// Orders the results of several instances; the job exits with the code of the highest. What a
-    /// retry may fix ranks below what somebody has to change.
+    /// Orders the results of several instances; the job exits with the code of the highest. Failures
+    /// that a retry may fix rank below those that need a change.
     pub fn severity(self) -> u8 {
         match self {
             Exit::Success => 0,

@@ -1,13 +1,13 @@
-//! Files that decide where requests and secrets go: the one place that checks and reads them.
+//! Checks and reads all files that determine where requests and secrets are sent.
 
 use std::io;
 use std::path::Path;
 
-/// What some editors begin a file with; it means nothing in UTF-8.
+/// Some editors begin a file with it; in UTF-8 it has no meaning.
 pub const BYTE_ORDER_MARK: &str = "\u{feff}";
 
-/// Reads a file with a secret. Other users must not be able to change it: they could send the
-/// program elsewhere.
+/// Reads a file with a secret. Other users must not be able to change it: they could make the program
+/// connect elsewhere.
 ///
 /// That others can read it is normal where an orchestrator mounts it (0444 by Docker, 0644 by
 /// Kubernetes) into a container that has no other users. So it is a warning, and only for a file
@@ -36,8 +36,8 @@ pub fn read(path: &Path) -> io::Result<String> {
         .to_owned())
 }
 
-/// The permissions of a file, unless every user can write to it. `None` for what is no file, such
-/// as a pipe.
+/// The permissions of a file; fails if every user can write to it. `None` if it is not a regular
+/// file, such as a pipe.
 pub fn checked_mode(path: &Path) -> io::Result<Option<u32>> {
     let metadata = std::fs::metadata(path)?;
     #[cfg(unix)]

@@ -1,9 +1,9 @@
 //! One run over one instance: registry and store joined.
 //!
-//! A task reads the list, page by page; the lister stages the pages and says which build histories
-//! are not stored yet; a task fetches those, and a task stores them as they arrive. Bounded channels
-//! join them, so a slow stage slows the one before it. Publish follows only if the listing is complete.
-//! A watchdog ends a run in which nothing happens any more.
+//! A task reads the list, page by page; the lister stages the pages and determines which build
+//! histories are not stored yet; a task fetches those, and a task stores them as they arrive. Bounded
+//! channels join them, so a slow stage slows the one before it. Publish follows only if the listing is
+//! complete. A watchdog ends a stuck run.
 
 mod begin;
 mod crawl;
@@ -37,7 +37,7 @@ pub(crate) use begin::{FIRST_VERSION, is_older};
 pub use error::SyncError;
 pub use progress::{Phase, Progress, ProgressNow};
 
-/// What [`SyncSettings::patience`] is where nothing else is set.
+/// The default of [`SyncSettings::patience`].
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How often the run row shows progress, which also keeps the lock's connection from idling.
@@ -68,7 +68,7 @@ pub struct SyncSettings {
     pub safeguards: Safeguards,
     /// How long to wait for another run over the instance to end; `None` for as long as it takes.
     pub lock_timeout: Option<Duration>,
-    /// A run that has work to do, and in which nothing starts or ends for so long, is stuck.
+    /// A run with remaining work in which nothing starts or ends for this long is stuck.
     pub patience: Duration,
     /// The machine's name, for the run row.
     pub host: String,

@@ -25,7 +25,7 @@ use crate::store::{
     Verdict, VerifiedRun, compare_histories, compare_listing, histories_to_verify, stage_artifacts,
     stage_namespaces, stage_repositories,
 };
-use crate::sync::stages::{BatchLimits, fetch_all, next_batch};
+use crate::sync::stages::{BatchLimits, fetch_all, next_batch, resume_panic};
 use crate::sync::{HEARTBEAT, IN_PROGRESS, PATIENCE, SyncError, record_failure};
 
 /// Histories chosen and fetched at a time.
@@ -204,7 +204,7 @@ async fn begin_run(
         .ok_or_else(never_published)
 }
 
-/// The steps on the database: each has a limit, and is registered with the watchdog.
+/// Runs steps on the database: each has a limit, and is registered with the watchdog.
 struct Steps {
     limit: Duration,
     activity: Activity,
@@ -356,7 +356,7 @@ impl Verification<'_> {
         }
     }
 
-    /// Shows now and then in the run row that the verification is in progress.
+    /// Saves in the run row, at intervals, that the verification is in progress.
     async fn beat(&mut self) -> Result<(), SyncError> {
         if Instant::now() < self.next_heartbeat {
             return Ok(());
@@ -376,7 +376,7 @@ impl Verification<'_> {
 /// A history that was fetched again, with the memory that is reserved for it.
 type Fetched = (HistoryAnswer, Option<Reservation>);
 
-/// A task that fetches histories; it ends with this value.
+/// A task that fetches histories; it is aborted when this value is dropped.
 struct Fetching {
     wanted: mpsc::Sender<HistoryRequest>,
     answered: mpsc::Receiver<Fetched>,
@@ -401,12 +401,12 @@ impl Fetching {
 
     async fn request(&self, requests: Vec<HistoryRequest>) {
         for request in requests {
-            // Closed when the task has failed, which shows where its answers are awaited.
+            // Closed when the task has failed; `answers` returns its error.
             let _ = self.wanted.send(request).await;
         }
     }
 
-    /// Some of the answers; never none.
+    /// At least one of the answers.
     async fn answers(&mut self) -> Result<Vec<Fetched>, SyncError> {
         let weigh = |(answer, _): &Fetched| answer.weight_bytes();
         let batch = next_batch(&mut self.answered, COMPARED, weigh).await;
@@ -415,13 +415,9 @@ impl Fetching {
         }
         match (&mut self.task).await {
             Ok(Err(error)) => Err(error),
-            // It ends well only after its last request.
+            // It succeeds only after its last request.
             Ok(Ok(())) => std::future::pending().await,
-            Err(error) => match error.try_into_panic() {
-                Ok(cause) => std::panic::resume_unwind(cause),
-                // Only a runtime that shuts down cancels it; then nothing continues.
-                Err(_) => std::future::pending().await,
-            },
+            Err(error) => resume_panic(error).await,
         }
     }
 }

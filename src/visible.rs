@@ -1,12 +1,12 @@
-//! Text that others wrote, such as names and error messages, made safe for people to read.
+//! Makes text from outside, such as names and error messages, safe to display.
 //!
-//! Data keeps its bytes: tables of the database, CSV and JSON never pass through here, apart from
-//! logs in JSON, where [`visible_json`] changes the spelling and not the value.
+//! Data keeps its bytes: database tables, CSV and JSON never pass through here, except logs in JSON,
+//! where [`visible_json`] changes the spelling and not the value.
 
 use std::borrow::Cow;
 
-/// Writes each character that would move the cursor, end the line, hide, or turn the text around
-/// it as `\u{…}`. The result is one line.
+/// Writes each character that would move the cursor, end the line, be invisible, or change the text
+/// direction as `\u{…}`. The result is one line.
 pub fn visible(text: &str) -> Cow<'_, str> {
     if !text.contains(is_hidden) {
         return Cow::Borrowed(text);
@@ -22,7 +22,7 @@ pub fn visible(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// The same for a line of JSON, by JSON's own escapes. A serialiser escapes C0 only.
+/// The same for a line of JSON, with JSON escapes. A serializer escapes C0 only.
 pub fn visible_json(line: &str) -> Cow<'_, str> {
     let is_left_raw = |character: char| character >= '\u{7f}' && is_hidden(character);
     if !line.contains(is_left_raw) {
@@ -41,8 +41,8 @@ pub fn visible_json(line: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Controls (C0, DEL, C1), line and paragraph separators, and characters without a form of their
-/// own: marks of text direction, joiners, byte order marks, tags.
+/// Controls (C0, DEL, C1), line and paragraph separators, and invisible characters: marks of text
+/// direction, joiners, byte order marks, tags.
 pub fn is_hidden(character: char) -> bool {
     character.is_control()
         || matches!(

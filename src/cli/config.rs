@@ -161,7 +161,7 @@ fn together(mut failures: Vec<Failure>) -> Option<Failure> {
         return Some(first);
     }
     failures.push(first);
-    let text = format!("{} things are missing or wrong", failures.len());
+    let text = format!("{} settings are missing or wrong", failures.len());
     let details = failures.iter().map(|failure| match &failure.hint {
         Some(hint) => format!("{} ({hint})", failure.message()),
         None => failure.message(),

@@ -99,8 +99,8 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
         seed,
         artifacts: artifacts as usize,
         now: clock.now() - TimeDelta::days(2),
-        // Each run would try the listed artifacts without a history again, also the one that shows
-        // what an unchanged registry costs.
+        // Each run would request missing histories again, also the run that shows what an unchanged
+        // registry costs.
         quirks: Quirks {
             gone: 0.0,
             ..Quirks::default()

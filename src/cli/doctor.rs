@@ -452,8 +452,8 @@ async fn rights(connection: &mut PgConnection, schema: Option<Schema>) -> Probed
             (),
             "open_public",
             format!("enough to {purpose}, but every role may create in schema public"),
-            "`revoke create on schema public from public` if no other program needs it: who reads the \
-             views with psql can be made to run functions of others",
+            "`revoke create on schema public from public` if no other program needs it: a role can create \
+             functions there that run with the rights of users who read the views with psql",
         );
     }
     if missing.is_empty() {

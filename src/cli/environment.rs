@@ -197,7 +197,7 @@ pub const VARIABLES: &[EnvironmentVariable] = &[
         ..plain(
             VariableGroup::Registry,
             "HTTPS_PROXY",
-            "proxy for HTTPS; may hold a password",
+            "proxy for HTTPS; may contain a password",
         )
     },
     EnvironmentVariable {
@@ -205,7 +205,7 @@ pub const VARIABLES: &[EnvironmentVariable] = &[
         ..plain(
             VariableGroup::Registry,
             "HTTP_PROXY",
-            "proxy for plain HTTP; may hold a password",
+            "proxy for plain HTTP; may contain a password",
         )
     },
     EnvironmentVariable {
@@ -213,13 +213,13 @@ pub const VARIABLES: &[EnvironmentVariable] = &[
         ..plain(
             VariableGroup::Registry,
             "ALL_PROXY",
-            "proxy for both, where the other two name none; may hold a password",
+            "proxy for both, if the other two are unset; may contain a password",
         )
     },
     plain(
         VariableGroup::Registry,
         "REQUEST_METHOD",
-        "set by web servers for CGI scripts; with a proxy it is an error, as a request could name the proxy",
+        "set by web servers for CGI scripts; an error if a proxy is set, because a request could set the proxy",
     ),
     plain(
         VariableGroup::Registry,
@@ -242,12 +242,12 @@ pub const VARIABLES: &[EnvironmentVariable] = &[
     plain(
         VariableGroup::Database,
         "PGSSLMODE",
-        "sslmode, where the database URL has none",
+        "sslmode, if the database URL has none",
     ),
     plain(
         VariableGroup::Database,
         "PGPORT",
-        "port, where the database URL has none",
+        "port, if the database URL has none",
     ),
     plain(
         VariableGroup::Database,

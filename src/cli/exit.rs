@@ -9,7 +9,7 @@ pub struct Failure {
     pub exit: Exit,
     /// What failed, with its causes as `source`.
     pub error: Box<dyn std::error::Error + Send + Sync>,
-    /// What the error consists of, one line each.
+    /// The parts of the error, one line each.
     pub details: Vec<String>,
     /// One sentence: the next step.
     pub hint: Option<String>,
@@ -26,7 +26,7 @@ impl Failure {
         }
     }
 
-    /// Adds what the error consists of.
+    /// Adds the parts of the error.
     pub fn details(mut self, details: impl IntoIterator<Item = String>) -> Failure {
         self.details.extend(details);
         self
@@ -63,8 +63,7 @@ impl Failure {
         lines
     }
 
-    /// The causes, without those that the error before them has quoted already, as some libraries
-    /// do.
+    /// The causes, without those that the previous message already quotes, as in some libraries.
     fn causes(&self) -> Vec<String> {
         let mut causes = Vec::new();
         let mut said = self.error.to_string();

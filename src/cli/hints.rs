@@ -74,11 +74,11 @@ fn hint(error: &SyncError) -> Option<&'static str> {
             Some("check that the database still runs; the next run continues from here")
         }
         SyncError::EndlessListing { .. } => Some(
-            "nothing was published; if the registry really holds so many artifacts, run again: the \
-             catalog then counts them. Else show this to the maintainers",
+            "nothing was published; if the registry really has so many artifacts, run again: the \
+             catalog then counts them. Otherwise report this message to the maintainers",
         ),
         SyncError::Stalled { .. } => Some(
-            "this is a fault of swr-sync: report it with this message and its log. Nothing was \
+            "this is a bug in swr-sync: report it with this message and its log. Nothing was \
              published; the answers that arrived are kept, and the next run continues from there",
         ),
         SyncError::UnsupportedVersion { .. } => Some("upgrade the instance to 25.6.0 or later"),

@@ -246,8 +246,8 @@ async fn run(command: Command, layers: &Layers, telemetry: &Telemetry) -> Result
     }
 }
 
-/// Prints for people; if stderr is gone, nobody listens. A line cannot become two, and all lines
-/// are written at once, so that nothing comes in between.
+/// Prints for people, and ignores a closed stderr. A line stays one line, and all lines are written
+/// at once, so that no other output comes between them.
 fn print_lines(lines: impl IntoIterator<Item = impl AsRef<str>>) {
     let mut text = String::new();
     for line in lines {
@@ -257,7 +257,7 @@ fn print_lines(lines: impl IntoIterator<Item = impl AsRef<str>>) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-/// Says why a command, or one instance of several, did not succeed.
+/// Prints why a command, or one instance of several, failed.
 fn tell_failure(failure: &Failure, target: Option<&TargetName>, telemetry: &Telemetry) {
     match (telemetry.format, target) {
         (LogFormat::Text, None) => print_lines(failure.lines()),

@@ -1,19 +1,19 @@
-//! The proxies that the environment names. The HTTP library ignores one that it cannot read and
-//! connects directly, past the proxy: so they are checked before there is a client.
+//! The proxies in the environment. The HTTP library ignores a proxy URL that it cannot parse, and
+//! connects directly instead: so the variables are checked before a client is created.
 
 use hyper::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
 
 use super::exit::{Exit, Failure};
 
-/// The variables of which the first that is set counts.
+/// Of each pair, the first variable that is set is used.
 const VARIABLES: [[&str; 2]; 3] = [
     ["ALL_PROXY", "all_proxy"],
     ["HTTP_PROXY", "http_proxy"],
     ["HTTPS_PROXY", "https_proxy"],
 ];
 
-/// Fails if a request would go past a proxy. A value may hold a password, and is not repeated.
+/// Fails if a request would bypass a proxy. A value may contain a password, so it is not repeated.
 pub(super) fn check() -> Result<(), Failure> {
     for names in VARIABLES {
         let set = names.map(std::env::var_os);
@@ -25,11 +25,11 @@ pub(super) fn check() -> Result<(), Failure> {
         };
         let name = names[index];
         let failed = |what: &str, hint: &str| {
-            let text = format!("cannot use the proxy that {name} names: {what}");
+            let text = format!("cannot use the proxy in {name}: {what}");
             Err(Failure::new(Exit::Usage, text).hint(hint))
         };
         if index > 0 && set[0].is_some() {
-            let what = format!("{} is set, too, and empty", names[0]);
+            let what = format!("{} is also set, and empty", names[0]);
             return failed(&what, "leave one of them unset");
         }
         let value = set[index].as_ref().and_then(|value| value.to_str());
@@ -42,7 +42,7 @@ pub(super) fn check() -> Result<(), Failure> {
         }
         if std::env::var_os("REQUEST_METHOD").is_some() {
             return failed(
-                "REQUEST_METHOD is set as for a CGI script, where a request could set the variable",
+                "REQUEST_METHOD is set as in a CGI script, in which a request could set the proxy",
                 "leave REQUEST_METHOD unset",
             );
         }
@@ -50,7 +50,7 @@ pub(super) fn check() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether the HTTP library takes it for a proxy, by the library's own reading.
+/// Whether the HTTP library, with its own parser, uses the value as a proxy.
 fn is_proxy(value: &str) -> bool {
     let matcher = Matcher::builder().all(value).build();
     let Some(proxy) = matcher.intercept(&Uri::from_static("https://registry.example")) else {
@@ -58,7 +58,7 @@ fn is_proxy(value: &str) -> bool {
     };
     let (uri, host) = (proxy.uri(), proxy.uri().host().unwrap_or_default());
     let authority = uri.authority().map_or("", |authority| authority.as_str());
-    // What is left of a user with an unencoded `@` would be taken for a part of the host.
+    // With an unencoded `@` in it, a part of the user would count as the host.
     let is_clean = !authority.contains('@');
     let has_port = authority != host;
     let is_http = matches!(uri.scheme_str(), Some("http" | "https"));

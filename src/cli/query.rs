@@ -76,7 +76,7 @@ pub(super) async fn query(args: QueryArgs) -> Result<Exit, Failure> {
     } = args;
     let open = database.open().await?;
     let mut reader = open.database.connect_to_read().await?;
-    // As of `query "$(cat FILE)"`.
+    // `query "$(cat FILE)"` passes one.
     let sql = sql.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&sql);
     let form = Form {
         format,
@@ -207,12 +207,10 @@ pub(super) fn write_stdout(text: &str) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-/// How a result is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Form {
-    /// The form.
     pub format: Format,
-    /// Whether CSV keeps spreadsheets from running what is in a cell.
+    /// Whether CSV cells are escaped so that spreadsheets do not run them as formulas.
     pub escape_formulas: bool,
 }
 
@@ -276,7 +274,7 @@ pub(super) async fn print(
     }
 }
 
-/// A wrong query is a usage error; one that the database cannot answer is an error of the database.
+/// An invalid query is a usage error; a failure of the database is a database error.
 pub(super) fn query_failure(error: ReadError) -> Failure {
     if is_refused(&error) {
         let hint = match is_unknown_relation(&error) {
@@ -301,9 +299,9 @@ fn database_failure(error: impl Error + Send + Sync + 'static) -> Failure {
 
 /// Whether the server has understood the query and holds it to be wrong.
 fn is_refused(error: &ReadError) -> bool {
-    /// SQLSTATEs that begin so are about the server: its connections, transactions that it ended,
-    /// conflicts (a standby has them with its primary), its resources and locks, what its operator
-    /// does or has set, its system, and its bugs.
+    /// SQLSTATEs with these prefixes are about the server: connections, transactions that it ended,
+    /// conflicts (of a standby with its primary), resources, locks, actions and settings of its
+    /// operator, system errors, and bugs.
     const OF_THE_SERVER: [&str; 8] = ["08", "25P", "40", "53", "55P", "57", "58", "XX"];
     let ReadError::Query(source) = error else {
         return false;

@@ -1,18 +1,19 @@
-//! Files that appear under their name only when they are complete.
+//! Files that get their name only when they are complete.
 
 use std::fs::Permissions;
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Writes a file next to its place and renames it, so that readers see the old or the new one.
+/// Writes a temporary file in the same folder and renames it, so that readers see the old or the
+/// new one.
 ///
 /// The temporary file has a random name and must not exist yet: in a folder that others can write
-/// to, a name that can be guessed may be a link to a file of ours.
+/// to, a predictable name may be a link to one of our files.
 pub(super) fn replace_file(path: &Path, contents: &[u8], mode: Mode) -> io::Result<()> {
     let name = path
         .file_name()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it names no file"))?;
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path has no file name"))?;
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
@@ -22,7 +23,7 @@ pub(super) fn replace_file(path: &Path, contents: &[u8], mode: Mode) -> io::Resu
     let (Mode::Umask(permissions) | Mode::Exactly(permissions)) = mode;
     let mut file = tempfile::Builder::new()
         .prefix(&prefix)
-        // Collectors and globs look for other endings.
+        // Collectors and globs do not match it.
         .suffix(".tmp")
         .permissions(Permissions::from_mode(permissions))
         .tempfile_in(folder)?;
@@ -35,11 +36,11 @@ pub(super) fn replace_file(path: &Path, contents: &[u8], mode: Mode) -> io::Resu
     Ok(())
 }
 
-/// Who may read the file.
+/// The permissions of the file.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Mode {
-    /// These, as far as the umask allows.
+    /// Reduced by the umask.
     Umask(u32),
-    /// These, whatever the umask is.
+    /// Independent of the umask.
     Exactly(u32),
 }

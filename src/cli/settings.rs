@@ -262,8 +262,8 @@ impl DatabaseArgs {
     }
 }
 
-/// The client library takes its default where it cannot read one of these, and for a misspelt
-/// sslmode that would be one without a check.
+/// The client library uses its default if it cannot parse one of these. For a misspelt sslmode, that
+/// default does not verify the server.
 fn check_libpq_variables() -> Result<(), Failure> {
     let is_valid = |name: &str, value: &str| match name {
         "PGPORT" => value.parse::<u16>().is_ok(),
@@ -294,7 +294,7 @@ impl From<DatabaseError> for Failure {
         }
         let hint = match &error {
             DatabaseError::Url(UrlProblem::SeveralHosts) => {
-                "name the primary, or a name that always leads to it"
+                "use the host name of the primary, or a name that always resolves to it"
             }
             DatabaseError::Url(_) => "write it as postgresql://user:password@host:5432/name",
             DatabaseError::Unusable { problem, .. } => problem.hint(),

@@ -38,7 +38,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "PERCENT", env = "SWR_SYNC_MAX_REMOVALS_PERCENT", default_value_t = 20,
           value_parser = clap::value_parser!(u8).range(0..=100))]
     max_removals_percent: u8,
-    /// Publish however many artifacts or tags are missing
+    /// Publish regardless of how many artifacts or tags are missing
     #[arg(long)]
     accept_removals: bool,
     /// Mirror an instance although this database has another instance of the project with the same
@@ -346,8 +346,8 @@ async fn wait_for_jitter(longest: Duration, telemetry: &Telemetry) {
     tokio::time::sleep(wait).await;
 }
 
-/// Says in one line that an instance is left to another run. If no run holds the lock, nobody does
-/// the work meanwhile, which is worth a warning.
+/// Prints in one line that an instance is left to another run. If the lock is not held by a run,
+/// nothing syncs the instance, so it is a warning.
 fn tell_skip(target: &TargetName, failure: &Failure, telemetry: &Telemetry) {
     let text = format!("{target} is skipped: {}", failure.message());
     let is_run = match failure.error.downcast_ref() {

@@ -159,7 +159,7 @@ fn parse_filter(text: &str) -> Result<String, &'static str> {
          also by module as in `warn,swr_sync::sync=debug`")
 }
 
-/// Message and fields in one line, in which nothing hides or moves the cursor.
+/// Message and fields in one line, without hidden characters and without ones that move the cursor.
 #[derive(Debug)]
 struct VisibleFields;
 
@@ -175,7 +175,7 @@ impl<'writer> FormatFields<'writer> for VisibleFields {
     }
 }
 
-/// Writes lines of JSON to stderr. Nothing else is shown there in this form.
+/// Writes lines of JSON to stderr, without a live progress line.
 #[derive(Debug)]
 struct VisibleJson;
 

@@ -1,14 +1,13 @@
-//! Errors of the driver, in words for people.
+//! Errors of the driver, as messages for people.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use sqlx::postgres::PgDatabaseError;
 
-/// An error of the driver.
+/// An error of the driver, with its SQLSTATE and without a line number of PostgreSQL's source.
 ///
-/// The driver's own text ends with a line number of PostgreSQL's source and lacks the SQLSTATE.
-/// Nothing is a `source` of this error: the text says it all.
+/// It has no `source`: the message is complete.
 #[derive(Debug)]
 pub struct SqlError(pub sqlx::Error);
 
@@ -44,8 +43,8 @@ impl fmt::Display for SqlError {
     }
 }
 
-/// Whether the detail of such an error quotes values, which may hold a secret: those of data and
-/// constraints, and those that a function raises.
+/// Whether the detail of such an error quotes values, which may contain a secret: errors of data and
+/// constraints, and errors that a function raises.
 fn quotes_data(code: &str) -> bool {
     ["22", "23", "P0"]
         .iter()

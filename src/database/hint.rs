@@ -9,7 +9,7 @@ use super::SqlError;
 
 /// One sentence: the next step after an error of PostgreSQL or of the connection to it.
 ///
-/// `None` if there is nothing to do but to try again.
+/// `None` if the only option is to try again.
 pub fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let mut cause = error;
     let error = loop {
@@ -40,11 +40,11 @@ pub fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
 pub(super) const OPEN_GAUSS: &str = "this server is openGauss or GaussDB, which is not PostgreSQL \
     and is not supported: use PostgreSQL 14 or later (RDS for PostgreSQL is one)";
 
-/// PostgreSQL's SASL login names its mechanisms. openGauss and GaussDB use its number for a login of
-/// their own, in which sqlx finds none.
+/// The SASL login of PostgreSQL lists its mechanisms. openGauss and GaussDB use the same message number
+/// for a different login, so sqlx finds no mechanisms.
 fn offers_no_mechanism(message: &str) -> bool {
     let mechanisms = message.strip_prefix("unsupported SASL authentication mechanisms:");
-    // A place in sqlx's sources follows.
+    // sqlx appends a location in its source code.
     mechanisms.is_some_and(|rest| rest.trim_start().starts_with('('))
 }
 
@@ -52,7 +52,7 @@ fn offers_no_mechanism(message: &str) -> bool {
 fn certificate_error(error: &sqlx::Error) -> Option<CertificateError> {
     let mut cause: &(dyn Error + 'static) = error;
     loop {
-        // An I/O error keeps what it wraps from `source`.
+        // The `source` of an I/O error skips the error that it wraps.
         let inner = cause
             .downcast_ref::<std::io::Error>()
             .and_then(std::io::Error::get_ref);
@@ -69,12 +69,12 @@ fn certificate_error(error: &sqlx::Error) -> Option<CertificateError> {
 fn of_certificate(reason: &CertificateError) -> &'static str {
     match reason {
         CertificateError::UnknownIssuer => {
-            "no authority that is trusted here signed the server's certificate: name that authority's \
-             certificate as sslrootcert=FILE in the database URL, or set sslmode=require, which \
-             encrypts and does not check who answers"
+            "the server's certificate is not signed by a trusted authority: set sslrootcert=FILE in the \
+             database URL to the certificate of its authority, or sslmode=require, which encrypts but \
+             does not verify the server"
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "the server's certificate is for another host: use the name that it holds, or \
+            "the server's certificate is for another host: use the host name in the certificate, or \
              sslmode=verify-ca, which does not compare names"
         }
         CertificateError::Expired
@@ -84,19 +84,19 @@ fn of_certificate(reason: &CertificateError) -> &'static str {
             "renew the server's certificate, and check the clock of this machine"
         }
         CertificateError::Other(other) if other.to_string().contains("UnsupportedCertVersion") => {
-            "the server's certificate is of X.509 version 1, as Citus and `openssl x509 -req` without \
-             extensions make it: give the server one of version 3, or set sslmode=disable in the \
+            "the server's certificate has X.509 version 1, like those that Citus and `openssl x509 -req` \
+             without extensions create: install one of version 3, or set sslmode=disable in the \
              database URL, on a trusted network only"
         }
         CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
-            "the server's certificate is self-signed, and that of an authority (CA:TRUE): give the \
-             server one that an authority signed, and name the authority's as sslrootcert=FILE in \
-             the database URL, or set sslmode=require, which encrypts and does not check who answers"
+            "the server's certificate is self-signed, and marked as one of an authority (CA:TRUE): \
+             install one that an authority signed, and set sslrootcert=FILE in the database URL to the \
+             authority's, or set sslmode=require, which encrypts but does not verify the server"
         }
         _ => {
-            "give the server a certificate of X.509 version 3 that an authority signed, and name the \
-             authority's as sslrootcert=FILE in the database URL; sslmode=require does not check who \
-             answers, sslmode=disable does not encrypt"
+            "install a server certificate of X.509 version 3 that an authority signed, and set \
+             sslrootcert=FILE in the database URL to the authority's; sslmode=require does not verify the \
+             server, sslmode=disable does not encrypt"
         }
     }
 }

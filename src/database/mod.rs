@@ -35,7 +35,7 @@ pub static MIGRATOR: Migrator = Migrator {
     ..sqlx::migrate!()
 };
 
-/// What our sessions call themselves in `pg_stat_activity`, before the version.
+/// The application name of our sessions in `pg_stat_activity`, before the version.
 pub(crate) const APPLICATION: &str = "swr-sync";
 
 /// Limit for a connection to stand, the wait for a server that is starting up included.
@@ -53,13 +53,13 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 /// What a step gets beyond the limit, for the server to say that it ended it.
 const MARGIN: Duration = Duration::from_secs(2);
 
-/// The oldest PostgreSQL whose SQL is enough.
+/// The oldest PostgreSQL that supports our SQL.
 const FIRST_SERVER_VERSION: i32 = 140_000;
 
 /// What can go wrong before the first statement.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
-    /// The URL cannot be used. It is not repeated, since it may hold a password.
+    /// The URL cannot be used. It is not repeated, since it may contain a password.
     #[error("the database URL is not valid: {0}")]
     Url(UrlProblem),
     /// No connection.
@@ -121,10 +121,10 @@ pub enum DatabaseError {
     Migration {
         /// Its number.
         version: i64,
-        /// What came back.
+        /// The error of the database.
         source: SqlError,
     },
-    /// Something around the migrations failed, or the applied ones are not the program's.
+    /// The bookkeeping of the migrations failed, or the applied ones differ from the program's.
     #[error("cannot migrate the database")]
     Migrations(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A signal, or the time limit, before all migrations were applied.
@@ -138,7 +138,7 @@ pub enum DatabaseError {
 /// Why a database cannot hold the tables.
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
-    /// Not PostgreSQL, but a relative of PostgreSQL 9.2.
+    /// Not PostgreSQL, but a fork of PostgreSQL 9.2.
     #[error("the server is openGauss or GaussDB")]
     OpenGauss,
     /// The version lacks SQL that is needed.
@@ -243,8 +243,8 @@ impl Database {
         &self.place
     }
 
-    /// Opens a connection for writing: the server ends its waits after the limit, and its session
-    /// soon after we have gone. So locks do not outlive their run.
+    /// Opens a connection for writing. The server ends waits after the limit, and the session soon
+    /// after this process has ended, so that locks do not outlive their run.
     pub async fn connect_to_write(&self) -> Result<PgConnection, DatabaseError> {
         let (connection, server) = self.connect(Purpose::Write).await?;
         match unusable(server) {
@@ -262,7 +262,7 @@ impl Database {
         Ok(Reader::new(connection, self.timeout))
     }
 
-    /// Connects, waiting for a server that is starting up, and sets what the session needs.
+    /// Connects, waits for a server that is starting up, and configures the session.
     async fn connect(&self, purpose: Purpose) -> Result<(PgConnection, Server), DatabaseError> {
         let mut not_yet = None;
         let connecting = async {
@@ -417,7 +417,7 @@ fn milliseconds(limit: Duration) -> u128 {
     limit.as_millis().clamp(1, i32::MAX as u128)
 }
 
-/// Why a server cannot be written to, if it cannot.
+/// The reason why the server cannot be written to, if there is one.
 fn unusable(server: Server) -> Option<Unusable> {
     let Server {
         version,
@@ -468,8 +468,8 @@ pub async fn migrate(mut connection: PgConnection) -> Result<(), MigrateError> {
     result
 }
 
-/// The migrations without the statements that create a schema that is already there: an
-/// administrator may have made it for a role that cannot create schemas.
+/// The migrations, without statements that create schemas that exist: an administrator may have
+/// created them for a role that cannot create schemas.
 async fn migrator(connection: &mut PgConnection) -> Result<Migrator, MigrateError> {
     let schemas: Vec<String> = sqlx::query_scalar!(
         r#"select nspname::text as "schema!" from pg_namespace where nspname in ('swr', 'swr_report')"#

@@ -62,8 +62,8 @@ const FETCH: &str = "fetch 1000 from swr_result";
 
 /// A connection to read from, with a limit for each step of a query.
 ///
-/// What a step waits for is the database alone. For whoever takes the rows the server waits an
-/// hour.
+/// The limit does not include the time in which the consumer processes rows. For that, the server
+/// waits up to an hour.
 #[derive(Debug)]
 pub struct Reader {
     connection: PgConnection,

@@ -1,5 +1,5 @@
-//! What each connection sets for itself. The defaults of a database, a role or a URL are made for
-//! other programs: they can change results, end our sessions, or let others run code as our role.
+//! Settings of each connection. The defaults of a database, a role or a URL are made for other
+//! programs: they can change results, end our sessions, or let others run code as our role.
 
 use std::time::Duration;
 
@@ -14,39 +14,39 @@ pub(super) enum Purpose {
     Read,
 }
 
-/// How long the transaction of a reader may wait for whoever takes the rows. Its snapshot keeps the
-/// server from cleaning up.
+/// How long the transaction of a reader may wait for the consumer of the rows. Its snapshot prevents
+/// the server from vacuuming.
 const SLOWEST_CONSUMER: Duration = Duration::from_secs(3600);
 
 /// For all connections.
 ///
 /// These are the settings of `pg_settings` with context `user` that can change a result, end a
-/// session or make it wait, but these, which are left to whoever runs the server:
-/// - `default_transaction_read_only`: providers switch it on when a disk is nearly full. The error
-///   is a clear one, and `doctor` names it.
+/// session or make it wait, except for these, which the server's administrator decides:
+/// - `default_transaction_read_only`: providers enable it when a disk is nearly full. The error is
+///   clear, and `doctor` reports it.
 /// - `default_tablespace`, `temp_tablespaces`, `temp_file_limit`, `work_mem` of writers,
 ///   `synchronous_commit`, `default_toast_compression`, `vacuum_*`: resources.
 /// - `enable_*`, `*_cost`, `plan_cache_mode` and the like: plans. Results are ordered explicitly.
-/// - `lc_*`, `xml*`, `default_text_search_config`: nothing of ours uses them, only queries of users.
-/// - `role`: the owner of new tables, where an administrator has chosen one.
-/// - `debug_*`, `log_*`, `track_*`: what is written to the server's log.
+/// - `lc_*`, `xml*`, `default_text_search_config`: our SQL does not use them, only queries of users.
+/// - `role`: the owner of new tables, if an administrator has chosen one.
+/// - `debug_*`, `log_*`, `track_*`: the content of the server's log.
 const COMMON: &[(&str, &str)] = &[
-    // Values as text, in the views and in the results of `query`. sqlx reads dates in this form.
+    // Values as text, in the views and in the results of `query`. sqlx parses dates in this format.
     ("client_encoding", "UTF8"),
     ("DateStyle", "ISO, MDY"),
     ("IntervalStyle", "postgres"),
     ("TimeZone", "UTC"),
     ("bytea_output", "hex"),
     ("extra_float_digits", "1"),
-    // How SQL is read: backslashes in literals, NULL in literals of arrays, `= null`.
+    // How SQL is parsed: backslashes in literals, NULL in array literals, `= null`.
     ("standard_conforming_strings", "on"),
     ("array_nulls", "on"),
     ("transform_null_equals", "off"),
-    // Publish updates a row that the heartbeat has updated since: above read committed that is an
-    // error. A deferrable transaction waits for others before its first statement.
+    // Publish updates a row that the heartbeat has updated in the meantime: above read committed that
+    // is an error. A deferrable transaction waits for others before its first statement.
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_deferrable", "off"),
-    // A soft limit on the rows that an index gives.
+    // A soft limit on the rows that an index returns.
     ("gin_fuzzy_search_limit", "0"),
     // Can forbid reading views.
     ("restrict_nonsystem_relation_kind", ""),
@@ -57,9 +57,9 @@ const COMMON: &[(&str, &str)] = &[
     ("lock_timeout", "0"),
     ("transaction_timeout", "0"),
     ("idle_session_timeout", "0"),
-    // A statement that failed must not end the session with the instance's lock.
+    // A failed statement must not end the session that holds the instance's lock.
     ("exit_on_error", "off"),
-    // Notices cost traffic, down to each debugging line of the server.
+    // Notices, and at some levels each debug line of the server, cause traffic.
     ("client_min_messages", "warning"),
     // The server notices a process that was killed while its statement runs, ...
     ("client_connection_check_interval", "2s"),
@@ -71,19 +71,19 @@ const COMMON: &[(&str, &str)] = &[
 ];
 
 const OF_WRITERS: &[(&str, &str)] = &[
-    // A function or operator in a schema that others may write to would be run as our role. All
-    // names in our SQL have a schema.
+    // A function or operator in a schema that others can create in would run as our role. All names
+    // in our SQL are qualified.
     ("search_path", "pg_catalog"),
-    // A row that a policy hides would be taken for one that is missing: an error is better.
+    // A row hidden by a policy would count as missing: an error is better.
     ("row_security", "off"),
 ];
 
 const OF_READERS: &[(&str, &str)] = &[
-    // As for writers; views and tables can be named without schema.
+    // As for writers, but views and tables do not need to be qualified.
     ("search_path", "pg_catalog, swr_report, swr"),
-    // Here a policy is a way to show somebody a part.
+    // For readers, a policy is a way to restrict what they see.
     ("row_security", "on"),
-    // All rows are wanted, so a plan for the first ones would be the wrong one.
+    // All rows are fetched, so a plan that is optimized for the first ones would be slower.
     ("cursor_tuple_fraction", "1"),
     // Compiling takes longer than running, and sorts and hashes are large.
     ("jit", "off"),
@@ -101,10 +101,10 @@ pub(super) struct Server {
     pub(super) encoding: String,
 }
 
-/// Sets what a connection needs, in one round trip, and says what it is connected to.
+/// Configures the session in one round trip, and returns what it is connected to.
 ///
-/// By a statement and not on connecting: poolers refuse parameters that they do not know. What a
-/// server does not know, such as an old one, or does not let everyone set, is left out.
+/// It uses a statement instead of startup parameters, because poolers refuse parameters that they do
+/// not know. Settings that the server does not know, or that not everyone may set, are skipped.
 pub(super) async fn begin(
     connection: &mut PgConnection,
     purpose: Purpose,
@@ -112,7 +112,7 @@ pub(super) async fn begin(
 ) -> Result<Server, sqlx::Error> {
     let statement_limit = milliseconds(limit).to_string();
     let (own, idle_limit) = match purpose {
-        // A process that is frozen in the middle of a transaction holds its locks.
+        // A process that is frozen in a transaction keeps its locks.
         Purpose::Write => (OF_WRITERS, limit),
         Purpose::Read => (OF_READERS, SLOWEST_CONSUMER),
     };
@@ -124,7 +124,7 @@ pub(super) async fn begin(
     let settings = || COMMON.iter().chain(own).chain(&limits);
     let names: Vec<&str> = settings().map(|(name, _)| *name).collect();
     let values: Vec<&str> = settings().map(|(_, value)| *value).collect();
-    // The search path is still that of others: each name has its schema.
+    // The search path is not set yet, so each name is qualified.
     let server = sqlx::query!(
         r#"select
                pg_catalog.version() as "version!",

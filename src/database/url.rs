@@ -1,5 +1,5 @@
-//! Reads a database URL, and says which part of it is wrong without repeating it: any part may
-//! be a piece of a password.
+//! Parses a database URL. An error names the wrong part but does not repeat it: any part may contain
+//! a piece of a password.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
@@ -9,25 +9,25 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 /// What is wrong with a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UrlProblem {
-    /// Without it, the user would pass for it.
+    /// Without it, the user would count as the scheme.
     #[error("it does not begin with postgresql://")]
     Scheme,
-    /// What follows the character would pass for the next part, which messages show.
+    /// The text after the character would count as the next part, which messages show.
     #[error("`{0}` in the user or password must be percent-encoded, as {1}")]
     Unencoded(char, &'static str),
-    /// Each would have to be tried.
-    #[error("it names several hosts, and one is supported")]
+    /// Failover between hosts is not supported.
+    #[error("it names several hosts; only one is supported")]
     SeveralHosts,
     /// A user without a host, as in `postgresql://user@/name`.
     #[error("the host is missing")]
     Host,
-    /// In brackets, and no address of IPv6.
+    /// The text in brackets is not an IPv6 address.
     #[error("the IPv6 address in brackets is not valid")]
     Ipv6,
     /// Not 1 to 65535.
     #[error("the port is not a number from 1 to 65535")]
     Port,
-    /// A parameter with a value that it does not have.
+    /// A parameter has an unknown value.
     #[error("the value of the parameter {0} is not valid")]
     Parameter(&'static str),
     /// None of the above.
@@ -35,12 +35,12 @@ pub enum UrlProblem {
     Other,
 }
 
-/// Whether it is a value of `sslmode`.
+/// Whether the value is a valid `sslmode`.
 pub fn is_ssl_mode(value: &str) -> bool {
     value.parse::<PgSslMode>().is_ok()
 }
 
-/// The options that a URL stands for, with those of libpq's variables where it says nothing.
+/// The options of a URL, and those of libpq's variables for what it does not set.
 pub(super) fn parse(url: &str) -> Result<PgConnectOptions, UrlProblem> {
     let rest = match url.split_once("://") {
         Some(("postgresql" | "postgres", rest)) => rest,
@@ -104,7 +104,7 @@ pub(super) fn parse(url: &str) -> Result<PgConnectOptions, UrlProblem> {
         .and_then(|host| host.strip_suffix(']'))
     {
         Some(address) if address.parse::<Ipv6Addr>().is_err() => return Err(UrlProblem::Ipv6),
-        // sqlx would look the brackets up as a part of the name.
+        // sqlx would treat the brackets as a part of the host name.
         Some(address) => {
             let user = user.map(|user| format!("{user}@")).unwrap_or_default();
             format!("postgresql://{user}localhost{port}/{path}?host={address}&{query}")
@@ -112,7 +112,7 @@ pub(super) fn parse(url: &str) -> Result<PgConnectOptions, UrlProblem> {
         None => url.to_owned(),
     };
     let options = PgConnectOptions::from_str(&options).map_err(|_| UrlProblem::Other)?;
-    // Also those of PGHOST and of the query.
+    // Hosts can also come from PGHOST and from the query.
     match options.get_socket() {
         None if options.get_host().contains(',') => Err(UrlProblem::SeveralHosts),
         _ => Ok(options),

@@ -67,7 +67,7 @@ pub(super) enum Event {
 const EVENT_CHANCE: u64 = 1 << 43;
 /// What precedes the number of a round in the names of its sequences of chance.
 const ROUND_CHANCE: u64 = 1 << 41;
-/// Artifacts that are tried for a tag that can move.
+/// Maximum number of artifacts to try until one has a tag that can move.
 const MOST_TRIED: usize = 50;
 /// A registry with no more repositories than this loses none.
 const FEWEST_REPOSITORIES: usize = 4;

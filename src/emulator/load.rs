@@ -1,4 +1,4 @@
-//! How many requests the gateway lets through, and how long the service behind it takes.
+//! How many requests the gateway accepts, and how long the service behind it takes.
 
 use std::f64::consts::TAU;
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub(super) struct Service {
     load: Load,
     pub(super) latency: Duration,
     started_at: Instant,
-    /// When the serial worker has done all that it was given.
+    /// When the serial worker has finished all its requests.
     worker_is_free_at: Instant,
 }
 
@@ -56,7 +56,7 @@ impl Service {
     }
 }
 
-/// Of the standard normal distribution, by the method of Box and Muller.
+/// A value of the standard normal distribution (Box-Muller).
 fn normal(request: u64) -> f64 {
     let radius = (-2.0 * (1.0 - roll(request, 1)).ln()).sqrt();
     radius * (TAU * roll(request, 2)).cos()
@@ -150,7 +150,7 @@ mod tests {
             ..Load::default()
         });
         let quantile = |share: f64| delays[(share * 10_000.0) as usize].as_secs_f64() / 0.04;
-        // Of the lognormal distribution: e^0, and e to the power of what 99 % of the normal one is below.
+        // Quantiles of the lognormal distribution: e to the power of those of the normal one.
         assert!((0.95..1.05).contains(&quantile(0.5)), "{}", quantile(0.5));
         assert!((9.0..11.5).contains(&quantile(0.99)), "{}", quantile(0.99));
     }

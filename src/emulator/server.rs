@@ -188,7 +188,7 @@ impl Emulator {
         lock(&self.state.faults).queue(kind, fault);
     }
 
-    /// Forgets the faults that wait for their request.
+    /// Discards the faults that wait for a request.
     pub fn clear_faults(&self) {
         lock(&self.state.faults).clear();
     }

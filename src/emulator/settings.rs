@@ -32,7 +32,7 @@ pub struct EmulatorSettings {
     pub authentication: Authentication,
     /// How long issued tokens are valid; 24 hours in the cloud.
     pub token_lifetime: Duration,
-    /// How many requests an issued token or temporary key is accepted for; `None` for any number.
+    /// How many requests an issued token or temporary key can be used for; `None` for no limit.
     pub uses_per_secret: Option<u64>,
     /// What tokens and signature dates are checked against.
     pub clock: Clock,
@@ -40,7 +40,7 @@ pub struct EmulatorSettings {
     pub latency: Duration,
     /// How many requests are let through.
     pub throttle: Option<Throttle>,
-    /// What makes latency and limit vary.
+    /// How latency and limit vary.
     pub load: Load,
     /// Spellings which the documentation leaves open.
     pub dialect: Dialect,
@@ -156,18 +156,18 @@ pub struct Throttle {
     pub quotes_limit: bool,
 }
 
-/// What makes the latency and the limit vary, as they do behind a real gateway. By default,
-/// nothing does.
+/// How the latency and the limit vary, as they do behind a real gateway. By default, they are
+/// constant.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Load {
-    /// Answers take lognormal times with the latency as their median, and this deviation. With 1,
-    /// one in a hundred takes ten times as long.
+    /// Answer times are lognormal: the latency is the median, and this is sigma. With 1, one answer
+    /// in a hundred takes ten times as long.
     pub jitter: f64,
     /// A share of the answers takes long.
     pub slow_tail: Option<SlowTail>,
     /// From time to time, nothing is answered.
     pub stalls: Option<Stalls>,
-    /// One worker answers all requests one after the other, at most so many per second.
+    /// One worker answers all requests one after the other, at most this many per second.
     pub serial_worker: Option<u32>,
     /// The limit of the throttle rises and falls, because others use it, too.
     pub limit_swing: Option<Swing>,
@@ -191,10 +191,10 @@ pub struct Stalls {
     pub lasting: Duration,
 }
 
-/// A sine.
+/// A sine wave.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Swing {
-    /// How far up and down, as a share of the middle.
+    /// Its amplitude, as a share of the mean.
     pub share: f64,
     /// From one maximum to the next.
     pub period: Duration,

@@ -94,8 +94,8 @@ const ASSUMED_LIFETIME: TimeDelta = TimeDelta::hours(12);
 /// A token from IAM. It is renewed in the last tenth of its lifetime, but not more than half an
 /// hour early.
 ///
-/// The lifetime counts from now, however wrong our clock is: `skew` is how far the issuer's is
-/// ahead of it.
+/// The lifetime counts from now, even if our clock is wrong: `skew` is how far the issuer's clock is
+/// ahead of ours.
 pub(super) fn issued_token(
     secret: SecretString,
     body: &[u8],

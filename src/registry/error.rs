@@ -68,7 +68,7 @@ pub enum RequestFailure {
     /// A success status with an answer that cannot be read.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// A success status with an answer that is larger than this program reads.
+    /// A success status with an answer that is larger than the program's limit.
     #[error(transparent)]
     TooLarge(#[from] TooLarge),
     /// The caller no longer needed the answer when the request could start.

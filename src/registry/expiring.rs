@@ -1,9 +1,9 @@
 //! A secret that expires: which one is in use, whether it has worked, and when it is replaced.
 //!
-//! Tokens of IAM and temporary keys follow the same rules. One caller at a time asks for a
-//! secret, the others wait for it. A secret that has worked is replaced when it gets old, and
-//! whenever it is refused. One that is refused at its first use is not replaced: whatever is
-//! wrong, another secret of the same origin will not help, and repeated refusals lock an account.
+//! IAM tokens and temporary keys follow the same rules. One caller at a time requests a secret; the
+//! others wait for it. A secret that has worked is replaced shortly before it expires, and whenever it
+//! is refused. One that is refused at its first use is not replaced: another secret from the same
+//! issuer would not help, and repeated refusals lock an account.
 
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,18 +14,18 @@ use tokio::sync::Mutex;
 use super::error::{RegistryError, RequestFailure, StatusFailure};
 use crate::clock::Clock;
 
-/// The issuer is asked again after this time at the earliest.
+/// The minimum time between two requests to the issuer.
 pub(super) const LEAST_INTERVAL: TimeDelta = TimeDelta::seconds(10);
 
-/// Something that proves who sends a request.
+/// Something that authenticates a request.
 pub(super) trait Secret {
-    /// Whether both are the same to the one who checks them. An issuer may give a secret again.
+    /// Whether the gateway treats both as the same. An issuer may return a secret twice.
     fn is_same(&self, other: &Self) -> bool;
 }
 
 /// Holds the secret in use.
 pub(super) struct Expiring<T> {
-    /// Held while the issuer is asked.
+    /// Held during a request to the issuer.
     asking: Mutex<()>,
     state: StdMutex<State<T>>,
 }
@@ -35,14 +35,14 @@ pub(super) struct Issued<T> {
     pub(super) secret: T,
     /// By our clock.
     pub(super) expires_at: DateTime<Utc>,
-    /// From then on, another one is asked for.
+    /// When to request another one.
     pub(super) renew_at: DateTime<Utc>,
 }
 
 /// A secret in use.
 pub(super) struct InUse<T> {
     pub(super) secret: Arc<T>,
-    /// Another number for each other secret.
+    /// A different number for each secret.
     pub(super) generation: u64,
     pub(super) expires_at: DateTime<Utc>,
     renew_at: DateTime<Utc>,
@@ -53,7 +53,7 @@ struct State<T> {
     current: Option<InUse<T>>,
     /// The last one that was refused.
     refused: Option<(Arc<T>, StatusFailure)>,
-    /// The last answer if it was no secret: everybody who waited for it gets it.
+    /// The last answer if it was not a secret: all callers that waited get it.
     failed: Option<(DateTime<Utc>, Box<RegistryError>)>,
     generation: u64,
 }
@@ -73,8 +73,8 @@ impl<T> Default for Expiring<T> {
 }
 
 impl<T: Secret> Expiring<T> {
-    /// The secret to use now; asks `issue` for another one if there is none or it gets old.
-    /// Waits at most `patience` for other callers that are asking.
+    /// The secret to use now; calls `issue` for another one if there is none or it expires soon.
+    /// Waits at most `patience` while another caller requests one.
     pub(super) async fn current(
         &self,
         clock: &Clock,
@@ -94,7 +94,7 @@ impl<T: Secret> Expiring<T> {
                 },
             });
         };
-        // Another caller may have asked while this one waited.
+        // Another caller may have requested one while this one waited.
         if let Some(settled) = self.settled(clock.now()) {
             return settled.map_err(|error| *error);
         }
@@ -137,7 +137,7 @@ impl<T: Secret> Expiring<T> {
         refused.has_worked
     }
 
-    /// What is known without asking: a fresh secret, or a failure just now.
+    /// What is known without a request: a fresh secret, or a recent failure.
     fn settled(&self, now: DateTime<Utc>) -> Option<Result<InUse<T>, Box<RegistryError>>> {
         let state = self.state();
         let is_fresh = |current: &&InUse<T>| now < current.renew_at && now < current.expires_at;
@@ -170,8 +170,8 @@ impl<T: Secret> State<T> {
         taken
     }
 
-    /// Fails with the gateway's words if this is the secret that was refused: another refusal
-    /// would bring it closer to being locked.
+    /// Fails with the gateway's message if this is the secret that was refused: further refusals
+    /// could lock it.
     fn replace(&mut self, issued: Issued<T>) -> Result<InUse<T>, Box<RegistryError>> {
         let Issued {
             secret,
@@ -188,7 +188,7 @@ impl<T: Secret> State<T> {
                 failure: failure.clone().into(),
             }));
         }
-        // An issuer may give the same secret until shortly before its end.
+        // An issuer may return the same secret until shortly before it expires.
         let same = self
             .current
             .take_if(|current| current.secret.is_same(&secret));
@@ -205,7 +205,7 @@ impl<T: Secret> State<T> {
         Ok(self.current.insert(current).clone())
     }
 
-    /// Renewal failed. Keeps the current secret until it expires, and tries again before.
+    /// Handles a failed renewal: keeps the current secret until it expires, and tries again before.
     fn keep(
         &mut self,
         error: Box<RegistryError>,

@@ -1,15 +1,15 @@
-//! Keeps refused credentials from being tried again and again.
+//! Prevents refused credentials from being used repeatedly.
 //!
 //! More than five failed signature checks in a row lock a key for five minutes (devg-apisign,
-//! api-sign-0001). So the first request with a key or an issued token goes alone until the gateway
-//! has accepted it, and a key that is wrong from the start costs one failed check. The same holds
-//! for a temporary key or token that replaces another: a refusal at its first use is final.
+//! api-sign-0001). So the first request with a key or an issued token is sent alone until the gateway
+//! has accepted it, and a key that is wrong from the start causes one failed check. The same applies
+//! to a temporary key or token that replaces another: a refusal at its first use is final.
 //!
-//! A key that turns bad in the middle of a run fails as many checks as requests start within one
-//! round trip to the gateway, which refuses before it asks the service: at 200 requests a second
-//! and 10 ms, two. The pace spreads them evenly, so there are no bursts beyond that. A clock that
-//! was set, or a machine that slept, can make a good key look bad; after either, one request goes
-//! alone again.
+//! A key that becomes invalid during a run fails as many checks as requests start within one round
+//! trip to the gateway, which refuses before it calls the service: at 200 requests a second and
+//! 10 ms, two. The pace spreads them evenly, so there are no bursts beyond that. A clock that was
+//! set, or a machine that was suspended, can cause refusals of a valid key; after either, one request
+//! is sent alone again.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
@@ -26,8 +26,8 @@ const JUMP: TimeDelta = TimeDelta::seconds(60);
 #[derive(Debug)]
 pub(super) struct Gate {
     trust: watch::Sender<Trust>,
-    /// Whether one request goes alone first. A token from elsewhere needs none: nothing is locked
-    /// for it, and there is no other.
+    /// Whether one request is sent alone first. A token that the user supplied needs no probe: its
+    /// refusal locks nothing, and it cannot be replaced.
     probes: bool,
 }
 

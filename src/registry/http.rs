@@ -9,34 +9,34 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::clock::Clock;
 
-/// Of an answer with an error status, the rest is not read.
+/// The rest of an answer with an error status is not read.
 const MAX_ERROR_BYTES: usize = 64 << 10;
-/// An answer up to this size takes no reservation: most answers are smaller.
+/// An answer up to this size needs no reservation: most answers are smaller.
 const SMALL_BYTES: usize = 32 << 10;
-/// A larger one takes a medium reservation, and beyond this size the only large one as well.
+/// A larger one needs a medium reservation, and beyond this size also the only large one.
 const MEDIUM_BYTES: usize = 256 << 10;
 const MEDIUM_ANSWERS: usize = 32;
 
-/// What all clients of the program have in common.
+/// The settings that all HTTP clients of the program share.
 pub(crate) fn client_builder() -> reqwest::ClientBuilder {
-    // Fails only if a provider is installed already, which is as good.
+    // Fails only if a provider is installed already, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .user_agent(concat!("swr-sync/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
 }
 
-/// The memory that answers beyond 32 KiB may take together: 32 of up to 256 KiB, and one that is
-/// larger. Each answer reserves what it needs as it grows, in this order, so no two answers wait
-/// for each other.
+/// Limits the total memory of answers beyond 32 KiB: 32 answers of up to 256 KiB, and one larger
+/// answer. Each answer makes its reservations in this order as it grows, so no two answers wait for
+/// each other.
 #[derive(Debug)]
 pub(super) struct AnswerMemory {
     medium: Arc<Semaphore>,
     large: Arc<Semaphore>,
 }
 
-/// Memory reserved for a large answer. Keep it until the answer is stored; dropping it lets the
-/// next large answer in.
+/// Memory reserved for a large answer. Keep it until the answer is stored; dropping it releases the
+/// memory to the next large answer.
 #[derive(Debug)]
 pub struct Reservation {
     _medium: OwnedSemaphorePermit,
@@ -51,12 +51,12 @@ impl AnswerMemory {
         }
     }
 
-    /// Waits until an answer may take so many bytes.
+    /// Waits until an answer may use this much memory.
     async fn reserve(&self, held: &mut Option<Reservation>, bytes: usize) {
         if bytes <= SMALL_BYTES {
             return;
         }
-        // The semaphores are never closed, so that acquiring cannot fail.
+        // The semaphores are never closed, so acquiring cannot fail.
         if held.is_none()
             && let Ok(medium) = Arc::clone(&self.medium).acquire_owned().await
         {
@@ -74,7 +74,7 @@ impl AnswerMemory {
     }
 }
 
-/// An answer, whatever its status. The body of one with an error status may be cut.
+/// An answer with any status. The body of one with an error status may be truncated.
 pub(super) struct RawAnswer {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
@@ -82,7 +82,7 @@ pub(super) struct RawAnswer {
     pub(super) reservation: Option<Reservation>,
 }
 
-/// Why there is no whole answer.
+/// Why there is no complete answer.
 pub(super) enum Unanswered {
     Lost {
         reason: String,
@@ -90,14 +90,14 @@ pub(super) enum Unanswered {
     Untrusted {
         reason: String,
     },
-    /// A success that has more bytes than the limit; the size is known if a header gave it.
+    /// A success with more bytes than the limit; the size is known if it was in a header.
     TooLarge {
         status: u16,
         size: Option<u64>,
     },
 }
 
-/// What an exchange may take.
+/// Limits of an exchange.
 pub(super) struct Limits<'a> {
     /// From the start of the connection to the last byte, waiting for memory included.
     pub(super) timeout: Duration,
@@ -107,10 +107,7 @@ pub(super) struct Limits<'a> {
 }
 
 /// Sends a request and reads the answer to its end; `on_headers` gets the headers as they arrive.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the door: every request leaves from here"
-)]
+#[expect(clippy::disallowed_methods, reason = "every request is sent here")]
 pub(super) async fn exchange(
     http: &reqwest::Client,
     request: reqwest::Request,
@@ -122,7 +119,7 @@ pub(super) async fn exchange(
         on_headers(response.headers());
         read(response, &limits).await
     };
-    // The client's own timeout does not see the wait for memory.
+    // The client's own timeout does not include the wait for memory.
     match tokio::time::timeout(limits.timeout, answering).await {
         Ok(answered) => answered,
         Err(_) => Err(Unanswered::Lost {
@@ -155,7 +152,7 @@ async fn read(
         let bytes = body.len() + chunk.len();
         limits.memory.reserve(&mut reservation, bytes).await;
         if bytes > MEDIUM_BYTES {
-            // All at once, as growing step by step would take twice the memory in between.
+            // All at once: growing in steps would temporarily take twice the memory.
             body.reserve_exact(limits.max_bytes - body.len());
         }
         body.extend_from_slice(&chunk);
@@ -168,7 +165,8 @@ async fn read(
     })
 }
 
-/// By how much the server's clock is ahead of ours, by the `Date` of an answer that is arriving.
+/// By how much the server's clock is ahead of ours, according to the `Date` of an answer that is
+/// arriving.
 pub(super) fn skew(headers: &HeaderMap, clock: &Clock) -> Option<TimeDelta> {
     let date = headers.get("date")?.to_str().ok()?;
     let date = DateTime::parse_from_rfc2822(date).ok()?;
@@ -188,7 +186,7 @@ fn unanswered(error: reqwest::Error) -> Unanswered {
 fn untrusted(error: &reqwest::Error) -> Option<String> {
     let mut cause: &dyn std::error::Error = error;
     loop {
-        // An I/O error hides what it wraps from `source`.
+        // The `source` of an I/O error skips the error that it wraps.
         if let Some(inner) = cause
             .downcast_ref::<std::io::Error>()
             .and_then(std::io::Error::get_ref)
@@ -205,7 +203,7 @@ fn untrusted(error: &reqwest::Error) -> Option<String> {
 
 const TIMED_OUT: &str = "the request timed out";
 
-/// The innermost cause in words: the causes around it repeat the URL.
+/// The message of the innermost cause: the causes around it repeat the URL.
 pub(crate) fn reason(error: reqwest::Error) -> String {
     if error.is_timeout() {
         return if error.is_connect() {

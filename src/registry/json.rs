@@ -1,12 +1,12 @@
 //! JSON as it came: every digit, every field, every escape.
 //!
-//! serde_json parses one level at a time into slices of the text. What its own tree would round,
-//! drop or reject, and what jsonb cannot hold, is decided here value by value, so that an odd
-//! value affects only its own field.
+//! serde_json parses one level at a time into slices of the text. Values that its own tree would
+//! round, drop or reject, and values that jsonb cannot store, are handled here one by one, so that an
+//! odd value affects only its own field.
 //!
-//! Small text can make large structures: an element of `[[],[],…]` takes three bytes there and a
-//! hundred in memory. So each document has a number of values that it may make, and everything
-//! that keeps one counts it.
+//! Small text can become a large structure: an element of `[[],[],…]` takes three bytes there and a
+//! hundred in memory. So each document has a maximum number of values, and everything that keeps a
+//! value counts it.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -25,7 +25,7 @@ use crate::data_issue::Action;
 /// than would exhaust a stack here or in PostgreSQL.
 const DEEPEST_TREE: usize = 64;
 /// Values longer than this are kept as text: as a tree, here and in jsonb, a value can take many
-/// times the memory of its text.
+/// times as much memory.
 const LARGEST_TREE_BYTES: usize = 256 << 10;
 /// Numbers beyond these are kept as text; PostgreSQL's numeric ends at 131,072 and 16,383 digits.
 const LONGEST_NUMBER: usize = 1_000;
@@ -38,7 +38,7 @@ pub(super) struct Document<'a> {
     text: Cow<'a, str>,
     /// Bytes that are no UTF-8, with the place in `text` where U+FFFD stands for them.
     invalid: Vec<(usize, &'a [u8])>,
-    /// How many more values may be made of it; `None` once there were too many.
+    /// How many more values may be kept; `None` once there were too many.
     values_left: Cell<Option<usize>>,
 }
 
@@ -107,7 +107,7 @@ impl<'a> Document<'a> {
         if !root.is_empty() && !root.starts_with('{') {
             return Err(Malformed::new("the answer is not a JSON object"));
         }
-        // The error names the place and what was expected there, and quotes nothing.
+        // The error contains the position and the expected token, but no text of the answer.
         self.members(root)
             .map_err(|error| Malformed::new(format!("the answer is not JSON: {error}")))
     }
@@ -139,8 +139,7 @@ impl<'a> Document<'a> {
         left.is_some()
     }
 
-    /// Whether more values were to be kept than allowed. Then what was read of the document is
-    /// incomplete.
+    /// Whether the document had more values than allowed. Then what was read of it is incomplete.
     pub(super) fn has_too_many_values(&self) -> bool {
         self.values_left.get().is_none()
     }
@@ -163,7 +162,7 @@ impl<'a> Document<'a> {
         text
     }
 
-    /// A value as jsonb can hold it.
+    /// A value that jsonb can store.
     pub(super) fn value(&self, value: &str) -> (Value, Alterations) {
         let depth = if value.len() > LARGEST_TREE_BYTES {
             0

@@ -1,8 +1,8 @@
 //! SWR over HTTP: the catalog, the artifact list, and build histories.
 //!
-//! Reading order: this file, then `pages` (listings), `wire` (JSON to nouns), `transport` (the one
-//! door), and what that uses: `pace` and its rules in `rate`, `gate`, `retry`, `http`,
-//! `credentials`, `expiring`, `temporary_key`, `signature`, `error`.
+//! Reading order: this file, then `pages` (listings), `wire` (JSON to nouns), `transport` (sends every
+//! request), and what that uses: `pace`, `gate`, `retry`, `http`, `credentials`, `expiring`,
+//! `temporary_key`, `signature`, `error`.
 //! The registry never touches the database.
 
 pub mod signature;
@@ -56,7 +56,7 @@ pub const PAGE_SIZE: u64 = 100;
 
 /// Larger answers are not read: this bounds the memory that a request can take.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
-/// How much larger than others a page of a single row may be: there is no smaller one.
+/// How much larger than others a page of a single row may be: it cannot be requested in parts.
 const SINGLE_ROW_FACTOR: usize = 4;
 
 /// Which project, and how to reach it.
@@ -117,7 +117,7 @@ impl Project {
 
     /// All instances, whatever their state (ListInstance, swr_03_0002).
     pub async fn instances(&self) -> Result<Vec<ListedInstance>, RegistryError> {
-        // Requests nothing below its base.
+        // It requests only the base URL, not an instance.
         let project = Registry {
             transport: self.transport.clone(),
             base: self.base.as_str().into(),
@@ -147,7 +147,7 @@ pub struct Registry {
 pub struct FetchedHistory {
     /// How the fetch ended.
     pub outcome: HistoryOutcome,
-    /// The memory that a large history takes; drop it when the history is stored.
+    /// The memory reserved for a large history; drop it when the history is stored.
     pub reservation: Option<Reservation>,
 }
 
@@ -182,7 +182,7 @@ impl Registry {
         self.transport.pace()
     }
 
-    /// What the requests of this client are doing, for a watchdog.
+    /// The activity of this client's requests, for a watchdog.
     pub fn activity(&self) -> Activity {
         self.transport.activity().clone()
     }
@@ -198,7 +198,7 @@ impl Registry {
         self.transport.reach().await
     }
 
-    /// How many namespaces the API claims to have, by requesting one (swr_03_0102).
+    /// The number of namespaces that the API reports, from a request for one (swr_03_0102).
     pub async fn namespace_count(&self) -> Result<Option<u64>, RegistryError> {
         let (kind, path) = (RequestKind::Namespaces, format!("{}/namespaces", self.base));
         let query = offset_query(0, 1, OLDEST_FIRST);
@@ -206,12 +206,12 @@ impl Registry {
         Ok(page.await?.total)
     }
 
-    /// How many repositories the API claims to have, by requesting one (swr_03_0201).
+    /// The number of repositories that the API reports, from a request for one (swr_03_0201).
     pub async fn repository_count(&self) -> Result<Option<u64>, RegistryError> {
         Ok(self.repository_page(0, 1).await?.total)
     }
 
-    /// The first artifact of the list, by requesting one (swr_03_0306); `None` if there is none.
+    /// The first artifact of the list, from a request for one (swr_03_0306); `None` if there is none.
     pub async fn first_artifact(&self) -> Result<Option<Artifact>, RegistryError> {
         let path = format!("{}/artifacts", self.base);
         let query = [("marker", FIRST_MARKER.to_string()), ("limit", "1".into())];
@@ -343,7 +343,7 @@ impl Registry {
                 reservation,
             })),
             Err(error) if matches!(error.failure, RequestFailure::Unwanted) => Ok(None),
-            // Every other request would get it too, so it ends the run.
+            // Every other request would fail in the same way, so the error ends the run.
             Err(error) if error.is_refused_login() => Err(error),
             Err(error) => Ok(Some(FetchedHistory::without_steps(refused(&error)))),
         }
@@ -385,7 +385,7 @@ fn with_or_without_steps(history: BuildHistory) -> HistoryOutcome {
     }
 }
 
-/// What a failed request says about the artifact.
+/// What a failed request means for the artifact.
 ///
 /// The gateway's own 400 and 404 are about the request, not about the artifact, so a later run
 /// may try again.

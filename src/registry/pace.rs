@@ -4,33 +4,33 @@
 //!
 //! # The rate
 //!
-//! 1. The rate begins at 20 per second and doubles every second until the first refusal or the
+//! 1. The rate starts at 20 per second and doubles every second until the first refusal or the
 //!    cap. (Without a cap it doubles ten times per second.)
-//! 2. A refusal pauses all requests for 0.3 s, or as long as `Retry-After` says. After that the
-//!    rate is 85 % of what was answered per second in the last two seconds, but at least half of
-//!    what it was.
+//! 2. A refusal pauses all requests for 0.3 s, or for the time in `Retry-After`. After that the rate
+//!    is 85 % of the requests answered per second in the last two seconds, but at least half of the
+//!    previous rate.
 //! 3. From there it rises by 2 % per second; after ten seconds without a refusal, by 10 %.
 //!
 //! A quoted limit replaces the second step: the rate is 97 % of it for two minutes, and rises by
-//! the third step after that. If the first request after a pause is refused, the gateway lets
-//! nothing through at present, whatever the rate: the rate stays, and the pause doubles.
+//! the third step after that. If the first request after a pause is refused, the gateway currently
+//! refuses everything, independent of the rate: the rate stays, and the pause doubles.
 //!
-//! Slow answers never lower the rate: the maximum number of concurrent requests bounds them. A
+//! Slow answers never lower the rate; the maximum number of concurrent requests limits the load. A
 //! rate that is not used does not rise, because it rises with each start that it delayed; and it
-//! does not fall by more than half, however little there was to send.
+//! never falls by more than half, even if there was little to send.
 //!
 //! # Waiting
 //!
-//! No turn is ever handed to a waiting future: if its owner did not poll it, no other request
+//! A turn is never assigned to a waiting future: if its owner did not poll it, no other request
 //! could start. Instead, each waiter starts by itself when it is polled and its turn has come,
-//! which it knows from its place in the queue. An unpolled waiter still costs the others
+//! which it computes from its place in the queue. An unpolled waiter delays the others by
 //!
 //! - one turn, once: the next one starts an interval later and removes all before it from the
 //!   queue (they get their old places back as soon as they are polled);
-//! - up to [`RECHECK`], once: if the maximum of requests is in flight, the end of one wakes one
-//!   waiter, and while that one is not polled, the others only notice when they look again.
+//! - up to [`RECHECK`], once: if the maximum number of requests is in flight, the end of one wakes
+//!   one waiter; while that one is not polled, the others only notice when they check again.
 //!
-//! A permit that was given counts as in flight until it is dropped, polled or not.
+//! A permit counts as in flight until it is dropped, polled or not.
 
 use std::collections::VecDeque;
 use std::f64::consts::LN_2;
@@ -46,10 +46,10 @@ use crate::run::RequestKind;
 const INITIAL_RATE: f64 = 20.0;
 /// One request per minute is enough to notice that a limit was raised.
 const MIN_RATE: f64 = 1.0 / 60.0;
-/// More than one process can send. Keeps the arithmetic finite if there is no cap.
+/// More requests than one process can send. Keeps the arithmetic finite if there is no cap.
 const MAX_RATE: f64 = 100_000.0;
 
-/// What a start adds to the rate: of a rate that is used in full, this share per second.
+/// What a start adds to the rate. If the rate is fully used, this is the growth per second, as a share.
 const GROWTH: f64 = 0.02;
 const GROWTH_WHEN_CALM: f64 = 0.1;
 const CALM_AFTER: Duration = Duration::from_secs(10);
@@ -60,17 +60,17 @@ const ANSWERS_COUNT_FOR: Duration = Duration::from_secs(2);
 const SHARE_OF_QUOTED: f64 = 0.97;
 const QUOTE_HOLDS: Duration = Duration::from_secs(120);
 
-/// Of the time by which a turn was missed, so much is caught up with: on a busy machine, and in a
-/// container with little CPU time, timers are late.
+/// How much of a missed turn's delay is made up: on a busy machine, and in a container with little CPU
+/// time, timers are late.
 const CATCH_UP: Duration = Duration::from_millis(50);
-/// How long a waiter relies on what it knows of the queue.
+/// How long a waiter relies on its last view of the queue.
 const RECHECK: Duration = Duration::from_secs(1);
 
 /// The pace of all requests to one gateway.
 #[derive(Debug)]
 pub(crate) struct Pace {
     max_rate: f64,
-    /// In how many seconds the rate doubles at the start.
+    /// The time in which the rate doubles at the start, in seconds.
     doubling: f64,
     max_in_flight: usize,
     max_pause: Duration,
@@ -86,15 +86,15 @@ struct State {
     /// When the next request may start; `None` before the first.
     not_before: Option<Instant>,
     in_flight: usize,
-    /// The tickets of those who wait for their turn, in ascending order.
+    /// The tickets of the waiters, in ascending order.
     queue: VecDeque<(u8, u64)>,
-    /// When the answers of the last two seconds came.
+    /// When the answers of the last two seconds arrived.
     answers: VecDeque<Instant>,
     starts: u64,
     starts_before_pause: u64,
     paused_at: Option<Instant>,
     pauses: u64,
-    /// Pauses in a row between which nothing was let through.
+    /// Consecutive pauses between which no request was accepted.
     blocked_pauses: u32,
     /// A limit, and until when it is relied on.
     quoted: Option<(f64, Instant)>,
@@ -103,13 +103,13 @@ struct State {
 /// A request in flight. Dropped without a report, it does not influence the rate.
 pub(crate) struct Permit<'a> {
     pace: &'a Pace,
-    /// A class, of which 0 goes first, and a number.
+    /// A class (0 starts before 1) and a number.
     ticket: (u8, u64),
-    /// Its number among those that started; `None` while it waits for its turn.
+    /// Its number among the started requests; `None` while it waits.
     start: Option<u64>,
 }
 
-/// The pace at a moment.
+/// A snapshot of the pace.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PaceNow {
     /// Requests that may start per second.
@@ -145,14 +145,14 @@ impl Pace {
         }
     }
 
-    /// Waits until one more request may start. Requests start in the order of their calls. A call
-    /// that is dropped leaves nothing behind.
+    /// Waits until one more request may start. Requests start in the order of their calls. Dropping
+    /// the future has no side effects.
     pub(crate) async fn permit(&self) -> Permit<'_> {
         self.wait(1).await
     }
 
-    /// Goes before all that wait for a [`Pace::permit`]: for list pages. There are few of them, and
-    /// each brings up to a hundred other requests.
+    /// A permit with priority over all that wait for a [`Pace::permit`]: for list pages. There are few
+    /// of them, and each leads to up to a hundred other requests.
     pub(crate) async fn permit_first(&self) -> Permit<'_> {
         self.wait(0).await
     }
@@ -207,7 +207,7 @@ impl Permit<'_> {
         let not_before = state.not_before.unwrap_or(now);
         let turn = not_before + Duration::from_secs_f64(place as f64 / state.rate);
         if now < turn {
-            // The time at which its turn comes if the rate doubles from now on, as at the start.
+            // The time of its turn if the rate doubles from now on, as at the start.
             let doublings = (1.0 + LN_2 * (turn - now).as_secs_f64() / self.pace.doubling).log2();
             let wait = RECHECK.min(Duration::from_secs_f64(doublings * self.pace.doubling));
             return Err(Some(not_before.max(now + wait)));
@@ -243,19 +243,19 @@ impl Permit<'_> {
         state.answers.drain(..old);
     }
 
-    /// The gateway had too many requests: all of them slow down.
+    /// The gateway refused the request as one too many: all requests slow down.
     pub(crate) fn refused(self, retry_after: Option<Duration>, quoted_limit: Option<f64>) {
         let (mut state, now) = (self.pace.state(), Instant::now());
         let quoted = quoted_limit.map(|limit| (limit, now + QUOTE_HOLDS));
         state.quoted = quoted.or(state.quoted);
         let ceiling = self.pace.ceiling(&state);
         let mut pause = retry_after.unwrap_or_default();
-        // Refusals of requests that had started before the last pause belong to it.
+        // Refusals of requests that started before the last pause do not cause another one.
         if self.start > Some(state.starts_before_pause) {
             let is_blocked = state.pauses > 0 && self.start == Some(state.starts_before_pause + 1);
             state.blocked_pauses = (state.blocked_pauses + 1) * u32::from(is_blocked);
             if !is_blocked && state.rate <= ceiling {
-                // Less than the length of a pause says little.
+                // A period shorter than a pause is too short for an estimate.
                 let elapsed = state.answers.front().map_or(PAUSE, |first| now - *first);
                 let answered = state.answers.len() as f64 / elapsed.max(PAUSE).as_secs_f64();
                 let lower = SHARE_OF_ANSWERED * answered.min(state.rate);
@@ -280,7 +280,7 @@ impl Drop for Permit<'_> {
             Some(_) => state.in_flight -= 1,
             None => state.queue.retain(|ticket| *ticket != self.ticket),
         }
-        // Also if it was waiting: it may have been the one that an end woke.
+        // Also if it was waiting: it may be the waiter that was woken by the end of a request.
         self.pace.ended.notify_one();
     }
 }
@@ -298,12 +298,12 @@ mod tests {
     const MAX_PAUSE: Duration = Duration::from_secs(60);
     const SHORT: Duration = Duration::from_millis(40);
 
-    /// Of a request that starts in this second.
+    /// The latency of a request that starts in this second.
     type Latency = dyn Fn(f64, &mut fastrand::Rng) -> Duration;
 
-    /// How a gateway treats requests. Times are those since the beginning.
+    /// How a gateway treats requests. Times are in seconds since the start.
     struct Gateway {
-        /// Requests per second, and how many seconds' worth of them a bucket holds.
+        /// Requests per second. The token bucket holds those of `burst_seconds`.
         limit: fn(f64) -> f64,
         burst_seconds: f64,
         retry_after: Option<Duration>,
@@ -312,7 +312,7 @@ mod tests {
     }
 
     impl Gateway {
-        /// Never refuses.
+        /// A gateway that never refuses.
         fn answering_after(
             latency: impl Fn(f64, &mut fastrand::Rng) -> Duration + 'static,
         ) -> Gateway {
@@ -322,7 +322,7 @@ mod tests {
             }
         }
 
-        /// Answers after 40 ms, and refuses after 5.
+        /// A gateway that answers after 40 ms, and refuses after 5 ms.
         fn limited_to(limit: fn(f64) -> f64) -> Gateway {
             Gateway {
                 limit,
@@ -362,7 +362,7 @@ mod tests {
     impl Simulation {
         fn new(max_rate: f64, gateway: Gateway) -> Simulation {
             Simulation {
-                // More than may be in flight.
+                // More than the maximum in flight.
                 clients: 300,
                 pace: Pace::new(Some(max_rate), 256, MAX_PAUSE),
                 begin: Instant::now(),
@@ -378,7 +378,7 @@ mod tests {
             self.begin.elapsed().as_secs_f64()
         }
 
-        /// Lets the clients send requests up to this second, and counts them.
+        /// Lets the clients send requests until this second, and counts them.
         async fn run_until(&self, second: u64) -> Tally {
             self.tally.take();
             let end = self.begin + Duration::from_secs(second);
@@ -429,8 +429,8 @@ mod tests {
         }
     }
 
-    /// What requests of 200 per second at most get from a gateway that refuses none, of `possible`
-    /// per second, in a minute that begins after ten seconds.
+    /// Checks the share of the `possible` requests per second that a client with a cap of 200 sends to
+    /// a gateway that refuses none, in a minute that begins after ten seconds.
     async fn check_share(
         possible: f64,
         at_least: f64,
@@ -471,7 +471,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_stall_is_bounded_by_the_number_of_requests_in_flight_and_costs_nothing_after_it() {
-        // No answers in three seconds of eighteen. 256 requests are sent in them.
+        // No answers in three of eighteen seconds, during which 256 requests are sent.
         let possible = (15.0 * 200.0 + 256.0) / 18.0;
         let tally = check_share(possible, 0.97, |second, _| {
             let stalled = (second % 18.0 - 15.0).max(0.0);
@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_limit_that_wanders_is_followed() {
+    async fn a_limit_that_varies_is_followed() {
         let limit = |second: f64| 100.0 + 60.0 * (second / 11.0).sin() * (second / 29.0).cos();
         let simulation = Simulation::new(200.0, Gateway::limited_to(limit));
         simulation.run_until(10).await;
@@ -717,7 +717,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pauses_between_which_nothing_is_let_through_double_up_to_the_longest() {
+    async fn pauses_between_which_nothing_is_accepted_double_up_to_the_longest() {
         let pace = Pace::new(Some(200.0), 256, MAX_PAUSE);
         pace.permit().await.answered(KIND);
         let mut pauses = Vec::new();
@@ -740,7 +740,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn odd_quotes_and_caps_are_survived() {
+    async fn odd_quotes_and_caps_are_handled() {
         for odd in [0.0, f64::MIN_POSITIVE, f64::INFINITY, f64::MAX] {
             let pace = Pace::new(Some(odd), 0, MAX_PAUSE);
             pace.permit().await.refused(None, Some(odd));
@@ -846,7 +846,7 @@ mod tests {
             drop(pace.permit().await);
             starts.push(begin.elapsed().as_millis());
         }
-        // Of the missed turn, 50 ms are caught up with.
+        // 50 ms of the missed turn are made up.
         assert_eq!(starts, [200, 250, 350]);
         drop(unpolled.await);
         assert_eq!(begin.elapsed().as_millis(), 450);

@@ -1,7 +1,7 @@
 //! Listings page by page: the artifact list by marker, the catalog and the instances by offset.
 //!
-//! A page that is larger than this program reads is requested again with a smaller limit. Later
-//! pages grow again.
+//! A page that exceeds the size limit is requested again with fewer rows. Later pages have more rows
+//! again.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,23 +12,23 @@ use super::{PAGE_SIZE, Registry};
 use crate::artifact::{Artifact, ListedInstance, Namespace, Page, Repository};
 use crate::run::RequestKind;
 
-/// The documented default, and so the start.
+/// The documented default, which is the start of the list.
 pub(super) const FIRST_MARKER: i64 = 1;
 
-/// A listing that gives so many pages in a row without anything new will never end.
+/// After this many pages in a row without anything new, a listing is considered endless.
 const MAX_FRUITLESS_PAGES: u32 = 100;
 
-/// How often a listing by offset is read again when its entries shift during the reading.
+/// Maximum number of readings of a listing by offset whose entries shift while it is read.
 const CATALOG_READINGS: u32 = 3;
 
-/// Limits that are tried, each a divisor of the one before: an offset has to be a multiple of the
+/// Limits to try. Each is a divisor of the one before, because an offset has to be a multiple of the
 /// limit (swr_03_0102, swr_03_0201).
 const LIMITS: [u64; 5] = [PAGE_SIZE, 50, 25, 5, 1];
 
-/// Pages that have to fit before a larger one is tried, at most.
+/// Maximum number of pages that have to fit before a larger limit is tried.
 const MAX_NEEDED: u32 = 64;
 
-/// Entries that are created during the listing come at its end, and shift nothing.
+/// In this order, entries created during the listing come at its end and do not shift others.
 pub(super) const OLDEST_FIRST: &[(&str, &str)] = &[("order_type", "asc")];
 
 /// The pages of the artifact list (ListInstanceAllArtifacts, swr_03_0306).
@@ -56,8 +56,8 @@ impl ArtifactPages {
     /// The next page; `None` after the one without a next marker. Only then is the listing
     /// complete.
     ///
-    /// A marker that comes a second time is an error, and so are too many pages in a row without
-    /// anything new. Rows may repeat on later pages.
+    /// A repeated marker is an error, and so are too many pages in a row without anything new. Rows
+    /// may repeat on later pages.
     pub async fn next(&mut self) -> Result<Option<Page<Artifact>>, RegistryError> {
         let Some(marker) = self.marker else {
             return Ok(None);
@@ -96,8 +96,8 @@ impl ArtifactPages {
 /// The pages of a listing by offset and limit.
 ///
 /// Entries that are deleted during the listing shift its pages. So a listing that ends with fewer
-/// entries than it claims is read again from the start, and the pages of all readings are handed
-/// out: of several rows with the same id the last one counts.
+/// entries than its total is read again from the start, and the pages of all readings are returned:
+/// of several rows with the same id the last one counts.
 #[derive(Debug)]
 pub struct CatalogPages<T> {
     registry: Registry,
@@ -113,7 +113,7 @@ pub struct CatalogPages<T> {
 #[derive(Debug, Default)]
 struct Reading {
     offset: u64,
-    /// The ids met, or hashes of them.
+    /// The ids read so far, or their hashes.
     ids: HashSet<u64>,
     unreadable: u64,
     fruitless_pages: u32,
@@ -128,7 +128,7 @@ pub(super) struct OffsetListing<T> {
     path: String,
     order: &'static [(&'static str, &'static str)],
     decode: fn(&[u8], usize) -> Result<OffsetPage<T>, RequestFailure>,
-    /// Tells entries apart.
+    /// Identifies an entry.
     id: fn(&T) -> u64,
 }
 
@@ -167,7 +167,7 @@ impl OffsetListing<ListedInstance> {
             kind: RequestKind::Instance,
             what: "instances",
             path: base.to_owned(),
-            // None is documented for it.
+            // No order is documented for it.
             order: &[],
             decode: wire::instance_page,
             id: |instance| hash(&instance.swr_instance_id),
@@ -189,8 +189,8 @@ impl<T: Send + 'static> CatalogPages<T> {
 
     /// The next page; `None` when a reading was complete.
     ///
-    /// A reading ends with an empty page, or with exactly as many entries as the answer claims
-    /// there are. A claim that is smaller proves nothing.
+    /// A reading ends with an empty page, or when the number of entries equals the total in the
+    /// answer. A smaller total is ignored.
     pub async fn next(&mut self) -> Result<Option<Page<T>>, RegistryError> {
         if self.is_complete {
             return Ok(None);
@@ -260,13 +260,13 @@ impl<T: Send + 'static> CatalogPages<T> {
     }
 }
 
-/// How many rows to request at a time: fewer after a page that was too large, then more again.
+/// How many rows to request per page: fewer after a page that was too large, then more again.
 #[derive(Debug)]
 struct PageLimit {
     rows: u64,
     /// Pages that fitted since the last change.
     fitted: u32,
-    /// Pages that have to fit before it grows: twice as many after each attempt that failed.
+    /// Pages that have to fit before it grows: twice as many after each failed attempt.
     needed: u32,
     has_grown: bool,
 }
@@ -283,7 +283,7 @@ impl Default for PageLimit {
 }
 
 impl PageLimit {
-    /// A page was too large; `false` if it had a single row.
+    /// Reduces the limit after a page was too large; `false` if the page had a single row.
     fn shrink(&mut self) -> bool {
         let mut smaller = LIMITS.into_iter().filter(|rows| *rows < self.rows);
         let Some(rows) = smaller.next() else {
@@ -296,7 +296,8 @@ impl PageLimit {
         true
     }
 
-    /// A page fitted; `is_possible` says whether the next one may have so many rows.
+    /// Raises the limit after enough pages fitted; `is_possible` tells whether the next page may have
+    /// that many rows.
     fn grow(&mut self, is_possible: impl Fn(u64) -> bool) {
         if self.has_grown {
             (self.needed, self.has_grown) = (1, false);
@@ -312,7 +313,7 @@ impl PageLimit {
     }
 }
 
-/// A page of a listing by offset.
+/// The query of a page of a listing by offset.
 pub(super) fn offset_query(
     offset: u64,
     limit: u64,
@@ -336,8 +337,7 @@ fn unusable(path: &str, failure: RequestFailure) -> RegistryError {
     }
 }
 
-/// Notices when a listing gives nothing new. It remembers pages rather than artifacts, in 8 bytes
-/// each.
+/// Detects pages without anything new. It stores a hash of each page, 8 bytes, and no artifacts.
 #[derive(Debug, Default)]
 struct Novelty {
     seen: HashSet<u64>,

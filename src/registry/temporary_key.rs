@@ -2,8 +2,8 @@
 //! and renewed during a run.
 //!
 //! Both are services of the machine itself: they are reached without a proxy, and their requests
-//! are neither paced nor counted. They are asked one at a time, well before a key expires, and not
-//! again within ten seconds of an answer.
+//! are neither paced nor counted. There is one request at a time, well before a key expires, and not
+//! within ten seconds after an answer.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -26,13 +26,13 @@ use crate::secret_file;
 /// Limits of the SDKs for a request to each service.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(3);
 const POD_IDENTITY_TIMEOUT: Duration = Duration::from_secs(5);
-/// More than all attempts at a key take: each has up to four requests.
+/// Longer than all attempts to get a key take: each has up to four requests.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A key with its names is a few kilobytes.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
 /// How long a metadata service without tokens is not asked for one again.
 const TOKENLESS_FOR: TimeDelta = TimeDelta::hours(24);
-/// The lifetime that is asked for a metadata token, which is used at once.
+/// The requested lifetime of a metadata token, which is used immediately.
 const TOKEN_LIFETIME_SECONDS: &str = "21600";
 /// What the metadata service says in a 401 that no token will change.
 const NO_AGENCY: &str = "Please configure Cloud Service Agency first";
@@ -223,8 +223,8 @@ impl TemporaryKeySource {
         }
     }
 
-    /// Asks for a token first, unless the service is known to have none, then for the key. After a
-    /// 401 for both again, as the SDKs do: the service may have started to require tokens.
+    /// Requests a token, unless the service is known to have none, and then the key. After a 401
+    /// requests both again, like the SDKs: the service may have started to require tokens.
     async fn ask_metadata(
         &self,
         endpoint: &Url,
@@ -365,14 +365,14 @@ impl TemporaryKeySource {
     }
 }
 
-/// When less than 40 minutes are left, as the SDKs do, but not before half of a shorter lifetime
-/// is over: otherwise a key of half an hour would be renewed at each request.
+/// When less than 40 minutes are left, like the SDKs, but not before half of the lifetime is over:
+/// otherwise a key with a lifetime of half an hour would be renewed for each request.
 fn renew_at(now: DateTime<Utc>, expires_at: DateTime<Utc>) -> DateTime<Utc> {
     let margin = ((expires_at - now) / 2).min(RENEWED_BEFORE_END);
     (expires_at - margin).max(now + LEAST_INTERVAL)
 }
 
-/// An answer, and what a message about it needs.
+/// An answer, and the data for a message about it.
 struct Answered {
     request: String,
     answer: RawAnswer,

@@ -1,4 +1,4 @@
-//! The one door for requests: paces, signs, sends, retries, decodes, and explains failures.
+//! Every request is sent here: paces, signs, sends, retries, decodes, and explains failures.
 
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
@@ -53,11 +53,12 @@ impl Default for TransportSettings {
     }
 }
 
-/// Larger answers are decoded on a thread of their own: they take milliseconds.
+/// Larger answers are decoded on a separate thread: they take milliseconds.
 const MAX_INLINE_BYTES: usize = 100_000;
 /// An answer that is not a page has no reason to be larger.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
-/// So many tokens or keys that work for other requests are tried for one that is refused each time.
+/// How often one request is sent with another token or key after a refusal. Reached only if all of
+/// them work for other requests.
 const MAX_REFUSALS: u32 = 50;
 
 /// A connection to one gateway. Clones share everything.
@@ -92,7 +93,7 @@ pub(super) struct Call<'a> {
     pub(super) path: &'a str,
     /// Decoded names and values.
     pub(super) query: &'a [(&'a str, &'a str)],
-    /// Asked when the request may start, which can take long. A request that was sent once is
+    /// Called when the request may start, which can take long. A request that was sent once is
     /// completed.
     pub(super) is_wanted: &'a (dyn Fn() -> bool + Sync),
     /// The name of the answer in messages.
@@ -100,10 +101,10 @@ pub(super) struct Call<'a> {
     pub(super) max_bytes: usize,
 }
 
-/// What proves to the gateway who sends a request.
+/// What authenticates a request to the gateway.
 struct Proof {
     secret: ProofSecret,
-    /// Another number for each other secret.
+    /// A different number for each secret.
     generation: u64,
 }
 
@@ -122,7 +123,7 @@ enum Attempt {
     Lost {
         failure: RequestFailure,
     },
-    /// It was not sent: its token or key was replaced while it waited for its turn.
+    /// It was not sent: its token or key was replaced while it waited.
     Outdated,
 }
 
@@ -172,7 +173,7 @@ impl Transport {
             settings.max_in_flight,
             settings.retry.max_delay,
         );
-        // Nothing can be done about a token from elsewhere, and nothing is locked for it.
+        // A token that the user supplied cannot be replaced, and its refusal locks nothing.
         let probes = !matches!(credentials, Credentials::Token(_));
         Ok(Transport {
             shared: Arc::new(Shared {
@@ -210,8 +211,8 @@ impl Transport {
         &self.meter
     }
 
-    /// By how much the server's clock is ahead of ours, as of the latest answer's `Date`; `None`
-    /// before the first answer. Exact to a second, like the header.
+    /// By how much the server's clock is ahead of ours, according to the `Date` of the latest answer;
+    /// `None` before the first answer. Precise to a second, like the header.
     pub(super) fn clock_skew(&self) -> Option<TimeDelta> {
         let skew = self.shared.clock_skew.lock();
         *skew.unwrap_or_else(PoisonError::into_inner)
@@ -232,14 +233,14 @@ impl Transport {
         self.shared.settings.max_in_flight
     }
 
-    /// Sends a GET and returns what `decode` makes of the body of a 2xx answer, with the memory
-    /// that is reserved for it.
+    /// Sends a GET and returns the decoded body of a 2xx answer, with the memory that is reserved for
+    /// it.
     ///
-    /// Sent again, up to the policy's number of attempts: 408, 425, 500, 502, 503, 504, requests
-    /// without an answer, and 2xx answers that are malformed. A 429 is no attempt: it is sent
-    /// again for as long as the policy's patience lasts. Neither is a 401 for a token or temporary
-    /// key that has worked before, which is replaced. Any other 401 ends all requests, for five
-    /// failed signatures in a row lock a key.
+    /// A request is retried, up to the policy's number of attempts, after 408, 425, 500, 502, 503,
+    /// 504, no answer, and malformed 2xx answers. A 429 does not count as an attempt: the request is
+    /// retried for as long as the policy allows. A 401 for a token or temporary key that has worked
+    /// before does not count either: the token or key is replaced. Any other 401 ends all requests,
+    /// because five failed signatures in a row lock a key.
     pub(super) async fn get<T: Send + 'static>(
         &self,
         call: Call<'_>,
@@ -254,11 +255,11 @@ impl Transport {
             what: call.what,
             max_bytes: call.max_bytes,
         };
-        // Its state is large, and would be part of each caller's.
+        // Its future is large and would enlarge each caller's.
         Box::pin(self.send(&outgoing, move |answer| decode(&answer.body))).await
     }
 
-    /// Requests the endpoint's root without credentials; any answer will do.
+    /// Requests the endpoint's root without credentials; any answer is a success.
     pub(super) async fn reach(&self) -> Result<(), RegistryError> {
         let mut url = self.shared.endpoint.clone();
         url.set_path("/");
@@ -307,7 +308,7 @@ impl Transport {
             let (failure, retry_after) = match self.attempt(outgoing, proof.as_ref(), sent).await {
                 Ok(Attempt::Answer(answer)) => match decoded(answer, decode.clone()).await {
                     Ok(decoded) => return Ok(decoded),
-                    // As likely a fault on the way as a 502.
+                    // Probably a network fault, like a 502.
                     Err(failure @ RequestFailure::Malformed(_)) => (failure, None),
                     Err(failure) => return Err(fail(sent + 1, failure)),
                 },
@@ -363,8 +364,8 @@ impl Transport {
         }
     }
 
-    /// Waits until a request to the gateway may start; `None` if its token or key was replaced or
-    /// has expired in the meantime, so that a refused one is not sent again.
+    /// Waits until a request to the gateway may start. Returns `None` if its token or key was replaced
+    /// or has expired in the meantime, so that a refused one is not sent again.
     async fn admit(
         &self,
         kind: RequestKind,
@@ -374,7 +375,7 @@ impl Transport {
         let generation = proof.map_or(0, |proof| proof.generation);
         let turn = async || match kind {
             RequestKind::BuildHistory => pace.permit().await,
-            // The list pages, and what comes before them: histories depend on them.
+            // List pages, and the requests before them: histories depend on them.
             _ => pace.permit_first().await,
         };
         loop {
@@ -436,7 +437,7 @@ impl Transport {
                 permit.answered(outgoing.kind);
                 self.accept(pass, proof);
             }
-            // Read no further, but the service has answered.
+            // The body is not read to its end, but the service has answered.
             Err(RequestFailure::TooLarge(_)) => {
                 permit.answered(outgoing.kind);
                 self.accept(pass, proof);
@@ -455,7 +456,7 @@ impl Transport {
             {
                 self.accept(pass, proof);
             }
-            // The latch closes before anything else can start.
+            // The gate closes before another request can start.
             Ok(Attempt::Refused { failure, .. })
                 if failure.status == 401 && !self.may_replace(proof, failure) =>
             {
@@ -616,7 +617,7 @@ impl Transport {
         Ok(())
     }
 
-    /// The gateway accepted what proves who sends a request.
+    /// Notes that the gateway accepted the credentials of a request.
     fn accept(&self, pass: Pass<'_>, proof: Option<&Proof>) {
         pass.accepted();
         let generation = proof.map_or(0, |proof| proof.generation);
@@ -637,8 +638,8 @@ impl Transport {
         }
     }
 
-    /// What to send with the next request: a token or temporary key is fetched, or renewed before
-    /// it expires.
+    /// The credentials for the next request. A token or temporary key is fetched if there is none, and
+    /// renewed before it expires.
     async fn current_proof(&self) -> Result<Proof, RegistryError> {
         let current = match &self.shared.credentials {
             Credentials::Token(token) => {
@@ -662,7 +663,7 @@ impl Transport {
         if let Err(error) = &current
             && error.is_refused_login()
         {
-            // All attempts at one have failed; every other request would try again.
+            // All attempts have failed; every other request would try again.
             self.shared.gate.close(&error.failure);
         }
         current
@@ -695,7 +696,7 @@ impl Transport {
                     let is_refusal = !retry::is_retryable(failure.status);
                     error.failure = RequestFailure::Login(failure);
                     if is_refusal {
-                        // An account is locked for repeating a wrong password.
+                        // Repeated wrong passwords lock an account.
                         self.shared.gate.close(&error.failure);
                     }
                 }
@@ -742,13 +743,13 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-/// Decodes an answer next to other work if it is large.
+/// Decodes an answer, on a separate thread if it is large.
 async fn decoded<T: Send + 'static>(
     answer: RawAnswer,
     decode: impl Fn(&RawAnswer) -> Result<T, RequestFailure> + Send + 'static,
 ) -> Result<(T, Option<Reservation>), RequestFailure> {
     let is_small = answer.body.len() < MAX_INLINE_BYTES;
-    // The memory stays reserved until the body is gone.
+    // The memory stays reserved until the body is dropped.
     let decode = move || {
         let decoded = decode(&answer)?;
         Ok((decoded, answer.reservation))
@@ -760,7 +761,7 @@ async fn decoded<T: Send + 'static>(
         Ok(decoded) => decoded,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            // Only a runtime that shuts down cancels it, and then nothing waits for the answer.
+            // It is cancelled only when the runtime shuts down; then nothing waits for the answer.
             Err(_) => Err(RequestFailure::Unwanted),
         },
     }

@@ -19,10 +19,10 @@ use crate::data_issue::{Action, DataIssue};
 /// Digests and names of tags are keys; an index of PostgreSQL takes 2,704 bytes for all of one.
 const LONGEST_KEY_BYTES: usize = 1_000;
 
-/// More steps than any real image has. Anybody who may push an image writes its history.
+/// More steps than any real image has. Users who can push an image control its history.
 const MAX_HISTORY_ENTRIES: usize = 10_000;
-/// How many values (members of objects, elements of lists, issues) one answer may make, which
-/// take up to about 100 bytes each.
+/// Maximum number of values (members of objects, elements of lists, issues) of one answer. Each takes
+/// up to about 100 bytes.
 pub(super) const MAX_VALUES: usize = 150_000;
 /// An issue takes as much memory as a few values.
 const VALUES_PER_ISSUE: usize = 3;
@@ -64,8 +64,8 @@ pub(super) fn artifact_page(
     })
 }
 
-/// The marker of the next page. The field is `next_marker`, which the English page of swr_03_0306
-/// also calls `nextMarker`; the sister API swr_03_0206 has it within `page_info`.
+/// The marker of the next page. The field is `next_marker`; the English page of swr_03_0306 also calls
+/// it `nextMarker`, and the similar API swr_03_0206 has it in `page_info`.
 fn next_marker(document: &Document<'_>, members: &[Member<'_>]) -> Result<Option<i64>, Malformed> {
     if let Some(marker) = given_marker(document, members)? {
         return Ok(Some(marker));
@@ -435,7 +435,7 @@ fn offset_page<T>(
     })
 }
 
-/// Reads an answer that may have so many values.
+/// Decodes an answer that may have at most `max_values` values.
 fn read<T>(
     what: &str,
     body: &[u8],

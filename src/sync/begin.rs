@@ -67,8 +67,8 @@ pub(super) async fn begin_run(
     Ok(stop.or(beginning).await??)
 }
 
-/// What to say of clocks that disagree. The run goes on: the wrong clock can be that of an earlier run,
-/// and then correcting this one would not help.
+/// Warnings about clocks that differ. The run continues: the wrong clock may be that of an earlier
+/// run, and then correcting this one would not help.
 fn clock_warnings(now: DateTime<Utc>, clocks: OtherClocks) -> Vec<String> {
     let OtherClocks {
         database,
@@ -82,8 +82,8 @@ fn clock_warnings(now: DateTime<Utc>, clocks: OtherClocks) -> Vec<String> {
             false => "behind",
         };
         warnings.push(format!(
-            "the clock of this machine is {} {side} the database's: correct the one that is wrong. The times \
-             that this run stores are those of this machine",
+            "the clock of this machine is {} {side} the database's: correct the one that is wrong. This run \
+             stores the times of this machine",
             in_words(ahead)
         ));
     }
@@ -92,7 +92,7 @@ fn clock_warnings(now: DateTime<Utc>, clocks: OtherClocks) -> Vec<String> {
     {
         warnings.push(format!(
             "by the clock of this machine, the last published listing began {} in the future: this clock is \
-             wrong, or that of the earlier run was. Until then, a tag that changes can get a time in the future",
+             wrong, or the clock of the earlier run was. Until then, a tag that changes can get a time in the future",
             in_words(previous_listing - now)
         ));
     }
@@ -187,14 +187,13 @@ fn locked(holder: Option<LockHolder>, waited: Option<Duration>) -> SyncError {
     SyncError::Store(StoreError::Locked { holder, waited })
 }
 
-/// What the registry says of an instance.
+/// The registry's description of an instance.
 #[derive(Debug, PartialEq)]
 enum Description {
-    /// What is stored is new enough, or the request failed in a way that may pass.
+    /// The stored one is recent enough, or the request failed temporarily.
     NotRequested,
-    /// This key may not read it, or the gateway does not know the call.
+    /// This key may not read it, or the gateway does not support the call.
     Refused,
-    /// The answer.
     Given(InstanceDescription),
 }
 
@@ -207,8 +206,8 @@ impl Description {
     }
 }
 
-/// Gives the instance's row, and what the registry says of it where what is stored is old. The row
-/// is made when the registry has said that it has such an instance, or that this key may not ask.
+/// Returns the instance's row, and the registry's description if the stored one is old. The row is
+/// created when the registry has confirmed the instance, or has refused this key a description.
 async fn settle_instance(
     registry: &Registry,
     connection: &mut PgConnection,
@@ -246,7 +245,7 @@ async fn settle_instance(
             }
         }
     };
-    // An instance that was mirrored before is no mistake, whatever its name is now.
+    // An instance that was mirrored before is accepted under any name.
     if let Description::Given(InstanceDescription {
         name: Some(name), ..
     }) = &description
@@ -290,9 +289,9 @@ fn wrong_project(instance: &Instance, settings: &SyncSettings) -> Option<SyncErr
     })
 }
 
-/// Requests name and version. A key that may not read them is no reason to stop, nor is a gateway
-/// that does not know the call. Of a new instance everything else is; of a known one only that the
-/// key itself was refused, and the listing says what else is wrong.
+/// Requests name and version. The run continues if the key may not read them, or if the gateway does
+/// not support the call. For a new instance, every other failure ends the run. For a known one, only
+/// a refused key does; the listing reports other failures.
 async fn describe_instance(registry: &Registry, is_new: bool) -> Result<Description, SyncError> {
     let description = match registry.instance().await {
         Ok(description) => description,

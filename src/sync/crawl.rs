@@ -1,4 +1,4 @@
-//! The crawl: the tasks that ask the registry, the task that stores histories, and how they end.
+//! The crawl: the tasks that send requests, the task that stores histories, and how they end.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use tracing::Instrument;
 use super::failures::Failures;
 use super::listing::Listing;
 use super::progress::{Phase, Progress};
-use super::stages::{BatchLimits, fetch_all, next_batch};
+use super::stages::{BatchLimits, fetch_all, next_batch, resume_panic};
 use super::{GRACE, RECORD_GRACE, STORE_GRACE, SyncError, SyncSettings};
 use crate::activity::Activity;
 use crate::build_history::{GaveUp, HistoryAnswer, HistoryOutcome, Refusal, RepositoryPath};
@@ -33,8 +33,8 @@ const BATCH: BatchLimits = BatchLimits {
     weight: 4 << 20,
     fill: Duration::from_millis(100),
 };
-/// Digests whose request failed and which other repositories may hold. Beyond this number a failure
-/// is recorded without asking them; the next run asks again. Bounds the memory: some 200 bytes each.
+/// Digests whose request failed and which other repositories may have. Beyond this number a failure is
+/// recorded without requests to them; the next run tries again. Bounds the memory: about 200 bytes each.
 const MAX_UNRESOLVED: usize = 20_000;
 
 /// What the tasks of one run share.
@@ -52,20 +52,20 @@ pub(super) struct Crawl {
     pub(super) in_flight: Mutex<HashSet<String>>,
     /// What came back instead of histories.
     pub(super) failures: Mutex<Failures>,
-    /// Digests that another repository may give, once the listing is complete.
+    /// Digests to request from other repositories once the listing is complete.
     pub(super) unresolved: Mutex<Vec<Unresolved>>,
-    /// Set when no more requests are to start: by a signal, or because a stage failed.
+    /// Set when no more requests may start: after a signal, or because a stage failed.
     pub(super) halt: watch::Sender<bool>,
 }
 
 /// A digest whose history is wanted.
 pub(super) struct Wanted {
     pub(super) digest: String,
-    /// The repositories to ask, in this order.
+    /// The repositories to request it from, in this order.
     pub(super) repositories: Vec<Holder>,
-    /// What the repositories asked before answered.
+    /// The failure of earlier requests to other repositories.
     pub(super) failure: Option<NotGiven>,
-    /// Whether there are no other repositories left to ask after these.
+    /// Whether no other repositories remain after these.
     pub(super) is_last_chance: bool,
 }
 
@@ -82,12 +82,12 @@ pub(super) struct NotGiven {
     repository: Option<RepositoryPath>,
 }
 
-/// A digest that the repositories asked so far did not give.
+/// A digest whose requests have all failed so far.
 pub(super) struct Unresolved {
     pub(super) digest: String,
-    /// The repository that was asked.
+    /// The repository that it was requested from.
     pub(super) repository_id: i64,
-    /// What it answered; `None` if no request was worth sending.
+    /// The failure; `None` if no request was sent.
     pub(super) failure: Option<NotGiven>,
 }
 
@@ -137,13 +137,12 @@ impl Crawl {
             crawled = crawling => crawled,
             reason = stop.requested() => Err(reason.into()),
             stages = self.activity.stalled(self.patience, || self.registry.pace().not_before) => {
-                // Whatever is stuck would not end by itself.
+                // A stuck task does not end by itself.
                 return Err(SyncError::Stalled { patience: self.patience, stages });
             }
         };
         if crawled.is_err() {
-            // What is on its way still arrives and is stored; what is not stored by then is asked for
-            // again by the next run.
+            // Answers of requests in flight are still stored; the next run requests the others again.
             self.halt.send_replace(true);
             let ending = async {
                 self.record_unresolved(&last_answers).await;
@@ -163,8 +162,8 @@ impl Crawl {
         crawled
     }
 
-    /// The stages from the catalog to the last stored answer. The lister runs in the caller's task,
-    /// for it uses the lock's connection; it awaits channels and statements, never a request.
+    /// The stages from the catalog to the last stored answer. The lister runs in the caller's task
+    /// because it uses the lock's connection; it awaits channels and statements, never a request.
     async fn crawl(
         self: &Arc<Crawl>,
         mut listing: Listing<'_>,
@@ -187,7 +186,7 @@ impl Crawl {
         self.progress.enter(Phase::Histories);
         unless_failed(tasks, listing.wait("the histories of the listing", fetched)).await?;
 
-        // Only now all repositories are known that hold what was not given.
+        // Only now all repositories that have these digests are known.
         let unresolved = std::mem::take(&mut *self.unresolved());
         if !unresolved.is_empty() {
             let (wanted, fetched) = self.spawn_fetch(tasks, &answered_sender);
@@ -203,7 +202,7 @@ impl Crawl {
         Ok(times)
     }
 
-    /// Records the failures that wait for other repositories, which are not asked any more.
+    /// Records the failures of digests that are no longer requested from other repositories.
     async fn record_unresolved(&self, answered: &mpsc::WeakSender<Answered>) {
         let unresolved = std::mem::take(&mut *self.unresolved());
         for Unresolved {
@@ -211,14 +210,14 @@ impl Crawl {
         } in unresolved
         {
             let answer = self.give_up(digest, failure);
-            // Gone or closed when the tasks have ended; then the next run asks again.
+            // Dropped or closed when the tasks have ended; then the next run tries again.
             if let (Some(answer), Some(answered)) = (answer, answered.upgrade()) {
                 let _ = answered.send(answer).await;
             }
         }
     }
 
-    /// Runs a stage as a task; the receiver learns when it has ended well.
+    /// Runs a stage as a task; the receiver gets a message when it has succeeded.
     fn spawn(
         &self,
         tasks: &mut JoinSet<Result<(), SyncError>>,
@@ -229,7 +228,7 @@ impl Crawl {
         tasks.spawn(
             async move {
                 stage.await?;
-                // Nobody listens any more if the run has failed elsewhere.
+                // The receiver is dropped if the run has failed elsewhere.
                 let _ = sender.send(());
                 Ok(())
             }
@@ -268,7 +267,7 @@ impl Crawl {
         let _ = self.halt.subscribe().wait_for(|halt| *halt).await;
     }
 
-    /// Asks for one history, unless the run is to end; what is on its way then has a moment to arrive.
+    /// Requests one history, unless the run is ending; a request in flight may take [`GRACE`] longer.
     async fn fetch_unless_halted(&self, wanted: Wanted) -> Result<Option<Answered>, SyncError> {
         if *self.halt.borrow() {
             return Ok(None);
@@ -287,8 +286,8 @@ impl Crawl {
         Ok(answered)
     }
 
-    /// Asks the repositories for a history, one after another, until one gives a final answer.
-    /// Returns what is to be stored, if anything.
+    /// Requests a history from the repositories, one after another, until an answer is final.
+    /// Returns the answer to store, if there is one.
     async fn fetch(&self, wanted: Wanted) -> Result<Option<Answered>, RegistryError> {
         let Wanted {
             digest,
@@ -314,7 +313,7 @@ impl Crawl {
             }
             let is_worse = failure
                 .as_ref()
-                .is_some_and(|earlier| earlier.outcome.hope() >= outcome.hope());
+                .is_some_and(|earlier| earlier.outcome.retry_rank() >= outcome.retry_rank());
             if !is_worse {
                 failure = Some(NotGiven {
                     outcome,
@@ -336,8 +335,8 @@ impl Crawl {
         Ok(self.give_up(digest, failure))
     }
 
-    /// Asks one repository. Returns `None` where requests like this one keep failing, so that it is
-    /// not sent.
+    /// Requests a history from one repository. Returns `None` if the request was not sent because
+    /// similar ones keep failing.
     async fn ask(
         &self,
         digest: &str,
@@ -354,7 +353,7 @@ impl Crawl {
             }));
         };
         let may_ask = || self.failures().may_ask(repository);
-        // Checked before queueing and again before sending: thousands need not wait for their turn.
+        // Checked before queueing, so that thousands do not wait needlessly, and before sending.
         if !may_ask() {
             return Ok(None);
         }
@@ -378,7 +377,8 @@ impl Crawl {
         Ok(Some(fetched))
     }
 
-    /// No repository gave the history: what is to be stored is the failure, if there was a request.
+    /// Returns the failure to store after requests to all repositories failed, or `None` if no
+    /// request was sent.
     fn give_up(&self, digest: String, failure: Option<NotGiven>) -> Option<Answered> {
         let Some(NotGiven {
             outcome,
@@ -386,7 +386,7 @@ impl Crawl {
         }) = failure
         else {
             Progress::add(&self.progress.histories_skipped, 1);
-            // A repository on a later page may still give it.
+            // It may be requested from a repository on a later page.
             self.in_flight().remove(&digest);
             return None;
         };
@@ -413,7 +413,7 @@ impl Crawl {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stores what has arrived, a batch in one transaction, until no more answers can come.
+    /// Stores answers as they arrive, each batch in one transaction, until the channel is closed.
     async fn store(
         self: Arc<Crawl>,
         mut writer: HistoryWriter,
@@ -448,8 +448,8 @@ impl Crawl {
         Ok(())
     }
 
-    /// Stores a batch; if the database refuses its content, in halves, down to the one at fault, of
-    /// which the refusal is stored.
+    /// Stores a batch. If the database refuses its content, stores it in halves, down to the refused
+    /// answer, of which only the refusal is stored.
     async fn store_batch(
         &self,
         writer: &mut HistoryWriter,
@@ -482,8 +482,8 @@ impl Crawl {
     }
 }
 
-/// Does the lister's work, unless a task fails: then the task's error is the cause of whatever the
-/// lister sees.
+/// Does the lister's work, unless a task fails: then returns the task's error, which is the cause of
+/// any error of the lister.
 async fn unless_failed<T>(
     tasks: &mut JoinSet<Result<(), SyncError>>,
     work: impl Future<Output = Result<T, SyncError>>,
@@ -493,11 +493,7 @@ async fn unless_failed<T>(
             match tasks.join_next().await {
                 Some(Ok(Ok(()))) => {}
                 Some(Ok(Err(error))) => return error,
-                Some(Err(error)) => match error.try_into_panic() {
-                    Ok(cause) => std::panic::resume_unwind(cause),
-                    // Only a runtime that shuts down cancels a task; then nothing continues.
-                    Err(_) => std::future::pending().await,
-                },
+                Some(Err(error)) => return resume_panic(error).await,
                 None => std::future::pending().await,
             }
         }

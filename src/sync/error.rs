@@ -55,9 +55,9 @@ pub enum SyncError {
         /// The other one.
         namesake: Box<Namesake>,
     },
-    /// The listing goes on and on.
+    /// The listing has many times more rows than the catalog counts.
     #[error(
-        "the artifact list has no end: it gave {listed} rows, and the catalog counts {counted} artifacts"
+        "the artifact list does not end: it has returned {listed} rows, but the catalog counts {counted} artifacts"
     )]
     EndlessListing {
         /// Rows read so far.
@@ -65,7 +65,7 @@ pub enum SyncError {
         /// What the catalog counts in all repositories.
         counted: u64,
     },
-    /// Work was left, and nothing happened for a long time: a fault of this program.
+    /// Work was left, and nothing happened for a long time: a bug of this program.
     #[error(
         "the run is stuck: work is left, but no request and no statement has started or ended for {} ({stages})",
         humantime::format_duration(*patience)

@@ -125,7 +125,7 @@ impl Failures {
         None
     }
 
-    /// Counts a digest whose history no repository gave.
+    /// Counts a digest whose history could not be fetched from any repository.
     pub(super) fn count(&mut self, outcome: &HistoryOutcome, repository: Option<&RepositoryPath>) {
         let Some((cause, refusal)) = failure(outcome) else {
             return;

@@ -1,4 +1,4 @@
-//! The lister: stages the catalog and the pages of the list, and says which histories are wanted.
+//! The lister: stages the catalog and the pages of the list, and determines which histories to fetch.
 //!
 //! It awaits statements, and the channels to the tasks that send requests; it sends none itself.
 
@@ -21,10 +21,11 @@ use crate::store::{
     stage_namespaces, stage_repositories,
 };
 
-/// A listing with more rows than this, and this many times what the catalog counts, has no end.
+/// A listing with more rows than this, and more than this many times the count of the catalog, is
+/// considered endless.
 const ENDLESS_ROWS: u64 = 100_000;
 const ENDLESS_FACTOR: u64 = 10;
-/// Digests looked up at a time that other repositories may hold.
+/// Number of digests per query for other repositories that have them.
 const ALTERNATIVES: usize = 1_000;
 
 /// The lister, the only user of the lock's connection while the crawl runs.
@@ -33,7 +34,7 @@ pub(super) struct Listing<'a> {
     lock: &'a mut InstanceLock,
     staged: Staged,
     names: Names,
-    /// What the catalog counts in all repositories; `None` if it does not say.
+    /// The artifacts in all repositories according to the catalog; `None` if it has no counts.
     artifacts_counted: Option<u64>,
     rows_listed: u64,
     has_other_instances: bool,
@@ -44,7 +45,7 @@ pub(super) struct Listing<'a> {
     next_heartbeat: Instant,
 }
 
-/// The names of the repositories, held compactly: some registries have 100,000 of them.
+/// The names of the repositories in compact form: some registries have 100,000 of them.
 #[derive(Default)]
 struct Names {
     namespaces: IndexMap<String, ()>,
@@ -62,7 +63,7 @@ impl Names {
             }
         };
         let name = repository.name.as_str().into();
-        // As many namespaces would fill the memory long before.
+        // More than u32::MAX namespaces would not fit into memory.
         self.repositories
             .insert(repository.repository_id, (namespace as u32, name));
     }
@@ -103,7 +104,7 @@ impl<'a> Listing<'a> {
         self.read_catalog().await
     }
 
-    /// Stages the catalog page by page. A second reading may follow; the later rows count.
+    /// Stages the catalog page by page. A second reading may follow; its rows replace the earlier ones.
     async fn read_catalog(&mut self) -> Result<(), SyncError> {
         let crawl = Arc::clone(&self.crawl);
         self.catalog_reads += 1;
@@ -138,8 +139,8 @@ impl<'a> Listing<'a> {
         Ok(())
     }
 
-    /// Lists everything, and once more if something may have been overlooked. Returns when the listing
-    /// began and ended.
+    /// Lists everything, and once more if something may be missing. Returns when the listing began and
+    /// ended.
     pub(super) async fn read_listing(
         &mut self,
         wanted: mpsc::Sender<Wanted>,
@@ -170,8 +171,8 @@ impl<'a> Listing<'a> {
             self.is_second_listing = true;
             self.rows_listed = 0;
             self.read_pages(wanted).await?;
-            // The next run compares its counts with those of this one: they must not count what was
-            // deleted while this run listed.
+            // The next run compares its counts with those of this one, so they must not include
+            // artifacts that were deleted during this listing.
             self.read_catalog().await?;
         }
         Ok(())
@@ -248,7 +249,7 @@ impl<'a> Listing<'a> {
         let digests = self.needed(holders.keys().copied().collect()).await?;
         let is_unnamed = |digest: &String| self.names.path(holders[digest.as_str()]).is_none();
         if self.catalog_reads == 1 && digests.iter().any(is_unnamed) {
-            // A repository made after the catalog was read.
+            // The repository was created after the catalog was read.
             self.read_catalog().await?;
         }
         let progress = &crawl.progress;
@@ -275,7 +276,7 @@ impl<'a> Listing<'a> {
         Ok(())
     }
 
-    /// Asks for the digests that one repository did not give from the others that list them.
+    /// Requests the digests that could not be fetched from one repository from others that list them.
     pub(super) async fn ask_others(
         &mut self,
         mut unresolved: Vec<Unresolved>,
@@ -328,7 +329,7 @@ impl<'a> Listing<'a> {
         Ok(())
     }
 
-    /// The digests that need a request, after a look at other instances.
+    /// The digests that need a request, after histories were copied from other instances.
     async fn needed(&mut self, candidates: Vec<&str>) -> Result<Vec<String>, StoreError> {
         let crawl = Arc::clone(&self.crawl);
         if candidates.is_empty() {
@@ -351,7 +352,7 @@ impl<'a> Listing<'a> {
         Ok(digests)
     }
 
-    /// Waits until a task has ended. If it fails, its error ends the run, and this wait.
+    /// Waits until a task has ended. If it fails, its error ends the run and this wait.
     pub(super) async fn wait(
         &mut self,
         what: &'static str,
@@ -366,8 +367,8 @@ impl<'a> Listing<'a> {
         .await
     }
 
-    /// Waits for `work`, and shows progress in the run row meanwhile. The work is not polled while
-    /// the row is written, so it must hold nothing that others wait for: a channel, not a request.
+    /// Waits for `work`, and saves progress in the run row in the meantime. The work is not polled while
+    /// the row is written, so it must not hold anything that others wait for: a channel, not a request.
     async fn beating<T>(&mut self, work: impl Future<Output = T>) -> Result<T, SyncError> {
         tokio::pin!(work);
         loop {

@@ -4,17 +4,17 @@
 //! page task ──pages──▶ lister ──wanted──▶ fetch task ──answers──▶ write task
 //! ```
 //!
-//! Every loop that sends requests is a task of its own. A request waits in line for its turn and for
-//! tokens that others wait for too; were its future left unpolled while its task waits for a full
-//! channel or for the database, all who stand behind it would wait as well, for ever. So no task waits
-//! for a request and for something else by turns: it either polls all it has begun, or holds nothing.
+//! Every loop that sends requests is a separate task. A request queues for its turn and for tokens that
+//! other requests need too. If its future were not polled while its task waits for a full channel or
+//! for the database, all requests behind it would wait permanently. So no task alternates between a
+//! request and another wait: it either polls everything it has started, or holds nothing.
 
 use std::panic;
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 
 use crate::artifact::{Artifact, Page};
@@ -50,19 +50,19 @@ impl<T: Send + 'static> PageSource for CatalogPages<T> {
     }
 }
 
-/// The pages of a listing, read by a task that ends with this value.
+/// The pages of a listing, read by a task that is aborted when this value is dropped.
 pub(crate) struct Pages<S: PageSource> {
     pages: mpsc::Receiver<S::Page>,
     reading: JoinHandle<Result<(), S::Error>>,
 }
 
 impl<S: PageSource> Pages<S> {
-    /// Starts to read.
+    /// Starts the task.
     pub(crate) fn spawn(mut source: S) -> Pages<S> {
         let (sender, pages) = mpsc::channel(PAGES_CAPACITY);
         let reading = tokio::spawn(async move {
             while let Some(page) = source.next().await? {
-                // Closed when nobody wants the rest.
+                // Closed when the rest is not needed.
                 if sender.send(page).await.is_err() {
                     break;
                 }
@@ -79,11 +79,7 @@ impl<S: PageSource> Pages<S> {
         }
         match (&mut self.reading).await {
             Ok(result) => result.map(|()| None),
-            Err(error) => match error.try_into_panic() {
-                Ok(cause) => panic::resume_unwind(cause),
-                // Only a runtime that shuts down cancels it; then nothing continues.
-                Err(_) => std::future::pending().await,
-            },
+            Err(error) => resume_panic(error).await,
         }
     }
 }
@@ -94,10 +90,19 @@ impl<S: PageSource> Drop for Pages<S> {
     }
 }
 
-/// Asks for everything that is wanted, up to `limit` at a time, and hands the answers on within each
-/// one's own future, so that a slow database leaves no answer unread.
+/// Resumes the panic of a task. If the task was cancelled, which happens only when the runtime shuts
+/// down, never returns.
+pub(crate) async fn resume_panic<T>(error: JoinError) -> T {
+    match error.try_into_panic() {
+        Ok(cause) => panic::resume_unwind(cause),
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Fetches everything that is wanted, up to `limit` at a time. Each future also sends its answer to the
+/// next stage, so that a slow database leaves no answer unread.
 ///
-/// Ends when nothing more is wanted and all answers are handed on, or with the first error.
+/// Ends when the channel of wanted items is closed and all answers are sent, or with the first error.
 pub(crate) async fn fetch_all<R, A, E, F>(
     limit: usize,
     mut wanted: mpsc::Receiver<R>,
@@ -120,20 +125,19 @@ where
         .await
 }
 
-/// Bounds of a batch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchLimits {
-    /// Answers.
+    /// Maximum number of answers.
     pub(crate) count: usize,
-    /// Their weight together: steps, or bytes, whichever the caller weighs by. The answer that
-    /// exceeds it is the last of its batch.
+    /// Maximum total weight, in the unit of the caller's `weigh`. The answer that exceeds it is the
+    /// last of its batch.
     pub(crate) weight: usize,
-    /// How long a batch is filled at most.
+    /// Maximum time in which a batch is filled.
     pub(crate) fill: Duration,
 }
 
-/// Gathers what has arrived, and what arrives in the moment after, into one batch. It is empty when
-/// nothing more will arrive.
+/// Collects the answers that have arrived, or arrive within `limits.fill` after the first, into one
+/// batch. It is empty when no more answers will arrive.
 pub(crate) async fn next_batch<A>(
     answered: &mut mpsc::Receiver<A>,
     limits: BatchLimits,
@@ -169,7 +173,7 @@ mod tests {
     use crate::registry::pace::Pace;
     use crate::run::RequestKind;
 
-    /// A simulated world: how large, how slow, and how broken.
+    /// The size, latencies and failures of a simulated world.
     #[derive(Debug, Clone)]
     struct Case {
         digests: u64,
@@ -178,54 +182,47 @@ mod tests {
         wanted_capacity: usize,
         page_latency_ms: u64,
         history_latency_ms: u64,
-        /// Every so many-th history takes three seconds.
+        /// One history in this many takes three seconds.
         slow_one_in: u64,
         statement_ms: u64,
-        /// The database does not answer from when to when.
+        /// The database does not answer during this period.
         database_stall_ms: (u64, u64),
-        /// Histories fail from when to when, and are asked for again after a delay.
+        /// Requests for histories fail during this period, and are retried after a delay.
         outage_ms: (u64, u64),
     }
 
-    fn cases() -> impl Strategy<Value = Case> {
-        let window = || (0..20_000_u64, 0..60_000_u64).prop_map(|(from, long)| (from, from + long));
-        (
-            1..4_000_u64,
-            prop_oneof![1..=256_usize, Just(1), Just(256)],
-            prop::option::of(prop_oneof![Just(5.0), Just(200.0), 20.0..400.0_f64]),
-            prop_oneof![Just(1), Just(100), Just(1_000)],
-            0..200_u64,
-            0..200_u64,
-            2..50_u64,
-            0..50_u64,
-            window(),
-            window(),
-        )
-            .prop_map(
-                |(
-                    digests,
-                    max_in_flight,
-                    max_requests_per_second,
-                    wanted_capacity,
-                    page_latency_ms,
-                    history_latency_ms,
-                    slow_one_in,
-                    statement_ms,
-                    database_stall_ms,
-                    outage_ms,
-                )| Case {
-                    digests,
-                    max_in_flight,
-                    max_requests_per_second,
-                    wanted_capacity,
-                    page_latency_ms,
-                    history_latency_ms,
-                    slow_one_in,
-                    statement_ms,
-                    database_stall_ms,
-                    outage_ms,
-                },
-            )
+    /// A start within 20 s, and an end within 60 s after that.
+    fn period_ms() -> impl Strategy<Value = (u64, u64)> {
+        (0..20_000_u64, 0..60_000_u64).prop_map(|(from, long)| (from, from + long))
+    }
+
+    prop_compose! {
+        fn cases()(
+            digests in 1..4_000_u64,
+            max_in_flight in prop_oneof![1..=256_usize, Just(1), Just(256)],
+            max_requests_per_second in
+                prop::option::of(prop_oneof![Just(5.0), Just(200.0), 20.0..400.0_f64]),
+            wanted_capacity in prop_oneof![Just(1), Just(100), Just(1_000)],
+            page_latency_ms in 0..200_u64,
+            history_latency_ms in 0..200_u64,
+            slow_one_in in 2..50_u64,
+            statement_ms in 0..50_u64,
+            database_stall_ms in period_ms(),
+            outage_ms in period_ms(),
+        ) -> Case {
+            Case {
+                digests,
+                max_in_flight,
+                max_requests_per_second,
+                wanted_capacity,
+                page_latency_ms,
+                history_latency_ms,
+                slow_one_in,
+                statement_ms,
+                database_stall_ms,
+                outage_ms,
+            }
+        }
     }
 
     struct Simulation {
@@ -272,7 +269,7 @@ mod tests {
             }
         }
 
-        /// The whole pipeline, wired as the crawl wires it; the digests that were stored.
+        /// Runs the whole pipeline, connected as in the crawl. Returns the stored digests.
         async fn run(self: Arc<Simulation>) -> HashSet<u64> {
             let case = self.case.clone();
             let (answered_sender, mut answered) = mpsc::channel(256);
@@ -342,7 +339,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
         #[test]
-        fn no_capacity_latency_or_outage_makes_the_pipeline_stand_still(case in cases()) {
+        fn no_capacity_latency_or_outage_makes_the_pipeline_hang(case in cases()) {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_time()
                 .start_paused(true)
@@ -356,7 +353,7 @@ mod tests {
                     Duration::from_secs(60),
                 );
                 let simulation = Arc::new(Simulation { case, pace, begin: Instant::now() });
-                // Hours on the paused clock: at 5 a second 4,000 digests alone take 13 minutes.
+                // Hours on the paused clock: at 5 per second, 4,000 digests alone take 13 minutes.
                 tokio::time::timeout(Duration::from_secs(4 * 3600), simulation.run()).await
             });
             prop_assert_eq!(stored.map(|stored| stored.len() as u64), Ok(digests));

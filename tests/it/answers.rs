@@ -1,5 +1,5 @@
-//! Answers of any size and shape: what the client of the registry reads of them, what it requests
-//! again, and where it stops.
+//! Answers of any size and shape: what the registry client reads, what it requests again, and where it
+//! stops.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::Write;
@@ -12,14 +12,16 @@ use serde_json::{Value, json};
 use swr_sync::build_history::{HistoryOutcome, Refusal, RepositoryPath};
 use swr_sync::clock::Clock;
 use swr_sync::registry::{
-    CatalogPages, Credentials, FetchedHistory, Project, ProjectSettings, Registry, RegistryError,
-    RequestFailure, RetryPolicy, TransportSettings,
+    Credentials, FetchedHistory, Project, ProjectSettings, Registry, RegistryError, RequestFailure,
+    RetryPolicy, TransportSettings,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-/// What was requested: the path from the instance on, and the query.
+use super::support::wire::{all_pages, next_target};
+
+/// A request: the path after the project, and the query.
 #[derive(Debug, Clone)]
 struct Asked {
     path: String,
@@ -34,13 +36,13 @@ impl Asked {
     }
 }
 
-/// What goes over the wire.
+/// The answer as sent over the connection.
 #[derive(Debug, Clone)]
 struct Reply {
     status: u16,
     headers: &'static str,
     body: Vec<u8>,
-    /// As the headers say; more than `body` has means that the rest never comes.
+    /// The content-length header. If it exceeds `body`, the rest is never sent.
     length: usize,
     /// Whether the connection ends after it.
     ends: bool,
@@ -75,7 +77,7 @@ impl Reply {
         }
     }
 
-    /// Half of it, and the end of the connection.
+    /// Sends half of it, and closes the connection.
     fn cut_short(self) -> Reply {
         let half = self.body[..self.body.len() / 2].to_vec();
         Reply {
@@ -85,7 +87,7 @@ impl Reply {
         }
     }
 
-    /// All of it, but more is promised and never comes.
+    /// Sends all of it, but announces more and never sends that.
     fn unfinished(self) -> Reply {
         Reply {
             length: 10 * self.length,
@@ -96,7 +98,7 @@ impl Reply {
 
 type Answer = dyn Fn(&Asked) -> Reply + Send + Sync;
 
-/// A gateway that answers as a function says, and remembers what was requested.
+/// A gateway that answers with a function, and records the requests.
 struct Gateway {
     endpoint: String,
     asked: Arc<Mutex<Vec<Asked>>>,
@@ -152,7 +154,7 @@ impl Gateway {
         self.project_with(|_| {}).registry("the-instance")
     }
 
-    /// These numbers of each request's query, in the order of the requests.
+    /// These parameters of each request, in the order of the requests.
     fn asked_for<const N: usize>(&self, names: [&str; N]) -> Vec<[u64; N]> {
         let asked = self.asked.lock().unwrap();
         asked
@@ -167,18 +169,8 @@ impl Gateway {
 }
 
 async fn serve(mut stream: TcpStream, answer: Arc<Answer>, asked: Arc<Mutex<Vec<Asked>>>) {
-    let mut input = Vec::new();
-    loop {
-        while !input.windows(4).any(|end| end == b"\r\n\r\n") {
-            match stream.read_buf(&mut input).await {
-                Ok(1..) => {}
-                _ => return,
-            }
-        }
-        // Nothing but GETs comes here, one after another on each connection.
-        let head = String::from_utf8(std::mem::take(&mut input)).unwrap();
-        let target = head.split(' ').nth(1).unwrap();
-        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    while let Some(target) = next_target(&mut stream).await {
+        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
         let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         let numbers = pairs.filter_map(|(name, value)| Some((name.into(), value.parse().ok()?)));
         let asking = {
@@ -209,21 +201,11 @@ async fn serve(mut stream: TcpStream, answer: Arc<Answer>, asked: Arc<Mutex<Vec<
     }
 }
 
-async fn all_pages<T: Send + 'static>(
-    mut pages: CatalogPages<T>,
-) -> Result<Vec<Vec<T>>, RegistryError> {
-    let mut all = Vec::new();
-    while let Some(page) = pages.next().await? {
-        all.push(page.rows);
-    }
-    Ok(all)
-}
-
 fn repository(id: u64) -> Value {
     json!({"id": id, "name": format!("r{id}"), "namespace_name": "team", "namespace_id": 1})
 }
 
-/// The repositories with these ids that a request is for, and what the answer claims.
+/// The page of these repositories that a request is for, with this `total`.
 fn repositories(ids: &[u64], asked: &Asked, total: Option<u64>) -> Reply {
     let (offset, limit) = (asked.get("offset") as usize, asked.get("limit") as usize);
     let rows = ids.iter().skip(offset).take(limit);
@@ -258,8 +240,8 @@ async fn a_total_that_is_missing_or_too_small_does_not_end_the_catalog() {
 }
 
 #[tokio::test]
-async fn a_catalog_that_shifts_is_read_again_and_the_pages_of_both_readings_are_handed_out() {
-    // One is missing until the listing has begun again.
+async fn a_catalog_that_shifts_is_read_again_and_the_pages_of_both_readings_are_returned() {
+    // One repository is missing until the second reading.
     let gateway = Gateway::start(|asked| {
         let mut ids = ids(150);
         if asked.number < 3 {
@@ -289,7 +271,7 @@ async fn a_catalog_that_stays_incomplete_is_read_three_times() {
 }
 
 #[tokio::test]
-async fn a_catalog_that_gives_the_same_page_for_ever_ends() {
+async fn a_catalog_that_repeats_one_page_ends() {
     let gateway = Gateway::start(|asked| {
         let first_page = Asked {
             query: HashMap::from([("limit".to_owned(), 100)]),
@@ -309,11 +291,11 @@ async fn a_catalog_that_gives_the_same_page_for_ever_ends() {
 }
 
 #[tokio::test]
-async fn instances_are_listed_once_however_often_their_pages_come() {
+async fn instances_are_listed_once_even_if_their_pages_repeat() {
     let gateway = Gateway::start(|asked| {
         let rows = if asked.get("offset") > 0 { 0 } else { 2 };
         let rows = (0..rows).map(|id| json!({"id": format!("i{id}")}));
-        // Three from the second reading on.
+        // The third is listed from the second reading on.
         let last = (asked.number >= 2 && asked.get("offset") == 0).then(|| json!({"id": "i2"}));
         Reply::json(&json!({"instances": rows.chain(last).collect::<Vec<_>>(), "total": 3}))
     })
@@ -325,7 +307,7 @@ async fn instances_are_listed_once_however_often_their_pages_come() {
 
 // --- pages that are too large
 
-/// A page of `{"rows": […]}` in which some rows take more than others.
+/// The rows of a page, some of which are padded.
 fn heavy_page(rows: impl Iterator<Item = (u64, Value)>, heavy: fn(u64) -> usize) -> Vec<Value> {
     rows.map(|(id, mut row)| {
         row["padding"] = "x".repeat(heavy(id)).into();
@@ -530,7 +512,6 @@ async fn unsupported(reply: Reply) -> String {
     }
 }
 
-/// A build history of so many entries.
 fn entries(count: usize, entry: &str) -> Vec<u8> {
     format!(
         r#"{{"build_histories":[{}]}}"#,
@@ -569,7 +550,7 @@ async fn a_build_history_of_more_than_10000_entries_is_unsupported_with_their_nu
 #[tokio::test]
 async fn a_build_history_with_more_values_than_may_be_kept_is_unsupported() {
     for entry in [
-        // Members, elements, and what is recorded for names that come twice.
+        // Members, elements, and issues for names that occur twice.
         format!("{{{}}}", vec![r#""a":1"#; 200].join(",")),
         format!(r#"{{"x":[{}]}}"#, vec!["[]"; 200].join(",")),
         format!(
@@ -587,7 +568,7 @@ async fn a_build_history_with_more_values_than_may_be_kept_is_unsupported() {
 
 #[tokio::test]
 async fn only_the_beginning_of_an_error_is_read() {
-    // The rest never comes.
+    // The rest is never sent.
     let error = format!("<html>broken{}</html>", " ".repeat(100 << 10));
     let gateway = Gateway::start(move |_| Reply::new(500, error.clone()).unfinished()).await;
     let registry = gateway
@@ -634,7 +615,7 @@ async fn a_small_history_takes_no_reservation() {
 
 // --- broken answers
 
-/// What a success can be instead of an answer.
+/// Broken answers with a success status.
 fn broken() -> Vec<Reply> {
     vec![
         Reply::ok(""),
@@ -658,7 +639,7 @@ fn right_answer(path: &str) -> Reply {
     }
 }
 
-/// Makes each call once: how many attempts it took, or how it failed.
+/// Makes each call once, and returns the number of attempts and the error.
 async fn each_call(broken: &Reply, times: usize) -> Vec<(String, usize, Option<RegistryError>)> {
     let mut results = Vec::new();
     for call in [

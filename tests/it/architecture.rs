@@ -197,7 +197,7 @@ fn only_the_command_line_reads_the_environment() {
 }
 
 #[test]
-fn only_two_files_print_on_stderr_and_both_show_what_hides() {
+fn only_two_files_print_on_stderr_and_both_escape_hidden_characters() {
     let mut printing = Vec::new();
     for source in sources() {
         let is_stderr = |path: &Vec<String>| path.ends_with(&["io".into(), "stderr".into()]);

@@ -1,4 +1,4 @@
-//! Runs in which one stage is slower than another: nothing stands still, whatever is full.
+//! Runs in which one stage is slower than another: no run hangs when a queue is full.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use super::support::mirror::{client_settings, run_as, start_of_time, sync_settin
 use super::support::program::Program;
 use super::support::proxy::Proxy;
 
-/// Ample: a run that stands still does so for ever.
+/// Generous: a run that hangs never ends.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long the database stalls: longer than it takes to fill every queue.
@@ -72,7 +72,7 @@ async fn first_sync(
     let running = run_as(client, settings, database, &progress, &stop);
     match tokio::time::timeout(PATIENCE, running).await {
         Ok(result) => result,
-        Err(_) => panic!("the run stands still: {:?}", progress.now()),
+        Err(_) => panic!("the run hangs: {:?}", progress.now()),
     }
 }
 
@@ -113,7 +113,7 @@ async fn a_first_sync_survives_an_outage_of_the_histories() {
                 body: ErrorBody::Json,
             },
         };
-        // Each request of the first wave fails several times, while the listing runs ahead.
+        // Each of the first requests fails several times, while the listing continues.
         let requests = if status == 429 { 100 } else { 3 * 256 };
         for _ in 0..requests {
             emulator.disturb_next(RequestKind::BuildHistory, fault.clone());
@@ -179,20 +179,19 @@ async fn a_catalog_with_a_wrong_total_is_read_to_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_stands_still_is_ended_by_its_watchdog() {
+async fn a_stuck_run_is_ended_by_its_watchdog() {
     let emulator = Emulator::start(EmulatorSettings::default(), world(10, 1));
     let emulator = emulator.await.unwrap();
     let database = TestDatabase::create().await;
     let client = client(&emulator, 1);
-    // Then the instance is described, and the next run begins with the catalog.
+    // Afterwards the instance has a description, so the next run starts with the catalog.
     first_sync(client.clone(), &database).await.unwrap();
     let settings = SyncSettings {
         patience: Duration::from_secs(1),
         ..sync_settings(&client)
     };
     let project = Project::new(client).unwrap();
-    // Somebody takes the only permit of the project, and neither uses it nor gives it back: a future
-    // that is not polled any more.
+    // A future that is no longer polled holds the only permit of the project.
     emulator.hang_next(RequestKind::BuildHistory);
     let repository = RepositoryPath {
         namespace: "team".to_owned(),

@@ -106,7 +106,7 @@ async fn a_session_that_is_no_run_and_holds_the_lock_is_named() {
     let waiting = sync().args(&["--if-locked", "wait=1ms"]).run().await;
     let words = format!("waiting up to 1ms for the lock of this instance: {who}");
     waiting.code(75).says(&[&words, "(waited "]);
-    // Nobody does the work meanwhile.
+    // The instance is not synced in the meantime.
     let skipping = sync().args(&["--if-locked", "skip"]).run().await.code(0);
     skipping.says(&[" WARN ", &format!(" is skipped: {held}")]);
     let doctor = Program::new(&["doctor"]).registry(&emulator);

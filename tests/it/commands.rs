@@ -25,7 +25,7 @@ mod report;
 pub(crate) const GATEWAY_REFUSAL: &str =
     r#"{"error_code":"SVCSTG.SWR.4030170","error_msg":"no permission"}"#;
 
-/// The repository `team/app/api` with as many images.
+/// The repository `team/app/api` with this many images.
 pub(crate) fn world_of(images: usize) -> World {
     let mut world = World::empty(start_of_time());
     let repository = world.add_repository("team", "app/api");

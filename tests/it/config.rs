@@ -557,7 +557,7 @@ async fn check_tells_all_that_is_missing_and_asks_nobody() {
     ));
     let program = file.config("check").env("SWR_AUTH_TOKEN", "token");
     program.run().await.code(2).says(&[
-        "2 things are missing or wrong",
+        "2 settings are missing or wrong",
         "source prod:",
         "secret_key_env names PROD_SECRET_KEY, which is not set",
         "source lost: cannot read the file /nowhere/secret of secret_key_file",

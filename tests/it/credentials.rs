@@ -23,6 +23,7 @@ use swr_sync::stop;
 use swr_sync::sync::Progress;
 use tempfile::TempDir;
 
+use super::commands::world_of;
 use super::support::database::TestDatabase;
 use super::support::mirror::{client_settings, facts, run_as, start_of_time, sync_settings};
 use super::support::program::{Finished, Program, emulator, emulator_settings};
@@ -737,12 +738,8 @@ async fn timed(metadata: MetadataSettings) -> (Emulator, EmulatorClock) {
         metadata,
         ..emulator_settings()
     };
-    let mut world = World::empty(start_of_time());
-    let repository = world.add_repository("team", "app/api");
-    for _ in 0..250 {
-        world.push(repository).unwrap();
-    }
-    (Emulator::start(settings, world).await.unwrap(), clock)
+    let emulator = Emulator::start(settings, world_of(250)).await.unwrap();
+    (emulator, clock)
 }
 
 fn metadata(emulator: &Emulator) -> TemporaryKeySource {
@@ -870,7 +867,7 @@ async fn a_key_that_ends_early_is_replaced_by_one_request_each_time() {
         }
         let requests = emulator.requests();
         assert_eq!(requests.of(RequestKind::SecurityKey), 1);
-        // No more than were on their way at the time, of a hundred.
+        // At most those in flight at that time, of a hundred.
         assert!((1..=8).contains(&requests.failed_signatures), "{requests}");
     }
 }

@@ -9,6 +9,7 @@ use nix::unistd::geteuid;
 use sqlx::{AssertSqlSafe, PgConnection};
 use swr_sync::emulator::{Emulator, RequestKind, World};
 
+use crate::commands::world_of;
 use crate::support::database::TestDatabase;
 use crate::support::held_up::{HeldUp, is_waited_for, wait_until_alone};
 use crate::support::mirror::{Mirror, start_of_time, wait_until};
@@ -24,18 +25,8 @@ const PHASES: [(&str, &str); 4] = [
     ("publish", "tag"),
 ];
 
-/// 30 images in one repository.
-fn world() -> World {
-    let mut world = World::empty(start_of_time());
-    let repository = world.add_repository("team", "app/api");
-    for _ in 0..30 {
-        world.push(repository).unwrap();
-    }
-    world
-}
-
 async fn mirror(database: TestDatabase) -> Mirror {
-    Mirror::with(emulator_settings(), world(), database).await
+    Mirror::with(emulator_settings(), world_of(30), database).await
 }
 
 /// A migrated database on a server of the test's own.
@@ -458,8 +449,8 @@ async fn a_database_that_is_dropped_under_a_run_is_named() {
     let mirror = mirror(database_on(&server, "mirror").await).await;
     let program = Program::sync(&mirror.emulator, &mirror.database);
     let held_up = HeldUp::start(&mirror, "tag", program).await;
-    // In this order: were the holder of the lock ended first, the run would be sending its next
-    // statement when its own session ends, and might not get to read why.
+    // In this order: if the holder of the lock ended first, the run would be sending its next
+    // statement when its own session ends, and might not read the error.
     let end_run = "select pg_terminate_backend(pid) from pg_stat_activity
                    where datname = 'mirror' and wait_event_type = 'Lock'";
     server.execute("postgres", end_run).await;

@@ -33,7 +33,7 @@ use super::support::mirror::{
 };
 use super::support::proxy::Proxy;
 
-/// One seed in so many has a registry with this many artifacts.
+/// One seed in `MANY_IN` has a registry with `MANY` artifacts.
 const MANY_IN: u32 = 40;
 const MANY: usize = 3_300;
 /// Seeds in every test run.
@@ -113,9 +113,9 @@ struct Trial<'a> {
     /// A mirror of the same registry whose requests meet no faults.
     undisturbed: &'a TestDatabase,
     credentials: Option<Credentials>,
-    /// Requests for histories at a time, of the runs that meet faults.
+    /// Concurrent requests of the runs that meet faults.
     max_in_flight: usize,
-    /// A slow way to the database, for some seeds.
+    /// A slow connection to the database, for some seeds.
     proxy: Option<Proxy>,
     story: Story,
 }
@@ -183,8 +183,8 @@ impl<'a> Trial<'a> {
         };
         let world = World::generate_with(&WorldSettings {
             seed,
-            // Mostly small, up to three pages; now and then more digests than the queue of wanted
-            // histories has room for.
+            // Mostly small, up to three pages; sometimes more digests than fit into the queue of
+            // wanted histories.
             artifacts: match chance.u32(0..MANY_IN) {
                 0 => MANY,
                 _ => 2_f64.powf(chance.f64() * 8.0) as usize,
@@ -334,12 +334,12 @@ impl<'a> Trial<'a> {
             "",
             "{what}"
         );
-        // A request whose token expires, or that is throttled, is sent again, which is no attempt.
+        // Requests are repeated after a token has expired, or a 429: these do not count as attempts.
         let is_no_attempt =
             |fault: &Fault| matches!(fault, Fault::ExpiredTokens | Fault::Throttled { .. });
         let repeats = met.iter().filter(|(fault, _)| is_no_attempt(fault));
         let repeats: u64 = repeats.map(|(_, count)| count).sum();
-        // A digest that one repository does not give is requested from the others; some may be gone.
+        // After a failure a digest is requested from other repositories; some may be deleted since.
         let mut holders = holders.clone();
         for (digest, count) in self.holders() {
             let before = holders.entry(digest).or_default();
@@ -358,7 +358,7 @@ impl<'a> Trial<'a> {
                 let is_expected = match error.exit() {
                     Exit::SourceUnavailable => true,
                     Exit::Terminated => matches!(ending, Ending::Stop(_)),
-                    // A token that expires before its first use is over.
+                    // A token that expires before its first use ends the run.
                     Exit::Denied => met.contains_key(&Fault::ExpiredTokens),
                     _ => false,
                 };
@@ -393,7 +393,7 @@ impl<'a> Trial<'a> {
         emulator.set_throttle(None);
         let later = Clock::from_fn(|| Clock::system().now() + TimeDelta::days(60));
         let client = client_settings(emulator);
-        // Twice, since a tag goes when two listings in a row lack it.
+        // Twice, since a tag is removed when two listings in a row lack it.
         for _ in 0..2 {
             self.run(client.clone(), later.clone(), Ending::ByItself)
                 .await
@@ -531,8 +531,8 @@ async fn published(database: &TestDatabase) -> String {
     database.snapshot(whole).await
 }
 
-/// What the registry holds, as the listing gives it. Tags that it lacks for the first time are left out: a
-/// mirror that saw the registry more often has dropped them before.
+/// The registry's content as of the last listing. Tags that this listing lacks for the first time are
+/// left out: a mirror with more runs has removed them before.
 async fn listed(database: &TestDatabase) -> String {
     let current = "select 1, (namespace_id, name, repository_count, metadata, created_at, updated_at, extra)::text
                    from swr.namespace where removed_at is null

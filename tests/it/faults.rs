@@ -561,7 +561,7 @@ async fn a_removal_that_the_catalog_confirms_costs_no_second_listing() {
     assert_eq!(mirror.emulator.requests().of(RequestKind::Artifacts), 2);
 }
 
-/// Answers the next request for repositories with the only one of [`one_repository`], and this count.
+/// Answers the next request for repositories with that of [`one_repository`], and this count.
 fn count_once(emulator: &Emulator, artifact_count: Value) {
     let page = emulator.with_world(|world| {
         let repository = world.repository("team", "app").unwrap();
@@ -586,7 +586,7 @@ fn delete_first_artifact(emulator: &Emulator) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removal_costs_no_second_listing_where_the_catalog_counts_more_than_is_listed() {
+async fn a_removal_causes_no_second_listing_if_the_catalog_counts_more_than_is_listed() {
     let mirror = Mirror::new(one_repository()).await;
     count_once(&mirror.emulator, 133.into());
     mirror.sync().await;
@@ -601,12 +601,12 @@ async fn a_removal_costs_no_second_listing_where_the_catalog_counts_more_than_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_artifact_that_slips_is_not_removed_where_the_catalog_counts_fewer_than_are_listed() {
+async fn an_artifact_that_slips_is_not_removed_if_the_catalog_counts_fewer_than_are_listed() {
     let mirror = Mirror::new(one_repository()).await;
     let disturb = |fault| mirror.emulator.disturb_next(RequestKind::Artifacts, fault);
     count_once(&mirror.emulator, 129.into());
     mirror.sync().await;
-    // As many as the catalog counts are listed.
+    // The listing has as many as the catalog counts.
     count_once(&mirror.emulator, 129.into());
     disturb(Fault::Chunked);
     disturb(Fault::MissingRows);
@@ -618,7 +618,7 @@ async fn an_artifact_that_slips_is_not_removed_where_the_catalog_counts_fewer_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_count_two_listings_have_to_lack_what_is_removed() {
+async fn without_a_count_an_artifact_is_removed_only_if_two_listings_lack_it() {
     let mirror = Mirror::new(one_repository()).await;
     count_once(&mirror.emulator, Value::Null);
     mirror.sync().await;
@@ -637,8 +637,8 @@ async fn a_count_that_was_read_during_the_listing_is_no_evidence_of_a_removal() 
     let mirror = Mirror::new(one_repository()).await;
     mirror.sync().await;
     let disturb = |fault| mirror.emulator.disturb_next(RequestKind::Artifacts, fault);
-    // The new repository, which no catalog names yet, has the catalog read again; by then one
-    // artifact fewer is counted, and one of the second page has slipped.
+    // The new repository is not in the catalog yet, so the catalog is read again. By then it counts one
+    // artifact fewer, and one of the second page has slipped.
     count_once(&mirror.emulator, 130.into());
     count_once(&mirror.emulator, 129.into());
     disturb(Fault::RepositoryCreated);
@@ -651,7 +651,7 @@ async fn a_count_that_was_read_during_the_listing_is_no_evidence_of_a_removal() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_deleted_during_one_listing_hides_nothing_in_the_next() {
+async fn an_artifact_deleted_during_one_listing_does_not_hide_a_slip_in_the_next() {
     let mirror = Mirror::new(one_repository()).await;
     let disturb = |fault| mirror.emulator.disturb_next(RequestKind::Artifacts, fault);
     mirror.sync().await;

@@ -15,10 +15,11 @@ use swr_sync::registry::{Credentials, ProjectSettings, Registry, RetryPolicy, Tr
 use swr_sync::run::RunReport;
 use swr_sync::stop;
 use swr_sync::sync::{PATIENCE, Safeguards, SyncError, SyncSettings, sync};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::support::database::TestDatabase;
+use super::support::wire::next_target;
 
 /// What a registry answers, byte for byte.
 #[derive(Debug, Clone)]
@@ -187,18 +188,8 @@ impl Mirror {
 }
 
 async fn serve(mut stream: TcpStream, answers: Arc<Mutex<Answers>>) {
-    let mut input = Vec::new();
-    loop {
-        while !input.windows(4).any(|end| end == b"\r\n\r\n") {
-            match stream.read_buf(&mut input).await {
-                Ok(1..) => {}
-                _ => return,
-            }
-        }
-        // Nothing but GETs comes here, one after another on each connection.
-        let head = String::from_utf8(std::mem::take(&mut input)).unwrap();
-        let target = head.split(' ').nth(1).unwrap();
-        let body = answers.lock().unwrap().answer(target).to_vec();
+    while let Some(target) = next_target(&mut stream).await {
+        let body = answers.lock().unwrap().answer(&target).to_vec();
         let head = format!(
             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
             body.len()
@@ -477,7 +468,7 @@ async fn catalog_rows_that_cannot_be_stored_are_not_taken_for_removed() {
     }
 }
 
-/// Counts are stored as they are given. What adds or subtracts them has to bear any.
+/// Counts are stored unchanged, so code that adds or subtracts them must not overflow.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_count_of_the_catalog_stops_a_run() {
     let counting = |counts: [i64; 2], rows: &[&str]| {
@@ -507,7 +498,7 @@ async fn no_count_of_the_catalog_stops_a_run() {
     }
 }
 
-/// The list may leave out the namespace of an artifact; then it is that of its repository.
+/// If the list has no namespace for an artifact, the namespace is that of its repository.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_storage_of_a_repository_moves_with_it_to_another_namespace() {
     let history = json!({"build_histories": [{"created_by": "COPY", "digest": "b1", "size": 100}]});

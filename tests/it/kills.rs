@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use swr_sync::database::MIGRATOR;
 use swr_sync::emulator::{RequestKind, World};
 
+use crate::commands::world_of;
 use crate::support::database::TestDatabase;
 use crate::support::held_up::{HeldUp, hold, is_waited_for, wait_until_alone};
 use crate::support::mirror::{Mirror, start_of_time, wait_until};
@@ -21,7 +22,7 @@ use crate::support::proxy::Proxy;
 
 /// Requests on their way at a time.
 const MAX_IN_FLIGHT: u64 = 256;
-/// One registry in so many has more digests than the queue of wanted histories has room for.
+/// One registry in `MANY_IN` has more digests than fit into the queue of wanted histories.
 const MANY_IN: u8 = 20;
 const MANY: usize = 3_300;
 
@@ -126,7 +127,7 @@ impl Trial {
         self.kills = 0;
     }
 
-    /// The requests for histories that a run makes at least: one for each digest without an answer.
+    /// Minimum number of requests for histories of a run: one for each digest without an answer.
     async fn never_answered(&self) -> u64 {
         let answered = "select digest from swr.manifest";
         let answered = self.mirror.database.snapshot(answered).await;
@@ -137,8 +138,8 @@ impl Trial {
             .count() as u64
     }
 
-    /// The most requests for histories that a run may make: a digest without a final answer is
-    /// requested from each repository that holds it.
+    /// Maximum number of requests for histories of a run: a digest without a final answer is requested
+    /// from each repository that has it.
     async fn missing(&self) -> u64 {
         let Mirror {
             emulator, database, ..
@@ -400,14 +401,9 @@ async fn a_first_sync_that_ends_in_a_migration_is_taken_up_by_the_next() {
     }
 }
 
-/// Ten images in one repository.
 async fn small_mirror() -> Mirror {
-    let mut world = World::empty(start_of_time());
-    let repository = world.add_repository("team", "app/api");
-    for _ in 0..10 {
-        world.push(repository).unwrap();
-    }
-    Mirror::with(emulator_settings(), world, TestDatabase::create().await).await
+    let database = TestDatabase::create().await;
+    Mirror::with(emulator_settings(), world_of(10), database).await
 }
 
 async fn check_next_run(mirror: &Mirror) {

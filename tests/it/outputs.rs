@@ -460,11 +460,11 @@ async fn the_metrics_file_tells_the_last_run_and_keeps_the_last_success() {
 }
 
 #[tokio::test]
-async fn no_link_in_the_folder_of_the_metrics_file_leads_it_astray() {
+async fn no_link_in_the_folder_of_the_metrics_file_is_followed() {
     let job = Job::new().await;
     fs::write(job.path("precious"), "precious").unwrap();
     fs::set_permissions(job.path("precious"), fs::Permissions::from_mode(0o600)).unwrap();
-    // The shell becomes the program, so that its process id is known.
+    // The shell executes the program in its place, so that the process id is known.
     let script = "ln -s precious \"$FOLDER/swr.prom.$$.tmp\"; umask 077; exec \"$0\" \"$@\"";
     let program = Program::shell(script, &["sync", "--metrics-file", &job.path("swr.prom")])
         .registry(&job.emulator)
@@ -478,7 +478,7 @@ async fn no_link_in_the_folder_of_the_metrics_file_leads_it_astray() {
     };
     assert_eq!(mode("precious"), 0o100_600);
     assert_eq!(mode("swr.prom"), 0o100_644);
-    // The link stays, and no temporary file of ours.
+    // The link remains, and no temporary file of ours.
     assert_eq!(job.files().len(), 3, "{:?}", job.files());
 }
 

@@ -318,7 +318,7 @@ async fn a_listing_that_lacks_much_of_the_registry_is_not_published_unless_accep
     assert_eq!(emulator.requests().of(RequestKind::BuildHistory), 0);
 }
 
-/// As many repositories `team/app-N`, with as many artifacts each, of which each has a tag `vN`.
+/// This many repositories `team/app-N`, with this many artifacts each; each artifact has a tag `vN`.
 fn tagged_world_of(repositories: usize, artifacts: usize) -> World {
     let mut world = World::empty(start_of_time());
     for number in 0..repositories {
@@ -351,7 +351,7 @@ async fn a_listing_that_lacks_many_tags_of_what_stays_is_not_published_unless_ac
     let tags = "select (select count(*) from swr_report.tag),
                        (select count(*) from swr.tag_history where valid_to is null),
                        (select count(*) from swr.tag where missing_since_run_id is not null)";
-    // 20 % are no mass removal, one more is. Tags that went with their artifacts do not count.
+    // 20 % are not a mass removal, one more is. Tags removed with their artifacts do not count.
     delete_artifacts(&emulator, "app-0", 100);
     remove_tags(&emulator, "app-1", 0..100);
     Program::sync(&emulator, &database).run().await.code(0);
@@ -555,7 +555,7 @@ async fn a_renamed_instance_has_its_new_name_within_a_day() {
     let first = emulator(world_of(1, 1)).await;
     let database = TestDatabase::create().await;
     Program::sync(&first, &database).run().await.code(0);
-    // Another one has the name too, which was accepted.
+    // Another instance with the same name was accepted.
     let other = namesake("22222222-2222-2222-2222-222222222222", None).await;
     let accepting = Program::sync(&other, &database).args(&["--accept-new-instance"]);
     accepting.run().await.code(0);
@@ -580,11 +580,11 @@ async fn a_renamed_instance_has_its_new_name_within_a_day() {
     sync(&renamed, 1).await;
     assert_eq!(database.snapshot(name).await, "renamed");
     sync(&renamed, 0).await;
-    // Back to the name that the other one has.
+    // The name is again that of the other instance.
     a_day_later().await;
     sync(&first, 1).await;
     assert_eq!(database.snapshot(name).await, "demo");
-    // A description that cannot be read fails no run, and is requested again by the next.
+    // A run succeeds without a description, and the next run requests it again.
     a_day_later().await;
     renamed.fail_next(RequestKind::Instance, 404, refusal().to_string());
     sync(&renamed, 1).await;
@@ -678,7 +678,7 @@ async fn status_tells_whether_the_data_is_fresh_enough() {
 }
 
 #[tokio::test]
-async fn a_listing_that_is_dated_in_the_future_is_not_taken_for_fresh() {
+async fn a_listing_that_is_dated_in_the_future_does_not_count_as_fresh() {
     let emulator = emulator(world_of(1, 1)).await;
     let database = TestDatabase::create().await;
     let first = Program::sync(&emulator, &database).run().await.code(0);

@@ -236,7 +236,7 @@ async fn a_ca_file_that_is_none_is_a_usage_error() {
 }
 
 #[tokio::test]
-async fn a_byte_order_mark_is_no_part_of_a_file() {
+async fn a_byte_order_mark_at_the_start_of_a_file_is_ignored() {
     let emulator = emulator(world()).await;
     let database = TestDatabase::create().await;
     let folder = tempfile::tempdir().unwrap();
@@ -276,7 +276,7 @@ async fn a_byte_order_mark_is_no_part_of_a_file() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_cannot_be_read_is_not_gone_past() {
+async fn an_invalid_proxy_is_not_bypassed() {
     let emulator = emulator(world()).await;
     let database = TestDatabase::create().await;
     let bad = "http://user:hidden-1@proxy.example:port";
@@ -308,13 +308,13 @@ async fn a_proxy_that_cannot_be_read_is_not_gone_past() {
                 .iter()
                 .fold(program, |program, (name, value)| program.env(name, value));
             let finished = program.run().await.code(2);
-            let words = format!("cannot use the proxy that {named} names");
+            let words = format!("cannot use the proxy in {named}");
             let output = finished.stdout + &finished.stderr;
             assert!(output.contains(&words), "{output}");
         }
     }
     assert_eq!(emulator.requests().total(), 0);
-    // One that is empty is unset.
+    // An empty variable counts as unset.
     Program::sync(&emulator, &database)
         .env("HTTPS_PROXY", "")
         .run()
@@ -846,8 +846,8 @@ impl Roles<'_> {
     }
 }
 
-/// A function and an operator that match better than those of the server, in a schema that
-/// everyone may create in, as up to PostgreSQL 14. They change a row if somebody else runs them.
+/// A function and an operator that match better than those of the server, in a schema in which
+/// everyone may create, as up to PostgreSQL 14. They change a row if another role runs them.
 const TRAPS: &str = "
     create function public.unnest(ids uuid[]) returns setof uuid language plpgsql as $$
     begin
@@ -868,7 +868,7 @@ const TRAPS: &str = "
     end $$;";
 
 #[tokio::test]
-async fn nothing_that_a_reader_lays_into_schema_public_is_run_by_others() {
+async fn nothing_that_a_reader_creates_in_schema_public_is_run_by_others() {
     let emulator = emulator(world()).await;
     let database = TestDatabase::create().await;
     database
@@ -889,7 +889,7 @@ async fn nothing_that_a_reader_lays_into_schema_public_is_run_by_others() {
             .await
             .code(0);
     }
-    // As somebody with psql, who has the schema in the search path.
+    // Like a user of psql, whose search path has the schema.
     for view in ["storage_by_repository", "stale_artifact()", "reclaimable()"] {
         let sql = format!("select * from swr_report.{view}");
         database.snapshot(&sql).await;
@@ -907,7 +907,7 @@ async fn nothing_that_a_reader_lays_into_schema_public_is_run_by_others() {
 }
 
 #[tokio::test]
-async fn roles_can_do_their_work_where_functions_are_not_for_everyone() {
+async fn roles_can_do_their_work_if_not_everyone_may_execute_functions() {
     let emulator = emulator(world()).await;
     let database = TestDatabase::create_empty().await;
     database
@@ -945,7 +945,7 @@ async fn roles_can_do_their_work_where_functions_are_not_for_everyone() {
             .await
             .code(0);
     }
-    // Of a later migration.
+    // A function of a later migration.
     let stricter = "alter default privileges revoke execute on functions from public";
     assert_eq!(roles.refused(&roles.migrate, stricter).await, None);
     let later = "create function swr_report.later() returns integer language sql return 1";

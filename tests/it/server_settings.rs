@@ -1,12 +1,11 @@
-//! Databases of other people: defaults that are made for other programs, encodings, schemas that
-//! an administrator made, certificates, and servers that are not PostgreSQL.
+//! Databases that others administer: defaults for other programs, encodings, schemas that an
+//! administrator created, certificates, and servers that are not PostgreSQL.
 
 use std::io::Read;
 use std::sync::Arc;
 
 use sqlx::PgConnection;
 use swr_sync::database::Database;
-use swr_sync::emulator::World;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -17,8 +16,9 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 
+use crate::commands::world_of;
 use crate::support::database::TestDatabase;
-use crate::support::mirror::{facts, start_of_time, wait_until};
+use crate::support::mirror::{facts, wait_until};
 use crate::support::program::{Program, emulator};
 use crate::support::proxy::Proxy;
 use crate::support::server::{PrivateServer, SUPERUSER};
@@ -51,21 +51,12 @@ const HOSTILE: &[(&str, &str)] = &[
     ("row_security", "on"),
 ];
 
-fn world() -> World {
-    let mut world = World::empty(start_of_time());
-    let repository = world.add_repository("team", "app/api");
-    for _ in 0..30 {
-        world.push(repository).unwrap();
-    }
-    world
-}
-
-/// Makes the hostile settings the defaults of a database, as far as its server knows them.
+/// Makes the hostile settings that the server knows the defaults of a database.
 async fn make_hostile(database: &TestDatabase) {
     let known = database.snapshot("select name from pg_settings").await;
     let name = database.snapshot("select current_database()").await;
     let user = database.snapshot("select current_user").await;
-    // Those of a role win over those of a database, so each gets a half.
+    // Defaults of a role override those of a database, so each gets half of them.
     let owners = [
         format!("alter database {name}"),
         format!("alter role {user} in database {name}"),
@@ -75,7 +66,7 @@ async fn make_hostile(database: &TestDatabase) {
         .filter(|(setting, _)| known.lines().any(|known| known == *setting))
         .zip(owners.iter().cycle())
         .map(|((setting, value), owner)| match *setting {
-            // A list, and not one name.
+            // A list, not a single name.
             "search_path" => format!("{owner} set {setting} = {value};"),
             _ => format!("{owner} set {setting} = '{value}';"),
         });
@@ -91,7 +82,7 @@ async fn make_ordinary(database: &TestDatabase) {
     database.snapshot(&reset).await;
 }
 
-/// What a session of the program has for each of the hostile settings.
+/// The values of the hostile settings in a session of the program.
 async fn settings_of(connection: &mut PgConnection) -> Vec<(String, String)> {
     let names: Vec<String> = HOSTILE.iter().map(|(name, _)| (*name).to_owned()).collect();
     let sql = "select name, setting from pg_catalog.pg_settings where name = any($1) order by name";
@@ -127,8 +118,8 @@ async fn no_default_of_a_database_or_a_role_reaches_a_session() {
 }
 
 #[tokio::test]
-async fn hostile_defaults_change_nothing_of_a_migration_a_sync_and_the_reports() {
-    let emulator = emulator(world()).await;
+async fn hostile_defaults_do_not_change_a_migration_a_sync_or_the_reports() {
+    let emulator = emulator(world_of(30)).await;
     let [hostile, ordinary] = [
         TestDatabase::create_empty().await,
         TestDatabase::create_empty().await,
@@ -165,7 +156,7 @@ async fn hostile_defaults_change_nothing_of_a_migration_a_sync_and_the_reports()
 
 #[tokio::test]
 async fn a_database_in_another_encoding_is_refused_before_anything_is_written() {
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(30)).await;
     let server = PrivateServer::new().await;
     server
         .execute(
@@ -212,8 +203,8 @@ async fn a_database_in_another_encoding_is_refused_before_anything_is_written() 
 }
 
 #[tokio::test]
-async fn a_role_that_cannot_create_schemas_migrates_in_those_that_were_made_for_it() {
-    let emulator = emulator(world()).await;
+async fn a_role_that_cannot_create_schemas_migrates_in_those_created_for_it() {
+    let emulator = emulator(world_of(30)).await;
     let server = PrivateServer::new().await;
     server
         .execute("postgres", "create role app login; create database mirror")
@@ -254,10 +245,10 @@ async fn a_role_that_cannot_create_schemas_migrates_in_those_that_were_made_for_
 #[tokio::test]
 async fn a_result_that_the_server_cuts_while_its_consumer_is_slow_is_a_failure_of_the_database() {
     let database = TestDatabase::create_empty().await;
-    // Over TCP the server's last words arrive.
+    // Over TCP the server's last message arrives.
     let proxy = Proxy::before_database(database.url()).await;
     for format in ["csv", "json"] {
-        // More than a pipe holds in the first rows that are fetched.
+        // The first rows do not fit into the buffer of a pipe.
         let sql = "select set_config('idle_in_transaction_session_timeout', '1ms', false), repeat('x', 1000), n
              from generate_series(1, 2500) n";
         let (mut pipe, stdout) = std::io::pipe().unwrap();
@@ -293,7 +284,7 @@ async fn a_result_that_the_server_cuts_while_its_consumer_is_slow_is_a_failure_o
 
 // --- Servers that cannot be used
 
-/// The failure of a program that connects to this server.
+/// Checks the failure of a program that connects to this server.
 async fn check_connection(url: &str, words: &[&str]) {
     for command in ["migrate", "status"] {
         let program = Program::new(&[command]).database_url(url);
@@ -302,7 +293,7 @@ async fn check_connection(url: &str, words: &[&str]) {
 }
 
 #[tokio::test]
-async fn open_gauss_is_named_as_what_it_is() {
+async fn open_gauss_is_recognised_and_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -315,7 +306,7 @@ async fn open_gauss_is_named_as_what_it_is() {
                 let length = stream.read_i32().await.unwrap();
                 let mut startup = vec![0; length as usize - 4];
                 stream.read_exact(&mut startup).await.unwrap();
-                // Its login by SHA-256 has the number of PostgreSQL's SASL: method, random code,
+                // Its SHA-256 login uses the message number of PostgreSQL's SASL: method, random code,
                 // token, iterations.
                 let mut body = [10_i32.to_be_bytes(), 2_i32.to_be_bytes()].concat();
                 body.extend([b'a'; 64]);
@@ -334,7 +325,7 @@ async fn open_gauss_is_named_as_what_it_is() {
     check_connection(&url, &words).await;
 }
 
-/// Hands out a certificate that rustls itself would not.
+/// Serves a certificate that rustls itself would refuse to serve.
 #[derive(Debug)]
 struct Always(Arc<CertifiedKey>);
 
@@ -344,7 +335,7 @@ impl ResolvesServerCert for Always {
     }
 }
 
-/// A database server that goes as far as TLS, with this certificate.
+/// A database server that supports only the TLS handshake, with this certificate.
 async fn tls_server(certificate: &str) -> u16 {
     let data = |name: &str| format!("{}/tests/data/tls/{name}", env!("CARGO_MANIFEST_DIR"));
     let provider = Arc::new(ring::default_provider());
@@ -367,7 +358,7 @@ async fn tls_server(certificate: &str) -> u16 {
                 let mut request = [0; 8];
                 stream.read_exact(&mut request).await.unwrap();
                 stream.write_all(b"S").await.unwrap();
-                // A client that does not accept the certificate hangs up here.
+                // A client that does not accept the certificate disconnects here.
                 let _ = acceptor.accept(stream).await;
             });
         }
@@ -376,7 +367,7 @@ async fn tls_server(certificate: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_not_accepted_is_named_with_what_helps() {
+async fn an_error_about_a_certificate_names_the_fix() {
     let authority = format!(
         "{}/tests/data/tls/self-signed.pem",
         env!("CARGO_MANIFEST_DIR")
@@ -386,7 +377,7 @@ async fn a_certificate_that_is_not_accepted_is_named_with_what_helps() {
             "version-1.pem",
             "",
             [
-                "the server's certificate is of X.509 version 1, as Citus",
+                "the server's certificate has X.509 version 1, like those that Citus",
                 "sslmode=disable",
             ],
         ),
@@ -394,7 +385,7 @@ async fn a_certificate_that_is_not_accepted_is_named_with_what_helps() {
             "server.pem",
             "?sslmode=verify-full",
             [
-                "no authority that is trusted here signed the server's certificate",
+                "the server's certificate is not signed by a trusted authority",
                 "sslrootcert=FILE",
             ],
         ),
@@ -411,7 +402,7 @@ async fn a_certificate_that_is_not_accepted_is_named_with_what_helps() {
 }
 
 #[tokio::test]
-async fn an_address_of_ipv6_is_connected_to() {
+async fn an_ipv6_address_works() {
     // Containers often have no IPv6.
     let Ok(listener) = TcpListener::bind("[::1]:0").await else {
         return;
@@ -447,15 +438,15 @@ async fn an_error_in_a_database_url_names_the_part_that_is_wrong() {
         ),
         (
             "postgresql://u:hidden-1@a,b/db",
-            "it names several hosts, and one is supported",
+            "it names several hosts; only one is supported",
         ),
         (
             "postgresql://u:hidden-1@a:5432,b:5432/db",
-            "it names several hosts, and one is supported",
+            "it names several hosts; only one is supported",
         ),
         (
             "postgresql:///db?host=a,b",
-            "it names several hosts, and one is supported",
+            "it names several hosts; only one is supported",
         ),
         ("postgresql://u:hidden-1@/db", "the host is missing"),
         (
@@ -498,7 +489,7 @@ async fn an_error_in_a_database_url_names_the_part_that_is_wrong() {
 }
 
 #[tokio::test]
-async fn a_variable_of_libpq_that_cannot_be_read_is_an_error() {
+async fn an_invalid_variable_of_libpq_is_an_error() {
     let database = |program: Program| program.database_url("postgresql://user@host/db");
     for (variable, value) in [("PGSSLMODE", "verify_full"), ("PGPORT", "postgres")] {
         let program = database(Program::new(&["migrate"])).env(variable, value);

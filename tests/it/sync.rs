@@ -77,7 +77,7 @@ async fn a_first_run_publishes_all_that_is_listed_and_asks_once_per_digest() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unchanged_registry_costs_its_list_pages_and_writes_no_fact() {
     let mirror = Mirror::new(odd_world()).await;
-    // Twice: the second run tries again what had no history in the first.
+    // Twice: the second run requests the missing histories of the first again.
     mirror.sync().await;
     mirror.sync().await;
     let before = (mirror.facts().await, mirror.writes().await);
@@ -182,7 +182,7 @@ async fn a_marker_that_is_no_number_ends_the_run() {
 async fn a_digest_in_another_repository_or_instance_is_not_asked_for_again() {
     let mirror = Mirror::new(odd_world()).await;
     mirror.sync().await;
-    // The second run tries again what had no history in the first.
+    // The second run requests the missing histories of the first again.
     mirror.sync().await;
     mirror.emulator.with_world(|world| {
         let id = world.artifacts().next().unwrap().id;
@@ -237,7 +237,7 @@ async fn a_digest_in_another_repository_or_instance_is_not_asked_for_again() {
 async fn a_stopped_run_keeps_what_arrived_and_the_next_asks_for_the_rest() {
     let mirror = Mirror::new(odd_world()).await;
     let digests = distinct_digests(&mirror.emulator);
-    // They are recorded when all repositories that hold them are known, or the run ends.
+    // They are recorded when all repositories that have them are known, or when the run ends.
     let elsewhere = TestDatabase::create().await;
     let undisturbed = sync_into(&mirror.emulator, &elsewhere, false)
         .await
@@ -498,7 +498,7 @@ async fn a_removed_artifact_that_is_listed_again_comes_back() {
     assert_eq!(mirror.facts().await, before);
 }
 
-/// Tags as the reports show them, and their intervals, each with the number of its artifact.
+/// Tags in the reports, and their intervals, each with the number of its artifact.
 const TAGS_AND_INTERVALS: &str = "
     with artifact as (
         select artifact_id, rank() over (order by artifact_id) as number from swr.artifact
@@ -522,7 +522,7 @@ fn counted_tags(report: &RunReport) -> (u64, u64, u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tag_goes_when_two_listings_in_a_row_lack_it_or_with_its_artifact_at_once() {
+async fn a_tag_is_removed_when_two_listings_in_a_row_lack_it_or_with_its_artifact() {
     let mirror = Mirror::new(small_world(3)).await;
     let at = |hour| start_of_time() + TimeDelta::hours(hour);
     mirror.sync_at(at(1)).await;
@@ -553,9 +553,9 @@ async fn a_tag_goes_when_two_listings_in_a_row_lack_it_or_with_its_artifact_at_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tag_that_no_page_shows_while_it_moves_is_told_as_one_move() {
+async fn a_tag_that_no_page_shows_while_it_moves_is_recorded_as_one_move() {
     for (push_time, moved_at) in [
-        // Moved after the listing that lacks it began, or without a push.
+        // Moved by a push after the start of the listing that lacks it, or without a push.
         ("2026-03-01T14:00:07.000Z", "2026-03-01 14:00:07+00"),
         ("2026-01-01T00:00:00.000Z", "2026-03-01 15:00:00+00"),
     ] {
@@ -580,7 +580,7 @@ async fn a_tag_that_no_page_shows_while_it_moves_is_told_as_one_move() {
         let at = |hour| start_of_time() + TimeDelta::hours(hour);
         show([&[], &[("latest", "2026-01-01T00:00:00.000Z")]]);
         mirror.sync_at(at(1)).await;
-        // The page with the first row was read before the move, that with the second one after it.
+        // The first row's page was read before the move, the second row's page after it.
         show([&[], &[]]);
         let report = mirror.sync_at(at(2)).await;
         assert_eq!(counted_tags(&report), (0, 0, 0));
@@ -598,7 +598,7 @@ async fn a_tag_that_no_page_shows_while_it_moves_is_told_as_one_move() {
             mirror.database.snapshot(moves).await,
             format!("{moved_at} | t")
         );
-        // The move has ended the wait: a listing that lacks the tag is the first one again.
+        // After the move, the next listing that lacks the tag counts as the first one.
         show([&[], &[]]);
         let report = mirror.sync_at(at(4)).await;
         assert_eq!(counted_tags(&report), (0, 0, 0));
@@ -771,7 +771,7 @@ async fn a_catalog_that_gives_the_same_at_every_offset_ends_the_run() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_history_is_published_without_and_repaired_by_the_next_run() {
     let mirror = Mirror::new(small_world(5)).await;
-    // The first request, whichever digest that is.
+    // The first request, for any digest.
     mirror
         .emulator
         .set_latency(std::time::Duration::from_millis(1));
@@ -832,7 +832,7 @@ async fn the_gateways_own_404_and_400_are_not_taken_for_the_artifacts_fate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listed_artifact_whose_history_is_gone_is_asked_for_again_by_the_next_run() {
+async fn a_history_that_is_gone_is_requested_again_by_the_next_run() {
     let mirror = Mirror::new(small_world(1)).await;
     let gone = json!({ "error_code": "SVCSTG.SWR.4040010", "error_msg": "not found" });
     mirror
@@ -852,7 +852,7 @@ async fn a_listed_artifact_whose_history_is_gone_is_asked_for_again_by_the_next_
     assert_eq!(report.counters.histories_fetched, 1);
 }
 
-/// What a repository may answer instead of a history, and how often it is asked.
+/// Status and outcome of a failed request for a history, and the number of its attempts.
 const REFUSALS: [(u16, &str, u64); 3] =
     [(404, "gone", 1), (403, "forbidden", 1), (500, "failed", 3)];
 
@@ -884,7 +884,7 @@ fn refuse_histories(mirror: &Mirror, times: u64, status: u16) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_repository_does_not_give_is_requested_from_the_others_in_the_same_run() {
+async fn a_history_that_one_repository_refuses_is_requested_from_the_others_in_the_same_run() {
     for (status, outcome, attempts) in REFUSALS {
         let mirror = mirror_of_a_shared_digest().await;
         refuse_histories(&mirror, 2 * attempts, status);
@@ -900,7 +900,7 @@ async fn what_one_repository_does_not_give_is_requested_from_the_others_in_the_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_repository_gives_is_recorded_once_after_all_were_asked() {
+async fn a_history_that_all_repositories_refuse_is_recorded_once() {
     for (status, outcome, attempts) in REFUSALS {
         let mirror = mirror_of_a_shared_digest().await;
         refuse_histories(&mirror, 3 * attempts, status);
@@ -918,8 +918,7 @@ async fn what_no_repository_gives_is_recorded_once_after_all_were_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_history_that_the_database_refuses_is_recorded_and_keeps_nothing_else_from_being_stored()
-{
+async fn a_history_that_the_database_refuses_is_recorded_and_does_not_block_the_others() {
     let mut world = World::empty(start_of_time());
     world.add_namespace("team");
     let repository = world.add_repository("team", "app");
@@ -961,7 +960,7 @@ async fn a_history_that_the_database_refuses_is_recorded_and_keeps_nothing_else_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listing_without_an_end_is_cut_off_at_a_multiple_of_what_the_catalog_counts() {
+async fn an_endless_listing_is_cut_off_at_a_multiple_of_the_catalogs_count() {
     const PAGE: u64 = 1_000;
     let mirror = Mirror::new(small_world(1)).await;
     for page in 0..=100 {

@@ -1,4 +1,4 @@
-//! Names that others chose, on their way to a terminal, a log, or a pod's status.
+//! Names from outside in the output to a terminal, a log, or a pod's status.
 
 use serde_json::{Value, json};
 use swr_sync::emulator::{ArtifactSpec, Emulator, EmulatorSettings, ManifestKind, World};
@@ -9,8 +9,8 @@ use crate::support::database::TestDatabase;
 use crate::support::mirror::start_of_time;
 use crate::support::program::{Finished, Program, emulator_settings};
 
-/// Sets the title, clears the screen, colours the text (C1), forges a line of the log, begins
-/// another paragraph, turns the direction of the text, and hides.
+/// Sets the title, clears the screen, colours the text (C1), forges a line of the log, starts another
+/// paragraph, changes the text direction, and contains invisible characters.
 const HOSTILE: &str =
     "\u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}31m\nERROR forged\r\u{2028}\u{202e}\u{2066}\u{feff}\u{7f}";
 
@@ -18,8 +18,8 @@ fn hostile(name: &str) -> String {
     format!("{name}{HOSTILE}")
 }
 
-/// More artifacts than may be gone in one run, all with hostile names; the first history is
-/// refused with hostile words.
+/// More artifacts than one run may remove, all with hostile names; the first history is refused with
+/// a hostile message.
 fn world() -> World {
     let mut world = World::empty(start_of_time());
     world.add_namespace(&hostile("team"));

@@ -75,7 +75,7 @@ async fn mirror_with_a_past() -> Mirror {
         let tagged = tagged.unwrap().clone();
         world.remove_tag(tagged.repository_id, &tagged.tags[0].name);
     });
-    // A tag goes when two listings in a row lack it.
+    // A tag is removed when two listings in a row lack it.
     mirror.sync().await;
     mirror.sync().await;
     mirror
@@ -422,7 +422,7 @@ const CORRUPTIONS: &[(&str, &[&str])] = &[
         &["media_type.media_type"],
     ),
     ("delete from swr.media_type", &["media_type.row"]),
-    // What artifacts share.
+    // Tables of shared layers.
     (
         "delete from swr.artifact_layering where {a counted artifact}",
         &[
@@ -518,8 +518,8 @@ const CORRUPTIONS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// What artifacts share follows from the other tables: whatever is done to one of those, only
-/// statements on these four are held to what is found in these.
+/// These four tables are computed from the others, so changes of the others also cause differences
+/// here. The exact differences here are checked only for statements on these four.
 const SHARING: [&str; 4] = [
     "artifact_layering.",
     "repository_layer.",
@@ -715,7 +715,7 @@ async fn what_changed_in_the_registry_is_no_corruption() {
         );
     }
 
-    // The next run takes all of it in, but for the removed tag, which takes two.
+    // The next run publishes all of it, except the removed tag, which takes two runs.
     mirror.sync().await;
     mirror.sync().await;
     let report = verify_all(&mirror.emulator, &mirror.database).await;

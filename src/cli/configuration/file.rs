@@ -378,8 +378,8 @@ impl Reading<'_> {
         {
             let text = format!(
                 "there is a secret in this line, and every user can read the file (mode {mode:04o}): `chmod 0600` \
-                 restricts it to its owner (in Kubernetes, defaultMode: 0440); or let a key that ends with _file or _env say \
-                 where the secret is"
+                 restricts it to its owner (in Kubernetes, defaultMode: 0440); or use a key that ends with _file or \
+                 _env to refer to the secret"
             );
             self.problems.push((*line, text));
         }
@@ -397,11 +397,11 @@ impl Reading<'_> {
             [] => return Ok(()),
             [only] => Failure::new(Exit::Usage, only.clone()),
             several => {
-                let text = format!("the configuration file has {} mistakes", several.len());
+                let text = format!("the configuration file has {} errors", several.len());
                 Failure::new(Exit::Usage, text).details(lines)
             }
         };
-        Err(failure.hint("`swr-sync config schema` prints what may stand in it"))
+        Err(failure.hint("`swr-sync config schema` prints the allowed keys and values"))
     }
 }
 

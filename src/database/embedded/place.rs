@@ -4,7 +4,7 @@
 //! <data folder>/postgresql-15/
 //! ├── data/             the cluster, mode 0700, owned by who runs the server
 //! ├── socket/           mode 0700, owned by the same
-//! ├── socket-folder     where it is instead if this path is too long: a folder in /tmp
+//! ├── socket-folder     if this path is too long: the path of a folder in /tmp that is used instead
 //! ├── clients.lock      shared: clients; exclusive: the supervisor, or `db stop`
 //! ├── supervisor.lock   exclusive: the supervisor; its process id once the server is ready
 //! ├── keep-running      `db start` was here
@@ -142,15 +142,15 @@ impl Place {
         self.folder.join("server.log")
     }
 
-    /// The folder of the socket of the server that runs.
+    /// The folder of the running server's socket.
     pub(super) fn socket_dir(&self) -> PathBuf {
         self.kept_socket_dir()
             .unwrap_or_else(|| self.folder.join("socket"))
     }
 
-    /// Makes the folder of the socket, whose whole path must be short. Where it is not, a folder in
-    /// /tmp takes its place, by a name that nobody could have taken before. (Not in
-    /// `/run/user/UID`, which goes when the user logs out, while the server may stay.)
+    /// Creates the folder of the socket, whose whole path must be short. If it is too long, creates a
+    /// folder in /tmp instead, with a name that others cannot predict. (Not in `/run/user/UID`, which
+    /// is removed when the user logs out, while the server may keep running.)
     pub(super) fn make_socket_dir(&self, user: Option<&ServerUser>) -> Result<(), EmbeddedError> {
         let folder = self.folder.join("socket");
         let socket = folder.join(format!(".s.PGSQL.{PORT}"));
@@ -159,7 +159,7 @@ impl Place {
             self.remove_short_socket_dir();
             return make_private_folder(&folder, user);
         }
-        // One that a killed supervisor has left is used again.
+        // Reuses the folder that a killed supervisor left behind.
         if let Some(kept) = self.kept_socket_dir()
             && make_private_folder(&kept, user).is_ok()
         {
@@ -185,10 +185,10 @@ impl Place {
         Some(PathBuf::from(OsString::from_vec(path)))
     }
 
-    /// Leaves nothing in /tmp.
+    /// Removes the folder in /tmp.
     pub(super) fn remove_short_socket_dir(&self) {
         if let Some(folder) = self.kept_socket_dir() {
-            // What is still in use, or not ours, stays.
+            // Fails if the folder is still in use or not ours.
             let _ = std::fs::remove_dir(folder);
             let _ = std::fs::remove_file(self.socket_folder_file());
         }
@@ -364,7 +364,7 @@ pub(super) fn make_private_folder(
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error).at("creating", path),
     }
-    // Somebody else may have made a folder, or a link, of this name.
+    // Another user may have created a folder, or a link, with this name.
     check_owner(path, owner)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).at("closing", path)
 }
@@ -415,7 +415,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_socket_of_a_deep_folder_is_in_one_in_tmp_that_nobody_could_have_taken() {
+    fn the_socket_of_a_deep_folder_is_in_a_folder_in_tmp_that_nobody_can_predict() {
         let place = |depth| {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("d".repeat(depth));
@@ -435,7 +435,7 @@ mod tests {
         assert_ne!(first, other.socket_dir());
         let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!(mode(&first), 0o700);
-        // It is used again, unless something else has taken its name.
+        // It is reused, unless something else has its name.
         deep.make_socket_dir(None).unwrap();
         assert_eq!(deep.socket_dir(), first);
         std::fs::remove_dir(&first).unwrap();

@@ -217,7 +217,8 @@ async fn create_cluster(
         Ok(Err(error)) => return Err(failed(error.to_string())),
         Err(_) => return Err(failed(format!("still running after {INITDB_TIMEOUT:?}"))),
     }
-    // The socket's folder decides who may connect; nothing listens on the network.
+    // The permissions of the socket's folder decide who may connect; the server does not listen on the
+    // network.
     let access = aside.join("pg_hba.conf");
     std::fs::write(&access, "local all all trust\n").at("writing", &access)?;
     std::fs::rename(&aside, place.data()).at("renaming", &aside)?;

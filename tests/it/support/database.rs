@@ -265,7 +265,7 @@ async fn build_template(
     )
     .await?;
     let mut connection = PgConnection::connect(&server.url_of(&unfinished)).await?;
-    // As PostgreSQL 15 and later have it; `doctor` warns of what came before.
+    // The default since PostgreSQL 15; `doctor` warns about the earlier one.
     execute(
         &mut connection,
         "revoke create on schema public from public".to_owned(),

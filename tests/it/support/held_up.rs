@@ -34,7 +34,7 @@ impl HeldUp {
             database.snapshot(running).await == "t"
         })
         .await;
-        // A test expects the rows of its own runs only.
+        // Tests expect only the rows of their own runs.
         database
             .snapshot("delete from swr.sync_run where host = ''")
             .await;

@@ -15,3 +15,4 @@ pub(crate) mod proxy;
 pub(crate) mod receiver;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 pub(crate) mod server;
+pub(crate) mod wire;

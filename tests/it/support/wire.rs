@@ -1,0 +1,29 @@
+//! Requests as a server reads them, and pages as a client reads them.
+
+use swr_sync::registry::{CatalogPages, RegistryError};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+/// The target of the next request on a connection; `None` if it ends. The request must be a GET, and
+/// the client must not send another one before its answer.
+pub(crate) async fn next_target(stream: &mut TcpStream) -> Option<String> {
+    let mut input = Vec::new();
+    while !input.windows(4).any(|end| end == b"\r\n\r\n") {
+        if stream.read_buf(&mut input).await.ok()? == 0 {
+            return None;
+        }
+    }
+    let head = String::from_utf8(input).unwrap();
+    Some(head.split(' ').nth(1).unwrap().to_owned())
+}
+
+/// All rows of all readings, page by page.
+pub(crate) async fn all_pages<T: Send + 'static>(
+    mut pages: CatalogPages<T>,
+) -> Result<Vec<Vec<T>>, RegistryError> {
+    let mut all = Vec::new();
+    while let Some(page) = pages.next().await? {
+        all.push(page.rows);
+    }
+    Ok(all)
+}
