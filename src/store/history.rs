@@ -9,6 +9,7 @@ use sqlx::types::Json;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
+use super::copy::CopyRows;
 use super::findings::{Examined, examine, insert_commands};
 use super::{Doing, Run, StoreError, content, to_micros};
 use crate::build_history::{BuildStep, HistoryAnswer, HistoryOutcome, Layer};
@@ -257,19 +258,29 @@ pub struct HistoryWriter {
 
 /// Content that is in the database for certain: most steps of an image are its base's.
 #[derive(Debug, Default)]
-struct Known(HashSet<Uuid>);
+struct Known {
+    ids: HashSet<Uuid>,
+    /// Whether the database has no other steps and layers of the instance: those that it had before the
+    /// run were none, and only this run writes. `None` until that was looked up.
+    is_complete: Option<bool>,
+}
 
 impl Known {
     /// Bounds the memory; forgetting costs only that a row is offered again.
     const LIMIT: usize = 200_000;
 
     fn remember(&mut self, ids: impl Iterator<Item = Uuid>) {
-        if self.0.len() >= Known::LIMIT {
-            self.0.clear();
+        if self.ids.len() >= Known::LIMIT {
+            self.ids.clear();
+            self.is_complete = Some(false);
         }
-        self.0.extend(ids);
+        self.ids.extend(ids);
     }
 }
+
+/// How often a batch is tried whose rows turn out to be there already: histories that are copied from
+/// another instance meanwhile share steps with those of the batch.
+const ATTEMPTS: u32 = 4;
 
 /// A step with the names of its content, and its own.
 #[derive(Debug, Clone, Copy)]
@@ -404,28 +415,55 @@ impl HistoryWriter {
         now: DateTime<Utc>,
     ) -> Result<HistoryWrites, StoreError> {
         let now = to_micros(now);
-        let run = self.run;
         let mut batch = Batch::default();
         for answer in answers {
             batch.add(answer, &self.known);
         }
+        let mut attempt = 1;
+        let writes = loop {
+            match self.write(&batch, now).await {
+                Err(error) if error.is_duplicate() && attempt < ATTEMPTS => {
+                    attempt += 1;
+                    self.known.is_complete = Some(false);
+                }
+                result => break result?,
+            }
+        };
+        self.known.remember(batch.offered.into_iter());
+        // One large history must not take its memory for the rest of the run.
+        self.connection.shrink_buffers();
+        Ok(writes)
+    }
+
+    async fn write(
+        &mut self,
+        batch: &Batch<'_>,
+        now: DateTime<Utc>,
+    ) -> Result<HistoryWrites, StoreError> {
+        let run = self.run;
         let mut transaction = self
             .connection
             .begin()
             .await
             .doing("begin to store build histories")?;
         let connection = &mut *transaction;
+        let is_complete = match self.known.is_complete {
+            Some(is_complete) => is_complete,
+            None => is_without_content(connection, run).await?,
+        };
+        self.known.is_complete = Some(is_complete);
+        let stored = match is_complete {
+            true => HashSet::new(),
+            false => stored_content(connection, run, batch).await?,
+        };
         let mut rows = 0;
         rows += insert_commands(connection, run.instance_id, &batch.commands).await?;
-        rows += insert_layers(connection, run, &batch.layers).await?;
+        rows += copy_layers(connection, run, &batch.layers, &stored).await?;
         rows += insert_media_types(connection, run, &batch.media_types).await?;
-        rows += insert_steps(connection, run, &batch.steps).await?;
-        rows += upsert_manifests(connection, run, &batch, now).await?;
+        rows += copy_steps(connection, run, &batch.steps, &stored).await?;
+        rows += upsert_manifests(connection, run, batch, now).await?;
         let data_issues = insert_issues(connection, run, &batch.issues, now).await?;
         transaction.commit().await.doing("commit build histories")?;
-        self.known.remember(batch.offered.into_iter());
-        // One large history must not take its memory for the rest of the run.
-        self.connection.shrink_buffers();
         Ok(HistoryWrites {
             rows: rows + data_issues,
             data_issues,
@@ -522,35 +560,73 @@ impl<'a> Batch<'a> {
 
     /// Whether this content is neither stored for certain nor in this batch already.
     fn is_news(&mut self, known: &Known, id: Uuid) -> bool {
-        !known.0.contains(&id) && self.offered.insert(id)
+        !known.ids.contains(&id) && self.offered.insert(id)
     }
 }
 
-async fn insert_layers(
+/// Whether the instance has neither steps nor layers.
+async fn is_without_content(connection: &mut PgConnection, run: Run) -> Result<bool, StoreError> {
+    sqlx::query_scalar!(
+        r#"select not exists (select from swr.build_step where instance_id = $1)
+              and not exists (select from swr.layer where instance_id = $1) as "is_empty!""#,
+        run.instance_id
+    )
+    .fetch_one(connection)
+    .await
+    .doing("see whether build steps are stored")
+}
+
+/// Which steps and layers of a batch the database has.
+async fn stored_content(
+    connection: &mut PgConnection,
+    run: Run,
+    batch: &Batch<'_>,
+) -> Result<HashSet<Uuid>, StoreError> {
+    if batch.steps.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let stored = sqlx::query_scalar!(
+        // Subqueries, so that the plan is a look-up by key, however many rows the planner expects.
+        r#"select o.build_step_id as "id!"
+           from unnest($2::uuid[]) as o (build_step_id)
+           where (select true from swr.build_step s where s.instance_id = $1 and s.build_step_id = o.build_step_id)
+           union all
+           select o.layer_id
+           from unnest($3::uuid[]) as o (layer_id)
+           where (select true from swr.layer l where l.instance_id = $1 and l.layer_id = o.layer_id)"#,
+        run.instance_id,
+        batch.steps.iter().map(|row| row.build_step_id).bind_iter() as _,
+        batch.layers.iter().map(|(id, _)| *id).bind_iter() as _,
+    )
+    .fetch_all(connection)
+    .await
+    .doing("see which build steps are stored")?;
+    Ok(stored.into_iter().collect())
+}
+
+/// Writes the layers that are not stored.
+async fn copy_layers(
     connection: &mut PgConnection,
     run: Run,
     layers: &[(Uuid, &Layer)],
+    stored: &HashSet<Uuid>,
 ) -> Result<u64, StoreError> {
-    if layers.is_empty() {
-        return Ok(0);
+    let mut rows = CopyRows::new(4);
+    for (layer_id, layer) in layers.iter().filter(|(id, _)| !stored.contains(id)) {
+        rows.row(|row| {
+            row.value(layer.size_bytes)?;
+            row.value(run.instance_id)?;
+            row.value(layer_id)?;
+            row.value(layer.digest.as_str())
+        })
+        .doing("store layers")?;
     }
-    let result = sqlx::query!(
-        "insert into swr.layer (size_bytes, instance_id, layer_id, digest)
-         select l.size_bytes, $1, l.layer_id, l.digest
-         from unnest($2::bigint[], $3::uuid[], $4::text[]) as l (size_bytes, layer_id, digest)
-         on conflict do nothing",
-        run.instance_id,
-        layers.iter().map(|(_, layer)| layer.size_bytes).bind_iter() as _,
-        layers.iter().map(|(id, _)| *id).bind_iter() as _,
-        layers
-            .iter()
-            .map(|(_, layer)| layer.digest.as_str())
-            .bind_iter() as _,
+    rows.write(
+        connection,
+        "copy swr.layer (size_bytes, instance_id, layer_id, digest) from stdin (format binary)",
     )
-    .execute(connection)
     .await
-    .doing("store layers")?;
-    Ok(result.rows_affected())
+    .doing("store layers")
 }
 
 async fn insert_media_types(
@@ -576,40 +652,48 @@ async fn insert_media_types(
     Ok(result.rows_affected())
 }
 
-async fn insert_steps(
+/// Writes the steps that are not stored.
+async fn copy_steps(
     connection: &mut PgConnection,
     run: Run,
     steps: &[StepRow<'_>],
+    stored: &HashSet<Uuid>,
 ) -> Result<u64, StoreError> {
-    if steps.is_empty() {
-        return Ok(0);
+    let mut rows = CopyRows::new(10);
+    let new = steps
+        .iter()
+        .filter(|step| !stored.contains(&step.build_step_id));
+    for step in new {
+        let BuildStep {
+            created_at,
+            command: _,
+            empty_layer,
+            layer: _,
+            extra,
+        } = step.step;
+        rows.row(|row| {
+            row.value(created_at.map(to_micros))?;
+            row.value(run.instance_id)?;
+            row.value(created_at.map(nanos_beyond_micros))?;
+            row.value(step.build_step_id)?;
+            row.value(step.command_id)?;
+            row.value(step.layer_id)?;
+            row.value(step.media_type_id)?;
+            row.value(step.chain_id)?;
+            row.value(*empty_layer)?;
+            row.value(extra.as_ref().map(Json))
+        })
+        .doing("store build steps")?;
     }
-    let result = sqlx::query!(
-        "insert into swr.build_step
+    rows.write(
+        connection,
+        "copy swr.build_step
              (created_at, instance_id, created_at_ns, build_step_id, command_id, layer_id, media_type_id, chain_id,
               empty_layer, extra)
-         select s.created_at, $1, s.created_at_ns, s.build_step_id, s.command_id, s.layer_id, s.media_type_id, s.chain_id,
-                s.empty_layer, s.extra
-         from unnest($2::timestamptz[], $3::smallint[], $4::uuid[], $5::uuid[], $6::uuid[], $7::uuid[],
-                     $8::uuid[], $9::boolean[], $10::jsonb[])
-              as s (created_at, created_at_ns, build_step_id, command_id, layer_id, media_type_id, chain_id,
-                    empty_layer, extra)
-         on conflict do nothing",
-        run.instance_id,
-        steps.iter().map(|row| row.step.created_at.map(to_micros)).bind_iter() as _,
-        steps.iter().map(|row| row.step.created_at.map(nanos_beyond_micros)).bind_iter() as _,
-        steps.iter().map(|row| row.build_step_id).bind_iter() as _,
-        steps.iter().map(|row| row.command_id).bind_iter() as _,
-        steps.iter().map(|row| row.layer_id).bind_iter() as _,
-        steps.iter().map(|row| row.media_type_id).bind_iter() as _,
-        steps.iter().map(|row| row.chain_id).bind_iter() as _,
-        steps.iter().map(|row| row.step.empty_layer).bind_iter() as _,
-        steps.iter().map(|row| row.step.extra.as_ref().map(Json)).bind_iter() as _,
+         from stdin (format binary)",
     )
-    .execute(connection)
     .await
-    .doing("store build steps")?;
-    Ok(result.rows_affected())
+    .doing("store build steps")
 }
 
 /// Writes how each fetch ended. What is not final is due again in the next run, then after an

@@ -143,7 +143,7 @@ async fn update_artifacts(
 ) -> Result<(), StoreError> {
     sqlx::query!(
         "with root as materialized (
-             select unnest($2::uuid[]) as chain_id
+             select distinct unnest($2::uuid[]) as chain_id
          ),
          listed as materialized (
              select a.artifact_id, a.digest, cardinality(m.layer_ids) as layer_count, m.layer_bytes,
@@ -153,16 +153,18 @@ async fn update_artifacts(
              where a.instance_id = $1 and a.removed_at is null and m.outcome = 'stored'
          ),
          image as materialized (
-             -- A digest in several repositories is one image.
-             select distinct l.digest, l.chain_id
-             from listed l
-             join root r on r.chain_id = l.root_chain_id
+             -- A digest in several repositories is one image. A number is cheaper to join by than a digest.
+             select row_number() over () as image, m.digest, m.chain_ids,
+                    m.chain_ids[cardinality(m.chain_ids)] as chain_id
+             from swr.manifest m
+             join root r on r.chain_id = m.chain_ids[1]
+             where m.instance_id = $1 and m.outcome = 'stored'
+               and exists (select from listed l where l.digest = m.digest)
          ),
          link as materialized (
-             select i.digest, u.position, u.chain_id
+             select i.image, u.position, u.chain_id
              from image i
-             join swr.manifest m on m.instance_id = $1 and m.digest = i.digest
-             cross join lateral unnest(m.chain_ids) with ordinality as u (chain_id, position)
+             cross join lateral unnest(i.chain_ids) with ordinality as u (chain_id, position)
          ),
          passing as materialized (
              select chain_id, count(*) as images
@@ -180,13 +182,13 @@ async fn update_artifacts(
              left join ending e on e.chain_id = p.chain_id
          ),
          whole as materialized (
-             select i.digest, i.chain_id, n.passing, n.ending
+             select i.image, i.chain_id, n.passing, n.ending
              from image i
              join node n on n.chain_id = i.chain_id
          ),
          found as materialized (
              select
-                 l.digest,
+                 l.image,
                  max(l.position) filter (where n.ending > 0 and l.chain_id <> w.chain_id) as base_position,
                  -- More images pass here than have the whole of this one.
                  max(l.position) filter (
@@ -194,14 +196,14 @@ async fn update_artifacts(
                  ) as shared_position
              from link l
              join node n on n.chain_id = l.chain_id
-             join whole w on w.digest = l.digest
-             group by l.digest
+             join whole w on w.image = l.image
+             group by l.image
          ),
          based as materialized (
-             select f.digest, m.chain_ids[f.base_position] as base_chain_id,
-                    m.chain_ids[f.shared_position] as shared_chain_id
-             from found f
-             join swr.manifest m on m.instance_id = $1 and m.digest = f.digest
+             select i.digest, i.chain_ids[f.base_position] as base_chain_id,
+                    i.chain_ids[f.shared_position] as shared_chain_id
+             from image i
+             join found f on f.image = i.image
          ),
          alone as (
              -- A layer of one artifact, whose id the exclusive or is.

@@ -4,6 +4,7 @@
 //! never makes a request, and takes the time from its caller.
 
 mod content;
+mod copy;
 mod findings;
 mod history;
 mod layering;
@@ -106,6 +107,17 @@ impl StoreError {
             }),
             _ => false,
         }
+    }
+
+    /// Whether a row that was to be new is there already.
+    fn is_duplicate(&self) -> bool {
+        let StoreError::Statement { source, .. } = self else {
+            return false;
+        };
+        source
+            .0
+            .as_database_error()
+            .is_some_and(|error| error.is_unique_violation())
     }
 
     /// The refusal as the outcome of a build history.

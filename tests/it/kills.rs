@@ -5,6 +5,7 @@
 //! the registry, and `KILL_SEED=7` chooses other instants; a failure names its seed. What was
 //! measured on the way shows with `--nocapture`.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -32,6 +33,8 @@ const MOST_LOST: u64 = 2 * MAX_IN_FLIGHT + 256 + 1_000;
 
 /// What publish writes to, and the crawl does not.
 const PUBLISHED_TABLES: [&str; 5] = ["namespace", "repository", "artifact", "tag_history", "tag"];
+/// Of these, one that publish writes to even if nothing has changed.
+const ALWAYS_WRITTEN: &str = "repository";
 
 /// When a run is killed.
 #[derive(Debug, Clone, Copy)]
@@ -161,13 +164,15 @@ impl Trial {
         } = &self.mirror;
         self.most_histories += self.missing().await;
         let before = emulator.requests().total();
+        let has_changes = self.mirror.facts().await != self.new;
         let holder = match moment {
             Moment::Waiting(table) | Moment::Released(table, _) => {
+                let table = if has_changes { table } else { ALWAYS_WRITTEN };
                 Some((table, hold(database, table).await))
             }
             _ => None,
         };
-        let run = Program::sync(emulator, database)
+        let mut run = Program::sync(emulator, database)
             .env("SWR_MAX_IN_FLIGHT", max_in_flight.to_string())
             .start();
         match moment {
@@ -181,10 +186,13 @@ impl Trial {
             Moment::Waiting(_) | Moment::Released(..) => {}
         }
         if let Some((table, holder)) = holder {
-            wait_until("publish waits for the lock", async || {
-                is_waited_for(database, table).await
+            // What has changed may not concern this table: then the run ends by itself.
+            let run = RefCell::new(&mut run);
+            wait_until("publish waits for the lock, or has ended", async || {
+                is_waited_for(database, table).await || run.borrow_mut().has_ended()
             })
             .await;
+            let run = run.into_inner();
             if let Moment::Released(_, time) = moment {
                 drop(holder);
                 tokio::time::sleep(time).await;

@@ -210,6 +210,10 @@ impl Running {
         kill(Pid::from_raw(self.process_id() as i32), signal).unwrap();
     }
 
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     pub(crate) fn stderr_so_far(&self) -> String {
         self.stderr.so_far()
     }
