@@ -58,8 +58,8 @@ create table swr.repository (
     instance_id    integer not null references swr.instance,
     repository_id  bigint not null,
     namespace_id   bigint,
-    namespace_name text not null,
-    name           text not null,
+    namespace_name text,
+    name           text,
     description    text,
     tag_count      bigint,
     artifact_count bigint,
@@ -71,12 +71,13 @@ create table swr.repository (
     primary key (instance_id, repository_id)
 );
 
-comment on table swr.repository is 'One row per repository of the catalog (api-swr2 swr_03_0201).';
+comment on table swr.repository is
+    'One row per repository that the catalog (api-swr2 swr_03_0201) or the artifact list names, so that each artifact has one. Where only the artifact list names it, the columns that the catalog gives are NULL.';
 comment on column swr.repository.instance_id is 'The instance.';
 comment on column swr.repository.repository_id is 'The id of the repository in SWR.';
 comment on column swr.repository.namespace_id is 'The namespace of the repository.';
-comment on column swr.repository.namespace_name is 'The name of the namespace, as the repository list gives it.';
-comment on column swr.repository.name is 'The name without the namespace; may contain slashes.';
+comment on column swr.repository.namespace_name is 'The name of the namespace, as the repository list gives it, else by its id; NULL if neither tells it.';
+comment on column swr.repository.name is 'The name without the namespace; may contain slashes. Of a repository that only the artifact list names, the name it gives; NULL if it gives none.';
 comment on column swr.repository.description is 'The description, if any.';
 comment on column swr.repository.tag_count is 'Number of tags as the API gives it.';
 comment on column swr.repository.artifact_count is 'Number of artifacts as the API gives it.';
@@ -103,7 +104,9 @@ create table swr.artifact (
     manifest_media_type text,
     repository_name     text,
     extra               jsonb,
-    primary key (instance_id, artifact_id)
+    primary key (instance_id, artifact_id),
+    -- The views join by it: without a repository an artifact would not be shown.
+    foreign key (instance_id, repository_id) references swr.repository
 )
 -- Pull times change between runs; room on the page keeps those updates off the indexes.
 with (fillfactor = 90);

@@ -8,7 +8,9 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection};
 
-use super::{Doing, InstanceLock, Run, RunEnd, StoreError, layering, save_progress, to_micros};
+use super::{
+    Doing, InstanceLock, Run, RunEnd, StoreError, layering, save_progress, to_micros, uncataloged,
+};
 use crate::clock::Clock;
 use crate::data_issue::Action;
 use crate::run::{RunCounters, RunOutcome};
@@ -227,6 +229,7 @@ async fn apply(
     let repositories_moved = repositories_move(connection, run).await?;
     rows += insert_repositories(connection, run).await?;
     rows += update_repositories(connection, run).await?;
+    rows += uncataloged::upsert_repositories(connection, run).await?;
     rows += remove_repositories(connection, run, listing, doubt).await?;
 
     let taken_out = layering::take_out(connection, run).await?;
@@ -503,9 +506,9 @@ pub async fn analyze(lock: &mut InstanceLock) -> Result<(), StoreError> {
         return Ok(());
     }
     sqlx::query!(
-        "analyze swr.artifact, swr.tag, swr.tag_history, swr.repository, swr.manifest, swr.build_step,
-                 swr.command, swr.command_finding, swr.layer, swr.media_type, swr.artifact_layering,
-                 swr.repository_layer, swr.repository_layering, swr.namespace_layering"
+        "analyze swr.instance, swr.namespace, swr.repository, swr.artifact, swr.tag, swr.tag_history,
+                 swr.manifest, swr.build_step, swr.command, swr.command_finding, swr.layer, swr.media_type,
+                 swr.artifact_layering, swr.repository_layer, swr.repository_layering, swr.namespace_layering"
     )
     .execute(lock.connection())
     .await
