@@ -9,6 +9,9 @@
 -- - What belongs to one row (its tags, its base) is looked up for that row. A grouped subquery would
 --   be computed for all rows before a filter applies.
 -- - What is grouped is grouped by the columns that people filter by.
+-- - Where all steps of an image are shown, they are looked up by `build_step_id = any
+--   (m.build_step_ids)`: as long as the tables have no statistics, the planner takes an instance for a
+--   few of their rows, and would read all steps of the instance for each artifact.
 -- - Functions are in PL/pgSQL, which plans with the arguments, and which Citus accepts.
 
 create schema swr_report;
@@ -54,7 +57,9 @@ select
     r.namespace_name as namespace,
     r.name as repository
 from swr.repository r
-join swr.instance i on i.instance_id = r.instance_id;
+-- Each repository has an instance. An inner join would let the planner begin with all rows of the
+-- instance in a table that has no statistics yet; and this one goes where nobody reads the name.
+left join swr.instance i on i.instance_id = r.instance_id;
 
 comment on view swr.named_repository is 'The names by which the views of swr_report show a repository. Each artifact, tag and layer count belongs to one of its rows.';
 comment on column swr.named_repository.instance_id is 'The instance.';
@@ -191,7 +196,8 @@ select
     r.namespace,
     r.repository,
     a.digest,
-    e.position,
+    -- A history has each step once: it names the history up to and including it.
+    array_position(m.build_step_ids, s.build_step_id)::bigint as position,
     s.created_at,
     c.command,
     s.empty_layer,
@@ -207,8 +213,7 @@ select
 from swr.named_repository r
 join swr.artifact a on a.instance_id = r.instance_id and a.repository_id = r.repository_id
 join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest
-cross join lateral unnest(m.build_step_ids) with ordinality as e (build_step_id, position)
-join swr.build_step s on s.instance_id = m.instance_id and s.build_step_id = e.build_step_id
+join swr.build_step s on s.instance_id = m.instance_id and s.build_step_id = any (m.build_step_ids)
 left join swr.command c on c.instance_id = s.instance_id and c.command_id = s.command_id
 left join swr.layer l on l.instance_id = s.instance_id and l.layer_id = s.layer_id
 left join swr.media_type t on t.instance_id = s.instance_id and t.media_type_id = s.media_type_id
@@ -536,8 +541,7 @@ begin
         from chosen c
         join swr.artifact a on a.instance_id = c.instance_id and a.artifact_id = c.artifact_id
         join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest
-        cross join lateral unnest(m.build_step_ids) as e (build_step_id)
-        join swr.build_step s on s.instance_id = m.instance_id and s.build_step_id = e.build_step_id
+        join swr.build_step s on s.instance_id = m.instance_id and s.build_step_id = any (m.build_step_ids)
         where c.is_layered and s.layer_id is not null
         group by c.instance_id, s.layer_id
     ),
@@ -606,9 +610,9 @@ select
         )
     end as base_tags,
     b.pushed_at as base_pushed_at,
-    c.candidates as base_candidates,
-    k.layer_count as base_layers,
-    k.layer_bytes as base_layer_bytes,
+    b.candidates as base_candidates,
+    b.layer_count as base_layers,
+    b.layer_bytes as base_layer_bytes,
     g.layer_count as layers,
     g.layer_bytes,
     a.pushed_at,
@@ -623,14 +627,23 @@ select
 from swr.named_repository r
 join swr.artifact a on a.instance_id = r.instance_id and a.repository_id = r.repository_id
 join swr.artifact_layering g on g.instance_id = a.instance_id and g.artifact_id = a.artifact_id
+-- The artifacts that are the base, in the order in which one of them is shown.
 left join lateral (
     select
-        (array_agg(x.artifact_id order by x.is_tagged desc, x.pushed_at nulls last, x.artifact_id))[1] as artifact_id,
-        nullif(count(*), 0) as candidates
+        x.*,
+        count(*) over (partition by x.instance_id) as candidates,
+        row_number() over (
+            partition by x.instance_id order by x.is_tagged desc, x.pushed_at nulls last, x.artifact_id
+        ) as place
     from (
         select
+            p.instance_id,
             p.artifact_id,
+            p.repository_id,
+            p.digest,
             p.pushed_at,
+            q.layer_count,
+            q.layer_bytes,
             exists (
                 select from swr.tag t where t.instance_id = p.instance_id and t.artifact_id = p.artifact_id
             ) as is_tagged
@@ -638,9 +651,7 @@ left join lateral (
         join swr.artifact p on p.instance_id = q.instance_id and p.artifact_id = q.artifact_id
         where q.instance_id = g.instance_id and q.chain_id = g.base_chain_id
     ) x
-) c on true
-left join swr.artifact b on b.instance_id = g.instance_id and b.artifact_id = c.artifact_id
-left join swr.artifact_layering k on k.instance_id = b.instance_id and k.artifact_id = b.artifact_id
+) b on b.place = 1
 left join swr.named_repository o on o.instance_id = b.instance_id and o.repository_id = b.repository_id
 where g.chain_id is not null;
 
@@ -1020,11 +1031,13 @@ select
     c.instance_id
 from (
     select r.*, a.first_seen_run_id as run_id, 'artifact added' as change, null::text as tag, a.digest,
-           null::text as previous_digest, a.size_bytes, a.pushed_at as changed_at, null::jsonb as previous, a.artifact_id
+           null::text as previous_digest, a.size_bytes, a.pushed_at as changed_at, null::jsonb as previous,
+           a.artifact_id
     from swr.named_repository r
     join swr.artifact a on a.instance_id = r.instance_id and a.repository_id = r.repository_id
     union all
-    select r.*, a.removed_run_id, 'artifact removed', null, a.digest, null, a.size_bytes, a.removed_at, null, a.artifact_id
+    select r.*, a.removed_run_id, 'artifact removed', null, a.digest, null, a.size_bytes, a.removed_at, null,
+           a.artifact_id
     from swr.named_repository r
     join swr.artifact a on a.instance_id = r.instance_id and a.repository_id = r.repository_id
     where a.removed_run_id is not null
@@ -1037,14 +1050,14 @@ from (
     join swr.artifact_change c on c.instance_id = a.instance_id and c.artifact_id = a.artifact_id
     where c.change = 'restored'
     union all
-    select r.*, c.run_id, 'artifact ' || c.change, null, a.digest, c.previous->>'digest', a.size_bytes, null, c.previous,
-           c.artifact_id
+    select r.*, c.run_id, 'artifact ' || c.change, null, a.digest, c.previous->>'digest', a.size_bytes, null,
+           c.previous, c.artifact_id
     from swr.named_repository r
     join swr.artifact a on a.instance_id = r.instance_id and a.repository_id = r.repository_id
     join swr.artifact_change c on c.instance_id = a.instance_id and c.artifact_id = a.artifact_id
     union all
-    select r.*, o.opened_run_id, case when d.name is null then 'tag added' else 'tag moved' end, o.name, o.digest, d.digest,
-           a.size_bytes, o.valid_from, null, o.artifact_id
+    select r.*, o.opened_run_id, case when d.name is null then 'tag added' else 'tag moved' end, o.name, o.digest,
+           d.digest, a.size_bytes, o.valid_from, null, o.artifact_id
     from swr.named_repository r
     join swr.tag_history o on o.instance_id = r.instance_id and o.repository_id = r.repository_id
     join swr.artifact a on a.instance_id = o.instance_id and a.artifact_id = o.artifact_id
@@ -1354,18 +1367,21 @@ select
     m.attempts,
     m.attempted_at,
     m.next_attempt_at,
-    l.artifacts,
-    l.artifact_id,
+    a.artifacts,
+    a.artifact_id,
     a.repository_id,
     m.instance_id
 from swr.manifest m
 join lateral (
-    select count(*) as artifacts, min(x.artifact_id) as artifact_id
+    select
+        x.artifact_id,
+        x.repository_id,
+        count(*) over (partition by x.instance_id) as artifacts,
+        row_number() over (partition by x.instance_id order by x.artifact_id) as place
     from swr.artifact x
     where x.instance_id = m.instance_id and x.digest = m.digest and x.removed_at is null
-) l on l.artifacts > 0
-join swr.artifact a on a.instance_id = m.instance_id and a.artifact_id = l.artifact_id
-join swr.named_repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
+) a on a.place = 1
+join swr.named_repository r on r.instance_id = m.instance_id and r.repository_id = a.repository_id
 where m.next_attempt_at is not null;
 
 comment on view swr_report.history_failure is
