@@ -109,11 +109,11 @@ const TAGS: &str = "array(select t.name from swr.tag t
     where t.instance_id = a.instance_id and t.artifact_id = a.artifact_id order by t.name)";
 const GROUPED_TAGS: &str = "left join (
     select instance_id, artifact_id, array_agg(name order by name) as tags from swr.tag group by 1, 2
-) g using (instance_id, artifact_id)";
+) g on g.instance_id = a.instance_id and g.artifact_id = a.artifact_id";
 
 const MANIFEST: &str =
     "left join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest";
-const LAYERING: &str = "left join swr.artifact_layering k using (instance_id, artifact_id)";
+const LAYERING: &str = "left join swr.artifact_layering k on k.instance_id = a.instance_id and k.artifact_id = a.artifact_id";
 const STEPS: &str = "join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest
     cross join lateral unnest(m.build_step_ids) with ordinality as e (build_step_id, position)
     join swr.build_step s on s.instance_id = a.instance_id and s.build_step_id = e.build_step_id";
@@ -125,7 +125,7 @@ const STEP: &str = "a.digest, e.position, s.*, c.command, l.digest, l.size_bytes
 const SMALLEST: &str = "left join (
     select instance_id, repository_id, min(size_bytes) as smallest_bytes
     from swr.artifact where not swr.is_index(manifest_media_type) group by 1, 2
-) z using (instance_id, repository_id)";
+) z on z.instance_id = a.instance_id and z.repository_id = a.repository_id";
 const LOGICAL_BYTES: &str = "case when swr.is_index(a.manifest_media_type) and z.smallest_bytes <= a.size_bytes then 0 else a.size_bytes end";
 
 async fn cases(connection: &mut PgConnection, place: &Place) -> Vec<Case> {
@@ -169,7 +169,7 @@ async fn cases(connection: &mut PgConnection, place: &Place) -> Vec<Case> {
     let sums = |condition: &str| {
         format!(
             "select x.*, y.* from (
-                 select instance_id, repository_id, count(*), swr.total_bytes(sum({LOGICAL_BYTES})) as logical,
+                 select a.instance_id, a.repository_id, count(*), swr.total_bytes(sum({LOGICAL_BYTES})) as logical,
                         swr.total_bytes(sum({LOGICAL_BYTES}) filter (where k.artifact_id is null)) as unknown,
                         max(a.pushed_at), max(a.pulled_at)
                  from swr.artifact a {LAYERING} {SMALLEST}
@@ -270,7 +270,7 @@ async fn cases(connection: &mut PgConnection, place: &Place) -> Vec<Case> {
             format!(
                 "select a.*, {TAGS} from (
                      select a.*, k.exclusive_bytes from swr.artifact a {LAYERING} where {exists}
-                     order by k.exclusive_bytes desc nulls last, artifact_id limit 50
+                     order by k.exclusive_bytes desc nulls last, a.artifact_id limit 50
                  ) a"
             ),
         ),
