@@ -3,12 +3,16 @@
 //! `cargo bench --bench reports` syncs 107,500 generated artifacts (1.5 million history entries)
 //! into an embedded PostgreSQL, lets the registry change three times, and times every report
 //! for that instance. `-- --data DIR` keeps the database there and uses it again;
-//! `--artifacts N` is for another size, and any other argument picks reports by name.
+//! `--artifacts N` is for another size, and any other argument picks reports by name. `ratios` among them
+//! compares queries of the views with queries of the tables.
 //!
 //! Printed is the best of several runs without parallel workers: the rows, the time of the clock
 //! and of the processor (which other work on the machine disturbs less), and the blocks read, all
 //! of them from the cache.
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
+
+#[path = "reports/ratios.rs"]
+mod ratios;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -82,6 +86,9 @@ async fn main() {
             time(&mut connection, report).await;
         }
     }
+    if options.names.is_empty() || options.names.iter().any(|name| name == "ratios") {
+        ratios::print(&mut connection).await;
+    }
     connection.close().await.unwrap();
     server.close().await.unwrap();
 }
@@ -108,20 +115,18 @@ async fn time(connection: &mut PgConnection, report: &Report) {
         true => query.replace("\nwhere ", "\nwhere instance_id = 1 and "),
         false => query.replace("\norder by ", "\nwhere instance_id = 1\norder by "),
     };
-    let explain = format!("explain (analyze, buffers, timing off, format json) {query}");
     let process_id = number(connection, "select pg_backend_pid()::bigint").await;
     let mut best = [f64::INFINITY; 2];
     let (mut rows, mut blocks) = (0, 0);
     for _ in 0..REPEATS {
         let before = processor_ms(process_id);
-        let plan = text(connection, &explain).await;
+        let plan = explain(connection, &query).await;
         let elapsed_processor_ms = processor_ms(process_id) - before;
-        let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
-        let root = &plan[0]["Plan"];
+        let root = &plan["Plan"];
         rows = root["Actual Rows"].as_f64().unwrap() as u64;
         let counts = ["Shared Hit Blocks", "Shared Read Blocks"];
         blocks = counts.iter().filter_map(|name| root[name].as_u64()).sum();
-        let elapsed_ms = plan[0]["Execution Time"].as_f64().unwrap();
+        let elapsed_ms = plan["Execution Time"].as_f64().unwrap();
         best = [best[0].min(elapsed_ms), best[1].min(elapsed_processor_ms)];
     }
     let [elapsed_ms, elapsed_processor_ms] = best;
@@ -129,6 +134,13 @@ async fn time(connection: &mut PgConnection, report: &Report) {
         "| `{}` | {rows} | {elapsed_ms:.0} | {elapsed_processor_ms:.0} | {blocks} |",
         report.name
     );
+}
+
+/// Runs a query and gives its plan with times.
+async fn explain(connection: &mut PgConnection, query: &str) -> serde_json::Value {
+    let explain = format!("explain (analyze, buffers, timing off, format json) {query}");
+    let plans: serde_json::Value = serde_json::from_str(&text(connection, &explain).await).unwrap();
+    plans[0].clone()
 }
 
 /// Time the server's process has spent on the processor.
@@ -202,6 +214,17 @@ async fn number(connection: &mut PgConnection, sql: &str) -> i64 {
         .fetch_one(connection)
         .await
         .unwrap()
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "prepares what is measured, in statements that are not known at compile time"
+)]
+async fn execute(connection: &mut PgConnection, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+        .execute(connection)
+        .await
+        .unwrap();
 }
 
 #[expect(

@@ -63,8 +63,8 @@ create table swr.repository (
     instance_id    integer not null references swr.instance,
     repository_id  bigint not null,
     namespace_id   bigint,
-    namespace_name text not null,
-    name           text not null,
+    namespace_name text,
+    name           text,
     description    text,
     tag_count      bigint,
     artifact_count bigint,
@@ -76,12 +76,18 @@ create table swr.repository (
     primary key (instance_id, repository_id)
 );
 
-comment on table swr.repository is 'One row per repository of the catalog (api-swr2 swr_03_0201).';
+-- From the names that people filter by to the repository.
+create index repository_name on swr.repository (name);
+-- The same from the namespace, and the order in which reports list repositories.
+create index repository_place on swr.repository (instance_id, namespace_name, name);
+
+comment on table swr.repository is
+    'One row per repository that the catalog (api-swr2 swr_03_0201) or the artifact list names, so that each artifact has one. Where only the artifact list names it, the columns that the catalog gives are NULL.';
 comment on column swr.repository.instance_id is 'The instance.';
 comment on column swr.repository.repository_id is 'The id of the repository in SWR.';
 comment on column swr.repository.namespace_id is 'The namespace of the repository.';
-comment on column swr.repository.namespace_name is 'The name of the namespace, as the repository list gives it.';
-comment on column swr.repository.name is 'The name without the namespace; may contain slashes.';
+comment on column swr.repository.namespace_name is 'The name of the namespace, as the repository list gives it, else by its id; NULL if neither tells it.';
+comment on column swr.repository.name is 'The name without the namespace; may contain slashes. Of a repository that only the artifact list names, the name it gives; NULL if it gives none.';
 comment on column swr.repository.description is 'The description, if any.';
 comment on column swr.repository.tag_count is 'Number of tags as the API gives it.';
 comment on column swr.repository.artifact_count is 'Number of artifacts as the API gives it.';
@@ -117,6 +123,8 @@ with (fillfactor = 90);
 create index artifact_digest on swr.artifact (instance_id, digest);
 -- The artifacts of one repository, the commonest filter of the reports.
 create index artifact_repository on swr.artifact (instance_id, repository_id);
+-- The newest artifacts, the commonest order of the reports.
+create index artifact_pushed on swr.artifact (pushed_at desc nulls last, artifact_id) where removed_at is null;
 
 comment on table swr.artifact is 'One row per artifact of the list (api-swr2 swr_03_0306): a digest in a repository. Rows are never deleted; see removed_at.';
 comment on column swr.artifact.instance_id is 'The instance.';
@@ -169,8 +177,8 @@ create table swr.tag (
 )
 with (fillfactor = 90);
 
--- The tags of one artifact.
-create index tag_artifact on swr.tag (instance_id, artifact_id);
+-- The tags of one artifact, in the order in which the reports show them.
+create index tag_artifact on swr.tag (instance_id, artifact_id, name);
 
 comment on table swr.tag is 'One row per tag that exists now. A tag name is unique in its repository.';
 comment on column swr.tag.instance_id is 'The instance.';
@@ -406,6 +414,9 @@ create table swr.artifact_layering (
 -- What comes or goes changes rows of others: the base they are built on, what is theirs alone.
 with (fillfactor = 90);
 
+-- From a chain to the artifacts that it is the whole of: the base of those built on it.
+create index artifact_layering_chain on swr.artifact_layering (instance_id, chain_id);
+
 comment on table swr.artifact_layering is
     'One row per artifact that exists now and has a stored build history: its layers in numbers, and its place among the others. An artifact with a row is counted in swr.repository_layer.';
 comment on column swr.artifact_layering.instance_id is 'The instance.';
@@ -430,6 +441,9 @@ create table swr.repository_layer (
     primary key (instance_id, layer_id, repository_id)
 )
 with (fillfactor = 90);
+
+-- The layers of one repository.
+create index repository_layer_repository on swr.repository_layer (instance_id, repository_id);
 
 comment on table swr.repository_layer is
     'One row per repository and layer: how many artifacts that exist now have it.';

@@ -1,5 +1,18 @@
 -- The views people query: flat, with names instead of ids. They show published
 -- listings only. Only the history of tags and of changes shows removed rows.
+--
+-- A query of one repository must cost what that repository holds, whether or not the tables have
+-- been analyzed, and a query of the first rows must cost these rows:
+-- - Names come from swr.named_repository by inner joins, so that a filter on a name reaches an index.
+--   The joins begin there: the planner changes the order of the first eight relations only
+--   (join_collapse_limit).
+-- - What belongs to one row (its tags, its base) is looked up for that row. A grouped subquery would
+--   be computed for all rows before a filter applies.
+-- - What is grouped is grouped by the columns that people filter by.
+-- - Where all steps of an image are shown, they are looked up by `build_step_id = any
+--   (m.build_step_ids)`: as long as the tables have no statistics, the planner takes an instance for a
+--   few of their rows, and would read all steps of the instance for each artifact.
+-- - Functions are in PL/pgSQL, which plans with the arguments, and which Citus accepts.
 
 create schema swr_report;
 
@@ -36,34 +49,55 @@ return coalesce(manifest_media_type in (
 comment on function swr.is_index(text) is
     'Whether a manifest of this media type lists other manifests, one for each platform, instead of layers.';
 
+create view swr.named_repository as
+select
+    r.instance_id,
+    r.repository_id,
+    coalesce(i.name, i.swr_instance_id) as instance,
+    r.namespace_name as namespace,
+    r.name as repository
+from swr.repository r
+-- Each repository has an instance. An inner join would let the planner begin with all rows of the
+-- instance in a table that has no statistics yet; and this one goes where nobody reads the name.
+left join swr.instance i on i.instance_id = r.instance_id;
+
+comment on view swr.named_repository is 'The names by which the views of swr_report show a repository. Each artifact, tag and layer count belongs to one of its rows.';
+comment on column swr.named_repository.instance_id is 'The instance.';
+comment on column swr.named_repository.repository_id is 'The repository.';
+comment on column swr.named_repository.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr.named_repository.namespace is 'Name of the namespace; NULL where neither the catalog nor the artifact list tells it.';
+comment on column swr.named_repository.repository is 'Name of the repository without the namespace; NULL where neither the catalog nor the artifact list tells it.';
+
 create view swr.sized_artifact as
 select
     a.instance_id,
     a.artifact_id,
     a.repository_id,
     coalesce(a.namespace_id, r.namespace_id) as namespace_id,
-    a.repository_name,
-    case when swr.is_index(a.manifest_media_type) and c.smallest_bytes <= a.size_bytes then 0 else a.size_bytes end
-        as logical_bytes,
+    case when x.artifact_id is null then a.size_bytes else 0 end as logical_bytes,
     a.pushed_at,
     a.pulled_at,
     a.removed_at,
     a.first_seen_run_id
 from swr.artifact a
-left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
+join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
 left join (
-    select instance_id, repository_id, min(size_bytes) as smallest_bytes
-    from swr.artifact
-    where not swr.is_index(manifest_media_type)
-    group by instance_id, repository_id
-) c on c.instance_id = a.instance_id and c.repository_id = a.repository_id;
+    select o.instance_id, o.artifact_id
+    from swr.artifact o
+    where swr.is_index(o.manifest_media_type)
+      and exists (
+          select
+          from swr.artifact c
+          where c.instance_id = o.instance_id and c.repository_id = o.repository_id
+            and not swr.is_index(c.manifest_media_type) and c.size_bytes <= o.size_bytes
+      )
+) x on x.instance_id = a.instance_id and x.artifact_id = a.artifact_id;
 
 comment on view swr.sized_artifact is 'Every artifact ever listed, with the bytes that a sum may count.';
 comment on column swr.sized_artifact.instance_id is 'See swr.artifact.';
 comment on column swr.sized_artifact.artifact_id is 'See swr.artifact.';
 comment on column swr.sized_artifact.repository_id is 'See swr.artifact.';
 comment on column swr.sized_artifact.namespace_id is 'The namespace, as the artifact list or else the catalog gives it.';
-comment on column swr.sized_artifact.repository_name is 'See swr.artifact.';
 comment on column swr.sized_artifact.logical_bytes is
     'Size as the API gives it, but 0 for an index whose repository lists artifacts that could be its children: the API adds them to its size, names none of them, and lists each on its own. The index''s own few kilobytes are lost by that.';
 comment on column swr.sized_artifact.pushed_at is 'See swr.artifact.';
@@ -73,11 +107,16 @@ comment on column swr.sized_artifact.first_seen_run_id is 'See swr.artifact.';
 
 create view swr_report.artifact as
 select
-    coalesce(i.name, i.swr_instance_id) as instance,
-    coalesce(r.namespace_name, n.name) as namespace,
-    coalesce(r.name, a.repository_name) as repository,
+    r.instance,
+    r.namespace,
+    r.repository,
     a.digest,
-    coalesce(t.tags, '{}') as tags,
+    array(
+        select t.name
+        from swr.tag t
+        where t.instance_id = a.instance_id and t.artifact_id = a.artifact_id
+        order by t.name
+    ) as tags,
     a.type,
     a.size_bytes,
     a.pushed_at,
@@ -91,16 +130,9 @@ select
     a.namespace_id,
     a.instance_id,
     a.extra
-from swr.artifact a
-join swr.instance i on i.instance_id = a.instance_id
-left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
-left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
+from swr.named_repository r
+join swr.artifact a on a.instance_id = r.instance_id and a.repository_id = r.repository_id
 left join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest
-left join (
-    select instance_id, artifact_id, array_agg(name order by name) as tags
-    from swr.tag
-    group by instance_id, artifact_id
-) t on t.instance_id = a.instance_id and t.artifact_id = a.artifact_id
 where a.removed_at is null;
 
 comment on view swr_report.artifact is 'What is in the registry? One row per artifact that exists now.';
@@ -125,9 +157,9 @@ comment on column swr_report.artifact.extra is 'Fields of the API that have no c
 
 create view swr_report.tag as
 select
-    coalesce(i.name, i.swr_instance_id) as instance,
-    coalesce(r.namespace_name, n.name) as namespace,
-    coalesce(r.name, a.repository_name) as repository,
+    r.instance,
+    r.namespace,
+    r.repository,
     t.name as tag,
     a.digest,
     t.pushed_at,
@@ -138,11 +170,9 @@ select
     t.artifact_id,
     t.repository_id,
     t.instance_id
-from swr.tag t
-join swr.instance i on i.instance_id = t.instance_id
-join swr.artifact a on a.instance_id = t.instance_id and a.artifact_id = t.artifact_id
-left join swr.repository r on r.instance_id = t.instance_id and r.repository_id = t.repository_id
-left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id;
+from swr.named_repository r
+join swr.tag t on t.instance_id = r.instance_id and t.repository_id = r.repository_id
+join swr.artifact a on a.instance_id = t.instance_id and a.artifact_id = t.artifact_id;
 
 comment on view swr_report.tag is
     'What does each tag point to? One row per tag that exists now. A tag that the latest listing lacked for the first time, although it had the artifact, is still there.';
@@ -162,11 +192,12 @@ comment on column swr_report.tag.instance_id is 'Key of swr.instance.';
 
 create view swr_report.build_history as
 select
-    coalesce(i.name, i.swr_instance_id) as instance,
-    coalesce(r.namespace_name, n.name) as namespace,
-    coalesce(r.name, a.repository_name) as repository,
+    r.instance,
+    r.namespace,
+    r.repository,
     a.digest,
-    e.position,
+    -- A history has each step once: it names the history up to and including it.
+    array_position(m.build_step_ids, s.build_step_id)::bigint as position,
     s.created_at,
     c.command,
     s.empty_layer,
@@ -179,16 +210,13 @@ select
     a.repository_id,
     a.instance_id,
     s.extra
-from swr.artifact a
-join swr.instance i on i.instance_id = a.instance_id
+from swr.named_repository r
+join swr.artifact a on a.instance_id = r.instance_id and a.repository_id = r.repository_id
 join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest
-cross join lateral unnest(m.build_step_ids) with ordinality as e (build_step_id, position)
-join swr.build_step s on s.instance_id = m.instance_id and s.build_step_id = e.build_step_id
+join swr.build_step s on s.instance_id = m.instance_id and s.build_step_id = any (m.build_step_ids)
 left join swr.command c on c.instance_id = s.instance_id and c.command_id = s.command_id
 left join swr.layer l on l.instance_id = s.instance_id and l.layer_id = s.layer_id
 left join swr.media_type t on t.instance_id = s.instance_id and t.media_type_id = s.media_type_id
-left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
-left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
 where a.removed_at is null;
 
 comment on view swr_report.build_history is
@@ -225,15 +253,21 @@ returns table (
     artifact_id  bigint,
     instance_id  integer
 )
-language sql
+language plpgsql
 stable
-begin atomic
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    return query
     select
         a.instance, a.namespace, a.repository, a.digest, a.tags, a.size_bytes, a.pushed_at, a.pulled_at,
         greatest(a.pushed_at, a.pulled_at), a.artifact_id, a.instance_id
     from swr_report.artifact a
     where greatest(a.pushed_at, a.pulled_at) < now() - unused_for;
-end;
+end
+$$;
 
 comment on function swr_report.stale_artifact(interval) is
     'What does nobody use? Artifacts neither pushed nor pulled for the given time (90 days if none is given), with their sizes.';
@@ -242,11 +276,16 @@ comment on function swr_report.stale_artifact(interval) is
 
 create view swr_report.artifact_size as
 select
-    coalesce(i.name, i.swr_instance_id) as instance,
-    coalesce(r.namespace_name, n.name) as namespace,
-    coalesce(r.name, a.repository_name) as repository,
+    r.instance,
+    r.namespace,
+    r.repository,
     a.digest,
-    coalesce(t.tags, '{}') as tags,
+    array(
+        select t.name
+        from swr.tag t
+        where t.instance_id = a.instance_id and t.artifact_id = a.artifact_id
+        order by t.name
+    ) as tags,
     a.type,
     a.size_bytes as total_bytes,
     g.layer_count as layers,
@@ -258,16 +297,9 @@ select
     a.artifact_id,
     a.repository_id,
     a.instance_id
-from swr.artifact a
-join swr.instance i on i.instance_id = a.instance_id
+from swr.named_repository r
+join swr.artifact a on a.instance_id = r.instance_id and a.repository_id = r.repository_id
 left join swr.artifact_layering g on g.instance_id = a.instance_id and g.artifact_id = a.artifact_id
-left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
-left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
-left join (
-    select instance_id, artifact_id, array_agg(name order by name) as tags
-    from swr.tag
-    group by instance_id, artifact_id
-) t on t.instance_id = a.instance_id and t.artifact_id = a.artifact_id
 where a.removed_at is null;
 
 comment on view swr_report.artifact_size is
@@ -295,25 +327,26 @@ comment on column swr_report.artifact_size.instance_id is 'Key of swr.instance.'
 create view swr_report.storage_by_repository as
 with repository_artifact as (
     select
-        a.instance_id,
-        a.repository_id,
-        min(a.repository_name) as repository_name,
-        -- A repository is in one namespace.
-        min(a.namespace_id) as namespace_id,
+        min(r.instance) as instance,
+        r.namespace,
+        r.repository,
+        r.instance_id,
+        r.repository_id,
         count(*) as artifacts,
         swr.total_bytes(sum(a.logical_bytes)) as logical_bytes,
         swr.total_bytes(sum(a.logical_bytes) filter (where g.artifact_id is null)) as unknown_bytes,
         max(a.pushed_at) as last_pushed_at,
         max(a.pulled_at) as last_pulled_at
-    from swr.sized_artifact a
+    from swr.named_repository r
+    join swr.sized_artifact a on a.instance_id = r.instance_id and a.repository_id = r.repository_id
     left join swr.artifact_layering g on g.instance_id = a.instance_id and g.artifact_id = a.artifact_id
     where a.removed_at is null
-    group by a.instance_id, a.repository_id
+    group by r.instance_id, r.repository_id, r.namespace, r.repository
 )
 select
-    coalesce(i.name, i.swr_instance_id) as instance,
-    coalesce(r.namespace_name, n.name) as namespace,
-    coalesce(r.name, a.repository_name) as repository,
+    a.instance,
+    a.namespace,
+    a.repository,
     a.artifacts,
     coalesce(a.logical_bytes, 0) as logical_bytes,
     coalesce(b.layer_bytes, 0) as layer_bytes,
@@ -325,9 +358,6 @@ select
     coalesce(b.layer_bytes - b.exclusive_bytes, 0) as shared_bytes,
     coalesce(a.unknown_bytes, 0) as unknown_bytes
 from repository_artifact a
-join swr.instance i on i.instance_id = a.instance_id
-left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
-left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
 left join swr.repository_layering b on b.instance_id = a.instance_id and b.repository_id = a.repository_id;
 
 comment on view swr_report.storage_by_repository is
@@ -404,20 +434,26 @@ comment on column swr_report.storage_by_namespace.instance_id is 'Key of swr.ins
 create view swr_report.layer_usage as
 select
     coalesce(i.name, i.swr_instance_id) as instance,
-    l.digest as layer_digest,
-    l.size_bytes,
+    u.digest as layer_digest,
+    u.size_bytes,
     u.artifacts,
     u.repositories,
-    swr.total_bytes(l.size_bytes::numeric * (u.artifacts - 1)) as saved_bytes,
+    swr.total_bytes(u.size_bytes::numeric * (u.artifacts - 1)) as saved_bytes,
     u.layer_id,
     u.instance_id
 from (
-    select instance_id, layer_id, sum(artifact_count) as artifacts, count(*) as repositories
-    from swr.repository_layer
-    group by instance_id, layer_id
+    select
+        l.instance_id,
+        l.layer_id,
+        l.digest,
+        l.size_bytes,
+        sum(k.artifact_count) as artifacts,
+        count(*) as repositories
+    from swr.layer l
+    join swr.repository_layer k on k.instance_id = l.instance_id and k.layer_id = l.layer_id
+    group by l.instance_id, l.layer_id
 ) u
-join swr.instance i on i.instance_id = u.instance_id
-join swr.layer l on l.instance_id = u.instance_id and l.layer_id = u.layer_id;
+join swr.instance i on i.instance_id = u.instance_id;
 
 comment on view swr_report.layer_usage is
     'Which layers are shared by how many artifacts and repositories? One row per layer of the artifacts that exist now.';
@@ -429,6 +465,33 @@ comment on column swr_report.layer_usage.repositories is 'Number of repositories
 comment on column swr_report.layer_usage.saved_bytes is 'What the registry saves by storing the layer once for all of them.';
 comment on column swr_report.layer_usage.layer_id is 'Key of swr.layer.';
 comment on column swr_report.layer_usage.instance_id is 'Key of swr.instance.';
+
+create view swr_report.repository_layer as
+select
+    r.instance,
+    r.namespace,
+    r.repository,
+    l.digest as layer_digest,
+    l.size_bytes,
+    k.artifact_count as artifacts,
+    k.layer_id,
+    k.repository_id,
+    k.instance_id
+from swr.named_repository r
+join swr.repository_layer k on k.instance_id = r.instance_id and k.repository_id = r.repository_id
+join swr.layer l on l.instance_id = k.instance_id and l.layer_id = k.layer_id;
+
+comment on view swr_report.repository_layer is
+    'Which layers does each repository hold? One row per repository and layer of its artifacts that exist now. Who shares a layer, and what share of it each of them has, follows from it.';
+comment on column swr_report.repository_layer.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.repository_layer.namespace is 'Name of the namespace.';
+comment on column swr_report.repository_layer.repository is 'Name of the repository without the namespace.';
+comment on column swr_report.repository_layer.layer_digest is 'Digest of the compressed layer.';
+comment on column swr_report.repository_layer.size_bytes is 'Compressed size.';
+comment on column swr_report.repository_layer.artifacts is 'Number of artifacts of the repository with the layer.';
+comment on column swr_report.repository_layer.layer_id is 'Key of swr.layer.';
+comment on column swr_report.repository_layer.repository_id is 'Id of the repository in SWR.';
+comment on column swr_report.repository_layer.instance_id is 'Key of swr.instance.';
 
 create function swr_report.reclaimable(
     digests      text[] default null,
@@ -444,72 +507,78 @@ returns table (
     unknown_bytes     bigint,
     instance_id       integer
 )
-language sql
+language plpgsql
 stable
 parallel safe
 -- Whoever may ask the views may ask this, too, without a right to the tables.
 security definer
-set search_path = swr, swr_report, pg_temp
+set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_column
+begin
+    return query
     with wanted as (
-        select a.instance_id, a.artifact_id, a.digest
+        select i.instance_id, a.artifact_id
         from unnest(digests) as d (digest)
-        join swr.artifact a on a.digest = d.digest
-        where a.removed_at is null
+        cross join swr.instance i
+        join swr.artifact a on a.instance_id = i.instance_id and a.digest = d.digest
+        where a.removed_at is null and (in_instance is null or in_instance in (i.name, i.swr_instance_id))
         union
-        select a.instance_id, a.artifact_id, a.digest
+        select i.instance_id, a.artifact_id
         from unnest(artifact_ids) as d (artifact_id)
-        join swr.artifact a on a.artifact_id = d.artifact_id
-        where a.removed_at is null
+        cross join swr.instance i
+        join swr.artifact a on a.instance_id = i.instance_id and a.artifact_id = d.artifact_id
+        where a.removed_at is null and (in_instance is null or in_instance in (i.name, i.swr_instance_id))
     ),
     chosen as materialized (
-        select w.instance_id, w.artifact_id, w.digest, g.artifact_id is not null as is_layered
+        select z.instance_id, z.artifact_id, z.logical_bytes, g.artifact_id is not null as is_layered
         from wanted w
-        join swr.instance i on i.instance_id = w.instance_id
+        join swr.sized_artifact z on z.instance_id = w.instance_id and z.artifact_id = w.artifact_id
         left join swr.artifact_layering g on g.instance_id = w.instance_id and g.artifact_id = w.artifact_id
-        where in_instance is null or in_instance in (i.name, i.swr_instance_id)
     ),
     held as (
-        select layered.instance_id, s.layer_id, count(distinct layered.artifact_id) as artifacts
-        from chosen layered
-        join swr.manifest m on m.instance_id = layered.instance_id and m.digest = layered.digest
-        cross join lateral unnest(m.build_step_ids) as e (build_step_id)
-        join swr.build_step s on s.instance_id = m.instance_id and s.build_step_id = e.build_step_id
-        where layered.is_layered and s.layer_id is not null
-        group by layered.instance_id, s.layer_id
+        select c.instance_id, s.layer_id, count(distinct c.artifact_id) as artifacts
+        from chosen c
+        join swr.artifact a on a.instance_id = c.instance_id and a.artifact_id = c.artifact_id
+        join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest
+        join swr.build_step s on s.instance_id = m.instance_id and s.build_step_id = any (m.build_step_ids)
+        where c.is_layered and s.layer_id is not null
+        group by c.instance_id, s.layer_id
     ),
     freed as (
-        select h.instance_id, count(*) as layers, sum(l.size_bytes) as size_bytes
+        select h.instance_id, h.layer_id
         from held h
-        join swr.layer l on l.instance_id = h.instance_id and l.layer_id = h.layer_id
-        where h.artifacts = (
-            select sum(k.artifact_count)
-            from swr.repository_layer k
-            where k.instance_id = h.instance_id and k.layer_id = h.layer_id
-        )
-        group by h.instance_id
+        join swr.repository_layer k on k.instance_id = h.instance_id and k.layer_id = h.layer_id
+        group by h.instance_id, h.layer_id, h.artifacts
+        having sum(k.artifact_count) = h.artifacts
+    ),
+    summed as (
+        select f.instance_id, count(*) as layers, sum(l.size_bytes) as size_bytes
+        from freed f
+        join swr.layer l on l.instance_id = f.instance_id and l.layer_id = f.layer_id
+        group by f.instance_id
     ),
     counted as (
         select
-            c.instance_id,
+            instance_id,
             count(*) as artifacts,
-            sum(z.logical_bytes) as logical_bytes,
-            sum(z.logical_bytes) filter (where not c.is_layered) as unknown_bytes
-        from chosen c
-        join swr.sized_artifact z on z.instance_id = c.instance_id and z.artifact_id = c.artifact_id
-        group by c.instance_id
+            sum(logical_bytes) as logical_bytes,
+            sum(logical_bytes) filter (where not is_layered) as unknown_bytes
+        from chosen
+        group by instance_id
     )
     select
         coalesce(i.name, i.swr_instance_id),
         c.artifacts,
         coalesce(swr.total_bytes(c.logical_bytes), 0),
-        coalesce(f.layers, 0),
-        coalesce(swr.total_bytes(f.size_bytes), 0),
+        coalesce(s.layers, 0),
+        coalesce(swr.total_bytes(s.size_bytes), 0),
         coalesce(swr.total_bytes(c.unknown_bytes), 0),
         c.instance_id
     from counted c
     join swr.instance i on i.instance_id = c.instance_id
-    left join freed f on f.instance_id = c.instance_id
+    left join summed s on s.instance_id = c.instance_id;
+end
 $$;
 
 comment on function swr_report.reclaimable(text[], text, bigint[]) is
@@ -518,66 +587,28 @@ comment on function swr_report.reclaimable(text[], text, bigint[]) is
 -- Which image is built on which, by the chain ids of their layers.
 
 create view swr_report.base_image as
-with candidate as (
-    select
-        g.instance_id,
-        g.chain_id,
-        g.artifact_id,
-        a.pushed_at,
-        exists (
-            select from swr.tag t where t.instance_id = g.instance_id and t.artifact_id = g.artifact_id
-        ) as is_tagged
-    from swr.artifact_layering g
-    join (
-        select distinct instance_id, base_chain_id
-        from swr.artifact_layering
-        where base_chain_id is not null
-    ) b on b.instance_id = g.instance_id and b.base_chain_id = g.chain_id
-    join swr.artifact a on a.instance_id = g.instance_id and a.artifact_id = g.artifact_id
-),
-chosen as (
-    select
-        instance_id,
-        chain_id,
-        (array_agg(artifact_id order by is_tagged desc, pushed_at nulls last, artifact_id))[1] as artifact_id,
-        count(*) as candidates
-    from candidate
-    group by instance_id, chain_id
-),
-base as (
-    select
-        c.instance_id,
-        c.chain_id,
-        c.artifact_id,
-        c.candidates,
-        coalesce(r.namespace_name, n.name) as namespace,
-        coalesce(r.name, a.repository_name) as repository,
-        a.digest,
+select
+    r.instance,
+    r.namespace,
+    r.repository,
+    a.digest,
+    array(
+        select t.name
+        from swr.tag t
+        where t.instance_id = a.instance_id and t.artifact_id = a.artifact_id
+        order by t.name
+    ) as tags,
+    o.namespace as base_namespace,
+    o.repository as base_repository,
+    b.digest as base_digest,
+    case when b.artifact_id is not null then
         array(
             select t.name
             from swr.tag t
-            where t.instance_id = c.instance_id and t.artifact_id = c.artifact_id
+            where t.instance_id = b.instance_id and t.artifact_id = b.artifact_id
             order by t.name
-        ) as tags,
-        a.pushed_at,
-        g.layer_count,
-        g.layer_bytes
-    from chosen c
-    join swr.artifact a on a.instance_id = c.instance_id and a.artifact_id = c.artifact_id
-    join swr.artifact_layering g on g.instance_id = c.instance_id and g.artifact_id = c.artifact_id
-    left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
-    left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
-)
-select
-    coalesce(i.name, i.swr_instance_id) as instance,
-    coalesce(r.namespace_name, n.name) as namespace,
-    coalesce(r.name, a.repository_name) as repository,
-    a.digest,
-    coalesce(t.tags, '{}') as tags,
-    b.namespace as base_namespace,
-    b.repository as base_repository,
-    b.digest as base_digest,
-    b.tags as base_tags,
+        )
+    end as base_tags,
     b.pushed_at as base_pushed_at,
     b.candidates as base_candidates,
     b.layer_count as base_layers,
@@ -593,17 +624,35 @@ select
     b.artifact_id as base_artifact_id,
     a.repository_id,
     g.instance_id
-from swr.artifact_layering g
-join swr.artifact a on a.instance_id = g.instance_id and a.artifact_id = g.artifact_id
-join swr.instance i on i.instance_id = g.instance_id
-left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
-left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
-left join base b on b.instance_id = g.instance_id and b.chain_id = g.base_chain_id
-left join (
-    select instance_id, artifact_id, array_agg(name order by name) as tags
-    from swr.tag
-    group by instance_id, artifact_id
-) t on t.instance_id = g.instance_id and t.artifact_id = g.artifact_id
+from swr.named_repository r
+join swr.artifact a on a.instance_id = r.instance_id and a.repository_id = r.repository_id
+join swr.artifact_layering g on g.instance_id = a.instance_id and g.artifact_id = a.artifact_id
+-- The artifacts that are the base, in the order in which one of them is shown.
+left join lateral (
+    select
+        x.*,
+        count(*) over (partition by x.instance_id) as candidates,
+        row_number() over (
+            partition by x.instance_id order by x.is_tagged desc, x.pushed_at nulls last, x.artifact_id
+        ) as place
+    from (
+        select
+            p.instance_id,
+            p.artifact_id,
+            p.repository_id,
+            p.digest,
+            p.pushed_at,
+            q.layer_count,
+            q.layer_bytes,
+            exists (
+                select from swr.tag t where t.instance_id = p.instance_id and t.artifact_id = p.artifact_id
+            ) as is_tagged
+        from swr.artifact_layering q
+        join swr.artifact p on p.instance_id = q.instance_id and p.artifact_id = q.artifact_id
+        where q.instance_id = g.instance_id and q.chain_id = g.base_chain_id
+    ) x
+) b on b.place = 1
+left join swr.named_repository o on o.instance_id = b.instance_id and o.repository_id = b.repository_id
 where g.chain_id is not null;
 
 comment on view swr_report.base_image is
@@ -637,14 +686,14 @@ comment on column swr_report.base_image.instance_id is 'Key of swr.instance.';
 
 create view swr_report.unknown_base as
 select
-    coalesce(i.name, i.swr_instance_id) as instance,
+    r.instance,
     u.shared_chain_id as chain_id,
     c.layers,
     c.layer_bytes,
     u.artifacts,
     u.repositories,
-    coalesce(r.namespace_name, n.name) as example_namespace,
-    coalesce(r.name, a.repository_name) as example_repository,
+    r.namespace as example_namespace,
+    r.repository as example_repository,
     a.digest as example_digest,
     u.last_pushed_at,
     u.instance_id
@@ -661,10 +710,8 @@ from (
     where g.base_chain_id is null and g.shared_chain_id is not null
     group by g.instance_id, g.shared_chain_id
 ) u
-join swr.instance i on i.instance_id = u.instance_id
 join swr.artifact a on a.instance_id = u.instance_id and a.artifact_id = u.artifact_id
-left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
-left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
+join swr.named_repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
 cross join lateral (
     -- The example's steps up to the one that ends the chain.
     select count(distinct s.layer_id) as layers, swr.total_bytes(sum(s.size_bytes)) as layer_bytes
@@ -718,13 +765,16 @@ returns table (
     repository_id bigint,
     instance_id   integer
 )
-language sql
+language plpgsql
 stable
 parallel safe
 -- Whoever may ask the views may ask this, too, without a right to the tables.
 security definer
-set search_path = swr, swr_report, pg_temp
+set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_column
+begin
+    return query
     with base as materialized (
         select
             m.instance_id,
@@ -755,9 +805,9 @@ as $$
         where g.chain_id <> e.chain_id and m.build_step_ids && e.build_step_ids
     )
     select
-        coalesce(i.name, i.swr_instance_id),
-        coalesce(r.namespace_name, n.name),
-        coalesce(r.name, a.repository_name),
+        r.instance,
+        r.namespace,
+        r.repository,
         a.digest,
         array(
             select t.name
@@ -775,9 +825,8 @@ as $$
         a.instance_id
     from built b
     join swr.artifact a on a.instance_id = b.instance_id and a.artifact_id = b.artifact_id
-    join swr.instance i on i.instance_id = a.instance_id
-    left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
-    left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
+    join swr.named_repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id;
+end
 $$;
 
 comment on function swr_report.built_on(text, text) is
@@ -787,33 +836,36 @@ comment on function swr_report.built_on(text, text) is
 
 create view swr_report.untagged_artifact as
 select
-    coalesce(i.name, i.swr_instance_id) as instance,
-    coalesce(r.namespace_name, n.name) as namespace,
-    coalesce(r.name, a.repository_name) as repository,
+    r.instance,
+    r.namespace,
+    r.repository,
     a.digest,
     a.type,
     a.size_bytes,
     g.exclusive_bytes,
-    coalesce(a.size_bytes <= x.largest_bytes and a.pushed_at <= x.last_pushed_at, false) as may_be_in_index,
+    coalesce(
+        not swr.is_index(a.manifest_media_type) and a.size_bytes <= x.largest_bytes and a.pushed_at <= x.last_pushed_at,
+        false
+    ) as may_be_in_index,
     a.pushed_at,
     a.pulled_at,
     greatest(a.pushed_at, a.pulled_at) as last_used_at,
     a.artifact_id,
     a.repository_id,
     a.instance_id
-from swr.artifact a
-join swr.instance i on i.instance_id = a.instance_id
-left join swr.tag t on t.instance_id = a.instance_id and t.artifact_id = a.artifact_id
+from swr.named_repository r
+cross join lateral (
+    select max(c.size_bytes) as largest_bytes, max(c.pushed_at) as last_pushed_at
+    from swr.artifact c
+    where c.instance_id = r.instance_id and c.repository_id = r.repository_id
+      and swr.is_index(c.manifest_media_type) and c.removed_at is null
+) x
+join swr.artifact a on a.instance_id = r.instance_id and a.repository_id = r.repository_id
 left join swr.artifact_layering g on g.instance_id = a.instance_id and g.artifact_id = a.artifact_id
-left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
-left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
-left join (
-    select instance_id, repository_id, max(size_bytes) as largest_bytes, max(pushed_at) as last_pushed_at
-    from swr.artifact
-    where swr.is_index(manifest_media_type) and removed_at is null
-    group by instance_id, repository_id
-) x on x.instance_id = a.instance_id and x.repository_id = a.repository_id and not swr.is_index(a.manifest_media_type)
-where a.removed_at is null and t.artifact_id is null;
+where a.removed_at is null
+  and not exists (
+      select from swr.tag t where t.instance_id = a.instance_id and t.artifact_id = a.artifact_id
+  );
 
 comment on view swr_report.untagged_artifact is
     'What does no tag name? Clean-up candidates, one row per untagged artifact that exists now; but the images of an index are untagged too, see may_be_in_index.';
@@ -836,11 +888,12 @@ comment on column swr_report.untagged_artifact.instance_id is 'Key of swr.instan
 
 create view swr_report.duplicate_artifact as
 select
-    coalesce(i.name, i.swr_instance_id) as instance,
+    d.instance,
     d.digest,
     d.type,
     d.repositories,
     d.size_bytes,
+    -- A size may be any number that the registry gives. The product of two must not stop the report.
     swr.total_bytes(d.size_bytes::numeric * (d.repositories - 1)) as repeated_bytes,
     d.places,
     d.first_pushed_at,
@@ -851,10 +904,13 @@ from (
     select
         c.instance_id,
         c.digest,
+        min(r.instance) as instance,
         min(a.type) as type,
         count(*) as repositories,
         max(a.size_bytes) as size_bytes,
-        array_agg(p.place order by p.place) as places,
+        array_agg(
+            concat_ws('/', r.namespace, r.repository) order by concat_ws('/', r.namespace, r.repository)
+        ) as places,
         min(a.pushed_at) as first_pushed_at,
         max(a.pushed_at) as last_pushed_at,
         max(a.pulled_at) as last_pulled_at
@@ -866,14 +922,9 @@ from (
         having count(distinct repository_id) > 1
     ) c
     join swr.artifact a on a.instance_id = c.instance_id and a.digest = c.digest and a.removed_at is null
-    left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
-    left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
-    cross join lateral (
-        select concat_ws('/', coalesce(r.namespace_name, n.name), coalesce(r.name, a.repository_name)) as place
-    ) p
+    join swr.named_repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
     group by c.instance_id, c.digest
-) d
-join swr.instance i on i.instance_id = d.instance_id;
+) d;
 
 comment on view swr_report.duplicate_artifact is
     'Which digests are in several repositories? One row per digest and instance. The registry stores their layers once, so that deleting all but one frees nothing but tags and order.';
@@ -905,31 +956,24 @@ returns table (
     repository_id bigint,
     instance_id   integer
 )
-language sql
+language plpgsql
 stable
 parallel safe
 -- Whoever may ask the views may ask this, too, without a right to the tables.
 security definer
-set search_path = swr, swr_report, pg_temp
+set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_column
+begin
+    return query
     select
-        coalesce(i.name, i.swr_instance_id),
-        coalesce(r.namespace_name, n.name),
-        coalesce(r.name, a.repository_name),
-        h.name,
-        h.digest,
-        a.size_bytes,
-        h.valid_from,
-        h.valid_to,
-        h.artifact_id,
-        h.repository_id,
-        h.instance_id
-    from swr.tag_history h
-    join swr.instance i on i.instance_id = h.instance_id
-    left join swr.artifact a on a.instance_id = h.instance_id and a.artifact_id = h.artifact_id
-    left join swr.repository r on r.instance_id = h.instance_id and r.repository_id = h.repository_id
-    left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
-    where h.valid_from <= at and (h.valid_to > at or h.valid_to is null)
+        r.instance, r.namespace, r.repository, h.name, h.digest, a.size_bytes, h.valid_from, h.valid_to,
+        h.artifact_id, h.repository_id, h.instance_id
+    from swr.named_repository r
+    join swr.tag_history h on h.instance_id = r.instance_id and h.repository_id = r.repository_id
+    join swr.artifact a on a.instance_id = h.instance_id and a.artifact_id = h.artifact_id
+    where h.valid_from <= at and (h.valid_to > at or h.valid_to is null);
+end
 $$;
 
 comment on function swr_report.tag_at(timestamptz) is
@@ -937,27 +981,22 @@ comment on function swr_report.tag_at(timestamptz) is
 
 create view swr_report.tag_move as
 select
-    coalesce(i.name, i.swr_instance_id) as instance,
-    coalesce(r.namespace_name, n.name) as namespace,
-    coalesce(r.name, a.repository_name) as repository,
+    r.instance,
+    r.namespace,
+    r.repository,
     h.name as tag,
     h.valid_to as moved_at,
     h.digest as from_digest,
-    h.next_digest as to_digest,
+    n.digest as to_digest,
     h.closed_run_id as run_id,
     h.repository_id,
     h.instance_id
-from (
-    select
-        x.*,
-        case when lead(x.valid_from) over w = x.valid_to then lead(x.digest) over w end as next_digest
-    from swr.tag_history x
-    window w as (partition by x.instance_id, x.repository_id, x.name order by x.valid_from)
-) h
-join swr.instance i on i.instance_id = h.instance_id
-left join swr.artifact a on a.instance_id = h.instance_id and a.artifact_id = h.artifact_id
-left join swr.repository r on r.instance_id = h.instance_id and r.repository_id = h.repository_id
-left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
+from swr.named_repository r
+join swr.tag_history h on h.instance_id = r.instance_id and h.repository_id = r.repository_id
+-- A tag that moved has an interval that begins where this one ends.
+left join swr.tag_history n
+  on n.instance_id = h.instance_id and n.repository_id = h.repository_id and n.name = h.name
+ and n.valid_from = h.valid_to
 where h.valid_to is not null;
 
 comment on view swr_report.tag_move is
@@ -975,62 +1014,70 @@ comment on column swr_report.tag_move.instance_id is 'Key of swr.instance.';
 
 create view swr_report.change as
 select
-    coalesce(i.name, i.swr_instance_id) as instance,
+    c.instance,
     c.run_id,
     u.listing_started_at as seen_at,
     c.change,
-    coalesce(r.namespace_name, n.name) as namespace,
-    coalesce(r.name, a.repository_name) as repository,
+    c.namespace,
+    c.repository,
     c.tag,
     c.digest,
     c.previous_digest,
-    a.size_bytes,
+    c.size_bytes,
     c.changed_at,
     c.previous,
     c.artifact_id,
-    a.repository_id,
+    c.repository_id,
     c.instance_id
 from (
-    select instance_id, first_seen_run_id as run_id, 'artifact added' as change, null::text as tag, digest,
-           null::text as previous_digest, pushed_at as changed_at, null::jsonb as previous, artifact_id
-    from swr.artifact
+    select r.*, a.first_seen_run_id as run_id, 'artifact added' as change, null::text as tag, a.digest,
+           null::text as previous_digest, a.size_bytes, a.pushed_at as changed_at, null::jsonb as previous,
+           a.artifact_id
+    from swr.named_repository r
+    join swr.artifact a on a.instance_id = r.instance_id and a.repository_id = r.repository_id
     union all
-    select instance_id, removed_run_id, 'artifact removed', null, digest, null, removed_at, null, artifact_id
-    from swr.artifact
-    where removed_run_id is not null
+    select r.*, a.removed_run_id, 'artifact removed', null, a.digest, null, a.size_bytes, a.removed_at, null,
+           a.artifact_id
+    from swr.named_repository r
+    join swr.artifact a on a.instance_id = r.instance_id and a.repository_id = r.repository_id
+    where a.removed_run_id is not null
     union all
     -- A removal that was taken back left the artifact's row and is told by its return.
-    select c.instance_id, (c.previous->>'removed_run_id')::bigint, 'artifact removed', null, a.digest, null,
+    select r.*, (c.previous->>'removed_run_id')::bigint, 'artifact removed', null, a.digest, null, a.size_bytes,
            (c.previous->>'removed_at')::timestamptz, null, c.artifact_id
-    from swr.artifact_change c
-    join swr.artifact a on a.instance_id = c.instance_id and a.artifact_id = c.artifact_id
+    from swr.named_repository r
+    join swr.artifact a on a.instance_id = r.instance_id and a.repository_id = r.repository_id
+    join swr.artifact_change c on c.instance_id = a.instance_id and c.artifact_id = a.artifact_id
     where c.change = 'restored'
     union all
-    select c.instance_id, c.run_id, 'artifact ' || c.change, null, a.digest, c.previous->>'digest', null, c.previous,
-           c.artifact_id
-    from swr.artifact_change c
-    join swr.artifact a on a.instance_id = c.instance_id and a.artifact_id = c.artifact_id
+    select r.*, c.run_id, 'artifact ' || c.change, null, a.digest, c.previous->>'digest', a.size_bytes, null,
+           c.previous, c.artifact_id
+    from swr.named_repository r
+    join swr.artifact a on a.instance_id = r.instance_id and a.repository_id = r.repository_id
+    join swr.artifact_change c on c.instance_id = a.instance_id and c.artifact_id = a.artifact_id
     union all
-    select
-        coalesce(o.instance_id, d.instance_id),
-        coalesce(o.opened_run_id, d.closed_run_id),
-        case when d.name is null then 'tag added' when o.name is null then 'tag removed' else 'tag moved' end,
-        coalesce(o.name, d.name),
-        o.digest,
-        d.digest,
-        coalesce(o.valid_from, d.valid_to),
-        null,
-        coalesce(o.artifact_id, d.artifact_id)
-    from swr.tag_history o
-    full join (select * from swr.tag_history where closed_run_id is not null) d
+    select r.*, o.opened_run_id, case when d.name is null then 'tag added' else 'tag moved' end, o.name, o.digest,
+           d.digest, a.size_bytes, o.valid_from, null, o.artifact_id
+    from swr.named_repository r
+    join swr.tag_history o on o.instance_id = r.instance_id and o.repository_id = r.repository_id
+    join swr.artifact a on a.instance_id = o.instance_id and a.artifact_id = o.artifact_id
+    left join swr.tag_history d
       on d.instance_id = o.instance_id and d.repository_id = o.repository_id and d.name = o.name
      and d.closed_run_id = o.opened_run_id
+    union all
+    select r.*, d.closed_run_id, 'tag removed', d.name, null, d.digest, a.size_bytes, d.valid_to, null, d.artifact_id
+    from swr.named_repository r
+    join swr.tag_history d on d.instance_id = r.instance_id and d.repository_id = r.repository_id
+    join swr.artifact a on a.instance_id = d.instance_id and a.artifact_id = d.artifact_id
+    where d.closed_run_id is not null
+      and not exists (
+          select
+          from swr.tag_history o
+          where o.instance_id = d.instance_id and o.repository_id = d.repository_id and o.name = d.name
+            and o.opened_run_id = d.closed_run_id
+      )
 ) c
-join swr.instance i on i.instance_id = c.instance_id
-left join swr.sync_run u on u.instance_id = c.instance_id and u.run_id = c.run_id
-left join swr.artifact a on a.instance_id = c.instance_id and a.artifact_id = c.artifact_id
-left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
-left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id;
+left join swr.sync_run u on u.instance_id = c.instance_id and u.run_id = c.run_id;
 
 comment on view swr_report.change is
     'What did each run find added, changed, moved or removed? One row per run and artifact or tag. The change happened between the previous listing and the listing of this run, a removal of a tag whose artifact stayed one listing earlier at most; what came and went in between was never seen. A changed pull time alone is no change.';
@@ -1147,7 +1194,7 @@ used as (
     group by instance_id, command_id
 )
 select
-    coalesce(i.name, i.swr_instance_id) as instance,
+    r.instance,
     k.severity,
     f.rule_id as rule,
     k.title,
@@ -1156,8 +1203,8 @@ select
     f.occurrences,
     u.artifacts,
     u.repositories,
-    coalesce(r.namespace_name, n.name) as origin_namespace,
-    coalesce(r.name, a.repository_name) as origin_repository,
+    r.namespace as origin_namespace,
+    r.repository as origin_repository,
     a.digest as origin_digest,
     array(
         select t.name
@@ -1173,10 +1220,8 @@ from used u
 join swr.command_finding f on f.instance_id = u.instance_id and f.command_id = u.command_id
 join swr.finding_rule k on k.rule_id = f.rule_id
 join swr.command c on c.instance_id = u.instance_id and c.command_id = u.command_id
-join swr.instance i on i.instance_id = u.instance_id
 join swr.artifact a on a.instance_id = u.instance_id and a.artifact_id = u.artifact_id
-left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
-left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id;
+join swr.named_repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id;
 
 comment on view swr_report.build_command_finding is
     'Which build commands carry secrets, or let others in, and where do they come from? One row per command of an artifact that exists now and rule that found something in it. Secrets are masked; the command as it is stands in swr_report.build_history, by instance_id, artifact_id and position of the origin. swr_report.artifact_finding lists the artifacts. Secrets that a run with --redact-commands did not store are in swr_report.data_issue instead.';
@@ -1203,9 +1248,9 @@ comment on column swr_report.build_command_finding.instance_id is 'Key of swr.in
 
 create view swr_report.artifact_finding as
 select
-    coalesce(i.name, i.swr_instance_id) as instance,
-    coalesce(r.namespace_name, n.name) as namespace,
-    coalesce(r.name, a.repository_name) as repository,
+    r.instance,
+    r.namespace,
+    r.repository,
     a.digest,
     array(
         select t.name
@@ -1225,16 +1270,14 @@ select
     a.artifact_id,
     a.repository_id,
     a.instance_id
-from swr.artifact a
+from swr.named_repository r
+join swr.artifact a on a.instance_id = r.instance_id and a.repository_id = r.repository_id
 join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest
 cross join lateral unnest(m.build_step_ids) with ordinality as e (build_step_id, position)
 join swr.build_step s on s.instance_id = m.instance_id and s.build_step_id = e.build_step_id
 join swr.command_finding f on f.instance_id = s.instance_id and f.command_id = s.command_id
 join swr.finding_rule k on k.rule_id = f.rule_id
 join swr.command c on c.instance_id = f.instance_id and c.command_id = f.command_id
-join swr.instance i on i.instance_id = a.instance_id
-left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
-left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
 where a.removed_at is null;
 
 comment on view swr_report.artifact_finding is
@@ -1261,6 +1304,29 @@ comment on column swr_report.artifact_finding.instance_id is 'Key of swr.instanc
 -- How old the data is, what is missing from it, and what was altered.
 
 create view swr_report.freshness as
+with published as (
+    select distinct on (instance_id) instance_id, run_id, published_at, listing_started_at
+    from swr.sync_run
+    where outcome = 'published'
+    order by instance_id, run_id desc
+),
+failed as (
+    select s.instance_id, count(*) as failures, (array_agg(s.error order by s.run_id desc))[1] as error
+    from swr.sync_run s
+    left join published p on p.instance_id = s.instance_id
+    where s.outcome in ('failed', 'stopped', 'abandoned') and s.run_id > coalesce(p.run_id, 0)
+    group by s.instance_id
+),
+waiting as (
+    select m.instance_id, count(*) as waiting
+    from swr.manifest m
+    where m.next_attempt_at is not null
+      and exists (
+          select from swr.artifact a
+          where a.instance_id = m.instance_id and a.digest = m.digest and a.removed_at is null
+      )
+    group by m.instance_id
+)
 select
     coalesce(i.name, i.swr_instance_id) as instance,
     p.published_at as last_published_at,
@@ -1269,32 +1335,12 @@ select
     now() - p.listing_started_at as age,
     coalesce(f.failures, 0) as failures_since,
     f.error as last_error,
-    w.waiting as histories_waiting,
+    coalesce(w.waiting, 0) as histories_waiting,
     i.instance_id
 from swr.instance i
-left join lateral (
-    select run_id, published_at, listing_started_at
-    from swr.sync_run
-    where instance_id = i.instance_id and outcome = 'published'
-    order by run_id desc
-    limit 1
-) p on true
-left join lateral (
-    select count(*) as failures, (array_agg(s.error order by s.run_id desc))[1] as error
-    from swr.sync_run s
-    where s.instance_id = i.instance_id
-      and s.run_id > coalesce(p.run_id, 0)
-      and s.outcome in ('failed', 'stopped', 'abandoned')
-) f on true
-left join lateral (
-    select count(*) as waiting
-    from swr.manifest m
-    where m.instance_id = i.instance_id and m.next_attempt_at is not null
-      and exists (
-          select from swr.artifact a
-          where a.instance_id = i.instance_id and a.digest = m.digest and a.removed_at is null
-      )
-) w on true;
+left join published p on p.instance_id = i.instance_id
+left join failed f on f.instance_id = i.instance_id
+left join waiting w on w.instance_id = i.instance_id;
 
 comment on view swr_report.freshness is 'How old is what I see? One row per instance.';
 comment on column swr_report.freshness.instance is 'Name of the instance, or its id where the name is not known.';
@@ -1309,9 +1355,9 @@ comment on column swr_report.freshness.instance_id is 'Key of swr.instance.';
 
 create view swr_report.history_failure as
 select
-    coalesce(i.name, i.swr_instance_id) as instance,
-    coalesce(r.namespace_name, n.name) as namespace,
-    coalesce(r.name, a.repository_name) as repository,
+    r.instance,
+    r.namespace,
+    r.repository,
     m.digest,
     m.outcome,
     m.http_status,
@@ -1321,20 +1367,21 @@ select
     m.attempts,
     m.attempted_at,
     m.next_attempt_at,
-    l.artifacts,
-    l.artifact_id,
+    a.artifacts,
+    a.artifact_id,
     a.repository_id,
     m.instance_id
 from swr.manifest m
-join swr.instance i on i.instance_id = m.instance_id
 join lateral (
-    select count(*) as artifacts, min(x.artifact_id) as artifact_id
+    select
+        x.artifact_id,
+        x.repository_id,
+        count(*) over (partition by x.instance_id) as artifacts,
+        row_number() over (partition by x.instance_id order by x.artifact_id) as place
     from swr.artifact x
     where x.instance_id = m.instance_id and x.digest = m.digest and x.removed_at is null
-) l on l.artifacts > 0
-join swr.artifact a on a.instance_id = m.instance_id and a.artifact_id = l.artifact_id
-left join swr.repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
-left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = a.namespace_id
+) a on a.place = 1
+join swr.named_repository r on r.instance_id = m.instance_id and r.repository_id = a.repository_id
 where m.next_attempt_at is not null;
 
 comment on view swr_report.history_failure is

@@ -53,7 +53,8 @@ from swr_report.artifact",
         question: "What does each tag point to?",
         sql: "select instance, namespace, repository, tag, digest, size_bytes, pushed_at, pulled_at
 from swr_report.tag",
-        order_by: "instance, namespace, repository, tag",
+        // The order of an index, as far as the repository.
+        order_by: "instance_id, namespace, repository, tag",
         filters: ARTIFACT,
     },
     Report {
@@ -112,6 +113,14 @@ from swr_report.layer_usage",
         filters: &[Filter::Instance],
     },
     Report {
+        name: "repository_layer",
+        question: "Which layers does each repository hold?",
+        sql: "select instance, namespace, repository, layer_digest, size_bytes, artifacts
+from swr_report.repository_layer",
+        order_by: "instance_id, namespace, repository, size_bytes desc nulls last, layer_digest",
+        filters: PLACE,
+    },
+    Report {
         name: "reclaimable",
         question: "What would deleting these digests together free (--digest, once for each)?",
         sql: "select instance, artifacts, logical_bytes, layers, reclaimable_bytes, unknown_bytes
@@ -148,7 +157,7 @@ from swr_report.duplicate_artifact",
         question: "Which artifact is the exact base of which?",
         sql: "select instance, namespace, repository, digest, tags, base_namespace, base_repository, base_tags, base_digest, base_layers, layers
 from swr_report.base_image",
-        order_by: "instance, namespace, repository, artifact_id",
+        order_by: "instance_id, namespace, repository, artifact_id",
         filters: ARTIFACT,
     },
     Report {

@@ -14,6 +14,7 @@ mod readiness;
 mod removal;
 mod runs;
 mod stage;
+mod uncataloged;
 mod verify;
 
 use std::fmt;

@@ -8,7 +8,9 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection};
 
-use super::{Doing, InstanceLock, Run, RunEnd, StoreError, layering, save_progress, to_micros};
+use super::{
+    Doing, InstanceLock, Run, RunEnd, StoreError, layering, save_progress, to_micros, uncataloged,
+};
 use crate::clock::Clock;
 use crate::data_issue::Action;
 use crate::run::{RunCounters, RunOutcome};
@@ -236,6 +238,7 @@ async fn apply(
     let repositories_moved = repositories_move(connection, run).await?;
     rows += insert_repositories(connection, run).await?;
     rows += update_repositories(connection, run).await?;
+    rows += uncataloged::upsert_repositories(connection, run).await?;
     rows += remove_repositories(connection, run, listing, doubt).await?;
 
     let (mut taken_out, mut changes_recorded) = (layering::Moved::default(), 0);

@@ -93,6 +93,11 @@ pub async fn doubtful_removals(
                          select from swr.staged_repository s
                          where s.instance_id = $1 and s.run_id = $2 and s.repository_id = r.repository_id
                      )
+                     -- The catalog may never have named it; it stays as long as an artifact does.
+                     and not exists (
+                         select from swr.staged_artifact a
+                         where a.instance_id = $1 and a.run_id = $2 and a.repository_id = r.repository_id
+                     )
                ) or exists (
                    select
                    from swr.namespace n

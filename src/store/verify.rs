@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::history::{Layering, StepRow, nanos_beyond_micros, step_rows};
 use super::publish::{drop_superseded_rows, plan_for_bulk};
-use super::{Doing, Run, StoreError, content, layering, to_micros};
+use super::{Doing, Run, StoreError, content, layering, to_micros, uncataloged};
 use crate::build_history::{
     BuildHistory, HistoryAnswer, HistoryOutcome, HistoryRequest, RepositoryPath,
 };
@@ -104,6 +104,7 @@ pub async fn compare_listing(
     drop_superseded_rows(&mut transaction, run).await?;
     compare_namespaces(&mut transaction, comparison).await?;
     compare_repositories(&mut transaction, comparison).await?;
+    uncataloged::compare_repositories(&mut transaction, run).await?;
     compare_artifacts(&mut transaction, comparison).await?;
     compare_artifact_runs(&mut transaction, comparison).await?;
     compare_tags(&mut transaction, comparison).await?;

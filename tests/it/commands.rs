@@ -757,6 +757,7 @@ async fn the_list_of_reports_needs_no_database() {
         "storage_by_repository",
         "artifact_size",
         "layer_usage",
+        "repository_layer",
         "reclaimable",
         "stale_artifact",
         "untagged_artifact",

@@ -14,6 +14,7 @@ mod cleanup;
 mod findings;
 mod generated;
 mod history;
+mod plans;
 mod storage;
 
 /// The digest that repeats these two digits; results show the two alone.

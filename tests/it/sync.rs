@@ -98,6 +98,71 @@ async fn an_unchanged_registry_costs_its_list_pages_and_writes_no_fact() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_repository_that_only_the_artifact_list_names_has_a_row_while_it_does() {
+    let mut world = small_world(1);
+    let named = world.repositories().next().unwrap().id;
+    let hidden = world.add_artifact(named, ArtifactSpec::default()).unwrap();
+    let namespace_id = world.namespaces().next().unwrap().id;
+    let namespace_name = world.namespaces().next().unwrap().name.clone();
+    let digest = world.artifact(hidden).unwrap().digest().to_string();
+    let listed = |name: serde_json::Value| {
+        json!({
+            "id": hidden, "digest": digest, "repository_id": 999, "namespace_id": namespace_id,
+            "repository_name": name,
+        })
+    };
+    world.override_row(hidden, listed(json!(null)));
+    let mirror = Mirror::new(world).await;
+    let row = "select namespace_id, namespace_name, name, removed_at is not null,
+                      coalesce(description, tag_count::text, artifact_count::text, pull_count::text,
+                               created_at::text, updated_at::text, extra::text)
+               from swr.repository where repository_id = 999";
+    let check_row = async |name: &str, is_removed: &str| {
+        assert_eq!(
+            mirror.database.snapshot(row).await,
+            format!("{namespace_id} | {namespace_name} | {name} | {is_removed} | NULL")
+        );
+    };
+    mirror.sync().await;
+    check_row("NULL", "f").await;
+
+    mirror
+        .emulator
+        .with_world(|world| world.override_row(hidden, listed(json!("hidden"))));
+    mirror.sync().await;
+    check_row("hidden", "f").await;
+
+    // Nor is the catalog read again because it lacks the repository.
+    let before = mirror.writes().await;
+    mirror.emulator.reset_requests();
+    let report = mirror.sync().await;
+    assert_eq!(report.counters.rows_written, 0);
+    assert_eq!(mirror.writes().await, before);
+    let requests = mirror.emulator.requests();
+    assert_eq!(
+        requests.of(RequestKind::Namespaces) + requests.of(RequestKind::Repositories),
+        2
+    );
+
+    // While the artifact is not listed, the repository is none that exists.
+    mirror
+        .emulator
+        .with_world(|world| world.delete_artifact(hidden));
+    mirror.sync().await;
+    check_row("hidden", "t").await;
+    mirror.emulator.with_world(|world| {
+        let again = world.add_artifact(named, ArtifactSpec::default()).unwrap();
+        let digest = world.artifact(again).unwrap().digest().to_string();
+        world.override_row(
+            again,
+            json!({"id": again, "digest": digest, "repository_id": 999}),
+        );
+    });
+    mirror.sync().await;
+    check_row("hidden", "f").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn any_history_of_changes_leads_to_the_tables_of_an_undisturbed_run() {
     let mirror = Mirror::new(odd_world()).await;
     mirror.sync().await;

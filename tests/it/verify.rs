@@ -1,10 +1,11 @@
 //! Verification: every kind of corruption is found, and no change of the registry is taken for one.
 
 use chrono::{TimeDelta, Utc};
+use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, Executor};
 use swr_sync::clock::Clock;
 use swr_sync::database::Database;
-use swr_sync::emulator::{Emulator, RequestKind, World};
+use swr_sync::emulator::{ArtifactSpec, Emulator, RequestKind, World};
 use swr_sync::exit::Exit;
 use swr_sync::registry::Registry;
 use swr_sync::stop::{self, Stop, StopReason};
@@ -622,6 +623,27 @@ fn for_each_table(statement: &str) -> AssertSqlSafe<String> {
         "set session_replication_role = replica; {}",
         statements.join("; ")
     ))
+}
+
+#[tokio::test]
+async fn a_repository_that_only_the_artifact_list_names_must_have_a_row() {
+    let mut world = World::empty(start_of_time());
+    let repository = world.add_repository("shop", "api");
+    let id = world
+        .add_artifact(repository, ArtifactSpec::default())
+        .unwrap();
+    let digest = world.artifact(id).unwrap().digest().to_string();
+    let listed =
+        json!({"id": id, "digest": digest, "repository_id": 999, "repository_name": "hidden"});
+    world.override_row(id, listed);
+    let mirror = Mirror::new(world).await;
+    mirror.sync().await;
+    verify_all(&mirror.emulator, &mirror.database).await;
+    assert_eq!(found(&mirror.database).await, "");
+    let removed = "update swr.repository set removed_at = now() where repository_id = 999";
+    mirror.database.snapshot(removed).await;
+    verify_all(&mirror.emulator, &mirror.database).await;
+    assert_eq!(found(&mirror.database).await, "corrupt repository.row");
 }
 
 #[tokio::test]

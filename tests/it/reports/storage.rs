@@ -91,6 +91,22 @@ async fn layer_usage_tells_who_shares_a_layer() {
 }
 
 #[tokio::test]
+async fn repository_layer_tells_which_layers_each_repository_holds() {
+    let mirror = Mirror::new(shop()).await;
+    mirror.sync().await;
+    let expected = [
+        "demo | base | os | b1 | 1000 | 1",
+        "demo | shop | api | b1 | 1000 | 2",
+        "demo | shop | api | b3 | 30 | 2",
+        "demo | shop | api | b4 | 4 | 1",
+        "demo | shop | mirror | b1 | 1000 | 1",
+        "demo | shop | web/front | b1 | 1000 | 1",
+        "demo | shop | web/front | b2 | 200 | 1",
+    ];
+    check_report(&mirror, "repository_layer", &expected).await;
+}
+
+#[tokio::test]
 async fn reclaimable_is_what_only_the_set_has() {
     let mirror = Mirror::new(shop()).await;
     mirror.sync().await;

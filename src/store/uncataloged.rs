@@ -1,0 +1,79 @@
+//! Repositories that the artifact list names, but not the catalog: a key may not read all
+//! namespaces. Reports join each artifact to its repository, so these have a row too.
+
+use sqlx::PgConnection;
+
+use super::{Doing, Run, StoreError};
+
+/// Adds the repositories that only this listing's artifacts name, and brings back those that were
+/// marked as removed. What the catalog told earlier stays; the artifact list fills in what is not known.
+pub(super) async fn upsert_repositories(
+    connection: &mut PgConnection,
+    run: Run,
+) -> Result<u64, StoreError> {
+    let result = sqlx::query!(
+        "insert into swr.repository as r (instance_id, repository_id, namespace_id, namespace_name, name)
+         select $1, l.repository_id, l.namespace_id, n.name, l.name
+         from (
+             select a.repository_id, max(a.namespace_id) as namespace_id, max(a.repository_name) as name
+             from swr.staged_artifact a
+             where a.instance_id = $1 and a.run_id = $2
+               and not exists (
+                   select from swr.staged_repository s
+                   where s.instance_id = $1 and s.run_id = $2 and s.repository_id = a.repository_id
+               )
+             group by a.repository_id
+         ) l
+         left join swr.namespace n on n.instance_id = $1 and n.namespace_id = l.namespace_id
+         where not exists (
+             select from swr.repository k
+             where k.instance_id = $1 and k.repository_id = l.repository_id and k.removed_at is null
+               and (k.namespace_id is not null or l.namespace_id is null)
+               and (k.namespace_name is not null or n.name is null)
+               and (k.name is not null or l.name is null)
+         )
+         on conflict (instance_id, repository_id) do update
+         set namespace_id = coalesce(r.namespace_id, excluded.namespace_id),
+             namespace_name = coalesce(r.namespace_name, excluded.namespace_name),
+             name = coalesce(r.name, excluded.name),
+             removed_at = null",
+        run.instance_id,
+        run.run_id
+    )
+    .execute(connection)
+    .await
+    .doing("add repositories that only the artifact list names")?;
+    Ok(result.rows_affected())
+}
+
+/// Records each repository as corrupt that has listed artifacts in the tables, but no row that
+/// exists now. What is there of a row that only the artifact list fills is not compared: the
+/// catalog may have told it earlier.
+pub(super) async fn compare_repositories(
+    connection: &mut PgConnection,
+    run: Run,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "insert into swr.verification_difference
+             (instance_id, run_id, table_name, row_key, field, verdict, stored, found)
+         select distinct $1::integer, $2::bigint, 'repository', a.repository_id::text, 'row', 'corrupt', null, 'present'
+         from swr.artifact a
+         join swr.staged_artifact l
+           on l.instance_id = $1 and l.run_id = $2 and l.artifact_id = a.artifact_id and l.repository_id = a.repository_id
+         where a.instance_id = $1 and a.removed_at is null
+           and not exists (
+               select from swr.staged_repository s
+               where s.instance_id = $1 and s.run_id = $2 and s.repository_id = a.repository_id
+           )
+           and not exists (
+               select from swr.repository r
+               where r.instance_id = $1 and r.repository_id = a.repository_id and r.removed_at is null
+           )",
+        run.instance_id,
+        run.run_id
+    )
+    .execute(connection)
+    .await
+    .doing("compare repositories that only the artifact list names")?;
+    Ok(())
+}
