@@ -24,7 +24,7 @@ use crate::run::{RunCounters, RunReport};
 use crate::spans;
 use crate::stop::{Stop, StopReason};
 use crate::store::{LockHolder, StoreError};
-use crate::sync::{PATIENCE, Progress, Safeguards, SyncError, SyncSettings, sync};
+use crate::sync::{HEARTBEAT, PATIENCE, Progress, Safeguards, SyncError, SyncSettings, sync};
 
 /// Arguments of `sync`.
 #[derive(Debug, clap::Args)]
@@ -283,6 +283,7 @@ async fn run_target(
         safeguards: *safeguards,
         lock_timeout: if_locked.lock_timeout(),
         patience: PATIENCE,
+        heartbeat: HEARTBEAT,
         host: host.clone(),
         clock: clock.clone(),
     };

@@ -48,6 +48,8 @@ pub(super) struct Crawl {
     /// For the watchdog, which ends the run when nothing happens for `patience`.
     pub(super) activity: Activity,
     patience: Duration,
+    /// How often the lister shows progress in the run row.
+    pub(super) heartbeat: Duration,
     /// Digests between the listing and their commit: a later page must not ask for them again.
     pub(super) in_flight: Mutex<HashSet<String>>,
     /// What came back instead of histories.
@@ -109,6 +111,7 @@ impl Crawl {
             registry: registry.clone(),
             clock: settings.clock.clone(),
             patience: settings.patience,
+            heartbeat: settings.heartbeat,
             run,
             progress: Arc::clone(progress),
             database_timeout,
@@ -260,6 +263,16 @@ impl Crawl {
         step: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let _statement = self.activity.begin(self.database_timeout);
+        store::within(self.database_timeout, doing, step).await
+    }
+
+    /// As [`within`](Crawl::within), for a step that proves no progress.
+    pub(super) async fn within_heartbeat<T>(
+        &self,
+        doing: &'static str,
+        step: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let _heartbeat = self.activity.begin_heartbeat(self.database_timeout);
         store::within(self.database_timeout, doing, step).await
     }
 

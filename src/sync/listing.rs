@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::crawl::{Crawl, Holder, Unresolved, Wanted};
 use super::progress::{Phase, Progress};
 use super::stages::{PageSource, Pages};
-use super::{HEARTBEAT, IN_PROGRESS, SyncError};
+use super::{IN_PROGRESS, SyncError};
 use crate::artifact::{Artifact, Page, Repository};
 use crate::build_history::RepositoryPath;
 use crate::store::{
@@ -90,7 +90,7 @@ impl<'a> Listing<'a> {
             catalog_reads: 0,
             catalog_may_shift: false,
             is_second_listing: false,
-            next_heartbeat: Instant::now() + HEARTBEAT,
+            next_heartbeat: Instant::now() + crawl.heartbeat,
         }
     }
 
@@ -375,7 +375,7 @@ impl<'a> Listing<'a> {
                 biased;
                 done = &mut work => return Ok(done),
                 () = tokio::time::sleep_until(self.next_heartbeat) => {
-                    self.next_heartbeat = Instant::now() + HEARTBEAT;
+                    self.next_heartbeat = Instant::now() + self.crawl.heartbeat;
                     self.show_progress().await?;
                 }
             }
@@ -393,6 +393,8 @@ impl<'a> Listing<'a> {
             IN_PROGRESS,
             now,
         );
-        crawl.within("write the run's counters", saving).await
+        crawl
+            .within_heartbeat("write the run's counters", saving)
+            .await
     }
 }

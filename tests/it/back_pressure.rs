@@ -188,6 +188,8 @@ async fn a_run_that_stands_still_is_ended_by_its_watchdog() {
     first_sync(client.clone(), &database).await.unwrap();
     let settings = SyncSettings {
         patience: Duration::from_secs(1),
+        // Several times within the patience, as in production: that the row is written is no progress.
+        heartbeat: Duration::from_millis(200),
         ..sync_settings(&client)
     };
     let project = Project::new(client).unwrap();
