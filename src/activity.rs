@@ -67,6 +67,14 @@ impl Activity {
         }
     }
 
+    /// The latest time at which something started or ended, or has to have ended by; `None` before
+    /// anything has started.
+    pub fn quiet_since(&self) -> Option<Instant> {
+        let state = self.state();
+        let ends = state.in_progress.values().copied();
+        ends.chain(state.last_change).max()
+    }
+
     /// Notes what a stage waits for.
     pub fn waits(&self, stage: &'static str, what: &'static str) {
         self.state().stages.insert(stage, what);
@@ -74,8 +82,8 @@ impl Activity {
 
     /// Returns when nothing has started, ended or been within its limit for `patience`.
     ///
-    /// `external` gives the latest time until which something outside of this run, such as the pace
-    /// that instances share, keeps it waiting.
+    /// `external` gives the latest time until which something outside of this run, such as what
+    /// instances share, keeps it waiting.
     pub async fn stalled(
         &self,
         patience: Duration,
@@ -83,16 +91,11 @@ impl Activity {
     ) -> Stages {
         let begin = Instant::now();
         loop {
-            let quiet_since = {
-                let state = self.state();
-                state
-                    .in_progress
-                    .values()
-                    .copied()
-                    .chain(state.last_change)
-                    .chain(external())
-                    .fold(begin, Instant::max)
-            };
+            let quiet_since = self
+                .quiet_since()
+                .max(external())
+                .unwrap_or(begin)
+                .max(begin);
             let (now, end) = (Instant::now(), quiet_since + patience);
             if now >= end {
                 return Stages(self.state().stages.clone());

@@ -126,7 +126,7 @@ pub async fn verify(
         next_heartbeat: Instant::now() + HEARTBEAT,
     };
     let activity = registry.activity();
-    let stuck = activity.stalled(PATIENCE, || registry.pace().not_before);
+    let stuck = activity.stalled(PATIENCE, || registry.held_up_until());
     let result = tokio::select! {
         result = verification.run() => result,
         reason = stop.requested() => Err(reason.into()),

@@ -29,6 +29,7 @@ use chrono::TimeDelta;
 use indexmap::IndexMap;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Url;
+use tokio::time::Instant;
 
 pub use credentials::{Credentials, PasswordLogin};
 pub use error::{Malformed, RegistryError, RequestFailure, StatusFailure, TooLarge};
@@ -185,6 +186,12 @@ impl Registry {
     /// What the requests of this client are doing, for a watchdog.
     pub fn activity(&self) -> Activity {
         self.transport.activity().clone()
+    }
+
+    /// Until when the project's other instances, whose pace and token this one shares, may keep its
+    /// requests waiting.
+    pub fn held_up_until(&self) -> Option<Instant> {
+        self.transport.held_up_until()
     }
 
     /// The most requests there can be under way at a time; the pace allows as many as are of use.

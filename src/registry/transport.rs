@@ -18,7 +18,7 @@ use super::meter::RequestMeter;
 use super::pace::{Pace, PaceNow, Permit};
 use super::retry::{self, RetryPolicy};
 use super::signature::{self, RequestToSign, SigningKey};
-use crate::activity::Activity;
+use crate::activity::{Activity, InProgress};
 use crate::clock::Clock;
 use crate::run::RequestKind;
 
@@ -82,6 +82,8 @@ struct Shared {
     memory: AnswerMemory,
     clock: Clock,
     clock_skew: StdMutex<Option<TimeDelta>>,
+    /// What all clients do: any of them may wait for another one's token, probe or request.
+    activity: Activity,
 }
 
 /// A GET below the endpoint.
@@ -187,6 +189,7 @@ impl Transport {
                 memory: AnswerMemory::new(),
                 clock,
                 clock_skew: StdMutex::default(),
+                activity: Activity::default(),
             }),
             meter: Arc::default(),
             activity: Activity::default(),
@@ -204,6 +207,18 @@ impl Transport {
 
     pub(super) fn activity(&self) -> &Activity {
         &self.activity
+    }
+
+    /// Until when what this client shares with others may keep its requests waiting: a pause of the
+    /// pace, or a request of another client.
+    pub(super) fn held_up_until(&self) -> Option<Instant> {
+        let Shared { pace, activity, .. } = &*self.shared;
+        pace.now().not_before.max(activity.quiet_since())
+    }
+
+    /// Registers a request or a planned delay with the watchdogs.
+    fn begin(&self, limit: Duration) -> [InProgress; 2] {
+        [&self.activity, &self.shared.activity].map(|activity| activity.begin(limit))
     }
 
     pub(super) fn meter(&self) -> &Arc<RequestMeter> {
@@ -358,7 +373,7 @@ impl Transport {
                 delay_ms = delay.as_millis() as u64,
                 "{failure}; trying again"
             );
-            let _delay = self.activity.begin(delay);
+            let _delay = self.begin(delay);
             tokio::time::sleep(delay).await;
         }
     }
@@ -488,7 +503,7 @@ impl Transport {
             memory,
             ..
         } = &*self.shared;
-        let _request = self.activity.begin(settings.request_timeout);
+        let _request = self.begin(settings.request_timeout);
         let limits = Limits {
             timeout: settings.request_timeout,
             max_bytes: outgoing.max_bytes,

@@ -139,7 +139,7 @@ impl Crawl {
         let crawled = tokio::select! {
             crawled = crawling => crawled,
             reason = stop.requested() => Err(reason.into()),
-            stages = self.activity.stalled(self.patience, || self.registry.pace().not_before) => {
+            stages = self.activity.stalled(self.patience, || self.registry.held_up_until()) => {
                 // Whatever is stuck would not end by itself.
                 return Err(SyncError::Stalled { patience: self.patience, stages });
             }
