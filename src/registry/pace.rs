@@ -30,6 +30,9 @@
 //! - up to [`RECHECK`], once: if the maximum of requests is in flight, the end of one wakes one
 //!   waiter, and while that one is not polled, the others only notice when they look again.
 //!
+//! A waiter that finds the maximum in flight keeps its place: when a request ends, the first in the
+//! queue has the turn, and whoever comes later waits for one.
+//!
 //! A permit that was given counts as in flight until it is dropped, polled or not.
 
 use std::collections::VecDeque;
@@ -212,10 +215,10 @@ impl Permit<'_> {
             let wait = RECHECK.min(Duration::from_secs_f64(doublings * self.pace.doubling));
             return Err(Some(not_before.max(now + wait)));
         }
-        state.queue.drain(..=place);
         if state.in_flight >= self.pace.max_in_flight {
             return Err(None);
         }
+        state.queue.drain(..=place);
         state.in_flight += 1;
         state.starts += 1;
         self.start = Some(state.starts);
@@ -277,7 +280,13 @@ impl Drop for Permit<'_> {
     fn drop(&mut self) {
         let mut state = self.pace.state();
         match self.start {
-            Some(_) => state.in_flight -= 1,
+            Some(_) => {
+                if !state.queue.is_empty() && state.in_flight == self.pace.max_in_flight {
+                    // The first that waited for this end has the turn, not whoever comes next.
+                    state.not_before = state.not_before.max(Some(Instant::now()));
+                }
+                state.in_flight -= 1;
+            }
             None => state.queue.retain(|ticket| *ticket != self.ticket),
         }
         // Also if it was waiting: it may have been the one that an end woke.
@@ -798,6 +807,64 @@ mod tests {
         };
         tokio::join!(history(1), history(2), page);
         assert_eq!(order.into_inner(), [0, 1, 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_page_goes_before_all_that_wait_for_the_end_of_a_request_too() {
+        // A worker that answers 50 requests a second, one after another, and never too few of them.
+        let pace = Pace::new(Some(200.0), 256, MAX_PAUSE);
+        let begin = Instant::now();
+        let (busy_until, answered) = (Cell::new(begin), Cell::new(0_u32));
+        let work = async || {
+            let end = busy_until.get().max(Instant::now()) + Duration::from_millis(20);
+            busy_until.set(end);
+            sleep_until(end).await;
+            answered.set(answered.get() + 1);
+        };
+        let histories = stream::repeat(()).for_each_concurrent(300, async |()| {
+            let permit = pace.permit().await;
+            work().await;
+            permit.answered(KIND);
+        });
+        let pages = async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            assert_eq!(pace.now().in_flight, 256);
+            for _ in 0..10 {
+                let first = timeout(Duration::from_secs(1), pace.permit_first()).await;
+                let permit = first.expect("it waits less than a second");
+                work().await;
+                permit.answered(KIND);
+            }
+        };
+        tokio::select! {
+            () = histories => {}
+            () = pages => {}
+        }
+        let possible = begin.elapsed().as_secs_f64() * 50.0;
+        let share = f64::from(answered.get()) / possible;
+        assert!(share >= 0.99, "{share:.3}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_small_maximum_in_flight_is_used_in_full() {
+        for max_in_flight in [1, 2, 4, 16] {
+            let mut simulation = Simulation::new(1.0, Gateway::answering_after(|_, _| SHORT));
+            simulation.pace = Pace::new(Some(1_000.0), max_in_flight, MAX_PAUSE);
+            simulation.run_until(10).await;
+            let pages = async {
+                loop {
+                    drop(simulation.pace.permit_first().await);
+                    tokio::time::sleep(Duration::from_millis(700)).await;
+                }
+            };
+            let tally = tokio::select! {
+                tally = simulation.run_until(70) => tally,
+                () = pages => unreachable!(),
+            };
+            let possible = max_in_flight as f64 / SHORT.as_secs_f64();
+            let share = tally.let_through as f64 / 60.0 / possible;
+            assert!(share >= 0.95, "{max_in_flight}: {share:.3} {tally:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
