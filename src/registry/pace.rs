@@ -44,8 +44,6 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::run::RequestKind;
-
 const INITIAL_RATE: f64 = 20.0;
 /// One request per minute is enough to notice that a limit was raised.
 const MIN_RATE: f64 = 1.0 / 60.0;
@@ -236,8 +234,8 @@ impl Permit<'_> {
         Ok(())
     }
 
-    /// The request was answered with success.
-    pub(crate) fn answered(self, _kind: RequestKind) {
+    /// The gateway let the request through, whatever the service answered.
+    pub(crate) fn answered(self) {
         let (mut state, now) = (self.pace.state(), Instant::now());
         state.answers.push_back(now);
         let old = state
@@ -303,7 +301,6 @@ mod tests {
 
     use super::*;
 
-    const KIND: RequestKind = RequestKind::BuildHistory;
     const MAX_PAUSE: Duration = Duration::from_secs(60);
     const SHORT: Duration = Duration::from_millis(40);
 
@@ -411,7 +408,7 @@ mod tests {
             if is_let_through {
                 let latency = (gateway.latency)(self.seconds(), &mut self.random.borrow_mut());
                 tokio::time::sleep(latency).await;
-                permit.answered(KIND);
+                permit.answered();
             } else {
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 let quoted = gateway
@@ -670,7 +667,7 @@ mod tests {
     async fn a_rate_that_is_not_used_does_not_rise() {
         let pace = Pace::new(Some(200.0), 256, MAX_PAUSE);
         for _ in 0..100 {
-            pace.permit().await.answered(KIND);
+            pace.permit().await.answered();
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         let rate = pace.now().requests_per_second;
@@ -682,7 +679,7 @@ mod tests {
         let pace = Pace::new(Some(200.0), 256, MAX_PAUSE);
         pace.state().rate = 160.0;
         for _ in 0..10 {
-            pace.permit().await.answered(KIND);
+            pace.permit().await.answered();
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         pace.permit().await.refused(None, None);
@@ -721,14 +718,14 @@ mod tests {
             assert_eq!(pace.now().not_before, Some(pause_ends));
             let permit = pace.permit().await;
             assert_eq!(refused_at.elapsed().as_secs(), paused);
-            permit.answered(KIND);
+            permit.answered();
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn pauses_between_which_nothing_is_let_through_double_up_to_the_longest() {
         let pace = Pace::new(Some(200.0), 256, MAX_PAUSE);
-        pace.permit().await.answered(KIND);
+        pace.permit().await.answered();
         let mut pauses = Vec::new();
         for _ in 0..12 {
             pace.permit().await.refused(None, None);
@@ -742,7 +739,7 @@ mod tests {
             (10.0..12.0).contains(&rate),
             "it fell more than once: {rate}"
         );
-        pace.permit().await.answered(KIND);
+        pace.permit().await.answered();
         pace.permit().await.refused(None, None);
         let pause = pace.now().not_before.unwrap() - Instant::now();
         assert_eq!(pause.as_millis(), 300);
@@ -753,7 +750,7 @@ mod tests {
         for odd in [0.0, f64::MIN_POSITIVE, f64::INFINITY, f64::MAX] {
             let pace = Pace::new(Some(odd), 0, MAX_PAUSE);
             pace.permit().await.refused(None, Some(odd));
-            pace.permit().await.answered(KIND);
+            pace.permit().await.answered();
             assert!(pace.now().requests_per_second >= MIN_RATE);
         }
     }
@@ -769,7 +766,7 @@ mod tests {
             starts
                 .borrow_mut()
                 .push((number, begin.elapsed().as_millis()));
-            permit.answered(KIND);
+            permit.answered();
         };
         let refusing = async {
             tokio::time::sleep(Duration::from_millis(250)).await;
@@ -824,7 +821,7 @@ mod tests {
         let histories = stream::repeat(()).for_each_concurrent(300, async |()| {
             let permit = pace.permit().await;
             work().await;
-            permit.answered(KIND);
+            permit.answered();
         });
         let pages = async {
             tokio::time::sleep(Duration::from_secs(60)).await;
@@ -833,7 +830,7 @@ mod tests {
                 let first = timeout(Duration::from_secs(1), pace.permit_first()).await;
                 let permit = first.expect("it waits less than a second");
                 work().await;
-                permit.answered(KIND);
+                permit.answered();
             }
         };
         tokio::select! {

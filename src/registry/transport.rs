@@ -447,13 +447,9 @@ impl Transport {
             return attempt;
         };
         match &attempt {
-            Ok(Attempt::Answer(_)) => {
-                permit.answered(outgoing.kind);
-                self.accept(pass, proof);
-            }
-            // Read no further, but the service has answered.
-            Err(RequestFailure::TooLarge(_)) => {
-                permit.answered(outgoing.kind);
+            // One that is too large was read no further, but the service has answered.
+            Ok(Attempt::Answer(_)) | Err(RequestFailure::TooLarge(_)) => {
+                permit.answered();
                 self.accept(pass, proof);
             }
             Ok(Attempt::Refused {
@@ -464,11 +460,13 @@ impl Transport {
             }
             // The service behind the gateway has seen it.
             Ok(Attempt::Refused { failure, .. })
-                if (400..500).contains(&failure.status)
-                    && failure.status != 401
-                    && !failure.is_from_gateway() =>
+                if failure.status != 401 && !failure.is_from_gateway() =>
             {
-                self.accept(pass, proof);
+                permit.answered();
+                // Who answers with a 5xx need not have checked the credentials.
+                if (400..500).contains(&failure.status) {
+                    self.accept(pass, proof);
+                }
             }
             // The latch closes before anything else can start.
             Ok(Attempt::Refused { failure, .. })

@@ -167,7 +167,6 @@ mod tests {
 
     use super::*;
     use crate::registry::pace::Pace;
-    use crate::run::RequestKind;
 
     /// A simulated world: how large, how slow, and how broken.
     #[derive(Debug, Clone)]
@@ -240,10 +239,10 @@ mod tests {
             (from..to).contains(&elapsed)
         }
 
-        async fn request(&self, kind: RequestKind, latency_ms: u64) {
+        async fn request(&self, latency_ms: u64) {
             let permit = self.pace.permit().await;
             tokio::time::sleep(Duration::from_millis(latency_ms)).await;
-            permit.answered(kind);
+            permit.answered();
         }
 
         async fn statement(&self) {
@@ -263,7 +262,7 @@ mod tests {
             };
             let mut delay = Duration::from_millis(500);
             loop {
-                self.request(RequestKind::BuildHistory, latency_ms).await;
+                self.request(latency_ms).await;
                 if !self.is_within(self.case.outage_ms) {
                     return Ok(Some(digest));
                 }
@@ -332,9 +331,7 @@ mod tests {
             let page = self.next..(self.next + 100).min(case.digests);
             self.next = page.end;
             let latency_ms = case.page_latency_ms;
-            self.simulation
-                .request(RequestKind::Artifacts, latency_ms)
-                .await;
+            self.simulation.request(latency_ms).await;
             Ok(Some(page))
         }
     }
