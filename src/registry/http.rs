@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta};
 use reqwest::header::HeaderMap;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use crate::clock::Clock;
 
@@ -16,6 +16,11 @@ const SMALL_BYTES: usize = 32 << 10;
 /// A larger one takes a medium reservation, and beyond this size the only large one as well.
 const MEDIUM_BYTES: usize = 256 << 10;
 const MEDIUM_ANSWERS: usize = 32;
+/// What decoded answers take until they are stored: many batches.
+const DECODED_KIB: usize = 32 << 10;
+/// What a decoded answer takes is reserved only when it is known, so that many at most exceed the
+/// above.
+const DECODED_AT_A_TIME: usize = 4;
 
 /// What all clients of the program have in common.
 pub(crate) fn client_builder() -> reqwest::ClientBuilder {
@@ -26,33 +31,73 @@ pub(crate) fn client_builder() -> reqwest::ClientBuilder {
         .redirect(reqwest::redirect::Policy::none())
 }
 
-/// The memory that answers beyond 32 KiB may take together: 32 of up to 256 KiB, and one that is
-/// larger. Each answer reserves what it needs as it grows, in this order, so no two answers wait
-/// for each other.
+/// The memory that the answers to one client may take together.
+///
+/// Of bodies beyond 32 KiB, 32 of up to 256 KiB and one that is larger are read at a time. Each
+/// reserves what it needs as it grows, in this order, so no two answers wait for each other.
+///
+/// What is decoded may take a hundred times as much as its body, or less than it. That is known only
+/// afterwards, so few are decoded at a time, and each then waits for its share of the rest. Whoever
+/// holds a share waits for nothing but the database, so all get theirs.
 #[derive(Debug)]
-pub(super) struct AnswerMemory {
+pub(crate) struct AnswerMemory {
     medium: Arc<Semaphore>,
     large: Arc<Semaphore>,
+    decoding: Semaphore,
+    decoded: Arc<Semaphore>,
 }
 
-/// Memory reserved for a large answer. Keep it until the answer is stored; dropping it lets the
-/// next large answer in.
+/// Memory reserved for the body of an answer.
 #[derive(Debug)]
-pub struct Reservation {
+pub(super) struct BodyReservation {
     _medium: OwnedSemaphorePermit,
     large: Option<OwnedSemaphorePermit>,
 }
 
+/// Memory reserved for a decoded answer. Keep it until the answer is stored; dropping it lets the
+/// next answers in.
+#[derive(Debug, Default)]
+pub struct Reservation {
+    weight_bytes: usize,
+    _decoded: Option<OwnedSemaphorePermit>,
+}
+
+impl Reservation {
+    /// What the answer takes, which can be more than there is to reserve.
+    pub fn weight_bytes(&self) -> usize {
+        self.weight_bytes
+    }
+}
+
 impl AnswerMemory {
-    pub(super) fn new() -> AnswerMemory {
+    pub(crate) fn new() -> AnswerMemory {
         AnswerMemory {
             medium: Arc::new(Semaphore::new(MEDIUM_ANSWERS)),
             large: Arc::new(Semaphore::new(1)),
+            decoding: Semaphore::new(DECODED_AT_A_TIME),
+            decoded: Arc::new(Semaphore::new(DECODED_KIB)),
         }
     }
 
-    /// Waits until an answer may take so many bytes.
-    async fn reserve(&self, held: &mut Option<Reservation>, bytes: usize) {
+    /// Waits until an answer may be decoded. Keep the permit until what it takes is reserved.
+    pub(crate) async fn decoding(&self) -> Option<SemaphorePermit<'_>> {
+        // Never closed, so that acquiring cannot fail.
+        self.decoding.acquire().await.ok()
+    }
+
+    /// Waits until a decoded answer may take so many bytes. One that takes more than there is waits
+    /// for all of it.
+    pub(crate) async fn reserve(&self, weight_bytes: usize) -> Reservation {
+        let kib = weight_bytes.div_ceil(1 << 10).min(DECODED_KIB) as u32;
+        let decoded = Arc::clone(&self.decoded);
+        Reservation {
+            weight_bytes,
+            _decoded: decoded.acquire_many_owned(kib).await.ok(),
+        }
+    }
+
+    /// Waits until a body may take so many bytes.
+    async fn reserve_body(&self, held: &mut Option<BodyReservation>, bytes: usize) {
         if bytes <= SMALL_BYTES {
             return;
         }
@@ -60,13 +105,13 @@ impl AnswerMemory {
         if held.is_none()
             && let Ok(medium) = Arc::clone(&self.medium).acquire_owned().await
         {
-            *held = Some(Reservation {
+            *held = Some(BodyReservation {
                 _medium: medium,
                 large: None,
             });
         }
         if bytes > MEDIUM_BYTES
-            && let Some(Reservation { large, .. }) = held
+            && let Some(BodyReservation { large, .. }) = held
             && large.is_none()
         {
             *large = Arc::clone(&self.large).acquire_owned().await.ok();
@@ -79,7 +124,8 @@ pub(super) struct RawAnswer {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
-    pub(super) reservation: Option<Reservation>,
+    /// Ends with the body.
+    pub(super) _reservation: Option<BodyReservation>,
 }
 
 /// Why there is no whole answer.
@@ -153,7 +199,7 @@ async fn read(
             return Err(too_large);
         }
         let bytes = body.len() + chunk.len();
-        limits.memory.reserve(&mut reservation, bytes).await;
+        limits.memory.reserve_body(&mut reservation, bytes).await;
         if bytes > MEDIUM_BYTES {
             // All at once, as growing step by step would take twice the memory in between.
             body.reserve_exact(limits.max_bytes - body.len());
@@ -164,7 +210,7 @@ async fn read(
         status,
         headers: std::mem::take(response.headers_mut()),
         body,
-        reservation,
+        _reservation: reservation,
     })
 }
 
@@ -238,19 +284,52 @@ mod tests {
     #[test]
     fn only_one_answer_at_a_time_is_large_and_32_are_medium() {
         let memory = AnswerMemory::new();
-        let mut held: Vec<Option<Reservation>> = (0..33).map(|_| None).collect();
+        let mut held: Vec<Option<BodyReservation>> = (0..33).map(|_| None).collect();
         for answer in &mut held {
-            assert!(is_ready(memory.reserve(answer, SMALL_BYTES)));
+            assert!(is_ready(memory.reserve_body(answer, SMALL_BYTES)));
             assert!(answer.is_none());
         }
         for answer in &mut held[..32] {
-            assert!(is_ready(memory.reserve(answer, MEDIUM_BYTES)));
+            assert!(is_ready(memory.reserve_body(answer, MEDIUM_BYTES)));
         }
-        assert!(!is_ready(memory.reserve(&mut held[32], SMALL_BYTES + 1)));
-        assert!(is_ready(memory.reserve(&mut held[0], MEDIUM_BYTES + 1)));
-        assert!(!is_ready(memory.reserve(&mut held[1], MEDIUM_BYTES + 1)));
+        assert!(!is_ready(
+            memory.reserve_body(&mut held[32], SMALL_BYTES + 1)
+        ));
+        assert!(is_ready(
+            memory.reserve_body(&mut held[0], MEDIUM_BYTES + 1)
+        ));
+        assert!(!is_ready(
+            memory.reserve_body(&mut held[1], MEDIUM_BYTES + 1)
+        ));
         held[0] = None;
-        assert!(is_ready(memory.reserve(&mut held[1], MEDIUM_BYTES + 1)));
-        assert!(is_ready(memory.reserve(&mut held[32], SMALL_BYTES + 1)));
+        assert!(is_ready(
+            memory.reserve_body(&mut held[1], MEDIUM_BYTES + 1)
+        ));
+        assert!(is_ready(
+            memory.reserve_body(&mut held[32], SMALL_BYTES + 1)
+        ));
+    }
+
+    #[test]
+    fn decoded_answers_share_32_mib_and_a_larger_one_takes_all() {
+        let memory = AnswerMemory::new();
+        let reserve = |bytes| {
+            let mut reserving = std::pin::pin!(memory.reserve(bytes));
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            match reserving.as_mut().poll(&mut context) {
+                std::task::Poll::Ready(reservation) => Some(reservation),
+                std::task::Poll::Pending => None,
+            }
+        };
+        let mut held: Vec<Option<Reservation>> = (0..32).map(|_| reserve(1 << 20)).collect();
+        assert!(held.iter().all(Option::is_some));
+        assert!(reserve(1).is_none());
+        held.pop();
+        assert!(reserve(1 << 20).is_some());
+        assert!(reserve(1 << 30).is_none());
+        held.clear();
+        let all = reserve(1 << 30).unwrap();
+        assert_eq!(all.weight_bytes(), 1 << 30);
+        assert!(reserve(1).is_none());
     }
 }

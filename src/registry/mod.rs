@@ -33,6 +33,8 @@ use tokio::time::Instant;
 
 pub use credentials::{Credentials, PasswordLogin};
 pub use error::{Malformed, RegistryError, RequestFailure, StatusFailure, TooLarge};
+#[cfg(test)]
+pub(crate) use http::AnswerMemory;
 pub use http::Reservation;
 pub(crate) use http::{client_builder, reason};
 pub use meter::RequestMeter;
@@ -148,15 +150,15 @@ pub struct Registry {
 pub struct FetchedHistory {
     /// How the fetch ended.
     pub outcome: HistoryOutcome,
-    /// The memory that a large history takes; drop it when the history is stored.
-    pub reservation: Option<Reservation>,
+    /// The memory that it takes; drop it when the history is stored.
+    pub reservation: Reservation,
 }
 
 impl FetchedHistory {
     fn without_steps(outcome: HistoryOutcome) -> FetchedHistory {
         FetchedHistory {
             outcome,
-            reservation: None,
+            reservation: Reservation::default(),
         }
     }
 }
@@ -274,7 +276,7 @@ impl Registry {
             what: "the description",
             max_bytes: MAX_ANSWER_BYTES,
         };
-        let (instance, _) = self.transport.get(call, wire::instance).await?;
+        let (instance, _) = self.transport.get(call, wire::instance, None).await?;
         Ok(instance)
     }
 
@@ -344,7 +346,8 @@ impl Registry {
             }
             Ok(history)
         };
-        match self.transport.get(call, decode).await {
+        let weigh = Some(BuildHistory::weight_bytes as fn(&BuildHistory) -> usize);
+        match self.transport.get(call, decode, weigh).await {
             Ok((history, reservation)) => Ok(Some(FetchedHistory {
                 outcome: with_or_without_steps(history),
                 reservation,
@@ -379,7 +382,7 @@ impl Registry {
             max_bytes: factor * MAX_ANSWER_BYTES,
         };
         let decode = move |body: &[u8]| decode(body, factor * wire::MAX_VALUES);
-        let (page, _) = self.transport.get(call, decode).await?;
+        let (page, _) = self.transport.get(call, decode, None).await?;
         Ok(page)
     }
 }

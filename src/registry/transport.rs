@@ -66,6 +66,8 @@ pub(super) struct Transport {
     shared: Arc<Shared>,
     meter: Arc<RequestMeter>,
     activity: Activity,
+    /// Of its own: it is given back when this client's answers are stored, for which no other waits.
+    memory: Arc<AnswerMemory>,
 }
 
 /// What the instances of a project share.
@@ -79,7 +81,6 @@ struct Shared {
     settings: TransportSettings,
     pace: Pace,
     gate: Gate,
-    memory: AnswerMemory,
     clock: Clock,
     clock_skew: StdMutex<Option<TimeDelta>>,
     /// What all clients do: any of them may wait for another one's token, probe or request.
@@ -186,13 +187,13 @@ impl Transport {
                 settings,
                 pace,
                 gate: Gate::new(probes),
-                memory: AnswerMemory::new(),
                 clock,
                 clock_skew: StdMutex::default(),
                 activity: Activity::default(),
             }),
             meter: Arc::default(),
             activity: Activity::default(),
+            memory: Arc::new(AnswerMemory::new()),
         })
     }
 
@@ -202,6 +203,7 @@ impl Transport {
             shared: Arc::clone(&self.shared),
             meter: Arc::default(),
             activity: Activity::default(),
+            memory: Arc::new(AnswerMemory::new()),
         }
     }
 
@@ -247,8 +249,8 @@ impl Transport {
         self.shared.settings.max_in_flight
     }
 
-    /// Sends a GET and returns what `decode` makes of the body of a 2xx answer, with the memory
-    /// that is reserved for it.
+    /// Sends a GET and returns what `decode` makes of the body of a 2xx answer. If `weigh` says how
+    /// many bytes that takes, they are reserved for it.
     ///
     /// Sent again, up to the policy's number of attempts: 408, 425, 500, 502, 503, 504, requests
     /// without an answer, and 2xx answers that are malformed. A 429 is no attempt: it is sent
@@ -259,7 +261,8 @@ impl Transport {
         &self,
         call: Call<'_>,
         decode: impl Fn(&[u8]) -> Result<T, RequestFailure> + Clone + Send + 'static,
-    ) -> Result<(T, Option<Reservation>), RegistryError> {
+        weigh: Option<fn(&T) -> usize>,
+    ) -> Result<(T, Reservation), RegistryError> {
         let outgoing = Outgoing {
             kind: call.kind,
             method: Method::GET,
@@ -270,7 +273,7 @@ impl Transport {
             max_bytes: call.max_bytes,
         };
         // Its state is large, and would be part of each caller's.
-        Box::pin(self.send(&outgoing, move |answer| decode(&answer.body))).await
+        Box::pin(self.send(&outgoing, move |answer| decode(&answer.body), weigh)).await
     }
 
     /// Requests the endpoint's root without credentials; any answer will do.
@@ -286,7 +289,7 @@ impl Transport {
             what: "the answer",
             max_bytes: MAX_ANSWER_BYTES,
         };
-        match self.send(&outgoing, |_| Ok(())).await {
+        match self.send(&outgoing, |_| Ok(()), None).await {
             Err(error) if error.status().is_none() => Err(error),
             _ => Ok(()),
         }
@@ -296,7 +299,8 @@ impl Transport {
         &self,
         outgoing: &Outgoing<'_>,
         decode: impl Fn(&RawAnswer) -> Result<T, RequestFailure> + Clone + Send + 'static,
-    ) -> Result<(T, Option<Reservation>), RegistryError> {
+        weigh: Option<fn(&T) -> usize>,
+    ) -> Result<(T, Reservation), RegistryError> {
         let policy = &self.shared.settings.retry;
         let begin = Instant::now();
         let mut sent = 0;
@@ -320,12 +324,14 @@ impl Transport {
                 None => None,
             };
             let (failure, retry_after) = match self.attempt(outgoing, proof.as_ref(), sent).await {
-                Ok(Attempt::Answer(answer)) => match decoded(answer, decode.clone()).await {
-                    Ok(decoded) => return Ok(decoded),
-                    // As likely a fault on the way as a 502.
-                    Err(failure @ RequestFailure::Malformed(_)) => (failure, None),
-                    Err(failure) => return Err(fail(sent + 1, failure)),
-                },
+                Ok(Attempt::Answer(answer)) => {
+                    match self.decoded(answer, decode.clone(), weigh).await {
+                        Ok(decoded) => return Ok(decoded),
+                        // As likely a fault on the way as a 502.
+                        Err(failure @ RequestFailure::Malformed(_)) => (failure, None),
+                        Err(failure) => return Err(fail(sent + 1, failure)),
+                    }
+                }
                 Ok(Attempt::Outdated) => continue,
                 Ok(Attempt::Refused { failure, .. }) if failure.status == 401 => {
                     sent += 1;
@@ -376,6 +382,22 @@ impl Transport {
             let _delay = self.begin(delay);
             tokio::time::sleep(delay).await;
         }
+    }
+
+    /// Decodes an answer, and reserves the memory for what comes of it.
+    async fn decoded<T: Send + 'static>(
+        &self,
+        answer: RawAnswer,
+        decode: impl Fn(&RawAnswer) -> Result<T, RequestFailure> + Send + 'static,
+        weigh: Option<fn(&T) -> usize>,
+    ) -> Result<(T, Reservation), RequestFailure> {
+        let Some(weigh) = weigh else {
+            return Ok((decoded(answer, decode).await?, Reservation::default()));
+        };
+        let _decoding = self.memory.decoding().await;
+        let decoded = decoded(answer, decode).await?;
+        let reservation = self.memory.reserve(weigh(&decoded)).await;
+        Ok((decoded, reservation))
     }
 
     /// Waits until a request to the gateway may start; `None` if its token or key was replaced or
@@ -495,17 +517,12 @@ impl Transport {
         if let (Some(call), Some(proof)) = (outgoing.authenticate, proof) {
             self.authenticate(request.headers_mut(), &outgoing.url, call, proof)?;
         }
-        let Shared {
-            http,
-            settings,
-            memory,
-            ..
-        } = &*self.shared;
+        let Shared { http, settings, .. } = &*self.shared;
         let _request = self.begin(settings.request_timeout);
         let limits = Limits {
             timeout: settings.request_timeout,
             max_bytes: outgoing.max_bytes,
-            memory,
+            memory: &self.memory,
         };
         let note_date = |headers: &HeaderMap| self.note_date(headers);
         let answer = match http::exchange(http, request, limits, note_date).await {
@@ -736,7 +753,7 @@ impl Transport {
                 token.ok_or_else(|| Malformed::new("the answer has no X-Subject-Token header"))?;
             Ok((SecretString::from(token), answer.body.clone()))
         };
-        let ((token, body), _) = self.send(&outgoing, read_token).await?;
+        let ((token, body), _) = self.send(&outgoing, read_token, None).await?;
         let (now, skew) = (
             self.shared.clock.now(),
             self.clock_skew().unwrap_or_default(),
@@ -759,13 +776,9 @@ impl std::fmt::Debug for Shared {
 async fn decoded<T: Send + 'static>(
     answer: RawAnswer,
     decode: impl Fn(&RawAnswer) -> Result<T, RequestFailure> + Send + 'static,
-) -> Result<(T, Option<Reservation>), RequestFailure> {
+) -> Result<T, RequestFailure> {
     let is_small = answer.body.len() < MAX_INLINE_BYTES;
-    // The memory stays reserved until the body is gone.
-    let decode = move || {
-        let decoded = decode(&answer)?;
-        Ok((decoded, answer.reservation))
-    };
+    let decode = move || decode(&answer);
     if is_small {
         return decode();
     }

@@ -96,7 +96,7 @@ pub(super) struct Unresolved {
 /// An answer on its way to the database, with the memory that is reserved for it.
 struct Answered {
     answer: HistoryAnswer,
-    _reservation: Option<Reservation>,
+    reservation: Reservation,
 }
 
 impl Crawl {
@@ -322,7 +322,7 @@ impl Crawl {
             if outcome.is_final() {
                 return Ok(Some(Answered {
                     answer: HistoryAnswer { digest, outcome },
-                    _reservation: reservation,
+                    reservation,
                 }));
             }
             let is_worse = failure
@@ -363,7 +363,7 @@ impl Crawl {
                     code: None,
                     message: "the catalog does not name the repository of this digest".to_owned(),
                 }),
-                reservation: None,
+                reservation: Reservation::default(),
             }));
         };
         let may_ask = || self.failures().may_ask(repository);
@@ -406,7 +406,7 @@ impl Crawl {
         self.failures().count(&outcome, repository.as_ref());
         Some(Answered {
             answer: HistoryAnswer { digest, outcome },
-            _reservation: None,
+            reservation: Reservation::default(),
         })
     }
 
@@ -434,7 +434,7 @@ impl Crawl {
     ) -> Result<(), SyncError> {
         loop {
             self.activity.waits("writer", "answers to store");
-            let weigh = |answered: &Answered| answered.answer.weight_bytes();
+            let weigh = |answered: &Answered| answered.reservation.weight_bytes();
             let batch = next_batch(&mut answered, BATCH, weigh).await;
             if batch.is_empty() {
                 break;
@@ -443,12 +443,7 @@ impl Crawl {
             // The reservations end with the batch.
             let (answers, _reservations): (Vec<_>, Vec<_>) = batch
                 .into_iter()
-                .map(
-                    |Answered {
-                         answer,
-                         _reservation,
-                     }| (answer, _reservation),
-                )
+                .map(|answered| (answered.answer, answered.reservation))
                 .unzip();
             self.store_batch(&mut writer, &answers).await?;
             let mut in_flight = self.in_flight();

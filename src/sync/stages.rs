@@ -167,6 +167,7 @@ mod tests {
 
     use super::*;
     use crate::registry::pace::Pace;
+    use crate::registry::{AnswerMemory, Reservation};
 
     /// A simulated world: how large, how slow, and how broken.
     #[derive(Debug, Clone)]
@@ -180,6 +181,8 @@ mod tests {
         /// Every so many-th history takes three seconds.
         slow_one_in: u64,
         statement_ms: u64,
+        /// What an answer takes until it is stored.
+        weight_bytes: usize,
         /// The database does not answer from when to when.
         database_stall_ms: (u64, u64),
         /// Histories fail from when to when, and are asked for again after a delay.
@@ -197,6 +200,7 @@ mod tests {
             0..200_u64,
             2..50_u64,
             0..50_u64,
+            prop_oneof![Just(0), Just(64 << 20), 0..4_usize << 20],
             window(),
             window(),
         )
@@ -210,6 +214,7 @@ mod tests {
                     history_latency_ms,
                     slow_one_in,
                     statement_ms,
+                    weight_bytes,
                     database_stall_ms,
                     outage_ms,
                 )| Case {
@@ -221,6 +226,7 @@ mod tests {
                     history_latency_ms,
                     slow_one_in,
                     statement_ms,
+                    weight_bytes,
                     database_stall_ms,
                     outage_ms,
                 },
@@ -230,6 +236,7 @@ mod tests {
     struct Simulation {
         case: Case,
         pace: Pace,
+        memory: AnswerMemory,
         begin: Instant,
     }
 
@@ -253,7 +260,7 @@ mod tests {
             }
         }
 
-        async fn history(&self, digest: u64) -> Result<Option<u64>, ()> {
+        async fn history(&self, digest: u64) -> Result<Option<(u64, Reservation)>, ()> {
             let is_slow = digest.is_multiple_of(self.case.slow_one_in);
             let latency_ms = if is_slow {
                 3_000
@@ -264,7 +271,9 @@ mod tests {
             loop {
                 self.request(latency_ms).await;
                 if !self.is_within(self.case.outage_ms) {
-                    return Ok(Some(digest));
+                    let _decoding = self.memory.decoding().await;
+                    let reservation = self.memory.reserve(self.case.weight_bytes).await;
+                    return Ok(Some((digest, reservation)));
                 }
                 tokio::time::sleep(delay).await;
                 delay = (delay * 2).min(Duration::from_secs(60));
@@ -285,17 +294,18 @@ mod tests {
             let stored = tokio::spawn(async move {
                 let limits = BatchLimits {
                     count: 300,
-                    weight: usize::MAX,
+                    weight: 4 << 20,
                     fill: Duration::from_millis(100),
                 };
+                let weigh = |(_, reservation): &(u64, Reservation)| reservation.weight_bytes();
                 let mut stored = HashSet::new();
                 loop {
-                    let batch = next_batch(&mut answered, limits, |_| 1).await;
+                    let batch = next_batch(&mut answered, limits, weigh).await;
                     if batch.is_empty() {
                         return stored;
                     }
                     storing.statement().await;
-                    stored.extend(batch);
+                    stored.extend(batch.into_iter().map(|(digest, _)| digest));
                 }
             });
             let mut pages = Pages::spawn(Listed {
@@ -352,7 +362,8 @@ mod tests {
                     case.max_in_flight,
                     Duration::from_secs(60),
                 );
-                let simulation = Arc::new(Simulation { case, pace, begin: Instant::now() });
+                let (memory, begin) = (AnswerMemory::new(), Instant::now());
+                let simulation = Arc::new(Simulation { case, pace, memory, begin });
                 // Hours on the paused clock: at 5 a second 4,000 digests alone take 13 minutes.
                 tokio::time::timeout(Duration::from_secs(4 * 3600), simulation.run()).await
             });

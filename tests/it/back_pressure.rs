@@ -20,7 +20,10 @@ use swr_sync::sync::{SyncError, SyncSettings, sync};
 use tokio::sync::Mutex;
 
 use super::support::database::TestDatabase;
-use super::support::mirror::{client_settings, run_as, start_of_time, sync_settings, wait_until};
+use super::support::held_up::HeldUp;
+use super::support::mirror::{
+    Mirror, client_settings, run_as, start_of_time, sync_settings, wait_until,
+};
 use super::support::program::Program;
 use super::support::proxy::Proxy;
 
@@ -300,4 +303,35 @@ async fn an_instance_that_waits_for_the_token_or_probe_of_another_is_not_stuck()
     .await;
     let key = |emulator: &Emulator| client_settings(emulator).credentials;
     expect_none_to_be_stuck(RequestKind::Instance, key).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn histories_that_wait_for_a_slow_database_take_a_bounded_memory() {
+    // 10,000 steps in 30 KB, which take 1.7 MB until they are stored: 1.2 GB for all of them.
+    const IMAGES: u64 = 700;
+    let mirror = Mirror::new(world(IMAGES, 1)).await;
+    let body = format!(
+        r#"{{"build_histories":[{}]}}"#,
+        vec!["{}"; 10_000].join(",")
+    );
+    for _ in 0..IMAGES {
+        let answer = Fault::Answer {
+            status: 200,
+            body: body.clone(),
+        };
+        mirror
+            .emulator
+            .disturb_next(RequestKind::BuildHistory, answer);
+    }
+    let program = Program::sync(&mirror.emulator, &mirror.database);
+    let held_up = HeldUp::start(&mirror, "manifest", program).await;
+    let requested = || mirror.emulator.requests().of(RequestKind::BuildHistory);
+    let mut before = 0;
+    while requested() > before {
+        before = requested();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert!(before >= 256, "{before} requested");
+    let peak = held_up.run.peak_memory_kib();
+    assert!(peak < 160 << 10, "{peak} KiB");
 }
