@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta};
 use reqwest::header::HeaderMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 
 use crate::clock::Clock;
 
@@ -21,6 +22,8 @@ const DECODED_KIB: usize = 32 << 10;
 /// What a decoded answer takes is reserved only when it is known, so that many at most exceed the
 /// above.
 const DECODED_AT_A_TIME: usize = 4;
+/// How long a body waits for memory: longer than a step on the database may take that frees some.
+const MEMORY_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 /// What all clients of the program have in common.
 pub(crate) fn client_builder() -> reqwest::ClientBuilder {
@@ -145,7 +148,7 @@ pub(super) enum Unanswered {
 
 /// What an exchange may take.
 pub(super) struct Limits<'a> {
-    /// From the start of the connection to the last byte, waiting for memory included.
+    /// From the start of the connection to the last byte, without the waits for memory.
     pub(super) timeout: Duration,
     /// For the body of a success, decompressed.
     pub(super) max_bytes: usize,
@@ -163,23 +166,16 @@ pub(super) async fn exchange(
     limits: Limits<'_>,
     on_headers: impl FnOnce(&HeaderMap),
 ) -> Result<RawAnswer, Unanswered> {
-    let answering = async {
-        let response = http.execute(request).await.map_err(unanswered)?;
-        on_headers(response.headers());
-        read(response, &limits).await
-    };
-    // The client's own timeout does not see the wait for memory.
-    match tokio::time::timeout(limits.timeout, answering).await {
-        Ok(answered) => answered,
-        Err(_) => Err(Unanswered::Lost {
-            reason: TIMED_OUT.to_owned(),
-        }),
-    }
+    let end = Instant::now() + limits.timeout;
+    let response = until(end, http.execute(request)).await?;
+    on_headers(response.headers());
+    read(response, &limits, end).await
 }
 
 async fn read(
     mut response: reqwest::Response,
     limits: &Limits<'_>,
+    mut end: Instant,
 ) -> Result<RawAnswer, Unanswered> {
     let status = response.status().as_u16();
     let is_success = (200..300).contains(&status);
@@ -190,7 +186,7 @@ async fn read(
     }
     let mut body = Vec::new();
     let mut reservation = None;
-    while let Some(chunk) = response.chunk().await.map_err(unanswered)? {
+    while let Some(chunk) = until(end, response.chunk()).await? {
         if !is_success && body.len() + chunk.len() > MAX_ERROR_BYTES {
             body.extend_from_slice(&chunk[..MAX_ERROR_BYTES - body.len()]);
             break;
@@ -199,7 +195,18 @@ async fn read(
             return Err(too_large);
         }
         let bytes = body.len() + chunk.len();
-        limits.memory.reserve_body(&mut reservation, bytes).await;
+        let waiting = Instant::now();
+        let reserving = limits.memory.reserve_body(&mut reservation, bytes);
+        if tokio::time::timeout(MEMORY_TIMEOUT, reserving)
+            .await
+            .is_err()
+        {
+            return Err(Unanswered::Lost {
+                reason: "no memory was free for the answer".to_owned(),
+            });
+        }
+        // That other answers are not stored yet is no fault of the registry.
+        end += waiting.elapsed();
         if bytes > MEDIUM_BYTES {
             // All at once, as growing step by step would take twice the memory in between.
             body.reserve_exact(limits.max_bytes - body.len());
@@ -212,6 +219,18 @@ async fn read(
         body,
         _reservation: reservation,
     })
+}
+
+async fn until<T>(
+    end: Instant,
+    step: impl Future<Output = Result<T, reqwest::Error>>,
+) -> Result<T, Unanswered> {
+    match tokio::time::timeout_at(end, step).await {
+        Ok(result) => result.map_err(unanswered),
+        Err(_) => Err(Unanswered::Lost {
+            reason: TIMED_OUT.to_owned(),
+        }),
+    }
 }
 
 /// By how much the server's clock is ahead of ours, by the `Date` of an answer that is arriving.
@@ -271,8 +290,6 @@ pub(crate) fn reason(error: reqwest::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::future::Future;
-
     use super::*;
 
     fn is_ready(future: impl Future<Output = ()>) -> bool {

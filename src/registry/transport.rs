@@ -167,7 +167,6 @@ impl Transport {
     ) -> Result<Transport, reqwest::Error> {
         let http = http::client_builder()
             .connect_timeout(settings.connect_timeout)
-            .timeout(settings.request_timeout)
             .tls_certs_merge(settings.ca_certificates.iter().cloned())
             .build()?;
         let pace = Pace::new(

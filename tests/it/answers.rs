@@ -609,11 +609,15 @@ async fn a_history_waits_until_those_before_it_are_stored_if_they_take_32_mib() 
     let large = entries(1, &format!(r#"{{"created_by":"{}"}}"#, "x".repeat(1 << 20)));
     let gateway = Gateway::start(move |_| Reply::ok(large.clone())).await;
     let registry = gateway
-        .project_with(|transport| transport.retry.max_attempts = 1)
+        .project_with(|transport| {
+            // Waiting for memory is no attempt that failed, nor is it part of one.
+            transport.retry.max_attempts = 1;
+            transport.request_timeout = Duration::from_secs(2);
+        })
         .registry("the-instance");
     let mut asking: FuturesUnordered<_> = (0..40).map(|_| history(&registry)).collect();
     let mut held = Vec::new();
-    while let Ok(fetched) = tokio::time::timeout(Duration::from_secs(2), asking.next()).await {
+    while let Ok(fetched) = tokio::time::timeout(Duration::from_secs(4), asking.next()).await {
         held.extend(fetched);
     }
     assert_eq!(held.len(), 31, "each takes a little more than its command");
