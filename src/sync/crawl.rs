@@ -399,8 +399,11 @@ impl Crawl {
         }) = failure
         else {
             Progress::add(&self.progress.histories_skipped, 1);
-            // A repository on a later page may still give it.
-            self.in_flight().remove(&digest);
+            // A repository on a later page may still give it, unless none is asked any more: then it
+            // would only be counted again.
+            if !self.failures().has_stopped() {
+                self.in_flight().remove(&digest);
+            }
             return None;
         };
         self.failures().count(&outcome, repository.as_ref());
