@@ -398,7 +398,7 @@ fn with_or_without_steps(history: BuildHistory) -> HistoryOutcome {
 /// What a failed request says about the artifact.
 ///
 /// The gateway's own 400 and 404 are about the request, not about the artifact, so a later run
-/// may try again.
+/// may try again. So is a 400 without an error code, such as the page of a proxy: the service gives one.
 fn refused(error: &RegistryError) -> HistoryOutcome {
     let without_status = |status| Refusal {
         status,
@@ -418,7 +418,9 @@ fn refused(error: &RegistryError) -> HistoryOutcome {
         message: status.message.clone(),
     };
     match status.status {
-        400 if !status.is_from_gateway() => HistoryOutcome::Unsupported(refusal),
+        400 if status.code.is_some() && !status.is_from_gateway() => {
+            HistoryOutcome::Unsupported(refusal)
+        }
         403 => HistoryOutcome::Forbidden(refusal),
         404 if !status.is_from_gateway() => HistoryOutcome::Gone(refusal),
         _ => HistoryOutcome::Failed(refusal),

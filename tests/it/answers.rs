@@ -653,6 +653,34 @@ async fn a_history_holds_the_memory_that_it_takes_when_it_is_decoded() {
 }
 
 #[tokio::test]
+async fn only_a_400_in_the_words_of_the_service_is_final() {
+    for (body, is_final) in [
+        (
+            r#"{"error_code":"SVCSTG.SWR.4000013","error_msg":"no image"}"#,
+            true,
+        ),
+        (
+            r#"{"errors":[{"errorCode":"A","errorMessage":"no image"}]}"#,
+            true,
+        ),
+        (
+            r#"{"error_code":"APIGW.0106","error_msg":"no such parameter"}"#,
+            false,
+        ),
+        ("<html><body>Bad Request</body></html>", false),
+        ("{}", false),
+        ("", false),
+    ] {
+        let gateway = Gateway::start(move |_| Reply::new(400, body)).await;
+        match history(&gateway.registry()).await.outcome {
+            HistoryOutcome::Unsupported(_) => assert!(is_final, "{body}"),
+            HistoryOutcome::Failed(_) => assert!(!is_final, "{body}"),
+            outcome => panic!("{outcome:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_history_that_the_service_refuses_counts_as_let_through_by_the_gateway() {
     const REQUESTS: usize = 200;
     let gateway = Gateway::start(|asked| {
