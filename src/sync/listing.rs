@@ -187,7 +187,7 @@ impl<'a> Listing<'a> {
         let mut pages = Pages::spawn(self.crawl.registry.artifact_pages());
         while let Some(page) = self.next_page(&mut pages).await? {
             Progress::add(&self.crawl.progress.pages, 1);
-            self.rows_listed += page.rows.len() as u64;
+            self.rows_listed += page.rows_given("artifact");
             if let Some(counted) = self.artifacts_counted
                 && self.rows_listed > ENDLESS_ROWS.max(counted.saturating_mul(ENDLESS_FACTOR))
             {
