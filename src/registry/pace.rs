@@ -108,6 +108,8 @@ pub(crate) struct Permit<'a> {
     ticket: (u8, u64),
     /// Its number among those that started; `None` while it waits for its turn.
     start: Option<u64>,
+    /// Whether its turn came while the maximum was in flight: then not the rate delays it.
+    waits_for_end: bool,
 }
 
 /// The pace at a moment.
@@ -174,6 +176,7 @@ impl Pace {
             pace: self,
             ticket: (class, self.last_ticket.fetch_add(1, Ordering::Relaxed)),
             start: None,
+            waits_for_end: false,
         };
         loop {
             match permit.start(Instant::now()) {
@@ -200,7 +203,7 @@ impl Permit<'_> {
     fn start(&mut self, now: Instant) -> Result<(), Option<Instant>> {
         let mut state = self.pace.state();
         let place = state.queue.binary_search(&self.ticket);
-        let is_delayed = place.is_ok();
+        let is_delayed = place.is_ok() && !self.waits_for_end;
         let place = place.unwrap_or_else(|place| {
             state.queue.insert(place, self.ticket);
             place
@@ -214,6 +217,7 @@ impl Permit<'_> {
             return Err(Some(not_before.max(now + wait)));
         }
         if state.in_flight >= self.pace.max_in_flight {
+            self.waits_for_end = true;
             return Err(None);
         }
         state.queue.drain(..=place);
@@ -675,6 +679,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_rate_that_the_maximum_in_flight_keeps_from_being_used_does_not_rise() {
+        let mut simulation = Simulation::new(1.0, Gateway::answering_after(|_, _| SHORT * 25));
+        simulation.pace = Pace::new(Some(200.0), 4, MAX_PAUSE);
+        simulation.run_until(60).await;
+        let rate = simulation.pace.now().requests_per_second;
+        assert!(rate < 25.0, "{rate}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_refusal_never_takes_more_than_half_of_the_rate_however_little_was_sent() {
         let pace = Pace::new(Some(200.0), 256, MAX_PAUSE);
         pace.state().rate = 160.0;
@@ -848,16 +861,7 @@ mod tests {
             let mut simulation = Simulation::new(1.0, Gateway::answering_after(|_, _| SHORT));
             simulation.pace = Pace::new(Some(1_000.0), max_in_flight, MAX_PAUSE);
             simulation.run_until(10).await;
-            let pages = async {
-                loop {
-                    drop(simulation.pace.permit_first().await);
-                    tokio::time::sleep(Duration::from_millis(700)).await;
-                }
-            };
-            let tally = tokio::select! {
-                tally = simulation.run_until(70) => tally,
-                () = pages => unreachable!(),
-            };
+            let tally = simulation.run_until(70).await;
             let possible = max_in_flight as f64 / SHORT.as_secs_f64();
             let share = tally.let_through as f64 / 60.0 / possible;
             assert!(share >= 0.95, "{max_in_flight}: {share:.3} {tally:?}");
