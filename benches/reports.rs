@@ -27,7 +27,7 @@ use swr_sync::registry::signature::SigningKey;
 use swr_sync::registry::{Credentials, ProjectSettings, Registry, TransportSettings};
 use swr_sync::report::{Filter, FilterError, FilterValues, REPORTS, Report};
 use swr_sync::stop;
-use swr_sync::sync::{PATIENCE, Safeguards, SyncSettings, sync};
+use swr_sync::sync::{HEARTBEAT, PATIENCE, Safeguards, SyncSettings, sync};
 
 struct Options {
     artifacts: usize,
@@ -314,6 +314,7 @@ async fn sync_at(
         safeguards: Safeguards::default(),
         lock_timeout: Some(Duration::ZERO),
         patience: PATIENCE,
+        heartbeat: HEARTBEAT,
         host: "bench".to_owned(),
         clock: Clock::from_fn(move || at),
     };

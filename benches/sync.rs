@@ -22,7 +22,7 @@ use swr_sync::registry::signature::SigningKey;
 use swr_sync::registry::{Credentials, ProjectSettings, Registry, TransportSettings};
 use swr_sync::run::RunReport;
 use swr_sync::stop;
-use swr_sync::sync::{PATIENCE, Safeguards, SyncSettings, sync};
+use swr_sync::sync::{HEARTBEAT, PATIENCE, Safeguards, SyncSettings, sync};
 use tokio::time::Instant;
 
 #[tokio::main]
@@ -158,6 +158,7 @@ async fn run(emulator: &Emulator, database: &Database) -> RunReport {
         safeguards: Safeguards::default(),
         lock_timeout: Some(Duration::ZERO),
         patience: PATIENCE,
+        heartbeat: HEARTBEAT,
         host: "bench".to_owned(),
         clock: Clock::system(),
     };

@@ -30,6 +30,7 @@ struct State {
 pub struct InProgress {
     activity: Activity,
     id: u64,
+    is_change: bool,
 }
 
 /// What each stage of a stuck run was waiting for.
@@ -39,9 +40,21 @@ pub struct Stages(BTreeMap<&'static str, &'static str>);
 impl Activity {
     /// Registers something that ends by itself within `limit`.
     pub fn begin(&self, limit: Duration) -> InProgress {
+        self.register(limit, true)
+    }
+
+    /// As [`begin`](Activity::begin), for what a run does at intervals whether or not its work
+    /// progresses: it may take as long as `limit`, but its start and end are no change.
+    pub fn begin_heartbeat(&self, limit: Duration) -> InProgress {
+        self.register(limit, false)
+    }
+
+    fn register(&self, limit: Duration, is_change: bool) -> InProgress {
         let now = Instant::now();
         let mut state = self.state();
-        state.last_change = Some(now);
+        if is_change {
+            state.last_change = Some(now);
+        }
         let id = state.next_id;
         state.next_id += 1;
         // A limit beyond the range of the clock is ignored: nothing is in progress for that long.
@@ -50,7 +63,16 @@ impl Activity {
         InProgress {
             activity: self.clone(),
             id,
+            is_change,
         }
+    }
+
+    /// The latest time at which something started or ended, or has to have ended by; `None` before
+    /// anything has started.
+    pub fn quiet_since(&self) -> Option<Instant> {
+        let state = self.state();
+        let ends = state.in_progress.values().copied();
+        ends.chain(state.last_change).max()
     }
 
     /// Notes what a stage waits for.
@@ -60,8 +82,8 @@ impl Activity {
 
     /// Returns when nothing has started, ended or been within its limit for `patience`.
     ///
-    /// `external` gives the latest time until which something outside of this run, such as the pace
-    /// that instances share, keeps it waiting.
+    /// `external` gives the latest time until which something outside of this run, such as what
+    /// instances share, keeps it waiting.
     pub async fn stalled(
         &self,
         patience: Duration,
@@ -69,16 +91,11 @@ impl Activity {
     ) -> Stages {
         let begin = Instant::now();
         loop {
-            let quiet_since = {
-                let state = self.state();
-                state
-                    .in_progress
-                    .values()
-                    .copied()
-                    .chain(state.last_change)
-                    .chain(external())
-                    .fold(begin, Instant::max)
-            };
+            let quiet_since = self
+                .quiet_since()
+                .max(external())
+                .unwrap_or(begin)
+                .max(begin);
             let (now, end) = (Instant::now(), quiet_since + patience);
             if now >= end {
                 return Stages(self.state().stages.clone());
@@ -97,7 +114,9 @@ impl Drop for InProgress {
     fn drop(&mut self) {
         let mut state = self.activity.state();
         state.in_progress.remove(&self.id);
-        state.last_change = Some(Instant::now());
+        if self.is_change {
+            state.last_change = Some(Instant::now());
+        }
     }
 }
 
@@ -149,6 +168,31 @@ mod tests {
         };
         tokio::join!(ending, activity.stalled(PATIENCE, || None));
         assert!(begin.elapsed() <= Duration::from_secs(10) + PATIENCE + PATIENCE / 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn heartbeats_do_not_hide_that_a_run_is_stuck_but_a_slow_one_is_waited_for() {
+        let activity = Activity::default();
+        let stalled_after = async |length| {
+            let begin = Instant::now();
+            let beating = async {
+                for _ in 0..20 {
+                    tokio::time::sleep(Duration::from_secs(15)).await;
+                    let _heartbeat = activity.begin_heartbeat(Duration::from_secs(600));
+                    tokio::time::sleep(length).await;
+                }
+            };
+            tokio::select! {
+                () = beating => {}
+                _ = activity.stalled(PATIENCE, || None) => {}
+            }
+            begin.elapsed()
+        };
+        let elapsed = stalled_after(Duration::from_millis(10)).await;
+        assert!(elapsed <= PATIENCE + PATIENCE / 4, "{elapsed:?}");
+        let slow = Duration::from_secs(500);
+        let elapsed = stalled_after(slow).await;
+        assert!(elapsed > slow, "{elapsed:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
-use crate::data_issue::DataIssue;
+use crate::data_issue::{Action, DataIssue};
 
 /// Fields of an answer that this program has no name for, kept as they came.
 pub type Extra = Option<Map<String, Value>>;
@@ -109,6 +109,15 @@ pub struct Page<T> {
     pub rows: Vec<T>,
     /// What had to be altered.
     pub issues: Vec<DataIssue>,
+}
+
+impl<T> Page<T> {
+    /// How many rows there were, with those of this table that had to be left out.
+    pub fn rows_given(&self, table: &str) -> u64 {
+        let is_dropped =
+            |issue: &&DataIssue| issue.table == table && issue.action == Action::DroppedRow;
+        (self.rows.len() + self.issues.iter().filter(is_dropped).count()) as u64
+    }
 }
 
 impl<T> Default for Page<T> {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use chrono::{DateTime, Utc};
+use serde_json::{Map, Value};
 
 use crate::artifact::Extra;
 use crate::data_issue::DataIssue;
@@ -20,6 +21,31 @@ pub struct BuildHistory {
     pub issues: Vec<DataIssue>,
 }
 
+impl BuildHistory {
+    /// The memory that it takes, in bytes, as nearly as its content says. Whoever pushes an image
+    /// decides on it, so nothing is left out that can be large or many.
+    pub fn weight_bytes(&self) -> usize {
+        let BuildHistory {
+            steps,
+            reported_total: _,
+            extra,
+            issues,
+        } = self;
+        let steps = steps.iter().map(BuildStep::weight_bytes);
+        let issues = issues.iter().map(|issue| {
+            let DataIssue {
+                table: _,
+                row_key,
+                field,
+                action: _,
+                original,
+            } = issue;
+            size_of::<DataIssue>() + text_bytes(row_key) + text_bytes(field) + value_bytes(original)
+        });
+        size_of::<BuildHistory>() + extra_bytes(extra) + steps.chain(issues).sum::<usize>()
+    }
+}
+
 /// One entry of a build history.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BuildStep {
@@ -33,6 +59,59 @@ pub struct BuildStep {
     pub layer: Option<Layer>,
     /// What else the entry held.
     pub extra: Extra,
+}
+
+impl BuildStep {
+    fn weight_bytes(&self) -> usize {
+        let BuildStep {
+            created_at: _,
+            command,
+            empty_layer: _,
+            layer,
+            extra,
+        } = self;
+        let layer = layer.as_ref();
+        let texts = [
+            command.as_ref(),
+            layer.map(|layer| &layer.digest),
+            layer.and_then(|layer| layer.media_type.as_ref()),
+        ];
+        let texts = texts.into_iter().flatten().map(|text| text_bytes(text));
+        size_of::<BuildStep>() + extra_bytes(extra) + texts.sum::<usize>()
+    }
+}
+
+/// What the allocator needs for each allocation of its own.
+const ALLOCATION_BYTES: usize = 16;
+
+fn text_bytes(text: &str) -> usize {
+    ALLOCATION_BYTES + text.len()
+}
+
+fn extra_bytes(extra: &Extra) -> usize {
+    extra.as_ref().map_or(0, members_bytes)
+}
+
+/// What an object takes beyond its own size.
+fn members_bytes(members: &Map<String, Value>) -> usize {
+    /// Name, hash, and place in the table of hashes.
+    const MEMBER_BYTES: usize = size_of::<String>() + 2 * size_of::<usize>();
+    members
+        .iter()
+        .map(|(name, value)| MEMBER_BYTES + text_bytes(name) + value_bytes(value))
+        .sum()
+}
+
+fn value_bytes(value: &Value) -> usize {
+    let content = match value {
+        Value::Null | Value::Bool(_) => 0,
+        // Kept as text.
+        Value::Number(number) => text_bytes(number.as_str()),
+        Value::String(text) => text_bytes(text),
+        Value::Array(elements) => elements.iter().map(value_bytes).sum(),
+        Value::Object(members) => members_bytes(members),
+    };
+    size_of::<Value>() + content
 }
 
 /// A compressed blob.
@@ -124,21 +203,6 @@ pub struct HistoryAnswer {
     pub digest: String,
     /// How the fetch ended.
     pub outcome: HistoryOutcome,
-}
-
-impl HistoryAnswer {
-    /// Its approximate size in memory, in bytes.
-    pub fn weight_bytes(&self) -> usize {
-        const STEP_BYTES: usize = 400;
-        match &self.outcome {
-            HistoryOutcome::Stored(history) => history
-                .steps
-                .iter()
-                .map(|step| STEP_BYTES + step.command.as_ref().map_or(0, String::len))
-                .sum(),
-            _ => STEP_BYTES,
-        }
-    }
 }
 
 /// What came back instead of a history, as far as others may have failed alike.

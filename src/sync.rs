@@ -40,8 +40,9 @@ pub use progress::{Phase, Progress, ProgressNow};
 /// The default of [`SyncSettings::patience`].
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// How often the run row shows progress, which also keeps the lock's connection from idling.
-pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
+/// What [`SyncSettings::heartbeat`] is where nothing else is set. It also keeps the lock's connection
+/// from idling.
+pub const HEARTBEAT: Duration = Duration::from_secs(15);
 /// What the wish to stop leaves to each part of a run, one after another. With half a second for
 /// the lock they make less than 5 s: a request or a publish that is on its way, …
 const GRACE: Duration = Duration::from_secs(2);
@@ -70,6 +71,8 @@ pub struct SyncSettings {
     pub lock_timeout: Option<Duration>,
     /// A run with remaining work in which nothing starts or ends for this long is stuck.
     pub patience: Duration,
+    /// How often the run row shows progress.
+    pub heartbeat: Duration,
     /// The machine's name, for the run row.
     pub host: String,
     /// The time.

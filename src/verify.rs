@@ -126,7 +126,7 @@ pub async fn verify(
         next_heartbeat: Instant::now() + HEARTBEAT,
     };
     let activity = registry.activity();
-    let stuck = activity.stalled(PATIENCE, || registry.pace().not_before);
+    let stuck = activity.stalled(PATIENCE, || registry.held_up_until());
     let result = tokio::select! {
         result = verification.run() => result,
         reason = stop.requested() => Err(reason.into()),
@@ -374,7 +374,7 @@ impl Verification<'_> {
 }
 
 /// A history that was fetched again, with the memory that is reserved for it.
-type Fetched = (HistoryAnswer, Option<Reservation>);
+type Fetched = (HistoryAnswer, Reservation);
 
 /// A task that fetches histories; it is aborted when this value is dropped.
 struct Fetching {
@@ -408,7 +408,7 @@ impl Fetching {
 
     /// At least one of the answers.
     async fn answers(&mut self) -> Result<Vec<Fetched>, SyncError> {
-        let weigh = |(answer, _): &Fetched| answer.weight_bytes();
+        let weigh = |(_, reservation): &Fetched| reservation.weight_bytes();
         let batch = next_batch(&mut self.answered, COMPARED, weigh).await;
         if !batch.is_empty() {
             return Ok(batch);
@@ -444,7 +444,7 @@ async fn fetch_one(
                 code: None,
                 message: "the catalog no longer names the repository of this digest".to_owned(),
             }),
-            reservation: None,
+            reservation: Reservation::default(),
         },
     };
     Ok(Some((HistoryAnswer { digest, outcome }, reservation)))

@@ -20,7 +20,7 @@ use crate::emulator::{Emulator, EmulatorSettings, Quirks, World, WorldSettings};
 use crate::registry::signature::SigningKey;
 use crate::registry::{Credentials, ProjectSettings, Registry, TransportSettings};
 use crate::report::{self, FilterValues, Format};
-use crate::sync::{PATIENCE, Progress, Safeguards, SyncSettings};
+use crate::sync::{HEARTBEAT, PATIENCE, Progress, Safeguards, SyncSettings};
 
 /// Arguments of `demo`.
 #[derive(Debug, clap::Args)]
@@ -125,6 +125,7 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
         safeguards: Safeguards::default(),
         lock_timeout: Some(Duration::ZERO),
         patience: PATIENCE,
+        heartbeat: HEARTBEAT,
         host: host(),
         clock: clock.clone(),
     };

@@ -686,6 +686,7 @@ fn refused(error: RegistryError) -> Finding {
         | RequestFailure::Unwanted
         | RequestFailure::RepeatedMarker { .. }
         | RequestFailure::EndlessListing { .. }
+        | RequestFailure::EndlessCatalog { .. }
         | RequestFailure::IncompleteCatalog { .. } => "malformed".to_owned(),
     };
     // The probe says what was asked.

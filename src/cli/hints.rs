@@ -122,6 +122,7 @@ fn registry_hint(error: &RegistryError) -> Option<&'static str> {
         | RequestFailure::Unwanted
         | RequestFailure::RepeatedMarker { .. }
         | RequestFailure::EndlessListing { .. }
+        | RequestFailure::EndlessCatalog { .. }
         | RequestFailure::IncompleteCatalog { .. } => {
             return Some(
                 "nothing was published; if it happens again, report it to the maintainers",

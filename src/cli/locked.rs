@@ -3,6 +3,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::settings::parse_time;
+
 /// The choice, as `--if-locked` has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum IfLocked {
@@ -33,8 +35,8 @@ impl FromStr for IfLocked {
             None if text == "fail" => Ok(IfLocked::Fail),
             None if text == "skip" => Ok(IfLocked::Skip),
             None if text == "wait" => Ok(IfLocked::Wait(None)),
-            Some(("wait", time)) => match humantime::parse_duration(time) {
-                Ok(timeout) => Ok(IfLocked::Wait(Some(timeout))),
+            Some(("wait", time)) => match parse_time(time) {
+                Ok(timeout) => Ok(IfLocked::Wait(Some(*timeout))),
                 Err(_) => Err(EXPECTED),
             },
             _ => Err(EXPECTED),
@@ -54,7 +56,9 @@ mod tests {
         assert_eq!(parse("wait"), Ok(IfLocked::Wait(None)));
         let ten_minutes = Duration::from_secs(600);
         assert_eq!(parse("wait=10m"), Ok(IfLocked::Wait(Some(ten_minutes))));
-        for text in ["", "wait=", "wait=10", "wait:10m", "skip=10m", "Skip"] {
+        for text in [
+            "", "wait=", "wait=10", "wait=2y", "wait:10m", "skip=10m", "Skip",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

@@ -97,7 +97,8 @@ pub(super) struct RegistryArgs {
         long,
         value_name = "N",
         env = "SWR_MAX_REQUESTS_PER_SECOND",
-        default_value_t = 200.0
+        default_value_t = 200.0,
+        value_parser = parse_rate
     )]
     pub max_requests_per_second: f64,
     /// Cap on requests on their way at a time. Below it, as many as rate and latency ask for
@@ -109,7 +110,8 @@ pub(super) struct RegistryArgs {
         long,
         value_name = "TIME",
         env = "SWR_CONNECT_TIMEOUT",
-        default_value = "10s"
+        default_value = "10s",
+        value_parser = parse_time
     )]
     pub connect_timeout: humantime::Duration,
     /// Timeout for one attempt of a request
@@ -117,7 +119,8 @@ pub(super) struct RegistryArgs {
         long,
         value_name = "TIME",
         env = "SWR_REQUEST_TIMEOUT",
-        default_value = "60s"
+        default_value = "60s",
+        value_parser = parse_time
     )]
     pub request_timeout: humantime::Duration,
     /// Maximum number of attempts per request, including the first. Throttled attempts (429) do not
@@ -130,7 +133,8 @@ pub(super) struct RegistryArgs {
         long,
         value_name = "TIME",
         env = "SWR_RETRY_DELAY",
-        default_value = "500ms"
+        default_value = "500ms",
+        value_parser = parse_time
     )]
     pub retry_delay: humantime::Duration,
     /// Maximum wait between two attempts, and maximum pause of all requests after a 429 or 503
@@ -138,7 +142,8 @@ pub(super) struct RegistryArgs {
         long,
         value_name = "TIME",
         env = "SWR_MAX_RETRY_DELAY",
-        default_value = "60s"
+        default_value = "60s",
+        value_parser = parse_time
     )]
     pub max_retry_delay: humantime::Duration,
     /// Replace secrets that the finding rules recognise in build commands with [redacted] before
@@ -149,6 +154,27 @@ pub(super) struct RegistryArgs {
     /// What has no flag.
     #[arg(skip)]
     pub configured: Configured,
+}
+
+/// No setting needs a longer time, and the clock's arithmetic has an end.
+const LONGEST_TIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// A length of time, such as `10s`.
+pub(super) fn parse_time(text: &str) -> Result<humantime::Duration, String> {
+    let time: humantime::Duration = text.parse().map_err(|error| format!("{error}"))?;
+    if *time > LONGEST_TIME {
+        return Err("expected a year at most".to_owned());
+    }
+    Ok(time)
+}
+
+/// Whatever is no rate would otherwise pass for "no cap".
+fn parse_rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate.is_finite() && rate >= 0.0 => Ok(rate),
+        Ok(_) => Err("expected 0 or more".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Where the tables are.
@@ -170,7 +196,8 @@ pub(super) struct DatabaseArgs {
         long,
         value_name = "TIME",
         env = "SWR_SYNC_DATABASE_TIMEOUT",
-        default_value = "10m"
+        default_value = "10m",
+        value_parser = parse_time
     )]
     pub database_timeout: humantime::Duration,
     #[cfg(feature = "embedded-db")]

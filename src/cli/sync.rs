@@ -12,7 +12,7 @@ use super::exit::{Exit, Failure};
 use super::job::{InstanceRun, JobReport, TargetName};
 use super::locked::IfLocked;
 use super::outputs::OutputArgs;
-use super::settings::{DatabaseArgs, RegistryArgs, SourceArgs, host};
+use super::settings::{DatabaseArgs, RegistryArgs, SourceArgs, host, parse_time};
 use super::shard::ShardSetting;
 use super::source::{self, SourceFailure, Target};
 use super::telemetry::{LogFormat, Telemetry};
@@ -24,7 +24,7 @@ use crate::run::{RunCounters, RunReport};
 use crate::spans;
 use crate::stop::{Stop, StopReason};
 use crate::store::{LockHolder, StoreError};
-use crate::sync::{PATIENCE, Progress, Safeguards, SyncError, SyncSettings, sync};
+use crate::sync::{HEARTBEAT, PATIENCE, Progress, Safeguards, SyncError, SyncSettings, sync};
 
 /// Arguments of `sync`.
 #[derive(Debug, clap::Args)]
@@ -71,7 +71,8 @@ pub(super) struct Args {
         long,
         value_name = "TIME",
         env = "SWR_SYNC_JITTER",
-        default_value = "0s"
+        default_value = "0s",
+        value_parser = parse_time
     )]
     jitter: humantime::Duration,
     /// Sync only a part of the instances: I/N with I from 1 to N, or auto/N to take I from the index
@@ -88,10 +89,9 @@ pub(super) struct Args {
 
 /// Zero is rejected: the job would stop before it starts.
 fn parse_limit(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("expected more than zero".to_owned()),
-        Ok(limit) => Ok(limit),
-        Err(error) => Err(error.to_string()),
+    match *parse_time(text)? {
+        Duration::ZERO => Err("expected more than zero".to_owned()),
+        limit => Ok(limit),
     }
 }
 
@@ -283,6 +283,7 @@ async fn run_target(
         safeguards: *safeguards,
         lock_timeout: if_locked.lock_timeout(),
         patience: PATIENCE,
+        heartbeat: HEARTBEAT,
         host: host.clone(),
         clock: clock.clone(),
     };

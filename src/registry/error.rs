@@ -86,6 +86,14 @@ pub enum RequestFailure {
         /// Empty pages, and pages the same as one before.
         pages: u32,
     },
+    /// The catalog goes on and on with entries that are always new.
+    #[error("the catalog gave {given} {what}, far more than it claims: it would never end")]
+    EndlessCatalog {
+        /// Namespaces, repositories or instances.
+        what: &'static str,
+        /// Entries received.
+        given: u64,
+    },
     /// The catalog kept giving fewer entries than it says it has.
     #[error("the catalog gives {given} of {total} {what} and does not settle")]
     IncompleteCatalog {

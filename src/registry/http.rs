@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta};
 use reqwest::header::HeaderMap;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 
 use crate::clock::Clock;
 
@@ -16,6 +17,13 @@ const SMALL_BYTES: usize = 32 << 10;
 /// A larger one needs a medium reservation, and beyond this size also the only large one.
 const MEDIUM_BYTES: usize = 256 << 10;
 const MEDIUM_ANSWERS: usize = 32;
+/// What decoded answers take until they are stored: many batches.
+const DECODED_KIB: usize = 32 << 10;
+/// What a decoded answer takes is reserved only when it is known, so that many at most exceed the
+/// above.
+const DECODED_AT_A_TIME: usize = 4;
+/// How long a body waits for memory: longer than a step on the database may take that frees some.
+const MEMORY_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 /// The settings that all HTTP clients of the program share.
 pub(crate) fn client_builder() -> reqwest::ClientBuilder {
@@ -26,33 +34,73 @@ pub(crate) fn client_builder() -> reqwest::ClientBuilder {
         .redirect(reqwest::redirect::Policy::none())
 }
 
-/// Limits the total memory of answers beyond 32 KiB: 32 answers of up to 256 KiB, and one larger
-/// answer. Each answer makes its reservations in this order as it grows, so no two answers wait for
-/// each other.
+/// The memory that the answers to one client may take together.
+///
+/// Of bodies beyond 32 KiB, 32 of up to 256 KiB and one that is larger are read at a time. Each
+/// reserves what it needs as it grows, in this order, so no two answers wait for each other.
+///
+/// What is decoded may take a hundred times as much as its body, or less than it. That is known only
+/// afterwards, so few are decoded at a time, and each then waits for its share of the rest. Whoever
+/// holds a share waits for nothing but the database, so all get theirs.
 #[derive(Debug)]
-pub(super) struct AnswerMemory {
+pub(crate) struct AnswerMemory {
     medium: Arc<Semaphore>,
     large: Arc<Semaphore>,
+    decoding: Semaphore,
+    decoded: Arc<Semaphore>,
 }
 
-/// Memory reserved for a large answer. Keep it until the answer is stored; dropping it releases the
-/// memory to the next large answer.
+/// Memory reserved for the body of an answer.
 #[derive(Debug)]
-pub struct Reservation {
+pub(super) struct BodyReservation {
     _medium: OwnedSemaphorePermit,
     large: Option<OwnedSemaphorePermit>,
 }
 
+/// Memory reserved for a decoded answer. Keep it until the answer is stored; dropping it lets the
+/// next answers in.
+#[derive(Debug, Default)]
+pub struct Reservation {
+    weight_bytes: usize,
+    _decoded: Option<OwnedSemaphorePermit>,
+}
+
+impl Reservation {
+    /// What the answer takes, which can be more than there is to reserve.
+    pub fn weight_bytes(&self) -> usize {
+        self.weight_bytes
+    }
+}
+
 impl AnswerMemory {
-    pub(super) fn new() -> AnswerMemory {
+    pub(crate) fn new() -> AnswerMemory {
         AnswerMemory {
             medium: Arc::new(Semaphore::new(MEDIUM_ANSWERS)),
             large: Arc::new(Semaphore::new(1)),
+            decoding: Semaphore::new(DECODED_AT_A_TIME),
+            decoded: Arc::new(Semaphore::new(DECODED_KIB)),
         }
     }
 
-    /// Waits until an answer may use this much memory.
-    async fn reserve(&self, held: &mut Option<Reservation>, bytes: usize) {
+    /// Waits until an answer may be decoded. Keep the permit until what it takes is reserved.
+    pub(crate) async fn decoding(&self) -> Option<SemaphorePermit<'_>> {
+        // Never closed, so that acquiring cannot fail.
+        self.decoding.acquire().await.ok()
+    }
+
+    /// Waits until a decoded answer may take so many bytes. One that takes more than there is waits
+    /// for all of it.
+    pub(crate) async fn reserve(&self, weight_bytes: usize) -> Reservation {
+        let kib = weight_bytes.div_ceil(1 << 10).min(DECODED_KIB) as u32;
+        let decoded = Arc::clone(&self.decoded);
+        Reservation {
+            weight_bytes,
+            _decoded: decoded.acquire_many_owned(kib).await.ok(),
+        }
+    }
+
+    /// Waits until a body may take so many bytes.
+    async fn reserve_body(&self, held: &mut Option<BodyReservation>, bytes: usize) {
         if bytes <= SMALL_BYTES {
             return;
         }
@@ -60,13 +108,13 @@ impl AnswerMemory {
         if held.is_none()
             && let Ok(medium) = Arc::clone(&self.medium).acquire_owned().await
         {
-            *held = Some(Reservation {
+            *held = Some(BodyReservation {
                 _medium: medium,
                 large: None,
             });
         }
         if bytes > MEDIUM_BYTES
-            && let Some(Reservation { large, .. }) = held
+            && let Some(BodyReservation { large, .. }) = held
             && large.is_none()
         {
             *large = Arc::clone(&self.large).acquire_owned().await.ok();
@@ -79,7 +127,8 @@ pub(super) struct RawAnswer {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
-    pub(super) reservation: Option<Reservation>,
+    /// Ends with the body.
+    pub(super) _reservation: Option<BodyReservation>,
 }
 
 /// Why there is no complete answer.
@@ -99,7 +148,7 @@ pub(super) enum Unanswered {
 
 /// Limits of an exchange.
 pub(super) struct Limits<'a> {
-    /// From the start of the connection to the last byte, waiting for memory included.
+    /// From the start of the connection to the last byte, without the waits for memory.
     pub(super) timeout: Duration,
     /// For the body of a success, decompressed.
     pub(super) max_bytes: usize,
@@ -114,23 +163,16 @@ pub(super) async fn exchange(
     limits: Limits<'_>,
     on_headers: impl FnOnce(&HeaderMap),
 ) -> Result<RawAnswer, Unanswered> {
-    let answering = async {
-        let response = http.execute(request).await.map_err(unanswered)?;
-        on_headers(response.headers());
-        read(response, &limits).await
-    };
-    // The client's own timeout does not include the wait for memory.
-    match tokio::time::timeout(limits.timeout, answering).await {
-        Ok(answered) => answered,
-        Err(_) => Err(Unanswered::Lost {
-            reason: TIMED_OUT.to_owned(),
-        }),
-    }
+    let end = Instant::now() + limits.timeout;
+    let response = until(end, http.execute(request)).await?;
+    on_headers(response.headers());
+    read(response, &limits, end).await
 }
 
 async fn read(
     mut response: reqwest::Response,
     limits: &Limits<'_>,
+    mut end: Instant,
 ) -> Result<RawAnswer, Unanswered> {
     let status = response.status().as_u16();
     let is_success = (200..300).contains(&status);
@@ -141,7 +183,7 @@ async fn read(
     }
     let mut body = Vec::new();
     let mut reservation = None;
-    while let Some(chunk) = response.chunk().await.map_err(unanswered)? {
+    while let Some(chunk) = until(end, response.chunk()).await? {
         if !is_success && body.len() + chunk.len() > MAX_ERROR_BYTES {
             body.extend_from_slice(&chunk[..MAX_ERROR_BYTES - body.len()]);
             break;
@@ -150,7 +192,18 @@ async fn read(
             return Err(too_large);
         }
         let bytes = body.len() + chunk.len();
-        limits.memory.reserve(&mut reservation, bytes).await;
+        let waiting = Instant::now();
+        let reserving = limits.memory.reserve_body(&mut reservation, bytes);
+        if tokio::time::timeout(MEMORY_TIMEOUT, reserving)
+            .await
+            .is_err()
+        {
+            return Err(Unanswered::Lost {
+                reason: "no memory was free for the answer".to_owned(),
+            });
+        }
+        // That other answers are not stored yet is no fault of the registry.
+        end += waiting.elapsed();
         if bytes > MEDIUM_BYTES {
             // All at once: growing in steps would temporarily take twice the memory.
             body.reserve_exact(limits.max_bytes - body.len());
@@ -161,12 +214,23 @@ async fn read(
         status,
         headers: std::mem::take(response.headers_mut()),
         body,
-        reservation,
+        _reservation: reservation,
     })
 }
 
-/// By how much the server's clock is ahead of ours, according to the `Date` of an answer that is
-/// arriving.
+async fn until<T>(
+    end: Instant,
+    step: impl Future<Output = Result<T, reqwest::Error>>,
+) -> Result<T, Unanswered> {
+    match tokio::time::timeout_at(end, step).await {
+        Ok(result) => result.map_err(unanswered),
+        Err(_) => Err(Unanswered::Lost {
+            reason: TIMED_OUT.to_owned(),
+        }),
+    }
+}
+
+/// By how much the server's clock is ahead of ours, by the `Date` of an answer that is arriving.
 pub(super) fn skew(headers: &HeaderMap, clock: &Clock) -> Option<TimeDelta> {
     let date = headers.get("date")?.to_str().ok()?;
     let date = DateTime::parse_from_rfc2822(date).ok()?;
@@ -223,8 +287,6 @@ pub(crate) fn reason(error: reqwest::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::future::Future;
-
     use super::*;
 
     fn is_ready(future: impl Future<Output = ()>) -> bool {
@@ -236,19 +298,52 @@ mod tests {
     #[test]
     fn only_one_answer_at_a_time_is_large_and_32_are_medium() {
         let memory = AnswerMemory::new();
-        let mut held: Vec<Option<Reservation>> = (0..33).map(|_| None).collect();
+        let mut held: Vec<Option<BodyReservation>> = (0..33).map(|_| None).collect();
         for answer in &mut held {
-            assert!(is_ready(memory.reserve(answer, SMALL_BYTES)));
+            assert!(is_ready(memory.reserve_body(answer, SMALL_BYTES)));
             assert!(answer.is_none());
         }
         for answer in &mut held[..32] {
-            assert!(is_ready(memory.reserve(answer, MEDIUM_BYTES)));
+            assert!(is_ready(memory.reserve_body(answer, MEDIUM_BYTES)));
         }
-        assert!(!is_ready(memory.reserve(&mut held[32], SMALL_BYTES + 1)));
-        assert!(is_ready(memory.reserve(&mut held[0], MEDIUM_BYTES + 1)));
-        assert!(!is_ready(memory.reserve(&mut held[1], MEDIUM_BYTES + 1)));
+        assert!(!is_ready(
+            memory.reserve_body(&mut held[32], SMALL_BYTES + 1)
+        ));
+        assert!(is_ready(
+            memory.reserve_body(&mut held[0], MEDIUM_BYTES + 1)
+        ));
+        assert!(!is_ready(
+            memory.reserve_body(&mut held[1], MEDIUM_BYTES + 1)
+        ));
         held[0] = None;
-        assert!(is_ready(memory.reserve(&mut held[1], MEDIUM_BYTES + 1)));
-        assert!(is_ready(memory.reserve(&mut held[32], SMALL_BYTES + 1)));
+        assert!(is_ready(
+            memory.reserve_body(&mut held[1], MEDIUM_BYTES + 1)
+        ));
+        assert!(is_ready(
+            memory.reserve_body(&mut held[32], SMALL_BYTES + 1)
+        ));
+    }
+
+    #[test]
+    fn decoded_answers_share_32_mib_and_a_larger_one_takes_all() {
+        let memory = AnswerMemory::new();
+        let reserve = |bytes| {
+            let mut reserving = std::pin::pin!(memory.reserve(bytes));
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            match reserving.as_mut().poll(&mut context) {
+                std::task::Poll::Ready(reservation) => Some(reservation),
+                std::task::Poll::Pending => None,
+            }
+        };
+        let mut held: Vec<Option<Reservation>> = (0..32).map(|_| reserve(1 << 20)).collect();
+        assert!(held.iter().all(Option::is_some));
+        assert!(reserve(1).is_none());
+        held.pop();
+        assert!(reserve(1 << 20).is_some());
+        assert!(reserve(1 << 30).is_none());
+        held.clear();
+        let all = reserve(1 << 30).unwrap();
+        assert_eq!(all.weight_bytes(), 1 << 30);
+        assert!(reserve(1).is_none());
     }
 }

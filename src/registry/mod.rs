@@ -29,9 +29,12 @@ use chrono::TimeDelta;
 use indexmap::IndexMap;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Url;
+use tokio::time::Instant;
 
 pub use credentials::{Credentials, PasswordLogin};
 pub use error::{Malformed, RegistryError, RequestFailure, StatusFailure, TooLarge};
+#[cfg(test)]
+pub(crate) use http::AnswerMemory;
 pub use http::Reservation;
 pub(crate) use http::{client_builder, reason};
 pub use meter::RequestMeter;
@@ -147,15 +150,15 @@ pub struct Registry {
 pub struct FetchedHistory {
     /// How the fetch ended.
     pub outcome: HistoryOutcome,
-    /// The memory reserved for a large history; drop it when the history is stored.
-    pub reservation: Option<Reservation>,
+    /// The memory that it takes; drop it when the history is stored.
+    pub reservation: Reservation,
 }
 
 impl FetchedHistory {
     fn without_steps(outcome: HistoryOutcome) -> FetchedHistory {
         FetchedHistory {
             outcome,
-            reservation: None,
+            reservation: Reservation::default(),
         }
     }
 }
@@ -185,6 +188,12 @@ impl Registry {
     /// The activity of this client's requests, for a watchdog.
     pub fn activity(&self) -> Activity {
         self.transport.activity().clone()
+    }
+
+    /// Until when the project's other instances, whose pace and token this one shares, may keep its
+    /// requests waiting.
+    pub fn held_up_until(&self) -> Option<Instant> {
+        self.transport.held_up_until()
     }
 
     /// The most requests there can be under way at a time; the pace allows as many as are of use.
@@ -267,7 +276,7 @@ impl Registry {
             what: "the description",
             max_bytes: MAX_ANSWER_BYTES,
         };
-        let (instance, _) = self.transport.get(call, wire::instance).await?;
+        let (instance, _) = self.transport.get(call, wire::instance, None).await?;
         Ok(instance)
     }
 
@@ -337,7 +346,8 @@ impl Registry {
             }
             Ok(history)
         };
-        match self.transport.get(call, decode).await {
+        let weigh = Some(BuildHistory::weight_bytes as fn(&BuildHistory) -> usize);
+        match self.transport.get(call, decode, weigh).await {
             Ok((history, reservation)) => Ok(Some(FetchedHistory {
                 outcome: with_or_without_steps(history),
                 reservation,
@@ -372,7 +382,7 @@ impl Registry {
             max_bytes: factor * MAX_ANSWER_BYTES,
         };
         let decode = move |body: &[u8]| decode(body, factor * wire::MAX_VALUES);
-        let (page, _) = self.transport.get(call, decode).await?;
+        let (page, _) = self.transport.get(call, decode, None).await?;
         Ok(page)
     }
 }
@@ -388,7 +398,7 @@ fn with_or_without_steps(history: BuildHistory) -> HistoryOutcome {
 /// What a failed request means for the artifact.
 ///
 /// The gateway's own 400 and 404 are about the request, not about the artifact, so a later run
-/// may try again.
+/// may try again. So is a 400 without an error code, such as the page of a proxy: the service gives one.
 fn refused(error: &RegistryError) -> HistoryOutcome {
     let without_status = |status| Refusal {
         status,
@@ -408,7 +418,9 @@ fn refused(error: &RegistryError) -> HistoryOutcome {
         message: status.message.clone(),
     };
     match status.status {
-        400 if !status.is_from_gateway() => HistoryOutcome::Unsupported(refusal),
+        400 if status.code.is_some() && !status.is_from_gateway() => {
+            HistoryOutcome::Unsupported(refusal)
+        }
         403 => HistoryOutcome::Forbidden(refusal),
         404 if !status.is_from_gateway() => HistoryOutcome::Gone(refusal),
         _ => HistoryOutcome::Failed(refusal),

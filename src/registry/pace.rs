@@ -30,7 +30,10 @@
 //! - up to [`RECHECK`], once: if the maximum number of requests is in flight, the end of one wakes
 //!   one waiter; while that one is not polled, the others only notice when they check again.
 //!
-//! A permit counts as in flight until it is dropped, polled or not.
+//! A waiter that finds the maximum in flight keeps its place: when a request ends, the first in the
+//! queue has the turn, and whoever comes later waits for one.
+//!
+//! A permit that was given counts as in flight until it is dropped, polled or not.
 
 use std::collections::VecDeque;
 use std::f64::consts::LN_2;
@@ -40,8 +43,6 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
-
-use crate::run::RequestKind;
 
 const INITIAL_RATE: f64 = 20.0;
 /// One request per minute is enough to notice that a limit was raised.
@@ -107,6 +108,8 @@ pub(crate) struct Permit<'a> {
     ticket: (u8, u64),
     /// Its number among the started requests; `None` while it waits.
     start: Option<u64>,
+    /// Whether its turn came while the maximum was in flight: then not the rate delays it.
+    waits_for_end: bool,
 }
 
 /// A snapshot of the pace.
@@ -173,6 +176,7 @@ impl Pace {
             pace: self,
             ticket: (class, self.last_ticket.fetch_add(1, Ordering::Relaxed)),
             start: None,
+            waits_for_end: false,
         };
         loop {
             match permit.start(Instant::now()) {
@@ -199,7 +203,7 @@ impl Permit<'_> {
     fn start(&mut self, now: Instant) -> Result<(), Option<Instant>> {
         let mut state = self.pace.state();
         let place = state.queue.binary_search(&self.ticket);
-        let is_delayed = place.is_ok();
+        let is_delayed = place.is_ok() && !self.waits_for_end;
         let place = place.unwrap_or_else(|place| {
             state.queue.insert(place, self.ticket);
             place
@@ -212,10 +216,11 @@ impl Permit<'_> {
             let wait = RECHECK.min(Duration::from_secs_f64(doublings * self.pace.doubling));
             return Err(Some(not_before.max(now + wait)));
         }
-        state.queue.drain(..=place);
         if state.in_flight >= self.pace.max_in_flight {
+            self.waits_for_end = true;
             return Err(None);
         }
+        state.queue.drain(..=place);
         state.in_flight += 1;
         state.starts += 1;
         self.start = Some(state.starts);
@@ -233,8 +238,8 @@ impl Permit<'_> {
         Ok(())
     }
 
-    /// The request was answered with success.
-    pub(crate) fn answered(self, _kind: RequestKind) {
+    /// The gateway let the request through, whatever the service answered.
+    pub(crate) fn answered(self) {
         let (mut state, now) = (self.pace.state(), Instant::now());
         state.answers.push_back(now);
         let old = state
@@ -277,7 +282,13 @@ impl Drop for Permit<'_> {
     fn drop(&mut self) {
         let mut state = self.pace.state();
         match self.start {
-            Some(_) => state.in_flight -= 1,
+            Some(_) => {
+                if !state.queue.is_empty() && state.in_flight == self.pace.max_in_flight {
+                    // The first that waited for this end has the turn, not whoever comes next.
+                    state.not_before = state.not_before.max(Some(Instant::now()));
+                }
+                state.in_flight -= 1;
+            }
             None => state.queue.retain(|ticket| *ticket != self.ticket),
         }
         // Also if it was waiting: it may be the waiter that was woken by the end of a request.
@@ -294,7 +305,6 @@ mod tests {
 
     use super::*;
 
-    const KIND: RequestKind = RequestKind::BuildHistory;
     const MAX_PAUSE: Duration = Duration::from_secs(60);
     const SHORT: Duration = Duration::from_millis(40);
 
@@ -402,7 +412,7 @@ mod tests {
             if is_let_through {
                 let latency = (gateway.latency)(self.seconds(), &mut self.random.borrow_mut());
                 tokio::time::sleep(latency).await;
-                permit.answered(KIND);
+                permit.answered();
             } else {
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 let quoted = gateway
@@ -661,7 +671,7 @@ mod tests {
     async fn a_rate_that_is_not_used_does_not_rise() {
         let pace = Pace::new(Some(200.0), 256, MAX_PAUSE);
         for _ in 0..100 {
-            pace.permit().await.answered(KIND);
+            pace.permit().await.answered();
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         let rate = pace.now().requests_per_second;
@@ -669,11 +679,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_rate_that_the_maximum_in_flight_keeps_from_being_used_does_not_rise() {
+        let mut simulation = Simulation::new(1.0, Gateway::answering_after(|_, _| SHORT * 25));
+        simulation.pace = Pace::new(Some(200.0), 4, MAX_PAUSE);
+        simulation.run_until(60).await;
+        let rate = simulation.pace.now().requests_per_second;
+        assert!(rate < 25.0, "{rate}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_refusal_never_takes_more_than_half_of_the_rate_however_little_was_sent() {
         let pace = Pace::new(Some(200.0), 256, MAX_PAUSE);
         pace.state().rate = 160.0;
         for _ in 0..10 {
-            pace.permit().await.answered(KIND);
+            pace.permit().await.answered();
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         pace.permit().await.refused(None, None);
@@ -712,14 +731,14 @@ mod tests {
             assert_eq!(pace.now().not_before, Some(pause_ends));
             let permit = pace.permit().await;
             assert_eq!(refused_at.elapsed().as_secs(), paused);
-            permit.answered(KIND);
+            permit.answered();
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn pauses_between_which_nothing_is_accepted_double_up_to_the_longest() {
         let pace = Pace::new(Some(200.0), 256, MAX_PAUSE);
-        pace.permit().await.answered(KIND);
+        pace.permit().await.answered();
         let mut pauses = Vec::new();
         for _ in 0..12 {
             pace.permit().await.refused(None, None);
@@ -733,7 +752,7 @@ mod tests {
             (10.0..12.0).contains(&rate),
             "it fell more than once: {rate}"
         );
-        pace.permit().await.answered(KIND);
+        pace.permit().await.answered();
         pace.permit().await.refused(None, None);
         let pause = pace.now().not_before.unwrap() - Instant::now();
         assert_eq!(pause.as_millis(), 300);
@@ -744,7 +763,7 @@ mod tests {
         for odd in [0.0, f64::MIN_POSITIVE, f64::INFINITY, f64::MAX] {
             let pace = Pace::new(Some(odd), 0, MAX_PAUSE);
             pace.permit().await.refused(None, Some(odd));
-            pace.permit().await.answered(KIND);
+            pace.permit().await.answered();
             assert!(pace.now().requests_per_second >= MIN_RATE);
         }
     }
@@ -760,7 +779,7 @@ mod tests {
             starts
                 .borrow_mut()
                 .push((number, begin.elapsed().as_millis()));
-            permit.answered(KIND);
+            permit.answered();
         };
         let refusing = async {
             tokio::time::sleep(Duration::from_millis(250)).await;
@@ -798,6 +817,55 @@ mod tests {
         };
         tokio::join!(history(1), history(2), page);
         assert_eq!(order.into_inner(), [0, 1, 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_page_goes_before_all_that_wait_for_the_end_of_a_request_too() {
+        // A worker that answers 50 requests a second, one after another, and never too few of them.
+        let pace = Pace::new(Some(200.0), 256, MAX_PAUSE);
+        let begin = Instant::now();
+        let (busy_until, answered) = (Cell::new(begin), Cell::new(0_u32));
+        let work = async || {
+            let end = busy_until.get().max(Instant::now()) + Duration::from_millis(20);
+            busy_until.set(end);
+            sleep_until(end).await;
+            answered.set(answered.get() + 1);
+        };
+        let histories = stream::repeat(()).for_each_concurrent(300, async |()| {
+            let permit = pace.permit().await;
+            work().await;
+            permit.answered();
+        });
+        let pages = async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            assert_eq!(pace.now().in_flight, 256);
+            for _ in 0..10 {
+                let first = timeout(Duration::from_secs(1), pace.permit_first()).await;
+                let permit = first.expect("it waits less than a second");
+                work().await;
+                permit.answered();
+            }
+        };
+        tokio::select! {
+            () = histories => {}
+            () = pages => {}
+        }
+        let possible = begin.elapsed().as_secs_f64() * 50.0;
+        let share = f64::from(answered.get()) / possible;
+        assert!(share >= 0.99, "{share:.3}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_small_maximum_in_flight_is_used_in_full() {
+        for max_in_flight in [1, 2, 4, 16] {
+            let mut simulation = Simulation::new(1.0, Gateway::answering_after(|_, _| SHORT));
+            simulation.pace = Pace::new(Some(1_000.0), max_in_flight, MAX_PAUSE);
+            simulation.run_until(10).await;
+            let tally = simulation.run_until(70).await;
+            let possible = max_in_flight as f64 / SHORT.as_secs_f64();
+            let share = tally.let_through as f64 / 60.0 / possible;
+            assert!(share >= 0.95, "{max_in_flight}: {share:.3} {tally:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,7 +18,11 @@ pub(super) const FIRST_MARKER: i64 = 1;
 /// After this many pages in a row without anything new, a listing is considered endless.
 const MAX_FRUITLESS_PAGES: u32 = 100;
 
-/// Maximum number of readings of a listing by offset whose entries shift while it is read.
+/// A listing by offset that gives more than this, and this many times what it claims, has no end.
+const ENDLESS_ENTRIES: u64 = 1_000_000;
+const ENDLESS_FACTOR: u64 = 10;
+
+/// How often a listing by offset is read again when its entries shift during the reading.
 const CATALOG_READINGS: u32 = 3;
 
 /// Limits to try. Each is a divisor of the one before, because an offset has to be a multiple of the
@@ -217,6 +221,11 @@ impl<T: Send + 'static> CatalogPages<T> {
                 let failure = RequestFailure::EndlessListing { pages };
                 return Err(unusable(&self.listing.path, failure));
             }
+            if is_endless(given, total) {
+                let what = self.listing.what;
+                let failure = RequestFailure::EndlessCatalog { what, given };
+                return Err(unusable(&self.listing.path, failure));
+            }
             return Ok(Some(page));
         }
         match total {
@@ -260,7 +269,13 @@ impl<T: Send + 'static> CatalogPages<T> {
     }
 }
 
-/// How many rows to request per page: fewer after a page that was too large, then more again.
+/// A claim can be missing or too small, but hardly by that much.
+fn is_endless(given: u64, total: Option<u64>) -> bool {
+    let claimed = total.unwrap_or_default().saturating_mul(ENDLESS_FACTOR);
+    given > ENDLESS_ENTRIES.max(claimed)
+}
+
+/// How many rows to request at a time: fewer after a page that was too large, then more again.
 #[derive(Debug)]
 struct PageLimit {
     rows: u64,
@@ -364,4 +379,20 @@ fn hash(value: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_catalog_ends_at_a_million_entries_or_at_ten_times_what_it_claims() {
+        for total in [None, Some(0), Some(100_000)] {
+            assert!(!is_endless(1_000_000, total), "{total:?}");
+            assert!(is_endless(1_000_001, total), "{total:?}");
+        }
+        assert!(!is_endless(20_000_000, Some(2_000_000)));
+        assert!(is_endless(20_000_001, Some(2_000_000)));
+        assert!(!is_endless(u64::MAX, Some(u64::MAX)));
+    }
 }

@@ -159,7 +159,6 @@ impl TemporaryKeySource {
     fn new(issuer: Issuer, timeout: Duration) -> Result<TemporaryKeySource, reqwest::Error> {
         let http = http::client_builder()
             .connect_timeout(timeout)
-            .timeout(timeout)
             .no_proxy()
             .build()?;
         Ok(TemporaryKeySource(Arc::new(Inner {

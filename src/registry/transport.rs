@@ -18,7 +18,7 @@ use super::meter::RequestMeter;
 use super::pace::{Pace, PaceNow, Permit};
 use super::retry::{self, RetryPolicy};
 use super::signature::{self, RequestToSign, SigningKey};
-use crate::activity::Activity;
+use crate::activity::{Activity, InProgress};
 use crate::clock::Clock;
 use crate::run::RequestKind;
 
@@ -67,6 +67,8 @@ pub(super) struct Transport {
     shared: Arc<Shared>,
     meter: Arc<RequestMeter>,
     activity: Activity,
+    /// Of its own: it is given back when this client's answers are stored, for which no other waits.
+    memory: Arc<AnswerMemory>,
 }
 
 /// What the instances of a project share.
@@ -80,9 +82,10 @@ struct Shared {
     settings: TransportSettings,
     pace: Pace,
     gate: Gate,
-    memory: AnswerMemory,
     clock: Clock,
     clock_skew: StdMutex<Option<TimeDelta>>,
+    /// What all clients do: any of them may wait for another one's token, probe or request.
+    activity: Activity,
 }
 
 /// A GET below the endpoint.
@@ -165,7 +168,6 @@ impl Transport {
     ) -> Result<Transport, reqwest::Error> {
         let http = http::client_builder()
             .connect_timeout(settings.connect_timeout)
-            .timeout(settings.request_timeout)
             .tls_certs_merge(settings.ca_certificates.iter().cloned())
             .build()?;
         let pace = Pace::new(
@@ -185,12 +187,13 @@ impl Transport {
                 settings,
                 pace,
                 gate: Gate::new(probes),
-                memory: AnswerMemory::new(),
                 clock,
                 clock_skew: StdMutex::default(),
+                activity: Activity::default(),
             }),
             meter: Arc::default(),
             activity: Activity::default(),
+            memory: Arc::new(AnswerMemory::new()),
         })
     }
 
@@ -200,11 +203,24 @@ impl Transport {
             shared: Arc::clone(&self.shared),
             meter: Arc::default(),
             activity: Activity::default(),
+            memory: Arc::new(AnswerMemory::new()),
         }
     }
 
     pub(super) fn activity(&self) -> &Activity {
         &self.activity
+    }
+
+    /// Until when what this client shares with others may keep its requests waiting: a pause of the
+    /// pace, or a request of another client.
+    pub(super) fn held_up_until(&self) -> Option<Instant> {
+        let Shared { pace, activity, .. } = &*self.shared;
+        pace.now().not_before.max(activity.quiet_since())
+    }
+
+    /// Registers a request or a planned delay with the watchdogs.
+    fn begin(&self, limit: Duration) -> [InProgress; 2] {
+        [&self.activity, &self.shared.activity].map(|activity| activity.begin(limit))
     }
 
     pub(super) fn meter(&self) -> &Arc<RequestMeter> {
@@ -233,8 +249,8 @@ impl Transport {
         self.shared.settings.max_in_flight
     }
 
-    /// Sends a GET and returns the decoded body of a 2xx answer, with the memory that is reserved for
-    /// it.
+    /// Sends a GET and returns what `decode` makes of the body of a 2xx answer. If `weigh` says how
+    /// many bytes that takes, they are reserved for it.
     ///
     /// A request is retried, up to the policy's number of attempts, after 408, 425, 500, 502, 503,
     /// 504, no answer, and malformed 2xx answers. A 429 does not count as an attempt: the request is
@@ -245,7 +261,8 @@ impl Transport {
         &self,
         call: Call<'_>,
         decode: impl Fn(&[u8]) -> Result<T, RequestFailure> + Clone + Send + 'static,
-    ) -> Result<(T, Option<Reservation>), RegistryError> {
+        weigh: Option<fn(&T) -> usize>,
+    ) -> Result<(T, Reservation), RegistryError> {
         let outgoing = Outgoing {
             kind: call.kind,
             method: Method::GET,
@@ -255,8 +272,8 @@ impl Transport {
             what: call.what,
             max_bytes: call.max_bytes,
         };
-        // Its future is large and would enlarge each caller's.
-        Box::pin(self.send(&outgoing, move |answer| decode(&answer.body))).await
+        // Its state is large, and would be part of each caller's.
+        Box::pin(self.send(&outgoing, move |answer| decode(&answer.body), weigh)).await
     }
 
     /// Requests the endpoint's root without credentials; any answer is a success.
@@ -272,7 +289,7 @@ impl Transport {
             what: "the answer",
             max_bytes: MAX_ANSWER_BYTES,
         };
-        match self.send(&outgoing, |_| Ok(())).await {
+        match self.send(&outgoing, |_| Ok(()), None).await {
             Err(error) if error.status().is_none() => Err(error),
             _ => Ok(()),
         }
@@ -282,7 +299,8 @@ impl Transport {
         &self,
         outgoing: &Outgoing<'_>,
         decode: impl Fn(&RawAnswer) -> Result<T, RequestFailure> + Clone + Send + 'static,
-    ) -> Result<(T, Option<Reservation>), RegistryError> {
+        weigh: Option<fn(&T) -> usize>,
+    ) -> Result<(T, Reservation), RegistryError> {
         let policy = &self.shared.settings.retry;
         let begin = Instant::now();
         let mut sent = 0;
@@ -306,12 +324,14 @@ impl Transport {
                 None => None,
             };
             let (failure, retry_after) = match self.attempt(outgoing, proof.as_ref(), sent).await {
-                Ok(Attempt::Answer(answer)) => match decoded(answer, decode.clone()).await {
-                    Ok(decoded) => return Ok(decoded),
-                    // Probably a network fault, like a 502.
-                    Err(failure @ RequestFailure::Malformed(_)) => (failure, None),
-                    Err(failure) => return Err(fail(sent + 1, failure)),
-                },
+                Ok(Attempt::Answer(answer)) => {
+                    match self.decoded(answer, decode.clone(), weigh).await {
+                        Ok(decoded) => return Ok(decoded),
+                        // As likely a fault on the way as a 502.
+                        Err(failure @ RequestFailure::Malformed(_)) => (failure, None),
+                        Err(failure) => return Err(fail(sent + 1, failure)),
+                    }
+                }
                 Ok(Attempt::Outdated) => continue,
                 Ok(Attempt::Refused { failure, .. }) if failure.status == 401 => {
                     sent += 1;
@@ -359,13 +379,29 @@ impl Transport {
                 delay_ms = delay.as_millis() as u64,
                 "{failure}; trying again"
             );
-            let _delay = self.activity.begin(delay);
+            let _delay = self.begin(delay);
             tokio::time::sleep(delay).await;
         }
     }
 
-    /// Waits until a request to the gateway may start. Returns `None` if its token or key was replaced
-    /// or has expired in the meantime, so that a refused one is not sent again.
+    /// Decodes an answer, and reserves the memory for what comes of it.
+    async fn decoded<T: Send + 'static>(
+        &self,
+        answer: RawAnswer,
+        decode: impl Fn(&RawAnswer) -> Result<T, RequestFailure> + Send + 'static,
+        weigh: Option<fn(&T) -> usize>,
+    ) -> Result<(T, Reservation), RequestFailure> {
+        let Some(weigh) = weigh else {
+            return Ok((decoded(answer, decode).await?, Reservation::default()));
+        };
+        let _decoding = self.memory.decoding().await;
+        let decoded = decoded(answer, decode).await?;
+        let reservation = self.memory.reserve(weigh(&decoded)).await;
+        Ok((decoded, reservation))
+    }
+
+    /// Waits until a request to the gateway may start; `None` if its token or key was replaced or
+    /// has expired in the meantime, so that a refused one is not sent again.
     async fn admit(
         &self,
         kind: RequestKind,
@@ -433,13 +469,9 @@ impl Transport {
             return attempt;
         };
         match &attempt {
-            Ok(Attempt::Answer(_)) => {
-                permit.answered(outgoing.kind);
-                self.accept(pass, proof);
-            }
-            // The body is not read to its end, but the service has answered.
-            Err(RequestFailure::TooLarge(_)) => {
-                permit.answered(outgoing.kind);
+            // One that is too large was read no further, but the service has answered.
+            Ok(Attempt::Answer(_)) | Err(RequestFailure::TooLarge(_)) => {
+                permit.answered();
                 self.accept(pass, proof);
             }
             Ok(Attempt::Refused {
@@ -450,11 +482,13 @@ impl Transport {
             }
             // The service behind the gateway has seen it.
             Ok(Attempt::Refused { failure, .. })
-                if (400..500).contains(&failure.status)
-                    && failure.status != 401
-                    && !failure.is_from_gateway() =>
+                if failure.status != 401 && !failure.is_from_gateway() =>
             {
-                self.accept(pass, proof);
+                permit.answered();
+                // Who answers with a 5xx need not have checked the credentials.
+                if (400..500).contains(&failure.status) {
+                    self.accept(pass, proof);
+                }
             }
             // The gate closes before another request can start.
             Ok(Attempt::Refused { failure, .. })
@@ -483,17 +517,12 @@ impl Transport {
         if let (Some(call), Some(proof)) = (outgoing.authenticate, proof) {
             self.authenticate(request.headers_mut(), &outgoing.url, call, proof)?;
         }
-        let Shared {
-            http,
-            settings,
-            memory,
-            ..
-        } = &*self.shared;
-        let _request = self.activity.begin(settings.request_timeout);
+        let Shared { http, settings, .. } = &*self.shared;
+        let _request = self.begin(settings.request_timeout);
         let limits = Limits {
             timeout: settings.request_timeout,
             max_bytes: outgoing.max_bytes,
-            memory,
+            memory: &self.memory,
         };
         let note_date = |headers: &HeaderMap| self.note_date(headers);
         let answer = match http::exchange(http, request, limits, note_date).await {
@@ -724,7 +753,7 @@ impl Transport {
                 token.ok_or_else(|| Malformed::new("the answer has no X-Subject-Token header"))?;
             Ok((SecretString::from(token), answer.body.clone()))
         };
-        let ((token, body), _) = self.send(&outgoing, read_token).await?;
+        let ((token, body), _) = self.send(&outgoing, read_token, None).await?;
         let (now, skew) = (
             self.shared.clock.now(),
             self.clock_skew().unwrap_or_default(),
@@ -747,13 +776,9 @@ impl std::fmt::Debug for Shared {
 async fn decoded<T: Send + 'static>(
     answer: RawAnswer,
     decode: impl Fn(&RawAnswer) -> Result<T, RequestFailure> + Send + 'static,
-) -> Result<(T, Option<Reservation>), RequestFailure> {
+) -> Result<T, RequestFailure> {
     let is_small = answer.body.len() < MAX_INLINE_BYTES;
-    // The memory stays reserved until the body is dropped.
-    let decode = move || {
-        let decoded = decode(&answer)?;
-        Ok((decoded, answer.reservation))
-    };
+    let decode = move || decode(&answer);
     if is_small {
         return decode();
     }

@@ -239,7 +239,7 @@ async fn settle_instance(
             activity.waits("begin", "the description of the instance");
             tokio::select! {
                 described = describe_instance(registry, is_new) => described?,
-                stages = activity.stalled(settings.patience, || registry.pace().not_before) => {
+                stages = activity.stalled(settings.patience, || registry.held_up_until()) => {
                     return Err(SyncError::Stalled { patience: settings.patience, stages });
                 }
             }

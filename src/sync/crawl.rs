@@ -48,6 +48,8 @@ pub(super) struct Crawl {
     /// For the watchdog, which ends the run when nothing happens for `patience`.
     pub(super) activity: Activity,
     patience: Duration,
+    /// How often the lister shows progress in the run row.
+    pub(super) heartbeat: Duration,
     /// Digests between the listing and their commit: a later page must not ask for them again.
     pub(super) in_flight: Mutex<HashSet<String>>,
     /// What came back instead of histories.
@@ -94,7 +96,7 @@ pub(super) struct Unresolved {
 /// An answer on its way to the database, with the memory that is reserved for it.
 struct Answered {
     answer: HistoryAnswer,
-    _reservation: Option<Reservation>,
+    reservation: Reservation,
 }
 
 impl Crawl {
@@ -109,6 +111,7 @@ impl Crawl {
             registry: registry.clone(),
             clock: settings.clock.clone(),
             patience: settings.patience,
+            heartbeat: settings.heartbeat,
             run,
             progress: Arc::clone(progress),
             database_timeout,
@@ -136,8 +139,8 @@ impl Crawl {
         let crawled = tokio::select! {
             crawled = crawling => crawled,
             reason = stop.requested() => Err(reason.into()),
-            stages = self.activity.stalled(self.patience, || self.registry.pace().not_before) => {
-                // A stuck task does not end by itself.
+            stages = self.activity.stalled(self.patience, || self.registry.held_up_until()) => {
+                // Whatever is stuck would not end by itself.
                 return Err(SyncError::Stalled { patience: self.patience, stages });
             }
         };
@@ -262,6 +265,16 @@ impl Crawl {
         store::within(self.database_timeout, doing, step).await
     }
 
+    /// As [`within`](Crawl::within), for a step that proves no progress.
+    pub(super) async fn within_heartbeat<T>(
+        &self,
+        doing: &'static str,
+        step: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let _heartbeat = self.activity.begin_heartbeat(self.database_timeout);
+        store::within(self.database_timeout, doing, step).await
+    }
+
     pub(super) async fn halted(&self) {
         // The sender lives as long as the crawl, so waiting cannot fail.
         let _ = self.halt.subscribe().wait_for(|halt| *halt).await;
@@ -308,7 +321,7 @@ impl Crawl {
             if outcome.is_final() {
                 return Ok(Some(Answered {
                     answer: HistoryAnswer { digest, outcome },
-                    _reservation: reservation,
+                    reservation,
                 }));
             }
             let is_worse = failure
@@ -349,7 +362,7 @@ impl Crawl {
                     code: None,
                     message: "the catalog does not name the repository of this digest".to_owned(),
                 }),
-                reservation: None,
+                reservation: Reservation::default(),
             }));
         };
         let may_ask = || self.failures().may_ask(repository);
@@ -386,14 +399,17 @@ impl Crawl {
         }) = failure
         else {
             Progress::add(&self.progress.histories_skipped, 1);
-            // It may be requested from a repository on a later page.
-            self.in_flight().remove(&digest);
+            // A repository on a later page may still give it, unless none is asked any more: then it
+            // would only be counted again.
+            if !self.failures().has_stopped() {
+                self.in_flight().remove(&digest);
+            }
             return None;
         };
         self.failures().count(&outcome, repository.as_ref());
         Some(Answered {
             answer: HistoryAnswer { digest, outcome },
-            _reservation: None,
+            reservation: Reservation::default(),
         })
     }
 
@@ -421,7 +437,7 @@ impl Crawl {
     ) -> Result<(), SyncError> {
         loop {
             self.activity.waits("writer", "answers to store");
-            let weigh = |answered: &Answered| answered.answer.weight_bytes();
+            let weigh = |answered: &Answered| answered.reservation.weight_bytes();
             let batch = next_batch(&mut answered, BATCH, weigh).await;
             if batch.is_empty() {
                 break;
@@ -430,12 +446,7 @@ impl Crawl {
             // The reservations end with the batch.
             let (answers, _reservations): (Vec<_>, Vec<_>) = batch
                 .into_iter()
-                .map(
-                    |Answered {
-                         answer,
-                         _reservation,
-                     }| (answer, _reservation),
-                )
+                .map(|answered| (answered.answer, answered.reservation))
                 .unzip();
             self.store_batch(&mut writer, &answers).await?;
             let mut in_flight = self.in_flight();

@@ -72,13 +72,18 @@ impl Row {
 impl Failures {
     /// Whether a history of this repository is worth a request.
     pub(super) fn may_ask(&self, repository: &RepositoryPath) -> bool {
-        if self.stopped_by.is_some() {
+        if self.has_stopped() {
             return false;
         }
         !self
             .repositories
             .get(repository)
             .is_some_and(|row| self.is_over(row))
+    }
+
+    /// Whether no history at all is worth a request any more.
+    pub(super) fn has_stopped(&self) -> bool {
+        self.stopped_by.is_some()
     }
 
     /// Takes in what came back, and tells why no more are asked for if that is news.

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::crawl::{Crawl, Holder, Unresolved, Wanted};
 use super::progress::{Phase, Progress};
 use super::stages::{PageSource, Pages};
-use super::{HEARTBEAT, IN_PROGRESS, SyncError};
+use super::{IN_PROGRESS, SyncError};
 use crate::artifact::{Artifact, Page, Repository};
 use crate::build_history::RepositoryPath;
 use crate::store::{
@@ -91,7 +91,7 @@ impl<'a> Listing<'a> {
             catalog_reads: 0,
             catalog_may_shift: false,
             is_second_listing: false,
-            next_heartbeat: Instant::now() + HEARTBEAT,
+            next_heartbeat: Instant::now() + crawl.heartbeat,
         }
     }
 
@@ -188,7 +188,7 @@ impl<'a> Listing<'a> {
         let mut pages = Pages::spawn(self.crawl.registry.artifact_pages());
         while let Some(page) = self.next_page(&mut pages).await? {
             Progress::add(&self.crawl.progress.pages, 1);
-            self.rows_listed += page.rows.len() as u64;
+            self.rows_listed += page.rows_given("artifact");
             if let Some(counted) = self.artifacts_counted
                 && self.rows_listed > ENDLESS_ROWS.max(counted.saturating_mul(ENDLESS_FACTOR))
             {
@@ -376,7 +376,7 @@ impl<'a> Listing<'a> {
                 biased;
                 done = &mut work => return Ok(done),
                 () = tokio::time::sleep_until(self.next_heartbeat) => {
-                    self.next_heartbeat = Instant::now() + HEARTBEAT;
+                    self.next_heartbeat = Instant::now() + self.crawl.heartbeat;
                     self.show_progress().await?;
                 }
             }
@@ -394,6 +394,8 @@ impl<'a> Listing<'a> {
             IN_PROGRESS,
             now,
         );
-        crawl.within("write the run's counters", saving).await
+        crawl
+            .within_heartbeat("write the run's counters", saving)
+            .await
     }
 }

@@ -171,7 +171,7 @@ mod tests {
 
     use super::*;
     use crate::registry::pace::Pace;
-    use crate::run::RequestKind;
+    use crate::registry::{AnswerMemory, Reservation};
 
     /// The size, latencies and failures of a simulated world.
     #[derive(Debug, Clone)]
@@ -185,6 +185,8 @@ mod tests {
         /// One history in this many takes three seconds.
         slow_one_in: u64,
         statement_ms: u64,
+        /// The memory that an answer takes until it is stored.
+        weight_bytes: usize,
         /// The database does not answer during this period.
         database_stall_ms: (u64, u64),
         /// Requests for histories fail during this period, and are retried after a delay.
@@ -207,6 +209,7 @@ mod tests {
             history_latency_ms in 0..200_u64,
             slow_one_in in 2..50_u64,
             statement_ms in 0..50_u64,
+            weight_bytes in prop_oneof![Just(0), Just(64 << 20), 0..4_usize << 20],
             database_stall_ms in period_ms(),
             outage_ms in period_ms(),
         ) -> Case {
@@ -219,6 +222,7 @@ mod tests {
                 history_latency_ms,
                 slow_one_in,
                 statement_ms,
+                weight_bytes,
                 database_stall_ms,
                 outage_ms,
             }
@@ -228,6 +232,7 @@ mod tests {
     struct Simulation {
         case: Case,
         pace: Pace,
+        memory: AnswerMemory,
         begin: Instant,
     }
 
@@ -237,10 +242,10 @@ mod tests {
             (from..to).contains(&elapsed)
         }
 
-        async fn request(&self, kind: RequestKind, latency_ms: u64) {
+        async fn request(&self, latency_ms: u64) {
             let permit = self.pace.permit().await;
             tokio::time::sleep(Duration::from_millis(latency_ms)).await;
-            permit.answered(kind);
+            permit.answered();
         }
 
         async fn statement(&self) {
@@ -251,7 +256,7 @@ mod tests {
             }
         }
 
-        async fn history(&self, digest: u64) -> Result<Option<u64>, ()> {
+        async fn history(&self, digest: u64) -> Result<Option<(u64, Reservation)>, ()> {
             let is_slow = digest.is_multiple_of(self.case.slow_one_in);
             let latency_ms = if is_slow {
                 3_000
@@ -260,9 +265,11 @@ mod tests {
             };
             let mut delay = Duration::from_millis(500);
             loop {
-                self.request(RequestKind::BuildHistory, latency_ms).await;
+                self.request(latency_ms).await;
                 if !self.is_within(self.case.outage_ms) {
-                    return Ok(Some(digest));
+                    let _decoding = self.memory.decoding().await;
+                    let reservation = self.memory.reserve(self.case.weight_bytes).await;
+                    return Ok(Some((digest, reservation)));
                 }
                 tokio::time::sleep(delay).await;
                 delay = (delay * 2).min(Duration::from_secs(60));
@@ -283,17 +290,18 @@ mod tests {
             let stored = tokio::spawn(async move {
                 let limits = BatchLimits {
                     count: 300,
-                    weight: usize::MAX,
+                    weight: 4 << 20,
                     fill: Duration::from_millis(100),
                 };
+                let weigh = |(_, reservation): &(u64, Reservation)| reservation.weight_bytes();
                 let mut stored = HashSet::new();
                 loop {
-                    let batch = next_batch(&mut answered, limits, |_| 1).await;
+                    let batch = next_batch(&mut answered, limits, weigh).await;
                     if batch.is_empty() {
                         return stored;
                     }
                     storing.statement().await;
-                    stored.extend(batch);
+                    stored.extend(batch.into_iter().map(|(digest, _)| digest));
                 }
             });
             let mut pages = Pages::spawn(Listed {
@@ -329,9 +337,7 @@ mod tests {
             let page = self.next..(self.next + 100).min(case.digests);
             self.next = page.end;
             let latency_ms = case.page_latency_ms;
-            self.simulation
-                .request(RequestKind::Artifacts, latency_ms)
-                .await;
+            self.simulation.request(latency_ms).await;
             Ok(Some(page))
         }
     }
@@ -352,8 +358,9 @@ mod tests {
                     case.max_in_flight,
                     Duration::from_secs(60),
                 );
-                let simulation = Arc::new(Simulation { case, pace, begin: Instant::now() });
-                // Hours on the paused clock: at 5 per second, 4,000 digests alone take 13 minutes.
+                let (memory, begin) = (AnswerMemory::new(), Instant::now());
+                let simulation = Arc::new(Simulation { case, pace, memory, begin });
+                // Hours on the paused clock: at 5 a second 4,000 digests alone take 13 minutes.
                 tokio::time::timeout(Duration::from_secs(4 * 3600), simulation.run()).await
             });
             prop_assert_eq!(stored.map(|stored| stored.len() as u64), Ok(digests));

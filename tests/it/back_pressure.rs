@@ -6,11 +6,13 @@ use std::time::Duration;
 use swr_sync::build_history::RepositoryPath;
 use swr_sync::database::Database;
 use swr_sync::emulator::{
-    ArtifactSpec, CatalogTotal, Dialect, Emulator, EmulatorSettings, ErrorBody, Fault, RequestKind,
-    World,
+    ArtifactSpec, CatalogTotal, Dialect, Emulator, EmulatorSettings, ErrorBody, Fault, Instance,
+    RequestKind, World,
 };
 use swr_sync::exit::Exit;
-use swr_sync::registry::{Project, ProjectSettings, RetryPolicy, TransportSettings};
+use swr_sync::registry::{
+    Credentials, PasswordLogin, Project, ProjectSettings, RetryPolicy, TransportSettings,
+};
 use swr_sync::run::RunReport;
 use swr_sync::stop;
 use swr_sync::sync::{SyncError, SyncSettings, sync};
@@ -18,7 +20,10 @@ use swr_sync::sync::{SyncError, SyncSettings, sync};
 use tokio::sync::Mutex;
 
 use super::support::database::TestDatabase;
-use super::support::mirror::{client_settings, run_as, start_of_time, sync_settings, wait_until};
+use super::support::held_up::HeldUp;
+use super::support::mirror::{
+    Mirror, client_settings, run_as, start_of_time, sync_settings, wait_until,
+};
 use super::support::program::Program;
 use super::support::proxy::Proxy;
 
@@ -183,11 +188,15 @@ async fn a_stuck_run_is_ended_by_its_watchdog() {
     let emulator = Emulator::start(EmulatorSettings::default(), world(10, 1));
     let emulator = emulator.await.unwrap();
     let database = TestDatabase::create().await;
-    let client = client(&emulator, 1);
-    // Afterwards the instance has a description, so the next run starts with the catalog.
+    let mut client = client(&emulator, 1);
+    // What another instance has in flight is waited for up to this limit.
+    client.transport.request_timeout = Duration::from_secs(2);
+    // Then the instance is described, and the next run begins with the catalog.
     first_sync(client.clone(), &database).await.unwrap();
     let settings = SyncSettings {
         patience: Duration::from_secs(1),
+        // Several times within the patience, as in production: that the row is written is no progress.
+        heartbeat: Duration::from_millis(200),
         ..sync_settings(&client)
     };
     let project = Project::new(client).unwrap();
@@ -223,4 +232,105 @@ async fn a_stuck_run_is_ended_by_its_watchdog() {
         "{text}"
     );
     drop(asking);
+}
+
+/// Three instances of one project, of which one asks for what the others wait for, longer than their
+/// patience lasts.
+async fn expect_none_to_be_stuck(
+    slow: RequestKind,
+    credentials: impl FnOnce(&Emulator) -> Credentials,
+) {
+    const LATE: Duration = Duration::from_secs(3);
+    let emulator = Emulator::start(EmulatorSettings::default(), world(10, 1));
+    let emulator = emulator.await.unwrap();
+    let ids = [&*emulator.settings().instance_id, "bbb", "ccc"];
+    for id in &ids[1..] {
+        let instance = Instance {
+            id: (*id).to_owned(),
+            name: format!("name-of-{id}"),
+            version: "25.6.0".to_owned(),
+            status: "Running".to_owned(),
+        };
+        emulator.add_instance(instance, world(10, 1));
+    }
+    let database = TestDatabase::create().await;
+    let client = ProjectSettings {
+        credentials: credentials(&emulator),
+        ..client(&emulator, 8)
+    };
+    let project = Project::new(client.clone()).unwrap();
+    emulator.disturb_next(slow, Fault::Late(LATE));
+    let runs = ids.map(async |id| {
+        let settings = SyncSettings {
+            swr_instance_id: id.to_owned(),
+            patience: Duration::from_secs(1),
+            ..sync_settings(&client)
+        };
+        let (registry, target) = (project.registry(id), Database::from_url(database.url()));
+        let (_stopper, stop) = stop::channel();
+        sync(
+            &registry,
+            &target.unwrap(),
+            &settings,
+            &Arc::default(),
+            &stop,
+        )
+        .await
+    });
+    for result in futures_util::future::join_all(runs).await {
+        result.unwrap_or_else(|error| panic!("{slow:?}: {error}"));
+    }
+    assert_eq!(emulator.queued_faults(), 0, "nothing was late");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_waits_for_the_token_or_probe_of_another_is_not_stuck() {
+    expect_none_to_be_stuck(RequestKind::Token, |emulator| {
+        let EmulatorSettings {
+            credentials,
+            project_id,
+            ..
+        } = emulator.settings();
+        Credentials::Password(PasswordLogin {
+            iam_endpoint: emulator.endpoint().parse().unwrap(),
+            user: credentials.user.clone(),
+            password: credentials.password.clone(),
+            account: credentials.account.clone(),
+            project_id: project_id.clone(),
+        })
+    })
+    .await;
+    let key = |emulator: &Emulator| client_settings(emulator).credentials;
+    expect_none_to_be_stuck(RequestKind::Instance, key).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn histories_that_wait_for_a_slow_database_take_a_bounded_memory() {
+    // 10,000 steps in 30 KB, which take 1.7 MB until they are stored: 1.2 GB for all of them.
+    const IMAGES: u64 = 700;
+    let mirror = Mirror::new(world(IMAGES, 1)).await;
+    let body = format!(
+        r#"{{"build_histories":[{}]}}"#,
+        vec!["{}"; 10_000].join(",")
+    );
+    for _ in 0..IMAGES {
+        let answer = Fault::Answer {
+            status: 200,
+            body: body.clone(),
+        };
+        mirror
+            .emulator
+            .disturb_next(RequestKind::BuildHistory, answer);
+    }
+    let program = Program::sync(&mirror.emulator, &mirror.database);
+    let held_up = HeldUp::start(&mirror, "manifest", program).await;
+    let requested = || mirror.emulator.requests().of(RequestKind::BuildHistory);
+    let mut before = 0;
+    while requested() > before {
+        before = requested();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert!(before >= 256, "{before} requested");
+    let peak = held_up.run.peak_memory_kib();
+    assert!(peak < 160 << 10, "{peak} KiB");
 }

@@ -260,7 +260,7 @@ async fn the_jitter_passes_before_anything_is_opened_or_asked() {
     for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
         let run = sync()
             .database_url(&nowhere)
-            .args(&["--jitter", "1000days", "--max-duration", "1ms"])
+            .args(&["--jitter", "365days", "--max-duration", "1ms"])
             .start();
         wait_for_words(&run, "before the start, by chance from up to ").await;
         run.signal(signal);
@@ -272,7 +272,7 @@ async fn the_jitter_passes_before_anything_is_opened_or_asked() {
     // What is wrong with the settings shows at once.
     let program = sync()
         .env("DATABASE_URL", "nonsense")
-        .args(&["--jitter", "1000days"]);
+        .args(&["--jitter", "365days"]);
     check_failure(program, 2, &["the database URL is not valid"]).await;
     assert_eq!(emulator.requests().total(), 0);
 

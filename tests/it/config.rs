@@ -301,6 +301,22 @@ async fn each_mistake_is_told_with_its_line() {
             "1: `max_requests_per_second` is a number, without quotes",
         ),
         (
+            "max_requests_per_second = -1".into(),
+            "1: `max_requests_per_second`: expected 0 or more",
+        ),
+        (
+            "max_requests_per_second = nan".into(),
+            "1: `max_requests_per_second`: expected 0 or more",
+        ),
+        (
+            "max_requests_per_second = inf".into(),
+            "1: `max_requests_per_second`: expected 0 or more",
+        ),
+        (
+            "request_timeout = '2y'".into(),
+            "1: `request_timeout`: expected a year at most",
+        ),
+        (
             "redact_commands = 1".into(),
             "1: `redact_commands` is true or false",
         ),

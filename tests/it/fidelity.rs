@@ -14,7 +14,7 @@ use swr_sync::database::Database;
 use swr_sync::registry::{Credentials, ProjectSettings, Registry, RetryPolicy, TransportSettings};
 use swr_sync::run::RunReport;
 use swr_sync::stop;
-use swr_sync::sync::{PATIENCE, Safeguards, SyncError, SyncSettings, sync};
+use swr_sync::sync::{HEARTBEAT, PATIENCE, Safeguards, SyncError, SyncSettings, sync};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -166,6 +166,7 @@ impl Mirror {
             },
             lock_timeout: Some(Duration::ZERO),
             patience: PATIENCE,
+            heartbeat: HEARTBEAT,
             host: "test-host".to_owned(),
             clock,
         };

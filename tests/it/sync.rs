@@ -1,7 +1,7 @@
 //! Runs from an emulated registry into a real database: the invariants.
 
 use chrono::TimeDelta;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use swr_sync::emulator::{
     Artifact, ArtifactSpec, Emulator, EmulatorSettings, ManifestKind, RequestKind, World,
@@ -1025,13 +1025,22 @@ async fn a_history_that_the_database_refuses_is_recorded_and_does_not_block_the_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endless_listing_is_cut_off_at_a_multiple_of_the_catalogs_count() {
+async fn a_listing_without_an_end_is_cut_off_at_a_multiple_of_what_the_catalog_counts() {
+    check_that_an_endless_listing_is_cut_off(|id| json!(id)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_cannot_be_read_count_in_a_listing_without_an_end() {
+    check_that_an_endless_listing_is_cut_off(|_| json!(null)).await;
+}
+
+async fn check_that_an_endless_listing_is_cut_off(id: fn(u64) -> Value) {
     const PAGE: u64 = 1_000;
     let mirror = Mirror::new(small_world(1)).await;
     for page in 0..=100 {
         let rows: Vec<_> = (page * PAGE..(page + 1) * PAGE)
             .map(|number| {
-                json!({ "id": 1_000_000 + number, "repository_id": 1, "digest": "sha256:00" })
+                json!({ "id": id(1_000_000 + number), "repository_id": 1, "digest": "sha256:00" })
             })
             .collect();
         let body = json!({ "artifacts": rows, "next_marker": page + 2 }).to_string();

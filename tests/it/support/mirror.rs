@@ -11,7 +11,7 @@ use swr_sync::registry::signature::SigningKey;
 use swr_sync::registry::{Credentials, ProjectSettings, Registry, RetryPolicy, TransportSettings};
 use swr_sync::run::RunReport;
 use swr_sync::stop::{self, Stop};
-use swr_sync::sync::{PATIENCE, Progress, Safeguards, SyncError, SyncSettings, sync};
+use swr_sync::sync::{HEARTBEAT, PATIENCE, Progress, Safeguards, SyncError, SyncSettings, sync};
 
 use super::database::TestDatabase;
 
@@ -245,6 +245,7 @@ pub(crate) fn sync_settings(client: &ProjectSettings) -> SyncSettings {
         safeguards: Safeguards::default(),
         lock_timeout: Some(Duration::ZERO),
         patience: PATIENCE,
+        heartbeat: HEARTBEAT,
         host: "test-host".to_owned(),
         clock: Clock::system(),
     }
