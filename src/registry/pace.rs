@@ -5,10 +5,11 @@
 //! # The rate
 //!
 //! 1. The rate starts at 20 per second and doubles every second until the first refusal or the
-//!    cap. (Without a cap it doubles ten times per second.)
+//!    cap. (Without a cap it rises by half with each round trip: when a request is answered that
+//!    started after the last rise and that the rate had delayed.)
 //! 2. A refusal pauses all requests for 0.3 s, or for the time in `Retry-After`. After that the rate
 //!    is 85 % of the requests answered per second in the last two seconds, but at least half of the
-//!    previous rate.
+//!    previous rate. (Without a cap the first refusal lowers it further, to no less than 20 per second.)
 //! 3. From there it rises by 2 % per second; after ten seconds without a refusal, by 10 %.
 //!
 //! A quoted limit replaces the second step: the rate is 97 % of it for two minutes, and rises by
@@ -37,12 +38,13 @@
 
 use std::collections::VecDeque;
 use std::f64::consts::LN_2;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 const INITIAL_RATE: f64 = 20.0;
 /// One request per minute is enough to notice that a limit was raised.
@@ -54,6 +56,11 @@ const MAX_RATE: f64 = 100_000.0;
 const GROWTH: f64 = 0.02;
 const GROWTH_WHEN_CALM: f64 = 0.1;
 const CALM_AFTER: Duration = Duration::from_secs(10);
+
+/// At the start, without a cap.
+const RISE_PER_ROUND_TRIP: f64 = 1.5;
+/// If a limit is found in shorter ones, more is refused than the share that is tolerable.
+const LEAST_ROUND_TRIP: Duration = Duration::from_millis(20);
 
 const PAUSE: Duration = Duration::from_millis(300);
 const SHARE_OF_ANSWERED: f64 = 0.85;
@@ -71,13 +78,14 @@ const RECHECK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Pace {
     max_rate: f64,
-    /// The time in which the rate doubles at the start, in seconds.
-    doubling: f64,
+    /// In how many seconds the rate doubles at the start; `None` if it rises with each round trip.
+    doubling: Option<f64>,
     max_in_flight: usize,
     max_pause: Duration,
     state: Mutex<State>,
     last_ticket: AtomicU64,
     ended: Notify,
+    risen: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -92,6 +100,8 @@ struct State {
     /// When the answers of the last two seconds arrived.
     answers: VecDeque<Instant>,
     starts: u64,
+    starts_before_rise: u64,
+    risen_at: Option<Instant>,
     starts_before_pause: u64,
     paused_at: Option<Instant>,
     pauses: u64,
@@ -110,6 +120,8 @@ pub(crate) struct Permit<'a> {
     start: Option<u64>,
     /// Whether its turn came while the maximum was in flight: then not the rate delays it.
     waits_for_end: bool,
+    /// Whether the rate delayed it.
+    is_delayed: bool,
 }
 
 /// A snapshot of the pace.
@@ -136,7 +148,7 @@ impl Pace {
         let max_rate = max_requests_per_second.unwrap_or(MAX_RATE);
         Pace {
             max_rate: max_rate.clamp(MIN_RATE, MAX_RATE),
-            doubling: max_requests_per_second.map_or(0.1, |_| 1.0),
+            doubling: max_requests_per_second.map(|_| 1.0),
             max_in_flight: max_in_flight.max(1),
             max_pause,
             state: Mutex::new(State {
@@ -145,6 +157,7 @@ impl Pace {
             }),
             last_ticket: AtomicU64::new(0),
             ended: Notify::new(),
+            risen: Notify::new(),
         }
     }
 
@@ -177,11 +190,14 @@ impl Pace {
             ticket: (class, self.last_ticket.fetch_add(1, Ordering::Relaxed)),
             start: None,
             waits_for_end: false,
+            is_delayed: false,
         };
         loop {
+            let mut risen = pin!(self.risen.notified());
+            risen.as_mut().enable();
             match permit.start(Instant::now()) {
                 Ok(()) => return permit,
-                Err(Some(time)) => sleep_until(time).await,
+                Err(Some(time)) => drop(timeout_at(time, risen).await),
                 // An end between the question and here is remembered.
                 Err(None) => drop(timeout(RECHECK, self.ended.notified()).await),
             }
@@ -203,7 +219,7 @@ impl Permit<'_> {
     fn start(&mut self, now: Instant) -> Result<(), Option<Instant>> {
         let mut state = self.pace.state();
         let place = state.queue.binary_search(&self.ticket);
-        let is_delayed = place.is_ok() && !self.waits_for_end;
+        self.is_delayed = place.is_ok() && !self.waits_for_end;
         let place = place.unwrap_or_else(|place| {
             state.queue.insert(place, self.ticket);
             place
@@ -212,8 +228,11 @@ impl Permit<'_> {
         let turn = not_before + Duration::from_secs_f64(place as f64 / state.rate);
         if now < turn {
             // The time of its turn if the rate doubles from now on, as at the start.
-            let doublings = (1.0 + LN_2 * (turn - now).as_secs_f64() / self.pace.doubling).log2();
-            let wait = RECHECK.min(Duration::from_secs_f64(doublings * self.pace.doubling));
+            let wait = self.pace.doubling.map_or(turn - now, |doubling| {
+                let doublings = (1.0 + LN_2 * (turn - now).as_secs_f64() / doubling).log2();
+                Duration::from_secs_f64(doublings * doubling)
+            });
+            let wait = wait.min(RECHECK);
             return Err(Some(not_before.max(now + wait)));
         }
         if state.in_flight >= self.pace.max_in_flight {
@@ -225,15 +244,15 @@ impl Permit<'_> {
         state.starts += 1;
         self.start = Some(state.starts);
         state.quoted = state.quoted.filter(|(_, until)| now < *until);
-        if is_delayed {
+        if self.is_delayed {
             let growth = match state.paused_at {
-                None => LN_2 / self.pace.doubling,
+                None => self.pace.doubling.map_or(0.0, |doubling| LN_2 / doubling),
                 Some(at) if now < at + CALM_AFTER => GROWTH,
                 Some(_) => GROWTH_WHEN_CALM,
             };
             state.rate = (state.rate + growth).min(self.pace.ceiling(&state));
         }
-        let late = (now - not_before).saturating_sub(CATCH_UP * u32::from(is_delayed));
+        let late = (now - not_before).saturating_sub(CATCH_UP * u32::from(self.is_delayed));
         state.not_before = Some(not_before + late + Duration::from_secs_f64(1.0 / state.rate));
         Ok(())
     }
@@ -246,6 +265,16 @@ impl Permit<'_> {
             .answers
             .partition_point(|at| now - *at > ANSWERS_COUNT_FOR);
         state.answers.drain(..old);
+        let is_round_trip = self.start > Some(state.starts_before_rise)
+            && state.risen_at.is_none_or(|at| now >= at + LEAST_ROUND_TRIP);
+        if self.pace.doubling.is_none() && state.pauses == 0 && self.is_delayed && is_round_trip {
+            state.rate = (RISE_PER_ROUND_TRIP * state.rate).min(self.pace.ceiling(&state));
+            let next = now + Duration::from_secs_f64(1.0 / state.rate);
+            state.not_before = state.not_before.map(|time| time.min(next));
+            state.starts_before_rise = state.starts;
+            state.risen_at = Some(now);
+            self.pace.risen.notify_waiters();
+        }
     }
 
     /// The gateway refused the request as one too many: all requests slow down.
@@ -264,7 +293,12 @@ impl Permit<'_> {
                 let elapsed = state.answers.front().map_or(PAUSE, |first| now - *first);
                 let answered = state.answers.len() as f64 / elapsed.max(PAUSE).as_secs_f64();
                 let lower = SHARE_OF_ANSWERED * answered.min(state.rate);
-                state.rate = lower.max(state.rate / 2.0).max(MIN_RATE);
+                // Round trips can be so short that the rate rises far beyond the limit.
+                let least = match (state.pauses, self.pace.doubling) {
+                    (0, None) => INITIAL_RATE.min(state.rate / 2.0),
+                    _ => state.rate / 2.0,
+                };
+                state.rate = lower.max(least).max(MIN_RATE);
             }
             pause = pause.max(PAUSE * 2_u32.saturating_pow(state.blocked_pauses));
             state.starts_before_pause = state.starts;
@@ -828,7 +862,7 @@ mod tests {
         let work = async || {
             let end = busy_until.get().max(Instant::now()) + Duration::from_millis(20);
             busy_until.set(end);
-            sleep_until(end).await;
+            tokio::time::sleep_until(end).await;
             answered.set(answered.get() + 1);
         };
         let histories = stream::repeat(()).for_each_concurrent(300, async |()| {
