@@ -24,6 +24,17 @@ async fn registry_of(artifacts: usize) -> TestDatabase {
     let database = TestDatabase::create().await;
     let repositories = artifacts / ARTIFACTS_OF_A_REPOSITORY;
     let id = |text: &str| format!("md5({text})::uuid");
+    let of_history = |kind: &str| {
+        let numbers = [
+            "-1",
+            "0",
+            "artifact_id * 3 - 2",
+            "artifact_id * 3 - 1",
+            "artifact_id * 3",
+        ];
+        let ids = numbers.map(|number| id(&format!("'{kind}' || ({number})")));
+        format!("array[{}]", ids.join(", "))
+    };
     let fill = format!(
         "-- The server would analyze the tables at a moment of its own.
          do $$
@@ -61,9 +72,9 @@ async fn registry_of(artifacts: usize) -> TestDatabase {
          insert into swr.layer select s, 1, {layer}, 'sha256:' || s from generate_series(-1, {artifacts} * 3) s;
          insert into swr.build_step (instance_id, build_step_id, command_id, layer_id, chain_id, empty_layer)
              select 1, {step}, {command}, {layer}, {chain}, false from generate_series(-1, {artifacts} * 3) s;
-         insert into swr.manifest (instance_id, digest, outcome, attempts, attempted_at, build_step_ids)
-             select 1, digest, 'stored', 1, '2026-01-01Z', array[{base_step}, {base_end}, {first}, {second}, {last}]
-             from swr.artifact;
+         insert into swr.manifest (instance_id, digest, outcome, attempts, attempted_at, layer_bytes, build_step_ids,
+                                   layer_ids, chain_ids)
+             select 1, digest, 'stored', 1, '2026-01-01Z', 5, {steps}, {layers}, {chains} from swr.artifact;
          insert into swr.artifact_layering
              select 1, 5, artifact_id, 5, 3, {base_chain}, {last_chain}, {base_end_chain}, null from swr.artifact;
          insert into swr.repository_layer
@@ -75,11 +86,9 @@ async fn registry_of(artifacts: usize) -> TestDatabase {
         layer = id("'l' || s"),
         step = id("'s' || s"),
         chain = id("'h' || s"),
-        base_step = id("'s-1'"),
-        base_end = id("'s0'"),
-        first = id("'s' || artifact_id * 3 - 2"),
-        second = id("'s' || artifact_id * 3 - 1"),
-        last = id("'s' || artifact_id * 3"),
+        steps = of_history("s"),
+        layers = of_history("l"),
+        chains = of_history("h"),
         base_chain = id("'h-1'"),
         base_end_chain = id("'h0'"),
         last_chain = id("'h' || artifact_id * 3"),
