@@ -174,6 +174,7 @@ impl Trial {
         };
         let mut run = Program::sync(emulator, database)
             .env("SWR_MAX_IN_FLIGHT", max_in_flight.to_string())
+            .env("SWR_SYNC_MAX_REMOVALS_PERCENT", "100")
             .start();
         match moment {
             Moment::After(time) => tokio::time::sleep(time).await,
@@ -229,7 +230,8 @@ impl Trial {
             emulator, database, ..
         } = &self.mirror;
         self.most_histories += self.missing().await;
-        Program::sync(emulator, database).run().await.code(0);
+        let run = Program::sync(emulator, database).env("SWR_SYNC_MAX_REMOVALS_PERCENT", "100");
+        run.run().await.code(0);
         assert!(self.mirror.facts().await == self.new, "another registry");
         let left = "select (select count(*) from swr.sync_run where outcome = 'running'),
                            (select count(*) from swr.staged_artifact),
