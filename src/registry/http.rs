@@ -37,7 +37,8 @@ pub(crate) fn client_builder() -> reqwest::ClientBuilder {
 /// The memory that the answers to one client may take together.
 ///
 /// Of bodies beyond 32 KiB, 32 of up to 256 KiB and one that is larger are read at a time. Each
-/// reserves what it needs as it grows, in this order, so no two answers wait for each other.
+/// reserves what it needs as it grows, in this order, so no two answers wait for each other. The next
+/// large one is read when the one before it is stored.
 ///
 /// What is decoded may take a hundred times as much as its body, or less than it. That is known only
 /// afterwards, so few are decoded at a time, and each then waits for its share of the rest. Whoever
@@ -63,6 +64,7 @@ pub(super) struct BodyReservation {
 pub struct Reservation {
     weight_bytes: usize,
     _decoded: Option<OwnedSemaphorePermit>,
+    _large_body: Option<OwnedSemaphorePermit>,
 }
 
 impl Reservation {
@@ -89,13 +91,18 @@ impl AnswerMemory {
     }
 
     /// Waits until a decoded answer may take so many bytes. One that takes more than there is waits
-    /// for all of it.
-    pub(crate) async fn reserve(&self, weight_bytes: usize) -> Reservation {
+    /// for all of it. `large_body` is what its body had reserved.
+    pub(crate) async fn reserve(
+        &self,
+        weight_bytes: usize,
+        large_body: Option<OwnedSemaphorePermit>,
+    ) -> Reservation {
         let kib = weight_bytes.div_ceil(1 << 10).min(DECODED_KIB) as u32;
         let decoded = Arc::clone(&self.decoded);
         Reservation {
             weight_bytes,
             _decoded: decoded.acquire_many_owned(kib).await.ok(),
+            _large_body: large_body,
         }
     }
 
@@ -128,7 +135,14 @@ pub(super) struct RawAnswer {
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
     /// Ends with the body.
-    pub(super) _reservation: Option<BodyReservation>,
+    reservation: Option<BodyReservation>,
+}
+
+impl RawAnswer {
+    /// The reservation of a large body, to be kept until what it holds is stored.
+    pub(super) fn take_large(&mut self) -> Option<OwnedSemaphorePermit> {
+        self.reservation.as_mut()?.large.take()
+    }
 }
 
 /// Why there is no complete answer.
@@ -214,7 +228,7 @@ async fn read(
         status,
         headers: std::mem::take(response.headers_mut()),
         body,
-        _reservation: reservation,
+        reservation,
     })
 }
 
@@ -328,7 +342,7 @@ mod tests {
     fn decoded_answers_share_32_mib_and_a_larger_one_takes_all() {
         let memory = AnswerMemory::new();
         let reserve = |bytes| {
-            let mut reserving = std::pin::pin!(memory.reserve(bytes));
+            let mut reserving = std::pin::pin!(memory.reserve(bytes, None));
             let mut context = std::task::Context::from_waker(std::task::Waker::noop());
             match reserving.as_mut().poll(&mut context) {
                 std::task::Poll::Ready(reservation) => Some(reservation),

@@ -387,7 +387,7 @@ impl Transport {
     /// Decodes an answer, and reserves the memory for what comes of it.
     async fn decoded<T: Send + 'static>(
         &self,
-        answer: RawAnswer,
+        mut answer: RawAnswer,
         decode: impl Fn(&RawAnswer) -> Result<T, RequestFailure> + Send + 'static,
         weigh: Option<fn(&T) -> usize>,
     ) -> Result<(T, Reservation), RequestFailure> {
@@ -395,8 +395,9 @@ impl Transport {
             return Ok((decoded(answer, decode).await?, Reservation::default()));
         };
         let _decoding = self.memory.decoding().await;
+        let large_body = answer.take_large();
         let decoded = decoded(answer, decode).await?;
-        let reservation = self.memory.reserve(weigh(&decoded)).await;
+        let reservation = self.memory.reserve(weigh(&decoded), large_body).await;
         Ok((decoded, reservation))
     }
 

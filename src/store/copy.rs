@@ -5,6 +5,9 @@ use sqlx::encode::{Encode, IsNull};
 use sqlx::postgres::{PgArgumentBuffer, Postgres};
 use sqlx::{Error, PgConnection};
 
+/// What is sent at once is copied into the buffer of the connection, which grows as large.
+const PART_BYTES: usize = 256 << 10;
+
 /// The rows of one `copy … from stdin (format binary)`, as "COPY, Binary Format" of PostgreSQL's manual
 /// describes them.
 #[derive(Debug)]
@@ -53,14 +56,14 @@ impl CopyRows {
         let CopyRow(mut buffer) = self.row;
         buffer.extend((-1_i16).to_be_bytes());
         let mut copy = connection.copy_in_raw(statement).await?;
-        match copy.send(&buffer[..]).await {
-            Ok(_) => copy.finish().await,
-            Err(error) => {
+        for part in buffer.chunks(PART_BYTES) {
+            if let Err(error) = copy.send(part).await {
                 // If this fails too, so does the next statement of the connection.
                 let _ = copy.abort("the rows could not be sent").await;
-                Err(error)
+                return Err(error);
             }
         }
+        copy.finish().await
     }
 }
 

@@ -268,7 +268,7 @@ mod tests {
                 self.request(latency_ms).await;
                 if !self.is_within(self.case.outage_ms) {
                     let _decoding = self.memory.decoding().await;
-                    let reservation = self.memory.reserve(self.case.weight_bytes).await;
+                    let reservation = self.memory.reserve(self.case.weight_bytes, None).await;
                     return Ok(Some((digest, reservation)));
                 }
                 tokio::time::sleep(delay).await;
