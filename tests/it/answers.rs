@@ -587,8 +587,21 @@ async fn only_the_beginning_of_an_error_is_read() {
 
 #[tokio::test]
 async fn a_history_waits_until_those_before_it_are_stored_if_they_take_32_mib() {
-    let large = entries(1, &format!(r#"{{"created_by":"{}"}}"#, "x".repeat(1 << 20)));
-    let gateway = Gateway::start(move |_| Reply::ok(large.clone())).await;
+    // Small bodies, of which each takes over a megabyte when it is decoded.
+    let (weight_bytes, held) = held_until_stored(entries(10_000, "{}")).await;
+    assert_eq!(held, (32 << 20) / weight_bytes.next_multiple_of(1 << 10));
+}
+
+#[tokio::test]
+async fn a_history_beyond_256_kib_waits_until_the_one_before_it_is_stored() {
+    let command = format!(r#"{{"created_by":"{}"}}"#, "x".repeat(1 << 20));
+    let (_, held) = held_until_stored(entries(1, &command)).await;
+    assert_eq!(held, 1);
+}
+
+/// How much memory a history with this body takes, and how many of 40 arrive while none is stored.
+async fn held_until_stored(body: Vec<u8>) -> (usize, usize) {
+    let gateway = Gateway::start(move |_| Reply::ok(body.clone())).await;
     let registry = gateway
         .project_with(|transport| {
             // Waiting for memory is no attempt that failed, nor is it part of one.
@@ -601,12 +614,17 @@ async fn a_history_waits_until_those_before_it_are_stored_if_they_take_32_mib() 
     while let Ok(fetched) = tokio::time::timeout(Duration::from_secs(4), asking.next()).await {
         held.extend(fetched);
     }
-    assert_eq!(held.len(), 31, "each takes a little more than its command");
+    let (weight_bytes, count) = (held[0].reservation.weight_bytes(), held.len());
     held.clear();
-    held.extend(asking.collect::<Vec<_>>().await);
-    assert_eq!(held.len(), 9);
     let is_stored = |fetched: &FetchedHistory| matches!(fetched.outcome, HistoryOutcome::Stored(_));
-    assert!(held.iter().all(is_stored));
+    let mut rest = 0;
+    // Each is stored as it arrives.
+    while let Some(fetched) = asking.next().await {
+        assert!(is_stored(&fetched));
+        rest += 1;
+    }
+    assert_eq!(count + rest, 40);
+    (weight_bytes, count)
 }
 
 #[tokio::test]
