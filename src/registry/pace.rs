@@ -32,7 +32,7 @@
 //!   one waiter; while that one is not polled, the others only notice when they check again.
 //!
 //! A waiter that finds the maximum in flight keeps its place: when a request ends, the first in the
-//! queue has the turn, and whoever comes later waits for one.
+//! queue has the turn, and those that come later wait for one.
 //!
 //! A permit that was given counts as in flight until it is dropped, polled or not.
 
@@ -318,7 +318,7 @@ impl Drop for Permit<'_> {
         match self.start {
             Some(_) => {
                 if !state.queue.is_empty() && state.in_flight == self.pace.max_in_flight {
-                    // The first that waited for this end has the turn, not whoever comes next.
+                    // The first that waited for this end has the turn, not the one that comes next.
                     state.not_before = state.not_before.max(Some(Instant::now()));
                 }
                 state.in_flight -= 1;

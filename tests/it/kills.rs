@@ -6,8 +6,7 @@
 //! measured on the way shows with `--nocapture`.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
