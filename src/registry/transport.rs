@@ -9,6 +9,7 @@ use reqwest::{Method, Url};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
+use super::MAX_ANSWER_BYTES;
 use super::credentials::{self, Credentials, PasswordLogin};
 use super::error::{Malformed, RegistryError, RequestFailure, StatusFailure, TooLarge};
 use super::expiring::{Expiring, InUse, Issued};
@@ -55,8 +56,6 @@ impl Default for TransportSettings {
 
 /// Larger answers are decoded on a separate thread: they take milliseconds.
 const MAX_INLINE_BYTES: usize = 100_000;
-/// An answer that is not a page has no reason to be larger.
-const MAX_ANSWER_BYTES: usize = 8 << 20;
 /// How often one request is sent with another token or key after a refusal. Reached only if all of
 /// them work for other requests.
 const MAX_REFUSALS: u32 = 50;

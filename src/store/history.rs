@@ -247,7 +247,7 @@ pub struct HistoryWrites {
 
 /// Stores answers under their digests, over a connection of its own.
 ///
-/// An answer is valid for ever, whatever becomes of the run, so it is stored outside of
+/// An answer stays valid, however the run ends, so it is stored outside of
 /// publish. Storing it twice changes nothing.
 #[derive(Debug)]
 pub struct HistoryWriter {
@@ -502,11 +502,10 @@ impl<'a> Batch<'a> {
             | HistoryOutcome::Gone(refusal)
             | HistoryOutcome::Failed(refusal) => (None, Some(refusal)),
         };
-        let mut layer_bytes = None;
-        if let Some(history) = history {
-            layer_bytes = self.add_steps(&history.steps, known);
+        let layer_bytes = history.map(|history| {
             self.issues.extend(&history.issues);
-        }
+            self.add_steps(&history.steps, known)
+        });
         self.manifests.push(ManifestRow {
             digest,
             outcome: word,
@@ -526,7 +525,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Gives the bytes of the layers.
-    fn add_steps(&mut self, steps: &'a [BuildStep], known: &Known) -> Option<i64> {
+    fn add_steps(&mut self, steps: &'a [BuildStep], known: &Known) -> i64 {
         let rows: Vec<StepRow<'_>> = step_rows(steps).collect();
         let layering = Layering::of(&rows);
         self.layer_ids.extend(layering.layer_ids);
@@ -555,7 +554,7 @@ impl<'a> Batch<'a> {
             }
             self.steps.push(row);
         }
-        Some(layering.layer_bytes)
+        layering.layer_bytes
     }
 
     /// Whether this content is neither stored for certain nor in this batch already.
