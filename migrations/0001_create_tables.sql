@@ -282,7 +282,7 @@ comment on column swr.manifest.chain_ids is
     'The chain ids of the steps that made a layer, oldest first: what names the first layer, the first two, and so on.';
 comment on column swr.manifest.extra is 'Fields of the answer this schema has no column for.';
 comment on column swr.manifest.waiting_since is
-    'Since when the history was asked for in vain: the first attempt of those that failed; NULL if the outcome is final.';
+    'When the first of the failed attempts was made; NULL if the outcome is final.';
 
 create table swr.build_step (
     created_at    timestamptz,
@@ -368,7 +368,7 @@ create table swr.finding_rule (
 
 comment on table swr.finding_rule is
     'One row per rule by which build commands are examined; the program brings them along. Shared by all instances.';
-comment on column swr.finding_rule.rule_id is 'Names the rule, for ever.';
+comment on column swr.finding_rule.rule_id is 'Names the rule; never used for another one.';
 comment on column swr.finding_rule.rules_version is
     'Latest version of the rule set that has the rule; a rule with less than the greatest is no longer in use.';
 comment on column swr.finding_rule.severity is

@@ -510,7 +510,7 @@ returns table (
 language plpgsql
 stable
 parallel safe
--- Whoever may ask the views may ask this, too, without a right to the tables.
+-- A role that may query the views may call this too, without a right to the tables.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -768,7 +768,7 @@ returns table (
 language plpgsql
 stable
 parallel safe
--- Whoever may ask the views may ask this, too, without a right to the tables.
+-- A role that may query the views may call this too, without a right to the tables.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -959,7 +959,7 @@ returns table (
 language plpgsql
 stable
 parallel safe
--- Whoever may ask the views may ask this, too, without a right to the tables.
+-- A role that may query the views may call this too, without a right to the tables.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1385,7 +1385,7 @@ join swr.named_repository r on r.instance_id = m.instance_id and r.repository_id
 where m.next_attempt_at is not null;
 
 comment on view swr_report.history_failure is
-    'Which build histories are missing, and why? One row per digest that is in the registry and whose history was asked for in vain.';
+    'Which build histories are missing, and why? One row per digest that is in the registry and whose history could not be fetched.';
 comment on column swr_report.history_failure.instance is 'Name of the instance, or its id where the name is not known.';
 comment on column swr_report.history_failure.namespace is 'Name of the namespace.';
 comment on column swr_report.history_failure.repository is 'Name of the repository without the namespace; the first, if several hold the digest.';
@@ -1394,7 +1394,7 @@ comment on column swr_report.history_failure.outcome is 'How the latest attempt 
 comment on column swr_report.history_failure.http_status is 'Status of the latest answer; NULL if none came.';
 comment on column swr_report.history_failure.error_code is 'Error code of the latest answer.';
 comment on column swr_report.history_failure.error_message is 'Error message of the latest answer.';
-comment on column swr_report.history_failure.waiting_since is 'When it was asked for in vain first.';
+comment on column swr_report.history_failure.waiting_since is 'When the first attempt failed.';
 comment on column swr_report.history_failure.attempts is 'Number of runs that asked for it.';
 comment on column swr_report.history_failure.attempted_at is 'When the latest answer arrived.';
 comment on column swr_report.history_failure.next_attempt_at is 'From when on a run asks again.';
@@ -1419,7 +1419,7 @@ from swr.data_issue d
 join swr.instance i on i.instance_id = d.instance_id;
 
 comment on view swr_report.data_issue is
-    'What could not be stored as it came? One row per altered value, or row left out, with the original; it stays when the registry mends the value.';
+    'What could not be stored as it came? One row per altered value, or row left out, with the original; it stays when the registry corrects the value.';
 comment on column swr_report.data_issue.instance is 'Name of the instance, or its id where the name is not known.';
 comment on column swr_report.data_issue."table" is 'The table of schema swr whose row is concerned.';
 comment on column swr_report.data_issue.row_key is

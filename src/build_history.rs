@@ -22,8 +22,8 @@ pub struct BuildHistory {
 }
 
 impl BuildHistory {
-    /// The memory that it takes, in bytes, as nearly as its content says. Whoever pushes an image
-    /// decides on it, so nothing is left out that can be large or many.
+    /// The memory that it takes, in bytes, as nearly as its content says. The content of an
+    /// image decides on it, so nothing is left out that can be large or many.
     pub fn weight_bytes(&self) -> usize {
         let BuildHistory {
             steps,

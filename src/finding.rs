@@ -22,7 +22,7 @@ pub const MASK: &str = "[redacted]";
 /// Something to look for in a build command.
 #[derive(Debug)]
 pub struct Rule {
-    /// Names it, for ever.
+    /// Names it; never used for another rule.
     pub id: &'static str,
     /// How much it matters.
     pub severity: Severity,

@@ -90,7 +90,7 @@ impl Stop {
         }
     }
 
-    /// Waits for the wish to stop; for ever, if nobody can have it any more.
+    /// Waits for the wish to stop; never returns if nobody can ask for it any more.
     pub async fn requested(&self) -> StopReason {
         let mut asked = self.asked.clone();
         let asking = async {

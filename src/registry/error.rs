@@ -80,13 +80,13 @@ pub enum RequestFailure {
         /// The marker.
         marker: i64,
     },
-    /// The listing goes on and on without giving anything new.
+    /// The listing has ever more pages, and none gives anything new.
     #[error("the listing gave {pages} pages in a row without anything new: it would never end")]
     EndlessListing {
         /// Empty pages, and pages the same as one before.
         pages: u32,
     },
-    /// The catalog goes on and on with entries that are always new.
+    /// The catalog has ever more entries, far beyond the number that it claims.
     #[error("the catalog gave {given} {what}, far more than it claims: it would never end")]
     EndlessCatalog {
         /// Namespaces, repositories or instances.

@@ -41,8 +41,8 @@ pub(crate) fn client_builder() -> reqwest::ClientBuilder {
 /// large one is read when the one before it is stored.
 ///
 /// What is decoded may take a hundred times as much as its body, or less than it. That is known only
-/// afterwards, so few are decoded at a time, and each then waits for its share of the rest. Whoever
-/// holds a share waits for nothing but the database, so all get theirs.
+/// afterwards, so few are decoded at a time, and each then waits for its share of the rest. An
+/// answer with a share waits for nothing but the database, so all get theirs.
 #[derive(Debug)]
 pub(crate) struct AnswerMemory {
     medium: Arc<Semaphore>,

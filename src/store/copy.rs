@@ -1,5 +1,5 @@
-//! Rows in the binary form of COPY, the fastest way to write many: it costs the server half of what an
-//! `insert … on conflict` costs. A row that is there already makes the whole statement fail.
+//! Rows in the binary form of COPY, the fastest way to write many: it costs the server less than half
+//! of what an `insert … on conflict` costs. A row that is there already makes the whole statement fail.
 
 use sqlx::encode::{Encode, IsNull};
 use sqlx::postgres::{PgArgumentBuffer, Postgres};

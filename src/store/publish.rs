@@ -639,7 +639,7 @@ pub(super) async fn plan_for_bulk(connection: &mut PgConnection) -> Result<(), S
 }
 
 /// Has the planner count the rows after many were written, where we may: the tables' owner, and
-/// from PostgreSQL 17 on whoever has the privilege to maintain them. For others the server would
+/// from PostgreSQL 17 on a role with the privilege to maintain them. For others the server would
 /// warn of each table; its own housekeeping comes to them later.
 pub async fn analyze(lock: &mut InstanceLock) -> Result<(), StoreError> {
     let is_allowed = sqlx::query_scalar!(

@@ -623,7 +623,7 @@ async fn count_compared(connection: &mut PgConnection, run: Run) -> Result<Compa
 pub struct HistoriesCompared {
     /// Compared with what is stored.
     pub compared: i64,
-    /// Asked for in vain.
+    /// Requested without success.
     pub unavailable: i64,
 }
 

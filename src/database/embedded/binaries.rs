@@ -24,7 +24,7 @@ const USUAL_PLACES: [(&str, &str, &str); 7] = [
     ("/Applications/Postgres.app/Contents/Versions", "", "bin"),
 ];
 
-/// `postgres --version` takes milliseconds; a sick file system may take for ever.
+/// `postgres --version` takes milliseconds; a sick file system may never answer.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A folder with `postgres` and `initdb`.

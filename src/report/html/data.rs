@@ -162,8 +162,8 @@ impl<T: DeserializeOwned> RowSink for TopSink<T> {
 /// Longest text shown; names are shorter, errors need not be.
 const TEXT_CHARS: usize = 300;
 
-/// Text that others wrote, shortened, and safe to look at. (That it is no markup is up to whoever
-/// writes it.)
+/// Text that others wrote, shortened, and safe to look at. (The template
+/// escapes it as markup.)
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(from = "String")]
 pub(super) struct Text(pub(super) String);
