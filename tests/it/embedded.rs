@@ -276,6 +276,18 @@ async fn closing_returns_when_the_last_client_s_server_has_stopped() {
 }
 
 #[tokio::test]
+async fn a_lock_that_is_held_for_an_instant_is_no_other_client() {
+    let world = World::new();
+    let server = EmbeddedServer::start(&world.settings()).await.unwrap();
+    let lock = std::fs::File::open(server.folder().join("clients.lock")).unwrap();
+    lock.lock_shared().unwrap();
+    // `close` is polled first, so it finds the lock at its first look.
+    let (closed, ()) = tokio::join!(server.close(), async { drop(lock) });
+    closed.unwrap();
+    assert!(world.servers().is_empty());
+}
+
+#[tokio::test]
 async fn a_socket_path_may_be_too_long_for_the_kernel() {
     let world = World::new();
     let mut settings = world.settings();

@@ -47,6 +47,11 @@ const POLL: Duration = Duration::from_millis(20);
 /// Longer than the supervisor's own patience with it.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How many looks in a row must find another client before a closing one
+/// believes it: a lock is also held for an instant by one that closes at the
+/// same time, and by a copy in a process between `fork` and `exec`.
+const LOOKS_FOR_OTHERS: u32 = 25;
+
 /// Which server to run, and where.
 #[derive(Debug, Clone)]
 pub struct EmbeddedSettings {
@@ -160,13 +165,14 @@ impl EmbeddedServer {
         self.clients
     }
 
-    /// Lets go of the server, and returns when it has stopped, or at once when
-    /// it stays for others. Worth calling where the end of this process ends
+    /// Lets go of the server, and returns when it has stopped, or soon when it
+    /// stays for others. Worth calling where the end of this process ends
     /// everything, as in a container: the server then stops in good order.
     pub async fn close(self) -> Result<(), EmbeddedError> {
         let EmbeddedServer { place, clients, .. } = self;
         drop(clients);
         let deadline = Instant::now() + STOP_TIMEOUT;
+        let mut others_seen = 0;
         loop {
             if matches!(Supervisor::look(&place)?, Supervisor::Absent(_)) {
                 return Ok(());
@@ -176,10 +182,13 @@ impl EmbeddedServer {
             }
             let clients = place.open_clients_lock()?;
             let unused = locks::try_exclusive(&clients).at("locking", place.clients_lock())?;
-            if !unused && locks::try_shared(&clients).at("locking", place.clients_lock())? {
+            let shared =
+                !unused && locks::try_shared(&clients).at("locking", place.clients_lock())?;
+            drop(clients);
+            others_seen = if shared { others_seen + 1 } else { 0 };
+            if others_seen >= LOOKS_FOR_OTHERS {
                 return Ok(());
             }
-            drop(clients);
             if Instant::now() > deadline {
                 return Err(stop_timed_out(&place));
             }
