@@ -18,7 +18,6 @@ pub mod artifact;
 pub mod build_history;
 pub mod data_issue;
 pub mod exit;
-pub mod finding;
 pub mod run;
 
 pub mod activity;

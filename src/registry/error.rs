@@ -4,10 +4,10 @@ use std::fmt;
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use command_findings::{MASK, mask};
 use serde_json::Value;
 
 use super::temporary_key::NoKey;
-use crate::finding::{self, MASK};
 
 /// A request that did not bring what was asked for.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -316,7 +316,7 @@ fn redact(message: &str, secrets: &[&str]) -> String {
             from = start + MASK.len();
         }
     }
-    finding::mask(&text).unwrap_or(text)
+    mask(&text).unwrap_or(text)
 }
 
 fn find_ignoring_case(text: &str, mark: &str) -> Option<usize> {

@@ -18,6 +18,7 @@ mod json;
 mod meter;
 pub(crate) mod pace;
 mod pages;
+mod redact;
 mod retry;
 mod temporary_key;
 mod transport;
@@ -48,7 +49,6 @@ use crate::activity::Activity;
 use crate::artifact::{Artifact, InstanceDescription, ListedInstance, Namespace, Repository};
 use crate::build_history::{BuildHistory, HistoryOutcome, Refusal, RepositoryPath};
 use crate::clock::Clock;
-use crate::finding;
 use crate::run::RequestKind;
 use pages::{FIRST_MARKER, OLDEST_FIRST, OffsetListing, offset_query};
 use transport::{Call, Transport};
@@ -342,7 +342,7 @@ impl Registry {
         let decode = move |body: &[u8]| {
             let mut history = wire::build_history(&digest, body)?;
             if redact_commands {
-                finding::redact(&digest, &mut history);
+                redact::redact(&digest, &mut history);
             }
             Ok(history)
         };

@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use command_findings::{RULES, RULES_VERSION, find, masked};
 use sqlx::postgres::PgBindIterExt;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::{Doing, InstanceLock, Run, StoreError, within};
-use crate::finding::{self, RULES, RULES_VERSION, find};
 
 /// Commands examined again in one transaction: at most so many, …
 const BATCH_COMMANDS: i64 = 1_000;
@@ -38,7 +38,7 @@ pub(super) fn examine(command_id: Uuid, command: &str) -> Examined<'_> {
     Examined {
         command_id,
         command,
-        masked: finding::masked(command, &findings),
+        masked: masked(command, &findings),
         occurrences,
     }
 }

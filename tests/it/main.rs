@@ -17,7 +17,6 @@ mod fault_matrix;
 #[cfg(feature = "emulator")]
 mod faults;
 mod fidelity;
-mod findings;
 mod migrations;
 #[cfg(feature = "emulator")]
 mod registry;

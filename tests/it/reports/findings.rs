@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use command_findings::{RULES, RULES_VERSION};
 use swr_sync::emulator::{Emulator, EmulatorSettings};
-use swr_sync::finding::{RULES, RULES_VERSION};
 
 use super::*;
 use crate::support::mirror::sync_into;

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use command_findings::{MASK, RULES, Severity, find, mask};
 use serde::Deserialize;
-use swr_sync::finding::{MASK, RULES, Severity, find, mask};
 
 /// A command and what should be found in it.
 #[derive(Deserialize)]
@@ -17,7 +17,7 @@ struct Case {
 }
 
 fn read(name: &str) -> String {
-    let path = format!("{}/tests/data/findings/{name}", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/tests/data/{name}", env!("CARGO_MANIFEST_DIR"));
     std::fs::read_to_string(path).unwrap()
 }
 

@@ -5,7 +5,6 @@
 //! the length of the command, whatever it holds.
 
 mod install;
-mod redact;
 mod rules;
 
 use std::ops::Range;
@@ -13,7 +12,6 @@ use std::sync::LazyLock;
 
 use regex::{Captures, Regex, RegexSet};
 
-pub use redact::redact;
 pub use rules::{RULES, RULES_VERSION};
 
 /// What stands in place of a secret.

@@ -2,16 +2,16 @@
 
 use std::ops::BitOr;
 
+use command_findings::{MASK, mask};
 use serde_json::Value;
 
-use super::{MASK, mask};
 use crate::artifact::Extra;
 use crate::build_history::BuildHistory;
 use crate::data_issue::{Action, DataIssue};
 
 /// Puts [`MASK`] in place of each secret in a history: in commands, in fields without a name here,
 /// and in what the history's issues quote. Notes where, and not what. `digest` names the manifest.
-pub fn redact(digest: &str, history: &mut BuildHistory) {
+pub(super) fn redact(digest: &str, history: &mut BuildHistory) {
     let BuildHistory {
         steps,
         reported_total: _,
