@@ -16,11 +16,11 @@
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use swr_sync::build_history::RepositoryPath;
-use swr_sync::clock::Clock;
-use swr_sync::emulator::{
+use swr_emulator::{
     ArtifactSpec, Emulator, EmulatorSettings, Load, SlowTail, Stalls, Swing, Throttle, World,
 };
+use swr_sync::build_history::RepositoryPath;
+use swr_sync::clock::Clock;
 use swr_sync::registry::signature::SigningKey;
 use swr_sync::registry::{Credentials, ProjectSettings, Registry, TransportSettings};
 use tokio::time::Instant;

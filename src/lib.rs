@@ -39,6 +39,3 @@ pub mod database;
 pub mod report;
 
 pub mod cli;
-
-#[cfg(feature = "emulator")]
-pub mod emulator;

@@ -16,11 +16,11 @@ use super::telemetry::Telemetry;
 use super::{db, signals, sync};
 use crate::clock::Clock;
 use crate::database::{Database, embedded::EmbeddedServer};
-use crate::emulator::{Emulator, EmulatorSettings, Quirks, World, WorldSettings};
 use crate::registry::signature::SigningKey;
 use crate::registry::{Credentials, ProjectSettings, Registry, TransportSettings};
 use crate::report::{self, FilterValues, Format};
 use crate::sync::{HEARTBEAT, PATIENCE, Progress, Safeguards, SyncSettings};
+use swr_emulator::{Emulator, EmulatorSettings, Quirks, World, WorldSettings};
 
 /// Arguments of `demo`.
 #[derive(Debug, clap::Args)]

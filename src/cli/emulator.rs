@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit::{Exit, Failure};
-use crate::emulator::{
+use swr_emulator::{
     Authentication, Emulator, EmulatorSettings, FaultPlan, Instance, Quirks, Throttle, World,
     WorldSettings,
 };

@@ -3,8 +3,6 @@
 //!
 //! The signature covers method, path, query, a chosen set of headers and the
 //! hash of the body. There is no derived key and no region or service scope.
-//! [`sign`] is the client's side; [`Authorization`] is the gateway's, which the
-//! emulator uses to check what arrived.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -162,93 +160,6 @@ pub fn canonical_query(pairs: &[(impl AsRef<str>, impl AsRef<str>)]) -> String {
     pairs.join("&")
 }
 
-/// A request as it arrived, nothing decoded.
-pub struct ReceivedRequest<'a, H> {
-    /// In capitals, such as `GET`.
-    pub method: &'a str,
-    /// The path as it came over the wire.
-    pub path: &'a str,
-    /// What followed the question mark.
-    pub query: &'a str,
-    /// Looks a header up by its lower-case name.
-    pub header: H,
-    /// The body's bytes.
-    pub body: &'a [u8],
-}
-
-/// An `Authorization` header, taken apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Authorization<'a> {
-    /// Names the key; the secret must be looked up.
-    pub access_key: &'a str,
-    /// Lower-case names joined by `;`.
-    pub signed_headers: &'a str,
-    /// Lower-case hex.
-    signature: &'a str,
-}
-
-impl<'a> Authorization<'a> {
-    /// The parts of `SDK-HMAC-SHA256 Access=…, SignedHeaders=…, Signature=…`.
-    pub fn parse(value: &'a str) -> Option<Authorization<'a>> {
-        let mut parts = value.strip_prefix(ALGORITHM)?.split(',').map(str::trim);
-        let authorization = Authorization {
-            access_key: parts.next()?.strip_prefix("Access=")?,
-            signed_headers: parts.next()?.strip_prefix("SignedHeaders=")?,
-            signature: parts.next()?.strip_prefix("Signature=")?,
-        };
-        parts.next().is_none().then_some(authorization)
-    }
-
-    /// Whether the signature is the one this request and this secret give. Says
-    /// nothing about the date's age. `X-Sdk-Date` must be among the signed headers.
-    pub fn matches<'r, H>(
-        &self,
-        request: &ReceivedRequest<'r, H>,
-        secret_key: &SecretString,
-    ) -> bool
-    where
-        H: Fn(&str) -> Option<&'r str>,
-    {
-        let Some(signature) = unhex(self.signature) else {
-            return false;
-        };
-        let headers: Option<Vec<(&str, &str)>> = self
-            .signed_headers
-            .split(';')
-            .map(|name| Some((name, (request.header)(name)?)))
-            .collect();
-        let Some(headers) = headers else {
-            return false;
-        };
-        let Some((_, date)) = headers.iter().find(|(name, _)| *name == DATE) else {
-            return false;
-        };
-        let canonical = canonical_request(
-            request.method,
-            request.path,
-            &canonical_query(&parse_query(request.query)),
-            &headers,
-            &payload_hash(request.body, (request.header)(CONTENT_SHA256)),
-        );
-        // `verify_slice` takes the same time wherever the first difference is.
-        mac(secret_key, date, &canonical)
-            .verify_slice(&signature)
-            .is_ok()
-    }
-}
-
-/// The decoded names and values of a query, in the order they came.
-pub fn parse_query(query: &str) -> Vec<(String, String)> {
-    query
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decode(name), decode(value))
-        })
-        .collect()
-}
-
 /// The text whose hash is signed. `headers` are sorted and in lower case.
 fn canonical_request(
     method: &str,
@@ -316,35 +227,11 @@ fn encode(bytes: &[u8]) -> percent_encoding::PercentEncode<'_> {
     percent_encode(bytes, ENCODED)
 }
 
-fn decode(text: &str) -> String {
-    percent_decode(text.as_bytes())
-        .decode_utf8_lossy()
-        .into_owned()
-}
-
 fn hex(bytes: &[u8]) -> String {
     use fmt::Write;
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02x}");
         text
-    })
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = text
-        .chars()
-        .map(|digit| {
-            digit
-                .to_digit(16)
-                .and_then(|digit| u8::try_from(digit).ok())
-        })
-        .collect();
-    let digits = digits?;
-    (digits.len() % 2 == 0).then(|| {
-        digits
-            .chunks(2)
-            .map(|pair| pair[0] << 4 | pair[1])
-            .collect()
     })
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use swr_sync::build_history::RepositoryPath;
-use swr_sync::database::Database;
-use swr_sync::emulator::{
+use swr_emulator::{
     ArtifactSpec, CatalogTotal, Dialect, Emulator, EmulatorSettings, ErrorBody, Fault, Instance,
     RequestKind, World,
 };
+use swr_sync::build_history::RepositoryPath;
+use swr_sync::database::Database;
 use swr_sync::exit::Exit;
 use swr_sync::registry::{
     Credentials, PasswordLogin, Project, ProjectSettings, RetryPolicy, TransportSettings,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use sqlx::{Connection, Executor};
-use swr_sync::emulator::{Emulator, RequestKind};
+use swr_emulator::{Emulator, RequestKind};
 use swr_sync::stop::{self, StopReason};
 use swr_sync::sync::{Phase, Progress};
 

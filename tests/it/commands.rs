@@ -6,10 +6,8 @@ use std::net::TcpListener;
 use reqwest::Url;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
+use swr_emulator::{ArtifactSpec, Clock, Digest, Emulator, EmulatorSettings, RequestKind, World};
 use swr_sync::database::MIGRATOR;
-use swr_sync::emulator::{
-    ArtifactSpec, Clock, Digest, Emulator, EmulatorSettings, RequestKind, World,
-};
 use swr_sync::report::{FilterError, FilterValues, REPORTS, Report};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -9,12 +9,12 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use swr_sync::build_history::{HistoryOutcome, RepositoryPath};
-use swr_sync::clock::Clock;
-use swr_sync::emulator::{
+use swr_emulator::{
     Clock as EmulatorClock, Credentials as Known, Emulator, EmulatorSettings, KeySpelling,
     MetadataSettings, MetadataTokens, RequestKind, World,
 };
+use swr_sync::build_history::{HistoryOutcome, RepositoryPath};
+use swr_sync::clock::Clock;
 use swr_sync::registry::signature::SigningKey;
 use swr_sync::registry::{
     Credentials, ProjectSettings, Registry, RegistryError, TemporaryKeySource,

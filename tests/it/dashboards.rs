@@ -11,8 +11,8 @@ use sqlx::postgres::PgColumn;
 use sqlx::{
     AssertSqlSafe, Column, Connection, Executor, PgConnection, SqlSafeStr, Statement, TypeInfo,
 };
+use swr_emulator::{ArtifactSpec, Digest, Emulator, EmulatorSettings, RequestKind, World};
 use swr_sync::database::grants::{Roles, grants};
-use swr_sync::emulator::{ArtifactSpec, Digest, Emulator, EmulatorSettings, RequestKind, World};
 
 use crate::support::database::TestDatabase;
 use crate::support::mirror::{Mirror, start_of_time, sync_into};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::unistd::geteuid;
 use sqlx::{AssertSqlSafe, PgConnection};
-use swr_sync::emulator::{Emulator, RequestKind, World};
+use swr_emulator::{Emulator, RequestKind, World};
 
 use crate::commands::world_of;
 use crate::support::database::TestDatabase;

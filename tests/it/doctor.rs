@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::Utc;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection};
-use swr_sync::emulator::{Clock, Emulator, EmulatorSettings, RequestKind, World};
+use swr_emulator::{Clock, Emulator, EmulatorSettings, RequestKind, World};
 use tokio::net::TcpListener;
 
 use super::support::database::TestDatabase;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
-use swr_sync::emulator::{
+use swr_emulator::{
     ArtifactSpec, Authentication, BuildTime, Clock, Credentials, Dialect, Digest, Emulator,
     EmulatorSettings, LastMarker, Load, ManifestKind, NextMarker, RequestKind, SlowTail, Throttle,
     World,

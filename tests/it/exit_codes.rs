@@ -6,7 +6,7 @@ use std::fs::File;
 
 use nix::sys::signal::Signal;
 use secrecy::ExposeSecret;
-use swr_sync::emulator::{Emulator, RequestKind};
+use swr_emulator::{Emulator, RequestKind};
 use swr_sync::exit::Exit;
 
 use crate::commands::{

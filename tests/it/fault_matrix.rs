@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use futures_util::{FutureExt, StreamExt, stream};
-use swr_sync::clock::Clock;
-use swr_sync::emulator::{
+use swr_emulator::{
     Artifact, BuildTime, Dialect, Emulator, EmulatorSettings, ErrorBody, Fault, FaultPlan,
     LastMarker, NextMarker, Quirks, RequestKind, Throttle, World, WorldSettings,
 };
+use swr_sync::clock::Clock;
 use swr_sync::exit::Exit;
 use swr_sync::registry::{Credentials, PasswordLogin, ProjectSettings};
 use swr_sync::run::RunReport;

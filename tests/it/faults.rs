@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use flate2::read::GzDecoder;
 use serde_json::{Value, json};
-use swr_sync::emulator::{Authentication, Emulator, EmulatorSettings, Fault, RequestKind, World};
+use swr_emulator::{Authentication, Emulator, EmulatorSettings, Fault, RequestKind, World};
 use swr_sync::exit::Exit;
 use swr_sync::registry::{Credentials, PasswordLogin};
 use swr_sync::run::RunReport;
@@ -164,9 +164,9 @@ fn on_the_wire(fault: &Fault) -> Option<String> {
         Fault::Throttled { .. } => "429, after 1 s, an error document called application/json",
         Fault::ServerError { status, body } => {
             let body = match body {
-                swr_sync::emulator::ErrorBody::Json => "an error document called application/json",
-                swr_sync::emulator::ErrorBody::Html => "html called text/html",
-                swr_sync::emulator::ErrorBody::Empty => "nothing called application/json",
+                swr_emulator::ErrorBody::Json => "an error document called application/json",
+                swr_emulator::ErrorBody::Html => "html called text/html",
+                swr_emulator::ErrorBody::Empty => "nothing called application/json",
             };
             return Some(format!("{status}, {body}"));
         }

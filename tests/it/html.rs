@@ -4,7 +4,7 @@ use std::path::Path;
 
 use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
-use swr_sync::emulator::{ArtifactSpec, Digest, Quirks, World, WorldSettings};
+use swr_emulator::{ArtifactSpec, Digest, Quirks, World, WorldSettings};
 
 use crate::support::browser::Browser;
 use crate::support::database::TestDatabase;

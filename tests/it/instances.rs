@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use chrono::Duration;
 use serde_json::Value;
-use swr_sync::emulator::{
+use swr_emulator::{
     Credentials, Emulator, EmulatorSettings, Instance, Quirks, RequestKind, World, WorldSettings,
 };
 use tempfile::TempDir;

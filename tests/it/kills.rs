@@ -10,8 +10,8 @@ use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use swr_emulator::{RequestKind, World};
 use swr_sync::database::MIGRATOR;
-use swr_sync::emulator::{RequestKind, World};
 
 use crate::commands::world_of;
 use crate::support::database::TestDatabase;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use nix::sys::signal::Signal;
 use prost::Message;
-use swr_sync::emulator::{Emulator, RequestKind, World};
+use swr_emulator::{Emulator, RequestKind, World};
 
 use crate::support::database::TestDatabase;
 use crate::support::mirror::{start_of_time, wait_until};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use swr_sync::emulator::{Emulator, RequestKind, World};
+use swr_emulator::{Emulator, RequestKind, World};
 use tempfile::TempDir;
 
 use crate::support::database::TestDatabase;

@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 use sqlx::Connection;
 use std::sync::Arc;
+use swr_emulator::{ArtifactSpec, Emulator, EmulatorSettings, RequestKind, World};
 use swr_sync::build_history::GaveUp;
-use swr_sync::emulator::{ArtifactSpec, Emulator, EmulatorSettings, RequestKind, World};
 use swr_sync::exit::Exit;
 use swr_sync::run::RunOutcome;
 use swr_sync::stop;

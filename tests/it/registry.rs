@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
-use swr_sync::build_history::{HistoryOutcome, RepositoryPath};
-use swr_sync::clock::Clock;
-use swr_sync::emulator::{
+use swr_emulator::{
     ArtifactSpec, BuildTime, Clock as EmulatorClock, Dialect, Emulator, EmulatorSettings,
     LastMarker, NextMarker, RequestKind, Throttle, World,
 };
+use swr_sync::build_history::{HistoryOutcome, RepositoryPath};
+use swr_sync::clock::Clock;
 use swr_sync::registry::signature::SigningKey;
 use swr_sync::registry::{
     Credentials, PasswordLogin, Project, ProjectSettings, Registry, RegistryError, RequestFailure,
@@ -619,7 +619,7 @@ async fn a_clock_that_is_set_in_mid_run_costs_one_failed_check() {
 
 #[tokio::test]
 async fn temporary_keys_and_given_tokens_are_accepted() {
-    let credentials = swr_sync::emulator::Credentials {
+    let credentials = swr_emulator::Credentials {
         security_token: Some("temporary".into()),
         fixed_token: Some("given-token".into()),
         ..Default::default()

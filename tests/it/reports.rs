@@ -2,8 +2,8 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
+use swr_emulator::{ArtifactSpec, Digest, ManifestKind, RequestKind, World};
 use swr_sync::clock::Clock;
-use swr_sync::emulator::{ArtifactSpec, Digest, ManifestKind, RequestKind, World};
 use swr_sync::report::{self, FilterValues, REPORTS};
 
 use crate::support::database::TestDatabase;

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use serde::Deserialize;
-use swr_sync::registry::signature::{
-    Authorization, ReceivedRequest, RequestToSign, SigningKey, canonical_query, sign,
-};
+use swr_sync::registry::signature::{RequestToSign, SigningKey, canonical_query, sign};
 
 #[derive(Deserialize)]
 struct Vectors {
@@ -127,34 +125,6 @@ fn every_published_vector_gives_the_same_authorization_header() {
                 "{name}"
             );
         }
-    }
-}
-
-#[test]
-fn every_published_vector_verifies_and_a_changed_one_does_not() {
-    for vector in vectors() {
-        let headers = lower_case(&vector.expected.headers);
-        let authorization = Authorization::parse(&vector.expected.authorization).unwrap();
-        let matches = |path: &str, secret_key: &str| {
-            authorization.matches(
-                &ReceivedRequest {
-                    method: &vector.request.method,
-                    path,
-                    query: &vector.expected.canonical_query,
-                    header: |name: &str| headers.get(name).map(String::as_str),
-                    body: vector.body(),
-                },
-                &secret_key.into(),
-            )
-        };
-        let path = &vector.request.path;
-        assert!(matches(path, &vector.credentials.sk), "{}", vector.name);
-        assert!(!matches(path, "another secret"), "{}", vector.name);
-        assert!(
-            !matches(&format!("{path}x"), &vector.credentials.sk),
-            "{}",
-            vector.name
-        );
     }
 }
 

@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use swr_sync::emulator::{
+use swr_emulator::{
     Artifact, ArtifactSpec, Emulator, EmulatorSettings, ManifestKind, RequestKind, World,
 };
 use swr_sync::exit::Exit;

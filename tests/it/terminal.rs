@@ -1,7 +1,7 @@
 //! Names from outside in the output to a terminal, a log, or a pod's status.
 
 use serde_json::{Value, json};
-use swr_sync::emulator::{ArtifactSpec, Emulator, EmulatorSettings, ManifestKind, World};
+use swr_emulator::{ArtifactSpec, Emulator, EmulatorSettings, ManifestKind, World};
 use swr_sync::report::REPORTS;
 use swr_sync::visible::is_hidden;
 

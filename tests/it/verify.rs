@@ -3,9 +3,9 @@
 use chrono::{TimeDelta, Utc};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, Executor};
+use swr_emulator::{ArtifactSpec, Emulator, RequestKind, World};
 use swr_sync::clock::Clock;
 use swr_sync::database::Database;
-use swr_sync::emulator::{ArtifactSpec, Emulator, RequestKind, World};
 use swr_sync::exit::Exit;
 use swr_sync::registry::Registry;
 use swr_sync::stop::{self, Stop, StopReason};
@@ -793,7 +793,7 @@ const CHANGES: [Change; 9] = [
     }),
 ];
 
-fn first_tagged(world: &World) -> swr_sync::emulator::Artifact {
+fn first_tagged(world: &World) -> swr_emulator::Artifact {
     let mut artifacts = world.artifacts();
     let tagged = artifacts.find(|artifact| {
         !artifact.tags.is_empty() && world.artifacts_of(artifact.repository_id).len() > 1

@@ -107,7 +107,7 @@ async fn a_first_sync_that_is_killed_is_taken_up_by_the_next() {
     let emulator = emulator(world_of(5)).await;
     let folder = DataDir::new();
     let sync = || folder.program(&["sync"]).registry(&emulator);
-    emulator.hang_next(swr_sync::emulator::RequestKind::BuildHistory);
+    emulator.hang_next(swr_emulator::RequestKind::BuildHistory);
     let killed = sync().start();
     wait_until("all histories but one are stored", async || {
         let stored = "select count(*) from swr.manifest where outcome = 'stored'";
@@ -131,7 +131,7 @@ async fn a_first_sync_that_is_killed_is_taken_up_by_the_next() {
         "1 fetched, 4 known",
     ]);
     let counts = emulator.requests();
-    assert_eq!(counts.of(swr_sync::emulator::RequestKind::BuildHistory), 1);
+    assert_eq!(counts.of(swr_emulator::RequestKind::BuildHistory), 1);
     let outcomes = folder
         .ask("select outcome from sync_run order by run_id")
         .await;

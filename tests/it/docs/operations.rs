@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Executor};
-use swr_sync::emulator::{Instance, World};
+use swr_emulator::{Instance, World};
 use swr_sync::stop;
 use swr_sync::sync::{Progress, SyncSettings};
 

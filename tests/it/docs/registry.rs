@@ -3,9 +3,9 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
+use swr_emulator::{Artifact, ArtifactSpec, Digest, World};
 use swr_sync::clock::Clock;
 use swr_sync::database::Database;
-use swr_sync::emulator::{Artifact, ArtifactSpec, Digest, World};
 use swr_sync::registry::Registry;
 use swr_sync::stop;
 use swr_sync::verify::{VerifySettings, verify};

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use command_findings::{RULES, RULES_VERSION};
-use swr_sync::emulator::{Emulator, EmulatorSettings};
+use swr_emulator::{Emulator, EmulatorSettings};
 
 use super::*;
 use crate::support::mirror::sync_into;

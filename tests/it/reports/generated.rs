@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use swr_sync::emulator::{Quirks, WorldSettings};
+use swr_emulator::{Quirks, WorldSettings};
 
 use super::*;
 

@@ -41,7 +41,7 @@ fn artifacts(world: &World) -> Artifacts {
 
 fn artifacts_with_places(
     world: &World,
-) -> impl Iterator<Item = (String, String, &swr_sync::emulator::Artifact)> {
+) -> impl Iterator<Item = (String, String, &swr_emulator::Artifact)> {
     world.artifacts().map(|artifact| {
         let repository = world
             .repositories()

@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use swr_sync::emulator::EmulatorSettings;
+use swr_emulator::EmulatorSettings;
 
 use super::database::TestDatabase;
 use super::mirror::{Mirror, wait_until};

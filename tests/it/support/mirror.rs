@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use swr_emulator::{Emulator, EmulatorSettings, World};
 use swr_sync::clock::Clock;
 use swr_sync::database::Database;
-use swr_sync::emulator::{Emulator, EmulatorSettings, World};
 use swr_sync::registry::signature::SigningKey;
 use swr_sync::registry::{Credentials, ProjectSettings, Registry, RetryPolicy, TransportSettings};
 use swr_sync::run::RunReport;

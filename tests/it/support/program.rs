@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
-use swr_sync::emulator::{Credentials, Emulator, EmulatorSettings, World};
+use swr_emulator::{Credentials, Emulator, EmulatorSettings, World};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;

@@ -1,9 +1,25 @@
-//! What was asked of the emulator, counted.
+//! What was asked of the emulator: a request as it arrived, and how many there were.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
+use hyper::header::HeaderMap;
 use serde::{Serialize, Serializer};
+
+/// A request as it arrived, nothing decoded.
+pub(super) struct Arrived<'a> {
+    pub(super) method: &'a str,
+    pub(super) path: &'a str,
+    pub(super) query: &'a str,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) body: &'a [u8],
+}
+
+impl Arrived<'_> {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
 
 /// The operation a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

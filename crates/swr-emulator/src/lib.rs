@@ -10,10 +10,10 @@
 //! histories or put together by hand, and which changes between runs. It checks
 //! what a client sends at least as strictly as the documentation lets expect.
 //! Nothing here uses the client's reading of the API, so that the two cannot be
-//! wrong together; they share the signature alone, which has test vectors.
+//! wrong together. Even the signature is written twice, by the same test vectors.
 //!
 //! In the order to read them: `server` (sockets, order of checks), `api` (routes),
-//! `wire` (JSON), `auth`, `metadata` (temporary keys), `answer`; `load` (latency and limit),
+//! `wire` (JSON), `auth`, `signature`, `metadata` (temporary keys), `answer`; `load` (latency and limit),
 //! `fault` (what goes wrong with requests), `line` (how connections break), `hostile` (odd values); `world` (state and single
 //! changes), `image`, `recipe`, `generate`, `change`.
 
@@ -32,6 +32,7 @@ mod recipe;
 mod requests;
 mod server;
 mod settings;
+mod signature;
 mod wire;
 mod world;
 
@@ -39,11 +40,11 @@ pub use change::Changes;
 pub use fault::{ErrorBody, Fault, FaultPlan};
 pub use generate::WorldSettings;
 pub use image::{Created, Digest, Layer, Manifest, ManifestKind, Step};
-pub use metadata::{KeySpelling, MetadataSettings, MetadataTokens};
 pub use requests::{RequestCounts, RequestKind};
 pub use server::Emulator;
 pub use settings::{
     Authentication, BuildTime, CatalogTotal, Clock, Credentials, Dialect, EmulatorSettings,
-    Instance, LastMarker, Load, NextMarker, SlowTail, Stalls, Swing, Throttle,
+    Instance, KeySpelling, LastMarker, Load, MetadataSettings, MetadataTokens, NextMarker,
+    SlowTail, Stalls, Swing, Throttle,
 };
 pub use world::{Artifact, ArtifactSpec, Namespace, Quirks, Repository, Tag, World};

@@ -6,7 +6,6 @@
 //! like any other, and their security token and expiry besides.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use hyper::StatusCode;
@@ -14,62 +13,11 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 
 use super::answer::Answer;
-use super::auth::Arrived;
+use super::requests::Arrived;
+use super::settings::{KeySpelling, MetadataSettings, MetadataTokens};
 
 /// The longest that a metadata token may be asked for, in seconds.
 const LONGEST_TOKEN_SECONDS: i64 = 21_600;
-
-/// How the machine's services behave.
-#[derive(Debug, Clone)]
-pub struct MetadataSettings {
-    /// Whether the metadata service has tokens.
-    pub tokens: MetadataTokens,
-    /// Whether an agency is attached to the ECS; without one it gets no key.
-    pub has_agency: bool,
-    /// How long a key is valid; 24 hours in the cloud.
-    pub key_lifetime: Duration,
-    /// Whether the same key is handed out until its end.
-    pub keeps_key: bool,
-    /// What a pod proves itself by.
-    pub pod_authorization: SecretString,
-    /// How the pod identity agent spells a key.
-    pub spelling: KeySpelling,
-}
-
-impl Default for MetadataSettings {
-    fn default() -> MetadataSettings {
-        MetadataSettings {
-            tokens: MetadataTokens::Required,
-            has_agency: true,
-            key_lifetime: Duration::from_secs(24 * 60 * 60),
-            keeps_key: false,
-            pod_authorization: "emulator-pod-token-of-no-value".into(),
-            spelling: KeySpelling::Camel,
-        }
-    }
-}
-
-/// Whether the metadata service has tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MetadataTokens {
-    /// Without one, nothing is given.
-    Required,
-    /// With one or without.
-    Optional,
-    /// It answers with this status where a token is asked for: 404, 405 or 503.
-    Unsupported(u16),
-}
-
-/// The names of a key's parts, as the SDKs accept them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeySpelling {
-    /// `access`, `secret`, `securitytoken`, `expires_at` in `credential`.
-    Short,
-    /// `accessKeyId`, `secretAccessKey`, `securityToken`, `expiration` in `credentials`.
-    Camel,
-    /// `access_key_id`, `secret_access_key`, `security_token`, `expiration` in `credentials`.
-    Snake,
-}
 
 /// A service's request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,14 +22,13 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::answer::{Answer, Body, Refusal};
 use super::api::{self, Route};
-use super::auth::{Arrived, Gatekeeper};
+use super::auth::Gatekeeper;
 use super::change::{Changes, Event};
 use super::fault::{Disturbance, ErrorBody, Fault, FaultPlan, Faults};
 use super::line::{Cut, Line, Manner, Place, Scissors};
 use super::load::{Bucket, Service};
-use super::metadata::MetadataSettings;
-use super::requests::{RequestCounts, RequestKind};
-use super::settings::{EmulatorSettings, Instance, Throttle};
+use super::requests::{Arrived, RequestCounts, RequestKind};
+use super::settings::{EmulatorSettings, Instance, MetadataSettings, Throttle};
 use super::world::World;
 
 /// The gateway takes no larger body (devg-apisign).

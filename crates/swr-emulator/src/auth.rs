@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Duration, NaiveDateTime, Utc};
 use hyper::StatusCode;
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::json;
@@ -12,8 +12,9 @@ use serde_json::json;
 use super::answer::{Answer, Refusal};
 use super::image::Digest;
 use super::metadata::Machine;
+use super::requests::Arrived;
 use super::settings::{Authentication, EmulatorSettings};
-use crate::registry::signature::{Authorization, ReceivedRequest};
+use super::signature::Authorization;
 
 /// How far `X-Sdk-Date` may be from the gateway's clock (devg-apisign).
 const SIGNATURE_VALID_MINUTES: i64 = 15;
@@ -42,21 +43,6 @@ pub(super) struct Gatekeeper {
 struct KeyFailures {
     in_a_row: u32,
     locked_until: Option<DateTime<Utc>>,
-}
-
-/// A request as the gateway checks it.
-pub(super) struct Arrived<'a> {
-    pub(super) method: &'a str,
-    pub(super) path: &'a str,
-    pub(super) query: &'a str,
-    pub(super) headers: &'a HeaderMap,
-    pub(super) body: &'a [u8],
-}
-
-impl Arrived<'_> {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name)?.to_str().ok()
-    }
 }
 
 impl Gatekeeper {
@@ -161,14 +147,7 @@ impl Gatekeeper {
                 _ => Ok(()),
             })
             .and_then(|()| {
-                let received = ReceivedRequest {
-                    method: request.method,
-                    path: request.path,
-                    query: request.query,
-                    header: |name: &str| request.header(name),
-                    body: request.body,
-                };
-                if authorization.matches(&received, secret_key) {
+                if authorization.matches(request, secret_key) {
                     Ok(())
                 } else {
                     Err("verify aksk signature fail")

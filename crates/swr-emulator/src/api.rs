@@ -10,12 +10,12 @@ use super::image::{Digest, History};
 use super::metadata::MetadataRoute;
 use super::requests::RequestKind;
 use super::settings::{EmulatorSettings, Instance};
+use super::signature::parse_query;
 use super::wire::{
     ArtifactPage, BuildHistoryPage, InstancePage, InstanceRow, NamespacePage, NamespaceRow,
     RepositoryPage, RepositoryRow,
 };
 use super::world::{CannedAnswer, Namespace, Repository, World};
-use crate::registry::signature::parse_query;
 
 /// The first instance version that lists artifacts (swr_03_0306).
 const ARTIFACT_LIST_SINCE: [u32; 3] = [25, 6, 0];

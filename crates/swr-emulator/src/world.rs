@@ -242,22 +242,22 @@ impl Quirks {
 
 /// The questions that [`roll`] answers about an artifact id or a digest.
 pub(super) mod question {
-    pub(in super::super) const REPOSITORY_NAME: u64 = 1;
-    pub(in super::super) const UNTAGGED: u64 = 2;
-    pub(in super::super) const GONE: u64 = 3;
-    pub(in super::super) const EMPTY_LAYER: u64 = 4;
-    pub(in super::super) const EMPTY_LAYER_FIELDS: u64 = 5;
-    pub(in super::super) const TOTAL: u64 = 6;
-    pub(in super::super) const COMMAND: u64 = 7;
-    pub(in super::super) const COMMAND_POSITION: u64 = 8;
+    pub(crate) const REPOSITORY_NAME: u64 = 1;
+    pub(crate) const UNTAGGED: u64 = 2;
+    pub(crate) const GONE: u64 = 3;
+    pub(crate) const EMPTY_LAYER: u64 = 4;
+    pub(crate) const EMPTY_LAYER_FIELDS: u64 = 5;
+    pub(crate) const TOTAL: u64 = 6;
+    pub(crate) const COMMAND: u64 = 7;
+    pub(crate) const COMMAND_POSITION: u64 = 8;
     pub(super) const ID_GAP: u64 = 9;
     pub(super) const ID_LEAP: u64 = 10;
-    pub(in super::super) const HOSTILE_ROW: u64 = 11;
-    pub(in super::super) const HOSTILE_STEP: u64 = 12;
-    pub(in super::super) const HOSTILE_VALUE: u64 = 13;
-    pub(in super::super) const HOSTILE_POSITION: u64 = 14;
-    pub(in super::super) const BROKEN_ROW: u64 = 15;
-    pub(in super::super) const BROKEN_STEP: u64 = 16;
+    pub(crate) const HOSTILE_ROW: u64 = 11;
+    pub(crate) const HOSTILE_STEP: u64 = 12;
+    pub(crate) const HOSTILE_VALUE: u64 = 13;
+    pub(crate) const HOSTILE_POSITION: u64 = 14;
+    pub(crate) const BROKEN_ROW: u64 = 15;
+    pub(crate) const BROKEN_STEP: u64 = 16;
 }
 
 /// What ids leap over: the ends of int4 and of what a double holds exactly.
