@@ -18,11 +18,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use embedded_postgres::{EmbeddedServer, EmbeddedSettings};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use swr_emulator::{Emulator, EmulatorSettings, World};
 use swr_sync::clock::Clock;
 use swr_sync::database::Database;
-use swr_sync::database::embedded::{EmbeddedServer, EmbeddedSettings};
 use swr_sync::registry::signature::SigningKey;
 use swr_sync::registry::{Credentials, ProjectSettings, Registry, TransportSettings};
 use swr_sync::report::{Filter, FilterError, FilterValues, REPORTS, Report};

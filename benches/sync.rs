@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use embedded_postgres::{EmbeddedServer, EmbeddedSettings};
 use futures_util::{StreamExt, stream};
 use sqlx::postgres::PgBindIterExt;
 use sqlx::{Connection, PgConnection};
@@ -17,7 +18,6 @@ use swr_emulator::{Emulator, EmulatorSettings, World};
 use swr_sync::build_history::RepositoryPath;
 use swr_sync::clock::Clock;
 use swr_sync::database::Database;
-use swr_sync::database::embedded::{EmbeddedServer, EmbeddedSettings};
 use swr_sync::registry::signature::SigningKey;
 use swr_sync::registry::{Credentials, ProjectSettings, Registry, TransportSettings};
 use swr_sync::run::RunReport;

@@ -1,44 +1,28 @@
-//! `swr-sync db`: the embedded PostgreSQL server, and how other commands find it.
+//! `swr-sync db`: the embedded PostgreSQL server, by itself.
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::Command;
-use std::time::Duration;
+use std::process;
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use embedded_postgres::{EmbeddedServer, EmbeddedSettings, Supervision};
 
+use super::embedded::EmbeddedArgs;
 use super::exit::{Exit, Failure};
-use crate::database::embedded::{
-    self, EmbeddedError, EmbeddedServer, EmbeddedSettings, Supervision,
-};
+use super::telemetry::Telemetry;
 
-/// A new cluster takes 3 s on an idle machine.
-const START_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// Where the embedded server lives; for every command that may use it.
-#[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "Embedded database")]
-pub struct EmbeddedArgs {
-    /// Folder of the embedded database [default: /var/lib/swr-sync for root,
-    /// else $XDG_DATA_HOME/swr-sync]
-    #[arg(long, value_name = "FOLDER", env = "SWR_SYNC_DATA_DIR", global = true)]
-    pub data_dir: Option<PathBuf>,
-    /// Folder with the programs `postgres` and `initdb` [default: the newest found]
-    #[arg(
-        long,
-        value_name = "FOLDER",
-        env = "SWR_SYNC_POSTGRES_BIN_DIR",
-        global = true
-    )]
-    pub postgres_bin_dir: Option<PathBuf>,
+/// The command.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Start, stop or connect to the embedded PostgreSQL server
+    #[command(after_help = AFTER_HELP)]
+    Db(Args),
 }
 
 /// Arguments of `db`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     embedded: EmbeddedArgs,
     #[command(subcommand)]
@@ -80,7 +64,7 @@ Examples:
   swr-sync db psql --database swr_demo      the data of the last `swr-sync demo`")]
     Psql {
         /// Database on the server
-        #[arg(long, value_name = "NAME", default_value = embedded::DATABASE)]
+        #[arg(long, value_name = "NAME", default_value = embedded_postgres::DATABASE)]
         database: String,
         /// Arguments of psql
         #[arg(
@@ -102,7 +86,7 @@ Examples:
     },
 }
 
-pub(super) const AFTER_HELP: &str = "\
+const AFTER_HELP: &str = "\
 Where no database is named, commands start this server and stop it when they end. `db start` keeps
 it running, for psql and other programs.
 
@@ -112,74 +96,28 @@ Examples:
   export DATABASE_URL=\"$(swr-sync db url)\"      for other programs
   swr-sync db stop";
 
-pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
-    let Args { embedded, action } = args;
+pub(super) async fn run(command: Command, _: &Telemetry) -> Result<Exit, Failure> {
+    let Command::Db(Args { embedded, action }) = command;
     match action {
-        Action::Start => start(&embedded_settings(&embedded)?).await,
-        Action::Stop { force } => stop(&embedded_settings(&embedded)?, force).await,
-        Action::Url => url(&embedded_settings(&embedded)?).await,
+        Action::Start => start(&embedded.settings()?).await,
+        Action::Stop { force } => stop(&embedded.settings()?, force).await,
+        Action::Url => url(&embedded.settings()?).await,
         Action::Psql {
             database,
             arguments,
-        } => psql(&embedded_settings(&embedded)?, &database, arguments).await,
+        } => psql(&embedded.settings()?, &database, arguments).await,
         Action::Supervise {
             folder,
             binaries,
             volatile,
         } => {
-            embedded::supervise(Supervision {
+            embedded_postgres::supervise(Supervision {
                 folder,
                 binaries_dir: binaries,
                 durable: !volatile,
             })
             .await?;
             Ok(Exit::Success)
-        }
-    }
-}
-
-/// The embedded server's settings, from the arguments and the user's environment.
-pub fn embedded_settings(args: &EmbeddedArgs) -> Result<EmbeddedSettings, Failure> {
-    let EmbeddedArgs {
-        data_dir,
-        postgres_bin_dir,
-    } = args.clone();
-    Ok(EmbeddedSettings {
-        data_dir: data_dir.or_else(user_data_dir),
-        binaries_dir: postgres_bin_dir,
-        search_path: std::env::var_os("PATH"),
-        supervisor_executable: std::env::current_exe()
-            .map_err(|error| Failure::new(Exit::Unexpected, error))?,
-        start_timeout: START_TIMEOUT,
-        durable: true,
-    })
-}
-
-/// `$XDG_DATA_HOME/swr-sync`, and `None` for root, whose home the server may not enter.
-fn user_data_dir() -> Option<PathBuf> {
-    if nix::unistd::geteuid().is_root() {
-        return None;
-    }
-    let folder = |name| std::env::var_os(name).map(PathBuf::from);
-    // The XDG specification has relative paths ignored.
-    let data_home = folder("XDG_DATA_HOME")
-        .filter(|path| path.is_absolute())
-        .or_else(|| Some(folder("HOME")?.join(".local/share")))?;
-    Some(data_home.join("swr-sync"))
-}
-
-impl From<EmbeddedError> for Failure {
-    fn from(error: EmbeddedError) -> Failure {
-        let hint = error.hint();
-        let log = error
-            .log()
-            .lines()
-            .map(|line| format!("server.log: {line}"));
-        let details: Vec<String> = log.collect();
-        let failure = Failure::new(Exit::Database, error).details(details);
-        match hint {
-            Some(hint) => failure.hint(hint),
-            None => failure,
         }
     }
 }
@@ -191,7 +129,7 @@ async fn start(settings: &EmbeddedSettings) -> Result<Exit, Failure> {
 }
 
 async fn stop(settings: &EmbeddedSettings, force: bool) -> Result<Exit, Failure> {
-    if embedded::stop(settings, force).await? {
+    if embedded_postgres::stop(settings, force).await? {
         tracing::info!("stopped the embedded server");
     } else {
         tracing::info!("the embedded server was not running");
@@ -200,7 +138,7 @@ async fn stop(settings: &EmbeddedSettings, force: bool) -> Result<Exit, Failure>
 }
 
 async fn url(settings: &EmbeddedSettings) -> Result<Exit, Failure> {
-    match embedded::running_url(settings).await? {
+    match embedded_postgres::running_url(settings).await? {
         Some(url) => print_line(&url),
         None => Err(
             Failure::new(Exit::Database, "the embedded server is not running")
@@ -224,10 +162,10 @@ async fn psql(
         PathBuf::from("psql")
     };
     let url = server.url_of(database);
-    let lock = server.into_lock();
-    fcntl(lock.as_fd(), FcntlArg::F_SETFD(FdFlag::empty()))
+    let _lock = server
+        .into_inheritable_lock()
         .map_err(|error| Failure::new(Exit::Unexpected, error))?;
-    let error = Command::new(&program)
+    let error = process::Command::new(&program)
         .arg("--dbname")
         .arg(url)
         .args(arguments)

@@ -9,18 +9,27 @@ use reqwest::Url;
 use secrecy::ExposeSecret;
 use sqlx::Connection;
 
+use super::embedded::{EmbeddedArgs, EmbeddedServer};
 use super::exit::{Exit, Failure};
 use super::query::print;
 use super::settings::host;
 use super::telemetry::Telemetry;
-use super::{db, signals, sync};
+use super::{signals, sync};
 use crate::clock::Clock;
-use crate::database::{Database, embedded::EmbeddedServer};
+use crate::database::Database;
 use crate::registry::signature::SigningKey;
 use crate::registry::{Credentials, ProjectSettings, Registry, TransportSettings};
 use crate::report::{self, FilterValues, Format};
 use crate::sync::{HEARTBEAT, PATIENCE, Progress, Safeguards, SyncSettings};
 use swr_emulator::{Emulator, EmulatorSettings, Quirks, World, WorldSettings};
+
+/// The command.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Try everything: an emulated registry, three syncs with changes, the reports
+    #[command(after_help = AFTER_HELP)]
+    Demo(Args),
+}
 
 /// Arguments of `demo`.
 #[derive(Debug, clap::Args)]
@@ -36,10 +45,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 5)]
     limit: u64,
     #[command(flatten)]
-    embedded: db::EmbeddedArgs,
+    embedded: EmbeddedArgs,
 }
 
-pub(super) const AFTER_HELP: &str = "\
+const AFTER_HELP: &str = "\
 Needs PostgreSQL's programs, and neither an account nor a running server. The data stays in the
 database swr_demo of the embedded server until the next demo.
 
@@ -79,14 +88,14 @@ order by images desc, command",
     ),
 ];
 
-pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failure> {
-    let Args {
+pub(super) async fn run(command: Command, telemetry: &Telemetry) -> Result<Exit, Failure> {
+    let Command::Demo(Args {
         artifacts,
         seed,
         limit,
         embedded,
-    } = args;
-    let server = EmbeddedServer::start(&db::embedded_settings(&embedded)?).await?;
+    }) = command;
+    let server = embedded.start().await?;
     let database = make_database(&server).await?;
     say(&format!(
         "A PostgreSQL server of its own runs at\n  {}\n",

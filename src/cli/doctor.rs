@@ -11,6 +11,7 @@ use std::time::Duration;
 use sqlx::PgConnection;
 use tokio::time::Instant;
 
+use super::embedded::free_bytes;
 use super::exit::{Exit, Failure};
 use super::hints::failure;
 use super::proxy;
@@ -39,7 +40,6 @@ const SKEW_TO_FAIL_SECONDS: u64 = 15 * 60;
 /// Catalog pages that are searched for the repository of one artifact.
 const CATALOG_PAGES: u64 = 10;
 /// Free space below which an embedded database will not last long.
-#[cfg(feature = "embedded-db")]
 const FREE_BYTES_TO_WARN: u64 = 1 << 30;
 
 /// Arguments of `doctor`.
@@ -338,40 +338,23 @@ async fn place(args: &DatabaseArgs) -> Probed<Option<Database>> {
     }
 }
 
-#[cfg(feature = "embedded-db")]
 async fn embedded_place(args: &DatabaseArgs) -> Probed<Option<Database>> {
-    use crate::database::embedded;
-
-    let settings = super::db::embedded_settings(&args.embedded)?;
-    let folder = embedded::folder(&settings).await.map_err(Failure::from)?;
-    let url = embedded::running_url(&settings).await;
-    let url = url.map_err(Failure::from)?;
+    let (folder, url) = args.embedded.look().await?;
     let database = url.as_deref().map(Database::from_url).transpose()?;
     let is_running = match &database {
         Some(_) => "running",
         None => "not running; `sync` starts it",
     };
     let place = format!("embedded in {}, {is_running}", folder.display());
-    // The folder may be yet to be made, on the file system of the nearest one that is there.
-    let existing = folder.ancestors().find(|folder| folder.exists());
-    let space = existing.and_then(|folder| nix::sys::statvfs::statvfs(folder).ok());
-    let Some(space) = space else {
+    let Some(free_bytes) = free_bytes(&folder) else {
         return found(database, place);
     };
-    #[expect(clippy::unnecessary_cast, reason = "elsewhere the types are smaller")]
-    let free_bytes = space.blocks_available() as u64 * space.fragment_size() as u64;
     let text = format!("{place}; {} MiB free", free_bytes >> 20);
     if free_bytes < FREE_BYTES_TO_WARN {
         let hint = "make room, or have DATABASE_URL name another database";
         return doubtful(database, "disk_low", text, hint);
     }
     found(database, text)
-}
-
-#[cfg(not(feature = "embedded-db"))]
-async fn embedded_place(args: &DatabaseArgs) -> Probed<Option<Database>> {
-    let open = args.open().await?;
-    found(Some(open.database), String::new())
 }
 
 async fn connect(database: &Database) -> Probed<PgConnection> {

@@ -9,14 +9,23 @@ use secrecy::ExposeSecret;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit::{Exit, Failure};
+use super::telemetry::Telemetry;
 use swr_emulator::{
     Authentication, Emulator, EmulatorSettings, FaultPlan, Instance, Quirks, Throttle, World,
     WorldSettings,
 };
 
+/// The command.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Serve the emulated SWR API
+    #[command(after_help = AFTER_HELP)]
+    Emulator(Args),
+}
+
 /// Arguments of `emulator`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Where to listen; port 0 takes any free one
     #[arg(
         long,
@@ -63,7 +72,7 @@ pub struct Args {
     no_auth: bool,
 }
 
-pub(super) const AFTER_HELP: &str = "\
+const AFTER_HELP: &str = "\
 Prints the settings that `sync` needs for it, ready for a shell, and serves until it is stopped. It
 checks signatures and tokens as the gateway does; its key opens nothing else.
 
@@ -72,7 +81,8 @@ Examples:
   swr-sync emulator --artifacts 20000 --latency-ms 10 --requests-per-second 200
   swr-sync emulator --faults 7                  the same troubles each time";
 
-pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
+pub(super) async fn run(command: Command, _: &Telemetry) -> Result<Exit, Failure> {
+    let Command::Emulator(args) = command;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(unexpected)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(unexpected)?;
 

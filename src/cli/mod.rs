@@ -4,13 +4,7 @@ mod completions;
 mod config;
 mod configuration;
 mod credentials;
-#[cfg(feature = "embedded-db")]
-pub mod db;
-#[cfg(all(feature = "emulator", feature = "embedded-db"))]
-mod demo;
 mod doctor;
-#[cfg(feature = "emulator")]
-pub mod emulator;
 pub mod environment;
 pub mod exit;
 mod hints;
@@ -34,6 +28,19 @@ mod summary;
 mod sync;
 mod telemetry;
 mod verify;
+
+// What a build can do without, each with a file that stands in for it.
+#[cfg_attr(not(feature = "embedded-db"), path = "absent.rs")]
+mod db;
+#[cfg_attr(
+    not(all(feature = "emulator", feature = "embedded-db")),
+    path = "absent.rs"
+)]
+mod demo;
+#[cfg_attr(not(feature = "embedded-db"), path = "no_embedded.rs")]
+mod embedded;
+#[cfg_attr(not(feature = "emulator"), path = "absent.rs")]
+mod emulator;
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -126,18 +133,12 @@ enum Command {
     /// Check or show the configuration
     #[command(after_help = config::AFTER_HELP)]
     Config(config::Args),
-    /// Try everything: an emulated registry, three syncs with changes, the reports
-    #[cfg(all(feature = "emulator", feature = "embedded-db"))]
-    #[command(after_help = demo::AFTER_HELP)]
-    Demo(demo::Args),
-    /// Serve the emulated SWR API
-    #[cfg(feature = "emulator")]
-    #[command(after_help = emulator::AFTER_HELP)]
-    Emulator(emulator::Args),
-    /// Start, stop or connect to the embedded PostgreSQL server
-    #[cfg(feature = "embedded-db")]
-    #[command(after_help = db::AFTER_HELP)]
-    Db(db::Args),
+    #[command(flatten)]
+    Demo(demo::Command),
+    #[command(flatten)]
+    Emulator(emulator::Command),
+    #[command(flatten)]
+    Db(db::Command),
     /// Print a script that completes command lines in a shell
     #[command(after_help = completions::AFTER_HELP)]
     Completions(completions::Args),
@@ -235,12 +236,9 @@ async fn run(command: Command, layers: &Layers, telemetry: &Telemetry) -> Result
         Command::Query(args) => signals::reading(query::query(args)).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Config(args) => config::run(args, layers).await,
-        #[cfg(all(feature = "emulator", feature = "embedded-db"))]
-        Command::Demo(args) => demo::run(args, telemetry).await,
-        #[cfg(feature = "emulator")]
-        Command::Emulator(args) => emulator::run(args).await,
-        #[cfg(feature = "embedded-db")]
-        Command::Db(args) => db::run(args).await,
+        Command::Demo(command) => demo::run(command, telemetry).await,
+        Command::Emulator(command) => emulator::run(command, telemetry).await,
+        Command::Db(command) => db::run(command, telemetry).await,
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
     }

@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::configuration::credential_keys::{Credential, credential_settings};
 use super::credentials::{self, Located, read_secret, secret, variable};
+use super::embedded::{EmbeddedArgs, EmbeddedServer};
 use super::exit::{Exit, Failure};
 use super::proxy;
 use super::source::{Instances, Source};
@@ -200,9 +201,8 @@ pub(super) struct DatabaseArgs {
         value_parser = parse_time
     )]
     pub database_timeout: humantime::Duration,
-    #[cfg(feature = "embedded-db")]
     #[command(flatten)]
-    pub embedded: super::db::EmbeddedArgs,
+    pub(super) embedded: EmbeddedArgs,
 }
 
 /// A database that is ready to be connected to.
@@ -211,8 +211,7 @@ pub(super) struct OpenDatabase {
     /// The database.
     pub database: Database,
     /// Keeps the embedded server running.
-    #[cfg(feature = "embedded-db")]
-    pub embedded: Option<crate::database::embedded::EmbeddedServer>,
+    pub embedded: Option<EmbeddedServer>,
 }
 
 impl DatabaseArgs {
@@ -221,7 +220,6 @@ impl DatabaseArgs {
         match self.named()? {
             Some(database) => Ok(OpenDatabase {
                 database,
-                #[cfg(feature = "embedded-db")]
                 embedded: None,
             }),
             None => self.open_embedded().await,
@@ -264,10 +262,8 @@ impl DatabaseArgs {
         }
     }
 
-    #[cfg(feature = "embedded-db")]
     async fn open_embedded(&self) -> Result<OpenDatabase, Failure> {
-        let settings = super::db::embedded_settings(&self.embedded)?;
-        let server = crate::database::embedded::EmbeddedServer::start(&settings).await?;
+        let server = self.embedded.start().await?;
         tracing::warn!(
             "no database is named (DATABASE_URL): using the embedded PostgreSQL; while it runs, \
              psql reaches it with: psql '{}'",
@@ -277,15 +273,6 @@ impl DatabaseArgs {
             database: Database::from_url(server.url())?.with_timeout(*self.database_timeout),
             embedded: Some(server),
         })
-    }
-
-    #[cfg(not(feature = "embedded-db"))]
-    async fn open_embedded(&self) -> Result<OpenDatabase, Failure> {
-        Err(Failure::new(
-            Exit::Usage,
-            "no database is named, and this build has none of its own",
-        )
-        .hint("set DATABASE_URL, or DATABASE_URL_FILE to the path of a file that holds it"))
     }
 }
 

@@ -240,7 +240,6 @@ async fn run_instances(
         }
         report.runs.push(run);
     }
-    #[cfg(feature = "embedded-db")]
     if let Some(server) = open.embedded {
         server.close().await?;
     }

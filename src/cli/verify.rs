@@ -130,7 +130,6 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
             printed.unwrap_or_else(|reason| Err(signals::stopped(reason)))
         }
     };
-    #[cfg(feature = "embedded-db")]
     if let Some(server) = open.embedded {
         server.close().await?;
     }

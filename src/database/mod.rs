@@ -1,7 +1,5 @@
-//! PostgreSQL: connections, migrations, and the embedded server.
+//! PostgreSQL: connections and migrations.
 
-#[cfg(feature = "embedded-db")]
-pub mod embedded;
 pub mod grants;
 pub mod reader;
 

@@ -8,10 +8,10 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use embedded_postgres::{EmbeddedError, EmbeddedServer, EmbeddedSettings};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 use sqlx::{Connection, PgConnection};
-use swr_sync::database::embedded::{EmbeddedError, EmbeddedServer, EmbeddedSettings};
 use tempfile::TempDir;
 
 /// Ample, since the machine may be busy with other tests.

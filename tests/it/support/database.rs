@@ -365,7 +365,7 @@ enum Hold {
     /// A lock that the kernel drops with this process.
     #[cfg(feature = "embedded-db")]
     Embedded {
-        _server: swr_sync::database::embedded::EmbeddedServer,
+        _server: embedded_postgres::EmbeddedServer,
     },
     /// Removed when the last test lets go of it, because nobody would afterwards.
     Container(Box<container::PostgresContainer>),
@@ -479,7 +479,7 @@ fn at_url(url: String) -> Result<Server, String> {
 /// The embedded server, shared by every test process of this user.
 #[cfg(feature = "embedded-db")]
 async fn local() -> Result<Server, String> {
-    use swr_sync::database::embedded::{EmbeddedError, EmbeddedServer, EmbeddedSettings};
+    use embedded_postgres::{EmbeddedError, EmbeddedServer, EmbeddedSettings};
 
     let binaries_dir = std::env::var_os("SWR_SYNC_POSTGRES_BIN_DIR");
     let mut folder = format!(

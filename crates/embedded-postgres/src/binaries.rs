@@ -7,10 +7,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use super::EmbeddedSettings;
-use super::error::EmbeddedError;
-
-/// The oldest PostgreSQL that the schema is made for.
-pub(super) const OLDEST_MAJOR: u32 = 14;
+use super::error::{EmbeddedError, OLDEST_MAJOR};
 
 /// Where packages put their programs: a folder, the beginning of the names of
 /// its folders with one version each, and the programs' folder in those.

@@ -27,12 +27,13 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
-pub use error::EmbeddedError;
+pub use error::{EmbeddedError, SqlError};
 pub use supervisor::{Supervision, supervise};
 
 use binaries::Binaries;
@@ -159,10 +160,11 @@ impl EmbeddedServer {
         std::fs::write(&marker, "").at("writing", marker)
     }
 
-    /// The open lock that stands for this client. Whoever holds it, or a copy
-    /// of it in another process, keeps the server running.
-    pub fn into_lock(self) -> File {
-        self.clients
+    /// The open lock that stands for this client, for a program that takes the place of this
+    /// process or is started by it: as long as one has it open, the server runs.
+    pub fn into_inheritable_lock(self) -> std::io::Result<File> {
+        fcntl(&self.clients, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        Ok(self.clients)
     }
 
     /// Lets go of the server, and returns when it has stopped, or soon when it
@@ -195,6 +197,21 @@ impl EmbeddedServer {
             tokio::time::sleep(POLL).await;
         }
     }
+}
+
+/// Whether this process is root's, whose home the server may not enter.
+pub fn runs_as_root() -> bool {
+    geteuid().is_root()
+}
+
+/// The space that others than root have left in a folder, which may be yet to be made; `None` where
+/// the system does not tell.
+pub fn free_bytes(folder: &Path) -> Option<u64> {
+    let existing = folder.ancestors().find(|folder| folder.exists())?;
+    let space = nix::sys::statvfs::statvfs(existing).ok()?;
+    #[expect(clippy::unnecessary_cast, reason = "elsewhere the types are smaller")]
+    let free_bytes = space.blocks_available() as u64 * space.fragment_size() as u64;
+    Some(free_bytes)
 }
 
 /// The folder the server has, or would have once it is started. Makes nothing.
@@ -305,6 +322,8 @@ fn start_supervisor(
     lock: File,
 ) -> Result<StartedSupervisor, EmbeddedError> {
     tracing::info!(
+        // Of libraries the program shows warnings only.
+        target: "swr_sync::database::embedded",
         "starting PostgreSQL {} in {}",
         binaries.major,
         place.folder().display()

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::POLL;
-use super::error::{EmbeddedError, ResultExt};
+use super::error::{EmbeddedError, ResultExt, SqlError};
 use super::locks::{SupervisorLock, is_alive};
 use super::place::{Place, ROLE, ServerUser, make_private_folder};
 
@@ -334,7 +334,7 @@ async fn create_database(place: &Place) -> Result<(), EmbeddedError> {
 fn unreachable(place: &Place, error: sqlx::Error) -> EmbeddedError {
     EmbeddedError::Connect {
         folder: place.folder().to_owned(),
-        source: error.into(),
+        source: SqlError(error),
     }
 }
 

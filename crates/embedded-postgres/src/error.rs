@@ -1,8 +1,11 @@
-use std::io;
+//! What can go wrong, and what to do about it.
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fmt, io};
 
-use crate::database::SqlError;
+/// The oldest PostgreSQL that is run.
+pub(super) const OLDEST_MAJOR: u32 = 14;
 
 /// Why the embedded server could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +15,7 @@ pub enum EmbeddedError {
         "no PostgreSQL server programs ({} or newer) in {searched}: install them \
          (`apt install postgresql`, `brew install postgresql`), run one in a container \
          (`docker compose up`), or name a running server with `--database-url`",
-        super::binaries::OLDEST_MAJOR
+        OLDEST_MAJOR
     )]
     NoBinaries {
         /// Where they were looked for.
@@ -150,6 +153,23 @@ impl EmbeddedError {
             EmbeddedError::Io { source, .. } => (source.kind() == io::ErrorKind::PermissionDenied)
                 .then_some("choose a folder of your own with --data-dir"),
         }
+    }
+}
+
+/// What the server or the driver said, with the SQLSTATE.
+#[derive(Debug)]
+pub struct SqlError(pub(super) sqlx::Error);
+
+// Without a `source`: the message is complete.
+impl std::error::Error for SqlError {}
+
+impl fmt::Display for SqlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(error) = self.0.as_database_error() else {
+            return write!(f, "{}", self.0);
+        };
+        let code = error.code().unwrap_or_default();
+        write!(f, "{} (SQLSTATE {code})", error.message())
     }
 }
 

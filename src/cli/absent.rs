@@ -1,0 +1,12 @@
+//! Stands in for a command that this build does not have.
+
+use super::exit::{Exit, Failure};
+use super::telemetry::Telemetry;
+
+/// No command.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {}
+
+pub(super) async fn run(command: Command, _: &Telemetry) -> Result<Exit, Failure> {
+    match command {}
+}

@@ -1,0 +1,89 @@
+//! The embedded PostgreSQL server, for commands that are told of no database.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use embedded_postgres::{EmbeddedError, EmbeddedSettings, folder, running_url};
+pub(super) use embedded_postgres::{EmbeddedServer, free_bytes};
+
+use super::exit::{Exit, Failure};
+
+/// A new cluster takes 3 s on an idle machine.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Where the embedded server lives; for every command that may use it.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Embedded database")]
+pub(super) struct EmbeddedArgs {
+    /// Folder of the embedded database [default: /var/lib/swr-sync for root,
+    /// else $XDG_DATA_HOME/swr-sync]
+    #[arg(long, value_name = "FOLDER", env = "SWR_SYNC_DATA_DIR", global = true)]
+    pub data_dir: Option<PathBuf>,
+    /// Folder with the programs `postgres` and `initdb` [default: the newest found]
+    #[arg(
+        long,
+        value_name = "FOLDER",
+        env = "SWR_SYNC_POSTGRES_BIN_DIR",
+        global = true
+    )]
+    pub postgres_bin_dir: Option<PathBuf>,
+}
+
+impl EmbeddedArgs {
+    /// The server's settings, from the arguments and the user's environment.
+    pub(super) fn settings(&self) -> Result<EmbeddedSettings, Failure> {
+        let EmbeddedArgs {
+            data_dir,
+            postgres_bin_dir,
+        } = self.clone();
+        Ok(EmbeddedSettings {
+            data_dir: data_dir.or_else(user_data_dir),
+            binaries_dir: postgres_bin_dir,
+            search_path: std::env::var_os("PATH"),
+            supervisor_executable: std::env::current_exe()
+                .map_err(|error| Failure::new(Exit::Unexpected, error))?,
+            start_timeout: START_TIMEOUT,
+            durable: true,
+        })
+    }
+
+    /// Starts the server, or joins those who use it.
+    pub(super) async fn start(&self) -> Result<EmbeddedServer, Failure> {
+        Ok(EmbeddedServer::start(&self.settings()?).await?)
+    }
+
+    /// The server's folder, and its URL if it runs. Starts nothing.
+    pub(super) async fn look(&self) -> Result<(PathBuf, Option<String>), Failure> {
+        let settings = self.settings()?;
+        Ok((folder(&settings).await?, running_url(&settings).await?))
+    }
+}
+
+/// `$XDG_DATA_HOME/swr-sync`, and `None` for root, whose home the server may not enter.
+fn user_data_dir() -> Option<PathBuf> {
+    if embedded_postgres::runs_as_root() {
+        return None;
+    }
+    let folder = |name| std::env::var_os(name).map(PathBuf::from);
+    // The XDG specification has relative paths ignored.
+    let data_home = folder("XDG_DATA_HOME")
+        .filter(|path| path.is_absolute())
+        .or_else(|| Some(folder("HOME")?.join(".local/share")))?;
+    Some(data_home.join("swr-sync"))
+}
+
+impl From<EmbeddedError> for Failure {
+    fn from(error: EmbeddedError) -> Failure {
+        let hint = error.hint();
+        let log = error
+            .log()
+            .lines()
+            .map(|line| format!("server.log: {line}"));
+        let details: Vec<String> = log.collect();
+        let failure = Failure::new(Exit::Database, error).details(details);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}

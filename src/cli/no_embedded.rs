@@ -1,0 +1,41 @@
+//! Stands in for `embedded.rs` in builds without a PostgreSQL server of their own.
+
+use std::path::{Path, PathBuf};
+
+use super::exit::{Exit, Failure};
+
+/// No arguments.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct EmbeddedArgs {}
+
+impl EmbeddedArgs {
+    pub(super) async fn start(&self) -> Result<EmbeddedServer, Failure> {
+        Err(Failure::new(
+            Exit::Usage,
+            "no database is named, and this build has none of its own",
+        )
+        .hint("set DATABASE_URL, or DATABASE_URL_FILE to the path of a file that holds it"))
+    }
+
+    pub(super) async fn look(&self) -> Result<(PathBuf, Option<String>), Failure> {
+        match self.start().await? {}
+    }
+}
+
+/// There is none.
+#[derive(Debug)]
+pub(super) enum EmbeddedServer {}
+
+impl EmbeddedServer {
+    pub(super) fn url(&self) -> &str {
+        match *self {}
+    }
+
+    pub(super) async fn close(self) -> Result<(), Failure> {
+        match self {}
+    }
+}
+
+pub(super) fn free_bytes(_: &Path) -> Option<u64> {
+    None
+}
