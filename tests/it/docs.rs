@@ -21,7 +21,6 @@ use crate::support::database::TestDatabase;
 use page::{Page, Piece};
 
 mod catalog;
-#[cfg(feature = "embedded-db")]
 mod configuration;
 mod links;
 mod operations;
@@ -108,8 +107,6 @@ async fn the_schema_page_is_what_the_catalog_says() {
     check_settled(&stale);
 }
 
-// Without a feature, commands are missing from it.
-#[cfg(feature = "embedded-db")]
 #[test]
 fn the_configuration_page_is_what_the_command_line_says() {
     let page = configuration::page();

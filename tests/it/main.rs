@@ -7,68 +7,39 @@
 
 mod answers;
 mod architecture;
+mod back_pressure;
+mod batch;
+mod command_line;
+mod commands;
+mod config;
+mod credentials;
+mod dashboards;
+mod database_faults;
 mod deploy;
-#[cfg(feature = "emulator")]
 mod docs;
-#[cfg(feature = "emulator")]
+mod doctor;
+#[cfg(target_os = "linux")]
+mod embedded;
 mod emulator;
-#[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod exit_codes;
 mod fault_matrix;
-#[cfg(feature = "emulator")]
 mod faults;
 mod fidelity;
+mod html;
+mod instances;
+mod kills;
 mod migrations;
-#[cfg(feature = "emulator")]
+#[cfg(feature = "otlp")]
+mod otlp;
+mod outputs;
+mod policy;
 mod registry;
+mod reports;
+mod security;
+mod server_settings;
 mod signature;
 mod support;
-#[cfg(feature = "emulator")]
 mod sync;
-#[cfg(feature = "emulator")]
-mod verify;
-
-#[cfg(all(feature = "emulator", feature = "embedded-db"))]
-mod back_pressure;
-#[cfg(all(feature = "emulator", feature = "embedded-db"))]
-mod batch;
-#[cfg(all(feature = "emulator", feature = "embedded-db"))]
-mod command_line;
-#[cfg(all(feature = "emulator", feature = "embedded-db"))]
-mod commands;
-#[cfg(all(feature = "emulator", feature = "embedded-db"))]
-mod config;
-#[cfg(all(feature = "emulator", feature = "embedded-db"))]
-mod credentials;
-#[cfg(all(feature = "emulator", feature = "embedded-db"))]
-mod dashboards;
-#[cfg(all(feature = "emulator", feature = "embedded-db"))]
-mod database_faults;
-#[cfg(all(feature = "emulator", feature = "embedded-db"))]
-mod doctor;
-#[cfg(all(feature = "emulator", feature = "embedded-db"))]
-mod exit_codes;
-#[cfg(all(feature = "emulator", feature = "embedded-db"))]
-mod html;
-#[cfg(all(feature = "emulator", feature = "embedded-db"))]
-mod instances;
-#[cfg(all(feature = "emulator", feature = "embedded-db"))]
-mod kills;
-#[cfg(all(feature = "emulator", feature = "embedded-db", feature = "otlp"))]
-mod otlp;
-#[cfg(all(feature = "emulator", feature = "embedded-db"))]
-mod outputs;
-#[cfg(all(feature = "emulator", feature = "embedded-db"))]
-mod policy;
-#[cfg(all(feature = "emulator", feature = "embedded-db"))]
-mod reports;
-#[cfg(all(feature = "emulator", feature = "embedded-db"))]
-mod security;
-#[cfg(all(feature = "emulator", feature = "embedded-db"))]
-mod server_settings;
-#[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod terminal;
-#[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod upgrades;
-
-#[cfg(all(feature = "embedded-db", target_os = "linux"))]
-mod embedded;
+mod verify;

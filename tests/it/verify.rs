@@ -956,7 +956,6 @@ async fn a_signal_ends_a_verification_which_says_so() {
     verify_all(&mirror.emulator, &mirror.database).await;
 }
 
-#[cfg(feature = "embedded-db")]
 mod command {
     use super::*;
     use crate::support::program::{Program, emulator};

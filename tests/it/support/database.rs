@@ -66,7 +66,6 @@ impl TestDatabase {
     }
 
     /// A database on a server of the test's own, which goes with its server.
-    #[cfg(all(feature = "emulator", feature = "embedded-db"))]
     pub(crate) fn at(url: String) -> TestDatabase {
         TestDatabase {
             name: String::new(),
@@ -363,7 +362,6 @@ enum Hold {
     /// Somebody else.
     Nothing,
     /// A lock that the kernel drops with this process.
-    #[cfg(feature = "embedded-db")]
     Embedded {
         _server: embedded_postgres::EmbeddedServer,
     },
@@ -477,7 +475,6 @@ fn at_url(url: String) -> Result<Server, String> {
 }
 
 /// The embedded server, shared by every test process of this user.
-#[cfg(feature = "embedded-db")]
 async fn local() -> Result<Server, String> {
     use embedded_postgres::{EmbeddedError, EmbeddedServer, EmbeddedSettings};
 
@@ -510,11 +507,6 @@ async fn local() -> Result<Server, String> {
         admin_url: server.url().to_owned(),
         hold: Hold::Embedded { _server: server },
     })
-}
-
-#[cfg(not(feature = "embedded-db"))]
-async fn local() -> Result<Server, String> {
-    Err("needs the feature embedded-db".to_owned())
 }
 
 async fn in_container() -> Result<Server, String> {
