@@ -23,29 +23,32 @@ WORKDIR /src
 ENV CARGO_BUILD_TARGET=host-tuple \
     RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=/src=swr-sync --remap-path-prefix=/usr/local/cargo=cargo"
 
-# The dependencies are compiled around an empty crate, so that this layer is
-# built again only when Cargo.toml or Cargo.lock changes. The empty crate is
-# removed, because Cargo would take it for newer than the real sources.
+# The dependencies are compiled around empty crates, so that this layer is
+# built again only when a Cargo.toml or Cargo.lock changes. The empty crates are
+# removed, because Cargo would take them for newer than the real sources.
+# Only swr-sync is asked for, or else what the emulator needs would be built in any case.
 COPY .cargo .cargo
 COPY Cargo.toml Cargo.lock build.rs ./
-RUN mkdir src \
-    && echo '//! Empty.' > src/lib.rs \
+COPY crates/command-findings/Cargo.toml crates/command-findings/
+COPY crates/embedded-postgres/Cargo.toml crates/embedded-postgres/
+COPY crates/swr-emulator/Cargo.toml crates/swr-emulator/
+RUN for crate in . crates/*; do mkdir "$crate/src" && echo '//! Empty.' > "$crate/src/lib.rs"; done \
     && printf '//! Empty.\nfn main() {}\n' > src/main.rs \
-    && cargo auditable build --locked --profile dist --no-default-features \
-    && cargo clean --profile dist --package swr-sync
+    && cargo auditable build --locked --profile dist --package swr-sync --no-default-features \
+    && cargo clean --profile dist --workspace
 
 FROM dependencies AS dependencies-emulator
-RUN cargo auditable build --locked --profile dist --no-default-features --features emulator \
-    && cargo clean --profile dist --package swr-sync
+RUN cargo auditable build --locked --profile dist --package swr-sync --no-default-features --features emulator \
+    && cargo clean --profile dist --workspace
 
 FROM dependencies-emulator AS build-emulator
 COPY . .
-RUN cargo auditable build --locked --profile dist --no-default-features --features emulator \
+RUN cargo auditable build --locked --profile dist --package swr-sync --no-default-features --features emulator \
     && docker/collect-licences /licences --no-default-features --features emulator
 
 FROM dependencies AS build-production
 COPY . .
-RUN cargo auditable build --locked --profile dist --no-default-features \
+RUN cargo auditable build --locked --profile dist --package swr-sync --no-default-features \
     && docker/collect-licences /licences --no-default-features
 
 FROM ${RUNTIME_IMAGE:-gcr.io/distroless/static-debian12:nonroot} AS runtime
