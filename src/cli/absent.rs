@@ -1,4 +1,8 @@
 //! Stands in for a command that this build does not have.
+#![allow(
+    clippy::duplicate_mod,
+    reason = "there may be several such commands, each with a type of its own"
+)]
 
 use super::exit::{Exit, Failure};
 use super::telemetry::Telemetry;

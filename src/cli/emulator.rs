@@ -11,8 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::exit::{Exit, Failure};
 use super::telemetry::Telemetry;
 use swr_emulator::{
-    Authentication, Emulator, EmulatorSettings, FaultPlan, Instance, Quirks, Throttle, World,
-    WorldSettings,
+    Authentication, Emulator, EmulatorSettings, FaultPlan, Quirks, Throttle, World, WorldSettings,
 };
 
 /// The command.
@@ -113,7 +112,7 @@ pub(super) async fn run(command: Command, _: &Telemetry) -> Result<Exit, Failure
             .hint("choose another address with --listen")
     })?;
     for number in 1..args.instances {
-        emulator.add_instance(further_instance(emulator.settings(), number), world(number));
+        emulator.add_instance(emulator.settings().further_instance(number), world(number));
     }
     if args.instances > 1 {
         size = format!("{} instances, in the first {size}", args.instances);
@@ -128,20 +127,6 @@ pub(super) async fn run(command: Command, _: &Telemetry) -> Result<Exit, Failure
     emulator.stop().await;
     // Being stopped is how a server is meant to end.
     Ok(Exit::Success)
-}
-
-/// One beside the first, with an id like its id.
-fn further_instance(settings: &EmulatorSettings, number: u32) -> Instance {
-    let (start, _) = settings
-        .instance_id
-        .rsplit_once('-')
-        .unwrap_or((&settings.instance_id, ""));
-    Instance {
-        id: format!("{start}-{number:012}"),
-        name: format!("{}-{number}", settings.instance_name),
-        version: settings.instance_version.clone(),
-        status: "Running".into(),
-    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -209,9 +209,8 @@ pub fn runs_as_root() -> bool {
 pub fn free_bytes(folder: &Path) -> Option<u64> {
     let existing = folder.ancestors().find(|folder| folder.exists())?;
     let space = nix::sys::statvfs::statvfs(existing).ok()?;
-    #[expect(clippy::unnecessary_cast, reason = "elsewhere the types are smaller")]
-    let free_bytes = space.blocks_available() as u64 * space.fragment_size() as u64;
-    Some(free_bytes)
+    // Elsewhere than on Linux the types are smaller.
+    Some(space.blocks_available() as u64 * space.fragment_size() as u64)
 }
 
 /// The folder the server has, or would have once it is started. Makes nothing.

@@ -92,6 +92,19 @@ impl EmulatorSettings {
             status: "Running".into(),
         }
     }
+
+    /// One beside the first, with an id and a name like its own.
+    pub fn further_instance(&self, number: u32) -> Instance {
+        let (start, _) = self
+            .instance_id
+            .rsplit_once('-')
+            .unwrap_or((&self.instance_id, ""));
+        Instance {
+            id: format!("{start}-{number:012}"),
+            name: format!("{}-{number}", self.instance_name),
+            ..self.instance()
+        }
+    }
 }
 
 /// The one user and key the emulator knows.
