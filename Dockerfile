@@ -26,7 +26,8 @@ ENV CARGO_BUILD_TARGET=host-tuple \
 # The dependencies are compiled around empty crates, so that this layer is
 # built again only when a Cargo.toml or Cargo.lock changes. The empty crates are
 # removed, because Cargo would take them for newer than the real sources.
-# Only swr-sync is asked for, or else what the emulator needs would be built in any case.
+# Only swr-sync is built: with all crates, the features that the emulator needs
+# of dependencies would be switched on as well.
 COPY .cargo .cargo
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY crates/command-findings/Cargo.toml crates/command-findings/

@@ -12,8 +12,8 @@
 //!
 //! Modules, in the order to read them. Everything points at the nouns; the
 //! registry knows no SQL, the store makes no request, and only [`sync`] and
-//! [`verify`] join the two. What can be understood without any of them is in
-//! `crates`: the rules for build commands, the emulator, the embedded database.
+//! [`verify`] join the two. What does not depend on the job is in `crates`: the
+//! rules for build commands, the emulator, the embedded database.
 
 pub mod artifact;
 pub mod build_history;

@@ -1,4 +1,4 @@
-//! Stands in for a command that this build does not have.
+//! Replaces the file of a command that this build does not have.
 #![allow(
     clippy::duplicate_mod,
     reason = "there may be several such commands, each with a type of its own"
@@ -7,7 +7,6 @@
 use super::exit::{Exit, Failure};
 use super::telemetry::Telemetry;
 
-/// No command.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {}
 

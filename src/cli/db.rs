@@ -12,7 +12,6 @@ use super::embedded::EmbeddedArgs;
 use super::exit::{Exit, Failure};
 use super::telemetry::Telemetry;
 
-/// The command.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Start, stop or connect to the embedded PostgreSQL server

@@ -23,7 +23,6 @@ use crate::report::{self, FilterValues, Format};
 use crate::sync::{HEARTBEAT, PATIENCE, Progress, Safeguards, SyncSettings};
 use swr_emulator::{Emulator, EmulatorSettings, Quirks, World, WorldSettings};
 
-/// The command.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Try everything: an emulated registry, three syncs with changes, the reports

@@ -1,4 +1,4 @@
-//! The embedded PostgreSQL server, for commands that are told of no database.
+//! The embedded PostgreSQL server, for commands that are given no database URL.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -47,7 +47,7 @@ impl EmbeddedArgs {
         })
     }
 
-    /// Starts the server, or joins those who use it.
+    /// Starts the server, or uses the one that runs.
     pub(super) async fn start(&self) -> Result<EmbeddedServer, Failure> {
         Ok(EmbeddedServer::start(&self.settings()?).await?)
     }

@@ -14,7 +14,6 @@ use swr_emulator::{
     Authentication, Emulator, EmulatorSettings, FaultPlan, Quirks, Throttle, World, WorldSettings,
 };
 
-/// The command.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Serve the emulated SWR API

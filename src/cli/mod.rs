@@ -29,7 +29,7 @@ mod sync;
 mod telemetry;
 mod verify;
 
-// What a build can do without, each with a file that stands in for it.
+// Optional parts. Another file replaces each of them in builds without its feature.
 #[cfg_attr(not(feature = "embedded-db"), path = "absent.rs")]
 mod db;
 #[cfg_attr(

@@ -1,10 +1,9 @@
-//! Stands in for `embedded.rs` in builds without a PostgreSQL server of their own.
+//! Replaces `embedded.rs` in builds without the feature `embedded-db`.
 
 use std::path::{Path, PathBuf};
 
 use super::exit::{Exit, Failure};
 
-/// No arguments.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct EmbeddedArgs {}
 
@@ -22,7 +21,6 @@ impl EmbeddedArgs {
     }
 }
 
-/// There is none.
 #[derive(Debug)]
 pub(super) enum EmbeddedServer {}
 

@@ -1,10 +1,10 @@
-//! Which part of the program may name what, as far as crates and `clippy.toml` do not decide it.
+//! Which part of `src` may use which other. Crate boundaries and `clippy.toml` check the rest.
 
 use std::path::Path;
 
-/// Words of the sources, and the only files and folders of `src` that may hold them. So the nouns
-/// know nobody, registry and store do not know each other, and only the command line knows the
-/// environment.
+/// Words, and the only files and folders of `src` in which they may occur. It follows that the nouns
+/// use no other module, that registry and store do not know each other, and that only the command
+/// line reads the environment.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("crate::registry", &["registry", "sync", "verify", "cli"]),
     ("crate::store", &["store", "sync", "verify", "cli"]),
@@ -56,6 +56,6 @@ fn each_part_names_only_what_it_may_know() {
         }
     }
     assert_eq!(breaches, [""; 0]);
-    // A word that no file holds would prove nothing.
+    // A misspelt word would prove nothing.
     assert!(found.iter().all(|found| *found));
 }

@@ -156,7 +156,7 @@ impl EmbeddedError {
     }
 }
 
-/// What the server or the driver said, with the SQLSTATE.
+/// An error of the server or of the driver, with the SQLSTATE.
 #[derive(Debug)]
 pub struct SqlError(pub(super) sqlx::Error);
 

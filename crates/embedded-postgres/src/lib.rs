@@ -160,8 +160,8 @@ impl EmbeddedServer {
         std::fs::write(&marker, "").at("writing", marker)
     }
 
-    /// The open lock that stands for this client, for a program that takes the place of this
-    /// process or is started by it: as long as one has it open, the server runs.
+    /// The open lock of this client, which a program that replaces this process inherits. The
+    /// server runs until the lock is closed.
     pub fn into_inheritable_lock(self) -> std::io::Result<File> {
         fcntl(&self.clients, FcntlArg::F_SETFD(FdFlag::empty()))?;
         Ok(self.clients)
@@ -199,13 +199,12 @@ impl EmbeddedServer {
     }
 }
 
-/// Whether this process is root's, whose home the server may not enter.
+/// Whether this process runs as root. The server cannot enter root's home folder.
 pub fn runs_as_root() -> bool {
     geteuid().is_root()
 }
 
-/// The space that others than root have left in a folder, which may be yet to be made; `None` where
-/// the system does not tell.
+/// Free bytes for ordinary users in a folder, which need not exist yet; `None` if they cannot be read.
 pub fn free_bytes(folder: &Path) -> Option<u64> {
     let existing = folder.ancestors().find(|folder| folder.exists())?;
     let space = nix::sys::statvfs::statvfs(existing).ok()?;
@@ -321,7 +320,7 @@ fn start_supervisor(
     lock: File,
 ) -> Result<StartedSupervisor, EmbeddedError> {
     tracing::info!(
-        // Of libraries the program shows warnings only.
+        // The program shows only warnings of other crates.
         target: "swr_sync::database::embedded",
         "starting PostgreSQL {} in {}",
         binaries.major,

@@ -10,7 +10,7 @@
 //! histories or put together by hand, and which changes between runs. It checks
 //! what a client sends at least as strictly as the documentation lets expect.
 //! Nothing here uses the client's reading of the API, so that the two cannot be
-//! wrong together. Even the signature is written twice, by the same test vectors.
+//! wrong together. The signature, too, is written twice, and tested with the same vectors.
 //!
 //! In the order to read them: `server` (sockets, order of checks), `api` (routes),
 //! `wire` (JSON), `auth`, `signature`, `metadata` (temporary keys), `answer`; `load` (latency and limit),

@@ -1,7 +1,7 @@
 //! SDK-HMAC-SHA256 as the gateway checks it (devg-apisign, api-sign-algorithm-002 and -003).
 //!
-//! It shares no line with the client that signs: a mistake would have to be made twice. Published
-//! vectors are the measure of both.
+//! No code is shared with the client that signs, so that a mistake in one is not in both. Each is
+//! tested with the same published vectors.
 
 use hmac::{Hmac, KeyInit, Mac};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
