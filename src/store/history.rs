@@ -1,9 +1,8 @@
 //! Build histories: which are wanted, and how they are stored.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use chrono::{DateTime, Utc};
-use serde_json::Value;
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::postgres::PgBindIterExt;
 use sqlx::types::Json;
 use sqlx::{Connection, PgConnection};
@@ -12,7 +11,9 @@ use uuid::Uuid;
 use super::copy::CopyRows;
 use super::findings::{Examined, examine, insert_commands};
 use super::{Doing, Run, StoreError, content, to_micros};
-use crate::build_history::{BuildStep, HistoryAnswer, HistoryOutcome, Layer};
+use crate::build_history::{
+    BuildHistory, BuildStep, HistoryAnswer, HistoryOutcome, Layer, Refusal,
+};
 use crate::data_issue::DataIssue;
 
 /// Which of these digests need a request. They have to be distinct.
@@ -260,8 +261,8 @@ pub struct HistoryWriter {
 #[derive(Debug, Default)]
 struct Known {
     ids: HashSet<Uuid>,
-    /// Whether the database has no other steps and layers of the instance: those that it had before the
-    /// run were none, and only this run writes. `None` until that was looked up.
+    /// Whether the database has no other manifests, steps and layers of the instance: it had none before
+    /// the run, and only this run writes. `None` until that was looked up.
     is_complete: Option<bool>,
 }
 
@@ -321,32 +322,24 @@ struct ManifestRow<'a> {
     digest: &'a str,
     outcome: &'static str,
     is_final: bool,
-    http_status: Option<i16>,
-    error_code: Option<&'a str>,
-    error_message: Option<&'a str>,
-    reported_total: Option<i64>,
-    layer_bytes: Option<i64>,
-    /// Where its ids are in the batch's flat lists.
-    steps: Slice,
-    layers: Slice,
-    chains: Slice,
-    extra: Option<&'a serde_json::Map<String, Value>>,
+    refusal: Option<&'a Refusal>,
+    history: Option<&'a BuildHistory>,
+    /// The steps and what follows from them, if the outcome is `stored`.
+    steps: Option<(Vec<Uuid>, Layering)>,
 }
 
-/// A part of a flat list, as PostgreSQL counts: first (from 1) and last, both inclusive.
-#[derive(Clone, Copy)]
-struct Slice {
-    first: i32,
-    last: i32,
+/// The earlier attempts to fetch a history, which were not final.
+struct EarlierAttempts {
+    attempts: i32,
+    waiting_since: Option<DateTime<Utc>>,
 }
 
-impl Slice {
-    /// What was added to a list since it had this length.
-    fn since(length: usize, list: &[Uuid]) -> Slice {
-        Slice {
-            first: length as i32 + 1,
-            last: list.len() as i32,
-        }
+impl EarlierAttempts {
+    /// A history is asked for again in the next run, then after an hour, four hours, and so on up to a
+    /// week.
+    fn delay(&self) -> TimeDelta {
+        let exponent = u32::try_from(self.attempts - 1).unwrap_or(0).min(6);
+        TimeDelta::hours(4_i64.pow(exponent)).min(TimeDelta::days(7))
     }
 }
 
@@ -391,9 +384,6 @@ struct Batch<'a> {
     media_types: Vec<(Uuid, &'a str)>,
     layers: Vec<(Uuid, &'a Layer)>,
     steps: Vec<StepRow<'a>>,
-    step_ids: Vec<Uuid>,
-    layer_ids: Vec<Uuid>,
-    chain_ids: Vec<Uuid>,
     manifests: Vec<ManifestRow<'a>>,
     issues: Vec<&'a DataIssue>,
 }
@@ -452,16 +442,19 @@ impl HistoryWriter {
             None => is_without_content(connection, run).await?,
         };
         self.known.is_complete = Some(is_complete);
-        let stored = match is_complete {
-            true => HashSet::new(),
-            false => stored_content(connection, run, batch).await?,
+        let (stored, earlier) = match is_complete {
+            true => (HashSet::new(), HashMap::new()),
+            false => (
+                stored_content(connection, run, batch).await?,
+                take_out_manifests(connection, run, &batch.manifests).await?,
+            ),
         };
         let mut rows = 0;
         rows += insert_commands(connection, run.instance_id, &batch.commands).await?;
         rows += copy_layers(connection, run, &batch.layers, &stored).await?;
         rows += insert_media_types(connection, run, &batch.media_types).await?;
         rows += copy_steps(connection, run, &batch.steps, &stored).await?;
-        rows += upsert_manifests(connection, run, batch, now).await?;
+        rows += copy_manifests(connection, run, &batch.manifests, &earlier, now).await?;
         let data_issues = insert_issues(connection, run, &batch.issues, now).await?;
         transaction.commit().await.doing("commit build histories")?;
         Ok(HistoryWrites {
@@ -488,11 +481,6 @@ impl<'a> Batch<'a> {
             HistoryOutcome::Gone(_) => ("gone", false),
             HistoryOutcome::Failed(_) => ("failed", false),
         };
-        let before = (
-            self.step_ids.len(),
-            self.layer_ids.len(),
-            self.chain_ids.len(),
-        );
         let (history, refusal) = match outcome {
             HistoryOutcome::Stored(history) | HistoryOutcome::Empty(history) => {
                 (Some(history), None)
@@ -502,7 +490,7 @@ impl<'a> Batch<'a> {
             | HistoryOutcome::Gone(refusal)
             | HistoryOutcome::Failed(refusal) => (None, Some(refusal)),
         };
-        let layer_bytes = history.map(|history| {
+        let steps = history.map(|history| {
             self.issues.extend(&history.issues);
             self.add_steps(&history.steps, known)
         });
@@ -510,29 +498,19 @@ impl<'a> Batch<'a> {
             digest,
             outcome: word,
             is_final,
-            http_status: refusal
-                .and_then(|refusal| refusal.status)
-                .map(|status| status as i16),
-            error_code: refusal.and_then(|refusal| refusal.code.as_deref()),
-            error_message: refusal.map(|refusal| refusal.message.as_str()),
-            reported_total: history.and_then(|history| history.reported_total),
-            layer_bytes: layer_bytes.filter(|_| word == "stored"),
-            steps: Slice::since(before.0, &self.step_ids),
-            layers: Slice::since(before.1, &self.layer_ids),
-            chains: Slice::since(before.2, &self.chain_ids),
-            extra: history.and_then(|history| history.extra.as_ref()),
+            refusal,
+            history,
+            steps: steps.filter(|_| word == "stored"),
         });
     }
 
-    /// Gives the bytes of the layers.
-    fn add_steps(&mut self, steps: &'a [BuildStep], known: &Known) -> i64 {
+    /// Gives the ids of the steps, and what follows from them.
+    fn add_steps(&mut self, steps: &'a [BuildStep], known: &Known) -> (Vec<Uuid>, Layering) {
         let rows: Vec<StepRow<'_>> = step_rows(steps).collect();
         let layering = Layering::of(&rows);
-        self.layer_ids.extend(layering.layer_ids);
-        self.chain_ids.extend(layering.chain_ids);
+        let step_ids = rows.iter().map(|row| row.build_step_id).collect();
         for row in rows {
             let layer = row.step.layer.as_ref();
-            self.step_ids.push(row.build_step_id);
             if !self.is_news(known, row.build_step_id) {
                 continue;
             }
@@ -554,7 +532,7 @@ impl<'a> Batch<'a> {
             }
             self.steps.push(row);
         }
-        layering.layer_bytes
+        (step_ids, layering)
     }
 
     /// Whether this content is neither stored for certain nor in this batch already.
@@ -563,10 +541,11 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Whether the instance has neither steps nor layers.
+/// Whether the instance has no manifests, steps and layers.
 async fn is_without_content(connection: &mut PgConnection, run: Run) -> Result<bool, StoreError> {
     sqlx::query_scalar!(
-        r#"select not exists (select from swr.build_step where instance_id = $1)
+        r#"select not exists (select from swr.manifest where instance_id = $1)
+              and not exists (select from swr.build_step where instance_id = $1)
               and not exists (select from swr.layer where instance_id = $1) as "is_empty!""#,
         run.instance_id
     )
@@ -695,73 +674,103 @@ async fn copy_steps(
     .doing("store build steps")
 }
 
-/// Writes how each fetch ended. What is not final is due again in the next run, then after an
-/// hour, four hours, and so on up to a week.
-async fn upsert_manifests(
+/// Takes out the manifests of a batch whose earlier fetch was not final, to be written anew. Gives those
+/// with their attempts, and those that are final, which stay, without.
+async fn take_out_manifests(
     connection: &mut PgConnection,
     run: Run,
-    batch: &Batch<'_>,
+    manifests: &[ManifestRow<'_>],
+) -> Result<HashMap<String, Option<EarlierAttempts>>, StoreError> {
+    let rows = sqlx::query!(
+        r#"with retried as (
+               delete from swr.manifest
+               where instance_id = $1 and digest = any($2) and next_attempt_at is not null
+               returning digest, attempts, waiting_since
+           )
+           select digest as "digest!", attempts, waiting_since from retried
+           union all
+           select digest, null, null from swr.manifest
+           where instance_id = $1 and digest = any($2) and next_attempt_at is null"#,
+        run.instance_id,
+        manifests.iter().map(|m| m.digest).bind_iter() as _,
+    )
+    .fetch_all(connection)
+    .await
+    .doing("look for earlier attempts to fetch build histories")?;
+    let rows = rows.into_iter().map(|row| {
+        let earlier = row.attempts.map(|attempts| EarlierAttempts {
+            attempts,
+            waiting_since: row.waiting_since,
+        });
+        (row.digest, earlier)
+    });
+    Ok(rows.collect())
+}
+
+/// Writes how each fetch ended.
+async fn copy_manifests(
+    connection: &mut PgConnection,
+    run: Run,
+    manifests: &[ManifestRow<'_>],
+    earlier: &HashMap<String, Option<EarlierAttempts>>,
     now: DateTime<Utc>,
 ) -> Result<u64, StoreError> {
-    let manifests = &batch.manifests;
-    let result = sqlx::query!(
-        "insert into swr.manifest as stored
+    let mut rows = CopyRows::new(16);
+    for manifest in manifests {
+        let earlier = match earlier.get(manifest.digest) {
+            // Another answer was final.
+            Some(None) => continue,
+            Some(earlier) => earlier.as_ref(),
+            None => None,
+        };
+        let ManifestRow {
+            digest,
+            outcome,
+            is_final,
+            refusal,
+            history,
+            steps,
+        } = manifest;
+        let next_attempt_at = match is_final {
+            true => None,
+            false => Some(now + earlier.map_or(TimeDelta::zero(), EarlierAttempts::delay)),
+        };
+        let waiting_since = match is_final {
+            true => None,
+            false => earlier.map_or(Some(now), |earlier| earlier.waiting_since),
+        };
+        let status = refusal.and_then(|refusal| refusal.status);
+        let step_ids = steps.as_ref().map(|(step_ids, _)| step_ids);
+        let layering = steps.as_ref().map(|(_, layering)| layering);
+        rows.row(|row| {
+            row.value(run.instance_id)?;
+            row.value(*digest)?;
+            row.value(*outcome)?;
+            row.value(earlier.map_or(0, |earlier| earlier.attempts) + 1)?;
+            row.value(now)?;
+            row.value(next_attempt_at)?;
+            row.value(waiting_since)?;
+            row.value(status.map(|status| status as i16))?;
+            row.value(refusal.and_then(|refusal| refusal.code.as_deref()))?;
+            row.value(refusal.map(|refusal| refusal.message.as_str()))?;
+            row.value(history.and_then(|history| history.reported_total))?;
+            row.value(layering.map(|layering| layering.layer_bytes))?;
+            row.value(step_ids)?;
+            row.value(layering.map(|layering| &layering.layer_ids))?;
+            row.value(layering.map(|layering| &layering.chain_ids))?;
+            row.value(history.and_then(|history| history.extra.as_ref()).map(Json))
+        })
+        .doing("store manifests")?;
+    }
+    rows.write(
+        connection,
+        "copy swr.manifest
              (instance_id, digest, outcome, attempts, attempted_at, next_attempt_at, waiting_since, http_status,
               error_code, error_message, reported_total, layer_bytes, build_step_ids, layer_ids, chain_ids, extra)
-         select $1, m.digest, m.outcome, 1, $2::timestamptz,
-                case when not m.is_final then $2::timestamptz end,
-                case when not m.is_final then $2::timestamptz end,
-                m.http_status, m.error_code, m.error_message, m.reported_total, m.layer_bytes,
-                case when m.outcome = 'stored' then ($18::uuid[])[m.first_step:m.last_step] end,
-                case when m.outcome = 'stored' then ($19::uuid[])[m.first_layer:m.last_layer] end,
-                case when m.outcome = 'stored' then ($20::uuid[])[m.first_chain:m.last_chain] end, m.extra
-         from unnest($3::text[], $4::text[], $5::boolean[], $6::smallint[], $7::text[], $8::text[], $9::bigint[],
-                     $10::bigint[], $11::integer[], $12::integer[], $13::integer[], $14::integer[], $15::integer[],
-                     $16::integer[], $17::jsonb[])
-              as m (digest, outcome, is_final, http_status, error_code, error_message, reported_total,
-                    layer_bytes, first_step, last_step, first_layer, last_layer, first_chain, last_chain, extra)
-         on conflict (instance_id, digest) do update
-         set outcome = excluded.outcome,
-             attempts = stored.attempts + 1,
-             attempted_at = excluded.attempted_at,
-             next_attempt_at = case when excluded.next_attempt_at is not null then excluded.attempted_at end
-                 + least(interval '7 days', interval '1 hour' * power(4, least(stored.attempts - 1, 6))),
-             waiting_since = case when excluded.next_attempt_at is not null then stored.waiting_since end,
-             http_status = excluded.http_status,
-             error_code = excluded.error_code,
-             error_message = excluded.error_message,
-             reported_total = excluded.reported_total,
-             layer_bytes = excluded.layer_bytes,
-             build_step_ids = excluded.build_step_ids,
-             layer_ids = excluded.layer_ids,
-             chain_ids = excluded.chain_ids,
-             extra = excluded.extra
-         where stored.next_attempt_at is not null",
-        run.instance_id,
-        now,
-        manifests.iter().map(|m| m.digest).bind_iter() as _,
-        manifests.iter().map(|m| m.outcome).bind_iter() as _,
-        manifests.iter().map(|m| m.is_final).bind_iter() as _,
-        manifests.iter().map(|m| m.http_status).bind_iter() as _,
-        manifests.iter().map(|m| m.error_code).bind_iter() as _,
-        manifests.iter().map(|m| m.error_message).bind_iter() as _,
-        manifests.iter().map(|m| m.reported_total).bind_iter() as _,
-        manifests.iter().map(|m| m.layer_bytes).bind_iter() as _,
-        manifests.iter().map(|m| m.steps.first).bind_iter() as _,
-        manifests.iter().map(|m| m.steps.last).bind_iter() as _,
-        manifests.iter().map(|m| m.layers.first).bind_iter() as _,
-        manifests.iter().map(|m| m.layers.last).bind_iter() as _,
-        manifests.iter().map(|m| m.chains.first).bind_iter() as _,
-        manifests.iter().map(|m| m.chains.last).bind_iter() as _,
-        manifests.iter().map(|m| m.extra.map(Json)).bind_iter() as _,
-        &batch.step_ids,
-        &batch.layer_ids,
-        &batch.chain_ids
+         from stdin (format binary)",
     )
-    .execute(connection)
     .await
-    .doing("store manifests")?;
-    Ok(result.rows_affected())
+    .doing("store manifests")
 }
 
 pub(super) async fn insert_issues(
