@@ -11,7 +11,7 @@ use std::path::Path;
 
 use super::super::job::{Ending, TargetName};
 use super::super::replace_file::{Mode, replace_file};
-use crate::run::RunOutcome;
+use crate::run::{COUNTER_METRICS, CounterMetric, RunCounters, RunOutcome};
 
 /// What it is on the wire.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -22,180 +22,128 @@ const LAST_SUCCESS: &str = "swr_sync_last_success_timestamp_seconds";
 /// Values, each with the labels it has beside those of the target.
 type Values = Vec<(Vec<(&'static str, String)>, f64)>;
 
-/// A metric. The documentation's table is made of these.
-#[derive(Debug)]
+/// A metric with its samples, one a line.
+#[derive(Debug, Clone)]
 struct Metric {
     name: &'static str,
     help: &'static str,
-    values: fn(&Ending<'_>) -> Values,
+    lines: Vec<String>,
 }
 
-const METRICS: [Metric; 17] = [
-    Metric {
-        name: "swr_sync_build_info",
-        help: "1, with the version of swr-sync.",
-        values: |_| vec![(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], 1.0)],
-    },
-    Metric {
-        name: LAST_SUCCESS,
-        help: "When a run last published; kept while later runs do not.",
-        values: |ending| match ending.is(RunOutcome::Published) {
-            true => one(ended_at(ending)),
-            false => Vec::new(),
-        },
-    },
-    Metric {
-        name: "swr_sync_last_run_timestamp_seconds",
-        help: "When the last run ended.",
-        values: |ending| one(ended_at(ending)),
-    },
-    Metric {
-        name: "swr_sync_last_run_exit_code",
-        help: "The exit code of the last run.",
-        values: |ending| one(f64::from(ending.exit as u8)),
-    },
-    Metric {
-        name: "swr_sync_last_run_duration_seconds",
-        help: "How long the last run took.",
-        values: |ending| one(ending.elapsed.as_secs_f64()),
-    },
-    Metric {
-        name: "swr_sync_last_run_requests",
-        help: "Requests of the last run, by what they asked for and the HTTP status; `error` where no answer came.",
-        values: |ending| {
-            let counts = ending
-                .counters
-                .map(|counters| &counters.requests.by_kind_and_status);
-            let by_kind_and_status = counts.into_iter().flatten();
-            by_kind_and_status
-                .map(|((kind, status), count)| {
-                    let status =
-                        status.map_or_else(|| "error".to_owned(), |status| status.to_string());
-                    let labels = vec![("kind", kind.as_str().to_owned()), ("status", status)];
-                    (labels, *count as f64)
-                })
-                .collect()
-        },
-    },
-    Metric {
-        name: "swr_sync_last_run_retries",
-        help: "Requests of the last run that repeated an earlier one.",
-        values: |ending| counter(ending.counters.map(|counters| counters.requests.retries)),
-    },
-    Metric {
-        name: "swr_sync_last_run_throttled_requests",
-        help: "Requests of the last run that were throttled (429).",
-        values: |ending| {
-            counter(
-                ending
+/// All metrics. The table in the documentation has the same order.
+fn metrics(endings: &[Ending<'_>]) -> Vec<Metric> {
+    let metric = |name, help, values: &dyn Fn(&Ending<'_>) -> Values| Metric {
+        name,
+        help,
+        lines: endings
+            .iter()
+            .flat_map(|ending| samples(name, ending.target, values(ending)))
+            .collect(),
+    };
+    let mut metrics = vec![
+        metric(
+            "swr_sync_build_info",
+            "1, with the version of swr-sync.",
+            &|_| vec![(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], 1.0)],
+        ),
+        metric(
+            LAST_SUCCESS,
+            "When a run last published; kept while later runs do not.",
+            &|ending| {
+                let is_published = ending.is(RunOutcome::Published);
+                one(is_published.then(|| ended_at(ending)))
+            },
+        ),
+        metric(
+            "swr_sync_last_run_timestamp_seconds",
+            "When the last run ended.",
+            &|ending| one(Some(ended_at(ending))),
+        ),
+        metric(
+            "swr_sync_last_run_exit_code",
+            "The exit code of the last run.",
+            &|ending| one(Some(f64::from(ending.exit as u8))),
+        ),
+        metric(
+            "swr_sync_last_run_duration_seconds",
+            "How long the last run took.",
+            &|ending| one(Some(ending.elapsed.as_secs_f64())),
+        ),
+        metric(
+            "swr_sync_last_run_requests",
+            "Requests of the last run, by what they asked for and the HTTP status; `error` where no answer came.",
+            &|ending| ending.counters.map(by_kind_and_status).unwrap_or_default(),
+        ),
+        metric(
+            "swr_sync_last_run_retries",
+            "Requests of the last run that repeated an earlier one.",
+            &|ending| {
+                one(ending
                     .counters
-                    .map(|counters| counters.requests.throttled()),
-            )
-        },
-    },
-    Metric {
-        name: "swr_sync_last_run_catalog_pages",
-        help: "Pages of namespaces and repositories in the last run.",
-        values: |ending| counter(ending.counters.map(|counters| counters.catalog_pages)),
-    },
-    Metric {
-        name: "swr_sync_last_run_pages",
-        help: "Pages of the artifact list in the last run.",
-        values: |ending| counter(ending.counters.map(|counters| counters.pages)),
-    },
-    Metric {
-        name: "swr_sync_last_run_artifacts_listed",
-        help: "Artifacts in the last listing.",
-        values: |ending| counter(ending.counters.map(|counters| counters.artifacts_listed)),
-    },
-    Metric {
-        name: "swr_sync_last_run_artifacts",
-        help: "Artifacts by how they differ from the listing before: new, changed, removed, unchanged.",
-        values: |ending| {
-            let counters = ending.counters;
-            by(
-                "change",
-                counters.map(|counters| {
-                    [
-                        ("new", counters.artifacts_new),
-                        ("changed", counters.artifacts_changed),
-                        ("removed", counters.artifacts_removed),
-                        ("unchanged", counters.artifacts_unchanged),
-                    ]
-                }),
-            )
-        },
-    },
-    Metric {
-        name: "swr_sync_last_run_tags",
-        help: "Tags by how they differ from the listing before: new, moved, removed.",
-        values: |ending| {
-            let counters = ending.counters;
-            by(
-                "change",
-                counters.map(|counters| {
-                    [
-                        ("new", counters.tags_new),
-                        ("moved", counters.tags_moved),
-                        ("removed", counters.tags_removed),
-                    ]
-                }),
-            )
-        },
-    },
-    Metric {
-        name: "swr_sync_last_run_histories",
-        help: "Build histories by what became of them: fetched, reused, unsupported, gone, failed, skipped.",
-        values: |ending| {
-            let counters = ending.counters;
-            by(
-                "outcome",
-                counters.map(|counters| {
-                    [
-                        ("fetched", counters.histories_fetched),
-                        ("reused", counters.histories_reused),
-                        ("unsupported", counters.histories_unsupported),
-                        ("gone", counters.histories_gone),
-                        ("failed", counters.histories_failed),
-                        ("skipped", counters.histories_skipped),
-                    ]
-                }),
-            )
-        },
-    },
-    Metric {
-        name: "swr_sync_last_run_rows_written",
-        help: "Rows of fact tables that the last run inserted or updated.",
-        values: |ending| counter(ending.counters.map(|counters| counters.rows_written)),
-    },
-    Metric {
-        name: "swr_sync_last_run_data_issues",
-        help: "Values that the last run had to alter, recorded for the first time.",
-        values: |ending| counter(ending.counters.map(|counters| counters.data_issues)),
-    },
-    Metric {
-        name: "swr_sync_last_run_dry_run",
-        help: "1 if the last run was told not to publish.",
-        values: |ending| {
-            let is_dry_run = ending.is(RunOutcome::DryRun);
-            one(f64::from(u8::from(is_dry_run)))
-        },
-    },
-];
-
-fn one(value: f64) -> Values {
-    vec![(Vec::new(), value)]
+                    .map(|counters| counters.requests.retries as f64))
+            },
+        ),
+        metric(
+            "swr_sync_last_run_throttled_requests",
+            "Requests of the last run that were throttled (429).",
+            &|ending| {
+                one(ending
+                    .counters
+                    .map(|counters| counters.requests.throttled() as f64))
+            },
+        ),
+    ];
+    metrics.extend(COUNTER_METRICS.iter().map(|of| {
+        metric(of.name, of.help, &|ending| {
+            let values = |counters| counter_values(of, counters);
+            ending.counters.map(values).unwrap_or_default()
+        })
+    }));
+    metrics.push(metric(
+        "swr_sync_last_run_dry_run",
+        "1 if the last run was told not to publish.",
+        &|ending| one(Some(f64::from(u8::from(ending.is(RunOutcome::DryRun))))),
+    ));
+    metrics
 }
 
-fn counter(count: Option<u64>) -> Values {
-    count.map(|count| one(count as f64)).unwrap_or_default()
+fn one(value: Option<f64>) -> Values {
+    value.map(|value| (Vec::new(), value)).into_iter().collect()
 }
 
-fn by<const N: usize>(label: &'static str, counts: Option<[(&'static str, u64); N]>) -> Values {
-    let counts = counts.into_iter().flatten();
-    counts
-        .map(|(value, count)| (vec![(label, value.to_owned())], count as f64))
-        .collect()
+fn by_kind_and_status(counters: &RunCounters) -> Values {
+    let counts = counters.requests.by_kind_and_status.iter();
+    let values = counts.map(|((kind, status), count)| {
+        let status = status.map_or_else(|| "error".to_owned(), |status| status.to_string());
+        let labels = vec![("kind", kind.as_str().to_owned()), ("status", status)];
+        (labels, *count as f64)
+    });
+    values.collect()
+}
+
+fn counter_values(metric: &CounterMetric, counters: &RunCounters) -> Values {
+    let values = metric.counters.iter().map(|(name, read)| {
+        let last_word = name.rsplit('_').next().unwrap_or_default();
+        let labels = match metric.label {
+            "" => Vec::new(),
+            label => vec![(label, last_word.to_owned())],
+        };
+        (labels, read(counters) as f64)
+    });
+    values.collect()
+}
+
+fn samples(name: &str, target: Option<&TargetName>, values: Values) -> Vec<String> {
+    let target = target.map(|target| Labels::of(target).all);
+    let line = |(labels, value): (Vec<(&str, String)>, f64)| {
+        let labels = labels.iter().map(|(name, value)| label(name, value));
+        let labels: Vec<String> = target.iter().cloned().chain(labels).collect();
+        match &labels[..] {
+            [] => format!("{name} {value}"),
+            labels => format!("{name}{{{}}} {value}", labels.join(",")),
+        }
+    };
+    values.into_iter().map(line).collect()
 }
 
 /// Seconds since 1970, to the millisecond.
@@ -207,8 +155,7 @@ fn ended_at(ending: &Ending<'_>) -> f64 {
 /// What there is to say about one job.
 #[derive(Debug, Clone)]
 pub(super) struct Metrics {
-    /// Lines of samples, for each of [`METRICS`].
-    samples: Vec<Vec<String>>,
+    metrics: Vec<Metric>,
     targets: Vec<Labels>,
     /// Whether the settings could be read, so that these are all targets.
     is_complete: bool,
@@ -248,20 +195,8 @@ impl Labels {
 
 impl Metrics {
     pub(super) fn of(endings: &[Ending<'_>]) -> Metrics {
-        let samples = METRICS.iter().map(|metric| {
-            let mut lines = Vec::new();
-            for ending in endings {
-                let target = ending.target.map(|target| Labels::of(target).all);
-                for (labels, value) in (metric.values)(ending) {
-                    let labels = labels.iter().map(|(name, value)| label(name, value));
-                    let labels: Vec<String> = target.iter().cloned().chain(labels).collect();
-                    lines.push(sample(metric.name, &labels.join(","), value));
-                }
-            }
-            lines
-        });
         Metrics {
-            samples: samples.collect(),
+            metrics: metrics(endings),
             targets: endings
                 .iter()
                 .filter_map(|ending| ending.target.map(Labels::of))
@@ -273,7 +208,7 @@ impl Metrics {
     /// The text format.
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
-        for (Metric { name, help, .. }, lines) in METRICS.iter().zip(&self.samples) {
+        for Metric { name, help, lines } in &self.metrics {
             if lines.is_empty() {
                 continue;
             }
@@ -291,39 +226,36 @@ impl Metrics {
     /// one: of the targets of this job, and of those it could not find out about. Others are no
     /// longer mirrored, and would alert permanently.
     fn keep_last_success(&mut self, before: &str) {
-        let Some(index) = METRICS
-            .iter()
-            .position(|metric| metric.name == LAST_SUCCESS)
+        let Metrics {
+            metrics,
+            targets,
+            is_complete,
+        } = self;
+        let is_about_us = |line: &str| {
+            !*is_complete
+                || targets.iter().any(|target| match target.is_instance {
+                    true => labels_of(line) == target.all,
+                    // The project did not say which instances it has.
+                    false => labels_of(line).starts_with(&target.project_id),
+                })
+        };
+        let Some(ours) = metrics
+            .iter_mut()
+            .find(|metric| metric.name == LAST_SUCCESS)
         else {
             return;
         };
         for line in before.lines() {
             let is_kept = name_of(line) == LAST_SUCCESS
-                && self.is_about_us(line)
-                && !self.samples[index]
+                && is_about_us(line)
+                && !ours
+                    .lines
                     .iter()
                     .any(|ours| series_of(ours) == series_of(line));
             if is_kept {
-                self.samples[index].push(line.to_owned());
+                ours.lines.push(line.to_owned());
             }
         }
-    }
-
-    fn is_about_us(&self, line: &str) -> bool {
-        !self.is_complete
-            || self.targets.iter().any(|target| match target.is_instance {
-                true => labels_of(line) == target.all,
-                // The project did not say which instances it has.
-                false => labels_of(line).starts_with(&target.project_id),
-            })
-    }
-}
-
-fn sample(name: &str, labels: &str, value: f64) -> String {
-    if labels.is_empty() {
-        format!("{name} {value}")
-    } else {
-        format!("{name}{{{labels}}} {value}")
     }
 }
 

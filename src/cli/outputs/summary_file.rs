@@ -42,61 +42,12 @@ fn object(job_id: Uuid, ending: &Ending<'_>, host: &str) -> Value {
         "elapsed_ms": ending.elapsed.as_millis() as u64,
         "exit_code": ending.exit as u8,
         "outcome": ending.outcome(),
-        "counters": ending.counters.map(counters_json),
+        "counters": ending.counters.map(RunCounters::to_json),
         "history_failures": report.map(|report| summary::failures_json(&report.failures)),
         "error": failure.map(|failure| failure.message()),
         "hint": failure.and_then(|failure| failure.hint.clone()).or(advice),
         "program_version": env!("CARGO_PKG_VERSION"),
         "host": host,
-    })
-}
-
-/// The counters, by the columns of `swr.sync_run`.
-fn counters_json(counters: &RunCounters) -> Value {
-    let RunCounters {
-        requests,
-        catalog_pages,
-        pages,
-        artifacts_listed,
-        artifacts_new,
-        artifacts_changed,
-        artifacts_removed,
-        artifacts_unchanged,
-        tags_new,
-        tags_moved,
-        tags_removed,
-        histories_fetched,
-        histories_reused,
-        histories_unsupported,
-        histories_gone,
-        histories_failed,
-        histories_skipped,
-        data_issues,
-        rows_written,
-    } = counters;
-    json!({
-        "requests": requests.to_json(),
-        "requests_total": requests.total(),
-        "retries": requests.retries,
-        "throttled": requests.throttled(),
-        "catalog_pages": catalog_pages,
-        "pages": pages,
-        "artifacts_listed": artifacts_listed,
-        "artifacts_new": artifacts_new,
-        "artifacts_changed": artifacts_changed,
-        "artifacts_removed": artifacts_removed,
-        "artifacts_unchanged": artifacts_unchanged,
-        "tags_new": tags_new,
-        "tags_moved": tags_moved,
-        "tags_removed": tags_removed,
-        "histories_fetched": histories_fetched,
-        "histories_reused": histories_reused,
-        "histories_unsupported": histories_unsupported,
-        "histories_gone": histories_gone,
-        "histories_failed": histories_failed,
-        "histories_skipped": histories_skipped,
-        "data_issues": data_issues,
-        "rows_written": rows_written,
     })
 }
 
