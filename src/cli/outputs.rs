@@ -25,7 +25,7 @@ use reqwest::Certificate;
 use tokio::time::Instant;
 
 use super::exit::{Exit, Failure};
-use super::job::{Ending, JobReport};
+use super::job::{InstanceReport, JobReport};
 use super::telemetry::Telemetry;
 use crate::stop::Stop;
 use metrics::Metrics;
@@ -161,8 +161,8 @@ impl Outputs {
             termination_message_file,
             host,
         } = self;
-        let endings = report.endings();
-        let metrics = Metrics::of(&endings);
+        let reports = &report.instances;
+        let metrics = Metrics::of(reports);
         let out_of_time = || out_of_time(stop);
         #[cfg(feature = "otlp")]
         let traces = telemetry.traces.clone();
@@ -173,7 +173,7 @@ impl Outputs {
                 out_of_time(),
                 "the summary file",
                 summary_file.map(|file| {
-                    let lines = summary_file::lines(report.job_id, &endings, &host);
+                    let lines = summary_file::lines(report.job_id, reports, &host);
                     blocking(move || summary_file::append(&file, &lines))
                 }),
             ),
@@ -181,7 +181,7 @@ impl Outputs {
                 out_of_time(),
                 "the termination message",
                 Some({
-                    let message = termination::message(&endings);
+                    let message = termination::message(reports);
                     blocking(move || termination::write(&termination_message_file, &message))
                 }),
             ),
@@ -198,13 +198,13 @@ impl Outputs {
                 "the Pushgateway",
                 pushgateway
                     .as_ref()
-                    .map(|pushgateway| pushgateway.push(&endings)),
+                    .map(|pushgateway| pushgateway.push(reports)),
             ),
             within(
                 out_of_time(),
                 "the ping",
                 ping.as_ref()
-                    .map(|ping| ping.end(started, report, text::long(&endings))),
+                    .map(|ping| ping.end(started, report, text::long(reports))),
             ),
         );
         #[cfg(feature = "otlp")]
@@ -264,13 +264,13 @@ async fn blocking(
 
 /// The ends that are not well first, and these by severity; equal ones by name, for the order in
 /// which they ended says nothing.
-fn worst_first<'a>(endings: &[Ending<'a>]) -> Vec<Ending<'a>> {
-    let mut endings = endings.to_vec();
-    endings.sort_by_cached_key(|ending| {
-        let name = ending.target.map(ToString::to_string);
-        (Reverse(ending.exit.severity()), name)
+fn worst_first(reports: &[InstanceReport]) -> Vec<&InstanceReport> {
+    let mut reports: Vec<&InstanceReport> = reports.iter().collect();
+    reports.sort_by_cached_key(|report| {
+        let name = report.target.as_ref().map(ToString::to_string);
+        (Reverse(report.exit.severity()), name)
     });
-    endings
+    reports
 }
 
 /// As much of a text as fits, and a mark where it was cut.

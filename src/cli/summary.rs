@@ -1,6 +1,6 @@
 //! What a run did, in words and as fields.
 
-use super::job::{InstanceRun, JobReport};
+use super::job::{InstanceReport, JobReport};
 use super::telemetry::{LogFormat, Telemetry};
 use crate::build_history::{FailureCause, GaveUp, HistoryFailureGroup, HistoryFailures};
 use crate::run::{RunCounters, RunOutcome, RunReport, with_counters};
@@ -48,61 +48,51 @@ pub(super) fn summarise(report: &RunReport, telemetry: &Telemetry) {
 /// Says what a job with several instances did: a line for each, and one for all.
 pub(super) fn summarise_job(report: &JobReport, telemetry: &Telemetry) {
     let JobReport {
-        runs,
-        elapsed,
-        started_at: _,
-        job_id: _,
-        targets: _,
-        failure: _,
+        instances, elapsed, ..
     } = report;
-    if runs.len() < 2 {
+    if instances.len() < 2 {
         return;
     }
-    let skipped = runs.iter().filter(|run| run.is_skipped()).count();
-    let succeeded = runs.iter().filter(|run| run.result.is_ok()).count();
-    let failed = runs.len() - succeeded - skipped;
+    let count = |is: fn(&&InstanceReport) -> bool| instances.iter().filter(is).count();
+    let skipped = count(|report| report.is_skipped());
+    let succeeded = count(|report| report.result.is_ok());
+    let failed = instances.len() - succeeded - skipped;
     let exit = report.exit() as u8;
     if telemetry.format == LogFormat::Json {
         tracing::info!(
-            instances = runs.len(),
+            instances = instances.len(),
             instances_failed = failed,
             instances_skipped = skipped,
             exit_code = exit,
             elapsed_ms = elapsed.as_millis() as u64,
             "{succeeded} of {} instances succeeded",
-            runs.len()
+            instances.len()
         );
         return;
     }
-    let mut lines: Vec<String> = runs.iter().map(instance_line).collect();
+    let mut lines: Vec<String> = instances.iter().map(instance_line).collect();
     let skipped = match skipped {
         0 => String::new(),
         skipped => format!(", {skipped} skipped,"),
     };
     lines.push(format!(
         "{succeeded} of {} instances succeeded{skipped} in {:.1} s; exit code {exit}",
-        runs.len(),
+        instances.len(),
         elapsed.as_secs_f64()
     ));
     super::print_lines(lines);
 }
 
-fn instance_line(run: &InstanceRun) -> String {
-    let InstanceRun {
-        target,
-        elapsed,
-        result,
-        started_at: _,
-        run_id: _,
-        counters: _,
-        skips_locked: _,
-    } = run;
-    let name = match (&target.source, &target.swr_instance_id) {
-        (Some(source), Some(_)) => format!("{source}: {target}"),
-        _ => target.to_string(),
+fn instance_line(report: &InstanceReport) -> String {
+    let name = match &report.target {
+        Some(target) => match (&target.source, &target.swr_instance_id) {
+            (Some(source), Some(_)) => format!("{source}: {target}"),
+            _ => target.to_string(),
+        },
+        None => String::new(),
     };
-    let seconds = elapsed.as_secs_f64();
-    match result {
+    let seconds = report.elapsed.as_secs_f64();
+    match &report.result {
         Ok(RunReport {
             outcome, counters, ..
         }) => format!(
@@ -112,7 +102,7 @@ fn instance_line(run: &InstanceRun) -> String {
             counters.artifacts_changed,
             counters.artifacts_removed,
         ),
-        Err(_) if run.is_skipped() => format!("{name}  skipped, {seconds:.1} s"),
+        Err(_) if report.is_skipped() => format!("{name}  skipped, {seconds:.1} s"),
         Err(failure) => format!("{name}  failed with {}, {seconds:.1} s", failure.exit as u8),
     }
 }

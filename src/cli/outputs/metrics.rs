@@ -9,8 +9,9 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::super::job::{Ending, TargetName};
+use super::super::job::InstanceReport;
 use super::super::replace_file::{Mode, replace_file};
+use super::super::source::Target;
 use crate::run::{COUNTER_METRICS, CounterMetric, RunCounters, RunOutcome};
 
 /// What it is on the wire.
@@ -31,13 +32,13 @@ struct Metric {
 }
 
 /// All metrics. The table in the documentation has the same order.
-fn metrics(endings: &[Ending<'_>]) -> Vec<Metric> {
-    let metric = |name, help, values: &dyn Fn(&Ending<'_>) -> Values| Metric {
+fn metrics(reports: &[InstanceReport]) -> Vec<Metric> {
+    let metric = |name, help, values: &dyn Fn(&InstanceReport) -> Values| Metric {
         name,
         help,
-        lines: endings
+        lines: reports
             .iter()
-            .flat_map(|ending| samples(name, ending.target, values(ending)))
+            .flat_map(|report| samples(name, report.target.as_ref(), values(report)))
             .collect(),
     };
     let mut metrics = vec![
@@ -49,60 +50,68 @@ fn metrics(endings: &[Ending<'_>]) -> Vec<Metric> {
         metric(
             LAST_SUCCESS,
             "When a run last published; kept while later runs do not.",
-            &|ending| {
-                let is_published = ending.is(RunOutcome::Published);
-                one(is_published.then(|| ended_at(ending)))
+            &|report| {
+                let is_published = report.is(RunOutcome::Published);
+                one(is_published.then(|| ended_at(report)))
             },
         ),
         metric(
             "swr_sync_last_run_timestamp_seconds",
             "When the last run ended.",
-            &|ending| one(Some(ended_at(ending))),
+            &|report| one(Some(ended_at(report))),
         ),
         metric(
             "swr_sync_last_run_exit_code",
             "The exit code of the last run.",
-            &|ending| one(Some(f64::from(ending.exit as u8))),
+            &|report| one(Some(f64::from(report.exit as u8))),
         ),
         metric(
             "swr_sync_last_run_duration_seconds",
             "How long the last run took.",
-            &|ending| one(Some(ending.elapsed.as_secs_f64())),
+            &|report| one(Some(report.elapsed.as_secs_f64())),
         ),
         metric(
             "swr_sync_last_run_requests",
             "Requests of the last run, by what they asked for and the HTTP status; `error` where no answer came.",
-            &|ending| ending.counters.map(by_kind_and_status).unwrap_or_default(),
+            &|report| {
+                report
+                    .counters
+                    .as_ref()
+                    .map(by_kind_and_status)
+                    .unwrap_or_default()
+            },
         ),
         metric(
             "swr_sync_last_run_retries",
             "Requests of the last run that repeated an earlier one.",
-            &|ending| {
-                one(ending
+            &|report| {
+                one(report
                     .counters
+                    .as_ref()
                     .map(|counters| counters.requests.retries as f64))
             },
         ),
         metric(
             "swr_sync_last_run_throttled_requests",
             "Requests of the last run that were throttled (429).",
-            &|ending| {
-                one(ending
+            &|report| {
+                one(report
                     .counters
+                    .as_ref()
                     .map(|counters| counters.requests.throttled() as f64))
             },
         ),
     ];
     metrics.extend(COUNTER_METRICS.iter().map(|of| {
-        metric(of.name, of.help, &|ending| {
+        metric(of.name, of.help, &|report| {
             let values = |counters| counter_values(of, counters);
-            ending.counters.map(values).unwrap_or_default()
+            report.counters.as_ref().map(values).unwrap_or_default()
         })
     }));
     metrics.push(metric(
         "swr_sync_last_run_dry_run",
         "1 if the last run was told not to publish.",
-        &|ending| one(Some(f64::from(u8::from(ending.is(RunOutcome::DryRun))))),
+        &|report| one(Some(f64::from(u8::from(report.is(RunOutcome::DryRun))))),
     ));
     metrics
 }
@@ -133,7 +142,7 @@ fn counter_values(metric: &CounterMetric, counters: &RunCounters) -> Values {
     values.collect()
 }
 
-fn samples(name: &str, target: Option<&TargetName>, values: Values) -> Vec<String> {
+fn samples(name: &str, target: Option<&Target>, values: Values) -> Vec<String> {
     let target = target.map(|target| Labels::of(target).all);
     let line = |(labels, value): (Vec<(&str, String)>, f64)| {
         let labels = labels.iter().map(|(name, value)| label(name, value));
@@ -147,9 +156,9 @@ fn samples(name: &str, target: Option<&TargetName>, values: Values) -> Vec<Strin
 }
 
 /// Seconds since 1970, to the millisecond.
-fn ended_at(ending: &Ending<'_>) -> f64 {
-    let elapsed_ms = ending.elapsed.as_millis() as i64;
-    (ending.started_at.timestamp_millis() + elapsed_ms) as f64 / 1_000.0
+fn ended_at(report: &InstanceReport) -> f64 {
+    let elapsed_ms = report.elapsed.as_millis() as i64;
+    (report.started_at.timestamp_millis() + elapsed_ms) as f64 / 1_000.0
 }
 
 /// What there is to say about one job.
@@ -171,8 +180,8 @@ struct Labels {
 }
 
 impl Labels {
-    fn of(target: &TargetName) -> Labels {
-        let TargetName {
+    fn of(target: &Target) -> Labels {
+        let Target {
             source,
             project_id,
             swr_instance_id,
@@ -194,14 +203,14 @@ impl Labels {
 }
 
 impl Metrics {
-    pub(super) fn of(endings: &[Ending<'_>]) -> Metrics {
+    pub(super) fn of(reports: &[InstanceReport]) -> Metrics {
         Metrics {
-            metrics: metrics(endings),
-            targets: endings
+            metrics: metrics(reports),
+            targets: reports
                 .iter()
-                .filter_map(|ending| ending.target.map(Labels::of))
+                .filter_map(|report| report.target.as_ref().map(Labels::of))
                 .collect(),
-            is_complete: endings.iter().all(|ending| ending.target.is_some()),
+            is_complete: reports.iter().all(|report| report.target.is_some()),
         }
     }
 
@@ -302,8 +311,8 @@ mod tests {
     use super::*;
     use crate::cli::exit::{Exit, Failure};
 
-    fn target(project_id: &str, instance: Option<&str>) -> TargetName {
-        TargetName {
+    fn target(project_id: &str, instance: Option<&str>) -> Target {
+        Target {
             source: None,
             region: None,
             endpoint: "https://swr.example".to_owned(),
@@ -312,8 +321,9 @@ mod tests {
         }
     }
 
-    fn failed<'a>(target: Option<&'a TargetName>, failure: &'a Failure) -> Ending<'a> {
-        Ending {
+    fn failed(target: Option<Target>) -> InstanceReport {
+        let failure = Failure::new(Exit::Database, "no");
+        InstanceReport {
             target,
             started_at: "2026-03-01T12:00:00Z".parse().unwrap(),
             elapsed: Duration::from_millis(1_250),
@@ -326,9 +336,8 @@ mod tests {
 
     #[test]
     fn labels_are_escaped() {
-        let failure = Failure::new(Exit::Database, "no");
         let target = target("a\"b\\c\nd", Some("i"));
-        let text = Metrics::of(&[failed(Some(&target), &failure)]).text();
+        let text = Metrics::of(&[failed(Some(target))]).text();
         let expected =
             r#"swr_sync_last_run_exit_code{project_id="a\"b\\c\nd",swr_instance_id="i"} 5"#;
         assert!(text.lines().any(|line| line == expected), "{text}");
@@ -342,19 +351,18 @@ swr_sync_last_success_timestamp_seconds{project_id="p",swr_instance_id="b"} 2
 swr_sync_last_success_timestamp_seconds{project_id="pq",swr_instance_id="c"} 3
 swr_sync_last_run_exit_code{project_id="p",swr_instance_id="a"} 0
 "#;
-        let failure = Failure::new(Exit::SourceUnavailable, "no");
-        let kept = |target: Option<&TargetName>| {
-            let mut metrics = Metrics::of(&[failed(target, &failure)]);
+        let kept = |target: Option<Target>| {
+            let mut metrics = Metrics::of(&[failed(target)]);
             metrics.keep_last_success(before);
             let text = metrics.text();
             let lines = text.lines().filter(|line| name_of(line) == LAST_SUCCESS);
             let values = lines.filter_map(|line| line.rsplit_once(' '));
             values.map(|(_, value)| value).collect::<Vec<_>>().concat()
         };
-        assert_eq!(kept(Some(&target("p", Some("a")))), "1");
-        assert_eq!(kept(Some(&target("p", Some("d")))), "");
+        assert_eq!(kept(Some(target("p", Some("a")))), "1");
+        assert_eq!(kept(Some(target("p", Some("d")))), "");
         // A project that did not give its instances, and settings that could not be read.
-        assert_eq!(kept(Some(&target("p", None))), "12");
+        assert_eq!(kept(Some(target("p", None))), "12");
         assert_eq!(kept(None), "123");
     }
 }
