@@ -50,25 +50,23 @@ pub struct RequestCounts {
 impl RequestCounts {
     /// All requests.
     pub fn total(&self) -> u64 {
-        self.by_kind_and_status.values().sum()
+        self.count(|_, _| true)
     }
 
     /// The requests of one kind, whatever came back.
     pub fn of(&self, kind: RequestKind) -> u64 {
-        self.by_kind_and_status
-            .iter()
-            .filter(|((of, _), _)| *of == kind)
-            .map(|(_, count)| count)
-            .sum()
+        self.count(|of, _| of == kind)
     }
 
     /// Answers with status 429.
     pub fn throttled(&self) -> u64 {
-        self.by_kind_and_status
-            .iter()
-            .filter(|((_, status), _)| *status == Some(429))
-            .map(|(_, count)| count)
-            .sum()
+        self.count(|_, status| status == Some(429))
+    }
+
+    fn count(&self, is_counted: impl Fn(RequestKind, Option<u16>) -> bool) -> u64 {
+        let counts = self.by_kind_and_status.iter();
+        let counted = counts.filter(|((kind, status), _)| is_counted(*kind, *status));
+        counted.map(|(_, count)| count).sum()
     }
 
     /// As JSON, by kind and then status: `{"artifacts": {"200": 12}}`.
@@ -149,8 +147,10 @@ pub(crate) struct CounterMetric {
     pub label: &'static str,
     pub help: &'static str,
     /// The name of each counter, and how it is read.
-    pub counters: &'static [(&'static str, fn(&RunCounters) -> u64)],
+    pub counters: &'static [(&'static str, ReadCounter)],
 }
+
+type ReadCounter = fn(&RunCounters) -> u64;
 
 impl RunCounters {
     /// The exit code of a run that came to its end.

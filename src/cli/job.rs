@@ -15,9 +15,7 @@ use crate::sync::SyncError;
 pub(super) struct JobReport {
     /// Tells this execution from all others.
     pub job_id: Uuid,
-    /// When it began.
     pub started_at: DateTime<Utc>,
-    /// How long it took.
     pub elapsed: Duration,
     /// What it was to do, as far as the settings say; empty if they could not be read.
     pub targets: Vec<Target>,
@@ -33,9 +31,7 @@ pub(super) struct JobReport {
 pub(super) struct InstanceReport {
     /// Which one; `None` if the settings could not be read.
     pub target: Option<Target>,
-    /// When it began.
     pub started_at: DateTime<Utc>,
-    /// How long it took.
     pub elapsed: Duration,
     /// The number of its row, if it has one.
     pub run_id: Option<i64>,
@@ -43,7 +39,6 @@ pub(super) struct InstanceReport {
     pub exit: Exit,
     /// What it did until it ended, however it ended; `None` if the job failed before it.
     pub counters: Option<RunCounters>,
-    /// What it did, or why not.
     pub result: Result<RunReport, Failure>,
 }
 

@@ -16,11 +16,9 @@ use crate::sync::{FIRST_VERSION, is_older};
 pub(super) struct Target {
     /// The source's name in the configuration file.
     pub source: Option<String>,
-    /// The region, if known.
     pub region: Option<String>,
     /// Scheme and host of the API.
     pub endpoint: String,
-    /// The project.
     pub project_id: String,
     /// The instance; `None` if the project did not say which there are.
     pub swr_instance_id: Option<String>,
@@ -78,13 +76,11 @@ impl fmt::Display for Target {
 /// A project of a region, and which of its instances.
 #[derive(Debug)]
 pub(super) struct Source {
-    /// What it is known by.
     pub target: Target,
     /// How the project is reached.
     pub settings: ProjectSettings,
     /// The client that its instances share.
     pub project: Project,
-    /// Which instances.
     pub instances: Instances,
 }
 
@@ -103,20 +99,15 @@ pub(super) enum Instances {
 /// One instance of a source.
 #[derive(Debug)]
 pub(super) struct Instance {
-    /// Its id in SWR.
     pub swr_instance_id: String,
-    /// What it is known by.
     pub target: Target,
-    /// Its client.
     pub registry: Registry,
 }
 
 /// A source that could not be prepared or asked, and why.
 #[derive(Debug)]
 pub(super) struct SourceFailure {
-    /// Which one.
     pub target: Target,
-    /// Why not.
     pub failure: Failure,
 }
 

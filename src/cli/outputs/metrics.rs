@@ -12,7 +12,7 @@ use std::path::Path;
 use super::super::job::InstanceReport;
 use super::super::replace_file::{Mode, replace_file};
 use super::super::source::Target;
-use crate::run::{COUNTER_METRICS, CounterMetric, RunCounters, RunOutcome};
+use crate::run::{COUNTER_METRICS, CounterMetric, RequestCounts, RunCounters, RunOutcome};
 
 /// What it is on the wire.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -22,6 +22,63 @@ const LAST_SUCCESS: &str = "swr_sync_last_success_timestamp_seconds";
 
 /// Values, each with the labels it has beside those of the target.
 type Values = Vec<(Vec<(&'static str, String)>, f64)>;
+
+type ReadValues = fn(&InstanceReport) -> Values;
+
+/// Name, help and values of the metrics that are no counters of a run. The last comes after these.
+const METRICS: [(&str, &str, ReadValues); 9] = [
+    (
+        "swr_sync_build_info",
+        "1, with the version of swr-sync.",
+        |_| vec![(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], 1.0)],
+    ),
+    (
+        LAST_SUCCESS,
+        "When a run last published; kept while later runs do not.",
+        |report| {
+            let is_published = report.is(RunOutcome::Published);
+            one(is_published.then(|| ended_at(report)))
+        },
+    ),
+    (
+        "swr_sync_last_run_timestamp_seconds",
+        "When the last run ended.",
+        |report| one(Some(ended_at(report))),
+    ),
+    (
+        "swr_sync_last_run_exit_code",
+        "The exit code of the last run.",
+        |report| one(Some(f64::from(report.exit as u8))),
+    ),
+    (
+        "swr_sync_last_run_duration_seconds",
+        "How long the last run took.",
+        |report| one(Some(report.elapsed.as_secs_f64())),
+    ),
+    (
+        "swr_sync_last_run_requests",
+        "Requests of the last run, by what they asked for and the HTTP status; `error` where no answer came.",
+        |report| {
+            let requests = requests(report);
+            requests.map(by_kind_and_status).unwrap_or_default()
+        },
+    ),
+    (
+        "swr_sync_last_run_retries",
+        "Requests of the last run that repeated an earlier one.",
+        |report| one(requests(report).map(|requests| requests.retries as f64)),
+    ),
+    (
+        "swr_sync_last_run_throttled_requests",
+        "Requests of the last run that were throttled (429).",
+        |report| one(requests(report).map(|requests| requests.throttled() as f64)),
+    ),
+    (
+        "swr_sync_last_run_dry_run",
+        "1 if the last run was told not to publish.",
+        |report| one(Some(f64::from(u8::from(report.is(RunOutcome::DryRun))))),
+    ),
+];
 
 /// A metric with its samples, one a line.
 #[derive(Debug, Clone)]
@@ -41,87 +98,26 @@ fn metrics(reports: &[InstanceReport]) -> Vec<Metric> {
             .flat_map(|report| samples(name, report.target.as_ref(), values(report)))
             .collect(),
     };
-    let mut metrics = vec![
-        metric(
-            "swr_sync_build_info",
-            "1, with the version of swr-sync.",
-            &|_| vec![(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], 1.0)],
-        ),
-        metric(
-            LAST_SUCCESS,
-            "When a run last published; kept while later runs do not.",
-            &|report| {
-                let is_published = report.is(RunOutcome::Published);
-                one(is_published.then(|| ended_at(report)))
-            },
-        ),
-        metric(
-            "swr_sync_last_run_timestamp_seconds",
-            "When the last run ended.",
-            &|report| one(Some(ended_at(report))),
-        ),
-        metric(
-            "swr_sync_last_run_exit_code",
-            "The exit code of the last run.",
-            &|report| one(Some(f64::from(report.exit as u8))),
-        ),
-        metric(
-            "swr_sync_last_run_duration_seconds",
-            "How long the last run took.",
-            &|report| one(Some(report.elapsed.as_secs_f64())),
-        ),
-        metric(
-            "swr_sync_last_run_requests",
-            "Requests of the last run, by what they asked for and the HTTP status; `error` where no answer came.",
-            &|report| {
-                report
-                    .counters
-                    .as_ref()
-                    .map(by_kind_and_status)
-                    .unwrap_or_default()
-            },
-        ),
-        metric(
-            "swr_sync_last_run_retries",
-            "Requests of the last run that repeated an earlier one.",
-            &|report| {
-                one(report
-                    .counters
-                    .as_ref()
-                    .map(|counters| counters.requests.retries as f64))
-            },
-        ),
-        metric(
-            "swr_sync_last_run_throttled_requests",
-            "Requests of the last run that were throttled (429).",
-            &|report| {
-                one(report
-                    .counters
-                    .as_ref()
-                    .map(|counters| counters.requests.throttled() as f64))
-            },
-        ),
-    ];
-    metrics.extend(COUNTER_METRICS.iter().map(|of| {
-        metric(of.name, of.help, &|report| {
-            let values = |counters| counter_values(of, counters);
+    let [first @ .., last] = METRICS.map(|(name, help, values)| metric(name, help, &values));
+    let counters = COUNTER_METRICS.iter().map(|counters| {
+        metric(counters.name, counters.help, &|report| {
+            let values = |of| counter_values(counters, of);
             report.counters.as_ref().map(values).unwrap_or_default()
         })
-    }));
-    metrics.push(metric(
-        "swr_sync_last_run_dry_run",
-        "1 if the last run was told not to publish.",
-        &|report| one(Some(f64::from(u8::from(report.is(RunOutcome::DryRun))))),
-    ));
-    metrics
+    });
+    first.into_iter().chain(counters).chain([last]).collect()
+}
+
+fn requests(report: &InstanceReport) -> Option<&RequestCounts> {
+    report.counters.as_ref().map(|counters| &counters.requests)
 }
 
 fn one(value: Option<f64>) -> Values {
     value.map(|value| (Vec::new(), value)).into_iter().collect()
 }
 
-fn by_kind_and_status(counters: &RunCounters) -> Values {
-    let counts = counters.requests.by_kind_and_status.iter();
+fn by_kind_and_status(requests: &RequestCounts) -> Values {
+    let counts = requests.by_kind_and_status.iter();
     let values = counts.map(|((kind, status), count)| {
         let status = status.map_or_else(|| "error".to_owned(), |status| status.to_string());
         let labels = vec![("kind", kind.as_str().to_owned()), ("status", status)];
@@ -143,7 +139,7 @@ fn counter_values(metric: &CounterMetric, counters: &RunCounters) -> Values {
 }
 
 fn samples(name: &str, target: Option<&Target>, values: Values) -> Vec<String> {
-    let target = target.map(|target| Labels::of(target).all);
+    let target = target.map(target_labels);
     let line = |(labels, value): (Vec<(&str, String)>, f64)| {
         let labels = labels.iter().map(|(name, value)| label(name, value));
         let labels: Vec<String> = target.iter().cloned().chain(labels).collect();
@@ -165,52 +161,15 @@ fn ended_at(report: &InstanceReport) -> f64 {
 #[derive(Debug, Clone)]
 pub(super) struct Metrics {
     metrics: Vec<Metric>,
-    targets: Vec<Labels>,
-    /// Whether the settings could be read, so that these are all targets.
-    is_complete: bool,
-}
-
-/// A target, as labels.
-#[derive(Debug, Clone)]
-struct Labels {
-    /// The first of them.
-    project_id: String,
-    is_instance: bool,
-    all: String,
-}
-
-impl Labels {
-    fn of(target: &Target) -> Labels {
-        let Target {
-            source,
-            project_id,
-            swr_instance_id,
-            ..
-        } = target;
-        let mut all = label("project_id", project_id);
-        for (name, value) in [("swr_instance_id", swr_instance_id), ("source", source)] {
-            if let Some(value) = value {
-                all.push(',');
-                all.push_str(&label(name, value));
-            }
-        }
-        Labels {
-            project_id: label("project_id", project_id),
-            is_instance: swr_instance_id.is_some(),
-            all,
-        }
-    }
+    /// `None` where the settings could not be read, so that there may be others.
+    targets: Vec<Option<Target>>,
 }
 
 impl Metrics {
     pub(super) fn of(reports: &[InstanceReport]) -> Metrics {
         Metrics {
             metrics: metrics(reports),
-            targets: reports
-                .iter()
-                .filter_map(|report| report.target.as_ref().map(Labels::of))
-                .collect(),
-            is_complete: reports.iter().all(|report| report.target.is_some()),
+            targets: reports.iter().map(|report| report.target.clone()).collect(),
         }
     }
 
@@ -235,18 +194,18 @@ impl Metrics {
     /// one: of the targets of this job, and of those it could not find out about. Others are no
     /// longer mirrored, and would alert permanently.
     fn keep_last_success(&mut self, before: &str) {
-        let Metrics {
-            metrics,
-            targets,
-            is_complete,
-        } = self;
+        let Metrics { metrics, targets } = self;
         let is_about_us = |line: &str| {
-            !*is_complete
-                || targets.iter().any(|target| match target.is_instance {
-                    true => labels_of(line) == target.all,
-                    // The project did not say which instances it has.
-                    false => labels_of(line).starts_with(&target.project_id),
-                })
+            targets.iter().any(|target| match target {
+                None => true,
+                Some(target) if target.swr_instance_id.is_some() => {
+                    labels_of(line) == target_labels(target)
+                }
+                // The project did not say which instances it has.
+                Some(target) => {
+                    labels_of(line).starts_with(&label("project_id", &target.project_id))
+                }
+            })
         };
         let Some(ours) = metrics
             .iter_mut()
@@ -266,6 +225,21 @@ impl Metrics {
             }
         }
     }
+}
+
+fn target_labels(target: &Target) -> String {
+    let mut labels = label("project_id", &target.project_id);
+    let further = [
+        ("swr_instance_id", &target.swr_instance_id),
+        ("source", &target.source),
+    ];
+    for (name, value) in further {
+        if let Some(value) = value {
+            labels.push(',');
+            labels.push_str(&label(name, value));
+        }
+    }
+    labels
 }
 
 fn label(name: &str, value: &str) -> String {
