@@ -153,14 +153,6 @@ impl Outputs {
         stop: &Stop,
         telemetry: &Telemetry,
     ) {
-        let Outputs {
-            summary_file,
-            metrics_file,
-            pushgateway,
-            ping,
-            termination_message_file,
-            host,
-        } = self;
         let reports = &report.instances;
         let metrics = Metrics::of(reports);
         let out_of_time = || out_of_time(stop);
@@ -172,8 +164,8 @@ impl Outputs {
             within(
                 out_of_time(),
                 "the summary file",
-                summary_file.map(|file| {
-                    let lines = summary_file::lines(report.job_id, reports, &host);
+                self.summary_file.map(|file| {
+                    let lines = summary_file::lines(report.job_id, reports, &self.host);
                     blocking(move || summary_file::append(&file, &lines))
                 }),
             ),
@@ -182,13 +174,13 @@ impl Outputs {
                 "the termination message",
                 Some({
                     let message = termination::message(reports);
-                    blocking(move || termination::write(&termination_message_file, &message))
+                    blocking(move || termination::write(&self.termination_message_file, &message))
                 }),
             ),
             within(
                 out_of_time(),
                 "the metrics file",
-                metrics_file.map(|file| {
+                self.metrics_file.map(|file| {
                     let metrics = metrics.clone();
                     blocking(move || metrics::write(&file, metrics))
                 }),
@@ -196,14 +188,15 @@ impl Outputs {
             within(
                 out_of_time(),
                 "the Pushgateway",
-                pushgateway
+                self.pushgateway
                     .as_ref()
                     .map(|pushgateway| pushgateway.push(reports)),
             ),
             within(
                 out_of_time(),
                 "the ping",
-                ping.as_ref()
+                self.ping
+                    .as_ref()
                     .map(|ping| ping.end(started, report, text::long(reports))),
             ),
         );

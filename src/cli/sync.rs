@@ -162,21 +162,20 @@ async fn run_instances(
     report.targets = registries.iter().flat_map(Target::planned).collect();
     let shard = args.shard.map(ShardSetting::resolve).transpose()?;
     if let Some(shard) = shard {
-        let is_ours = |target: &Target| {
+        report.targets.retain(|target| {
             let id = target.swr_instance_id.as_ref();
             id.is_none_or(|id| shard.has(id))
-        };
-        report.targets.retain(is_ours);
+        });
     }
     if !args.jitter.is_zero() {
         args.database.named()?;
         let waiting = wait_for_jitter(*args.jitter, telemetry);
         stop.or(waiting).await.map_err(stopped)?;
     }
-    let stop = match args.max_duration {
-        Some(limit) => stop.clone().within(limit),
-        None => stop.clone(),
-    };
+    let mut stop = stop.clone();
+    if let Some(limit) = args.max_duration {
+        stop = stop.within(limit);
+    }
     let preparing = source::prepare(registries, clock);
     let (sources, mut failures) = stop.or(preparing).await.map_err(stopped)??;
     let open = stop.or(args.database.open()).await.map_err(stopped)??;

@@ -133,6 +133,17 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
     if let Some(server) = open.embedded {
         server.close().await?;
     }
+    conclude(&reports, failures, printed, telemetry)
+}
+
+/// Prints how each instance ended, and gives the exit code of the worst.
+fn conclude(
+    reports: &[VerifyReport],
+    failures: Vec<SourceFailure>,
+    printed: Result<(), Failure>,
+    telemetry: &Telemetry,
+) -> Result<Exit, Failure> {
+    let is_alone = reports.len() + failures.len() == 1;
     let mut exits = Vec::new();
     for SourceFailure { target, failure } in failures {
         // One alone is told at the end of the program.
@@ -143,7 +154,7 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
         super::tell_failure(&failure, Some(&target), telemetry);
     }
     printed?;
-    for report in &reports {
+    for report in reports {
         super::print_lines(summary(report));
         exits.push(match report.verdict.corrupt {
             0 => Exit::Success,
