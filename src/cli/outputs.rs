@@ -154,15 +154,13 @@ impl Outputs {
         telemetry: &Telemetry,
     ) {
         let reports = &report.instances;
-        let metrics = Metrics::of(reports);
-        let out_of_time = || out_of_time(stop);
         #[cfg(feature = "otlp")]
         let traces = telemetry.traces.clone();
         #[cfg(not(feature = "otlp"))]
         let _ = telemetry;
         let told = future::join5(
             within(
-                out_of_time(),
+                stop,
                 "the summary file",
                 self.summary_file.map(|file| {
                     let lines = summary_file::lines(report.job_id, reports, &self.host);
@@ -170,7 +168,7 @@ impl Outputs {
                 }),
             ),
             within(
-                out_of_time(),
+                stop,
                 "the termination message",
                 Some({
                     let message = termination::message(reports);
@@ -178,22 +176,22 @@ impl Outputs {
                 }),
             ),
             within(
-                out_of_time(),
+                stop,
                 "the metrics file",
                 self.metrics_file.map(|file| {
-                    let metrics = metrics.clone();
+                    let metrics = Metrics::of(reports);
                     blocking(move || metrics::write(&file, metrics))
                 }),
             ),
             within(
-                out_of_time(),
+                stop,
                 "the Pushgateway",
                 self.pushgateway
                     .as_ref()
                     .map(|pushgateway| pushgateway.push(reports)),
             ),
             within(
-                out_of_time(),
+                stop,
                 "the ping",
                 self.ping
                     .as_ref()
@@ -204,7 +202,7 @@ impl Outputs {
         let told = future::join(
             told,
             within(
-                out_of_time(),
+                stop,
                 "the collector of traces",
                 traces.map(|traces| blocking(move || traces.flush(LIMIT))),
             ),
@@ -215,7 +213,7 @@ impl Outputs {
 
 /// Gives an output its time, and tells if it failed.
 async fn within<E: Display>(
-    out_of_time: impl Future<Output = ()>,
+    stop: &Stop,
     what: &str,
     work: Option<impl Future<Output = Result<(), E>>>,
 ) {
@@ -227,7 +225,7 @@ async fn within<E: Display>(
         result = work => if let Err(error) = result {
             tracing::warn!("{what} does not tell how the job ended: {error}");
         },
-        () = out_of_time => tracing::warn!("{what} does not tell how the job ended: there was no time left"),
+        () = out_of_time(stop) => tracing::warn!("{what} does not tell how the job ended: there was no time left"),
     }
 }
 

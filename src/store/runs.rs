@@ -394,3 +394,17 @@ pub async fn save_progress(
     .doing("write the run's counters")?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_counter_is_written() {
+        let counters = RunCounters::default().to_json();
+        for name in counters.as_object().unwrap().keys() {
+            let assignment = format!("{name} = c.{name}");
+            assert!(include_str!("runs.rs").contains(&assignment), "{name}");
+        }
+    }
+}

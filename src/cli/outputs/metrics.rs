@@ -81,7 +81,7 @@ const METRICS: [(&str, &str, ReadValues); 9] = [
 ];
 
 /// A metric with its samples, one a line.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Metric {
     name: &'static str,
     help: &'static str,
@@ -158,7 +158,7 @@ fn ended_at(report: &InstanceReport) -> f64 {
 }
 
 /// What there is to say about one job.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Metrics {
     metrics: Vec<Metric>,
     /// `None` where the settings could not be read, so that there may be others.
