@@ -50,25 +50,23 @@ pub struct RequestCounts {
 impl RequestCounts {
     /// All requests.
     pub fn total(&self) -> u64 {
-        self.by_kind_and_status.values().sum()
+        self.count(|_, _| true)
     }
 
     /// The requests of one kind, whatever came back.
     pub fn of(&self, kind: RequestKind) -> u64 {
-        self.by_kind_and_status
-            .iter()
-            .filter(|((of, _), _)| *of == kind)
-            .map(|(_, count)| count)
-            .sum()
+        self.count(|of, _| of == kind)
     }
 
     /// Answers with status 429.
     pub fn throttled(&self) -> u64 {
-        self.by_kind_and_status
-            .iter()
-            .filter(|((_, status), _)| *status == Some(429))
-            .map(|(_, count)| count)
-            .sum()
+        self.count(|_, status| status == Some(429))
+    }
+
+    fn count(&self, is_counted: impl Fn(RequestKind, Option<u16>) -> bool) -> u64 {
+        let counts = self.by_kind_and_status.iter();
+        let counted = counts.filter(|((kind, status), _)| is_counted(*kind, *status));
+        counted.map(|(_, count)| count).sum()
     }
 
     /// As JSON, by kind and then status: `{"artifacts": {"200": 12}}`.
@@ -87,33 +85,72 @@ impl RequestCounts {
     }
 }
 
-/// What a run did. Rows of tables unless the name says otherwise.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[expect(
-    missing_docs,
-    reason = "each is described at its column of swr.sync_run"
-)]
-pub struct RunCounters {
-    pub requests: RequestCounts,
-    pub catalog_pages: u64,
-    pub pages: u64,
-    pub artifacts_listed: u64,
-    pub artifacts_new: u64,
-    pub artifacts_changed: u64,
-    pub artifacts_removed: u64,
-    pub artifacts_unchanged: u64,
-    pub tags_new: u64,
-    pub tags_moved: u64,
-    pub tags_removed: u64,
-    pub histories_fetched: u64,
-    pub histories_reused: u64,
-    pub histories_unsupported: u64,
-    pub histories_gone: u64,
-    pub histories_failed: u64,
-    pub histories_skipped: u64,
-    pub data_issues: u64,
-    pub rows_written: u64,
+/// Passes the list of counters to a macro. A counter is a field of [`RunCounters`], and under the same
+/// name a column of swr.sync_run and a field of the summary file and of the log. The counters of one entry
+/// are one metric, and those of an entry with `by` differ in a label.
+///
+/// `store::save_progress` names each column once more, so that the statement is checked.
+macro_rules! with_counters {
+    ($callback:ident) => {
+        $callback! {
+            catalog_pages: "Pages of namespaces and repositories in the last run."
+                [catalog_pages]
+            pages: "Pages of the artifact list in the last run."
+                [pages]
+            artifacts_listed: "Artifacts in the last listing."
+                [artifacts_listed]
+            artifacts by change: "Artifacts by how they differ from the listing before: new, changed, removed, unchanged."
+                [artifacts_new artifacts_changed artifacts_removed artifacts_unchanged]
+            tags by change: "Tags by how they differ from the listing before: new, moved, removed."
+                [tags_new tags_moved tags_removed]
+            histories by outcome: "Build histories by what became of them: fetched, reused, unsupported, gone, failed, skipped."
+                [histories_fetched histories_reused histories_unsupported histories_gone histories_failed histories_skipped]
+            rows_written: "Rows of fact tables that the last run inserted or updated."
+                [rows_written]
+            data_issues: "Values that the last run had to alter, recorded for the first time."
+                [data_issues]
+        }
+    };
 }
+pub(crate) use with_counters;
+
+macro_rules! define_counters {
+    ($($metric:ident $(by $label:ident)?: $help:literal [$($name:ident)+])+) => {
+        /// What a run did. Rows of tables unless the name says otherwise.
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        #[expect(
+            missing_docs,
+            reason = "each is described at its column of swr.sync_run"
+        )]
+        pub struct RunCounters {
+            pub requests: RequestCounts,
+            $($(pub $name: u64,)+)+
+        }
+
+        /// All counters other than requests.
+        pub(crate) const COUNTER_METRICS: &[CounterMetric] = &[$(
+            CounterMetric {
+                name: concat!("swr_sync_last_run_", stringify!($metric)),
+                label: concat!("" $(, stringify!($label))?),
+                help: $help,
+                counters: &[$((stringify!($name), |counters| counters.$name)),+],
+            }
+        ),+];
+    };
+}
+with_counters!(define_counters);
+
+/// Counters as a metric.
+pub(crate) struct CounterMetric {
+    pub name: &'static str,
+    /// The label whose value is the last word of the counter's name; empty if there is none.
+    pub label: &'static str,
+    pub help: &'static str,
+    /// The name of each counter, and how it is read.
+    pub counters: &'static [(&'static str, ReadCounter)],
+}
+
+type ReadCounter = fn(&RunCounters) -> u64;
 
 impl RunCounters {
     /// The exit code of a run that came to its end.
@@ -123,6 +160,27 @@ impl RunCounters {
         } else {
             Exit::Success
         }
+    }
+
+    /// Build histories whose answer is stored, whatever it was.
+    pub fn histories_done(&self) -> u64 {
+        self.histories_fetched
+            + self.histories_unsupported
+            + self.histories_gone
+            + self.histories_failed
+    }
+
+    /// As JSON, by the columns of swr.sync_run.
+    pub fn to_json(&self) -> serde_json::Value {
+        let requests = [
+            ("requests", self.requests.to_json()),
+            ("requests_total", self.requests.total().into()),
+            ("retries", self.requests.retries.into()),
+            ("throttled", self.requests.throttled().into()),
+        ];
+        let counters = COUNTER_METRICS.iter().flat_map(|metric| metric.counters);
+        let counters = counters.map(|(name, read)| (*name, read(self).into()));
+        requests.into_iter().chain(counters).collect()
     }
 }
 

@@ -35,7 +35,7 @@ use publishing::{publish_unless_stopped, show_publishing, tidy_up};
 
 pub(crate) use begin::{FIRST_VERSION, is_older};
 pub use error::SyncError;
-pub use progress::{Phase, Progress, ProgressNow};
+pub use progress::{Phase, Progress};
 
 /// The default of [`SyncSettings::patience`].
 pub const PATIENCE: Duration = Duration::from_secs(120);

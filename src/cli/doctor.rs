@@ -212,12 +212,8 @@ async fn instances(args: &RegistryArgs) -> Probed<Instances> {
 /// Those that `sync` would mirror; which are left out, and why, is in the log.
 async fn list_instances(args: &RegistryArgs) -> Probed<Vec<String>> {
     let source = args.source(Clock::system()).await?;
-    let targets = source.targets().await;
-    let targets = targets.map_err(|error| forbidden(error, "swr:instance:list"))?;
-    let ids: Vec<String> = targets
-        .into_iter()
-        .map(|target| target.swr_instance_id)
-        .collect();
+    let ids = source.instance_ids().await;
+    let ids = ids.map_err(|error| forbidden(error, "swr:instance:list"))?;
     if ids.is_empty() {
         let hint = "an instance counts if it is Running, and of version 25.6.0 or later";
         return doubtful(ids, "no_instance", "allowed: none to mirror", hint);

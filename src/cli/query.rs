@@ -240,34 +240,30 @@ pub(super) async fn print(
         ));
     }
     let output = BufWriter::new(io::stdout());
-    let result = match format {
-        Format::Table => {
-            let mut sink = TableSink::new(output);
-            match reader.read(sql, &mut sink).await {
-                Ok(()) => sink.finish().map_err(ReadError::from),
-                Err(error) => Err(error),
+    let printing = async {
+        match format {
+            Format::Table => {
+                let mut sink = TableSink::new(output);
+                reader.read(sql, &mut sink).await?;
+                sink.finish()?;
+            }
+            Format::Csv => {
+                let mut sink = CsvSink::new(output);
+                if escape_formulas {
+                    sink = sink.escape_formulas();
+                }
+                reader.read(sql, &mut sink).await?;
+                sink.finish()?;
+            }
+            Format::Json => {
+                let mut sink = JsonSink::new(output);
+                reader.read(sql, &mut sink).await?;
+                sink.finish()?;
             }
         }
-        Format::Csv => {
-            let sink = CsvSink::new(output);
-            let mut sink = match escape_formulas {
-                true => sink.escape_formulas(),
-                false => sink,
-            };
-            match reader.read(sql, &mut sink).await {
-                Ok(()) => sink.finish().map_err(ReadError::from),
-                Err(error) => Err(error),
-            }
-        }
-        Format::Json => {
-            let mut sink = JsonSink::new(output);
-            match reader.read(sql, &mut sink).await {
-                Ok(()) => sink.finish().map_err(ReadError::from),
-                Err(error) => Err(error),
-            }
-        }
+        Ok(())
     };
-    match result {
+    match printing.await {
         Ok(()) => Ok(()),
         Err(ReadError::Output(error)) => written(Err(error)),
         Err(error @ (ReadError::Query(_) | ReadError::Silent { .. })) => Err(query_failure(error)),

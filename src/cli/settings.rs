@@ -11,7 +11,7 @@ use super::configuration::credential_keys::{Credential, credential_settings};
 use super::credentials::{self, Located, read_secret, secret, variable};
 use super::exit::{Exit, Failure};
 use super::proxy;
-use super::source::{Instances, Source};
+use super::source::{Instances, Source, Target};
 use crate::clock::Clock;
 use crate::database::{Database, DatabaseError, UrlProblem, is_ssl_mode};
 use crate::registry::{Credentials, Project, ProjectSettings, RetryPolicy, TransportSettings};
@@ -474,9 +474,12 @@ impl RegistryArgs {
         };
         let project = Project::new(settings.clone())
             .map_err(|error| Failure::new(Exit::Unexpected, error))?;
+        let target = Target {
+            project_id: settings.project_id.clone(),
+            ..Target::of_settings(self)
+        };
         Ok(Source {
-            name: self.configured.name.clone(),
-            region: self.region(),
+            target,
             settings,
             project,
             instances,

@@ -5,7 +5,6 @@ use std::str::FromStr;
 use tracing::Instrument;
 
 use super::exit::{Exit, Failure};
-use super::job::TargetName;
 use super::query;
 use super::settings::{DatabaseArgs, SourceArgs, host};
 use super::source::{self, SourceFailure};
@@ -95,15 +94,15 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
     };
     let opened = stop.or(opening).await.map_err(signals::stopped)?;
     let ((sources, mut failures), open) = opened?;
-    let finding = source::find_targets(&sources, PARALLEL_SOURCES);
-    let (targets, unlisted) = stop.or(finding).await.map_err(signals::stopped)??;
+    let finding = source::find_instances(&sources, PARALLEL_SOURCES);
+    let (instances, unlisted) = stop.or(finding).await.map_err(signals::stopped)??;
     failures.extend(unlisted);
-    let is_alone = targets.len() + failures.len() == 1;
+    let is_alone = instances.len() + failures.len() == 1;
     let mut reports = Vec::new();
-    for target in targets {
+    for instance in instances {
         let settings = VerifySettings {
-            swr_instance_id: target.swr_instance_id.clone(),
-            project_id: target.source.settings.project_id.clone(),
+            swr_instance_id: instance.swr_instance_id.clone(),
+            project_id: instance.target.project_id.clone(),
             histories,
             sample_start: format!("sha256:{:016x}", fastrand::u64(..)),
             host: host(),
@@ -111,13 +110,13 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
         };
         let span = match is_alone {
             true => tracing::Span::none(),
-            false => tracing::info_span!("verify", instance = target.swr_instance_id),
+            false => tracing::info_span!("verify", instance = instance.swr_instance_id),
         };
-        let verifying = verify(&target.registry, &open.database, &settings, &stop);
+        let verifying = verify(&instance.registry, &open.database, &settings, &stop);
         match verifying.instrument(span).await {
             Ok(report) => reports.push(report),
             Err(error) => failures.push(SourceFailure {
-                target: TargetName::new(target.source, Some(&target.swr_instance_id)),
+                target: instance.target,
                 failure: failure(error),
             }),
         }
@@ -134,6 +133,17 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
     if let Some(server) = open.embedded {
         server.close().await?;
     }
+    conclude(&reports, failures, printed, telemetry)
+}
+
+/// Prints how each instance ended, and gives the exit code of the worst.
+fn conclude(
+    reports: &[VerifyReport],
+    failures: Vec<SourceFailure>,
+    printed: Result<(), Failure>,
+    telemetry: &Telemetry,
+) -> Result<Exit, Failure> {
+    let is_alone = reports.len() + failures.len() == 1;
     let mut exits = Vec::new();
     for SourceFailure { target, failure } in failures {
         // One alone is told at the end of the program.
@@ -144,7 +154,7 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
         super::tell_failure(&failure, Some(&target), telemetry);
     }
     printed?;
-    for report in &reports {
+    for report in reports {
         super::print_lines(summary(report));
         exits.push(match report.verdict.corrupt {
             0 => Exit::Success,

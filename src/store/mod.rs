@@ -30,9 +30,7 @@ pub use history::{
     HistoryWriter, HistoryWrites, has_other_instances, histories_wanted, reuse_histories,
 };
 pub use lock::{InstanceLock, LockAttempt, LockHolder, cancel};
-pub use publish::{
-    MassRemoval, PublishCounts, Publishing, RemovedKind, RepositoryLoss, analyze, publish,
-};
+pub use publish::{MassRemoval, Publishing, RemovedKind, RepositoryLoss, analyze, publish};
 pub use readiness::{
     InstanceState, ServerState, instance_state, is_public_open, missing_migration_rights,
     missing_run_rights, server_state,

@@ -15,24 +15,6 @@ use crate::clock::Clock;
 use crate::data_issue::Action;
 use crate::run::{RunCounters, RunOutcome};
 
-/// What publish changed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(
-    missing_docs,
-    reason = "each is described at its column of swr.sync_run"
-)]
-pub struct PublishCounts {
-    pub artifacts_listed: u64,
-    pub artifacts_new: u64,
-    pub artifacts_changed: u64,
-    pub artifacts_removed: u64,
-    pub tags_new: u64,
-    pub tags_moved: u64,
-    pub tags_removed: u64,
-    pub data_issues: u64,
-    pub rows_written: u64,
-}
-
 /// What to publish, and within which bounds.
 #[derive(Debug, Clone, Copy)]
 pub struct Publishing {
@@ -176,9 +158,17 @@ pub async fn publish(
         warn_of_short_listing(&mut transaction, run).await?;
     }
     let now = to_micros(clock.now());
-    let mut counts = apply(&mut transaction, run, listing, doubt, differences, now).await?;
-    counts.rows_written += tags_missing;
-    add(counters, counts);
+    apply(
+        &mut transaction,
+        run,
+        listing,
+        doubt,
+        differences,
+        now,
+        counters,
+    )
+    .await?;
+    counters.rows_written += tags_missing;
     let outcome = if dry_run {
         RunOutcome::DryRun
     } else {
@@ -198,30 +188,7 @@ pub async fn publish(
     super::committed(transaction.commit().await, "commit the new listing")
 }
 
-fn add(counters: &mut RunCounters, counts: PublishCounts) {
-    let PublishCounts {
-        artifacts_listed,
-        artifacts_new,
-        artifacts_changed,
-        artifacts_removed,
-        tags_new,
-        tags_moved,
-        tags_removed,
-        data_issues,
-        rows_written,
-    } = counts;
-    counters.artifacts_listed = artifacts_listed;
-    counters.artifacts_new = artifacts_new;
-    counters.artifacts_changed = artifacts_changed;
-    counters.artifacts_removed = artifacts_removed;
-    counters.artifacts_unchanged = artifacts_listed - artifacts_new - artifacts_changed;
-    counters.tags_new = tags_new;
-    counters.tags_moved = tags_moved;
-    counters.tags_removed = tags_removed;
-    counters.data_issues += data_issues;
-    counters.rows_written += rows_written;
-}
-
+/// Writes the differences, and counts them in `counters`.
 async fn apply(
     connection: &mut PgConnection,
     run: Run,
@@ -229,7 +196,8 @@ async fn apply(
     doubt: Doubt,
     differences: Differences,
     now: DateTime<Utc>,
-) -> Result<PublishCounts, StoreError> {
+    counters: &mut RunCounters,
+) -> Result<(), StoreError> {
     let Differences { artifacts, tags } = differences;
     let mut rows = 0;
     rows += insert_namespaces(connection, run).await?;
@@ -280,20 +248,19 @@ async fn apply(
     rows += tags_moved + tags_removed + opened;
 
     let data_issues = insert_data_issues(connection, run, now).await?;
-    rows += data_issues;
-    let artifacts_listed = count_artifacts(connection, run).await?;
+    counters.artifacts_listed = count_artifacts(connection, run).await?;
     super::stage::clear(connection, run.instance_id).await?;
-    Ok(PublishCounts {
-        artifacts_listed,
-        artifacts_new: inserted + artifacts.returning as u64,
-        artifacts_changed: (artifacts.changed + artifacts.pulled) as u64,
-        artifacts_removed: removed,
-        tags_new: opened - tags_moved,
-        tags_moved,
-        tags_removed,
-        data_issues,
-        rows_written: rows,
-    })
+    counters.artifacts_new = inserted + artifacts.returning as u64;
+    counters.artifacts_changed = (artifacts.changed + artifacts.pulled) as u64;
+    counters.artifacts_removed = removed;
+    counters.artifacts_unchanged =
+        counters.artifacts_listed - counters.artifacts_new - counters.artifacts_changed;
+    counters.tags_new = opened - tags_moved;
+    counters.tags_moved = tags_moved;
+    counters.tags_removed = tags_removed;
+    counters.data_issues += data_issues;
+    counters.rows_written += rows + data_issues;
+    Ok(())
 }
 
 /// In what the listing and the tables differ, counted once. What has no difference costs no further
