@@ -122,7 +122,7 @@ pub async fn sync(
     );
 
     let meter = registry.meter();
-    let crawl = Crawl::new(registry, settings, run, progress, database.timeout());
+    let crawl = Crawl::new(registry, settings, run, progress);
     let crawled = crawl.run(database, &mut lock, stop).await;
     let mut counters = progress.counters(&meter);
     let result = match crawled {
@@ -136,8 +136,7 @@ pub async fn sync(
             };
             let before = counters.clone();
             let session = lock.backend_process_id();
-            let publishing = store::publish(&mut lock, run, publishing, &mut counters, clock);
-            let publishing = store::within(database.timeout(), "publish", publishing)
+            let publishing = store::publish(&mut lock, run, publishing, &mut counters, clock)
                 .instrument(tracing::info_span!(target: spans::TARGET, "publish"));
             tokio::select! {
                 published = publish_unless_stopped(publishing, database, session, stop) => published,
@@ -150,7 +149,7 @@ pub async fn sync(
         Ok(()) => {
             // All is published; a failure here is no failure of the run, nor is a stop.
             tokio::select! {
-                () = tidy_up(&mut lock, run, &counters, database.timeout()) => {}
+                () = tidy_up(&mut lock, run, &counters) => {}
                 _ = stop.requested() => {}
             }
         }
@@ -179,12 +178,6 @@ pub(crate) const IN_PROGRESS: RunEnd<'static> = RunEnd {
     exit_code: None,
 };
 
-/// Ends the statement that another session of ours is in, if any.
-async fn cancel(database: &Database, session: i32) -> Result<(), SyncError> {
-    let mut connection = database.connect_to_write().await?;
-    Ok(store::cancel(&mut connection, session).await?)
-}
-
 /// Writes the failure into the run row, if the database still listens.
 pub(crate) async fn record_failure(
     lock: &mut InstanceLock,
@@ -203,9 +196,9 @@ pub(crate) async fn record_failure(
     let saving = async {
         // A listing that was cut short leaves its statement behind, and that may wait for long. If
         // this fails, the row may still be free.
-        let _ = cancel(database, lock.backend_process_id()).await;
+        database.cancel(lock.backend_process_id()).await;
         lock.settle().await;
-        store::save_progress(lock.connection(), run, counters, end, now).await
+        store::save_progress(lock, run, counters, end, now).await
     };
     match tokio::time::timeout(RECORD_GRACE, saving).await {
         Ok(Ok(())) => {}

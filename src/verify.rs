@@ -21,9 +21,9 @@ use crate::registry::{FetchedHistory, Registry, Reservation};
 use crate::run::{RunCounters, RunOutcome};
 use crate::stop::Stop;
 use crate::store::{
-    self, Compared, Comparison, HistoriesCompared, InstanceLock, Run, RunEnd, Staged, StoreError,
-    Verdict, VerifiedRun, compare_histories, compare_listing, histories_to_verify, stage_artifacts,
-    stage_namespaces, stage_repositories,
+    self, Compared, Comparison, HistoriesCompared, InstanceLock, LockAttempt, Run, RunEnd, Session,
+    Staged, StoreError, Verdict, VerifiedRun, compare_histories, compare_listing,
+    histories_to_verify, stage_artifacts, stage_namespaces, stage_repositories,
 };
 use crate::sync::stages::{BatchLimits, fetch_all, next_batch, resume_panic};
 use crate::sync::{HEARTBEAT, IN_PROGRESS, PATIENCE, SyncError, record_failure};
@@ -106,19 +106,14 @@ pub async fn verify(
 ) -> Result<VerifyReport, VerifyError> {
     let begin = Instant::now();
     let clock = &settings.clock;
-    let limit = database.timeout();
-    let beginning = begin_run(database, settings);
+    let activity = registry.activity();
+    let beginning = begin_run(database, &activity, settings);
     let begun = stop.or(beginning).await.map_err(SyncError::from)?;
     let (mut lock, verified, run) = begun?;
 
-    let steps = Steps {
-        limit,
-        activity: registry.activity(),
-    };
     let mut verification = Verification {
         registry,
         settings,
-        steps: &steps,
         lock: &mut lock,
         run,
         verified,
@@ -145,8 +140,8 @@ pub async fn verify(
                 error: None,
                 exit_code: Some(exit as u8),
             };
-            let saving = store::save_progress(lock.connection(), run, &counters, end, clock.now());
-            store::within(limit, "write the run's counters", saving)
+            let saving = store::save_progress(&mut lock, run, &counters, end, clock.now());
+            saving
                 .await
                 .map_err(SyncError::from)
                 .map(|()| VerifyReport {
@@ -170,16 +165,15 @@ pub async fn verify(
 /// Connects, finds what to verify, takes the lock and starts the run.
 async fn begin_run(
     database: &Database,
+    activity: &Activity,
     settings: &VerifySettings,
 ) -> Result<(InstanceLock, VerifiedRun, Run), VerifyError> {
-    let limit = database.timeout();
-    let connecting = database.connect_to_write().await;
-    let mut connection = connecting.map_err(SyncError::from)?;
+    let connecting = Session::connect(database, activity).await;
+    let mut session = connecting.map_err(SyncError::from)?;
     let never_published = || VerifyError::NeverPublished {
         swr_instance_id: settings.swr_instance_id.clone(),
     };
-    let finding = store::find_instance(&mut connection, &settings.swr_instance_id);
-    let (instance_id, project_id) = store::within(limit, "read the instance", finding)
+    let (instance_id, project_id) = store::find_instance(&mut session, &settings.swr_instance_id)
         .await
         .map_err(SyncError::from)?
         .ok_or_else(never_published)?;
@@ -191,40 +185,30 @@ async fn begin_run(
         }));
     }
     let beginning = async {
-        let mut lock = InstanceLock::acquire(connection, instance_id).await?;
-        let Some(verified) = store::verified_run(lock.connection(), instance_id).await? else {
+        let mut lock = match InstanceLock::attempt(session, instance_id).await? {
+            LockAttempt::Taken(lock) => lock,
+            LockAttempt::Held { holder, .. } => {
+                return Err(StoreError::Locked {
+                    holder: holder.map(Box::new),
+                    waited: None,
+                });
+            }
+        };
+        let Some(verified) = store::verified_run(&mut lock, instance_id).await? else {
             return Ok(None);
         };
         let run = Run::start(&mut lock, &settings.host, settings.clock.now()).await?;
         Ok(Some((lock, verified, run)))
     };
-    store::within(limit, "begin a run", beginning)
+    beginning
         .await
         .map_err(SyncError::from)?
         .ok_or_else(never_published)
 }
 
-/// Runs steps on the database: each has a limit, and is registered with the watchdog.
-struct Steps {
-    limit: Duration,
-    activity: Activity,
-}
-
-impl Steps {
-    async fn within<T>(
-        &self,
-        doing: &'static str,
-        step: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let _statement = self.activity.begin(self.limit);
-        store::within(self.limit, doing, step).await
-    }
-}
-
 struct Verification<'a> {
     registry: &'a Registry,
     settings: &'a VerifySettings,
-    steps: &'a Steps,
     lock: &'a mut InstanceLock,
     run: Run,
     verified: VerifiedRun,
@@ -247,17 +231,16 @@ impl Verification<'_> {
             verified: self.verified,
             since: self.since(),
         };
-        let comparing = compare_listing(self.lock.connection(), &comparison);
-        let compared = self.steps.within("compare the listing", comparing).await?;
+        let compared = compare_listing(self.lock, &comparison).await?;
         let histories = self.compare_histories().await?;
-        let recording = store::record_verification(
-            self.lock.connection(),
+        let verdict = store::record_verification(
+            self.lock,
             &comparison,
             compared,
             histories,
             self.settings.clock.now(),
-        );
-        let verdict = self.steps.within("record the verdict", recording).await?;
+        )
+        .await?;
         Ok((compared, histories, verdict))
     }
 
@@ -274,33 +257,24 @@ impl Verification<'_> {
         let mut namespaces = self.registry.namespace_pages();
         while let Some(page) = namespaces.next().await? {
             self.counters.catalog_pages += 1;
-            let staging = stage_namespaces(self.lock.connection(), run, &mut staged, &page);
-            self.steps.within("stage namespaces", staging).await?;
+            stage_namespaces(self.lock, run, &mut staged, &page).await?;
         }
         let mut repositories = self.registry.repository_pages();
         while let Some(page) = repositories.next().await? {
             self.counters.catalog_pages += 1;
-            let staging = stage_repositories(self.lock.connection(), run, &mut staged, &page);
-            self.steps.within("stage repositories", staging).await?;
+            stage_repositories(self.lock, run, &mut staged, &page).await?;
         }
         let started_at = clock.now();
-        let noting = store::note_listing(self.lock.connection(), run, started_at, None);
-        self.steps
-            .within("note the times of the listing", noting)
-            .await?;
+        store::note_listing(self.lock, run, started_at, None).await?;
         let mut pages = self.registry.artifact_pages();
         while let Some(page) = pages.next().await? {
             self.counters.pages += 1;
             self.counters.artifacts_listed += page.rows.len() as u64;
-            let staging = stage_artifacts(self.lock.connection(), run, &mut staged, &page);
-            self.steps.within("stage artifacts", staging).await?;
+            stage_artifacts(self.lock, run, &mut staged, &page).await?;
             self.beat().await?;
         }
         let finished_at = Some(clock.now());
-        let noting = store::note_listing(self.lock.connection(), run, started_at, finished_at);
-        self.steps
-            .within("note the times of the listing", noting)
-            .await?;
+        store::note_listing(self.lock, run, started_at, finished_at).await?;
         Ok(())
     }
 
@@ -317,11 +291,7 @@ impl Verification<'_> {
         let (mut after, mut has_turned) = (start.to_owned(), false);
         loop {
             let limit = left.map_or(BATCH as i64, |left| left.min(BATCH as i64));
-            let choosing = histories_to_verify(self.lock.connection(), self.run, &after, limit);
-            let mut requests = self
-                .steps
-                .within("choose build histories", choosing)
-                .await?;
+            let mut requests = histories_to_verify(self.lock, self.run, &after, limit).await?;
             if has_turned {
                 requests.retain(|request| request.digest.as_str() <= start);
             }
@@ -340,14 +310,10 @@ impl Verification<'_> {
                 let answers = fetching.answers().await?;
                 missing -= answers.len();
                 let (answers, _reservations): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
-                let comparing = compare_histories(self.lock.connection(), self.run, &answers);
                 let HistoriesCompared {
                     compared,
                     unavailable,
-                } = self
-                    .steps
-                    .within("compare build histories", comparing)
-                    .await?;
+                } = compare_histories(self.lock, self.run, &answers).await?;
                 self.counters.histories_fetched += compared as u64;
                 counts.compared += compared;
                 counts.unavailable += unavailable;
@@ -364,11 +330,8 @@ impl Verification<'_> {
         self.next_heartbeat = Instant::now() + HEARTBEAT;
         self.counters.requests = self.registry.meter().counts();
         let (counters, now) = (&self.counters, self.settings.clock.now());
-        let saving =
-            store::save_progress(self.lock.connection(), self.run, counters, IN_PROGRESS, now);
-        self.steps
-            .within("write the run's counters", saving)
-            .await?;
+        let saving = store::save_progress(self.lock, self.run, counters, IN_PROGRESS, now);
+        saving.await?;
         Ok(())
     }
 }

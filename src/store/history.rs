@@ -4,14 +4,14 @@ use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
+use sqlx::Connection;
 use sqlx::postgres::PgBindIterExt;
 use sqlx::types::Json;
-use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::copy::CopyRows;
 use super::findings::{Examined, examine, insert_commands};
-use super::{Doing, Run, StoreError, content, to_micros};
+use super::{Run, Session, StoreError, content, to_micros};
 use crate::build_history::{BuildStep, HistoryAnswer, HistoryOutcome, Layer};
 use crate::data_issue::DataIssue;
 
@@ -20,12 +20,12 @@ use crate::data_issue::DataIssue;
 /// Wanted are digests never requested, and those whose last answer was not final and whose time has
 /// come; of the latter none that this run has asked for already.
 pub async fn histories_wanted(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     digests: &[&str],
     now: DateTime<Utc>,
 ) -> Result<Vec<String>, StoreError> {
-    sqlx::query_scalar!(
+    let query = sqlx::query!(
         // A subquery, so that the plan is a look-up by key also while the table is empty or its rows
         // were never counted.
         r#"select wanted.digest as "digest!"
@@ -43,35 +43,35 @@ pub async fn histories_wanted(
         to_micros(now),
         run.started_at
     )
-    .fetch_all(connection)
-    .await
-    .doing("see which build histories are wanted")
+    .map(|row| row.digest);
+    session
+        .fetch_all("see which build histories are wanted", query)
+        .await
 }
 
 /// Whether the database holds other instances, whose build histories could be reused.
 pub async fn has_other_instances(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     instance_id: i32,
 ) -> Result<bool, StoreError> {
-    sqlx::query_scalar!(
+    let query = sqlx::query!(
         r#"select exists (select from swr.instance where instance_id <> $1) as "exists!""#,
         instance_id
     )
-    .fetch_one(connection)
-    .await
-    .doing("look for other instances")
+    .map(|row| row.exists);
+    session.fetch_one("look for other instances", query).await
 }
 
 /// Copies histories that another instance of the same database has already brought, with what
 /// had to be altered in them, and gives the digests that need no request any more.
 pub async fn reuse_histories(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     digests: &[&str],
     now: DateTime<Utc>,
 ) -> Result<(HistoryWrites, HashSet<String>), StoreError> {
     let instance_id = run.instance_id;
-    let sources = sqlx::query!(
+    let query = sqlx::query!(
         r#"select distinct on (m.digest) m.digest, m.instance_id
            from swr.instance i
            join swr.manifest m on m.instance_id = i.instance_id and m.digest = any($2)
@@ -79,21 +79,18 @@ pub async fn reuse_histories(
            order by m.digest, m.instance_id"#,
         instance_id,
         digests as _
-    )
-    .fetch_all(&mut *connection)
-    .await
-    .doing("look for build histories in other instances")?;
+    );
+    let sources = session
+        .fetch_all("look for build histories in other instances", query)
+        .await?;
     if sources.is_empty() {
         return Ok((HistoryWrites::default(), HashSet::new()));
     }
     let from: Vec<i32> = sources.iter().map(|source| source.instance_id).collect();
     let digests: Vec<String> = sources.into_iter().map(|source| source.digest).collect();
-    let mut transaction = connection
-        .begin()
-        .await
-        .doing("begin to copy build histories")?;
+    let mut transaction = session.begin("begin to copy build histories").await?;
     let mut rows = 0;
-    rows += sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.build_step
              (created_at, instance_id, created_at_ns, build_step_id, command_id, layer_id, media_type_id, chain_id,
               empty_layer, extra)
@@ -111,13 +108,10 @@ pub async fn reuse_histories(
         instance_id,
         &from,
         &digests
-    )
-    .execute(&mut *transaction)
-    .await
-    .doing("copy build steps")?
-    .rows_affected();
+    );
+    rows += transaction.execute("copy build steps", query).await?;
     // Other rules may have examined them there.
-    let commands = sqlx::query!(
+    let query = sqlx::query!(
         "select distinct on (c.command_id) c.command_id, c.command
          from unnest($2::integer[], $3::text[]) as f (instance_id, digest)
          join swr.manifest m on m.instance_id = f.instance_id and m.digest = f.digest
@@ -130,16 +124,16 @@ pub async fn reuse_histories(
         instance_id,
         &from,
         &digests
-    )
-    .fetch_all(&mut *transaction)
-    .await
-    .doing("read the commands to copy")?;
+    );
+    let commands = transaction
+        .fetch_all("read the commands to copy", query)
+        .await?;
     let commands: Vec<Examined<'_>> = commands
         .iter()
         .map(|row| examine(row.command_id, &row.command))
         .collect();
     rows += insert_commands(&mut transaction, instance_id, &commands).await?;
-    rows += sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.layer (size_bytes, instance_id, layer_id, digest)
          select distinct on (l.layer_id) l.size_bytes, $1::integer, l.layer_id, l.digest
          from unnest($2::integer[], $3::text[]) as f (instance_id, digest)
@@ -154,12 +148,9 @@ pub async fn reuse_histories(
         instance_id,
         &from,
         &digests
-    )
-    .execute(&mut *transaction)
-    .await
-    .doing("copy layers")?
-    .rows_affected();
-    rows += sqlx::query!(
+    );
+    rows += transaction.execute("copy layers", query).await?;
+    let query = sqlx::query!(
         "insert into swr.media_type (instance_id, media_type_id, media_type)
          select distinct on (t.media_type_id) $1::integer, t.media_type_id, t.media_type
          from unnest($2::integer[], $3::text[]) as f (instance_id, digest)
@@ -174,12 +165,9 @@ pub async fn reuse_histories(
         instance_id,
         &from,
         &digests
-    )
-    .execute(&mut *transaction)
-    .await
-    .doing("copy media types")?
-    .rows_affected();
-    rows += sqlx::query!(
+    );
+    rows += transaction.execute("copy media types", query).await?;
+    let query = sqlx::query!(
         "insert into swr.manifest
              (instance_id, digest, outcome, attempts, attempted_at, http_status, error_code, error_message,
               reported_total, layer_bytes, build_step_ids, layer_ids, chain_ids, extra)
@@ -196,13 +184,10 @@ pub async fn reuse_histories(
         instance_id,
         &from,
         &digests
-    )
-    .execute(&mut *transaction)
-    .await
-    .doing("copy manifests")?
-    .rows_affected();
+    );
+    rows += transaction.execute("copy manifests", query).await?;
     // The key of a step is the digest and the position.
-    let data_issues = sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.data_issue
              (instance_id, data_issue_id, run_id, recorded_at, table_name, row_key, field, action, original)
          select distinct on (d.data_issue_id)
@@ -220,15 +205,9 @@ pub async fn reuse_histories(
         to_micros(now),
         &from,
         &digests
-    )
-    .execute(&mut *transaction)
-    .await
-    .doing("copy data issues")?
-    .rows_affected();
-    transaction
-        .commit()
-        .await
-        .doing("commit copied build histories")?;
+    );
+    let data_issues = transaction.execute("copy data issues", query).await?;
+    transaction.commit("commit copied build histories").await?;
     let writes = HistoryWrites {
         rows: rows + data_issues,
         data_issues,
@@ -245,13 +224,13 @@ pub struct HistoryWrites {
     pub data_issues: u64,
 }
 
-/// Stores answers under their digests, over a connection of its own.
+/// Stores answers under their digests, over a session of its own.
 ///
 /// An answer stays valid, however the run ends, so it is stored outside of
 /// publish. Storing it twice changes nothing.
 #[derive(Debug)]
 pub struct HistoryWriter {
-    connection: PgConnection,
+    session: Session<'static>,
     run: Run,
     known: Known,
 }
@@ -400,9 +379,9 @@ struct Batch<'a> {
 
 impl HistoryWriter {
     /// Stores for `run` over `connection`.
-    pub fn new(connection: PgConnection, run: Run) -> HistoryWriter {
+    pub fn new(session: Session<'static>, run: Run) -> HistoryWriter {
         HistoryWriter {
-            connection,
+            session,
             run,
             known: Known::default(),
         }
@@ -431,7 +410,7 @@ impl HistoryWriter {
         };
         self.known.remember(batch.offered.into_iter());
         // One large history must not take its memory for the rest of the run.
-        self.connection.shrink_buffers();
+        self.session.connection().shrink_buffers();
         Ok(writes)
     }
 
@@ -441,29 +420,25 @@ impl HistoryWriter {
         now: DateTime<Utc>,
     ) -> Result<HistoryWrites, StoreError> {
         let run = self.run;
-        let mut transaction = self
-            .connection
-            .begin()
-            .await
-            .doing("begin to store build histories")?;
-        let connection = &mut *transaction;
+        let mut transaction = self.session.begin("begin to store build histories").await?;
+        let session = &mut transaction;
         let is_complete = match self.known.is_complete {
             Some(is_complete) => is_complete,
-            None => is_without_content(connection, run).await?,
+            None => is_without_content(session, run).await?,
         };
         self.known.is_complete = Some(is_complete);
         let stored = match is_complete {
             true => HashSet::new(),
-            false => stored_content(connection, run, batch).await?,
+            false => stored_content(session, run, batch).await?,
         };
         let mut rows = 0;
-        rows += insert_commands(connection, run.instance_id, &batch.commands).await?;
-        rows += copy_layers(connection, run, &batch.layers, &stored).await?;
-        rows += insert_media_types(connection, run, &batch.media_types).await?;
-        rows += copy_steps(connection, run, &batch.steps, &stored).await?;
-        rows += upsert_manifests(connection, run, batch, now).await?;
-        let data_issues = insert_issues(connection, run, &batch.issues, now).await?;
-        transaction.commit().await.doing("commit build histories")?;
+        rows += insert_commands(session, run.instance_id, &batch.commands).await?;
+        rows += copy_layers(session, run, &batch.layers, &stored).await?;
+        rows += insert_media_types(session, run, &batch.media_types).await?;
+        rows += copy_steps(session, run, &batch.steps, &stored).await?;
+        rows += upsert_manifests(session, run, batch, now).await?;
+        let data_issues = insert_issues(session, run, &batch.issues, now).await?;
+        transaction.commit("commit build histories").await?;
         Ok(HistoryWrites {
             rows: rows + data_issues,
             data_issues,
@@ -473,7 +448,7 @@ impl HistoryWriter {
     /// Closes the connection.
     pub async fn close(self) {
         // All is committed; the server notices a lost connection by itself.
-        let _ = self.connection.close().await;
+        self.session.close().await;
     }
 }
 
@@ -564,27 +539,28 @@ impl<'a> Batch<'a> {
 }
 
 /// Whether the instance has neither steps nor layers.
-async fn is_without_content(connection: &mut PgConnection, run: Run) -> Result<bool, StoreError> {
-    sqlx::query_scalar!(
+async fn is_without_content(session: &mut Session<'_>, run: Run) -> Result<bool, StoreError> {
+    let query = sqlx::query!(
         r#"select not exists (select from swr.build_step where instance_id = $1)
               and not exists (select from swr.layer where instance_id = $1) as "is_empty!""#,
         run.instance_id
     )
-    .fetch_one(connection)
-    .await
-    .doing("see whether build steps are stored")
+    .map(|row| row.is_empty);
+    session
+        .fetch_one("see whether build steps are stored", query)
+        .await
 }
 
 /// Which steps and layers of a batch the database has.
 async fn stored_content(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     batch: &Batch<'_>,
 ) -> Result<HashSet<Uuid>, StoreError> {
     if batch.steps.is_empty() {
         return Ok(HashSet::new());
     }
-    let stored = sqlx::query_scalar!(
+    let query = sqlx::query!(
         // Subqueries, so that the plan is a look-up by key, however many rows the planner expects.
         r#"select o.build_step_id as "id!"
            from unnest($2::uuid[]) as o (build_step_id)
@@ -596,16 +572,16 @@ async fn stored_content(
         run.instance_id,
         batch.steps.iter().map(|row| row.build_step_id).bind_iter() as _,
         batch.layers.iter().map(|(id, _)| *id).bind_iter() as _,
-    )
-    .fetch_all(connection)
-    .await
-    .doing("see which build steps are stored")?;
+    ).map(|row| row.id);
+    let stored = session
+        .fetch_all("see which build steps are stored", query)
+        .await?;
     Ok(stored.into_iter().collect())
 }
 
 /// Writes the layers that are not stored.
 async fn copy_layers(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     layers: &[(Uuid, &Layer)],
     stored: &HashSet<Uuid>,
@@ -617,26 +593,26 @@ async fn copy_layers(
             row.value(run.instance_id)?;
             row.value(layer_id)?;
             row.value(layer.digest.as_str())
-        })
-        .doing("store layers")?;
+        });
     }
-    rows.write(
-        connection,
-        "copy swr.layer (size_bytes, instance_id, layer_id, digest) from stdin (format binary)",
-    )
-    .await
-    .doing("store layers")
+    session
+        .copy(
+            "store layers",
+            rows,
+            "copy swr.layer (size_bytes, instance_id, layer_id, digest) from stdin (format binary)",
+        )
+        .await
 }
 
 async fn insert_media_types(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     media_types: &[(Uuid, &str)],
 ) -> Result<u64, StoreError> {
     if media_types.is_empty() {
         return Ok(0);
     }
-    let result = sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.media_type (instance_id, media_type_id, media_type)
          select $1, t.media_type_id, t.media_type
          from unnest($2::uuid[], $3::text[]) as t (media_type_id, media_type)
@@ -644,16 +620,13 @@ async fn insert_media_types(
         run.instance_id,
         media_types.iter().map(|(id, _)| *id).bind_iter() as _,
         media_types.iter().map(|(_, text)| *text).bind_iter() as _,
-    )
-    .execute(connection)
-    .await
-    .doing("store media types")?;
-    Ok(result.rows_affected())
+    );
+    session.execute("store media types", query).await
 }
 
 /// Writes the steps that are not stored.
 async fn copy_steps(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     steps: &[StepRow<'_>],
     stored: &HashSet<Uuid>,
@@ -681,30 +654,24 @@ async fn copy_steps(
             row.value(step.chain_id)?;
             row.value(*empty_layer)?;
             row.value(extra.as_ref().map(Json))
-        })
-        .doing("store build steps")?;
+        });
     }
-    rows.write(
-        connection,
-        "copy swr.build_step
+    session.copy("store build steps", rows, "copy swr.build_step
              (created_at, instance_id, created_at_ns, build_step_id, command_id, layer_id, media_type_id, chain_id,
               empty_layer, extra)
-         from stdin (format binary)",
-    )
-    .await
-    .doing("store build steps")
+         from stdin (format binary)").await
 }
 
 /// Writes how each fetch ended. What is not final is due again in the next run, then after an
 /// hour, four hours, and so on up to a week.
 async fn upsert_manifests(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     batch: &Batch<'_>,
     now: DateTime<Utc>,
 ) -> Result<u64, StoreError> {
     let manifests = &batch.manifests;
-    let result = sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.manifest as stored
              (instance_id, digest, outcome, attempts, attempted_at, next_attempt_at, waiting_since, http_status,
               error_code, error_message, reported_total, layer_bytes, build_step_ids, layer_ids, chain_ids, extra)
@@ -757,15 +724,12 @@ async fn upsert_manifests(
         &batch.step_ids,
         &batch.layer_ids,
         &batch.chain_ids
-    )
-    .execute(connection)
-    .await
-    .doing("store manifests")?;
-    Ok(result.rows_affected())
+    );
+    session.execute("store manifests", query).await
 }
 
 pub(super) async fn insert_issues(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     issues: &[&DataIssue],
     now: DateTime<Utc>,
@@ -773,7 +737,7 @@ pub(super) async fn insert_issues(
     if issues.is_empty() {
         return Ok(0);
     }
-    let result = sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.data_issue
              (instance_id, data_issue_id, run_id, recorded_at, table_name, row_key, field, action, original)
          select $1, i.data_issue_id, $2, $3, i.table_name, i.row_key, i.field, i.action, i.original
@@ -789,11 +753,8 @@ pub(super) async fn insert_issues(
         issues.iter().map(|i| i.field.as_str()).bind_iter() as _,
         issues.iter().map(|i| i.action.as_str()).bind_iter() as _,
         issues.iter().map(|i| Json(&i.original)).bind_iter() as _,
-    )
-    .execute(connection)
-    .await
-    .doing("store data issues")?;
-    Ok(result.rows_affected())
+    );
+    session.execute("store data issues", query).await
 }
 
 /// PostgreSQL cuts at microseconds; this is what it cuts off.

@@ -8,10 +8,9 @@
 //! What follows from one history alone, its layers and its chains, is in `swr.manifest`: no statement
 //! here reads build steps.
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Doing, Run, StoreError};
+use super::{Run, Session, StoreError};
 
 /// Artifacts that were taken out or in.
 #[derive(Debug, Default)]
@@ -22,8 +21,8 @@ pub(super) struct Moved {
 }
 
 /// Takes out the artifacts which this listing shows no more, or elsewhere.
-pub(super) async fn take_out(connection: &mut PgConnection, run: Run) -> Result<Moved, StoreError> {
-    let moved = sqlx::query!(
+pub(super) async fn take_out(session: &mut Session<'_>, run: Run) -> Result<Moved, StoreError> {
+    let query = sqlx::query!(
         r#"with leaving as materialized (
              select g.artifact_id, g.root_chain_id, a.repository_id, a.digest
              from swr.artifact_layering g
@@ -66,10 +65,10 @@ pub(super) async fn take_out(connection: &mut PgConnection, run: Run) -> Result<
          from leaving"#,
         run.instance_id,
         run.run_id
-    )
-    .fetch_one(connection)
-    .await
-    .doing("uncount the layers of removed artifacts")?;
+    );
+    let moved = session
+        .fetch_one("uncount the layers of removed artifacts", query)
+        .await?;
     Ok(Moved {
         artifacts: moved.artifacts,
         root_chain_ids: moved.root_chain_ids.unwrap_or_default(),
@@ -80,24 +79,24 @@ pub(super) async fn take_out(connection: &mut PgConnection, run: Run) -> Result<
 /// what follows from them and from those taken out. `has_changes` says whether artifacts changed
 /// otherwise, for one could be in another namespace now.
 pub(super) async fn take_in(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     taken_out: Moved,
     has_changes: bool,
 ) -> Result<(), StoreError> {
-    let taken_in = count_layers(connection, run).await?;
+    let taken_in = count_layers(session, run).await?;
     if taken_out.artifacts + taken_in.artifacts == 0 && !has_changes {
         return Ok(());
     }
     let root_chain_ids = [taken_out.root_chain_ids, taken_in.root_chain_ids].concat();
-    update_artifacts(connection, run, &root_chain_ids).await?;
-    update_repositories(connection, run).await?;
-    update_namespaces(connection, run).await
+    update_artifacts(session, run, &root_chain_ids).await?;
+    update_repositories(session, run).await?;
+    update_namespaces(session, run).await
 }
 
 /// Counts the layers of the artifacts that have no row in `swr.artifact_layering` yet.
-async fn count_layers(connection: &mut PgConnection, run: Run) -> Result<Moved, StoreError> {
-    let moved = sqlx::query!(
+async fn count_layers(session: &mut Session<'_>, run: Run) -> Result<Moved, StoreError> {
+    let query = sqlx::query!(
         r#"with entering as materialized (
              select a.artifact_id, a.repository_id, m.layer_ids, m.chain_ids[1] as root_chain_id
              from swr.artifact a
@@ -124,10 +123,10 @@ async fn count_layers(connection: &mut PgConnection, run: Run) -> Result<Moved, 
              as root_chain_ids
          from entering"#,
         run.instance_id
-    )
-    .fetch_one(connection)
-    .await
-    .doing("count the layers of new artifacts")?;
+    );
+    let moved = session
+        .fetch_one("count the layers of new artifacts", query)
+        .await?;
     Ok(Moved {
         artifacts: moved.artifacts,
         root_chain_ids: moved.root_chain_ids.unwrap_or_default(),
@@ -137,11 +136,11 @@ async fn count_layers(connection: &mut PgConnection, run: Run) -> Result<Moved, 
 /// Writes the row of each artifact where it differs: what it has alone, and, of the images that begin
 /// with one of these chains, the base and the longest shared chain.
 async fn update_artifacts(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     root_chain_ids: &[Uuid],
 ) -> Result<(), StoreError> {
-    sqlx::query!(
+    let query = sqlx::query!(
         "with root as materialized (
              select distinct unnest($2::uuid[]) as chain_id
          ),
@@ -245,15 +244,15 @@ async fn update_artifacts(
              shared_chain_id = excluded.shared_chain_id",
         run.instance_id,
         root_chain_ids
-    )
-    .execute(connection)
-    .await
-    .doing("find what each artifact shares")?;
+    );
+    session
+        .execute("find what each artifact shares", query)
+        .await?;
     Ok(())
 }
 
-async fn update_repositories(connection: &mut PgConnection, run: Run) -> Result<(), StoreError> {
-    sqlx::query!(
+async fn update_repositories(session: &mut Session<'_>, run: Run) -> Result<(), StoreError> {
+    let query = sqlx::query!(
         "with used as (
              select layer_id, count(*) as repositories
              from swr.repository_layer
@@ -289,15 +288,15 @@ async fn update_repositories(connection: &mut PgConnection, run: Run) -> Result<
              layer_bytes = excluded.layer_bytes,
              exclusive_bytes = excluded.exclusive_bytes",
         run.instance_id
-    )
-    .execute(connection)
-    .await
-    .doing("sum the layers of repositories")?;
+    );
+    session
+        .execute("sum the layers of repositories", query)
+        .await?;
     Ok(())
 }
 
-async fn update_namespaces(connection: &mut PgConnection, run: Run) -> Result<(), StoreError> {
-    sqlx::query!(
+async fn update_namespaces(session: &mut Session<'_>, run: Run) -> Result<(), StoreError> {
+    let query = sqlx::query!(
         "with home as (
              select a.repository_id, min(coalesce(a.namespace_id, r.namespace_id, 0)) as namespace_id
              from swr.artifact_layering g
@@ -345,18 +344,18 @@ async fn update_namespaces(connection: &mut PgConnection, run: Run) -> Result<()
              layer_bytes = excluded.layer_bytes,
              exclusive_bytes = excluded.exclusive_bytes",
         run.instance_id
-    )
-    .execute(connection)
-    .await
-    .doing("sum the layers of namespaces")?;
+    );
+    session
+        .execute("sum the layers of namespaces", query)
+        .await?;
     Ok(())
 }
 
 /// Computes again what artifacts share, from the build histories of those that are counted, and records
 /// each difference as corrupt. An artifact that is not counted yet is none: its history may have arrived
 /// after the latest publish, and the next one counts it.
-pub(super) async fn compare(connection: &mut PgConnection, run: Run) -> Result<(), StoreError> {
-    sqlx::query!(
+pub(super) async fn compare(session: &mut Session<'_>, run: Run) -> Result<(), StoreError> {
+    let query = sqlx::query!(
         "with counted as materialized (
              select g.artifact_id, a.repository_id, a.digest, m.layer_ids, m.chain_ids,
                     coalesce(a.namespace_id, r.namespace_id, 0) as namespace_id
@@ -536,9 +535,9 @@ pub(super) async fn compare(connection: &mut PgConnection, run: Run) -> Result<(
          where c.stored is distinct from c.found",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("compare what artifacts share")?;
+    );
+    session
+        .execute("compare what artifacts share", query)
+        .await?;
     Ok(())
 }

@@ -13,12 +13,11 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::postgres::PgBindIterExt;
-use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::history::{Layering, StepRow, nanos_beyond_micros, step_rows};
 use super::publish::{drop_superseded_rows, plan_for_bulk};
-use super::{Doing, Run, StoreError, content, layering, to_micros, uncataloged};
+use super::{Run, Session, StoreError, content, layering, to_micros, uncataloged};
 use crate::build_history::{
     BuildHistory, HistoryAnswer, HistoryOutcome, HistoryRequest, RepositoryPath,
 };
@@ -36,10 +35,10 @@ pub struct VerifiedRun {
 
 /// The latest published run of an instance.
 pub async fn verified_run(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     instance_id: i32,
 ) -> Result<Option<VerifiedRun>, StoreError> {
-    sqlx::query_as!(
+    let query = sqlx::query_as!(
         VerifiedRun,
         "select run_id, started_at, histories_failed + histories_skipped as \"histories_missing!\"
          from swr.sync_run
@@ -47,24 +46,22 @@ pub async fn verified_run(
          order by run_id desc
          limit 1",
         instance_id
-    )
-    .fetch_optional(connection)
-    .await
-    .doing("find the latest published run")
+    );
+    session
+        .fetch_optional("find the latest published run", query)
+        .await
 }
 
 /// The row of an instance: its number here, and its project.
 pub async fn find_instance(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     swr_instance_id: &str,
 ) -> Result<Option<(i32, String)>, StoreError> {
-    let row = sqlx::query!(
+    let query = sqlx::query!(
         "select instance_id, project_id from swr.instance where swr_instance_id = $1",
         swr_instance_id
-    )
-    .fetch_optional(connection)
-    .await
-    .doing("read the instance")?;
+    );
+    let row = session.fetch_optional("read the instance", query).await?;
     Ok(row.map(|row| (row.instance_id, row.project_id)))
 }
 
@@ -90,7 +87,7 @@ pub struct Compared {
 
 /// Compares the staged listing with the tables, and the tables with each other.
 pub async fn compare_listing(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     comparison: &Comparison,
 ) -> Result<Compared, StoreError> {
     let comparison = Comparison {
@@ -98,7 +95,7 @@ pub async fn compare_listing(
         ..*comparison
     };
     let Comparison { run, .. } = comparison;
-    let mut transaction = connection.begin().await.doing("begin to compare")?;
+    let mut transaction = session.begin("begin to compare").await?;
     plan_for_bulk(&mut transaction).await?;
     forget_differences(&mut transaction, run).await?;
     drop_superseded_rows(&mut transaction, run).await?;
@@ -114,24 +111,24 @@ pub async fn compare_listing(
     find_missing_content(&mut transaction, comparison).await?;
     layering::compare(&mut transaction, run).await?;
     let compared = count_compared(&mut transaction, run).await?;
-    transaction.commit().await.doing("commit the comparison")?;
+    transaction.commit("commit the comparison").await?;
     Ok(compared)
 }
 
 /// Keeps the differences of the latest verification only.
-async fn forget_differences(connection: &mut PgConnection, run: Run) -> Result<(), StoreError> {
-    sqlx::query!(
+async fn forget_differences(session: &mut Session<'_>, run: Run) -> Result<(), StoreError> {
+    let query = sqlx::query!(
         "delete from swr.verification_difference where instance_id = $1",
         run.instance_id
-    )
-    .execute(connection)
-    .await
-    .doing("forget the differences of an earlier verification")?;
+    );
+    session
+        .execute("forget the differences of an earlier verification", query)
+        .await?;
     Ok(())
 }
 
 async fn compare_namespaces(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     comparison: Comparison,
 ) -> Result<(), StoreError> {
     let Comparison {
@@ -139,7 +136,7 @@ async fn compare_namespaces(
         verified,
         since,
     } = comparison;
-    sqlx::query!(
+    let query = sqlx::query!(
         "with listed as (
              select distinct on (namespace_id) *
              from swr.staged_namespace
@@ -193,15 +190,13 @@ async fn compare_namespaces(
         run.run_id,
         since,
         verified.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("compare namespaces")?;
+    );
+    session.execute("compare namespaces", query).await?;
     Ok(())
 }
 
 async fn compare_repositories(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     comparison: Comparison,
 ) -> Result<(), StoreError> {
     let Comparison {
@@ -209,7 +204,7 @@ async fn compare_repositories(
         verified,
         since,
     } = comparison;
-    sqlx::query!(
+    let query = sqlx::query!(
         "with listed as (
              select distinct on (repository_id) *
              from swr.staged_repository
@@ -286,19 +281,17 @@ async fn compare_repositories(
         run.run_id,
         since,
         verified.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("compare repositories")?;
+    );
+    session.execute("compare repositories", query).await?;
     Ok(())
 }
 
 async fn compare_artifacts(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     comparison: Comparison,
 ) -> Result<(), StoreError> {
     let Comparison { run, since, .. } = comparison;
-    sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.verification_difference
              (instance_id, run_id, table_name, row_key, field, verdict, stored, found)
          select $1, $2, 'artifact', coalesce(s.artifact_id, a.artifact_id)::text, d.field,
@@ -333,20 +326,18 @@ async fn compare_artifacts(
         run.instance_id,
         run.run_id,
         since
-    )
-    .execute(connection)
-    .await
-    .doing("compare artifacts")?;
+    );
+    session.execute("compare artifacts", query).await?;
     Ok(())
 }
 
 /// The runs that artifacts name are there, and agree with the times.
 async fn compare_artifact_runs(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     comparison: Comparison,
 ) -> Result<(), StoreError> {
     let Comparison { run, .. } = comparison;
-    sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.verification_difference
              (instance_id, run_id, table_name, row_key, field, verdict, stored, found)
          select $1, $2, 'artifact', a.artifact_id::text, d.field, 'corrupt', d.stored, d.found
@@ -365,19 +356,16 @@ async fn compare_artifact_runs(
          on conflict do nothing",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("compare artifacts with the runs they name")?;
+    );
+    session
+        .execute("compare artifacts with the runs they name", query)
+        .await?;
     Ok(())
 }
 
-async fn compare_tags(
-    connection: &mut PgConnection,
-    comparison: Comparison,
-) -> Result<(), StoreError> {
+async fn compare_tags(session: &mut Session<'_>, comparison: Comparison) -> Result<(), StoreError> {
     let Comparison { run, since, .. } = comparison;
-    sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.verification_difference
              (instance_id, run_id, table_name, row_key, field, verdict, stored, found)
          select $1, $2, 'tag',
@@ -405,10 +393,8 @@ async fn compare_tags(
         run.instance_id,
         run.run_id,
         since
-    )
-    .execute(connection)
-    .await
-    .doing("compare tags")?;
+    );
+    session.execute("compare tags", query).await?;
     Ok(())
 }
 
@@ -417,11 +403,11 @@ async fn compare_tags(
 /// The start of an interval that is over may have been a push time nobody knows any more; then
 /// it must lie between the two listings that saw the tag elsewhere and there.
 async fn compare_tag_history(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     comparison: Comparison,
 ) -> Result<(), StoreError> {
     let Comparison { run, .. } = comparison;
-    sqlx::query!(
+    let query = sqlx::query!(
         "with listing as (
              select run_id, listing_started_at as started_at, listing_finished_at as finished_at,
                     coalesce(lag(listing_started_at) over (order by run_id), 'epoch') as previous_started_at
@@ -484,20 +470,20 @@ async fn compare_tag_history(
          where d.stored is distinct from d.found",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("compare the history of tags")?;
+    );
+    session
+        .execute("compare the history of tags", query)
+        .await?;
     Ok(())
 }
 
 /// Each tag has one open interval, with its digest, and no other interval is open.
 async fn compare_open_intervals(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     comparison: Comparison,
 ) -> Result<(), StoreError> {
     let Comparison { run, .. } = comparison;
-    sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.verification_difference
              (instance_id, run_id, table_name, row_key, field, verdict, stored, found)
          select $1, $2, 'tag_history',
@@ -513,23 +499,23 @@ async fn compare_open_intervals(
          where h.digest is distinct from k.digest",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("compare tags with their history")?;
+    );
+    session
+        .execute("compare tags with their history", query)
+        .await?;
     Ok(())
 }
 
 /// Each artifact's digest was asked for, unless the verified run could not ask for all.
 async fn find_missing_manifests(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     comparison: Comparison,
 ) -> Result<(), StoreError> {
     let Comparison { run, verified, .. } = comparison;
     if verified.histories_missing > 0 {
         return Ok(());
     }
-    sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.verification_difference
              (instance_id, run_id, table_name, row_key, field, verdict, found)
          select distinct $1::integer, $2::bigint, 'manifest', a.digest, 'row', 'corrupt', 'present'
@@ -538,20 +524,20 @@ async fn find_missing_manifests(
            and not exists (select from swr.manifest m where m.instance_id = $1 and m.digest = a.digest)",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("look for manifests that are missing")?;
+    );
+    session
+        .execute("look for manifests that are missing", query)
+        .await?;
     Ok(())
 }
 
 /// Whatever a history names is there.
 async fn find_missing_content(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     comparison: Comparison,
 ) -> Result<(), StoreError> {
     let Comparison { run, .. } = comparison;
-    sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.verification_difference
              (instance_id, run_id, table_name, row_key, field, verdict, found)
          select $1, $2, w.table_name, w.id::text, 'row', 'corrupt', 'present'
@@ -587,15 +573,15 @@ async fn find_missing_content(
          ) w",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("look for content that is missing")?;
+    );
+    session
+        .execute("look for content that is missing", query)
+        .await?;
     Ok(())
 }
 
-async fn count_compared(connection: &mut PgConnection, run: Run) -> Result<Compared, StoreError> {
-    sqlx::query_as!(
+async fn count_compared(session: &mut Session<'_>, run: Run) -> Result<Compared, StoreError> {
+    let query = sqlx::query_as!(
         Compared,
         r#"select
                (
@@ -612,10 +598,8 @@ async fn count_compared(connection: &mut PgConnection, run: Run) -> Result<Compa
                ) as "tags!""#,
         run.instance_id,
         run.run_id
-    )
-    .fetch_one(connection)
-    .await
-    .doing("count what was compared")
+    );
+    session.fetch_one("count what was compared", query).await
 }
 
 /// What came of the histories that were fetched again.
@@ -631,12 +615,12 @@ pub struct HistoriesCompared {
 ///
 /// Digests are as good as random, so that those that follow upon any one are a fair sample.
 pub async fn histories_to_verify(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     after: &str,
     limit: i64,
 ) -> Result<Vec<HistoryRequest>, StoreError> {
-    let rows = sqlx::query!(
+    let query = sqlx::query!(
         r#"select distinct on (a.digest) a.digest as "digest!", r.namespace_name as "namespace?", r.name as "name?"
            from (
                select distinct on (digest) digest, repository_id
@@ -652,10 +636,10 @@ pub async fn histories_to_verify(
         run.run_id,
         after,
         limit
-    )
-    .fetch_all(connection)
-    .await
-    .doing("choose histories to verify")?;
+    );
+    let rows = session
+        .fetch_all("choose histories to verify", query)
+        .await?;
     Ok(rows
         .into_iter()
         .map(|row| HistoryRequest {
@@ -671,7 +655,7 @@ pub async fn histories_to_verify(
 /// Compares histories with what is stored under their digests: the steps by their names, and
 /// the content under those names, too.
 pub async fn compare_histories(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     answers: &[HistoryAnswer],
 ) -> Result<HistoriesCompared, StoreError> {
@@ -679,8 +663,8 @@ pub async fn compare_histories(
         .iter()
         .map(|answer| answer.digest.as_str())
         .collect();
-    let manifests = stored_manifests(connection, run, &digests).await?;
-    let steps = stored_steps(connection, run, &digests).await?;
+    let manifests = stored_manifests(session, run, &digests).await?;
+    let steps = stored_steps(session, run, &digests).await?;
     let mut counts = HistoriesCompared::default();
     let mut found = Differences(Vec::new());
     for HistoryAnswer { digest, outcome } in answers {
@@ -724,7 +708,7 @@ pub async fn compare_histories(
             compare_steps(&mut found, digest, steps, &expected);
         }
     }
-    record_differences(connection, run, &found.0).await?;
+    record_differences(session, run, &found.0).await?;
     Ok(counts)
 }
 
@@ -961,21 +945,19 @@ struct StoredManifest {
 }
 
 async fn stored_manifests(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     digests: &[&str],
 ) -> Result<HashMap<String, StoredManifest>, StoreError> {
-    let rows = sqlx::query!(
+    let query = sqlx::query!(
         r#"select digest, outcome, next_attempt_at is not null as "is_waiting!", reported_total, layer_bytes,
                   layer_ids, chain_ids, extra
            from swr.manifest
            where instance_id = $1 and digest = any($2)"#,
         run.instance_id,
         digests as _
-    )
-    .fetch_all(connection)
-    .await
-    .doing("read manifests to verify")?;
+    );
+    let rows = session.fetch_all("read manifests to verify", query).await?;
     let manifests = rows.into_iter().map(|row| {
         let manifest = StoredManifest {
             outcome: row.outcome,
@@ -1010,11 +992,11 @@ struct StoredStep {
 
 /// The steps of each digest, in order.
 async fn stored_steps(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     digests: &[&str],
 ) -> Result<HashMap<String, Vec<StoredStep>>, StoreError> {
-    let rows = sqlx::query!(
+    let query = sqlx::query!(
         r#"select
                m.digest, e.build_step_id as "build_step_id!",
                s.created_at as "created_at?", s.created_at_ns as "created_at_ns?", s.command_id as "command_id?",
@@ -1031,10 +1013,10 @@ async fn stored_steps(
            order by m.digest, e.position"#,
         run.instance_id,
         digests as _
-    )
-    .fetch_all(connection)
-    .await
-    .doing("read build steps to verify")?;
+    );
+    let rows = session
+        .fetch_all("read build steps to verify", query)
+        .await?;
     let mut steps: HashMap<String, Vec<StoredStep>> = HashMap::new();
     for row in rows {
         steps.entry(row.digest).or_default().push(StoredStep {
@@ -1058,14 +1040,14 @@ async fn stored_steps(
 
 /// Documents are compared by the database, which writes numbers in a form of its own.
 async fn record_differences(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     differences: &[Difference],
 ) -> Result<(), StoreError> {
     if differences.is_empty() {
         return Ok(());
     }
-    sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.verification_difference
              (instance_id, run_id, table_name, row_key, field, verdict, stored, found)
          select $1, $2, d.table_name, d.row_key, d.field,
@@ -1083,10 +1065,8 @@ async fn record_differences(
         differences.iter().map(|d| d.stored.as_deref()).bind_iter() as _,
         differences.iter().map(|d| d.found.as_deref()).bind_iter() as _,
         differences.iter().map(|d| d.is_explained).bind_iter() as _
-    )
-    .execute(connection)
-    .await
-    .doing("record differences")?;
+    );
+    session.execute("record differences", query).await?;
     Ok(())
 }
 
@@ -1103,14 +1083,14 @@ pub struct Verdict {
 
 /// Records what was compared and found, drops what was staged, and gives the verdict.
 pub async fn record_verification(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     comparison: &Comparison,
     compared: Compared,
     histories: HistoriesCompared,
     now: DateTime<Utc>,
 ) -> Result<Verdict, StoreError> {
     let Comparison { run, verified, .. } = comparison;
-    let verdict = sqlx::query_as!(
+    let query = sqlx::query_as!(
         Verdict,
         r#"with kind as (
                select verdict, table_name || '.' || field as name, count(*) as differences
@@ -1146,10 +1126,8 @@ pub async fn record_verification(
         compared.tags,
         histories.compared,
         histories.unavailable
-    )
-    .fetch_one(&mut *connection)
-    .await
-    .doing("record the verification")?;
-    super::stage::clear(connection, run.instance_id).await?;
+    );
+    let verdict = session.fetch_one("record the verification", query).await?;
+    super::stage::clear(session, run.instance_id).await?;
     Ok(verdict)
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgConnection;
 use tokio::time::Instant;
 
 use super::progress::{Phase, Progress};
@@ -14,7 +13,7 @@ use crate::database::Database;
 use crate::registry::Registry;
 use crate::stop::{Stop, StopReason};
 use crate::store::{
-    self, Instance, InstanceLock, LockAttempt, LockHolder, OtherClocks, Run, StoreError,
+    self, Instance, InstanceLock, LockAttempt, LockHolder, OtherClocks, Run, Session, StoreError,
 };
 
 /// How often a lock that another run has is asked for again: a cheap statement on a connection that
@@ -33,38 +32,35 @@ pub(super) async fn begin_run(
     progress: &Progress,
     stop: &Stop,
 ) -> Result<(InstanceLock, Run), SyncError> {
-    let limit = database.timeout();
     let settling = async {
-        let mut connection = database.connect_to_write().await?;
-        let settled = settle_instance(registry, &mut connection, settings, limit).await?;
-        Ok::<_, SyncError>((connection, settled))
+        let mut session = Session::connect(database, &registry.activity()).await?;
+        let settled = settle_instance(registry, &mut session, settings).await?;
+        Ok::<_, SyncError>((session, settled))
     };
-    let (connection, (instance, description)) = stop.or(settling).await??;
+    let (session, (instance, description)) = stop.or(settling).await??;
     let mut lock = LockWait {
         instance_id: instance.instance_id,
         lock_timeout: settings.lock_timeout,
-        limit,
         progress,
     }
-    .acquire(connection, stop)
+    .acquire(session, stop)
     .await?;
     let beginning = async {
         let now = settings.clock.now();
         let run = Run::start(&mut lock, &settings.host, now).await?;
-        let clocks = store::other_clocks(lock.connection(), run.instance_id).await?;
+        let clocks = store::other_clocks(&mut lock, run.instance_id).await?;
         for warning in clock_warnings(now, clocks) {
             tracing::warn!("{warning}");
         }
-        store::prepare_findings(lock.connection(), run).await?;
+        store::prepare_findings(&mut lock, run).await?;
         if description != Description::NotRequested {
             let answer = description.answer();
-            let describing = store::describe_instance(lock.connection(), run, answer, now);
+            let describing = store::describe_instance(&mut lock, run, answer, now);
             Progress::add(&progress.data_issues, describing.await?);
         }
         Ok((lock, run))
     };
-    let beginning = store::within(limit, "begin a run", beginning);
-    Ok(stop.or(beginning).await??)
+    stop.or(beginning).await?
 }
 
 /// Warnings about clocks that differ. The run continues: the wrong clock may be that of an earlier
@@ -109,8 +105,6 @@ struct LockWait<'a> {
     instance_id: i32,
     /// How long to wait; `None` for as long as it takes.
     lock_timeout: Option<Duration>,
-    /// Limit for each step on the database.
-    limit: Duration,
     progress: &'a Progress,
 }
 
@@ -118,7 +112,7 @@ impl LockWait<'_> {
     /// Takes the lock. Of those who wait, the one who asks next after its release gets it.
     async fn acquire(
         self,
-        mut connection: PgConnection,
+        mut session: Session<'static>,
         stop: &Stop,
     ) -> Result<InstanceLock, SyncError> {
         let (mut begin, mut last_holder) = (None::<Instant>, None);
@@ -126,8 +120,7 @@ impl LockWait<'_> {
         loop {
             let attempt = async {
                 tokio::time::sleep(pause).await;
-                let attempt = InstanceLock::attempt(connection, self.instance_id);
-                store::within(self.limit, "take the lock of the instance", attempt).await
+                InstanceLock::attempt(session, self.instance_id).await
             };
             let attempt = match (stop.or(attempt).await, begin) {
                 (Ok(attempt), _) => attempt?,
@@ -140,9 +133,9 @@ impl LockWait<'_> {
             match attempt {
                 LockAttempt::Taken(lock) => return Ok(lock),
                 LockAttempt::Held {
-                    connection: ours,
+                    session: ours,
                     holder,
-                } => (connection, last_holder) = (ours, holder),
+                } => (session, last_holder) = (ours, holder),
             }
             let waited = begin.get_or_insert_with(Instant::now).elapsed();
             pause = match self.lock_timeout {
@@ -210,9 +203,8 @@ impl Description {
 /// created when the registry has confirmed the instance, or has refused this key a description.
 async fn settle_instance(
     registry: &Registry,
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     settings: &SyncSettings,
-    limit: Duration,
 ) -> Result<(Instance, Description), SyncError> {
     let SyncSettings {
         swr_instance_id,
@@ -223,8 +215,7 @@ async fn settle_instance(
         clock,
         ..
     } = settings;
-    let finding = Instance::find(connection, swr_instance_id, clock.now());
-    let known = store::within(limit, "read the instance", finding).await?;
+    let known = Instance::find(session, swr_instance_id, clock.now()).await?;
     if let Some(error) = known
         .as_ref()
         .and_then(|known| wrong_project(known, settings))
@@ -251,12 +242,8 @@ async fn settle_instance(
     }) = &description
         && is_new
         && !safeguards.accept_new_instance
-        && let Some(namesake) = store::within(
-            limit,
-            "look for an instance of the same name",
-            store::find_namesake(connection, swr_instance_id, project_id, name),
-        )
-        .await?
+        && let Some(namesake) =
+            store::find_namesake(session, swr_instance_id, project_id, name).await?
     {
         return Err(SyncError::SameName {
             swr_instance_id: swr_instance_id.clone(),
@@ -264,15 +251,15 @@ async fn settle_instance(
             namesake: Box::new(namesake),
         });
     }
-    let creating = Instance::find_or_create(
-        connection,
+    let instance = Instance::find_or_create(
+        session,
         swr_instance_id,
         project_id,
         endpoint,
         region.as_deref(),
         clock.now(),
-    );
-    let instance = store::within(limit, "write the instance", creating).await?;
+    )
+    .await?;
     // Another run may have made it in between.
     if let Some(error) = wrong_project(&instance, settings) {
         return Err(error);

@@ -21,7 +21,7 @@ use crate::database::Database;
 use crate::registry::{FetchedHistory, Registry, RegistryError, Reservation};
 use crate::spans;
 use crate::stop::Stop;
-use crate::store::{self, HistoryWriter, InstanceLock, Run, StoreError};
+use crate::store::{HistoryWriter, InstanceLock, Run, Session, StoreError};
 
 /// Digests that may wait for their request: about ten list pages.
 const WANTED_CAPACITY: usize = 1_000;
@@ -43,8 +43,6 @@ pub(super) struct Crawl {
     pub(super) clock: Clock,
     pub(super) run: Run,
     pub(super) progress: Arc<Progress>,
-    /// Limit for each step on the database.
-    pub(super) database_timeout: Duration,
     /// For the watchdog, which ends the run when nothing happens for `patience`.
     pub(super) activity: Activity,
     patience: Duration,
@@ -105,7 +103,6 @@ impl Crawl {
         settings: &SyncSettings,
         run: Run,
         progress: &Arc<Progress>,
-        database_timeout: Duration,
     ) -> Arc<Crawl> {
         Arc::new(Crawl {
             registry: registry.clone(),
@@ -114,7 +111,6 @@ impl Crawl {
             heartbeat: settings.heartbeat,
             run,
             progress: Arc::clone(progress),
-            database_timeout,
             activity: registry.activity(),
             in_flight: Mutex::default(),
             failures: Mutex::default(),
@@ -177,8 +173,8 @@ impl Crawl {
     ) -> Result<(DateTime<Utc>, DateTime<Utc>), SyncError> {
         let catalog_span = tracing::info_span!(target: spans::TARGET, "catalog");
         listing.start().instrument(catalog_span).await?;
-        let connection = database.connect_to_write().await?;
-        let writer = HistoryWriter::new(connection, self.run);
+        let session = Session::connect(database, &self.activity).await?;
+        let writer = HistoryWriter::new(session, self.run);
         self.progress.enter(Phase::Listing);
         let stored = self.spawn(tasks, Arc::clone(self).store(writer, answered));
 
@@ -253,26 +249,6 @@ impl Crawl {
         };
         let span = tracing::info_span!(target: spans::TARGET, "histories");
         (wanted_sender, self.spawn(tasks, fetching.instrument(span)))
-    }
-
-    /// Registers a step on the database with the watchdog, and ends it at its limit.
-    pub(super) async fn within<T>(
-        &self,
-        doing: &'static str,
-        step: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let _statement = self.activity.begin(self.database_timeout);
-        store::within(self.database_timeout, doing, step).await
-    }
-
-    /// As [`within`](Crawl::within), for a step that proves no progress.
-    pub(super) async fn within_heartbeat<T>(
-        &self,
-        doing: &'static str,
-        step: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let _heartbeat = self.activity.begin_heartbeat(self.database_timeout);
-        store::within(self.database_timeout, doing, step).await
     }
 
     pub(super) async fn halted(&self) {
@@ -468,8 +444,7 @@ impl Crawl {
     ) -> Result<(), StoreError> {
         let mut parts = vec![answers];
         while let Some(part) = parts.pop() {
-            let storing = writer.store(part, self.clock.now());
-            match (self.within("store build histories", storing).await, part) {
+            match (writer.store(part, self.clock.now()).await, part) {
                 (Ok(writes), _) => self.progress.note(part, writes),
                 (Err(error), [answer]) if error.is_about_content() => {
                     let refused = HistoryAnswer {
@@ -478,8 +453,7 @@ impl Crawl {
                     };
                     self.failures().count(&refused.outcome, None);
                     let refused = std::slice::from_ref(&refused);
-                    let storing = writer.store(refused, self.clock.now());
-                    let writes = self.within("store build histories", storing).await?;
+                    let writes = writer.store(refused, self.clock.now()).await?;
                     self.progress.note(refused, writes);
                 }
                 (Err(error), _) if error.is_about_content() => {

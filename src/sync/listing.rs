@@ -2,7 +2,7 @@
 //!
 //! It awaits statements, and the channels to the tasks that send requests; it sends none itself.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -98,8 +98,8 @@ impl<'a> Listing<'a> {
     /// What comes before the first page: the catalog.
     pub(super) async fn start(&mut self) -> Result<(), SyncError> {
         let crawl = Arc::clone(&self.crawl);
-        let looking = store::has_other_instances(self.lock.connection(), crawl.run.instance_id);
-        self.has_other_instances = crawl.within("look for other instances", looking).await?;
+        self.has_other_instances =
+            store::has_other_instances(self.lock, crawl.run.instance_id).await?;
         crawl.progress.enter(Phase::Catalog);
         self.read_catalog().await
     }
@@ -112,9 +112,7 @@ impl<'a> Listing<'a> {
         let mut namespaces = Pages::spawn(crawl.registry.namespace_pages());
         while let Some(page) = self.next_page(&mut namespaces).await? {
             pages += 1;
-            let staging =
-                stage_namespaces(self.lock.connection(), crawl.run, &mut self.staged, &page);
-            crawl.within("stage namespaces", staging).await?;
+            stage_namespaces(self.lock, crawl.run, &mut self.staged, &page).await?;
             Progress::add(&crawl.progress.catalog_pages, 1);
         }
         let mut repositories = Pages::spawn(crawl.registry.repository_pages());
@@ -129,9 +127,7 @@ impl<'a> Listing<'a> {
                     .zip(count)
                     .and_then(|(sum, count)| u64::checked_add(sum, count));
             }
-            let staging =
-                stage_repositories(self.lock.connection(), crawl.run, &mut self.staged, &page);
-            crawl.within("stage repositories", staging).await?;
+            stage_repositories(self.lock, crawl.run, &mut self.staged, &page).await?;
             Progress::add(&crawl.progress.catalog_pages, 1);
         }
         self.artifacts_counted = counted;
@@ -179,9 +175,7 @@ impl<'a> Listing<'a> {
     }
 
     async fn doubtful_removals(&mut self) -> Result<DoubtfulRemovals, StoreError> {
-        let crawl = Arc::clone(&self.crawl);
-        let looking = store::doubtful_removals(self.lock.connection(), crawl.run);
-        crawl.within("look for what is missing", looking).await
+        store::doubtful_removals(self.lock, self.crawl.run).await
     }
 
     async fn read_pages(&mut self, wanted: &mpsc::Sender<Wanted>) -> Result<(), SyncError> {
@@ -217,10 +211,7 @@ impl<'a> Listing<'a> {
         started_at: DateTime<Utc>,
         finished_at: Option<DateTime<Utc>>,
     ) -> Result<(), StoreError> {
-        let crawl = Arc::clone(&self.crawl);
-        let connection = self.lock.connection();
-        let noting = store::note_listing(connection, crawl.run, started_at, finished_at);
-        crawl.within("note the times of the listing", noting).await
+        store::note_listing(self.lock, self.crawl.run, started_at, finished_at).await
     }
 
     /// Stages a page, and sends the digests without a stored history to the fetch task.
@@ -231,8 +222,7 @@ impl<'a> Listing<'a> {
     ) -> Result<(), SyncError> {
         let crawl = Arc::clone(&self.crawl);
         crawl.activity.waits("lister", "the database");
-        let staging = stage_artifacts(self.lock.connection(), crawl.run, &mut self.staged, page);
-        crawl.within("stage artifacts", staging).await?;
+        stage_artifacts(self.lock, crawl.run, &mut self.staged, page).await?;
         // In this order: a digest that is neither in flight here nor stored in the next
         // statement cannot have been both, since only this stage sends digests out.
         let mut holders: HashMap<&str, i64> = HashMap::new();
@@ -286,10 +276,7 @@ impl<'a> Listing<'a> {
         while !unresolved.is_empty() {
             let part = unresolved.split_off(unresolved.len().saturating_sub(ALTERNATIVES));
             let digests: Vec<&str> = part.iter().map(|one| one.digest.as_str()).collect();
-            let looking = store::repositories_listing(self.lock.connection(), crawl.run, &digests);
-            let mut holders = crawl
-                .within("see which repositories hold a digest", looking)
-                .await?;
+            let mut holders = store::repositories_listing(self.lock, crawl.run, &digests).await?;
             for Unresolved {
                 digest,
                 repository_id,
@@ -336,15 +323,11 @@ impl<'a> Listing<'a> {
             return Ok(Vec::new());
         }
         let now = crawl.clock.now();
-        let looking = histories_wanted(self.lock.connection(), crawl.run, &candidates, now);
-        let mut digests = crawl
-            .within("see which build histories are wanted", looking)
-            .await?;
+        let mut digests = histories_wanted(self.lock, crawl.run, &candidates, now).await?;
         if self.has_other_instances && !digests.is_empty() {
             let wanted: Vec<&str> = digests.iter().map(String::as_str).collect();
-            let copying = store::reuse_histories(self.lock.connection(), crawl.run, &wanted, now);
-            let (writes, found): (_, HashSet<String>) =
-                crawl.within("copy build histories", copying).await?;
+            let (writes, found) =
+                store::reuse_histories(self.lock, crawl.run, &wanted, now).await?;
             Progress::add(&crawl.progress.rows_written, writes.rows);
             Progress::add(&crawl.progress.data_issues, writes.data_issues);
             digests.retain(|digest| !found.contains(digest));
@@ -387,15 +370,6 @@ impl<'a> Listing<'a> {
         let crawl = Arc::clone(&self.crawl);
         let counters = crawl.progress.counters(&crawl.registry.meter());
         let now = crawl.clock.now();
-        let saving = store::save_progress(
-            self.lock.connection(),
-            crawl.run,
-            &counters,
-            IN_PROGRESS,
-            now,
-        );
-        crawl
-            .within_heartbeat("write the run's counters", saving)
-            .await
+        store::save_progress(self.lock, crawl.run, &counters, IN_PROGRESS, now).await
     }
 }
