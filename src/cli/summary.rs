@@ -13,6 +13,7 @@ pub(super) fn summarise(report: &RunReport, telemetry: &Telemetry) {
         counters,
         failures,
         elapsed,
+        verification: _,
     } = report;
     if telemetry.format == LogFormat::Json {
         tracing::info!(
@@ -136,6 +137,7 @@ pub(super) fn summary(report: &RunReport) -> Vec<String> {
         counters,
         failures,
         elapsed,
+        verification: _,
     } = report;
     let RunCounters {
         requests,
@@ -161,6 +163,7 @@ pub(super) fn summary(report: &RunReport) -> Vec<String> {
     let verb = match outcome {
         RunOutcome::Published => "published",
         RunOutcome::DryRun => "complete, not published (dry run)",
+        RunOutcome::Verified => "verified",
         RunOutcome::Failed => "failed",
         RunOutcome::Stopped => "stopped",
     };

@@ -24,7 +24,9 @@ use crate::run::{RunCounters, RunReport};
 use crate::spans;
 use crate::stop::{Stop, StopReason};
 use crate::store::{LockHolder, StoreError};
-use crate::sync::{HEARTBEAT, PATIENCE, Progress, Safeguards, SyncError, SyncSettings, sync};
+use crate::sync::{
+    Ending, HEARTBEAT, PATIENCE, Progress, Safeguards, SyncError, SyncSettings, sync,
+};
 
 /// Arguments of `sync`.
 #[derive(Debug, clap::Args)]
@@ -279,7 +281,10 @@ async fn run_target(
         project_id: name.project_id.clone(),
         endpoint: name.endpoint.clone(),
         region: name.region.clone(),
-        dry_run: *dry_run,
+        ending: match dry_run {
+            true => Ending::DryRun,
+            false => Ending::Publish,
+        },
         safeguards: *safeguards,
         lock_timeout: if_locked.lock_timeout(),
         patience: PATIENCE,

@@ -48,8 +48,8 @@ pub use stage::{
     Staged, repositories_listing, stage_artifacts, stage_namespaces, stage_repositories,
 };
 pub use verify::{
-    Compared, Comparison, HistoriesCompared, Verdict, VerifiedRun, compare_histories,
-    compare_listing, find_instance, histories_to_verify, record_verification, verified_run,
+    Comparison, compare_histories, compare_listing, histories_to_verify, record_verification,
+    verified_run,
 };
 
 /// What can go wrong in the store.

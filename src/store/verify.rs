@@ -21,17 +21,7 @@ use super::{Run, Session, StoreError, content, layering, to_micros, uncataloged}
 use crate::build_history::{
     BuildHistory, HistoryAnswer, HistoryOutcome, HistoryRequest, RepositoryPath,
 };
-
-/// The run whose result is verified: the latest that published.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct VerifiedRun {
-    /// The run.
-    pub run_id: i64,
-    /// When it started: what happened in the registry later may not be in the tables.
-    pub started_at: DateTime<Utc>,
-    /// Histories it could not fetch, whose manifests may be missing.
-    pub histories_missing: i64,
-}
+use crate::run::{Compared, HistoriesCompared, Verdict, VerifiedRun};
 
 /// The latest published run of an instance.
 pub async fn verified_run(
@@ -52,19 +42,6 @@ pub async fn verified_run(
         .await
 }
 
-/// The row of an instance: its number here, and its project.
-pub async fn find_instance(
-    session: &mut Session<'_>,
-    swr_instance_id: &str,
-) -> Result<Option<(i32, String)>, StoreError> {
-    let query = sqlx::query!(
-        "select instance_id, project_id from swr.instance where swr_instance_id = $1",
-        swr_instance_id
-    );
-    let row = session.fetch_optional("read the instance", query).await?;
-    Ok(row.map(|row| (row.instance_id, row.project_id)))
-}
-
 /// What is compared with what.
 #[derive(Debug, Clone, Copy)]
 pub struct Comparison {
@@ -74,15 +51,6 @@ pub struct Comparison {
     pub verified: VerifiedRun,
     /// What the registry dates later than this is explained by a change.
     pub since: DateTime<Utc>,
-}
-
-/// Rows that were on both sides.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Compared {
-    /// Artifacts.
-    pub artifacts: i64,
-    /// Tags.
-    pub tags: i64,
 }
 
 /// Compares the staged listing with the tables, and the tables with each other.
@@ -602,15 +570,6 @@ async fn count_compared(session: &mut Session<'_>, run: Run) -> Result<Compared,
     session.fetch_one("count what was compared", query).await
 }
 
-/// What came of the histories that were fetched again.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct HistoriesCompared {
-    /// Compared with what is stored.
-    pub compared: i64,
-    /// Requested without success.
-    pub unavailable: i64,
-}
-
 /// The next digests in order whose histories can be verified, with the names to ask by.
 ///
 /// Digests are as good as random, so that those that follow upon any one are a fair sample.
@@ -1068,17 +1027,6 @@ async fn record_differences(
     );
     session.execute("record differences", query).await?;
     Ok(())
-}
-
-/// How many differences there are of each verdict.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Verdict {
-    /// Not explained by a change of the registry.
-    pub corrupt: i64,
-    /// Explained by one.
-    pub changed: i64,
-    /// Rows that the registry no longer lists.
-    pub unlisted: i64,
 }
 
 /// Records what was compared and found, drops what was staged, and gives the verdict.

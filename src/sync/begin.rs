@@ -6,11 +6,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
 use super::progress::{Phase, Progress};
-use super::{SyncError, SyncSettings};
+use super::{Ending, SyncError, SyncSettings};
 use crate::artifact::InstanceDescription;
 use crate::clock::CLOCK_TOLERANCE;
 use crate::database::Database;
 use crate::registry::Registry;
+use crate::run::VerifiedRun;
 use crate::stop::{Stop, StopReason};
 use crate::store::{
     self, Instance, InstanceLock, LockAttempt, LockHolder, OtherClocks, Run, Session, StoreError,
@@ -24,14 +25,15 @@ const LOCK_WAIT_INTERVAL: Duration = Duration::from_secs(60);
 /// The first version with the artifact list of the whole instance (swr_03_0306).
 pub(crate) const FIRST_VERSION: [u64; 3] = [25, 6, 0];
 
-/// Connects, settles the instance, takes its lock and starts the run.
+/// Connects, settles the instance, takes its lock and starts the run. Also returns the run to verify,
+/// if the ending asks for one.
 pub(super) async fn begin_run(
     registry: &Registry,
     database: &Database,
     settings: &SyncSettings,
     progress: &Progress,
     stop: &Stop,
-) -> Result<(InstanceLock, Run), SyncError> {
+) -> Result<(InstanceLock, Run, Option<VerifiedRun>), SyncError> {
     let settling = async {
         let mut session = Session::connect(database, &registry.activity()).await?;
         let settled = settle_instance(registry, &mut session, settings).await?;
@@ -47,18 +49,27 @@ pub(super) async fn begin_run(
     .await?;
     let beginning = async {
         let now = settings.clock.now();
+        let verified = match settings.ending {
+            Ending::Publish | Ending::DryRun => None,
+            Ending::Compare(_) => {
+                let verified = store::verified_run(&mut lock, instance.instance_id).await?;
+                Some(verified.ok_or_else(|| never_published(settings))?)
+            }
+        };
         let run = Run::start(&mut lock, &settings.host, now).await?;
         let clocks = store::other_clocks(&mut lock, run.instance_id).await?;
         for warning in clock_warnings(now, clocks) {
             tracing::warn!("{warning}");
         }
-        store::prepare_findings(&mut lock, run).await?;
+        if verified.is_none() {
+            store::prepare_findings(&mut lock, run).await?;
+        }
         if description != Description::NotRequested {
             let answer = description.answer();
             let describing = store::describe_instance(&mut lock, run, answer, now);
             Progress::add(&progress.data_issues, describing.await?);
         }
-        Ok((lock, run))
+        Ok((lock, run, verified))
     };
     stop.or(beginning).await?
 }
@@ -200,7 +211,8 @@ impl Description {
 }
 
 /// Returns the instance's row, and the registry's description if the stored one is old. The row is
-/// created when the registry has confirmed the instance, or has refused this key a description.
+/// created when the registry has confirmed the instance, or has refused this key a description. A
+/// verification needs the row, and changes nothing.
 async fn settle_instance(
     registry: &Registry,
     session: &mut Session<'_>,
@@ -221,6 +233,10 @@ async fn settle_instance(
         .and_then(|known| wrong_project(known, settings))
     {
         return Err(error);
+    }
+    if matches!(settings.ending, Ending::Compare(_)) {
+        let known = known.ok_or_else(|| never_published(settings))?;
+        return Ok((known, Description::NotRequested));
     }
     let is_new = known.as_ref().is_none_or(|known| known.is_new);
     let description = match known.is_some_and(|known| !known.needs_description) && !is_new {
@@ -265,6 +281,12 @@ async fn settle_instance(
         return Err(error);
     }
     Ok((instance, description))
+}
+
+fn never_published(settings: &SyncSettings) -> SyncError {
+    SyncError::NeverPublished {
+        swr_instance_id: settings.swr_instance_id.clone(),
+    }
 }
 
 fn wrong_project(instance: &Instance, settings: &SyncSettings) -> Option<SyncError> {

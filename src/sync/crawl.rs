@@ -132,15 +132,9 @@ impl Crawl {
         let listing = Listing::new(self, lock);
         let last_answers = answered_sender.downgrade();
         let crawling = self.crawl(listing, database, answered_sender, answered, &mut tasks);
-        let crawled = tokio::select! {
-            crawled = crawling => crawled,
-            reason = stop.requested() => Err(reason.into()),
-            stages = self.activity.stalled(self.patience, || self.registry.held_up_until()) => {
-                // Whatever is stuck would not end by itself.
-                return Err(SyncError::Stalled { patience: self.patience, stages });
-            }
-        };
-        if crawled.is_err() {
+        let crawled = self.unless_ended(stop, crawling).await;
+        // Whatever is stuck would not end by itself.
+        if crawled.is_err() && !matches!(crawled, Err(SyncError::Stalled { .. })) {
             // Answers of requests in flight are still stored; the next run requests the others again.
             self.halt.send_replace(true);
             let ending = async {
@@ -159,6 +153,22 @@ impl Crawl {
             }
         }
         crawled
+    }
+
+    /// Does the work of the run, unless it is to stop, or is stuck.
+    pub(super) async fn unless_ended<T>(
+        &self,
+        stop: &Stop,
+        work: impl Future<Output = Result<T, SyncError>>,
+    ) -> Result<T, SyncError> {
+        let patience = self.patience;
+        tokio::select! {
+            done = work => done,
+            reason = stop.requested() => Err(reason.into()),
+            stages = self.activity.stalled(patience, || self.registry.held_up_until()) => {
+                Err(SyncError::Stalled { patience, stages })
+            }
+        }
     }
 
     /// The stages from the catalog to the last stored answer. The lister runs in the caller's task
@@ -180,7 +190,7 @@ impl Crawl {
 
         let (wanted, fetched) = self.spawn_fetch(tasks, &answered_sender);
         let listing_span = tracing::info_span!(target: spans::TARGET, "listing");
-        let reading = listing.read_listing(wanted).instrument(listing_span);
+        let reading = listing.read_listing(Some(wanted)).instrument(listing_span);
         let times = unless_failed(tasks, reading).await?;
         self.progress.enter(Phase::Histories);
         unless_failed(tasks, listing.wait("the histories of the listing", fetched)).await?;
@@ -469,7 +479,7 @@ impl Crawl {
 
 /// Does the lister's work, unless a task fails: then returns the task's error, which is the cause of
 /// any error of the lister.
-async fn unless_failed<T>(
+pub(super) async fn unless_failed<T>(
     tasks: &mut JoinSet<Result<(), SyncError>>,
     work: impl Future<Output = Result<T, SyncError>>,
 ) -> Result<T, SyncError> {

@@ -31,7 +31,7 @@ const ALTERNATIVES: usize = 1_000;
 /// The lister, the only user of the lock's connection while the crawl runs.
 pub(super) struct Listing<'a> {
     crawl: Arc<Crawl>,
-    lock: &'a mut InstanceLock,
+    pub(super) lock: &'a mut InstanceLock,
     staged: Staged,
     names: Names,
     /// The artifacts in all repositories according to the catalog; `None` if it has no counts.
@@ -136,16 +136,18 @@ impl<'a> Listing<'a> {
     }
 
     /// Lists everything, and once more if something may be missing. Returns when the listing began and
-    /// ended.
+    /// ended. Without a channel for the wanted histories, it lists once.
     pub(super) async fn read_listing(
         &mut self,
-        wanted: mpsc::Sender<Wanted>,
+        wanted: Option<mpsc::Sender<Wanted>>,
     ) -> Result<(DateTime<Utc>, DateTime<Utc>), SyncError> {
         let clock = self.crawl.clock.clone();
         let started_at = clock.now();
         self.note_listing(started_at, None).await?;
-        self.read_pages(&wanted).await?;
-        self.confirm_removals(&wanted).await?;
+        self.read_pages(wanted.as_ref()).await?;
+        if let Some(wanted) = &wanted {
+            self.confirm_removals(wanted).await?;
+        }
         let finished_at = clock.now();
         self.note_listing(started_at, Some(finished_at)).await?;
         Ok((started_at, finished_at))
@@ -166,7 +168,7 @@ impl<'a> Listing<'a> {
             );
             self.is_second_listing = true;
             self.rows_listed = 0;
-            self.read_pages(wanted).await?;
+            self.read_pages(Some(wanted)).await?;
             // The next run compares its counts with those of this one, so they must not include
             // artifacts that were deleted during this listing.
             self.read_catalog().await?;
@@ -178,7 +180,7 @@ impl<'a> Listing<'a> {
         store::doubtful_removals(self.lock, self.crawl.run).await
     }
 
-    async fn read_pages(&mut self, wanted: &mpsc::Sender<Wanted>) -> Result<(), SyncError> {
+    async fn read_pages(&mut self, wanted: Option<&mpsc::Sender<Wanted>>) -> Result<(), SyncError> {
         let mut pages = Pages::spawn(self.crawl.registry.artifact_pages());
         while let Some(page) = self.next_page(&mut pages).await? {
             Progress::add(&self.crawl.progress.pages, 1);
@@ -218,11 +220,18 @@ impl<'a> Listing<'a> {
     async fn take_in(
         &mut self,
         page: &Page<Artifact>,
-        wanted: &mpsc::Sender<Wanted>,
+        wanted: Option<&mpsc::Sender<Wanted>>,
     ) -> Result<(), SyncError> {
         let crawl = Arc::clone(&self.crawl);
         crawl.activity.waits("lister", "the database");
         stage_artifacts(self.lock, crawl.run, &mut self.staged, page).await?;
+        let progress = &crawl.progress;
+        if !self.is_second_listing {
+            Progress::add(&progress.artifacts_listed, page.rows.len() as u64);
+        }
+        let Some(wanted) = wanted else {
+            return Ok(());
+        };
         // In this order: a digest that is neither in flight here nor stored in the next
         // statement cannot have been both, since only this stage sends digests out.
         let mut holders: HashMap<&str, i64> = HashMap::new();
@@ -242,12 +251,10 @@ impl<'a> Listing<'a> {
             // The repository was created after the catalog was read.
             self.read_catalog().await?;
         }
-        let progress = &crawl.progress;
         Progress::add(&progress.histories_wanted, digests.len() as u64);
         if !self.is_second_listing {
-            let (listed, requested) = (page.rows.len() as u64, digests.len() as u64);
-            Progress::add(&progress.artifacts_listed, listed);
-            Progress::add(&progress.histories_reused, listed - requested);
+            let reused = page.rows.len() - digests.len();
+            Progress::add(&progress.histories_reused, reused as u64);
         }
         crawl
             .activity
@@ -352,7 +359,10 @@ impl<'a> Listing<'a> {
 
     /// Waits for `work`, and saves progress in the run row in the meantime. The work is not polled while
     /// the row is written, so it must not hold anything that others wait for: a channel, not a request.
-    async fn beating<T>(&mut self, work: impl Future<Output = T>) -> Result<T, SyncError> {
+    pub(super) async fn beating<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, SyncError> {
         tokio::pin!(work);
         loop {
             tokio::select! {
