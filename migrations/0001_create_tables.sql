@@ -660,5 +660,5 @@ comment on column swr.verification_difference.row_key is 'The row: an id, a repo
 comment on column swr.verification_difference.field is 'The column; "row" if the row is missing, or is there without reason.';
 comment on column swr.verification_difference.verdict is
     'corrupt; changed (in the registry, since the verified run); unlisted (no longer listed).';
-comment on column swr.verification_difference.stored is 'The value in the table; of a command, the name of its content.';
+comment on column swr.verification_difference.stored is 'The value in the table; of a command, the SHA-256 of its text.';
 comment on column swr.verification_difference.found is 'The value in the registry, or what the other tables say it should be.';

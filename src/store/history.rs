@@ -237,7 +237,7 @@ pub struct HistoryWriter {
 
 /// Content that is in the database for certain: most steps of an image are its base's.
 #[derive(Debug, Default)]
-struct Known {
+pub(super) struct Known {
     ids: HashSet<Uuid>,
     /// Whether the database has no other steps and layers of the instance: those that it had before the
     /// run were none, and only this run writes. `None` until that was looked up.
@@ -273,7 +273,7 @@ pub(super) struct StepRow<'a> {
 }
 
 /// Names the steps of a history, oldest first.
-pub(super) fn step_rows(steps: &[BuildStep]) -> impl Iterator<Item = StepRow<'_>> {
+fn step_rows(steps: &[BuildStep]) -> impl Iterator<Item = StepRow<'_>> {
     let (mut parent, mut chain_id) = (None, None);
     steps.iter().map(move |step| {
         let command_id = step.command.as_deref().map(content::command_id);
@@ -296,27 +296,27 @@ pub(super) fn step_rows(steps: &[BuildStep]) -> impl Iterator<Item = StepRow<'_>
     })
 }
 
-struct ManifestRow<'a> {
-    digest: &'a str,
-    outcome: &'static str,
+pub(super) struct ManifestRow<'a> {
+    pub(super) digest: &'a str,
+    pub(super) outcome: &'static str,
     is_final: bool,
     http_status: Option<i16>,
     error_code: Option<&'a str>,
     error_message: Option<&'a str>,
-    reported_total: Option<i64>,
-    layer_bytes: Option<i64>,
+    pub(super) reported_total: Option<i64>,
+    pub(super) layer_bytes: Option<i64>,
     /// Where its ids are in the batch's flat lists.
-    steps: Slice,
-    layers: Slice,
-    chains: Slice,
-    extra: Option<&'a serde_json::Map<String, Value>>,
+    pub(super) steps: Slice,
+    pub(super) layers: Slice,
+    pub(super) chains: Slice,
+    pub(super) extra: Option<&'a serde_json::Map<String, Value>>,
 }
 
 /// A part of a flat list, as PostgreSQL counts: first (from 1) and last, both inclusive.
 #[derive(Clone, Copy)]
-struct Slice {
-    first: i32,
-    last: i32,
+pub(super) struct Slice {
+    pub(super) first: i32,
+    pub(super) last: i32,
 }
 
 impl Slice {
@@ -331,18 +331,18 @@ impl Slice {
 
 /// What follows from one history alone, so that publish need not read its steps.
 #[derive(Debug, Default)]
-pub(super) struct Layering {
+struct Layering {
     /// The sum of the layers, or the nearest that fits.
-    pub(super) layer_bytes: i64,
+    layer_bytes: i64,
     /// The layers, each once, in the order in which they come first.
-    pub(super) layer_ids: Vec<Uuid>,
+    layer_ids: Vec<Uuid>,
     /// The chain id of each step that made a layer.
-    pub(super) chain_ids: Vec<Uuid>,
+    chain_ids: Vec<Uuid>,
 }
 
 impl Layering {
     /// The layering of the steps of one history, oldest first.
-    pub(super) fn of(steps: &[StepRow<'_>]) -> Layering {
+    fn of(steps: &[StepRow<'_>]) -> Layering {
         let mut seen = HashSet::new();
         let mut layering = Layering::default();
         let mut total = 0_i128;
@@ -364,16 +364,16 @@ impl Layering {
 
 /// The rows of a batch, each once.
 #[derive(Default)]
-struct Batch<'a> {
+pub(super) struct Batch<'a> {
     offered: HashSet<Uuid>,
-    commands: Vec<Examined<'a>>,
-    media_types: Vec<(Uuid, &'a str)>,
-    layers: Vec<(Uuid, &'a Layer)>,
-    steps: Vec<StepRow<'a>>,
-    step_ids: Vec<Uuid>,
-    layer_ids: Vec<Uuid>,
-    chain_ids: Vec<Uuid>,
-    manifests: Vec<ManifestRow<'a>>,
+    pub(super) commands: Vec<Examined<'a>>,
+    pub(super) media_types: Vec<(Uuid, &'a str)>,
+    pub(super) layers: Vec<(Uuid, &'a Layer)>,
+    pub(super) steps: Vec<StepRow<'a>>,
+    pub(super) step_ids: Vec<Uuid>,
+    pub(super) layer_ids: Vec<Uuid>,
+    pub(super) chain_ids: Vec<Uuid>,
+    pub(super) manifests: Vec<ManifestRow<'a>>,
     issues: Vec<&'a DataIssue>,
 }
 
@@ -453,7 +453,7 @@ impl HistoryWriter {
 }
 
 impl<'a> Batch<'a> {
-    fn add(&mut self, answer: &'a HistoryAnswer, known: &Known) {
+    pub(super) fn add(&mut self, answer: &'a HistoryAnswer, known: &Known) {
         let HistoryAnswer { digest, outcome } = answer;
         let (word, is_final) = match outcome {
             HistoryOutcome::Stored(_) => ("stored", true),
@@ -572,7 +572,8 @@ async fn stored_content(
         run.instance_id,
         batch.steps.iter().map(|row| row.build_step_id).bind_iter() as _,
         batch.layers.iter().map(|(id, _)| *id).bind_iter() as _,
-    ).map(|row| row.id);
+    )
+    .map(|row| row.id);
     let stored = session
         .fetch_all("see which build steps are stored", query)
         .await?;

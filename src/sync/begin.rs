@@ -40,19 +40,14 @@ pub(super) async fn begin_run(
         Ok::<_, SyncError>((session, settled))
     };
     let (session, (instance, description)) = stop.or(settling).await??;
-    let mut lock = LockWait {
-        instance_id: instance.instance_id,
-        lock_timeout: settings.lock_timeout,
-        progress,
-    }
-    .acquire(session, stop)
-    .await?;
+    let (instance_id, lock_timeout) = (instance.instance_id, settings.lock_timeout);
+    let mut lock = take_lock(session, instance_id, lock_timeout, progress, stop).await?;
     let beginning = async {
         let now = settings.clock.now();
         let verified = match settings.ending {
             Ending::Publish | Ending::DryRun => None,
             Ending::Compare(_) => {
-                let verified = store::verified_run(&mut lock, instance.instance_id).await?;
+                let verified = store::verified_run(&mut lock, instance_id).await?;
                 Some(verified.ok_or_else(|| never_published(settings))?)
             }
         };
@@ -111,79 +106,72 @@ fn in_words(time: TimeDelta) -> humantime::FormattedDuration {
     humantime::format_duration(Duration::from_secs(time.num_seconds().unsigned_abs()))
 }
 
-/// Taking the lock of an instance, and waiting for it.
-struct LockWait<'a> {
+/// Takes the lock, and waits for it up to `lock_timeout`, or as long as it takes. Of those who wait, the
+/// one who asks next after its release gets it.
+async fn take_lock(
+    mut session: Session<'static>,
     instance_id: i32,
-    /// How long to wait; `None` for as long as it takes.
     lock_timeout: Option<Duration>,
-    progress: &'a Progress,
-}
-
-impl LockWait<'_> {
-    /// Takes the lock. Of those who wait, the one who asks next after its release gets it.
-    async fn acquire(
-        self,
-        mut session: Session<'static>,
-        stop: &Stop,
-    ) -> Result<InstanceLock, SyncError> {
-        let (mut begin, mut last_holder) = (None::<Instant>, None);
-        let (mut pause, mut next_word) = (Duration::ZERO, Duration::ZERO);
-        loop {
-            let attempt = async {
-                tokio::time::sleep(pause).await;
-                InstanceLock::attempt(session, self.instance_id).await
-            };
-            let attempt = match (stop.or(attempt).await, begin) {
-                (Ok(attempt), _) => attempt?,
-                // It has waited as long as it may, which is the lock's fault and nobody else's.
-                (Err(StopReason::TimeLimit(_)), Some(begin)) => {
-                    return Err(locked(last_holder, Some(begin.elapsed())));
-                }
-                (Err(reason), _) => return Err(reason.into()),
-            };
-            match attempt {
-                LockAttempt::Taken(lock) => return Ok(lock),
-                LockAttempt::Held {
-                    session: ours,
-                    holder,
-                } => (session, last_holder) = (ours, holder),
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<InstanceLock, SyncError> {
+    let (mut begin, mut last_holder) = (None::<Instant>, None);
+    let (mut pause, mut next_word) = (Duration::ZERO, Duration::ZERO);
+    loop {
+        let attempt = async {
+            tokio::time::sleep(pause).await;
+            InstanceLock::attempt(session, instance_id).await
+        };
+        let attempt = match (stop.or(attempt).await, begin) {
+            (Ok(attempt), _) => attempt?,
+            // It has waited as long as it may, which is the lock's fault and nobody else's.
+            (Err(StopReason::TimeLimit(_)), Some(begin)) => {
+                return Err(locked(last_holder, Some(begin.elapsed())));
             }
-            let waited = begin.get_or_insert_with(Instant::now).elapsed();
-            pause = match self.lock_timeout {
-                Some(timeout) => timeout.saturating_sub(waited).min(LOCK_POLL),
-                None => LOCK_POLL,
-            };
-            if pause.is_zero() {
-                let has_waited = self.lock_timeout != Some(Duration::ZERO);
-                return Err(locked(last_holder, has_waited.then_some(waited)));
-            }
-            if waited >= next_word {
-                next_word += LOCK_WAIT_INTERVAL;
-                self.progress.enter(Phase::Waiting);
-                self.tell(last_holder.as_ref(), waited);
-            }
+            (Err(reason), _) => return Err(reason.into()),
+        };
+        match attempt {
+            LockAttempt::Taken(lock) => return Ok(lock),
+            LockAttempt::Held {
+                session: ours,
+                holder,
+            } => (session, last_holder) = (ours, holder),
+        }
+        let waited = begin.get_or_insert_with(Instant::now).elapsed();
+        pause = match lock_timeout {
+            Some(timeout) => timeout.saturating_sub(waited).min(LOCK_POLL),
+            None => LOCK_POLL,
+        };
+        if pause.is_zero() {
+            let has_waited = lock_timeout != Some(Duration::ZERO);
+            return Err(locked(last_holder, has_waited.then_some(waited)));
+        }
+        if waited >= next_word {
+            next_word += LOCK_WAIT_INTERVAL;
+            progress.enter(Phase::Waiting);
+            tell_of_wait(last_holder.as_ref(), waited, lock_timeout);
         }
     }
+}
 
-    fn tell(&self, holder: Option<&LockHolder>, waited: Duration) {
-        let whom = match holder {
-            Some(holder) => holder.to_string(),
-            None => "it was released just now".to_owned(),
-        };
-        let how_long = match self.lock_timeout {
-            Some(timeout) => format!("up to {} ", humantime::format_duration(timeout)),
-            None => String::new(),
-        };
-        let run_id = match holder {
-            Some(LockHolder::Run { run_id, .. }) => Some(run_id),
-            _ => None,
-        };
-        tracing::warn!(
-            waited_s = waited.as_secs(),
-            holder_run_id = run_id,
-            "waiting {how_long}for the lock of this instance: {whom}"
-        );
-    }
+fn tell_of_wait(holder: Option<&LockHolder>, waited: Duration, lock_timeout: Option<Duration>) {
+    let whom = match holder {
+        Some(holder) => holder.to_string(),
+        None => "it was released just now".to_owned(),
+    };
+    let how_long = match lock_timeout {
+        Some(timeout) => format!("up to {} ", humantime::format_duration(timeout)),
+        None => String::new(),
+    };
+    let run_id = match holder {
+        Some(LockHolder::Run { run_id, .. }) => Some(run_id),
+        _ => None,
+    };
+    tracing::warn!(
+        waited_s = waited.as_secs(),
+        holder_run_id = run_id,
+        "waiting {how_long}for the lock of this instance: {whom}"
+    );
 }
 
 fn locked(holder: Option<LockHolder>, waited: Option<Duration>) -> SyncError {

@@ -7,12 +7,12 @@ use chrono::TimeDelta;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::crawl::{Crawl, unless_failed};
+use super::crawl::{Crawl, Holder, of_unnamed_repository, unless_failed};
 use super::listing::Listing;
 use super::progress::{Phase, Progress};
 use super::stages::{BatchLimits, fetch_all, next_batch};
 use super::{Sample, SyncError};
-use crate::build_history::{HistoryAnswer, HistoryOutcome, HistoryRequest, Refusal};
+use crate::build_history::HistoryAnswer;
 use crate::registry::{FetchedHistory, Registry, Reservation};
 use crate::run::{HistoriesCompared, Verification, VerifiedRun};
 use crate::stop::Stop;
@@ -57,11 +57,11 @@ impl Crawl {
                 verified,
                 since: verified.started_at + skew - TOLERANCE,
             };
-            let compared = store::compare_listing(listing.lock, &comparison).await?;
+            let compared = store::compare_listing(listing.lock, comparison).await?;
             let histories = self.compare_histories(&mut listing, sample).await?;
             let now = self.clock.now();
             let verdict =
-                store::record_verification(listing.lock, &comparison, compared, histories, now);
+                store::record_verification(listing.lock, comparison, compared, histories, now);
             Ok(Verification {
                 instance_id: run.instance_id,
                 verified,
@@ -85,7 +85,7 @@ impl Crawl {
         let registry = self.registry.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
-            let fetch = |request| fetch_again(&registry, request);
+            let fetch = |(digest, holder)| fetch_again(&registry, digest, holder);
             fetch_all(registry.max_in_flight(), requests, answers, fetch).await
         });
         let mut counts = HistoriesCompared::default();
@@ -100,22 +100,22 @@ impl Crawl {
             let mut requests =
                 store::histories_to_verify(listing.lock, self.run, &after, limit).await?;
             if has_turned {
-                requests.retain(|request| request.digest.as_str() <= start);
+                requests.retain(|(digest, _)| digest.as_str() <= start);
             }
-            let Some(last) = requests.last() else {
+            let Some((last, _)) = requests.last() else {
                 if has_turned || start.is_empty() || limit == 0 {
                     return Ok(counts);
                 }
                 (after, has_turned) = (String::new(), true);
                 continue;
             };
-            after.clone_from(&last.digest);
+            after.clone_from(last);
             left = left.map(|left| left - requests.len() as i64);
             let mut missing = requests.len();
             self.activity.waits("lister", "histories to compare");
-            for request in requests {
+            for (digest, repository_id) in requests {
                 // Closed when the task has failed, which has its own error.
-                let _ = wanted.send(request).await;
+                let _ = wanted.send((digest, listing.holder(repository_id))).await;
             }
             while missing > 0 {
                 let weigh = |(_, reservation): &Fetched| reservation.weight_bytes();
@@ -140,22 +140,15 @@ type Fetched = (HistoryAnswer, Reservation);
 
 async fn fetch_again(
     registry: &Registry,
-    request: HistoryRequest,
+    digest: String,
+    holder: Holder,
 ) -> Result<Option<Fetched>, SyncError> {
-    let HistoryRequest { digest, repository } = request;
     let FetchedHistory {
         outcome,
         reservation,
-    } = match repository {
+    } = match holder.path {
         Some(repository) => registry.build_history(&repository, &digest).await?,
-        None => FetchedHistory {
-            outcome: HistoryOutcome::Failed(Refusal {
-                status: None,
-                code: None,
-                message: "the catalog no longer names the repository of this digest".to_owned(),
-            }),
-            reservation: Reservation::default(),
-        },
+        None => of_unnamed_repository(),
     };
     Ok(Some((HistoryAnswer { digest, outcome }, reservation)))
 }

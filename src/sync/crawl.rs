@@ -342,14 +342,7 @@ impl Crawl {
         holder: &Holder,
     ) -> Result<Option<FetchedHistory>, RegistryError> {
         let Some(repository) = &holder.path else {
-            return Ok(Some(FetchedHistory {
-                outcome: HistoryOutcome::Failed(Refusal {
-                    status: None,
-                    code: None,
-                    message: "the catalog does not name the repository of this digest".to_owned(),
-                }),
-                reservation: Reservation::default(),
-            }));
+            return Ok(Some(of_unnamed_repository()));
         };
         let may_ask = || self.failures().may_ask(repository);
         // Checked before queueing, so that thousands do not wait needlessly, and before sending.
@@ -474,6 +467,18 @@ impl Crawl {
             }
         }
         Ok(())
+    }
+}
+
+/// The outcome for a digest whose repository the catalog does not name.
+pub(super) fn of_unnamed_repository() -> FetchedHistory {
+    FetchedHistory {
+        outcome: HistoryOutcome::Failed(Refusal {
+            status: None,
+            code: None,
+            message: "the catalog does not name the repository of this digest".to_owned(),
+        }),
+        reservation: Reservation::default(),
     }
 }
 

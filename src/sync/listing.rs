@@ -17,8 +17,8 @@ use super::{IN_PROGRESS, SyncError};
 use crate::artifact::{Artifact, Page, Repository};
 use crate::build_history::RepositoryPath;
 use crate::store::{
-    self, DoubtfulRemovals, InstanceLock, Staged, StoreError, histories_wanted, stage_artifacts,
-    stage_namespaces, stage_repositories,
+    self, InstanceLock, Staged, StoreError, histories_wanted, stage_artifacts, stage_namespaces,
+    stage_repositories,
 };
 
 /// A listing with more rows than this, and more than this many times the count of the catalog, is
@@ -97,10 +97,9 @@ impl<'a> Listing<'a> {
 
     /// What comes before the first page: the catalog.
     pub(super) async fn start(&mut self) -> Result<(), SyncError> {
-        let crawl = Arc::clone(&self.crawl);
         self.has_other_instances =
-            store::has_other_instances(self.lock, crawl.run.instance_id).await?;
-        crawl.progress.enter(Phase::Catalog);
+            store::has_other_instances(self.lock, self.crawl.run.instance_id).await?;
+        self.crawl.progress.enter(Phase::Catalog);
         self.read_catalog().await
     }
 
@@ -141,26 +140,27 @@ impl<'a> Listing<'a> {
         &mut self,
         wanted: Option<mpsc::Sender<Wanted>>,
     ) -> Result<(DateTime<Utc>, DateTime<Utc>), SyncError> {
-        let clock = self.crawl.clock.clone();
+        let (clock, run) = (self.crawl.clock.clone(), self.crawl.run);
         let started_at = clock.now();
-        self.note_listing(started_at, None).await?;
+        store::note_listing(self.lock, run, started_at, None).await?;
         self.read_pages(wanted.as_ref()).await?;
         if let Some(wanted) = &wanted {
             self.confirm_removals(wanted).await?;
         }
         let finished_at = clock.now();
-        self.note_listing(started_at, Some(finished_at)).await?;
+        store::note_listing(self.lock, run, started_at, Some(finished_at)).await?;
         Ok((started_at, finished_at))
     }
 
     /// Reads again where something published is missing without proof that it is gone; it counts
     /// as removed if it is missing again. An unchanged registry is not read twice.
     async fn confirm_removals(&mut self, wanted: &mpsc::Sender<Wanted>) -> Result<(), SyncError> {
-        let mut doubts = self.doubtful_removals().await?;
+        let run = self.crawl.run;
+        let mut doubts = store::doubtful_removals(self.lock, run).await?;
         if doubts.catalog && self.catalog_may_shift {
             tracing::debug!("the catalog lacks what it had before: reading it again");
             self.read_catalog().await?;
-            doubts = self.doubtful_removals().await?;
+            doubts = store::doubtful_removals(self.lock, run).await?;
         }
         if doubts.artifacts {
             tracing::info!(
@@ -174,10 +174,6 @@ impl<'a> Listing<'a> {
             self.read_catalog().await?;
         }
         Ok(())
-    }
-
-    async fn doubtful_removals(&mut self) -> Result<DoubtfulRemovals, StoreError> {
-        store::doubtful_removals(self.lock, self.crawl.run).await
     }
 
     async fn read_pages(&mut self, wanted: Option<&mpsc::Sender<Wanted>>) -> Result<(), SyncError> {
@@ -206,14 +202,6 @@ impl<'a> Listing<'a> {
             .activity
             .waits("lister", "a page of the registry");
         self.beating(pages.next()).await?.map_err(Into::into)
-    }
-
-    async fn note_listing(
-        &mut self,
-        started_at: DateTime<Utc>,
-        finished_at: Option<DateTime<Utc>>,
-    ) -> Result<(), StoreError> {
-        store::note_listing(self.lock, self.crawl.run, started_at, finished_at).await
     }
 
     /// Stages a page, and sends the digests without a stored history to the fetch task.
@@ -279,11 +267,11 @@ impl<'a> Listing<'a> {
         mut unresolved: Vec<Unresolved>,
         wanted: mpsc::Sender<Wanted>,
     ) -> Result<(), SyncError> {
-        let crawl = Arc::clone(&self.crawl);
         while !unresolved.is_empty() {
             let part = unresolved.split_off(unresolved.len().saturating_sub(ALTERNATIVES));
             let digests: Vec<&str> = part.iter().map(|one| one.digest.as_str()).collect();
-            let mut holders = store::repositories_listing(self.lock, crawl.run, &digests).await?;
+            let mut holders =
+                store::repositories_listing(self.lock, self.crawl.run, &digests).await?;
             for Unresolved {
                 digest,
                 repository_id,
@@ -304,7 +292,7 @@ impl<'a> Listing<'a> {
         Ok(())
     }
 
-    fn holder(&self, repository_id: i64) -> Holder {
+    pub(super) fn holder(&self, repository_id: i64) -> Holder {
         Holder {
             repository_id,
             path: self.names.path(repository_id),
@@ -325,18 +313,17 @@ impl<'a> Listing<'a> {
 
     /// The digests that need a request, after histories were copied from other instances.
     async fn needed(&mut self, candidates: Vec<&str>) -> Result<Vec<String>, StoreError> {
-        let crawl = Arc::clone(&self.crawl);
         if candidates.is_empty() {
             return Ok(Vec::new());
         }
-        let now = crawl.clock.now();
-        let mut digests = histories_wanted(self.lock, crawl.run, &candidates, now).await?;
+        let now = self.crawl.clock.now();
+        let mut digests = histories_wanted(self.lock, self.crawl.run, &candidates, now).await?;
         if self.has_other_instances && !digests.is_empty() {
             let wanted: Vec<&str> = digests.iter().map(String::as_str).collect();
             let (writes, found) =
-                store::reuse_histories(self.lock, crawl.run, &wanted, now).await?;
-            Progress::add(&crawl.progress.rows_written, writes.rows);
-            Progress::add(&crawl.progress.data_issues, writes.data_issues);
+                store::reuse_histories(self.lock, self.crawl.run, &wanted, now).await?;
+            Progress::add(&self.crawl.progress.rows_written, writes.rows);
+            Progress::add(&self.crawl.progress.data_issues, writes.data_issues);
             digests.retain(|digest| !found.contains(digest));
         }
         Ok(digests)
@@ -370,16 +357,11 @@ impl<'a> Listing<'a> {
                 done = &mut work => return Ok(done),
                 () = tokio::time::sleep_until(self.next_heartbeat) => {
                     self.next_heartbeat = Instant::now() + self.crawl.heartbeat;
-                    self.show_progress().await?;
+                    let Crawl { progress, registry, clock, run, .. } = &*self.crawl;
+                    let (counters, now) = (progress.counters(&registry.meter()), clock.now());
+                    store::save_progress(self.lock, *run, &counters, IN_PROGRESS, now).await?;
                 }
             }
         }
-    }
-
-    async fn show_progress(&mut self) -> Result<(), StoreError> {
-        let crawl = Arc::clone(&self.crawl);
-        let counters = crawl.progress.counters(&crawl.registry.meter());
-        let now = crawl.clock.now();
-        store::save_progress(self.lock, crawl.run, &counters, IN_PROGRESS, now).await
     }
 }
