@@ -661,7 +661,7 @@ pub async fn analyze(lock: &mut InstanceLock) -> Result<(), StoreError> {
     let query = sqlx::query!(
         "analyze swr.instance, swr.namespace, swr.repository, swr.artifact, swr.tag, swr.tag_history, swr.manifest,
                  swr.build_step, swr.command, swr.command_finding, swr.layer, swr.media_type, swr.artifact_layering,
-                 swr.repository_layer, swr.repository_layering, swr.namespace_layering"
+                 swr.repository_layering, swr.namespace_layering"
     );
     lock.execute("analyze the tables", query).await?;
     Ok(())

@@ -4,7 +4,7 @@ use super::lock::{self, LockHolder};
 use super::{Session, StoreError};
 
 /// The tables a run changes, and what it does to them beside reading.
-const TABLES: [(&str, &[&str]); 25] = [
+const TABLES: [(&str, &[&str]); 24] = [
     ("instance", &["insert", "update"]),
     ("namespace", &["insert", "update"]),
     ("repository", &["insert", "update"]),
@@ -20,7 +20,6 @@ const TABLES: [(&str, &[&str]); 25] = [
     ("media_type", &["insert"]),
     ("artifact_change", &["insert"]),
     ("artifact_layering", &["insert", "update", "delete"]),
-    ("repository_layer", &["insert", "update", "delete"]),
     ("repository_layering", &["insert", "update", "delete"]),
     ("namespace_layering", &["insert", "update", "delete"]),
     ("sync_run", &["insert", "update"]),

@@ -421,9 +421,6 @@ const CORRUPTIONS: &[(&str, &[&str])] = &[
             "namespace_layering.exclusive_bytes",
             "namespace_layering.layer_bytes",
             "namespace_layering.layer_count",
-            "repository_layer.artifact_count",
-            "repository_layer.artifact_id_xor",
-            "repository_layer.row",
             "repository_layering.exclusive_bytes",
             "repository_layering.layer_bytes",
             "repository_layering.layer_count",
@@ -456,23 +453,6 @@ const CORRUPTIONS: &[(&str, &[&str])] = &[
     (
         "update swr.artifact_layering set shared_chain_id = null where {a counted artifact}",
         &["artifact_layering.shared_chain_id"],
-    ),
-    (
-        "update swr.repository_layer set artifact_count = artifact_count + 1 where {a shared layer}",
-        &["repository_layer.artifact_count"],
-    ),
-    (
-        "update swr.repository_layer set artifact_id_xor = artifact_id_xor # 1 where {a shared layer}",
-        &["repository_layer.artifact_id_xor"],
-    ),
-    (
-        "delete from swr.repository_layer where {a shared layer}",
-        &["repository_layer.row"],
-    ),
-    (
-        "insert into swr.repository_layer (instance_id, artifact_count, repository_id, artifact_id_xor, layer_id)
-             select instance_id, 1, -7, 7, layer_id from swr.repository_layer where {a shared layer}",
-        &["repository_layer.row"],
     ),
     (
         "update swr.repository_layering set layer_count = layer_count + 1 where {a counted repository}",
@@ -508,11 +488,10 @@ const CORRUPTIONS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// These four tables are computed from the others, so changes of the others also cause differences
-/// here. The exact differences here are checked only for statements on these four.
-const SHARING: [&str; 4] = [
+/// These three tables are computed from the others, so changes of the others also cause differences
+/// here. The exact differences here are checked only for statements on these three.
+const SHARING: [&str; 3] = [
     "artifact_layering.",
-    "repository_layer.",
     "repository_layering.",
     "namespace_layering.",
 ];
@@ -555,11 +534,6 @@ const CHOICES: &[(&str, &str)] = &[
         "artifact_id = (select min(artifact_id) from swr.artifact_layering
              where root_chain_id <> chain_id and shared_chain_id is not null and exclusive_bytes > 0)",
     ),
-    (
-        "{a shared layer}",
-        "(layer_id, repository_id) = (select layer_id, repository_id from swr.repository_layer
-             where artifact_count > 1 order by 1, 2 limit 1)",
-    ),
     ("{a counted repository}", "repository_id = (select min(repository_id) from swr.repository_layering)"),
     ("{a counted namespace}", "namespace_id = (select min(namespace_id) from swr.namespace_layering)"),
     (
@@ -588,7 +562,7 @@ fn with_choices(statement: &str) -> String {
 }
 
 /// The tables that are corrupted, for a copy to go back to.
-const TABLES: [&str; 14] = [
+const TABLES: [&str; 13] = [
     "namespace",
     "repository",
     "artifact",
@@ -600,7 +574,6 @@ const TABLES: [&str; 14] = [
     "layer",
     "media_type",
     "artifact_layering",
-    "repository_layer",
     "repository_layering",
     "namespace_layering",
 ];

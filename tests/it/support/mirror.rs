@@ -64,7 +64,7 @@ pub(crate) struct Mirror {
 }
 
 /// The tables that hold facts; an unchanged registry must leave them alone.
-pub(crate) const FACT_TABLES: [&str; 19] = [
+pub(crate) const FACT_TABLES: [&str; 18] = [
     "instance",
     "namespace",
     "repository",
@@ -81,7 +81,6 @@ pub(crate) const FACT_TABLES: [&str; 19] = [
     "data_issue",
     "artifact_change",
     "artifact_layering",
-    "repository_layer",
     "repository_layering",
     "namespace_layering",
 ];
