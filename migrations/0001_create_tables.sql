@@ -472,7 +472,7 @@ create table swr.sync_run (
     instance_id           integer not null references swr.instance,
     run_id                bigint generated always as identity,
     outcome               text not null check (outcome in
-                              ('running', 'published', 'dry_run', 'failed', 'stopped', 'abandoned')),
+                              ('running', 'published', 'dry_run', 'verified', 'failed', 'stopped', 'abandoned')),
     started_at            timestamptz not null,
     listing_started_at    timestamptz,
     listing_finished_at   timestamptz,
@@ -518,7 +518,7 @@ comment on table swr.sync_run is 'One row per run: how it ended and what it did.
 comment on column swr.sync_run.instance_id is 'The instance.';
 comment on column swr.sync_run.run_id is 'The number of the run.';
 comment on column swr.sync_run.outcome is
-    'running; published; dry_run (complete, but not published); failed; stopped (by a signal); abandoned (died, noticed by a later run).';
+    'running; published; dry_run (complete, but not published); verified (complete, and compared with what is published); failed; stopped (by a signal); abandoned (died, noticed by a later run).';
 comment on column swr.sync_run.started_at is 'When the run started.';
 comment on column swr.sync_run.listing_started_at is 'When the first list page was asked for: the state of the registry is not older than this.';
 comment on column swr.sync_run.listing_finished_at is 'When the last list page had arrived.';
@@ -638,5 +638,5 @@ comment on column swr.verification_difference.row_key is 'The row: an id, a repo
 comment on column swr.verification_difference.field is 'The column; "row" if the row is missing, or is there without reason.';
 comment on column swr.verification_difference.verdict is
     'corrupt; changed (in the registry, since the verified run); unlisted (no longer listed).';
-comment on column swr.verification_difference.stored is 'The value in the table; of a command, the name of its content.';
+comment on column swr.verification_difference.stored is 'The value in the table; of a command, the SHA-256 of its text.';
 comment on column swr.verification_difference.found is 'The value in the registry, or what the other tables say it should be.';

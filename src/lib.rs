@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Modules, in the order to read them. Everything points at the nouns; the
-//! registry knows no SQL, the store makes no request, and only [`sync`] and
-//! [`verify`] join the two.
+//! registry knows no SQL, the store makes no request, and only [`sync`] joins
+//! the two.
 
 pub mod artifact;
 pub mod build_history;
@@ -33,7 +33,6 @@ pub mod registry;
 pub mod store;
 
 pub mod sync;
-pub mod verify;
 
 pub mod database;
 

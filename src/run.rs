@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use crate::build_history::HistoryFailures;
 use crate::exit::Exit;
 
@@ -191,6 +193,8 @@ pub enum RunOutcome {
     Published,
     /// Complete, but not published because it was not asked for.
     DryRun,
+    /// Complete, and compared with what is published.
+    Verified,
     /// Nothing was published.
     Failed,
     /// Ended by a signal, or by the time limit; nothing was published.
@@ -203,6 +207,7 @@ impl RunOutcome {
         match self {
             RunOutcome::Published => "published",
             RunOutcome::DryRun => "dry_run",
+            RunOutcome::Verified => "verified",
             RunOutcome::Failed => "failed",
             RunOutcome::Stopped => "stopped",
         }
@@ -228,4 +233,71 @@ pub struct RunReport {
     pub failures: HistoryFailures,
     /// How long it took.
     pub elapsed: Duration,
+    /// What it found; `None` unless it verified.
+    pub verification: Option<Verification>,
+}
+
+/// What a verification compared and found.
+#[derive(Debug, Clone, Copy)]
+pub struct Verification {
+    /// The instance in the database.
+    pub instance_id: i32,
+    /// The run that was verified.
+    pub verified: VerifiedRun,
+    /// Rows of the listing that were compared.
+    pub compared: Compared,
+    /// Histories that were compared.
+    pub histories: HistoriesCompared,
+    /// What was found.
+    pub verdict: Verdict,
+}
+
+impl Verification {
+    /// The exit code of a verification.
+    pub fn exit(&self) -> Exit {
+        match self.verdict.corrupt {
+            0 => Exit::Success,
+            _ => Exit::DIFFERENT,
+        }
+    }
+}
+
+/// The run whose result is verified: the latest that published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VerifiedRun {
+    /// The run.
+    pub run_id: i64,
+    /// When it started: what happened in the registry later may not be in the tables.
+    pub started_at: DateTime<Utc>,
+    /// Histories it could not fetch, whose manifests may be missing.
+    pub histories_missing: i64,
+}
+
+/// Rows that were on both sides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Compared {
+    /// Artifacts.
+    pub artifacts: i64,
+    /// Tags.
+    pub tags: i64,
+}
+
+/// What came of the histories that were fetched again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HistoriesCompared {
+    /// Compared with what is stored.
+    pub compared: i64,
+    /// Requested without success.
+    pub unavailable: i64,
+}
+
+/// How many differences there are of each verdict.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Not explained by a change of the registry.
+    pub corrupt: i64,
+    /// Explained by one.
+    pub changed: i64,
+    /// Rows that the registry no longer lists.
+    pub unlisted: i64,
 }

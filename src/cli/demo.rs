@@ -20,7 +20,7 @@ use crate::emulator::{Emulator, EmulatorSettings, Quirks, World, WorldSettings};
 use crate::registry::signature::SigningKey;
 use crate::registry::{Credentials, ProjectSettings, Registry, TransportSettings};
 use crate::report::{self, FilterValues, Format};
-use crate::sync::{HEARTBEAT, PATIENCE, Progress, Safeguards, SyncSettings};
+use crate::sync::{Ending, HEARTBEAT, PATIENCE, Progress, Safeguards, SyncSettings};
 
 /// Arguments of `demo`.
 #[derive(Debug, clap::Args)]
@@ -188,7 +188,7 @@ fn sync_settings(emulator: &Emulator, settings: &ProjectSettings) -> SyncSetting
         project_id: emulated.project_id.clone(),
         endpoint: settings.endpoint.to_string(),
         region: Some(emulated.region.clone()),
-        dry_run: false,
+        ending: Ending::Publish,
         safeguards: Safeguards::default(),
         lock_timeout: Some(Duration::ZERO),
         patience: PATIENCE,

@@ -191,7 +191,7 @@ pub(super) struct DatabaseArgs {
     // As above: that both variables are set is a mistake, which clap would not tell.
     #[arg(long, value_name = "FILE", conflicts_with = "database_url")]
     pub database_url_file: Option<PathBuf>,
-    /// Timeout for each step on the database: a statement, or publish as a whole
+    /// Timeout for each statement on the database
     #[arg(
         long,
         value_name = "TIME",

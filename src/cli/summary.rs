@@ -13,6 +13,7 @@ pub(super) fn summarise(report: &RunReport, telemetry: &Telemetry) {
         counters,
         failures,
         elapsed,
+        verification: _,
     } = report;
     if telemetry.format == LogFormat::Json {
         macro_rules! log_run {
@@ -115,10 +116,12 @@ pub(super) fn summary(report: &RunReport) -> Vec<String> {
         counters,
         failures,
         elapsed,
+        verification: _,
     } = report;
     let verb = match outcome {
         RunOutcome::Published => "published",
         RunOutcome::DryRun => "complete, not published (dry run)",
+        RunOutcome::Verified => "verified",
         RunOutcome::Failed => "failed",
         RunOutcome::Stopped => "stopped",
     };

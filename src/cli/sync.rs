@@ -25,7 +25,9 @@ use crate::run::{RunCounters, RunReport};
 use crate::spans;
 use crate::stop::{Stop, StopReason};
 use crate::store::{LockHolder, StoreError};
-use crate::sync::{HEARTBEAT, PATIENCE, Progress, Safeguards, SyncError, SyncSettings, sync};
+use crate::sync::{
+    Ending, HEARTBEAT, PATIENCE, Progress, Safeguards, SyncError, SyncSettings, sync,
+};
 
 /// Arguments of `sync`.
 #[derive(Debug, clap::Args)]
@@ -311,7 +313,10 @@ impl Job<'_> {
             project_id: target.project_id.clone(),
             endpoint: target.endpoint.clone(),
             region: target.region.clone(),
-            dry_run: self.dry_run,
+            ending: match self.dry_run {
+                true => Ending::DryRun,
+                false => Ending::Publish,
+            },
             safeguards: self.safeguards,
             lock_timeout: self.if_locked.lock_timeout(),
             patience: PATIENCE,

@@ -3,14 +3,14 @@
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::Connection;
 use sqlx::postgres::PgBindIterExt;
 use sqlx::types::Json;
-use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::copy::CopyRows;
 use super::findings::{Examined, examine, insert_commands};
-use super::{Doing, Run, StoreError, content, to_micros};
+use super::{Run, Session, StoreError, content, to_micros};
 use crate::build_history::{
     BuildHistory, BuildStep, HistoryAnswer, HistoryOutcome, Layer, Refusal,
 };
@@ -21,12 +21,12 @@ use crate::data_issue::DataIssue;
 /// Wanted are digests never requested, and those whose last answer was not final and whose time has
 /// come; of the latter none that this run has asked for already.
 pub async fn histories_wanted(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     digests: &[&str],
     now: DateTime<Utc>,
 ) -> Result<Vec<String>, StoreError> {
-    sqlx::query_scalar!(
+    let query = sqlx::query!(
         // A subquery, so that the plan is a look-up by key also while the table is empty or its rows
         // were never counted.
         r#"select wanted.digest as "digest!"
@@ -44,35 +44,35 @@ pub async fn histories_wanted(
         to_micros(now),
         run.started_at
     )
-    .fetch_all(connection)
-    .await
-    .doing("see which build histories are wanted")
+    .map(|row| row.digest);
+    session
+        .fetch_all("see which build histories are wanted", query)
+        .await
 }
 
 /// Whether the database holds other instances, whose build histories could be reused.
 pub async fn has_other_instances(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     instance_id: i32,
 ) -> Result<bool, StoreError> {
-    sqlx::query_scalar!(
+    let query = sqlx::query!(
         r#"select exists (select from swr.instance where instance_id <> $1) as "exists!""#,
         instance_id
     )
-    .fetch_one(connection)
-    .await
-    .doing("look for other instances")
+    .map(|row| row.exists);
+    session.fetch_one("look for other instances", query).await
 }
 
 /// Copies histories that another instance of the same database has already brought, with what
 /// had to be altered in them, and gives the digests that need no request any more.
 pub async fn reuse_histories(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     digests: &[&str],
     now: DateTime<Utc>,
 ) -> Result<(HistoryWrites, HashSet<String>), StoreError> {
     let instance_id = run.instance_id;
-    let sources = sqlx::query!(
+    let query = sqlx::query!(
         r#"select distinct on (m.digest) m.digest, m.instance_id
            from swr.instance i
            join swr.manifest m on m.instance_id = i.instance_id and m.digest = any($2)
@@ -80,21 +80,18 @@ pub async fn reuse_histories(
            order by m.digest, m.instance_id"#,
         instance_id,
         digests as _
-    )
-    .fetch_all(&mut *connection)
-    .await
-    .doing("look for build histories in other instances")?;
+    );
+    let sources = session
+        .fetch_all("look for build histories in other instances", query)
+        .await?;
     if sources.is_empty() {
         return Ok((HistoryWrites::default(), HashSet::new()));
     }
     let from: Vec<i32> = sources.iter().map(|source| source.instance_id).collect();
     let digests: Vec<String> = sources.into_iter().map(|source| source.digest).collect();
-    let mut transaction = connection
-        .begin()
-        .await
-        .doing("begin to copy build histories")?;
+    let mut transaction = session.begin("begin to copy build histories").await?;
     let mut rows = 0;
-    rows += sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.build_step
              (created_at, instance_id, created_at_ns, build_step_id, command_id, layer_id, media_type_id, chain_id,
               empty_layer, extra)
@@ -112,13 +109,10 @@ pub async fn reuse_histories(
         instance_id,
         &from,
         &digests
-    )
-    .execute(&mut *transaction)
-    .await
-    .doing("copy build steps")?
-    .rows_affected();
+    );
+    rows += transaction.execute("copy build steps", query).await?;
     // Other rules may have examined them there.
-    let commands = sqlx::query!(
+    let query = sqlx::query!(
         "select distinct on (c.command_id) c.command_id, c.command
          from unnest($2::integer[], $3::text[]) as f (instance_id, digest)
          join swr.manifest m on m.instance_id = f.instance_id and m.digest = f.digest
@@ -131,16 +125,16 @@ pub async fn reuse_histories(
         instance_id,
         &from,
         &digests
-    )
-    .fetch_all(&mut *transaction)
-    .await
-    .doing("read the commands to copy")?;
+    );
+    let commands = transaction
+        .fetch_all("read the commands to copy", query)
+        .await?;
     let commands: Vec<Examined<'_>> = commands
         .iter()
         .map(|row| examine(row.command_id, &row.command))
         .collect();
     rows += insert_commands(&mut transaction, instance_id, &commands).await?;
-    rows += sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.layer (size_bytes, instance_id, layer_id, digest)
          select distinct on (l.layer_id) l.size_bytes, $1::integer, l.layer_id, l.digest
          from unnest($2::integer[], $3::text[]) as f (instance_id, digest)
@@ -155,12 +149,9 @@ pub async fn reuse_histories(
         instance_id,
         &from,
         &digests
-    )
-    .execute(&mut *transaction)
-    .await
-    .doing("copy layers")?
-    .rows_affected();
-    rows += sqlx::query!(
+    );
+    rows += transaction.execute("copy layers", query).await?;
+    let query = sqlx::query!(
         "insert into swr.media_type (instance_id, media_type_id, media_type)
          select distinct on (t.media_type_id) $1::integer, t.media_type_id, t.media_type
          from unnest($2::integer[], $3::text[]) as f (instance_id, digest)
@@ -175,12 +166,9 @@ pub async fn reuse_histories(
         instance_id,
         &from,
         &digests
-    )
-    .execute(&mut *transaction)
-    .await
-    .doing("copy media types")?
-    .rows_affected();
-    rows += sqlx::query!(
+    );
+    rows += transaction.execute("copy media types", query).await?;
+    let query = sqlx::query!(
         "insert into swr.manifest
              (instance_id, digest, outcome, attempts, attempted_at, http_status, error_code, error_message,
               reported_total, layer_bytes, build_step_ids, layer_ids, chain_ids, extra)
@@ -197,13 +185,10 @@ pub async fn reuse_histories(
         instance_id,
         &from,
         &digests
-    )
-    .execute(&mut *transaction)
-    .await
-    .doing("copy manifests")?
-    .rows_affected();
+    );
+    rows += transaction.execute("copy manifests", query).await?;
     // The key of a step is the digest and the position.
-    let data_issues = sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.data_issue
              (instance_id, data_issue_id, run_id, recorded_at, table_name, row_key, field, action, original)
          select distinct on (d.data_issue_id)
@@ -221,15 +206,9 @@ pub async fn reuse_histories(
         to_micros(now),
         &from,
         &digests
-    )
-    .execute(&mut *transaction)
-    .await
-    .doing("copy data issues")?
-    .rows_affected();
-    transaction
-        .commit()
-        .await
-        .doing("commit copied build histories")?;
+    );
+    let data_issues = transaction.execute("copy data issues", query).await?;
+    transaction.commit("commit copied build histories").await?;
     let writes = HistoryWrites {
         rows: rows + data_issues,
         data_issues,
@@ -246,20 +225,20 @@ pub struct HistoryWrites {
     pub data_issues: u64,
 }
 
-/// Stores answers under their digests, over a connection of its own.
+/// Stores answers under their digests, over a session of its own.
 ///
 /// An answer stays valid, however the run ends, so it is stored outside of
 /// publish. Storing it twice changes nothing.
 #[derive(Debug)]
 pub struct HistoryWriter {
-    connection: PgConnection,
+    session: Session<'static>,
     run: Run,
     known: Known,
 }
 
 /// Content that is in the database for certain: most steps of an image are its base's.
 #[derive(Debug, Default)]
-struct Known {
+pub(super) struct Known {
     ids: HashSet<Uuid>,
     /// Whether the database has no other manifests, steps and layers of the instance: it had none before
     /// the run, and only this run writes. `None` until that was looked up.
@@ -295,7 +274,7 @@ pub(super) struct StepRow<'a> {
 }
 
 /// Names the steps of a history, oldest first.
-pub(super) fn step_rows(steps: &[BuildStep]) -> impl Iterator<Item = StepRow<'_>> {
+fn step_rows(steps: &[BuildStep]) -> impl Iterator<Item = StepRow<'_>> {
     let (mut parent, mut chain_id) = (None, None);
     steps.iter().map(move |step| {
         let command_id = step.command.as_deref().map(content::command_id);
@@ -318,14 +297,14 @@ pub(super) fn step_rows(steps: &[BuildStep]) -> impl Iterator<Item = StepRow<'_>
     })
 }
 
-struct ManifestRow<'a> {
-    digest: &'a str,
-    outcome: &'static str,
+pub(super) struct ManifestRow<'a> {
+    pub(super) digest: &'a str,
+    pub(super) outcome: &'static str,
     is_final: bool,
     refusal: Option<&'a Refusal>,
-    history: Option<&'a BuildHistory>,
+    pub(super) history: Option<&'a BuildHistory>,
     /// The steps and what follows from them, if the outcome is `stored`.
-    steps: Option<(Vec<Uuid>, Layering)>,
+    pub(super) steps: Option<(Vec<Uuid>, Layering)>,
 }
 
 /// The earlier attempts to fetch a history, which were not final.
@@ -356,7 +335,7 @@ pub(super) struct Layering {
 
 impl Layering {
     /// The layering of the steps of one history, oldest first.
-    pub(super) fn of(steps: &[StepRow<'_>]) -> Layering {
+    fn of(steps: &[StepRow<'_>]) -> Layering {
         let mut seen = HashSet::new();
         let mut layering = Layering::default();
         let mut total = 0_i128;
@@ -378,21 +357,21 @@ impl Layering {
 
 /// The rows of a batch, each once.
 #[derive(Default)]
-struct Batch<'a> {
+pub(super) struct Batch<'a> {
     offered: HashSet<Uuid>,
-    commands: Vec<Examined<'a>>,
-    media_types: Vec<(Uuid, &'a str)>,
-    layers: Vec<(Uuid, &'a Layer)>,
-    steps: Vec<StepRow<'a>>,
-    manifests: Vec<ManifestRow<'a>>,
+    pub(super) commands: Vec<Examined<'a>>,
+    pub(super) media_types: Vec<(Uuid, &'a str)>,
+    pub(super) layers: Vec<(Uuid, &'a Layer)>,
+    pub(super) steps: Vec<StepRow<'a>>,
+    pub(super) manifests: Vec<ManifestRow<'a>>,
     issues: Vec<&'a DataIssue>,
 }
 
 impl HistoryWriter {
     /// Stores for `run` over `connection`.
-    pub fn new(connection: PgConnection, run: Run) -> HistoryWriter {
+    pub fn new(session: Session<'static>, run: Run) -> HistoryWriter {
         HistoryWriter {
-            connection,
+            session,
             run,
             known: Known::default(),
         }
@@ -421,7 +400,7 @@ impl HistoryWriter {
         };
         self.known.remember(batch.offered.into_iter());
         // One large history must not take its memory for the rest of the run.
-        self.connection.shrink_buffers();
+        self.session.connection().shrink_buffers();
         Ok(writes)
     }
 
@@ -431,32 +410,28 @@ impl HistoryWriter {
         now: DateTime<Utc>,
     ) -> Result<HistoryWrites, StoreError> {
         let run = self.run;
-        let mut transaction = self
-            .connection
-            .begin()
-            .await
-            .doing("begin to store build histories")?;
-        let connection = &mut *transaction;
+        let mut transaction = self.session.begin("begin to store build histories").await?;
+        let session = &mut transaction;
         let is_complete = match self.known.is_complete {
             Some(is_complete) => is_complete,
-            None => is_without_content(connection, run).await?,
+            None => is_without_content(session, run).await?,
         };
         self.known.is_complete = Some(is_complete);
         let (stored, earlier) = match is_complete {
             true => (HashSet::new(), HashMap::new()),
             false => (
-                stored_content(connection, run, batch).await?,
-                take_out_manifests(connection, run, &batch.manifests).await?,
+                stored_content(session, run, batch).await?,
+                take_out_manifests(session, run, &batch.manifests).await?,
             ),
         };
         let mut rows = 0;
-        rows += insert_commands(connection, run.instance_id, &batch.commands).await?;
-        rows += copy_layers(connection, run, &batch.layers, &stored).await?;
-        rows += insert_media_types(connection, run, &batch.media_types).await?;
-        rows += copy_steps(connection, run, &batch.steps, &stored).await?;
-        rows += copy_manifests(connection, run, &batch.manifests, &earlier, now).await?;
-        let data_issues = insert_issues(connection, run, &batch.issues, now).await?;
-        transaction.commit().await.doing("commit build histories")?;
+        rows += insert_commands(session, run.instance_id, &batch.commands).await?;
+        rows += copy_layers(session, run, &batch.layers, &stored).await?;
+        rows += insert_media_types(session, run, &batch.media_types).await?;
+        rows += copy_steps(session, run, &batch.steps, &stored).await?;
+        rows += copy_manifests(session, run, &batch.manifests, &earlier, now).await?;
+        let data_issues = insert_issues(session, run, &batch.issues, now).await?;
+        transaction.commit("commit build histories").await?;
         Ok(HistoryWrites {
             rows: rows + data_issues,
             data_issues,
@@ -466,12 +441,12 @@ impl HistoryWriter {
     /// Closes the connection.
     pub async fn close(self) {
         // All is committed; the server notices a lost connection by itself.
-        let _ = self.connection.close().await;
+        self.session.close().await;
     }
 }
 
 impl<'a> Batch<'a> {
-    fn add(&mut self, answer: &'a HistoryAnswer, known: &Known) {
+    pub(super) fn add(&mut self, answer: &'a HistoryAnswer, known: &Known) {
         let HistoryAnswer { digest, outcome } = answer;
         let (word, is_final) = match outcome {
             HistoryOutcome::Stored(_) => ("stored", true),
@@ -542,28 +517,29 @@ impl<'a> Batch<'a> {
 }
 
 /// Whether the instance has no manifests, steps and layers.
-async fn is_without_content(connection: &mut PgConnection, run: Run) -> Result<bool, StoreError> {
-    sqlx::query_scalar!(
+async fn is_without_content(session: &mut Session<'_>, run: Run) -> Result<bool, StoreError> {
+    let query = sqlx::query!(
         r#"select not exists (select from swr.manifest where instance_id = $1)
               and not exists (select from swr.build_step where instance_id = $1)
               and not exists (select from swr.layer where instance_id = $1) as "is_empty!""#,
         run.instance_id
     )
-    .fetch_one(connection)
-    .await
-    .doing("see whether build steps are stored")
+    .map(|row| row.is_empty);
+    session
+        .fetch_one("see whether build steps are stored", query)
+        .await
 }
 
 /// Which steps and layers of a batch the database has.
 async fn stored_content(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     batch: &Batch<'_>,
 ) -> Result<HashSet<Uuid>, StoreError> {
     if batch.steps.is_empty() {
         return Ok(HashSet::new());
     }
-    let stored = sqlx::query_scalar!(
+    let query = sqlx::query!(
         // Subqueries, so that the plan is a look-up by key, however many rows the planner expects.
         r#"select o.build_step_id as "id!"
            from unnest($2::uuid[]) as o (build_step_id)
@@ -576,15 +552,16 @@ async fn stored_content(
         batch.steps.iter().map(|row| row.build_step_id).bind_iter() as _,
         batch.layers.iter().map(|(id, _)| *id).bind_iter() as _,
     )
-    .fetch_all(connection)
-    .await
-    .doing("see which build steps are stored")?;
+    .map(|row| row.id);
+    let stored = session
+        .fetch_all("see which build steps are stored", query)
+        .await?;
     Ok(stored.into_iter().collect())
 }
 
 /// Writes the layers that are not stored.
 async fn copy_layers(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     layers: &[(Uuid, &Layer)],
     stored: &HashSet<Uuid>,
@@ -596,26 +573,26 @@ async fn copy_layers(
             row.value(run.instance_id)?;
             row.value(layer_id)?;
             row.value(layer.digest.as_str())
-        })
-        .doing("store layers")?;
+        });
     }
-    rows.write(
-        connection,
-        "copy swr.layer (size_bytes, instance_id, layer_id, digest) from stdin (format binary)",
-    )
-    .await
-    .doing("store layers")
+    session
+        .copy(
+            "store layers",
+            rows,
+            "copy swr.layer (size_bytes, instance_id, layer_id, digest) from stdin (format binary)",
+        )
+        .await
 }
 
 async fn insert_media_types(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     media_types: &[(Uuid, &str)],
 ) -> Result<u64, StoreError> {
     if media_types.is_empty() {
         return Ok(0);
     }
-    let result = sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.media_type (instance_id, media_type_id, media_type)
          select $1, t.media_type_id, t.media_type
          from unnest($2::uuid[], $3::text[]) as t (media_type_id, media_type)
@@ -623,16 +600,13 @@ async fn insert_media_types(
         run.instance_id,
         media_types.iter().map(|(id, _)| *id).bind_iter() as _,
         media_types.iter().map(|(_, text)| *text).bind_iter() as _,
-    )
-    .execute(connection)
-    .await
-    .doing("store media types")?;
-    Ok(result.rows_affected())
+    );
+    session.execute("store media types", query).await
 }
 
 /// Writes the steps that are not stored.
 async fn copy_steps(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     steps: &[StepRow<'_>],
     stored: &HashSet<Uuid>,
@@ -660,28 +634,22 @@ async fn copy_steps(
             row.value(step.chain_id)?;
             row.value(*empty_layer)?;
             row.value(extra.as_ref().map(Json))
-        })
-        .doing("store build steps")?;
+        });
     }
-    rows.write(
-        connection,
-        "copy swr.build_step
+    session.copy("store build steps", rows, "copy swr.build_step
              (created_at, instance_id, created_at_ns, build_step_id, command_id, layer_id, media_type_id, chain_id,
               empty_layer, extra)
-         from stdin (format binary)",
-    )
-    .await
-    .doing("store build steps")
+         from stdin (format binary)").await
 }
 
 /// Takes out the manifests of a batch whose earlier fetch was not final, to be written anew. Gives those
 /// with their attempts, and those that are final, which stay, without.
 async fn take_out_manifests(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     manifests: &[ManifestRow<'_>],
 ) -> Result<HashMap<String, Option<EarlierAttempts>>, StoreError> {
-    let rows = sqlx::query!(
+    let query = sqlx::query!(
         r#"with retried as (
                delete from swr.manifest
                where instance_id = $1 and digest = any($2) and next_attempt_at is not null
@@ -694,22 +662,20 @@ async fn take_out_manifests(
         run.instance_id,
         manifests.iter().map(|m| m.digest).bind_iter() as _,
     )
-    .fetch_all(connection)
-    .await
-    .doing("look for earlier attempts to fetch build histories")?;
-    let rows = rows.into_iter().map(|row| {
+    .map(|row| {
         let earlier = row.attempts.map(|attempts| EarlierAttempts {
             attempts,
             waiting_since: row.waiting_since,
         });
         (row.digest, earlier)
     });
-    Ok(rows.collect())
+    let doing = "look for earlier attempts to fetch build histories";
+    Ok(session.fetch_all(doing, query).await?.into_iter().collect())
 }
 
 /// Writes how each fetch ended.
 async fn copy_manifests(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     manifests: &[ManifestRow<'_>],
     earlier: &HashMap<String, Option<EarlierAttempts>>,
@@ -759,22 +725,20 @@ async fn copy_manifests(
             row.value(layering.map(|layering| &layering.layer_ids))?;
             row.value(layering.map(|layering| &layering.chain_ids))?;
             row.value(history.and_then(|history| history.extra.as_ref()).map(Json))
-        })
-        .doing("store manifests")?;
+        });
     }
-    rows.write(
-        connection,
+    session.copy(
+        "store manifests",
+        rows,
         "copy swr.manifest
              (instance_id, digest, outcome, attempts, attempted_at, next_attempt_at, waiting_since, http_status,
               error_code, error_message, reported_total, layer_bytes, build_step_ids, layer_ids, chain_ids, extra)
          from stdin (format binary)",
-    )
-    .await
-    .doing("store manifests")
+    ).await
 }
 
 pub(super) async fn insert_issues(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     issues: &[&DataIssue],
     now: DateTime<Utc>,
@@ -782,7 +746,7 @@ pub(super) async fn insert_issues(
     if issues.is_empty() {
         return Ok(0);
     }
-    let result = sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.data_issue
              (instance_id, data_issue_id, run_id, recorded_at, table_name, row_key, field, action, original)
          select $1, i.data_issue_id, $2, $3, i.table_name, i.row_key, i.field, i.action, i.original
@@ -798,11 +762,8 @@ pub(super) async fn insert_issues(
         issues.iter().map(|i| i.field.as_str()).bind_iter() as _,
         issues.iter().map(|i| i.action.as_str()).bind_iter() as _,
         issues.iter().map(|i| Json(&i.original)).bind_iter() as _,
-    )
-    .execute(connection)
-    .await
-    .doing("store data issues")?;
-    Ok(result.rows_affected())
+    );
+    session.execute("store data issues", query).await
 }
 
 /// PostgreSQL cuts at microseconds; this is what it cuts off.

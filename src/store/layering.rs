@@ -8,10 +8,9 @@
 //! What follows from one history alone, its layers and its chains, is in `swr.manifest`: no statement
 //! here reads build steps.
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Doing, Run, StoreError};
+use super::{Run, Session, StoreError};
 
 /// Artifacts that were taken out or in.
 #[derive(Debug, Default)]
@@ -22,8 +21,8 @@ pub(super) struct Moved {
 }
 
 /// Takes out the artifacts which this listing shows no more, or elsewhere.
-pub(super) async fn take_out(connection: &mut PgConnection, run: Run) -> Result<Moved, StoreError> {
-    let moved = sqlx::query!(
+pub(super) async fn take_out(session: &mut Session<'_>, run: Run) -> Result<Moved, StoreError> {
+    let query = sqlx::query!(
         r#"with leaving as (
              delete from swr.artifact_layering g
              using swr.artifact a
@@ -40,10 +39,10 @@ pub(super) async fn take_out(connection: &mut PgConnection, run: Run) -> Result<
          from leaving"#,
         run.instance_id,
         run.run_id
-    )
-    .fetch_one(connection)
-    .await
-    .doing("take out what removed artifacts share")?;
+    );
+    let moved = session
+        .fetch_one("take out what removed artifacts share", query)
+        .await?;
     Ok(Moved {
         artifacts: moved.artifacts,
         root_chain_ids: moved.root_chain_ids.unwrap_or_default(),
@@ -54,22 +53,22 @@ pub(super) async fn take_out(connection: &mut PgConnection, run: Run) -> Result<
 /// what follows from them and from those taken out. `has_changes` says whether artifacts changed
 /// otherwise, for one could be in another namespace now.
 pub(super) async fn take_in(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     taken_out: Moved,
     has_changes: bool,
 ) -> Result<(), StoreError> {
-    let entering = entering(connection, run).await?;
+    let entering = entering(session, run).await?;
     if taken_out.artifacts + entering.artifacts == 0 && !has_changes {
         return Ok(());
     }
     let root_chain_ids = [taken_out.root_chain_ids, entering.root_chain_ids].concat();
-    update(connection, run, &root_chain_ids).await
+    update(session, run, &root_chain_ids).await
 }
 
 /// The artifacts with a stored history that have no row in `swr.artifact_layering` yet.
-async fn entering(connection: &mut PgConnection, run: Run) -> Result<Moved, StoreError> {
-    let moved = sqlx::query!(
+async fn entering(session: &mut Session<'_>, run: Run) -> Result<Moved, StoreError> {
+    let query = sqlx::query!(
         r#"select count(*) as "artifacts!",
                   array_agg(distinct m.chain_ids[1]) filter (where m.chain_ids[1] is not null) as root_chain_ids
            from swr.artifact a
@@ -79,10 +78,10 @@ async fn entering(connection: &mut PgConnection, run: Run) -> Result<Moved, Stor
                  select from swr.artifact_layering g where g.instance_id = $1 and g.artifact_id = a.artifact_id
              )"#,
         run.instance_id
-    )
-    .fetch_one(connection)
-    .await
-    .doing("look for artifacts with a new history")?;
+    );
+    let moved = session
+        .fetch_one("look for artifacts with a new history", query)
+        .await?;
     Ok(Moved {
         artifacts: moved.artifacts,
         root_chain_ids: moved.root_chain_ids.unwrap_or_default(),
@@ -93,11 +92,11 @@ async fn entering(connection: &mut PgConnection, run: Run) -> Result<Moved, Stor
 /// namespaces, those that each has alone, and, of the images that begin with one of these chains, the base
 /// and the longest shared chain.
 async fn update(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     root_chain_ids: &[Uuid],
 ) -> Result<(), StoreError> {
-    sqlx::query!(
+    let query = sqlx::query!(
         "with listed as materialized (
              select a.artifact_id, a.repository_id, a.digest, coalesce(a.namespace_id, r.namespace_id, 0) as namespace_id,
                     m.layer_bytes, m.layer_ids, m.chain_ids
@@ -261,18 +260,16 @@ async fn update(
              shared_chain_id = excluded.shared_chain_id",
         run.instance_id,
         root_chain_ids
-    )
-    .execute(connection)
-    .await
-    .doing("find what artifacts share")?;
+    );
+    session.execute("find what artifacts share", query).await?;
     Ok(())
 }
 
 /// Computes again what artifacts share, from the build histories of those that are counted, and records
 /// each difference as corrupt. An artifact that is not counted yet is none: its history may have arrived
 /// after the latest publish, and the next one counts it.
-pub(super) async fn compare(connection: &mut PgConnection, run: Run) -> Result<(), StoreError> {
-    sqlx::query!(
+pub(super) async fn compare(session: &mut Session<'_>, run: Run) -> Result<(), StoreError> {
+    let query = sqlx::query!(
         "with counted as materialized (
              select g.artifact_id, a.repository_id, a.digest, m.layer_ids, m.chain_ids,
                     coalesce(a.namespace_id, r.namespace_id, 0) as namespace_id
@@ -437,9 +434,9 @@ pub(super) async fn compare(connection: &mut PgConnection, run: Run) -> Result<(
          where c.stored is distinct from c.found",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("compare what artifacts share")?;
+    );
+    session
+        .execute("compare what artifacts share", query)
+        .await?;
     Ok(())
 }

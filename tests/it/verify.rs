@@ -4,21 +4,20 @@ use chrono::{TimeDelta, Utc};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, Executor};
 use swr_sync::clock::Clock;
-use swr_sync::database::Database;
 use swr_sync::emulator::{ArtifactSpec, Emulator, RequestKind, World};
 use swr_sync::exit::Exit;
-use swr_sync::registry::Registry;
+use swr_sync::run::Verification;
 use swr_sync::stop::{self, Stop, StopReason};
-use swr_sync::verify::{VerifyError, VerifyReport, VerifySettings, verify};
+use swr_sync::sync::SyncError;
 
 use super::support::database::TestDatabase;
-use super::support::mirror::{Mirror, client_settings, start_of_time, wait_until};
+use super::support::mirror::{self, Mirror, start_of_time, wait_until};
 
 async fn try_verify(
     emulator: &Emulator,
     database: &TestDatabase,
     histories: Option<u64>,
-) -> Result<VerifyReport, VerifyError> {
+) -> Result<Verification, SyncError> {
     let (_stopper, stop) = stop::channel();
     verify_until(emulator, database, histories, &stop).await
 }
@@ -28,24 +27,14 @@ async fn verify_until(
     database: &TestDatabase,
     histories: Option<u64>,
     stop: &Stop,
-) -> Result<VerifyReport, VerifyError> {
-    let client = client_settings(emulator);
-    let settings = VerifySettings {
-        swr_instance_id: emulator.settings().instance_id.clone(),
-        project_id: client.project_id.clone(),
-        histories,
-        // Near the end, so that a sample goes on from the start.
-        sample_start: "sha256:f8".to_owned(),
-        host: "test-host".to_owned(),
-        clock: Clock::system(),
-    };
-    let registry = Registry::new(client, &settings.swr_instance_id).unwrap();
-    let database = Database::from_url(database.url()).unwrap();
-    verify(&registry, &database, &settings, stop).await
+) -> Result<Verification, SyncError> {
+    // Near the end, so that a sample goes on from the start.
+    let start = "sha256:f8";
+    mirror::verify(emulator, database, histories, start, Clock::system(), stop).await
 }
 
 /// Verifies all histories, too.
-async fn verify_all(emulator: &Emulator, database: &TestDatabase) -> VerifyReport {
+async fn verify_all(emulator: &Emulator, database: &TestDatabase) -> Verification {
     try_verify(emulator, database, None)
         .await
         .unwrap_or_else(|error| panic!("no verdict: {error}"))
@@ -816,7 +805,7 @@ async fn a_verification_writes_no_fact_and_leaves_the_view_of_runs_alone() {
         order by run_id desc limit 1";
     assert_eq!(
         mirror.database.snapshot(run).await,
-        "5 | dry_run | 0 | t | t"
+        "5 | verified | 0 | t | t"
     );
     let staged = "select count(*) from swr.staged_artifact";
     assert_eq!(mirror.database.snapshot(staged).await, "0");
