@@ -49,6 +49,8 @@ mod doctor;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod exit_codes;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
+mod growth;
+#[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod html;
 #[cfg(all(feature = "emulator", feature = "embedded-db"))]
 mod instances;
