@@ -27,7 +27,7 @@ use swr_sync::registry::signature::SigningKey;
 use swr_sync::registry::{Credentials, ProjectSettings, Registry, TransportSettings};
 use swr_sync::report::{Filter, FilterError, FilterValues, REPORTS, Report};
 use swr_sync::stop;
-use swr_sync::sync::{HEARTBEAT, PATIENCE, Safeguards, SyncSettings, sync};
+use swr_sync::sync::{Ending, HEARTBEAT, PATIENCE, Safeguards, SyncSettings, sync};
 
 struct Options {
     artifacts: usize,
@@ -310,7 +310,7 @@ async fn sync_at(
         project_id: settings.project_id.clone(),
         endpoint: emulator.endpoint().to_string(),
         region: None,
-        dry_run: false,
+        ending: Ending::Publish,
         safeguards: Safeguards::default(),
         lock_timeout: Some(Duration::ZERO),
         patience: PATIENCE,

@@ -22,7 +22,7 @@ use swr_sync::registry::signature::SigningKey;
 use swr_sync::registry::{Credentials, ProjectSettings, Registry, TransportSettings};
 use swr_sync::run::RunReport;
 use swr_sync::stop;
-use swr_sync::sync::{HEARTBEAT, PATIENCE, Safeguards, SyncSettings, sync};
+use swr_sync::sync::{Ending, HEARTBEAT, PATIENCE, Safeguards, SyncSettings, sync};
 use tokio::time::Instant;
 
 #[tokio::main]
@@ -154,7 +154,7 @@ async fn run(emulator: &Emulator, database: &Database) -> RunReport {
         project_id: client.project_id.clone(),
         endpoint: client.endpoint.to_string(),
         region: None,
-        dry_run: false,
+        ending: Ending::Publish,
         safeguards: Safeguards::default(),
         lock_timeout: Some(Duration::ZERO),
         patience: PATIENCE,

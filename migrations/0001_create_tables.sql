@@ -394,7 +394,7 @@ comment on column swr.command_finding.occurrences is 'How often the rule found s
 comment on column swr.command_finding.command_id is 'The command.';
 comment on column swr.command_finding.rule_id is 'The rule.';
 
--- What artifacts share: layers counted by repository, and bases.
+-- What artifacts share: bytes that only one of them has, and bases.
 --
 -- Computing this from the build histories takes seconds on a large registry, so
 -- publish keeps it up to date, for the artifacts that came and went.
@@ -418,7 +418,7 @@ with (fillfactor = 90);
 create index artifact_layering_chain on swr.artifact_layering (instance_id, chain_id);
 
 comment on table swr.artifact_layering is
-    'One row per artifact that exists now and has a stored build history: its layers in numbers, and its place among the others. An artifact with a row is counted in swr.repository_layer.';
+    'One row per artifact that exists now and has a stored build history: its layers in numbers, and its place among the others. Reports count the layers of those with a row.';
 comment on column swr.artifact_layering.instance_id is 'The instance.';
 comment on column swr.artifact_layering.layer_count is 'Number of distinct layers.';
 comment on column swr.artifact_layering.artifact_id is 'The artifact.';
@@ -432,28 +432,6 @@ comment on column swr.artifact_layering.base_chain_id is
 comment on column swr.artifact_layering.shared_chain_id is
     'The longest chain that is also in an artifact of another digest which is not built on this one; NULL if there is none.';
 
-create table swr.repository_layer (
-    instance_id     integer not null,
-    artifact_count  integer not null check (artifact_count > 0),
-    repository_id   bigint not null,
-    artifact_id_xor bigint not null,
-    layer_id        uuid not null,
-    primary key (instance_id, layer_id, repository_id)
-)
-with (fillfactor = 90);
-
--- The layers of one repository.
-create index repository_layer_repository on swr.repository_layer (instance_id, repository_id);
-
-comment on table swr.repository_layer is
-    'One row per repository and layer: how many artifacts that exist now have it.';
-comment on column swr.repository_layer.instance_id is 'The instance.';
-comment on column swr.repository_layer.artifact_count is 'Number of artifacts of the repository with the layer.';
-comment on column swr.repository_layer.repository_id is 'The repository.';
-comment on column swr.repository_layer.artifact_id_xor is
-    'Exclusive or of the ids of these artifacts; of a single artifact, its id.';
-comment on column swr.repository_layer.layer_id is 'The layer.';
-
 create table swr.repository_layering (
     instance_id     integer not null,
     layer_count     integer not null,
@@ -464,7 +442,7 @@ create table swr.repository_layering (
 );
 
 comment on table swr.repository_layering is
-    'One row per repository with layers: its layers in numbers, from swr.repository_layer.';
+    'One row per repository with layers: its layers in numbers.';
 comment on column swr.repository_layering.instance_id is 'The instance.';
 comment on column swr.repository_layering.layer_count is 'Number of distinct layers.';
 comment on column swr.repository_layering.repository_id is 'The repository.';
@@ -481,7 +459,7 @@ create table swr.namespace_layering (
 );
 
 comment on table swr.namespace_layering is
-    'One row per namespace with layers: its layers in numbers, from swr.repository_layer.';
+    'One row per namespace with layers: its layers in numbers.';
 comment on column swr.namespace_layering.instance_id is 'The instance.';
 comment on column swr.namespace_layering.layer_count is 'Number of distinct layers.';
 comment on column swr.namespace_layering.namespace_id is 'The namespace; 0 where neither the catalog nor the artifact list tells it.';
@@ -494,7 +472,7 @@ create table swr.sync_run (
     instance_id           integer not null references swr.instance,
     run_id                bigint generated always as identity,
     outcome               text not null check (outcome in
-                              ('running', 'published', 'dry_run', 'failed', 'stopped', 'abandoned')),
+                              ('running', 'published', 'dry_run', 'verified', 'failed', 'stopped', 'abandoned')),
     started_at            timestamptz not null,
     listing_started_at    timestamptz,
     listing_finished_at   timestamptz,
@@ -540,7 +518,7 @@ comment on table swr.sync_run is 'One row per run: how it ended and what it did.
 comment on column swr.sync_run.instance_id is 'The instance.';
 comment on column swr.sync_run.run_id is 'The number of the run.';
 comment on column swr.sync_run.outcome is
-    'running; published; dry_run (complete, but not published); failed; stopped (by a signal); abandoned (died, noticed by a later run).';
+    'running; published; dry_run (complete, but not published); verified (complete, and compared with what is published); failed; stopped (by a signal); abandoned (died, noticed by a later run).';
 comment on column swr.sync_run.started_at is 'When the run started.';
 comment on column swr.sync_run.listing_started_at is 'When the first list page was asked for: the state of the registry is not older than this.';
 comment on column swr.sync_run.listing_finished_at is 'When the last list page had arrived.';
@@ -660,5 +638,5 @@ comment on column swr.verification_difference.row_key is 'The row: an id, a repo
 comment on column swr.verification_difference.field is 'The column; "row" if the row is missing, or is there without reason.';
 comment on column swr.verification_difference.verdict is
     'corrupt; changed (in the registry, since the verified run); unlisted (no longer listed).';
-comment on column swr.verification_difference.stored is 'The value in the table; of a command, the name of its content.';
+comment on column swr.verification_difference.stored is 'The value in the table; of a command, the SHA-256 of its text.';
 comment on column swr.verification_difference.found is 'The value in the registry, or what the other tables say it should be.';

@@ -434,25 +434,26 @@ comment on column swr_report.storage_by_namespace.instance_id is 'Key of swr.ins
 create view swr_report.layer_usage as
 select
     coalesce(i.name, i.swr_instance_id) as instance,
-    u.digest as layer_digest,
-    u.size_bytes,
+    l.digest as layer_digest,
+    l.size_bytes,
     u.artifacts,
     u.repositories,
-    swr.total_bytes(u.size_bytes::numeric * (u.artifacts - 1)) as saved_bytes,
+    swr.total_bytes(l.size_bytes::numeric * (u.artifacts - 1)) as saved_bytes,
     u.layer_id,
     u.instance_id
 from (
-    select
-        l.instance_id,
-        l.layer_id,
-        l.digest,
-        l.size_bytes,
-        sum(k.artifact_count) as artifacts,
-        count(*) as repositories
-    from swr.layer l
-    join swr.repository_layer k on k.instance_id = l.instance_id and k.layer_id = l.layer_id
-    group by l.instance_id, l.layer_id
+    select h.instance_id, h.layer_id, sum(h.artifacts) as artifacts, count(*) as repositories
+    from (
+        select a.instance_id, a.repository_id, h.layer_id, count(*) as artifacts
+        from swr.artifact_layering g
+        join swr.artifact a on a.instance_id = g.instance_id and a.artifact_id = g.artifact_id
+        join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest
+        cross join lateral unnest(m.layer_ids) as h (layer_id)
+        group by a.instance_id, a.repository_id, h.layer_id
+    ) h
+    group by h.instance_id, h.layer_id
 ) u
+join swr.layer l on l.instance_id = u.instance_id and l.layer_id = u.layer_id
 join swr.instance i on i.instance_id = u.instance_id;
 
 comment on view swr_report.layer_usage is
@@ -473,13 +474,21 @@ select
     r.repository,
     l.digest as layer_digest,
     l.size_bytes,
-    k.artifact_count as artifacts,
+    k.artifacts,
     k.layer_id,
-    k.repository_id,
-    k.instance_id
+    r.repository_id,
+    r.instance_id
 from swr.named_repository r
-join swr.repository_layer k on k.instance_id = r.instance_id and k.repository_id = r.repository_id
-join swr.layer l on l.instance_id = k.instance_id and l.layer_id = k.layer_id;
+cross join lateral (
+    select h.layer_id, count(*) as artifacts
+    from swr.artifact a
+    join swr.artifact_layering g on g.instance_id = a.instance_id and g.artifact_id = a.artifact_id
+    join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest
+    cross join lateral unnest(m.layer_ids) as h (layer_id)
+    where a.instance_id = r.instance_id and a.repository_id = r.repository_id
+    group by h.layer_id
+) k
+join swr.layer l on l.instance_id = r.instance_id and l.layer_id = k.layer_id;
 
 comment on view swr_report.repository_layer is
     'Which layers does each repository hold? One row per repository and layer of its artifacts that exist now. Who shares a layer, and what share of it each of them has, follows from it.';
@@ -536,21 +545,29 @@ begin
         join swr.sized_artifact z on z.instance_id = w.instance_id and z.artifact_id = w.artifact_id
         left join swr.artifact_layering g on g.instance_id = w.instance_id and g.artifact_id = w.artifact_id
     ),
-    held as (
-        select c.instance_id, s.layer_id, count(distinct c.artifact_id) as artifacts
+    held as materialized (
+        select c.instance_id, h.layer_id, count(*) as artifacts
         from chosen c
         join swr.artifact a on a.instance_id = c.instance_id and a.artifact_id = c.artifact_id
         join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest
-        join swr.build_step s on s.instance_id = m.instance_id and s.build_step_id = any (m.build_step_ids)
-        where c.is_layered and s.layer_id is not null
-        group by c.instance_id, s.layer_id
+        cross join lateral unnest(m.layer_ids) as h (layer_id)
+        where c.is_layered
+        group by c.instance_id, h.layer_id
+    ),
+    -- All artifacts of the instances in question, as any of them may have a layer, too.
+    had as (
+        select a.instance_id, h.layer_id, count(*) as artifacts
+        from swr.artifact_layering g
+        join swr.artifact a on a.instance_id = g.instance_id and a.artifact_id = g.artifact_id
+        join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest
+        cross join lateral unnest(m.layer_ids) as h (layer_id)
+        where g.instance_id = any (array(select instance_id from held))
+        group by a.instance_id, h.layer_id
     ),
     freed as (
         select h.instance_id, h.layer_id
         from held h
-        join swr.repository_layer k on k.instance_id = h.instance_id and k.layer_id = h.layer_id
-        group by h.instance_id, h.layer_id, h.artifacts
-        having sum(k.artifact_count) = h.artifacts
+        join had k on k.instance_id = h.instance_id and k.layer_id = h.layer_id and k.artifacts = h.artifacts
     ),
     summed as (
         select f.instance_id, count(*) as layers, sum(l.size_bytes) as size_bytes

@@ -125,15 +125,6 @@ pub struct Layer {
     pub size_bytes: Option<i64>,
 }
 
-/// A digest whose history is wanted, and the names by which it can be requested.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HistoryRequest {
-    /// The digest.
-    pub digest: String,
-    /// A repository that holds it; `None` if the catalog does not name it.
-    pub repository: Option<RepositoryPath>,
-}
-
 /// Where a repository is, as the addition call wants it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RepositoryPath {

@@ -11,9 +11,9 @@
 //! ```
 //!
 //! Modules, in the order to read them. Everything points at the nouns; the
-//! registry knows no SQL, the store makes no request, and only [`sync`] and
-//! [`verify`] join the two. What does not depend on the job is in `crates`: the
-//! rules for build commands, the emulator, the embedded database.
+//! registry knows no SQL, the store makes no request, and only [`sync`] joins the
+//! two. What does not depend on the job is in `crates`: the rules for build
+//! commands, the emulator, the embedded database.
 
 pub mod artifact;
 pub mod build_history;
@@ -33,7 +33,6 @@ pub mod registry;
 pub mod store;
 
 pub mod sync;
-pub mod verify;
 
 pub mod database;
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use crate::build_history::HistoryFailures;
 use crate::exit::Exit;
 
@@ -50,25 +52,23 @@ pub struct RequestCounts {
 impl RequestCounts {
     /// All requests.
     pub fn total(&self) -> u64 {
-        self.by_kind_and_status.values().sum()
+        self.count(|_, _| true)
     }
 
     /// The requests of one kind, whatever came back.
     pub fn of(&self, kind: RequestKind) -> u64 {
-        self.by_kind_and_status
-            .iter()
-            .filter(|((of, _), _)| *of == kind)
-            .map(|(_, count)| count)
-            .sum()
+        self.count(|of, _| of == kind)
     }
 
     /// Answers with status 429.
     pub fn throttled(&self) -> u64 {
-        self.by_kind_and_status
-            .iter()
-            .filter(|((_, status), _)| *status == Some(429))
-            .map(|(_, count)| count)
-            .sum()
+        self.count(|_, status| status == Some(429))
+    }
+
+    fn count(&self, is_counted: impl Fn(RequestKind, Option<u16>) -> bool) -> u64 {
+        let counts = self.by_kind_and_status.iter();
+        let counted = counts.filter(|((kind, status), _)| is_counted(*kind, *status));
+        counted.map(|(_, count)| count).sum()
     }
 
     /// As JSON, by kind and then status: `{"artifacts": {"200": 12}}`.
@@ -87,33 +87,72 @@ impl RequestCounts {
     }
 }
 
-/// What a run did. Rows of tables unless the name says otherwise.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[expect(
-    missing_docs,
-    reason = "each is described at its column of swr.sync_run"
-)]
-pub struct RunCounters {
-    pub requests: RequestCounts,
-    pub catalog_pages: u64,
-    pub pages: u64,
-    pub artifacts_listed: u64,
-    pub artifacts_new: u64,
-    pub artifacts_changed: u64,
-    pub artifacts_removed: u64,
-    pub artifacts_unchanged: u64,
-    pub tags_new: u64,
-    pub tags_moved: u64,
-    pub tags_removed: u64,
-    pub histories_fetched: u64,
-    pub histories_reused: u64,
-    pub histories_unsupported: u64,
-    pub histories_gone: u64,
-    pub histories_failed: u64,
-    pub histories_skipped: u64,
-    pub data_issues: u64,
-    pub rows_written: u64,
+/// Passes the list of counters to a macro. A counter is a field of [`RunCounters`], and under the same
+/// name a column of swr.sync_run and a field of the summary file and of the log. The counters of one entry
+/// are one metric, and those of an entry with `by` differ in a label.
+///
+/// `store::save_progress` names each column once more, so that the statement is checked.
+macro_rules! with_counters {
+    ($callback:ident) => {
+        $callback! {
+            catalog_pages: "Pages of namespaces and repositories in the last run."
+                [catalog_pages]
+            pages: "Pages of the artifact list in the last run."
+                [pages]
+            artifacts_listed: "Artifacts in the last listing."
+                [artifacts_listed]
+            artifacts by change: "Artifacts by how they differ from the listing before: new, changed, removed, unchanged."
+                [artifacts_new artifacts_changed artifacts_removed artifacts_unchanged]
+            tags by change: "Tags by how they differ from the listing before: new, moved, removed."
+                [tags_new tags_moved tags_removed]
+            histories by outcome: "Build histories by what became of them: fetched, reused, unsupported, gone, failed, skipped."
+                [histories_fetched histories_reused histories_unsupported histories_gone histories_failed histories_skipped]
+            rows_written: "Rows of fact tables that the last run inserted or updated."
+                [rows_written]
+            data_issues: "Values that the last run had to alter, recorded for the first time."
+                [data_issues]
+        }
+    };
 }
+pub(crate) use with_counters;
+
+macro_rules! define_counters {
+    ($($metric:ident $(by $label:ident)?: $help:literal [$($name:ident)+])+) => {
+        /// What a run did. Rows of tables unless the name says otherwise.
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        #[expect(
+            missing_docs,
+            reason = "each is described at its column of swr.sync_run"
+        )]
+        pub struct RunCounters {
+            pub requests: RequestCounts,
+            $($(pub $name: u64,)+)+
+        }
+
+        /// All counters other than requests.
+        pub(crate) const COUNTER_METRICS: &[CounterMetric] = &[$(
+            CounterMetric {
+                name: concat!("swr_sync_last_run_", stringify!($metric)),
+                label: concat!("" $(, stringify!($label))?),
+                help: $help,
+                counters: &[$((stringify!($name), |counters| counters.$name)),+],
+            }
+        ),+];
+    };
+}
+with_counters!(define_counters);
+
+/// Counters as a metric.
+pub(crate) struct CounterMetric {
+    pub name: &'static str,
+    /// The label whose value is the last word of the counter's name; empty if there is none.
+    pub label: &'static str,
+    pub help: &'static str,
+    /// The name of each counter, and how it is read.
+    pub counters: &'static [(&'static str, ReadCounter)],
+}
+
+type ReadCounter = fn(&RunCounters) -> u64;
 
 impl RunCounters {
     /// The exit code of a run that came to its end.
@@ -124,6 +163,27 @@ impl RunCounters {
             Exit::Success
         }
     }
+
+    /// Build histories whose answer is stored, whatever it was.
+    pub fn histories_done(&self) -> u64 {
+        self.histories_fetched
+            + self.histories_unsupported
+            + self.histories_gone
+            + self.histories_failed
+    }
+
+    /// As JSON, by the columns of swr.sync_run.
+    pub fn to_json(&self) -> serde_json::Value {
+        let requests = [
+            ("requests", self.requests.to_json()),
+            ("requests_total", self.requests.total().into()),
+            ("retries", self.requests.retries.into()),
+            ("throttled", self.requests.throttled().into()),
+        ];
+        let counters = COUNTER_METRICS.iter().flat_map(|metric| metric.counters);
+        let counters = counters.map(|(name, read)| (*name, read(self).into()));
+        requests.into_iter().chain(counters).collect()
+    }
 }
 
 /// How a run ended, as its row says.
@@ -133,6 +193,8 @@ pub enum RunOutcome {
     Published,
     /// Complete, but not published because it was not asked for.
     DryRun,
+    /// Complete, and compared with what is published.
+    Verified,
     /// Nothing was published.
     Failed,
     /// Ended by a signal, or by the time limit; nothing was published.
@@ -145,6 +207,7 @@ impl RunOutcome {
         match self {
             RunOutcome::Published => "published",
             RunOutcome::DryRun => "dry_run",
+            RunOutcome::Verified => "verified",
             RunOutcome::Failed => "failed",
             RunOutcome::Stopped => "stopped",
         }
@@ -170,4 +233,71 @@ pub struct RunReport {
     pub failures: HistoryFailures,
     /// How long it took.
     pub elapsed: Duration,
+    /// What it found; `None` unless it verified.
+    pub verification: Option<Verification>,
+}
+
+/// What a verification compared and found.
+#[derive(Debug, Clone, Copy)]
+pub struct Verification {
+    /// The instance in the database.
+    pub instance_id: i32,
+    /// The run that was verified.
+    pub verified: VerifiedRun,
+    /// Rows of the listing that were compared.
+    pub compared: Compared,
+    /// Histories that were compared.
+    pub histories: HistoriesCompared,
+    /// What was found.
+    pub verdict: Verdict,
+}
+
+impl Verification {
+    /// The exit code of a verification.
+    pub fn exit(&self) -> Exit {
+        match self.verdict.corrupt {
+            0 => Exit::Success,
+            _ => Exit::DIFFERENT,
+        }
+    }
+}
+
+/// The run whose result is verified: the latest that published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VerifiedRun {
+    /// The run.
+    pub run_id: i64,
+    /// When it started: what happened in the registry later may not be in the tables.
+    pub started_at: DateTime<Utc>,
+    /// Histories it could not fetch, whose manifests may be missing.
+    pub histories_missing: i64,
+}
+
+/// Rows that were on both sides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Compared {
+    /// Artifacts.
+    pub artifacts: i64,
+    /// Tags.
+    pub tags: i64,
+}
+
+/// What came of the histories that were fetched again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HistoriesCompared {
+    /// Compared with what is stored.
+    pub compared: i64,
+    /// Requested without success.
+    pub unavailable: i64,
+}
+
+/// How many differences there are of each verdict.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Not explained by a change of the registry.
+    pub corrupt: i64,
+    /// Explained by one.
+    pub changed: i64,
+    /// Rows that the registry no longer lists.
+    pub unlisted: i64,
 }

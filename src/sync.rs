@@ -4,15 +4,19 @@
 //! histories are not stored yet; a task fetches those, and a task stores them as they arrive. Bounded
 //! channels join them, so a slow stage slows the one before it. Publish follows only if the listing is
 //! complete. A watchdog ends a stuck run.
+//!
+//! A run that verifies begins and lists in the same way. Then it compares what it staged with the
+//! tables.
 
 mod begin;
+mod compare;
 mod crawl;
 mod error;
 mod failures;
 mod listing;
 mod progress;
 mod publishing;
-pub(crate) mod stages;
+mod stages;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,7 +29,7 @@ use tracing::Instrument;
 use crate::clock::Clock;
 use crate::database::Database;
 use crate::registry::Registry;
-use crate::run::{RunCounters, RunOutcome, RunReport};
+use crate::run::{RunCounters, RunOutcome, RunReport, Verification};
 use crate::spans;
 use crate::stop::Stop;
 use crate::store::{self, InstanceLock, Publishing, Run, RunEnd};
@@ -35,7 +39,7 @@ use publishing::{publish_unless_stopped, show_publishing, tidy_up};
 
 pub(crate) use begin::{FIRST_VERSION, is_older};
 pub use error::SyncError;
-pub use progress::{Phase, Progress, ProgressNow};
+pub use progress::{Phase, Progress};
 
 /// The default of [`SyncSettings::patience`].
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -63,8 +67,8 @@ pub struct SyncSettings {
     pub endpoint: String,
     /// The region, if known.
     pub region: Option<String>,
-    /// Do everything, but undo the publish.
-    pub dry_run: bool,
+    /// What follows upon the listing.
+    pub ending: Ending,
     /// What to refuse.
     pub safeguards: Safeguards,
     /// How long to wait for another run over the instance to end; `None` for as long as it takes.
@@ -77,6 +81,26 @@ pub struct SyncSettings {
     pub host: String,
     /// The time.
     pub clock: Clock,
+}
+
+/// How a run ends once its listing is complete.
+#[derive(Debug, Clone)]
+pub enum Ending {
+    /// The listing becomes visible.
+    Publish,
+    /// The same, but it is undone.
+    DryRun,
+    /// The listing and a sample of histories are compared with what is published.
+    Compare(Sample),
+}
+
+/// Which histories a verification fetches again.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// How many; `None` for all.
+    pub histories: Option<u64>,
+    /// Where the sample starts: any text in the place of a digest.
+    pub start: String,
 }
 
 /// What a run refuses to do, since it is more likely a mistake.
@@ -109,84 +133,105 @@ pub async fn sync(
     stop: &Stop,
 ) -> Result<RunReport, SyncError> {
     let clock = &settings.clock;
-    let (mut lock, run) = begin_run(registry, database, settings, progress, stop)
+    let (mut lock, run, verified) = begin_run(registry, database, settings, progress, stop)
         .instrument(tracing::info_span!(target: spans::TARGET, "begin"))
         .await?;
     let begin = Instant::now();
     progress.run_id.store(run.run_id, Ordering::Relaxed);
+    let verifying = verified.map(|verified| format!(": verifying run {}", verified.run_id));
     tracing::info!(
         run_id = run.run_id,
         instance = settings.swr_instance_id,
-        "run {} started",
-        run.run_id
+        "run {} started{}",
+        run.run_id,
+        verifying.unwrap_or_default()
     );
 
-    let meter = registry.meter();
-    let crawl = Crawl::new(registry, settings, run, progress, database.timeout());
-    let crawled = crawl.run(database, &mut lock, stop).await;
-    let mut counters = progress.counters(&meter);
+    let crawl = Crawl::new(registry, settings, run, progress);
+    let crawled = match (&settings.ending, verified) {
+        (Ending::Compare(sample), Some(verified)) => crawl
+            .compare(&mut lock, verified, sample, stop)
+            .await
+            .map(Crawled::Compared),
+        _ => crawl
+            .run(database, &mut lock, stop)
+            .await
+            .map(Crawled::Listed),
+    };
+    let mut counters = progress.counters(&registry.meter());
     let result = match crawled {
-        Ok(listing) => {
+        Ok(Crawled::Listed(listing)) => {
             progress.enter(Phase::Publishing);
             let publishing = Publishing {
                 listing,
-                dry_run: settings.dry_run,
+                dry_run: matches!(settings.ending, Ending::DryRun),
                 exit_code: counters.exit() as u8,
                 max_removals_percent: settings.safeguards.max_removals_percent,
             };
             let before = counters.clone();
             let session = lock.backend_process_id();
-            let publishing = store::publish(&mut lock, run, publishing, &mut counters, clock);
-            let publishing = store::within(database.timeout(), "publish", publishing)
+            let publishing = store::publish(&mut lock, run, publishing, &mut counters, clock)
                 .instrument(tracing::info_span!(target: spans::TARGET, "publish"));
             tokio::select! {
-                published = publish_unless_stopped(publishing, database, session, stop) => published,
+                published = publish_unless_stopped(publishing, database, session, stop) => published.map(|()| None),
                 never = show_publishing(database, run, &before, clock) => match never {},
             }
+        }
+        Ok(Crawled::Compared(verification)) => {
+            let end = RunEnd {
+                outcome: Some(RunOutcome::Verified),
+                error: None,
+                exit_code: Some(verification.exit() as u8),
+            };
+            let saved = store::save_progress(&mut lock, run, &counters, end, clock.now()).await;
+            saved.map(|()| Some(verification)).map_err(SyncError::from)
         }
         Err(error) => Err(error),
     };
     match &result {
-        Ok(()) => {
+        Ok(None) => {
             // All is published; a failure here is no failure of the run, nor is a stop.
             tokio::select! {
-                () = tidy_up(&mut lock, run, &counters, database.timeout()) => {}
+                () = tidy_up(&mut lock, run, &counters) => {}
                 _ = stop.requested() => {}
             }
         }
+        Ok(Some(_)) => {}
         Err(error) => {
             record_failure(&mut lock, run, &counters, error, database, clock.now()).await;
         }
     }
     lock.release().await;
-    result.map(|()| RunReport {
+    result.map(|verification| RunReport {
         run_id: run.run_id,
-        outcome: if settings.dry_run {
-            RunOutcome::DryRun
-        } else {
-            RunOutcome::Published
+        outcome: match settings.ending {
+            Ending::Publish => RunOutcome::Published,
+            Ending::DryRun => RunOutcome::DryRun,
+            Ending::Compare(_) => RunOutcome::Verified,
         },
         counters,
         failures: crawl.failures().report(),
         elapsed: begin.elapsed(),
+        verification,
     })
 }
 
+/// A crawl that is complete.
+enum Crawled {
+    /// When the listing to publish began and ended.
+    Listed((DateTime<Utc>, DateTime<Utc>)),
+    Compared(Verification),
+}
+
 /// The end of a run that is still in progress.
-pub(crate) const IN_PROGRESS: RunEnd<'static> = RunEnd {
+const IN_PROGRESS: RunEnd<'static> = RunEnd {
     outcome: None,
     error: None,
     exit_code: None,
 };
 
-/// Ends the statement that another session of ours is in, if any.
-async fn cancel(database: &Database, session: i32) -> Result<(), SyncError> {
-    let mut connection = database.connect_to_write().await?;
-    Ok(store::cancel(&mut connection, session).await?)
-}
-
 /// Writes the failure into the run row, if the database still listens.
-pub(crate) async fn record_failure(
+async fn record_failure(
     lock: &mut InstanceLock,
     run: Run,
     counters: &RunCounters,
@@ -203,9 +248,9 @@ pub(crate) async fn record_failure(
     let saving = async {
         // A listing that was cut short leaves its statement behind, and that may wait for long. If
         // this fails, the row may still be free.
-        let _ = cancel(database, lock.backend_process_id()).await;
+        database.cancel(lock.backend_process_id()).await;
         lock.settle().await;
-        store::save_progress(lock.connection(), run, counters, end, now).await
+        store::save_progress(lock, run, counters, end, now).await
     };
     match tokio::time::timeout(RECORD_GRACE, saving).await {
         Ok(Ok(())) => {}

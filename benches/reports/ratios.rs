@@ -114,6 +114,11 @@ const GROUPED_TAGS: &str = "left join (
 const MANIFEST: &str =
     "left join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest";
 const LAYERING: &str = "left join swr.artifact_layering k on k.instance_id = a.instance_id and k.artifact_id = a.artifact_id";
+/// The layers of the artifacts that are taken into account.
+const HELD_LAYERS: &str = "swr.artifact a
+    join swr.artifact_layering k on k.instance_id = 1 and k.artifact_id = a.artifact_id
+    join swr.manifest m on m.instance_id = 1 and m.digest = a.digest
+    cross join lateral unnest(m.layer_ids) h (layer_id)";
 const STEPS: &str = "join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest
     cross join lateral unnest(m.build_step_ids) with ordinality as e (build_step_id, position)
     join swr.build_step s on s.instance_id = a.instance_id and s.build_step_id = e.build_step_id";
@@ -302,7 +307,11 @@ async fn cases(connection: &mut PgConnection, place: &Place) -> Vec<Case> {
         case(
             "repository_layer, one repository",
             one("repository_layer"),
-            format!("select a.*, l.* from swr.repository_layer a join swr.layer l using (instance_id, layer_id) where {by_id}"),
+            format!(
+                "select l.*, x.artifacts from (
+                     select h.layer_id, count(*) as artifacts from {HELD_LAYERS} where {by_id} group by h.layer_id
+                 ) x join swr.layer l on l.instance_id = 1 and l.layer_id = x.layer_id"
+            ),
         ),
         case(
             "artifact_finding, one repository",
@@ -323,28 +332,24 @@ async fn cases(connection: &mut PgConnection, place: &Place) -> Vec<Case> {
                      where a.removed_at is null
                  ),
                  held as (
-                     select s.layer_id, count(distinct a.artifact_id) as artifacts
-                     from chosen a {STEPS} where a.is_layered and s.layer_id is not null group by 1
-                 )
+                     select h.layer_id, count(*) as artifacts
+                     from {HELD_LAYERS} where a.artifact_id in (select artifact_id from chosen) group by h.layer_id
+                 ),
+                 had as (select h.layer_id, count(*) as artifacts from {HELD_LAYERS} group by h.layer_id)
                  select count(*), sum(l.size_bytes), (select sum(size_bytes) from chosen)
-                 from held h
-                 join swr.layer l on l.instance_id = 1 and l.layer_id = h.layer_id
-                 where h.artifacts = (
-                     select sum(artifact_count) from swr.repository_layer x
-                     where x.instance_id = 1 and x.layer_id = h.layer_id
-                 )"
+                 from held
+                 join had using (layer_id, artifacts)
+                 join swr.layer l on l.instance_id = 1 and l.layer_id = held.layer_id"
             ),
         ),
         case(
             "fair share of each namespace",
             fair_share("select distinct instance_id, namespace, layer_id, size_bytes from swr_report.repository_layer"),
-            fair_share(
+            fair_share(&format!(
                 "select instance_id, namespace, layer_id, size_bytes from (
-                     select distinct k.instance_id, r.namespace_id as namespace, k.layer_id
-                     from swr.repository_layer k join swr.repository r using (instance_id, repository_id)
-                     where k.instance_id = 1
-                 ) x join swr.layer l using (instance_id, layer_id)",
-            ),
+                     select distinct a.instance_id, a.namespace_id as namespace, h.layer_id from {HELD_LAYERS}
+                 ) x join swr.layer l using (instance_id, layer_id)"
+            )),
         ),
     ]
 }

@@ -140,7 +140,8 @@ fn check(settings: &sync::Args, layers: &Layers) -> Result<Exit, Failure> {
             )),
             Err(mut failure) => {
                 if let Some(name) = name {
-                    failure.error = format!("source {name}: {}", failure.error).into();
+                    let text = format!("source {name}: {}", failure.error);
+                    failure.error = Failure::new(failure.exit, text).error;
                 }
                 failures.push(failure);
             }

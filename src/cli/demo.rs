@@ -20,7 +20,7 @@ use crate::database::Database;
 use crate::registry::signature::SigningKey;
 use crate::registry::{Credentials, ProjectSettings, Registry, TransportSettings};
 use crate::report::{self, FilterValues, Format};
-use crate::sync::{HEARTBEAT, PATIENCE, Progress, Safeguards, SyncSettings};
+use crate::sync::{Ending, HEARTBEAT, PATIENCE, Progress, Safeguards, SyncSettings};
 use swr_emulator::{Emulator, EmulatorSettings, Quirks, World, WorldSettings};
 
 #[derive(Debug, clap::Subcommand)]
@@ -102,41 +102,14 @@ pub(super) async fn run(command: Command, telemetry: &Telemetry) -> Result<Exit,
     ))?;
 
     let clock = Clock::system();
-    // Two days back, so that the changes of the next days are not in the future.
-    let world = World::generate_with(&WorldSettings {
-        seed,
-        artifacts: artifacts as usize,
-        now: clock.now() - TimeDelta::days(2),
-        // Each run would request missing histories again, also the run that shows what an unchanged
-        // registry costs.
-        quirks: Quirks {
-            gone: 0.0,
-            ..Quirks::default()
-        },
-    });
-    let emulator = Emulator::start(EmulatorSettings::default(), world)
-        .await
-        .map_err(|error| Failure::new(Exit::Unexpected, error))?;
+    let emulator = start_emulator(seed, artifacts as usize, &clock).await?;
     say(&format!(
         "An emulated registry of {artifacts} artifacts serves the SWR API at {}\n",
         emulator.endpoint()
     ))?;
-    let settings = registry_settings(&emulator, clock.clone())?;
+    let settings = registry_settings(&emulator, clock)?;
     let stop = signals::listen()?;
-    let emulated = emulator.settings();
-    let sync_settings = SyncSettings {
-        swr_instance_id: emulated.instance_id.clone(),
-        project_id: emulated.project_id.clone(),
-        endpoint: settings.endpoint.to_string(),
-        region: Some(emulated.region.clone()),
-        dry_run: false,
-        safeguards: Safeguards::default(),
-        lock_timeout: Some(Duration::ZERO),
-        patience: PATIENCE,
-        heartbeat: HEARTBEAT,
-        host: host(),
-        clock: clock.clone(),
-    };
+    let sync_settings = sync_settings(&emulator, &settings);
     let sync_once = async || {
         let registry = Registry::new(settings.clone(), &sync_settings.swr_instance_id)
             .map_err(|error| Failure::new(Exit::Unexpected, error))?;
@@ -196,6 +169,41 @@ async fn print_reports(database: &Database, limit: u64) -> Result<Exit, Failure>
         "The data stays in the database {DATABASE}. Look around with\n  swr-sync db psql --database {DATABASE}"
     ))?;
     Ok(Exit::Success)
+}
+
+async fn start_emulator(seed: u64, artifacts: usize, clock: &Clock) -> Result<Emulator, Failure> {
+    // Two days back, so that the changes of the next days are not in the future.
+    let world = World::generate_with(&WorldSettings {
+        seed,
+        artifacts,
+        now: clock.now() - TimeDelta::days(2),
+        // Each run would request missing histories again, also the run that shows what an unchanged
+        // registry costs.
+        quirks: Quirks {
+            gone: 0.0,
+            ..Quirks::default()
+        },
+    });
+    Emulator::start(EmulatorSettings::default(), world)
+        .await
+        .map_err(|error| Failure::new(Exit::Unexpected, error))
+}
+
+fn sync_settings(emulator: &Emulator, settings: &ProjectSettings) -> SyncSettings {
+    let emulated = emulator.settings();
+    SyncSettings {
+        swr_instance_id: emulated.instance_id.clone(),
+        project_id: emulated.project_id.clone(),
+        endpoint: settings.endpoint.to_string(),
+        region: Some(emulated.region.clone()),
+        ending: Ending::Publish,
+        safeguards: Safeguards::default(),
+        lock_timeout: Some(Duration::ZERO),
+        patience: PATIENCE,
+        heartbeat: HEARTBEAT,
+        host: host(),
+        clock: settings.clock.clone(),
+    }
 }
 
 /// The client's view of the emulator, with nothing to hold it back.

@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use sqlx::PgConnection;
 use tokio::time::Instant;
 
 use super::embedded::free_bytes;
@@ -17,6 +16,7 @@ use super::hints::failure;
 use super::proxy;
 use super::settings::{DatabaseArgs, RegistryArgs, SourceArgs};
 use super::source::Instances;
+use crate::activity::Activity;
 use crate::artifact::{Artifact, InstanceDescription};
 use crate::build_history::HistoryOutcome;
 use crate::clock::Clock;
@@ -24,7 +24,7 @@ use crate::database::reader::{ColumnKind, ResultColumn, RowSink};
 use crate::database::{Database, DatabaseError, Unusable};
 use crate::registry::{Registry, RegistryError, RequestFailure};
 use crate::report::{CsvSink, Format, JsonSink};
-use crate::store::{self, InstanceState, StoreError};
+use crate::store::{self, InstanceState, Session, StoreError};
 use crate::sync::{FIRST_VERSION, SyncError, is_older};
 use crate::visible::visible;
 
@@ -212,12 +212,8 @@ async fn instances(args: &RegistryArgs) -> Probed<Instances> {
 /// Those that `sync` would mirror; which are left out, and why, is in the log.
 async fn list_instances(args: &RegistryArgs) -> Probed<Vec<String>> {
     let source = args.source(Clock::system()).await?;
-    let targets = source.targets().await;
-    let targets = targets.map_err(|error| forbidden(error, "swr:instance:list"))?;
-    let ids: Vec<String> = targets
-        .into_iter()
-        .map(|target| target.swr_instance_id)
-        .collect();
+    let ids = source.instance_ids().await;
+    let ids = ids.map_err(|error| forbidden(error, "swr:instance:list"))?;
     if ids.is_empty() {
         let hint = "an instance counts if it is Running, and of version 25.6.0 or later";
         return doubtful(ids, "no_instance", "allowed: none to mirror", hint);
@@ -228,7 +224,7 @@ async fn list_instances(args: &RegistryArgs) -> Probed<Vec<String>> {
 
 /// What the probes of the database have found, for those of one instance.
 struct Look {
-    connection: Result<PgConnection, &'static str>,
+    session: Result<Session<'static>, &'static str>,
     schema: Option<Schema>,
 }
 
@@ -239,28 +235,28 @@ async fn check_database(checkup: &mut Checkup, args: &DatabaseArgs) -> Look {
         Some(None) => Err("the embedded database is not running, and is not started for this"),
         None => Err("there is no database to look at"),
     };
-    let connection = checkup.run("database.connection", database, connect).await;
+    let session = checkup.run("database.connection", database, connect).await;
     let unreached = database.err().unwrap_or("there is no connection");
-    let mut connection = connection.ok_or(unreached);
+    let mut session = session.ok_or(unreached);
     checkup
-        .run("database.server", as_mut(&mut connection), server)
+        .run("database.server", as_mut(&mut session), server)
         .await;
-    let reached = connection.as_ref().map_err(|reason| *reason).and(database);
+    let reached = session.as_ref().map_err(|reason| *reason).and(database);
     let schema = checkup.run("database.schema", reached, schema).await;
-    let rights = async |connection: &mut PgConnection| rights(connection, schema).await;
+    let rights = async |session: &mut Session<'static>| rights(session, schema).await;
     checkup
-        .run("database.rights", as_mut(&mut connection), rights)
+        .run("database.rights", as_mut(&mut session), rights)
         .await;
-    Look { connection, schema }
+    Look { session, schema }
 }
 
 async fn check_row(checkup: &mut Checkup, look: &mut Look, names: Option<&Names>) {
-    let row = match (as_mut(&mut look.connection), names, look.schema) {
+    let row = match (as_mut(&mut look.session), names, look.schema) {
         (Err(reason), _, _) => Err(reason),
         (_, None, _) => Err("instance or project is not configured"),
         (_, _, None) => Err("the schema is not as it should be"),
         (_, _, Some(Schema::MigrationNeeded)) => Err("the schema is not up to date yet"),
-        (Ok(connection), Some(names), Some(Schema::UpToDate)) => Ok((connection, names)),
+        (Ok(session), Some(names), Some(Schema::UpToDate)) => Ok((session, names)),
     };
     let state = checkup.run("database.instance", row, instance_row).await;
     let state = state.ok_or("the row of the instance was not read");
@@ -357,9 +353,9 @@ async fn embedded_place(args: &DatabaseArgs) -> Probed<Option<Database>> {
     found(database, text)
 }
 
-async fn connect(database: &Database) -> Probed<PgConnection> {
-    let connection = database.connect_to_write().await;
-    found(connection.map_err(unreachable_database)?, "connected")
+async fn connect(database: &Database) -> Probed<Session<'static>> {
+    let session = Session::connect(database, &Activity::default()).await;
+    found(session.map_err(unreachable_database)?, "connected")
 }
 
 /// The driver's words for a refusal are worth more than that there was one.
@@ -376,8 +372,8 @@ fn unreachable_database(error: DatabaseError) -> Finding {
     Finding::failed(code, error.into())
 }
 
-async fn server(connection: &mut PgConnection) -> Probed<()> {
-    let state = store::server_state(connection).await.map_err(statement)?;
+async fn server(session: &mut Session<'_>) -> Probed<()> {
+    let state = store::server_state(session).await.map_err(statement)?;
     let text = format!("PostgreSQL {}", state.version);
     if state.is_read_only {
         let failure = Failure::new(Exit::Database, format!("{text}, which takes no writes"));
@@ -416,21 +412,21 @@ async fn schema(database: &Database) -> Probed<Schema> {
 }
 
 /// What the role may do: migrate, if that is needed, else write what a run writes.
-async fn rights(connection: &mut PgConnection, schema: Option<Schema>) -> Probed<()> {
+async fn rights(session: &mut Session<'_>, schema: Option<Schema>) -> Probed<()> {
     let (missing, purpose, hint) = match schema {
         Some(Schema::MigrationNeeded) => (
-            store::missing_migration_rights(connection).await,
+            store::missing_migration_rights(session).await,
             "migrate",
             "run `swr-sync migrate` as a role that may: the owner of the database or of the schema",
         ),
         Some(Schema::UpToDate) | None => (
-            store::missing_run_rights(connection).await,
+            store::missing_run_rights(session).await,
             "sync",
             "grant them to this role, as the owner of the schema",
         ),
     };
     let missing = missing.map_err(statement)?;
-    if missing.is_empty() && store::is_public_open(connection).await.map_err(statement)? {
+    if missing.is_empty() && store::is_public_open(session).await.map_err(statement)? {
         return doubtful(
             (),
             "open_public",
@@ -448,9 +444,9 @@ async fn rights(connection: &mut PgConnection, schema: Option<Schema>) -> Probed
 }
 
 async fn instance_row(
-    (connection, names): (&mut PgConnection, &Names),
+    (session, names): (&mut Session<'_>, &Names),
 ) -> Probed<Option<InstanceState>> {
-    let state = store::instance_state(connection, &names.instance_id).await;
+    let state = store::instance_state(session, &names.instance_id).await;
     match state.map_err(statement)? {
         Some(state) if state.project_id != names.project_id => {
             let error = SyncError::WrongInstance {

@@ -1,14 +1,16 @@
 //! How a command ends without success.
 
+use std::sync::Arc;
+
 pub use crate::exit::Exit;
 
 /// Why a command ended without success: the exit code, the error, and what the user can do.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Failure {
     /// The code the process exits with.
     pub exit: Exit,
     /// What failed, with its causes as `source`.
-    pub error: Box<dyn std::error::Error + Send + Sync>,
+    pub error: Arc<dyn std::error::Error + Send + Sync>,
     /// The parts of the error, one line each.
     pub details: Vec<String>,
     /// One sentence: the next step.
@@ -20,7 +22,7 @@ impl Failure {
     pub fn new(exit: Exit, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {
         Failure {
             exit,
-            error: error.into(),
+            error: Arc::from(error.into()),
             details: Vec::new(),
             hint: None,
         }

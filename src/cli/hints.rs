@@ -85,6 +85,9 @@ fn hint(error: &SyncError) -> Option<&'static str> {
         SyncError::WrongInstance { .. } => {
             Some("check SWR_PROJECT_ID and SWR_INSTANCE_ID, or use another database")
         }
+        SyncError::NeverPublished { .. } => {
+            Some("run `swr-sync sync` first, or check SWR_INSTANCE_ID and DATABASE_URL")
+        }
         SyncError::SameName { .. } => Some(
             "check SWR_INSTANCE_ID; if the instance was deleted and created again, \
              `swr-sync sync --accept-new-instance` mirrors both, each under its id",

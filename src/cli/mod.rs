@@ -56,8 +56,8 @@ use configuration::Layers;
 use configuration::keys::Key;
 
 use exit::{Exit, Failure};
-use job::TargetName;
 use settings::SourceArgs;
+use source::Target;
 use telemetry::{LogArgs, LogFormat, Telemetry};
 
 use crate::visible::visible;
@@ -256,7 +256,7 @@ fn print_lines(lines: impl IntoIterator<Item = impl AsRef<str>>) {
 }
 
 /// Prints why a command, or one instance of several, failed.
-fn tell_failure(failure: &Failure, target: Option<&TargetName>, telemetry: &Telemetry) {
+fn tell_failure(failure: &Failure, target: Option<&Target>, telemetry: &Telemetry) {
     match (telemetry.format, target) {
         (LogFormat::Text, None) => print_lines(failure.lines()),
         (LogFormat::Text, Some(target)) => {

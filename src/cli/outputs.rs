@@ -25,7 +25,7 @@ use reqwest::Certificate;
 use tokio::time::Instant;
 
 use super::exit::{Exit, Failure};
-use super::job::{Ending, JobReport};
+use super::job::{InstanceReport, JobReport};
 use super::telemetry::Telemetry;
 use crate::stop::Stop;
 use metrics::Metrics;
@@ -153,65 +153,56 @@ impl Outputs {
         stop: &Stop,
         telemetry: &Telemetry,
     ) {
-        let Outputs {
-            summary_file,
-            metrics_file,
-            pushgateway,
-            ping,
-            termination_message_file,
-            host,
-        } = self;
-        let endings = report.endings();
-        let metrics = Metrics::of(&endings);
-        let out_of_time = || out_of_time(stop);
+        let reports = &report.instances;
         #[cfg(feature = "otlp")]
         let traces = telemetry.traces.clone();
         #[cfg(not(feature = "otlp"))]
         let _ = telemetry;
         let told = future::join5(
             within(
-                out_of_time(),
+                stop,
                 "the summary file",
-                summary_file.map(|file| {
-                    let lines = summary_file::lines(report.job_id, &endings, &host);
+                self.summary_file.map(|file| {
+                    let lines = summary_file::lines(report.job_id, reports, &self.host);
                     blocking(move || summary_file::append(&file, &lines))
                 }),
             ),
             within(
-                out_of_time(),
+                stop,
                 "the termination message",
                 Some({
-                    let message = termination::message(&endings);
-                    blocking(move || termination::write(&termination_message_file, &message))
+                    let message = termination::message(reports);
+                    blocking(move || termination::write(&self.termination_message_file, &message))
                 }),
             ),
             within(
-                out_of_time(),
+                stop,
                 "the metrics file",
-                metrics_file.map(|file| {
-                    let metrics = metrics.clone();
+                self.metrics_file.map(|file| {
+                    let metrics = Metrics::of(reports);
                     blocking(move || metrics::write(&file, metrics))
                 }),
             ),
             within(
-                out_of_time(),
+                stop,
                 "the Pushgateway",
-                pushgateway
+                self.pushgateway
                     .as_ref()
-                    .map(|pushgateway| pushgateway.push(&endings)),
+                    .map(|pushgateway| pushgateway.push(reports)),
             ),
             within(
-                out_of_time(),
+                stop,
                 "the ping",
-                ping.as_ref()
-                    .map(|ping| ping.end(started, report, text::long(&endings))),
+                self.ping
+                    .as_ref()
+                    .map(|ping| ping.end(started, report, text::long(reports))),
             ),
         );
         #[cfg(feature = "otlp")]
         let told = future::join(
             told,
             within(
-                out_of_time(),
+                stop,
                 "the collector of traces",
                 traces.map(|traces| blocking(move || traces.flush(LIMIT))),
             ),
@@ -222,7 +213,7 @@ impl Outputs {
 
 /// Gives an output its time, and tells if it failed.
 async fn within<E: Display>(
-    out_of_time: impl Future<Output = ()>,
+    stop: &Stop,
     what: &str,
     work: Option<impl Future<Output = Result<(), E>>>,
 ) {
@@ -234,7 +225,7 @@ async fn within<E: Display>(
         result = work => if let Err(error) = result {
             tracing::warn!("{what} does not tell how the job ended: {error}");
         },
-        () = out_of_time => tracing::warn!("{what} does not tell how the job ended: there was no time left"),
+        () = out_of_time(stop) => tracing::warn!("{what} does not tell how the job ended: there was no time left"),
     }
 }
 
@@ -264,13 +255,13 @@ async fn blocking(
 
 /// The ends that are not well first, and these by severity; equal ones by name, for the order in
 /// which they ended says nothing.
-fn worst_first<'a>(endings: &[Ending<'a>]) -> Vec<Ending<'a>> {
-    let mut endings = endings.to_vec();
-    endings.sort_by_cached_key(|ending| {
-        let name = ending.target.map(ToString::to_string);
-        (Reverse(ending.exit.severity()), name)
+fn worst_first(reports: &[InstanceReport]) -> Vec<&InstanceReport> {
+    let mut reports: Vec<&InstanceReport> = reports.iter().collect();
+    reports.sort_by_cached_key(|report| {
+        let name = report.target.as_ref().map(ToString::to_string);
+        (Reverse(report.exit.severity()), name)
     });
-    endings
+    reports
 }
 
 /// As much of a text as fits, and a mark where it was cut.

@@ -7,7 +7,8 @@ use tokio::time::Instant;
 
 use super::telemetry::Telemetry;
 use crate::registry::{PaceNow, Registry};
-use crate::sync::{Phase, Progress, ProgressNow};
+use crate::run::RunCounters;
+use crate::sync::{Phase, Progress};
 use crate::visible::visible;
 
 const LIVE_INTERVAL: Duration = Duration::from_millis(200);
@@ -36,7 +37,7 @@ pub(super) async fn show<T>(
         tokio::select! {
             biased;
             result = &mut work => break result,
-            _ = tick.tick() => view.show(progress.now(), registry),
+            _ = tick.tick() => view.show(progress, registry),
         }
     };
     if let Some(bar) = view.bar {
@@ -52,37 +53,55 @@ struct View<'a> {
 }
 
 impl View<'_> {
-    fn show(&mut self, now: ProgressNow, registry: &Registry) {
-        let counts = registry.meter().counts();
+    fn show(&mut self, progress: &Progress, registry: &Registry) {
+        let (phase, histories_wanted) = (progress.phase(), progress.histories_wanted());
+        let counters = progress.counters(&registry.meter());
         let pace = registry.pace();
-        let requests_per_second =
-            counts.total() as f64 / self.begin.elapsed().as_secs_f64().max(0.001);
-        let eta = self.eta(now);
-        if !self.telemetry.is_live {
-            if now.phase == Phase::Waiting {
-                // The wait tells of itself, less often: it may take hours.
-                return;
-            }
-            tracing::info!(
-                phase = phase(now.phase),
-                pages = now.pages,
-                artifacts = now.artifacts_listed,
-                histories_done = now.histories_done,
-                histories_wanted = now.histories_wanted,
-                histories_failed = now.histories_failed,
-                histories_skipped = now.histories_skipped,
-                requests = counts.total(),
-                retries = counts.retries,
-                throttled = counts.throttled(),
-                requests_per_second = format!("{requests_per_second:.1}"),
-                in_flight = pace.in_flight,
-                pauses = pace.pauses,
-                limit_found = limit(&pace),
-                "{}",
-                phase(now.phase)
-            );
-            return;
+        if self.telemetry.is_live {
+            self.draw(phase, histories_wanted, &counters, &pace);
+        } else if phase != Phase::Waiting {
+            // `sync` logs the wait itself, less often: it may take hours.
+            self.log(phase, histories_wanted, &counters, &pace);
         }
+    }
+
+    fn log(&self, phase: Phase, histories_wanted: u64, counters: &RunCounters, pace: &PaceNow) {
+        let requests = &counters.requests;
+        tracing::info!(
+            phase = words(phase),
+            pages = counters.pages,
+            artifacts = counters.artifacts_listed,
+            histories_done = counters.histories_done(),
+            histories_wanted,
+            histories_failed = counters.histories_failed,
+            histories_skipped = counters.histories_skipped,
+            requests = requests.total(),
+            retries = requests.retries,
+            throttled = requests.throttled(),
+            requests_per_second = format!("{:.1}", self.requests_per_second(counters)),
+            in_flight = pace.in_flight,
+            pauses = pace.pauses,
+            limit_found = limit(pace),
+            "{}",
+            words(phase)
+        );
+    }
+
+    fn draw(
+        &mut self,
+        phase: Phase,
+        histories_wanted: u64,
+        counters: &RunCounters,
+        pace: &PaceNow,
+    ) {
+        let requests_per_second = self.requests_per_second(counters);
+        let histories_over = counters.histories_done() + counters.histories_skipped;
+        let histories_left = histories_wanted.saturating_sub(histories_over);
+        // The number of histories is known once the listing is complete.
+        let left = match phase {
+            Phase::Histories => self.time_left(histories_left, counters.histories_done()),
+            _ => None,
+        };
         let bar = self.bar.get_or_insert_with(|| {
             let bar = self.telemetry.bars.add(ProgressBar::new(0));
             // The template is a constant; if it were wrong, the plain style would do.
@@ -94,38 +113,32 @@ impl View<'_> {
             bar
         });
         bar.set_prefix(match &self.telemetry.instance {
-            None => phase(now.phase).to_owned(),
-            Some(instance) => format!("{} {}", visible(&beginning(instance)), phase(now.phase)),
+            None => words(phase).to_owned(),
+            Some(instance) => format!("{} {}", visible(&beginning(instance)), words(phase)),
         });
-        bar.set_length(now.histories_wanted);
-        bar.set_position(now.histories_done + now.histories_skipped);
+        bar.set_length(histories_wanted);
+        bar.set_position(histories_over);
         bar.set_message(format!(
             "{} artifacts on {} pages, {requests_per_second:.0} requests/s, {} retries, {} throttled{}{}",
-            now.artifacts_listed,
-            now.pages,
-            counts.retries,
-            counts.throttled(),
-            limit(&pace)
+            counters.artifacts_listed,
+            counters.pages,
+            counters.requests.retries,
+            counters.requests.throttled(),
+            limit(pace)
                 .map(|limit| format!(", limit found: {limit}"))
                 .unwrap_or_default(),
-            eta.map(|eta| format!(", {} left", HumanDuration(eta))).unwrap_or_default()
+            left.map(|left| format!(", {} left", HumanDuration(left))).unwrap_or_default()
         ));
         bar.tick();
     }
 
-    /// Known once the listing is complete, for then the number of histories is.
-    fn eta(&self, now: ProgressNow) -> Option<Duration> {
-        let left = now
-            .histories_wanted
-            .saturating_sub(now.histories_done + now.histories_skipped);
-        if now.phase != Phase::Histories || now.histories_done == 0 || left == 0 {
-            return None;
-        }
-        Some(
-            self.begin
-                .elapsed()
-                .mul_f64(left as f64 / now.histories_done as f64),
-        )
+    fn requests_per_second(&self, counters: &RunCounters) -> f64 {
+        counters.requests.total() as f64 / self.begin.elapsed().as_secs_f64().max(0.001)
+    }
+
+    fn time_left(&self, left: u64, done: u64) -> Option<Duration> {
+        let is_known = left > 0 && done > 0;
+        is_known.then(|| self.begin.elapsed().mul_f64(left as f64 / done as f64))
     }
 }
 
@@ -143,7 +156,7 @@ fn limit(pace: &PaceNow) -> Option<String> {
     }
 }
 
-fn phase(phase: Phase) -> &'static str {
+fn words(phase: Phase) -> &'static str {
     match phase {
         Phase::Starting => "starting",
         Phase::Waiting => "waiting for a lock",

@@ -13,7 +13,7 @@ use crate::database::hint;
 use crate::database::reader::{ReadError, Reader};
 use crate::report::{CsvSink, Format, JsonSink, TableSink, quoted};
 use crate::secret_file::BYTE_ORDER_MARK;
-use crate::store::{ListingAge, listing_ages, within};
+use crate::store::{ListingAge, Session, listing_ages};
 
 pub(super) const QUERY_AFTER_HELP: &str = "\
 The statement runs in a read-only transaction. `swr-sync report` lists the reports, each of which is a
@@ -118,10 +118,9 @@ pub(super) async fn status(args: StatusArgs) -> Result<Exit, Failure> {
         return check_age(&mut reader, limit, *max_age, instance.as_deref()).await;
     }
     if let Some(instance) = &instance {
-        let ages = listing_ages(reader.connection(), Some(instance));
-        let ages = within(open.database.timeout(), "look for the instance", ages)
-            .await
-            .map_err(database_failure)?;
+        let mut session = Session::over(reader.connection(), open.database.timeout());
+        let ages = listing_ages(&mut session, Some(instance));
+        let ages = ages.await.map_err(database_failure)?;
         if ages.is_empty() {
             return Err(Failure::new(Exit::Usage, unknown(instance))
                 .hint("`swr-sync status` lists those there are, by their names"));
@@ -168,10 +167,9 @@ async fn check_age(
     max_age: Duration,
     instance: Option<&str>,
 ) -> Result<Exit, Failure> {
-    let ages = listing_ages(reader.connection(), instance);
-    let ages = within(limit, "see how old the listings are", ages)
-        .await
-        .map_err(database_failure)?;
+    let mut session = Session::over(reader.connection(), limit);
+    let ages = listing_ages(&mut session, instance);
+    let ages = ages.await.map_err(database_failure)?;
     let in_words = |age: TimeDelta| {
         humantime::format_duration(Duration::from_secs(age.num_seconds().unsigned_abs()))
     };
@@ -240,34 +238,30 @@ pub(super) async fn print(
         ));
     }
     let output = BufWriter::new(io::stdout());
-    let result = match format {
-        Format::Table => {
-            let mut sink = TableSink::new(output);
-            match reader.read(sql, &mut sink).await {
-                Ok(()) => sink.finish().map_err(ReadError::from),
-                Err(error) => Err(error),
+    let printing = async {
+        match format {
+            Format::Table => {
+                let mut sink = TableSink::new(output);
+                reader.read(sql, &mut sink).await?;
+                sink.finish()?;
+            }
+            Format::Csv => {
+                let mut sink = CsvSink::new(output);
+                if escape_formulas {
+                    sink = sink.escape_formulas();
+                }
+                reader.read(sql, &mut sink).await?;
+                sink.finish()?;
+            }
+            Format::Json => {
+                let mut sink = JsonSink::new(output);
+                reader.read(sql, &mut sink).await?;
+                sink.finish()?;
             }
         }
-        Format::Csv => {
-            let sink = CsvSink::new(output);
-            let mut sink = match escape_formulas {
-                true => sink.escape_formulas(),
-                false => sink,
-            };
-            match reader.read(sql, &mut sink).await {
-                Ok(()) => sink.finish().map_err(ReadError::from),
-                Err(error) => Err(error),
-            }
-        }
-        Format::Json => {
-            let mut sink = JsonSink::new(output);
-            match reader.read(sql, &mut sink).await {
-                Ok(()) => sink.finish().map_err(ReadError::from),
-                Err(error) => Err(error),
-            }
-        }
+        Ok(())
     };
-    match result {
+    match printing.await {
         Ok(()) => Ok(()),
         Err(ReadError::Output(error)) => written(Err(error)),
         Err(error @ (ReadError::Query(_) | ReadError::Silent { .. })) => Err(query_failure(error)),

@@ -12,7 +12,7 @@ use super::credentials::{self, Located, read_secret, secret, variable};
 use super::embedded::{EmbeddedArgs, EmbeddedServer};
 use super::exit::{Exit, Failure};
 use super::proxy;
-use super::source::{Instances, Source};
+use super::source::{Instances, Source, Target};
 use crate::clock::Clock;
 use crate::database::{Database, DatabaseError, UrlProblem, is_ssl_mode};
 use crate::registry::{Credentials, Project, ProjectSettings, RetryPolicy, TransportSettings};
@@ -192,7 +192,7 @@ pub(super) struct DatabaseArgs {
     // As above: that both variables are set is a mistake, which clap would not tell.
     #[arg(long, value_name = "FILE", conflicts_with = "database_url")]
     pub database_url_file: Option<PathBuf>,
-    /// Timeout for each step on the database: a statement, or publish as a whole
+    /// Timeout for each statement on the database
     #[arg(
         long,
         value_name = "TIME",
@@ -461,9 +461,12 @@ impl RegistryArgs {
         };
         let project = Project::new(settings.clone())
             .map_err(|error| Failure::new(Exit::Unexpected, error))?;
+        let target = Target {
+            project_id: settings.project_id.clone(),
+            ..Target::of_settings(self)
+        };
         Ok(Source {
-            name: self.configured.name.clone(),
-            region: self.region(),
+            target,
             settings,
             project,
             instances,

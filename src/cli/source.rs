@@ -1,27 +1,86 @@
 //! Which registries a command is about: the instances of its sources.
 
+use std::fmt;
+
 use futures_util::{StreamExt, stream};
 
 use super::exit::{Exit, Failure};
-use super::job::TargetName;
 use super::settings::RegistryArgs;
 use crate::artifact::ListedInstance;
 use crate::clock::Clock;
 use crate::registry::{Project, ProjectSettings, Registry, RegistryError};
 use crate::sync::{FIRST_VERSION, is_older};
 
+/// What an instance is known by, or a source as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Target {
+    /// The source's name in the configuration file.
+    pub source: Option<String>,
+    pub region: Option<String>,
+    /// Scheme and host of the API.
+    pub endpoint: String,
+    pub project_id: String,
+    /// The instance; `None` if the project did not say which there are.
+    pub swr_instance_id: Option<String>,
+}
+
+impl Target {
+    /// A source as far as its settings go, which may not be enough to reach it.
+    pub(super) fn of_settings(registry: &RegistryArgs) -> Target {
+        Target {
+            source: registry.configured.name.clone(),
+            region: registry.region(),
+            endpoint: registry
+                .endpoint()
+                .map(|endpoint| endpoint.to_string())
+                .unwrap_or_default(),
+            project_id: registry.project_id.clone().unwrap_or_default(),
+            swr_instance_id: None,
+        }
+    }
+
+    /// What the settings of a source say about its instances; nothing if they name no project.
+    pub(super) fn planned(registry: &RegistryArgs) -> Vec<Target> {
+        let Ok(project_id) = registry.project_id() else {
+            return Vec::new();
+        };
+        let source = Target {
+            project_id,
+            ..Target::of_settings(registry)
+        };
+        match registry.instances() {
+            Ok(Instances::These(ids)) => ids.iter().map(|id| source.instance(id)).collect(),
+            _ => vec![source],
+        }
+    }
+
+    /// An instance of this source.
+    fn instance(&self, swr_instance_id: &str) -> Target {
+        Target {
+            swr_instance_id: Some(swr_instance_id.to_owned()),
+            ..self.clone()
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.swr_instance_id, &self.source) {
+            (Some(instance), _) => write!(f, "instance {instance}"),
+            (None, Some(source)) => write!(f, "source {source}"),
+            (None, None) => write!(f, "project {}", self.project_id),
+        }
+    }
+}
+
 /// A project of a region, and which of its instances.
 #[derive(Debug)]
 pub(super) struct Source {
-    /// Its name in the configuration file.
-    pub name: Option<String>,
-    /// The region, if known.
-    pub region: Option<String>,
+    pub target: Target,
     /// How the project is reached.
     pub settings: ProjectSettings,
     /// The client that its instances share.
     pub project: Project,
-    /// Which instances.
     pub instances: Instances,
 }
 
@@ -39,21 +98,16 @@ pub(super) enum Instances {
 
 /// One instance of a source.
 #[derive(Debug)]
-pub(super) struct Target<'a> {
-    /// The source it is of.
-    pub source: &'a Source,
-    /// Its id in SWR.
+pub(super) struct Instance {
     pub swr_instance_id: String,
-    /// Its client.
+    pub target: Target,
     pub registry: Registry,
 }
 
 /// A source that could not be prepared or asked, and why.
 #[derive(Debug)]
 pub(super) struct SourceFailure {
-    /// Which one.
-    pub target: TargetName,
-    /// Why not.
+    pub target: Target,
     pub failure: Failure,
 }
 
@@ -70,7 +124,7 @@ pub(super) async fn prepare(
             Ok(source) => sources.push(source),
             Err(failure) if registries.len() == 1 => return Err(failure),
             Err(failure) => failures.push(SourceFailure {
-                target: TargetName::of_settings(registry),
+                target: Target::of_settings(registry),
                 failure,
             }),
         }
@@ -80,38 +134,46 @@ pub(super) async fn prepare(
 
 /// The instances of all sources, and the sources that did not give theirs. So many are asked at
 /// a time.
-pub(super) async fn find_targets(
+pub(super) async fn find_instances(
     sources: &[Source],
     parallel: usize,
-) -> Result<(Vec<Target<'_>>, Vec<SourceFailure>), Failure> {
-    let mut targets = Vec::new();
+) -> Result<(Vec<Instance>, Vec<SourceFailure>), Failure> {
+    let mut instances = Vec::new();
     let mut failures = Vec::new();
     // In the order of the file, whichever answers first.
     let mut asked = stream::iter(sources)
-        .map(async |source| (source, source.targets().await))
+        .map(async |source| (source, source.instance_ids().await))
         .buffered(parallel);
     while let Some((source, found)) = asked.next().await {
         match found {
-            Ok(found) => targets.extend(found),
+            Ok(ids) => instances.extend(ids.into_iter().map(|swr_instance_id| Instance {
+                target: source.target.instance(&swr_instance_id),
+                registry: source.project.registry(&swr_instance_id),
+                swr_instance_id,
+            })),
             Err(error) => failures.push(SourceFailure {
-                target: TargetName::new(source, None),
+                target: source.target.clone(),
                 failure: super::hints::failure(error.into()),
             }),
         }
     }
     if failures.is_empty() {
-        check_found(sources, &targets)?;
+        check_found(sources, &instances)?;
     }
-    Ok((targets, failures))
+    Ok((instances, failures))
 }
 
 /// An instance that was asked for by its id is one that somebody expects to be there.
-fn check_found(sources: &[Source], targets: &[Target<'_>]) -> Result<(), Failure> {
+fn check_found(sources: &[Source], instances: &[Instance]) -> Result<(), Failure> {
     let among = sources.iter().filter_map(|source| match &source.instances {
         Instances::All { among } => among.as_ref(),
         Instances::These(_) => None,
     });
-    let has = |id: &String| targets.iter().any(|target| target.swr_instance_id == *id);
+    let has = |id: &String| {
+        instances
+            .iter()
+            .any(|instance| instance.swr_instance_id == *id)
+    };
     let Some(unfound) = among.flatten().find(|id| !has(id)) else {
         return Ok(());
     };
@@ -120,26 +182,18 @@ fn check_found(sources: &[Source], targets: &[Target<'_>]) -> Result<(), Failure
 }
 
 impl Source {
-    /// The instances, which the project is asked for where they are not named. It is asked
+    /// The ids of the instances, which the project is asked for where they are not named. It is asked
     /// anew in each run, so that a new instance needs no change of any settings.
-    pub(super) async fn targets(&self) -> Result<Vec<Target<'_>>, RegistryError> {
-        let ids = match &self.instances {
-            Instances::These(ids) => ids.clone(),
-            Instances::All { among: None } => self.discover().await?,
+    pub(super) async fn instance_ids(&self) -> Result<Vec<String>, RegistryError> {
+        match &self.instances {
+            Instances::These(ids) => Ok(ids.clone()),
+            Instances::All { among: None } => self.discover().await,
             Instances::All { among: Some(among) } => {
                 let mut ids = self.discover().await?;
                 ids.retain(|id| among.contains(id));
-                ids
+                Ok(ids)
             }
-        };
-        Ok(ids
-            .into_iter()
-            .map(|swr_instance_id| Target {
-                source: self,
-                registry: self.project.registry(&swr_instance_id),
-                swr_instance_id,
-            })
-            .collect())
+        }
     }
 
     async fn discover(&self) -> Result<Vec<String>, RegistryError> {
@@ -156,7 +210,7 @@ impl Source {
         }
         if ids.is_empty() {
             tracing::warn!(
-                project_id = self.settings.project_id,
+                project_id = self.target.project_id,
                 "the project has no instance to mirror"
             );
         }

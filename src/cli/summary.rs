@@ -1,9 +1,9 @@
 //! What a run did, in words and as fields.
 
-use super::job::{InstanceRun, JobReport};
+use super::job::{InstanceReport, JobReport};
 use super::telemetry::{LogFormat, Telemetry};
 use crate::build_history::{FailureCause, GaveUp, HistoryFailureGroup, HistoryFailures};
-use crate::run::{RunCounters, RunOutcome, RunReport};
+use crate::run::{RunCounters, RunOutcome, RunReport, with_counters};
 
 /// Says what a run did: lines for people, or fields for log collectors.
 pub(super) fn summarise(report: &RunReport, telemetry: &Telemetry) {
@@ -13,40 +13,30 @@ pub(super) fn summarise(report: &RunReport, telemetry: &Telemetry) {
         counters,
         failures,
         elapsed,
+        verification: _,
     } = report;
     if telemetry.format == LogFormat::Json {
-        tracing::info!(
-            run_id,
-            outcome = outcome.as_str(),
-            elapsed_ms = elapsed.as_millis() as u64,
-            requests_total = counters.requests.total(),
-            requests = counters.requests.to_json().to_string(),
-            retries = counters.requests.retries,
-            throttled = counters.requests.throttled(),
-            pages = counters.pages,
-            artifacts_listed = counters.artifacts_listed,
-            artifacts_new = counters.artifacts_new,
-            artifacts_changed = counters.artifacts_changed,
-            artifacts_removed = counters.artifacts_removed,
-            artifacts_unchanged = counters.artifacts_unchanged,
-            tags_new = counters.tags_new,
-            tags_moved = counters.tags_moved,
-            tags_removed = counters.tags_removed,
-            histories_fetched = counters.histories_fetched,
-            histories_reused = counters.histories_reused,
-            histories_unsupported = counters.histories_unsupported,
-            histories_gone = counters.histories_gone,
-            histories_failed = counters.histories_failed,
-            histories_skipped = counters.histories_skipped,
-            history_failures = failures_json(failures).to_string(),
-            gave_up = failures
-                .gave_up
-                .as_ref()
-                .map(|gave_up| advice(gave_up, counters)),
-            data_issues = counters.data_issues,
-            rows_written = counters.rows_written,
-            "run {run_id} {outcome}"
-        );
+        macro_rules! log_run {
+            ($($metric:ident $(by $label:ident)?: $help:literal [$($name:ident)+])+) => {
+                tracing::info!(
+                    run_id,
+                    outcome = outcome.as_str(),
+                    elapsed_ms = elapsed.as_millis() as u64,
+                    requests_total = counters.requests.total(),
+                    requests = counters.requests.to_json().to_string(),
+                    retries = counters.requests.retries,
+                    throttled = counters.requests.throttled(),
+                    $($($name = counters.$name,)+)+
+                    history_failures = failures_json(failures).to_string(),
+                    gave_up = failures
+                        .gave_up
+                        .as_ref()
+                        .map(|gave_up| advice(gave_up, counters)),
+                    "run {run_id} {outcome}"
+                )
+            };
+        }
+        with_counters!(log_run);
         return;
     }
     let mut lines = summary(report);
@@ -59,61 +49,51 @@ pub(super) fn summarise(report: &RunReport, telemetry: &Telemetry) {
 /// Says what a job with several instances did: a line for each, and one for all.
 pub(super) fn summarise_job(report: &JobReport, telemetry: &Telemetry) {
     let JobReport {
-        runs,
-        elapsed,
-        started_at: _,
-        job_id: _,
-        targets: _,
-        failure: _,
+        instances, elapsed, ..
     } = report;
-    if runs.len() < 2 {
+    if instances.len() < 2 {
         return;
     }
-    let skipped = runs.iter().filter(|run| run.is_skipped()).count();
-    let succeeded = runs.iter().filter(|run| run.result.is_ok()).count();
-    let failed = runs.len() - succeeded - skipped;
+    let count = |is: fn(&&InstanceReport) -> bool| instances.iter().filter(is).count();
+    let skipped = count(|report| report.is_skipped());
+    let succeeded = count(|report| report.result.is_ok());
+    let failed = instances.len() - succeeded - skipped;
     let exit = report.exit() as u8;
     if telemetry.format == LogFormat::Json {
         tracing::info!(
-            instances = runs.len(),
+            instances = instances.len(),
             instances_failed = failed,
             instances_skipped = skipped,
             exit_code = exit,
             elapsed_ms = elapsed.as_millis() as u64,
             "{succeeded} of {} instances succeeded",
-            runs.len()
+            instances.len()
         );
         return;
     }
-    let mut lines: Vec<String> = runs.iter().map(instance_line).collect();
+    let mut lines: Vec<String> = instances.iter().map(instance_line).collect();
     let skipped = match skipped {
         0 => String::new(),
         skipped => format!(", {skipped} skipped,"),
     };
     lines.push(format!(
         "{succeeded} of {} instances succeeded{skipped} in {:.1} s; exit code {exit}",
-        runs.len(),
+        instances.len(),
         elapsed.as_secs_f64()
     ));
     super::print_lines(lines);
 }
 
-fn instance_line(run: &InstanceRun) -> String {
-    let InstanceRun {
-        target,
-        elapsed,
-        result,
-        started_at: _,
-        run_id: _,
-        counters: _,
-        skips_locked: _,
-    } = run;
-    let name = match (&target.source, &target.swr_instance_id) {
-        (Some(source), Some(_)) => format!("{source}: {target}"),
-        _ => target.to_string(),
+fn instance_line(report: &InstanceReport) -> String {
+    let name = match &report.target {
+        Some(target) => match (&target.source, &target.swr_instance_id) {
+            (Some(source), Some(_)) => format!("{source}: {target}"),
+            _ => target.to_string(),
+        },
+        None => String::new(),
     };
-    let seconds = elapsed.as_secs_f64();
-    match result {
+    let seconds = report.elapsed.as_secs_f64();
+    match &report.result {
         Ok(RunReport {
             outcome, counters, ..
         }) => format!(
@@ -123,7 +103,7 @@ fn instance_line(run: &InstanceRun) -> String {
             counters.artifacts_changed,
             counters.artifacts_removed,
         ),
-        Err(_) if run.is_skipped() => format!("{name}  skipped, {seconds:.1} s"),
+        Err(_) if report.is_skipped() => format!("{name}  skipped, {seconds:.1} s"),
         Err(failure) => format!("{name}  failed with {}, {seconds:.1} s", failure.exit as u8),
     }
 }
@@ -136,56 +116,53 @@ pub(super) fn summary(report: &RunReport) -> Vec<String> {
         counters,
         failures,
         elapsed,
+        verification: _,
     } = report;
-    let RunCounters {
-        requests,
-        catalog_pages,
-        pages,
-        artifacts_listed,
-        artifacts_new,
-        artifacts_changed,
-        artifacts_removed,
-        artifacts_unchanged,
-        tags_new,
-        tags_moved,
-        tags_removed,
-        histories_fetched,
-        histories_reused,
-        histories_unsupported,
-        histories_gone,
-        histories_failed,
-        histories_skipped,
-        data_issues,
-        rows_written,
-    } = counters;
     let verb = match outcome {
         RunOutcome::Published => "published",
         RunOutcome::DryRun => "complete, not published (dry run)",
+        RunOutcome::Verified => "verified",
         RunOutcome::Failed => "failed",
         RunOutcome::Stopped => "stopped",
     };
-    let skipped = match histories_skipped {
+    let skipped = match counters.histories_skipped {
         0 => String::new(),
         count => format!(", {count} not asked for"),
     };
     let mut lines = vec![
         format!("run {run_id}: {verb} in {:.1} s", elapsed.as_secs_f64()),
         format!(
-            "  artifacts  {artifacts_listed} listed on {pages} pages: {artifacts_new} new, \
-             {artifacts_changed} changed, {artifacts_removed} removed, {artifacts_unchanged} unchanged"
+            "  artifacts  {} listed on {} pages: {} new, {} changed, {} removed, {} unchanged",
+            counters.artifacts_listed,
+            counters.pages,
+            counters.artifacts_new,
+            counters.artifacts_changed,
+            counters.artifacts_removed,
+            counters.artifacts_unchanged
         ),
-        format!("  tags       {tags_new} new, {tags_moved} moved, {tags_removed} removed"),
         format!(
-            "  histories  {histories_fetched} fetched, {histories_reused} known, \
-             {histories_unsupported} unsupported, {histories_gone} gone, {histories_failed} failed{skipped}"
+            "  tags       {} new, {} moved, {} removed",
+            counters.tags_new, counters.tags_moved, counters.tags_removed
         ),
         format!(
-            "  requests   {} ({catalog_pages} for the catalog), {} retries, {} throttled",
-            requests.total(),
-            requests.retries,
-            requests.throttled()
+            "  histories  {} fetched, {} known, {} unsupported, {} gone, {} failed{skipped}",
+            counters.histories_fetched,
+            counters.histories_reused,
+            counters.histories_unsupported,
+            counters.histories_gone,
+            counters.histories_failed
         ),
-        format!("  database   {rows_written} rows written, {data_issues} values altered"),
+        format!(
+            "  requests   {} ({} for the catalog), {} retries, {} throttled",
+            counters.requests.total(),
+            counters.catalog_pages,
+            counters.requests.retries,
+            counters.requests.throttled()
+        ),
+        format!(
+            "  database   {} rows written, {} values altered",
+            counters.rows_written, counters.data_issues
+        ),
     ];
     lines.extend(failure_lines(failures, counters));
     lines

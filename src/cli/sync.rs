@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
 use super::exit::{Exit, Failure};
-use super::job::{InstanceRun, JobReport, TargetName};
+use super::job::{InstanceReport, JobReport};
 use super::locked::IfLocked;
 use super::outputs::OutputArgs;
 use super::settings::{DatabaseArgs, RegistryArgs, SourceArgs, host, parse_time};
 use super::shard::ShardSetting;
-use super::source::{self, SourceFailure, Target};
+use super::source::{self, Instance, SourceFailure, Target};
 use super::telemetry::{LogFormat, Telemetry};
 use super::{hints, jitter, progress, signals, summary};
 use crate::clock::Clock;
@@ -24,7 +25,9 @@ use crate::run::{RunCounters, RunReport};
 use crate::spans;
 use crate::stop::{Stop, StopReason};
 use crate::store::{LockHolder, StoreError};
-use crate::sync::{HEARTBEAT, PATIENCE, Progress, Safeguards, SyncError, SyncSettings, sync};
+use crate::sync::{
+    Ending, HEARTBEAT, PATIENCE, Progress, Safeguards, SyncError, SyncSettings, sync,
+};
 
 /// Arguments of `sync`.
 #[derive(Debug, clap::Args)]
@@ -135,6 +138,7 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
     report.elapsed = begin.elapsed();
     record_end(span, report.exit());
     summary::summarise_job(&report, telemetry);
+    report.report_failure();
     outputs.end(started, &report, &stop, telemetry).await;
     report.into_result()
 }
@@ -155,90 +159,59 @@ async fn run_instances(
     stop: &Stop,
     report: &mut JobReport,
 ) -> Result<(), Failure> {
-    let Args {
-        dry_run,
-        max_removals_percent,
-        accept_removals,
-        accept_new_instance,
-        no_migrate,
-        max_parallel_instances,
-        if_locked,
-        max_duration,
-        jitter,
-        shard,
-        sources,
-        database,
-        outputs: _,
-    } = args;
-    let stopped = |reason: StopReason| hints::failure(reason.into());
     // What is wrong with the settings shows before anything is started.
-    let registries = sources.registries()?;
-    report.targets = registries.iter().flat_map(TargetName::planned).collect();
-    let shard = shard.map(ShardSetting::resolve).transpose()?;
+    let registries = args.sources.registries()?;
+    report.targets = registries.iter().flat_map(Target::planned).collect();
+    let shard = args.shard.map(ShardSetting::resolve).transpose()?;
     if let Some(shard) = shard {
-        let is_ours = |target: &TargetName| {
+        report.targets.retain(|target| {
             let id = target.swr_instance_id.as_ref();
             id.is_none_or(|id| shard.has(id))
-        };
-        report.targets.retain(is_ours);
+        });
+    }
+    if !args.jitter.is_zero() {
+        args.database.named()?;
+        let waiting = wait_for_jitter(*args.jitter, telemetry);
+        stop.or(waiting).await.map_err(stopped)?;
     }
     let mut stop = stop.clone();
-    if !jitter.is_zero() {
-        database.named()?;
-        stop.or(wait_for_jitter(*jitter, telemetry))
-            .await
-            .map_err(stopped)?;
-    }
-    if let Some(limit) = max_duration {
+    if let Some(limit) = args.max_duration {
         stop = stop.within(limit);
     }
     let preparing = source::prepare(registries, clock);
     let (sources, mut failures) = stop.or(preparing).await.map_err(stopped)??;
-    let open = stop.or(database.open()).await.map_err(stopped)??;
-    prepare(&open.database, no_migrate, &stop).await?;
-    let settings = RunSettings {
-        dry_run,
-        safeguards: Safeguards {
-            max_removals_percent: (!accept_removals).then_some(max_removals_percent),
-            accept_new_instance,
-        },
-        if_locked,
-        host: host(),
-        clock: clock.clone(),
-    };
-    let finding = source::find_targets(&sources, max_parallel_instances);
-    let (mut targets, unlisted) = stop.or(finding).await.map_err(stopped)??;
+    let open = stop.or(args.database.open()).await.map_err(stopped)??;
+    prepare(&open.database, args.no_migrate, &stop).await?;
+    let finding = source::find_instances(&sources, args.max_parallel_instances);
+    let (mut instances, unlisted) = stop.or(finding).await.map_err(stopped)??;
     failures.extend(unlisted);
     if let Some(shard) = shard {
-        let all = targets.len();
-        targets.retain(|target| shard.has(&target.swr_instance_id));
-        tracing::info!("shard {shard} has {} of {all} instances", targets.len());
+        let all = instances.len();
+        instances.retain(|instance| shard.has(&instance.swr_instance_id));
+        tracing::info!("shard {shard} has {} of {all} instances", instances.len());
     }
-    let unlisted: Vec<InstanceRun> = failures
-        .into_iter()
-        .map(|SourceFailure { target, failure }| InstanceRun {
-            target,
-            started_at: clock.now(),
-            elapsed: Duration::ZERO,
-            run_id: None,
-            counters: RunCounters::default(),
-            result: Err(failure),
-            skips_locked: false,
-        })
-        .collect();
-    let count = targets.len() + unlisted.len();
-    let running = stream::iter(targets)
-        .map(|target| run_target(target, &settings, &open.database, count, telemetry, &stop))
-        .buffer_unordered(max_parallel_instances);
-    let mut ended = std::pin::pin!(stream::iter(unlisted).chain(running));
-    while let Some(run) = ended.next().await {
-        match &run.result {
-            Err(failure) if run.is_skipped() => tell_skip(&run.target, failure, telemetry),
-            // One alone is told at the end of the program.
-            Err(failure) if count > 1 => super::tell_failure(failure, Some(&run.target), telemetry),
-            _ => {}
-        }
-        report.runs.push(run);
+    let job = Job {
+        dry_run: args.dry_run,
+        safeguards: Safeguards {
+            max_removals_percent: (!args.accept_removals).then_some(args.max_removals_percent),
+            accept_new_instance: args.accept_new_instance,
+        },
+        if_locked: args.if_locked,
+        host: host(),
+        clock,
+        database: &open.database,
+        telemetry,
+        stop: &stop,
+        has_several: instances.len() + failures.len() > 1,
+    };
+    let failed = stream::iter(failures).map(|failure| not_listed(failure, clock.now()));
+    let running = stream::iter(instances)
+        .map(|instance| job.run(instance))
+        .buffer_unordered(args.max_parallel_instances);
+    let mut ended = std::pin::pin!(failed.chain(running));
+    while let Some(instance) = ended.next().await {
+        job.tell(&instance);
+        report.instances.push(instance);
     }
     if let Some(server) = open.embedded {
         server.close().await?;
@@ -246,89 +219,141 @@ async fn run_instances(
     Ok(())
 }
 
-/// What holds for all runs of a job.
-#[derive(Debug)]
-struct RunSettings {
+fn stopped(reason: StopReason) -> Failure {
+    hints::failure(reason.into())
+}
+
+/// The report of a source that could not be asked for its instances.
+fn not_listed(failure: SourceFailure, now: DateTime<Utc>) -> InstanceReport {
+    let SourceFailure { target, failure } = failure;
+    InstanceReport {
+        target: Some(target),
+        started_at: now,
+        elapsed: Duration::ZERO,
+        run_id: None,
+        exit: failure.exit,
+        counters: Some(RunCounters::default()),
+        result: Err(failure),
+    }
+}
+
+/// What the runs of a job share.
+struct Job<'a> {
     dry_run: bool,
     safeguards: Safeguards,
     if_locked: IfLocked,
     host: String,
-    clock: Clock,
+    clock: &'a Clock,
+    database: &'a Database,
+    telemetry: &'a Telemetry,
+    stop: &'a Stop,
+    /// Whether there are several instances, so that each line says which one it is about.
+    has_several: bool,
 }
 
-async fn run_target(
-    target: Target<'_>,
-    settings: &RunSettings,
-    database: &Database,
-    targets: usize,
-    telemetry: &Telemetry,
-    stop: &Stop,
-) -> InstanceRun {
-    let RunSettings {
-        dry_run,
-        safeguards,
-        if_locked,
-        host,
-        clock,
-    } = settings;
-    let (started_at, begin) = (clock.now(), Instant::now());
-    let name = TargetName::new(target.source, Some(&target.swr_instance_id));
-    let settings = SyncSettings {
-        swr_instance_id: target.swr_instance_id.clone(),
-        project_id: name.project_id.clone(),
-        endpoint: name.endpoint.clone(),
-        region: name.region.clone(),
-        dry_run: *dry_run,
-        safeguards: *safeguards,
-        lock_timeout: if_locked.lock_timeout(),
-        patience: PATIENCE,
-        heartbeat: HEARTBEAT,
-        host: host.clone(),
-        clock: clock.clone(),
-    };
-    let progress = Arc::<Progress>::default();
-    let span = tracing::info_span!(
-        target: spans::TARGET,
-        "run",
-        instance = target.swr_instance_id,
-        project_id = name.project_id,
-        run_id = Empty,
-        outcome = Empty,
-        exit_code = Empty,
-        error = Empty,
-        otel.status_code = Empty,
-    );
-    let registry = &target.registry;
-    let running = async {
-        if targets > 1 {
-            let span = tracing::info_span!("sync", instance = target.swr_instance_id);
-            let telemetry = telemetry.of_instance(&target.swr_instance_id);
-            let running = run_once(registry, database, &settings, &progress, &telemetry, stop);
-            running.instrument(span).await
-        } else {
-            run_once(registry, database, &settings, &progress, telemetry, stop).await
+impl Job<'_> {
+    async fn run(&self, instance: Instance) -> InstanceReport {
+        let (started_at, begin) = (self.clock.now(), Instant::now());
+        let progress = Arc::<Progress>::default();
+        let span = tracing::info_span!(
+            target: spans::TARGET,
+            "run",
+            instance = instance.swr_instance_id,
+            project_id = instance.target.project_id,
+            run_id = Empty,
+            outcome = Empty,
+            exit_code = Empty,
+            error = Empty,
+            otel.status_code = Empty,
+        );
+        let running = self.sync(&instance, &progress);
+        let result = running.instrument(span.clone()).await;
+        let report = InstanceReport {
+            target: Some(instance.target),
+            started_at,
+            elapsed: begin.elapsed(),
+            run_id: progress.run_id(),
+            exit: match &result {
+                Ok(report) => report.counters.exit(),
+                Err(failure)
+                    if failure.exit == Exit::Locked && self.if_locked == IfLocked::Skip =>
+                {
+                    Exit::Success
+                }
+                Err(failure) => failure.exit,
+            },
+            counters: Some(match &result {
+                Ok(report) => report.counters.clone(),
+                Err(_) => progress.counters(&instance.registry.meter()),
+            }),
+            result,
+        };
+        span.record("run_id", report.run_id);
+        span.record("outcome", report.outcome());
+        if let Err(failure) = &report.result {
+            span.record("error", failure.message());
         }
-    };
-    let result = running.instrument(span.clone()).await;
-    let run = InstanceRun {
-        target: name,
-        started_at,
-        elapsed: begin.elapsed(),
-        run_id: progress.run_id(),
-        counters: match &result {
-            Ok(report) => report.counters.clone(),
-            Err(_) => progress.counters(&target.registry.meter()),
-        },
-        result,
-        skips_locked: *if_locked == IfLocked::Skip,
-    };
-    span.record("run_id", run.run_id);
-    span.record("outcome", run.ending().outcome());
-    if let Err(failure) = &run.result {
-        span.record("error", failure.message());
+        record_end(span, report.exit);
+        report
     }
-    record_end(span, run.exit());
-    run
+
+    async fn sync(
+        &self,
+        instance: &Instance,
+        progress: &Arc<Progress>,
+    ) -> Result<RunReport, Failure> {
+        let Instance {
+            swr_instance_id,
+            target,
+            registry,
+        } = instance;
+        let settings = SyncSettings {
+            swr_instance_id: swr_instance_id.clone(),
+            project_id: target.project_id.clone(),
+            endpoint: target.endpoint.clone(),
+            region: target.region.clone(),
+            ending: match self.dry_run {
+                true => Ending::DryRun,
+                false => Ending::Publish,
+            },
+            safeguards: self.safeguards,
+            lock_timeout: self.if_locked.lock_timeout(),
+            patience: PATIENCE,
+            heartbeat: HEARTBEAT,
+            host: self.host.clone(),
+            clock: self.clock.clone(),
+        };
+        let (database, stop) = (self.database, self.stop);
+        if !self.has_several {
+            return run_once(
+                registry,
+                database,
+                &settings,
+                progress,
+                self.telemetry,
+                stop,
+            )
+            .await;
+        }
+        let telemetry = self.telemetry.of_instance(swr_instance_id);
+        run_once(registry, database, &settings, progress, &telemetry, stop)
+            .instrument(tracing::info_span!("sync", instance = swr_instance_id))
+            .await
+    }
+
+    /// Prints how a run ended that has no summary.
+    fn tell(&self, report: &InstanceReport) {
+        match (&report.result, &report.target) {
+            (Err(failure), Some(target)) if report.is_skipped() => {
+                tell_skip(target, failure, self.telemetry);
+            }
+            // One alone is told at the end of the program.
+            (Err(failure), target) if self.has_several => {
+                super::tell_failure(failure, target.as_ref(), self.telemetry);
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Lets a random part of `longest` pass, and says how much.
@@ -348,7 +373,7 @@ async fn wait_for_jitter(longest: Duration, telemetry: &Telemetry) {
 
 /// Prints in one line that an instance is left to another run. If the lock is not held by a run,
 /// nothing syncs the instance, so it is a warning.
-fn tell_skip(target: &TargetName, failure: &Failure, telemetry: &Telemetry) {
+fn tell_skip(target: &Target, failure: &Failure, telemetry: &Telemetry) {
     let text = format!("{target} is skipped: {}", failure.message());
     let is_run = match failure.error.downcast_ref() {
         Some(SyncError::Store(StoreError::Locked { holder, .. })) => {
@@ -370,10 +395,10 @@ fn tell_skip(target: &TargetName, failure: &Failure, telemetry: &Telemetry) {
 async fn prepare(database: &Database, no_migrate: bool, stop: &Stop) -> Result<(), Failure> {
     if no_migrate {
         let checked = stop.or(database.check()).await;
-        return Ok(checked.map_err(|reason| hints::failure(reason.into()))??);
+        return Ok(checked.map_err(stopped)??);
     }
     let applied = match database.migrate_until(stop).await {
-        Err(DatabaseError::Stopped(reason)) => return Err(hints::failure(reason.into())),
+        Err(DatabaseError::Stopped(reason)) => return Err(stopped(reason)),
         applied => applied?,
     };
     if applied > 0 {

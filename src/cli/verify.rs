@@ -1,30 +1,34 @@
 //! `swr-sync verify`.
 
 use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use tracing::Instrument;
+use futures_util::{StreamExt, stream};
+use tracing::{Instrument, Span};
 
 use super::exit::{Exit, Failure};
-use super::job::TargetName;
 use super::query;
 use super::settings::{DatabaseArgs, SourceArgs, host};
-use super::source::{self, SourceFailure};
+use super::source::{self, Instance, SourceFailure};
 use super::telemetry::Telemetry;
 use super::{hints, signals};
 use crate::clock::Clock;
+use crate::database::Database;
 use crate::report::Format;
-use crate::store::{Compared, HistoriesCompared, Verdict};
-use crate::verify::{VerifyError, VerifyReport, VerifySettings, verify};
+use crate::run::{Compared, HistoriesCompared, RunReport, Verdict, Verification};
+use crate::stop::Stop;
+use crate::sync::{Ending, HEARTBEAT, PATIENCE, Safeguards, Sample, SyncSettings, sync};
 
-/// Sources whose instances are asked for at a time.
-const PARALLEL_SOURCES: usize = 4;
+/// Sources whose instances are listed at a time, and instances that are verified at a time.
+const PARALLEL: usize = 4;
 
 /// Arguments of `verify`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Number of randomly chosen build histories to fetch again and compare, or `all`
     #[arg(long, value_name = "N|all", default_value = "50")]
-    histories: Sample,
+    histories: Histories,
     /// Output format of the differences
     #[arg(long, value_name = "FORM", default_value = "table")]
     format: Format,
@@ -60,26 +64,29 @@ Examples:
 
 /// How many histories to compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Sample(Option<u64>);
+struct Histories(Option<u64>);
 
-impl FromStr for Sample {
+impl FromStr for Histories {
     type Err = &'static str;
 
-    fn from_str(text: &str) -> Result<Sample, &'static str> {
+    fn from_str(text: &str) -> Result<Histories, &'static str> {
         match text {
-            "all" => Ok(Sample(None)),
+            "all" => Ok(Histories(None)),
             // Larger than any registry, and PostgreSQL's bigint holds it.
             number => match number.parse::<u32>() {
-                Ok(number) => Ok(Sample(Some(number.into()))),
+                Ok(number) => Ok(Histories(Some(number.into()))),
                 Err(_) => Err("expected a number, or `all`"),
             },
         }
     }
 }
 
+/// A verification that came to its end: the number of its run, how long it took, and what it found.
+type Finished = (i64, Duration, Verification);
+
 pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failure> {
     let Args {
-        histories: Sample(histories),
+        histories: Histories(histories),
         format,
         limit,
         sources,
@@ -95,31 +102,25 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
     };
     let opened = stop.or(opening).await.map_err(signals::stopped)?;
     let ((sources, mut failures), open) = opened?;
-    let finding = source::find_targets(&sources, PARALLEL_SOURCES);
-    let (targets, unlisted) = stop.or(finding).await.map_err(signals::stopped)??;
+    let finding = source::find_instances(&sources, PARALLEL);
+    let (instances, unlisted) = stop.or(finding).await.map_err(signals::stopped)??;
     failures.extend(unlisted);
-    let is_alone = targets.len() + failures.len() == 1;
+    let is_alone = instances.len() + failures.len() == 1;
+    let verify =
+        |instance| verify_instance(instance, histories, &open.database, &clock, is_alone, &stop);
+    let verifying = stream::iter(instances).map(verify).buffered(PARALLEL);
     let mut reports = Vec::new();
-    for target in targets {
-        let settings = VerifySettings {
-            swr_instance_id: target.swr_instance_id.clone(),
-            project_id: target.source.settings.project_id.clone(),
-            histories,
-            sample_start: format!("sha256:{:016x}", fastrand::u64(..)),
-            host: host(),
-            clock: clock.clone(),
-        };
-        let span = match is_alone {
-            true => tracing::Span::none(),
-            false => tracing::info_span!("verify", instance = target.swr_instance_id),
-        };
-        let verifying = verify(&target.registry, &open.database, &settings, &stop);
-        match verifying.instrument(span).await {
-            Ok(report) => reports.push(report),
-            Err(error) => failures.push(SourceFailure {
-                target: TargetName::new(target.source, Some(&target.swr_instance_id)),
-                failure: failure(error),
-            }),
+    for ended in verifying.collect::<Vec<_>>().await {
+        match ended {
+            Ok(RunReport {
+                run_id,
+                elapsed,
+                verification,
+                ..
+            }) => {
+                reports.extend(verification.map(|found| (run_id, elapsed, found)));
+            }
+            Err(failure) => failures.push(failure),
         }
     }
     let printed = match reports.is_empty() {
@@ -133,6 +134,17 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
     if let Some(server) = open.embedded {
         server.close().await?;
     }
+    conclude(&reports, failures, printed, telemetry)
+}
+
+/// Prints how each instance ended, and gives the exit code of the worst.
+fn conclude(
+    reports: &[Finished],
+    failures: Vec<SourceFailure>,
+    printed: Result<(), Failure>,
+    telemetry: &Telemetry,
+) -> Result<Exit, Failure> {
+    let is_alone = reports.len() + failures.len() == 1;
     let mut exits = Vec::new();
     for SourceFailure { target, failure } in failures {
         // One alone is told at the end of the program.
@@ -143,40 +155,64 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
         super::tell_failure(&failure, Some(&target), telemetry);
     }
     printed?;
-    for report in &reports {
+    for report in reports {
         super::print_lines(summary(report));
-        exits.push(match report.verdict.corrupt {
-            0 => Exit::Success,
-            _ => Exit::DIFFERENT,
-        });
+        exits.push(report.2.exit());
     }
     let worst = exits.into_iter().max_by_key(|exit| exit.severity());
     Ok(worst.unwrap_or(Exit::Success))
 }
 
-fn failure(error: VerifyError) -> Failure {
-    match error {
-        VerifyError::Run(error) => hints::failure(error),
-        error @ VerifyError::NeverPublished { .. } => Failure::new(error.exit(), error)
-            .hint("run `swr-sync sync` first, or check SWR_INSTANCE_ID and DATABASE_URL"),
-    }
+async fn verify_instance(
+    instance: Instance,
+    histories: Option<u64>,
+    database: &Database,
+    clock: &Clock,
+    is_alone: bool,
+    stop: &Stop,
+) -> Result<RunReport, SourceFailure> {
+    let Instance {
+        swr_instance_id,
+        target,
+        registry,
+    } = instance;
+    let settings = SyncSettings {
+        swr_instance_id: swr_instance_id.clone(),
+        project_id: target.project_id.clone(),
+        endpoint: target.endpoint.clone(),
+        region: target.region.clone(),
+        ending: Ending::Compare(Sample {
+            histories,
+            start: format!("sha256:{:016x}", fastrand::u64(..)),
+        }),
+        safeguards: Safeguards::default(),
+        lock_timeout: Some(Duration::ZERO),
+        patience: PATIENCE,
+        heartbeat: HEARTBEAT,
+        host: host(),
+        clock: clock.clone(),
+    };
+    let span = match is_alone {
+        true => Span::none(),
+        false => tracing::info_span!("verify", instance = swr_instance_id),
+    };
+    let progress = Arc::default();
+    let verifying = sync(&registry, database, &settings, &progress, stop);
+    let report = verifying.instrument(span).await;
+    report.map_err(|error| SourceFailure {
+        target,
+        failure: hints::failure(error),
+    })
 }
 
 /// The differences, the worst first; of several instances, in one list.
 async fn print(
-    database: &crate::database::Database,
-    reports: &[VerifyReport],
+    database: &Database,
+    reports: &[Finished],
     format: Format,
     limit: u64,
 ) -> Result<(), Failure> {
-    let is_same = |report: &VerifyReport| {
-        let Verdict {
-            corrupt,
-            changed,
-            unlisted,
-        } = report.verdict;
-        corrupt + changed + unlisted == 0
-    };
+    let is_same = |(_, _, found): &Finished| found.verdict == Verdict::default();
     if reports.iter().all(is_same) && format == Format::Table {
         return Ok(());
     }
@@ -190,7 +226,7 @@ async fn print(
     };
     let runs: Vec<String> = reports
         .iter()
-        .map(|VerifyReport { run, .. }| format!("({}, {})", run.instance_id, run.run_id))
+        .map(|(run_id, _, found)| format!("({}, {run_id})", found.instance_id))
         .collect();
     let sql = format!(
         "select {instance} verdict, table_name, row_key, field, stored, found
@@ -206,9 +242,9 @@ async fn print(
     query::print(&mut reader, &sql, format).await
 }
 
-fn summary(report: &VerifyReport) -> [String; 3] {
-    let VerifyReport {
-        run,
+fn summary((run_id, elapsed, found): &Finished) -> [String; 3] {
+    let Verification {
+        instance_id: _,
         verified,
         compared: Compared { artifacts, tags },
         histories: HistoriesCompared {
@@ -220,16 +256,14 @@ fn summary(report: &VerifyReport) -> [String; 3] {
             changed,
             unlisted,
         },
-        elapsed,
-    } = report;
+    } = found;
     let outcome = match corrupt {
         0 => "intact",
         _ => "corrupt",
     };
     [
         format!(
-            "run {}: what run {} published is {outcome}, verified in {:.1} s",
-            run.run_id,
+            "run {run_id}: what run {} published is {outcome}, verified in {:.1} s",
             verified.run_id,
             elapsed.as_secs_f64()
         ),

@@ -226,7 +226,7 @@ impl Database {
         })
     }
 
-    /// Sets the limit for one step on the database, such as a statement, or publish as a whole.
+    /// Sets the limit for one step on the database, such as a statement.
     pub fn with_timeout(self, timeout: Duration) -> Database {
         Database { timeout, ..self }
     }
@@ -342,7 +342,7 @@ impl Database {
     }
 
     /// Ends the statement that another session of ours is in, as well as it can be done.
-    async fn cancel(&self, session: i32) {
+    pub async fn cancel(&self, session: i32) {
         if let Ok(mut connection) = self.connect_to_write().await {
             let _ = cancel(&mut connection, session).await;
         }
@@ -400,10 +400,7 @@ async fn backend_process_id(connection: &mut PgConnection) -> Result<i32, sqlx::
 }
 
 /// Ends the statement that another session of the same role is in, if any.
-pub async fn cancel(
-    connection: &mut PgConnection,
-    backend_process_id: i32,
-) -> Result<(), sqlx::Error> {
+async fn cancel(connection: &mut PgConnection, backend_process_id: i32) -> Result<(), sqlx::Error> {
     sqlx::query_scalar!("select pg_cancel_backend($1)", backend_process_id)
         .fetch_one(connection)
         .await?;

@@ -545,30 +545,32 @@ impl Transport {
                 });
             }
         };
-        let RawAnswer {
-            status,
-            headers,
-            body,
-            ..
-        } = &answer;
-        let status = *status;
-        self.meter.answered(outgoing.kind, Some(status));
-        if (200..300).contains(&status) {
+        self.meter.answered(outgoing.kind, Some(answer.status));
+        if (200..300).contains(&answer.status) {
             return Ok(Attempt::Answer(answer));
         }
-        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        Ok(self.refused(&answer, proof))
+    }
+
+    /// What an answer says that is no success.
+    fn refused(&self, answer: &RawAnswer, proof: Option<&Proof>) -> Attempt {
+        let header = |name: &str| {
+            let value = answer.headers.get(name);
+            value.and_then(|value| value.to_str().ok())
+        };
         let request_id = header("x-request-id").map(str::to_owned);
-        let mut failure = StatusFailure::read(status, request_id, body, &self.secrets(proof));
+        let secrets = self.secrets(proof);
+        let mut failure = StatusFailure::read(answer.status, request_id, &answer.body, &secrets);
         let is_signed = proof.is_some_and(|proof| matches!(proof.secret, ProofSecret::Key(_)));
         // Tokens do not depend on our clock.
-        if status == 401 && is_signed {
+        if answer.status == 401 && is_signed {
             failure.clock_skew = self.clock_skew().filter(is_worth_telling);
         }
-        Ok(Attempt::Refused {
+        Attempt::Refused {
             failure,
             retry_after: header("retry-after")
                 .and_then(|value| retry::retry_after(value, self.shared.clock.now())),
-        })
+        }
     }
 
     /// What a request may carry and no message may repeat.

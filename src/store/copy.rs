@@ -15,6 +15,8 @@ pub(super) struct CopyRows {
     columns: i16,
     is_empty: bool,
     row: CopyRow,
+    /// Why the rows cannot be written.
+    encoded: Result<(), Error>,
 }
 
 /// The values of a row, in the order of the columns.
@@ -31,17 +33,17 @@ impl CopyRows {
             columns,
             is_empty: true,
             row: CopyRow(buffer),
+            encoded: Ok(()),
         }
     }
 
     /// Adds a row with the values that `fill` adds.
-    pub(super) fn row(
-        &mut self,
-        fill: impl FnOnce(&mut CopyRow) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    pub(super) fn row(&mut self, fill: impl FnOnce(&mut CopyRow) -> Result<(), Error>) {
         self.is_empty = false;
         self.row.0.extend(self.columns.to_be_bytes());
-        fill(&mut self.row)
+        if let Err(error) = fill(&mut self.row) {
+            self.encoded = Err(error);
+        }
     }
 
     /// Writes the rows by this statement, and gives their number. Without rows it asks nothing.
@@ -53,6 +55,7 @@ impl CopyRows {
         if self.is_empty {
             return Ok(0);
         }
+        self.encoded?;
         let CopyRow(mut buffer) = self.row;
         buffer.extend((-1_i16).to_be_bytes());
         let mut copy = connection.copy_in_raw(statement).await?;

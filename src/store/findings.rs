@@ -4,14 +4,12 @@
 //! after publish: `swr.instance.rules_version` says whether there is any.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use command_findings::{RULES, RULES_VERSION, find, masked};
 use sqlx::postgres::PgBindIterExt;
-use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use super::{Doing, InstanceLock, Run, StoreError, within};
+use super::{InstanceLock, Run, Session, StoreError};
 
 /// Commands examined again in one transaction: at most so many, …
 const BATCH_COMMANDS: i64 = 1_000;
@@ -61,14 +59,14 @@ fn rows<'a>(
 
 /// Stores commands that are not there yet, with what was found in them.
 pub(super) async fn insert_commands(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     instance_id: i32,
     commands: &[Examined<'_>],
 ) -> Result<u64, StoreError> {
     if commands.is_empty() {
         return Ok(0);
     }
-    let inserted = sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.command (instance_id, command_id, command, masked_command)
          select $1, c.command_id, c.command, c.masked_command
          from unnest($2::uuid[], $3::text[], $4::text[]) as c (command_id, command, masked_command)
@@ -77,22 +75,20 @@ pub(super) async fn insert_commands(
         commands.iter().map(|c| c.command_id).bind_iter() as _,
         commands.iter().map(|c| c.command).bind_iter() as _,
         commands.iter().map(|c| c.masked.as_deref()).bind_iter() as _,
-    )
-    .execute(&mut *connection)
-    .await
-    .doing("store commands")?;
-    Ok(inserted.rows_affected() + upsert_findings(connection, instance_id, commands).await?)
+    );
+    let inserted = session.execute("store commands", query).await?;
+    Ok(inserted + upsert_findings(session, instance_id, commands).await?)
 }
 
 async fn upsert_findings(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     instance_id: i32,
     commands: &[Examined<'_>],
 ) -> Result<u64, StoreError> {
     if rows(commands).next().is_none() {
         return Ok(0);
     }
-    let upserted = sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.command_finding (instance_id, occurrences, command_id, rule_id)
          select $1, f.occurrences, f.command_id, f.rule_id
          from unnest($2::uuid[], $3::text[], $4::integer[]) as f (command_id, rule_id, occurrences)
@@ -109,41 +105,40 @@ async fn upsert_findings(
             .bind_iter() as _,
         rows(commands).map(|(_, rule_id, _)| rule_id).bind_iter() as _,
         rows(commands).map(|(_, _, count)| count).bind_iter() as _,
-    )
-    .execute(connection)
-    .await
-    .doing("store what was found in commands")?;
-    Ok(upserted.rows_affected())
+    );
+    session
+        .execute("store what was found in commands", query)
+        .await
 }
 
 /// What a run does before it stores commands: makes the rules known, and notes if commands are
 /// there which other rules examined.
-pub async fn prepare_findings(connection: &mut PgConnection, run: Run) -> Result<(), StoreError> {
-    upsert_rules(connection).await?;
-    let state = sqlx::query!(
+pub async fn prepare_findings(session: &mut Session<'_>, run: Run) -> Result<(), StoreError> {
+    upsert_rules(session).await?;
+    let query = sqlx::query!(
         r#"select i.rules_version,
                   exists (select from swr.command c where c.instance_id = i.instance_id) as "has_commands!"
            from swr.instance i
            where i.instance_id = $1"#,
         run.instance_id
-    )
-    .fetch_one(&mut *connection)
-    .await
-    .doing("see by which rules the commands are examined")?;
+    );
+    let state = session
+        .fetch_one("see by which rules the commands are examined", query)
+        .await?;
     let rules_version = match state.rules_version {
         Some(RULES_VERSION) => Some(RULES_VERSION),
         _ if !state.has_commands => Some(RULES_VERSION),
         _ => None,
     };
     if rules_version != state.rules_version {
-        set_rules_version(connection, run, rules_version).await?;
+        set_rules_version(session, run, rules_version).await?;
     }
     Ok(())
 }
 
 /// Writes the rules that are not stored as they are here. Those of a newer program stay.
-async fn upsert_rules(connection: &mut PgConnection) -> Result<(), StoreError> {
-    sqlx::query!(
+async fn upsert_rules(session: &mut Session<'_>) -> Result<(), StoreError> {
+    let query = sqlx::query!(
         "insert into swr.finding_rule (rule_id, rules_version, severity, title, why, patterns)
          select r.rule_id, $1, r.severity, r.title, r.why, r.patterns
          from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
@@ -172,68 +167,60 @@ async fn upsert_rules(connection: &mut PgConnection) -> Result<(), StoreError> {
             .iter()
             .map(|rule| rule.patterns().join("\n"))
             .bind_iter() as _,
-    )
-    .execute(connection)
-    .await
-    .doing("write the rules for build commands")?;
+    );
+    session
+        .execute("write the rules for build commands", query)
+        .await?;
     Ok(())
 }
 
 async fn set_rules_version(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     rules_version: Option<i32>,
 ) -> Result<(), StoreError> {
-    sqlx::query!(
+    let query = sqlx::query!(
         "update swr.instance set rules_version = $2 where instance_id = $1",
         run.instance_id,
         rules_version
-    )
-    .execute(connection)
-    .await
-    .doing("note by which rules the commands are examined")?;
+    );
+    session
+        .execute("note by which rules the commands are examined", query)
+        .await?;
     Ok(())
 }
 
-/// Examines all commands of the instance again if that is to be done, each batch within the limit.
+/// Examines all commands of the instance again if that is to be done, batch by batch.
 /// Cut short, it begins anew with the next run, and writes what is left.
-pub async fn update_findings(
-    lock: &mut InstanceLock,
-    run: Run,
-    limit: Duration,
-) -> Result<(), StoreError> {
-    const DOING: &str = "examine the stored commands";
-    let connection = lock.connection();
-    let looking = is_examined(connection, run);
-    if within(limit, DOING, looking).await? {
+pub async fn update_findings(lock: &mut InstanceLock, run: Run) -> Result<(), StoreError> {
+    if is_examined(lock, run).await? {
         return Ok(());
     }
     let mut after = Uuid::nil();
-    while let Some(last) = within(limit, DOING, examine_batch(connection, run, after)).await? {
+    while let Some(last) = examine_batch(lock, run, after).await? {
         after = last;
     }
-    let noting = set_rules_version(connection, run, Some(RULES_VERSION));
-    within(limit, DOING, noting).await
+    set_rules_version(lock, run, Some(RULES_VERSION)).await
 }
 
-async fn is_examined(connection: &mut PgConnection, run: Run) -> Result<bool, StoreError> {
-    sqlx::query_scalar!(
+async fn is_examined(session: &mut Session<'_>, run: Run) -> Result<bool, StoreError> {
+    let query = sqlx::query!(
         r#"select rules_version is not null as "is_examined!" from swr.instance where instance_id = $1"#,
         run.instance_id
-    )
-    .fetch_one(connection)
-    .await
-    .doing("see whether the commands are examined")
+    ).map(|row| row.is_examined);
+    session
+        .fetch_one("see whether the commands are examined", query)
+        .await
 }
 
 /// Examines the commands that follow, and writes what differs. Gives the last of them.
 async fn examine_batch(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     after: Uuid,
 ) -> Result<Option<Uuid>, StoreError> {
     let instance_id = run.instance_id;
-    let stored = sqlx::query!(
+    let query = sqlx::query!(
         "select command_id, command
          from (
              select
@@ -254,10 +241,8 @@ async fn examine_batch(
         after,
         BATCH_COMMANDS,
         BATCH_BYTES
-    )
-    .fetch_all(&mut *connection)
-    .await
-    .doing("read commands")?;
+    );
+    let stored = session.fetch_all("read commands", query).await?;
     let Some(last) = stored.last() else {
         return Ok(None);
     };
@@ -265,26 +250,24 @@ async fn examine_batch(
         .iter()
         .map(|row| examine(row.command_id, &row.command))
         .collect();
-    let mut transaction = connection
-        .begin()
-        .await
-        .doing("begin to store what was found in commands")?;
+    let mut transaction = session
+        .begin("begin to store what was found in commands")
+        .await?;
     update_masked(&mut transaction, instance_id, &commands).await?;
     delete_outdated(&mut transaction, instance_id, &commands).await?;
     upsert_findings(&mut transaction, instance_id, &commands).await?;
     transaction
-        .commit()
-        .await
-        .doing("commit what was found in commands")?;
+        .commit("commit what was found in commands")
+        .await?;
     Ok(Some(last.command_id))
 }
 
 async fn update_masked(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     instance_id: i32,
     commands: &[Examined<'_>],
 ) -> Result<(), StoreError> {
-    sqlx::query!(
+    let query = sqlx::query!(
         "update swr.command k
          set masked_command = c.masked_command
          from unnest($2::uuid[], $3::text[]) as c (command_id, masked_command)
@@ -293,19 +276,17 @@ async fn update_masked(
         instance_id,
         commands.iter().map(|c| c.command_id).bind_iter() as _,
         commands.iter().map(|c| c.masked.as_deref()).bind_iter() as _,
-    )
-    .execute(connection)
-    .await
-    .doing("mask commands")?;
+    );
+    session.execute("mask commands", query).await?;
     Ok(())
 }
 
 async fn delete_outdated(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     instance_id: i32,
     commands: &[Examined<'_>],
 ) -> Result<(), StoreError> {
-    sqlx::query!(
+    let query = sqlx::query!(
         "delete from swr.command_finding k
          where k.instance_id = $1 and k.command_id = any ($2)
            and not exists (
@@ -318,9 +299,9 @@ async fn delete_outdated(
             .map(|(command_id, _, _)| command_id)
             .bind_iter() as _,
         rows(commands).map(|(_, rule_id, _)| rule_id).bind_iter() as _,
-    )
-    .execute(connection)
-    .await
-    .doing("delete what is no longer found in commands")?;
+    );
+    session
+        .execute("delete what is no longer found in commands", query)
+        .await?;
     Ok(())
 }

@@ -1,18 +1,19 @@
 //! Build histories: which are wanted, and how they are stored.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use chrono::{DateTime, Utc};
-use serde_json::Value;
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::Connection;
 use sqlx::postgres::PgBindIterExt;
 use sqlx::types::Json;
-use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::copy::CopyRows;
 use super::findings::{Examined, examine, insert_commands};
-use super::{Doing, Run, StoreError, content, to_micros};
-use crate::build_history::{BuildStep, HistoryAnswer, HistoryOutcome, Layer};
+use super::{Run, Session, StoreError, content, to_micros};
+use crate::build_history::{
+    BuildHistory, BuildStep, HistoryAnswer, HistoryOutcome, Layer, Refusal,
+};
 use crate::data_issue::DataIssue;
 
 /// Which of these digests need a request. They have to be distinct.
@@ -20,12 +21,12 @@ use crate::data_issue::DataIssue;
 /// Wanted are digests never requested, and those whose last answer was not final and whose time has
 /// come; of the latter none that this run has asked for already.
 pub async fn histories_wanted(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     digests: &[&str],
     now: DateTime<Utc>,
 ) -> Result<Vec<String>, StoreError> {
-    sqlx::query_scalar!(
+    let query = sqlx::query!(
         // A subquery, so that the plan is a look-up by key also while the table is empty or its rows
         // were never counted.
         r#"select wanted.digest as "digest!"
@@ -43,35 +44,35 @@ pub async fn histories_wanted(
         to_micros(now),
         run.started_at
     )
-    .fetch_all(connection)
-    .await
-    .doing("see which build histories are wanted")
+    .map(|row| row.digest);
+    session
+        .fetch_all("see which build histories are wanted", query)
+        .await
 }
 
 /// Whether the database holds other instances, whose build histories could be reused.
 pub async fn has_other_instances(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     instance_id: i32,
 ) -> Result<bool, StoreError> {
-    sqlx::query_scalar!(
+    let query = sqlx::query!(
         r#"select exists (select from swr.instance where instance_id <> $1) as "exists!""#,
         instance_id
     )
-    .fetch_one(connection)
-    .await
-    .doing("look for other instances")
+    .map(|row| row.exists);
+    session.fetch_one("look for other instances", query).await
 }
 
 /// Copies histories that another instance of the same database has already brought, with what
 /// had to be altered in them, and gives the digests that need no request any more.
 pub async fn reuse_histories(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     digests: &[&str],
     now: DateTime<Utc>,
 ) -> Result<(HistoryWrites, HashSet<String>), StoreError> {
     let instance_id = run.instance_id;
-    let sources = sqlx::query!(
+    let query = sqlx::query!(
         r#"select distinct on (m.digest) m.digest, m.instance_id
            from swr.instance i
            join swr.manifest m on m.instance_id = i.instance_id and m.digest = any($2)
@@ -79,21 +80,18 @@ pub async fn reuse_histories(
            order by m.digest, m.instance_id"#,
         instance_id,
         digests as _
-    )
-    .fetch_all(&mut *connection)
-    .await
-    .doing("look for build histories in other instances")?;
+    );
+    let sources = session
+        .fetch_all("look for build histories in other instances", query)
+        .await?;
     if sources.is_empty() {
         return Ok((HistoryWrites::default(), HashSet::new()));
     }
     let from: Vec<i32> = sources.iter().map(|source| source.instance_id).collect();
     let digests: Vec<String> = sources.into_iter().map(|source| source.digest).collect();
-    let mut transaction = connection
-        .begin()
-        .await
-        .doing("begin to copy build histories")?;
+    let mut transaction = session.begin("begin to copy build histories").await?;
     let mut rows = 0;
-    rows += sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.build_step
              (created_at, instance_id, created_at_ns, build_step_id, command_id, layer_id, media_type_id, chain_id,
               empty_layer, extra)
@@ -111,13 +109,10 @@ pub async fn reuse_histories(
         instance_id,
         &from,
         &digests
-    )
-    .execute(&mut *transaction)
-    .await
-    .doing("copy build steps")?
-    .rows_affected();
+    );
+    rows += transaction.execute("copy build steps", query).await?;
     // Other rules may have examined them there.
-    let commands = sqlx::query!(
+    let query = sqlx::query!(
         "select distinct on (c.command_id) c.command_id, c.command
          from unnest($2::integer[], $3::text[]) as f (instance_id, digest)
          join swr.manifest m on m.instance_id = f.instance_id and m.digest = f.digest
@@ -130,16 +125,16 @@ pub async fn reuse_histories(
         instance_id,
         &from,
         &digests
-    )
-    .fetch_all(&mut *transaction)
-    .await
-    .doing("read the commands to copy")?;
+    );
+    let commands = transaction
+        .fetch_all("read the commands to copy", query)
+        .await?;
     let commands: Vec<Examined<'_>> = commands
         .iter()
         .map(|row| examine(row.command_id, &row.command))
         .collect();
     rows += insert_commands(&mut transaction, instance_id, &commands).await?;
-    rows += sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.layer (size_bytes, instance_id, layer_id, digest)
          select distinct on (l.layer_id) l.size_bytes, $1::integer, l.layer_id, l.digest
          from unnest($2::integer[], $3::text[]) as f (instance_id, digest)
@@ -154,12 +149,9 @@ pub async fn reuse_histories(
         instance_id,
         &from,
         &digests
-    )
-    .execute(&mut *transaction)
-    .await
-    .doing("copy layers")?
-    .rows_affected();
-    rows += sqlx::query!(
+    );
+    rows += transaction.execute("copy layers", query).await?;
+    let query = sqlx::query!(
         "insert into swr.media_type (instance_id, media_type_id, media_type)
          select distinct on (t.media_type_id) $1::integer, t.media_type_id, t.media_type
          from unnest($2::integer[], $3::text[]) as f (instance_id, digest)
@@ -174,12 +166,9 @@ pub async fn reuse_histories(
         instance_id,
         &from,
         &digests
-    )
-    .execute(&mut *transaction)
-    .await
-    .doing("copy media types")?
-    .rows_affected();
-    rows += sqlx::query!(
+    );
+    rows += transaction.execute("copy media types", query).await?;
+    let query = sqlx::query!(
         "insert into swr.manifest
              (instance_id, digest, outcome, attempts, attempted_at, http_status, error_code, error_message,
               reported_total, layer_bytes, build_step_ids, layer_ids, chain_ids, extra)
@@ -196,13 +185,10 @@ pub async fn reuse_histories(
         instance_id,
         &from,
         &digests
-    )
-    .execute(&mut *transaction)
-    .await
-    .doing("copy manifests")?
-    .rows_affected();
+    );
+    rows += transaction.execute("copy manifests", query).await?;
     // The key of a step is the digest and the position.
-    let data_issues = sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.data_issue
              (instance_id, data_issue_id, run_id, recorded_at, table_name, row_key, field, action, original)
          select distinct on (d.data_issue_id)
@@ -220,15 +206,9 @@ pub async fn reuse_histories(
         to_micros(now),
         &from,
         &digests
-    )
-    .execute(&mut *transaction)
-    .await
-    .doing("copy data issues")?
-    .rows_affected();
-    transaction
-        .commit()
-        .await
-        .doing("commit copied build histories")?;
+    );
+    let data_issues = transaction.execute("copy data issues", query).await?;
+    transaction.commit("commit copied build histories").await?;
     let writes = HistoryWrites {
         rows: rows + data_issues,
         data_issues,
@@ -245,23 +225,23 @@ pub struct HistoryWrites {
     pub data_issues: u64,
 }
 
-/// Stores answers under their digests, over a connection of its own.
+/// Stores answers under their digests, over a session of its own.
 ///
 /// An answer stays valid, however the run ends, so it is stored outside of
 /// publish. Storing it twice changes nothing.
 #[derive(Debug)]
 pub struct HistoryWriter {
-    connection: PgConnection,
+    session: Session<'static>,
     run: Run,
     known: Known,
 }
 
 /// Content that is in the database for certain: most steps of an image are its base's.
 #[derive(Debug, Default)]
-struct Known {
+pub(super) struct Known {
     ids: HashSet<Uuid>,
-    /// Whether the database has no other steps and layers of the instance: those that it had before the
-    /// run were none, and only this run writes. `None` until that was looked up.
+    /// Whether the database has no other manifests, steps and layers of the instance: it had none before
+    /// the run, and only this run writes. `None` until that was looked up.
     is_complete: Option<bool>,
 }
 
@@ -294,7 +274,7 @@ pub(super) struct StepRow<'a> {
 }
 
 /// Names the steps of a history, oldest first.
-pub(super) fn step_rows(steps: &[BuildStep]) -> impl Iterator<Item = StepRow<'_>> {
+fn step_rows(steps: &[BuildStep]) -> impl Iterator<Item = StepRow<'_>> {
     let (mut parent, mut chain_id) = (None, None);
     steps.iter().map(move |step| {
         let command_id = step.command.as_deref().map(content::command_id);
@@ -317,36 +297,28 @@ pub(super) fn step_rows(steps: &[BuildStep]) -> impl Iterator<Item = StepRow<'_>
     })
 }
 
-struct ManifestRow<'a> {
-    digest: &'a str,
-    outcome: &'static str,
+pub(super) struct ManifestRow<'a> {
+    pub(super) digest: &'a str,
+    pub(super) outcome: &'static str,
     is_final: bool,
-    http_status: Option<i16>,
-    error_code: Option<&'a str>,
-    error_message: Option<&'a str>,
-    reported_total: Option<i64>,
-    layer_bytes: Option<i64>,
-    /// Where its ids are in the batch's flat lists.
-    steps: Slice,
-    layers: Slice,
-    chains: Slice,
-    extra: Option<&'a serde_json::Map<String, Value>>,
+    refusal: Option<&'a Refusal>,
+    pub(super) history: Option<&'a BuildHistory>,
+    /// The steps and what follows from them, if the outcome is `stored`.
+    pub(super) steps: Option<(Vec<Uuid>, Layering)>,
 }
 
-/// A part of a flat list, as PostgreSQL counts: first (from 1) and last, both inclusive.
-#[derive(Clone, Copy)]
-struct Slice {
-    first: i32,
-    last: i32,
+/// The earlier attempts to fetch a history, which were not final.
+struct EarlierAttempts {
+    attempts: i32,
+    waiting_since: Option<DateTime<Utc>>,
 }
 
-impl Slice {
-    /// What was added to a list since it had this length.
-    fn since(length: usize, list: &[Uuid]) -> Slice {
-        Slice {
-            first: length as i32 + 1,
-            last: list.len() as i32,
-        }
+impl EarlierAttempts {
+    /// A history is asked for again in the next run, then after an hour, four hours, and so on up to a
+    /// week.
+    fn delay(&self) -> TimeDelta {
+        let exponent = u32::try_from(self.attempts - 1).unwrap_or(0).min(6);
+        TimeDelta::hours(4_i64.pow(exponent)).min(TimeDelta::days(7))
     }
 }
 
@@ -363,7 +335,7 @@ pub(super) struct Layering {
 
 impl Layering {
     /// The layering of the steps of one history, oldest first.
-    pub(super) fn of(steps: &[StepRow<'_>]) -> Layering {
+    fn of(steps: &[StepRow<'_>]) -> Layering {
         let mut seen = HashSet::new();
         let mut layering = Layering::default();
         let mut total = 0_i128;
@@ -385,24 +357,21 @@ impl Layering {
 
 /// The rows of a batch, each once.
 #[derive(Default)]
-struct Batch<'a> {
+pub(super) struct Batch<'a> {
     offered: HashSet<Uuid>,
-    commands: Vec<Examined<'a>>,
-    media_types: Vec<(Uuid, &'a str)>,
-    layers: Vec<(Uuid, &'a Layer)>,
-    steps: Vec<StepRow<'a>>,
-    step_ids: Vec<Uuid>,
-    layer_ids: Vec<Uuid>,
-    chain_ids: Vec<Uuid>,
-    manifests: Vec<ManifestRow<'a>>,
+    pub(super) commands: Vec<Examined<'a>>,
+    pub(super) media_types: Vec<(Uuid, &'a str)>,
+    pub(super) layers: Vec<(Uuid, &'a Layer)>,
+    pub(super) steps: Vec<StepRow<'a>>,
+    pub(super) manifests: Vec<ManifestRow<'a>>,
     issues: Vec<&'a DataIssue>,
 }
 
 impl HistoryWriter {
     /// Stores for `run` over `connection`.
-    pub fn new(connection: PgConnection, run: Run) -> HistoryWriter {
+    pub fn new(session: Session<'static>, run: Run) -> HistoryWriter {
         HistoryWriter {
-            connection,
+            session,
             run,
             known: Known::default(),
         }
@@ -431,7 +400,7 @@ impl HistoryWriter {
         };
         self.known.remember(batch.offered.into_iter());
         // One large history must not take its memory for the rest of the run.
-        self.connection.shrink_buffers();
+        self.session.connection().shrink_buffers();
         Ok(writes)
     }
 
@@ -441,29 +410,28 @@ impl HistoryWriter {
         now: DateTime<Utc>,
     ) -> Result<HistoryWrites, StoreError> {
         let run = self.run;
-        let mut transaction = self
-            .connection
-            .begin()
-            .await
-            .doing("begin to store build histories")?;
-        let connection = &mut *transaction;
+        let mut transaction = self.session.begin("begin to store build histories").await?;
+        let session = &mut transaction;
         let is_complete = match self.known.is_complete {
             Some(is_complete) => is_complete,
-            None => is_without_content(connection, run).await?,
+            None => is_without_content(session, run).await?,
         };
         self.known.is_complete = Some(is_complete);
-        let stored = match is_complete {
-            true => HashSet::new(),
-            false => stored_content(connection, run, batch).await?,
+        let (stored, earlier) = match is_complete {
+            true => (HashSet::new(), HashMap::new()),
+            false => (
+                stored_content(session, run, batch).await?,
+                take_out_manifests(session, run, &batch.manifests).await?,
+            ),
         };
         let mut rows = 0;
-        rows += insert_commands(connection, run.instance_id, &batch.commands).await?;
-        rows += copy_layers(connection, run, &batch.layers, &stored).await?;
-        rows += insert_media_types(connection, run, &batch.media_types).await?;
-        rows += copy_steps(connection, run, &batch.steps, &stored).await?;
-        rows += upsert_manifests(connection, run, batch, now).await?;
-        let data_issues = insert_issues(connection, run, &batch.issues, now).await?;
-        transaction.commit().await.doing("commit build histories")?;
+        rows += insert_commands(session, run.instance_id, &batch.commands).await?;
+        rows += copy_layers(session, run, &batch.layers, &stored).await?;
+        rows += insert_media_types(session, run, &batch.media_types).await?;
+        rows += copy_steps(session, run, &batch.steps, &stored).await?;
+        rows += copy_manifests(session, run, &batch.manifests, &earlier, now).await?;
+        let data_issues = insert_issues(session, run, &batch.issues, now).await?;
+        transaction.commit("commit build histories").await?;
         Ok(HistoryWrites {
             rows: rows + data_issues,
             data_issues,
@@ -473,12 +441,12 @@ impl HistoryWriter {
     /// Closes the connection.
     pub async fn close(self) {
         // All is committed; the server notices a lost connection by itself.
-        let _ = self.connection.close().await;
+        self.session.close().await;
     }
 }
 
 impl<'a> Batch<'a> {
-    fn add(&mut self, answer: &'a HistoryAnswer, known: &Known) {
+    pub(super) fn add(&mut self, answer: &'a HistoryAnswer, known: &Known) {
         let HistoryAnswer { digest, outcome } = answer;
         let (word, is_final) = match outcome {
             HistoryOutcome::Stored(_) => ("stored", true),
@@ -488,11 +456,6 @@ impl<'a> Batch<'a> {
             HistoryOutcome::Gone(_) => ("gone", false),
             HistoryOutcome::Failed(_) => ("failed", false),
         };
-        let before = (
-            self.step_ids.len(),
-            self.layer_ids.len(),
-            self.chain_ids.len(),
-        );
         let (history, refusal) = match outcome {
             HistoryOutcome::Stored(history) | HistoryOutcome::Empty(history) => {
                 (Some(history), None)
@@ -502,7 +465,7 @@ impl<'a> Batch<'a> {
             | HistoryOutcome::Gone(refusal)
             | HistoryOutcome::Failed(refusal) => (None, Some(refusal)),
         };
-        let layer_bytes = history.map(|history| {
+        let steps = history.map(|history| {
             self.issues.extend(&history.issues);
             self.add_steps(&history.steps, known)
         });
@@ -510,29 +473,19 @@ impl<'a> Batch<'a> {
             digest,
             outcome: word,
             is_final,
-            http_status: refusal
-                .and_then(|refusal| refusal.status)
-                .map(|status| status as i16),
-            error_code: refusal.and_then(|refusal| refusal.code.as_deref()),
-            error_message: refusal.map(|refusal| refusal.message.as_str()),
-            reported_total: history.and_then(|history| history.reported_total),
-            layer_bytes: layer_bytes.filter(|_| word == "stored"),
-            steps: Slice::since(before.0, &self.step_ids),
-            layers: Slice::since(before.1, &self.layer_ids),
-            chains: Slice::since(before.2, &self.chain_ids),
-            extra: history.and_then(|history| history.extra.as_ref()),
+            refusal,
+            history,
+            steps: steps.filter(|_| word == "stored"),
         });
     }
 
-    /// Gives the bytes of the layers.
-    fn add_steps(&mut self, steps: &'a [BuildStep], known: &Known) -> i64 {
+    /// Gives the ids of the steps, and what follows from them.
+    fn add_steps(&mut self, steps: &'a [BuildStep], known: &Known) -> (Vec<Uuid>, Layering) {
         let rows: Vec<StepRow<'_>> = step_rows(steps).collect();
         let layering = Layering::of(&rows);
-        self.layer_ids.extend(layering.layer_ids);
-        self.chain_ids.extend(layering.chain_ids);
+        let step_ids = rows.iter().map(|row| row.build_step_id).collect();
         for row in rows {
             let layer = row.step.layer.as_ref();
-            self.step_ids.push(row.build_step_id);
             if !self.is_news(known, row.build_step_id) {
                 continue;
             }
@@ -554,7 +507,7 @@ impl<'a> Batch<'a> {
             }
             self.steps.push(row);
         }
-        layering.layer_bytes
+        (step_ids, layering)
     }
 
     /// Whether this content is neither stored for certain nor in this batch already.
@@ -563,28 +516,30 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Whether the instance has neither steps nor layers.
-async fn is_without_content(connection: &mut PgConnection, run: Run) -> Result<bool, StoreError> {
-    sqlx::query_scalar!(
-        r#"select not exists (select from swr.build_step where instance_id = $1)
+/// Whether the instance has no manifests, steps and layers.
+async fn is_without_content(session: &mut Session<'_>, run: Run) -> Result<bool, StoreError> {
+    let query = sqlx::query!(
+        r#"select not exists (select from swr.manifest where instance_id = $1)
+              and not exists (select from swr.build_step where instance_id = $1)
               and not exists (select from swr.layer where instance_id = $1) as "is_empty!""#,
         run.instance_id
     )
-    .fetch_one(connection)
-    .await
-    .doing("see whether build steps are stored")
+    .map(|row| row.is_empty);
+    session
+        .fetch_one("see whether build steps are stored", query)
+        .await
 }
 
 /// Which steps and layers of a batch the database has.
 async fn stored_content(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     batch: &Batch<'_>,
 ) -> Result<HashSet<Uuid>, StoreError> {
     if batch.steps.is_empty() {
         return Ok(HashSet::new());
     }
-    let stored = sqlx::query_scalar!(
+    let query = sqlx::query!(
         // Subqueries, so that the plan is a look-up by key, however many rows the planner expects.
         r#"select o.build_step_id as "id!"
            from unnest($2::uuid[]) as o (build_step_id)
@@ -597,15 +552,16 @@ async fn stored_content(
         batch.steps.iter().map(|row| row.build_step_id).bind_iter() as _,
         batch.layers.iter().map(|(id, _)| *id).bind_iter() as _,
     )
-    .fetch_all(connection)
-    .await
-    .doing("see which build steps are stored")?;
+    .map(|row| row.id);
+    let stored = session
+        .fetch_all("see which build steps are stored", query)
+        .await?;
     Ok(stored.into_iter().collect())
 }
 
 /// Writes the layers that are not stored.
 async fn copy_layers(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     layers: &[(Uuid, &Layer)],
     stored: &HashSet<Uuid>,
@@ -617,26 +573,26 @@ async fn copy_layers(
             row.value(run.instance_id)?;
             row.value(layer_id)?;
             row.value(layer.digest.as_str())
-        })
-        .doing("store layers")?;
+        });
     }
-    rows.write(
-        connection,
-        "copy swr.layer (size_bytes, instance_id, layer_id, digest) from stdin (format binary)",
-    )
-    .await
-    .doing("store layers")
+    session
+        .copy(
+            "store layers",
+            rows,
+            "copy swr.layer (size_bytes, instance_id, layer_id, digest) from stdin (format binary)",
+        )
+        .await
 }
 
 async fn insert_media_types(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     media_types: &[(Uuid, &str)],
 ) -> Result<u64, StoreError> {
     if media_types.is_empty() {
         return Ok(0);
     }
-    let result = sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.media_type (instance_id, media_type_id, media_type)
          select $1, t.media_type_id, t.media_type
          from unnest($2::uuid[], $3::text[]) as t (media_type_id, media_type)
@@ -644,16 +600,13 @@ async fn insert_media_types(
         run.instance_id,
         media_types.iter().map(|(id, _)| *id).bind_iter() as _,
         media_types.iter().map(|(_, text)| *text).bind_iter() as _,
-    )
-    .execute(connection)
-    .await
-    .doing("store media types")?;
-    Ok(result.rows_affected())
+    );
+    session.execute("store media types", query).await
 }
 
 /// Writes the steps that are not stored.
 async fn copy_steps(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     steps: &[StepRow<'_>],
     stored: &HashSet<Uuid>,
@@ -681,91 +634,111 @@ async fn copy_steps(
             row.value(step.chain_id)?;
             row.value(*empty_layer)?;
             row.value(extra.as_ref().map(Json))
-        })
-        .doing("store build steps")?;
+        });
     }
-    rows.write(
-        connection,
-        "copy swr.build_step
+    session.copy("store build steps", rows, "copy swr.build_step
              (created_at, instance_id, created_at_ns, build_step_id, command_id, layer_id, media_type_id, chain_id,
               empty_layer, extra)
-         from stdin (format binary)",
-    )
-    .await
-    .doing("store build steps")
+         from stdin (format binary)").await
 }
 
-/// Writes how each fetch ended. What is not final is due again in the next run, then after an
-/// hour, four hours, and so on up to a week.
-async fn upsert_manifests(
-    connection: &mut PgConnection,
+/// Takes out the manifests of a batch whose earlier fetch was not final, to be written anew. Gives those
+/// with their attempts, and those that are final, which stay, without.
+async fn take_out_manifests(
+    session: &mut Session<'_>,
     run: Run,
-    batch: &Batch<'_>,
+    manifests: &[ManifestRow<'_>],
+) -> Result<HashMap<String, Option<EarlierAttempts>>, StoreError> {
+    let query = sqlx::query!(
+        r#"with retried as (
+               delete from swr.manifest
+               where instance_id = $1 and digest = any($2) and next_attempt_at is not null
+               returning digest, attempts, waiting_since
+           )
+           select digest as "digest!", attempts, waiting_since from retried
+           union all
+           select digest, null, null from swr.manifest
+           where instance_id = $1 and digest = any($2) and next_attempt_at is null"#,
+        run.instance_id,
+        manifests.iter().map(|m| m.digest).bind_iter() as _,
+    )
+    .map(|row| {
+        let earlier = row.attempts.map(|attempts| EarlierAttempts {
+            attempts,
+            waiting_since: row.waiting_since,
+        });
+        (row.digest, earlier)
+    });
+    let doing = "look for earlier attempts to fetch build histories";
+    Ok(session.fetch_all(doing, query).await?.into_iter().collect())
+}
+
+/// Writes how each fetch ended.
+async fn copy_manifests(
+    session: &mut Session<'_>,
+    run: Run,
+    manifests: &[ManifestRow<'_>],
+    earlier: &HashMap<String, Option<EarlierAttempts>>,
     now: DateTime<Utc>,
 ) -> Result<u64, StoreError> {
-    let manifests = &batch.manifests;
-    let result = sqlx::query!(
-        "insert into swr.manifest as stored
+    let mut rows = CopyRows::new(16);
+    for manifest in manifests {
+        let earlier = match earlier.get(manifest.digest) {
+            // Another answer was final.
+            Some(None) => continue,
+            Some(earlier) => earlier.as_ref(),
+            None => None,
+        };
+        let ManifestRow {
+            digest,
+            outcome,
+            is_final,
+            refusal,
+            history,
+            steps,
+        } = manifest;
+        let next_attempt_at = match is_final {
+            true => None,
+            false => Some(now + earlier.map_or(TimeDelta::zero(), EarlierAttempts::delay)),
+        };
+        let waiting_since = match is_final {
+            true => None,
+            false => earlier.map_or(Some(now), |earlier| earlier.waiting_since),
+        };
+        let status = refusal.and_then(|refusal| refusal.status);
+        let step_ids = steps.as_ref().map(|(step_ids, _)| step_ids);
+        let layering = steps.as_ref().map(|(_, layering)| layering);
+        rows.row(|row| {
+            row.value(run.instance_id)?;
+            row.value(*digest)?;
+            row.value(*outcome)?;
+            row.value(earlier.map_or(0, |earlier| earlier.attempts) + 1)?;
+            row.value(now)?;
+            row.value(next_attempt_at)?;
+            row.value(waiting_since)?;
+            row.value(status.map(|status| status as i16))?;
+            row.value(refusal.and_then(|refusal| refusal.code.as_deref()))?;
+            row.value(refusal.map(|refusal| refusal.message.as_str()))?;
+            row.value(history.and_then(|history| history.reported_total))?;
+            row.value(layering.map(|layering| layering.layer_bytes))?;
+            row.value(step_ids)?;
+            row.value(layering.map(|layering| &layering.layer_ids))?;
+            row.value(layering.map(|layering| &layering.chain_ids))?;
+            row.value(history.and_then(|history| history.extra.as_ref()).map(Json))
+        });
+    }
+    session.copy(
+        "store manifests",
+        rows,
+        "copy swr.manifest
              (instance_id, digest, outcome, attempts, attempted_at, next_attempt_at, waiting_since, http_status,
               error_code, error_message, reported_total, layer_bytes, build_step_ids, layer_ids, chain_ids, extra)
-         select $1, m.digest, m.outcome, 1, $2::timestamptz,
-                case when not m.is_final then $2::timestamptz end,
-                case when not m.is_final then $2::timestamptz end,
-                m.http_status, m.error_code, m.error_message, m.reported_total, m.layer_bytes,
-                case when m.outcome = 'stored' then ($18::uuid[])[m.first_step:m.last_step] end,
-                case when m.outcome = 'stored' then ($19::uuid[])[m.first_layer:m.last_layer] end,
-                case when m.outcome = 'stored' then ($20::uuid[])[m.first_chain:m.last_chain] end, m.extra
-         from unnest($3::text[], $4::text[], $5::boolean[], $6::smallint[], $7::text[], $8::text[], $9::bigint[],
-                     $10::bigint[], $11::integer[], $12::integer[], $13::integer[], $14::integer[], $15::integer[],
-                     $16::integer[], $17::jsonb[])
-              as m (digest, outcome, is_final, http_status, error_code, error_message, reported_total,
-                    layer_bytes, first_step, last_step, first_layer, last_layer, first_chain, last_chain, extra)
-         on conflict (instance_id, digest) do update
-         set outcome = excluded.outcome,
-             attempts = stored.attempts + 1,
-             attempted_at = excluded.attempted_at,
-             next_attempt_at = case when excluded.next_attempt_at is not null then excluded.attempted_at end
-                 + least(interval '7 days', interval '1 hour' * power(4, least(stored.attempts - 1, 6))),
-             waiting_since = case when excluded.next_attempt_at is not null then stored.waiting_since end,
-             http_status = excluded.http_status,
-             error_code = excluded.error_code,
-             error_message = excluded.error_message,
-             reported_total = excluded.reported_total,
-             layer_bytes = excluded.layer_bytes,
-             build_step_ids = excluded.build_step_ids,
-             layer_ids = excluded.layer_ids,
-             chain_ids = excluded.chain_ids,
-             extra = excluded.extra
-         where stored.next_attempt_at is not null",
-        run.instance_id,
-        now,
-        manifests.iter().map(|m| m.digest).bind_iter() as _,
-        manifests.iter().map(|m| m.outcome).bind_iter() as _,
-        manifests.iter().map(|m| m.is_final).bind_iter() as _,
-        manifests.iter().map(|m| m.http_status).bind_iter() as _,
-        manifests.iter().map(|m| m.error_code).bind_iter() as _,
-        manifests.iter().map(|m| m.error_message).bind_iter() as _,
-        manifests.iter().map(|m| m.reported_total).bind_iter() as _,
-        manifests.iter().map(|m| m.layer_bytes).bind_iter() as _,
-        manifests.iter().map(|m| m.steps.first).bind_iter() as _,
-        manifests.iter().map(|m| m.steps.last).bind_iter() as _,
-        manifests.iter().map(|m| m.layers.first).bind_iter() as _,
-        manifests.iter().map(|m| m.layers.last).bind_iter() as _,
-        manifests.iter().map(|m| m.chains.first).bind_iter() as _,
-        manifests.iter().map(|m| m.chains.last).bind_iter() as _,
-        manifests.iter().map(|m| m.extra.map(Json)).bind_iter() as _,
-        &batch.step_ids,
-        &batch.layer_ids,
-        &batch.chain_ids
-    )
-    .execute(connection)
-    .await
-    .doing("store manifests")?;
-    Ok(result.rows_affected())
+         from stdin (format binary)",
+    ).await
 }
 
 pub(super) async fn insert_issues(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     issues: &[&DataIssue],
     now: DateTime<Utc>,
@@ -773,7 +746,7 @@ pub(super) async fn insert_issues(
     if issues.is_empty() {
         return Ok(0);
     }
-    let result = sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.data_issue
              (instance_id, data_issue_id, run_id, recorded_at, table_name, row_key, field, action, original)
          select $1, i.data_issue_id, $2, $3, i.table_name, i.row_key, i.field, i.action, i.original
@@ -789,11 +762,8 @@ pub(super) async fn insert_issues(
         issues.iter().map(|i| i.field.as_str()).bind_iter() as _,
         issues.iter().map(|i| i.action.as_str()).bind_iter() as _,
         issues.iter().map(|i| Json(&i.original)).bind_iter() as _,
-    )
-    .execute(connection)
-    .await
-    .doing("store data issues")?;
-    Ok(result.rows_affected())
+    );
+    session.execute("store data issues", query).await
 }
 
 /// PostgreSQL cuts at microseconds; this is what it cuts off.

@@ -1,17 +1,16 @@
-//! What artifacts share, for the reports: layers counted by repository, and bases.
+//! What artifacts share, for the reports: bytes that only one of them has, and bases.
 //!
-//! `swr.artifact_layering` has a row for each artifact that is counted in
-//! `swr.repository_layer`. Publish takes out the artifacts that go before it changes
-//! `swr.artifact`, and takes in those that came after it, whenever their history arrived. What
-//! follows from the counts is computed again only if there were any, and written where it differs.
+//! `swr.artifact_layering` has a row for each artifact that is taken into account. Publish takes out the
+//! artifacts that go before it changes `swr.artifact`, and takes in those that came after it, whenever
+//! their history arrived. If there were any, it computes the sums of the whole instance again and writes
+//! what differs: the bytes that one artifact has alone depend on all others.
 //!
 //! What follows from one history alone, its layers and its chains, is in `swr.manifest`: no statement
 //! here reads build steps.
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Doing, Run, StoreError};
+use super::{Run, Session, StoreError};
 
 /// Artifacts that were taken out or in.
 #[derive(Debug, Default)]
@@ -22,341 +21,255 @@ pub(super) struct Moved {
 }
 
 /// Takes out the artifacts which this listing shows no more, or elsewhere.
-pub(super) async fn take_out(connection: &mut PgConnection, run: Run) -> Result<Moved, StoreError> {
-    let moved = sqlx::query!(
-        r#"with leaving as materialized (
-             select g.artifact_id, g.root_chain_id, a.repository_id, a.digest
-             from swr.artifact_layering g
-             join swr.artifact a on a.instance_id = $1 and a.artifact_id = g.artifact_id
-             where g.instance_id = $1
+pub(super) async fn take_out(session: &mut Session<'_>, run: Run) -> Result<Moved, StoreError> {
+    let query = sqlx::query!(
+        r#"with leaving as (
+             delete from swr.artifact_layering g
+             using swr.artifact a
+             where g.instance_id = $1 and a.instance_id = $1 and a.artifact_id = g.artifact_id
                and not exists (
                    select from swr.staged_artifact s
                    where s.instance_id = $1 and s.run_id = $2 and s.artifact_id = a.artifact_id
                      and s.repository_id = a.repository_id and s.digest = a.digest
                )
-         ),
-         lost as materialized (
-             select l.repository_id, u.layer_id, count(*) as artifact_count, bit_xor(l.artifact_id) as artifact_id_xor
-             from leaving l
-             join swr.manifest m on m.instance_id = $1 and m.digest = l.digest
-             cross join lateral unnest(m.layer_ids) as u (layer_id)
-             group by l.repository_id, u.layer_id
-         ),
-         emptied as (
-             delete from swr.repository_layer k
-             using lost l
-             where k.instance_id = $1 and k.layer_id = l.layer_id and k.repository_id = l.repository_id
-               and k.artifact_count = l.artifact_count
-         ),
-         lowered as (
-             update swr.repository_layer k
-             set artifact_count = k.artifact_count - l.artifact_count,
-                 artifact_id_xor = k.artifact_id_xor # l.artifact_id_xor
-             from lost l
-             where k.instance_id = $1 and k.layer_id = l.layer_id and k.repository_id = l.repository_id
-               and k.artifact_count > l.artifact_count
-         ),
-         dropped as (
-             delete from swr.artifact_layering g
-             using leaving l
-             where g.instance_id = $1 and g.artifact_id = l.artifact_id
+             returning g.root_chain_id
          )
          select count(*) as "artifacts!", array_agg(distinct root_chain_id) filter (where root_chain_id is not null)
              as root_chain_ids
          from leaving"#,
         run.instance_id,
         run.run_id
-    )
-    .fetch_one(connection)
-    .await
-    .doing("uncount the layers of removed artifacts")?;
+    );
+    let moved = session
+        .fetch_one("take out what removed artifacts share", query)
+        .await?;
     Ok(Moved {
         artifacts: moved.artifacts,
         root_chain_ids: moved.root_chain_ids.unwrap_or_default(),
     })
 }
 
-/// Takes in the artifacts whose history is stored and not counted yet, and brings up to date
+/// Takes in the artifacts whose history is stored and that have no row yet, and brings up to date
 /// what follows from them and from those taken out. `has_changes` says whether artifacts changed
 /// otherwise, for one could be in another namespace now.
 pub(super) async fn take_in(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     taken_out: Moved,
     has_changes: bool,
 ) -> Result<(), StoreError> {
-    let taken_in = count_layers(connection, run).await?;
-    if taken_out.artifacts + taken_in.artifacts == 0 && !has_changes {
+    let entering = entering(session, run).await?;
+    if taken_out.artifacts + entering.artifacts == 0 && !has_changes {
         return Ok(());
     }
-    let root_chain_ids = [taken_out.root_chain_ids, taken_in.root_chain_ids].concat();
-    update_artifacts(connection, run, &root_chain_ids).await?;
-    update_repositories(connection, run).await?;
-    update_namespaces(connection, run).await
+    let root_chain_ids = [taken_out.root_chain_ids, entering.root_chain_ids].concat();
+    update(session, run, &root_chain_ids).await
 }
 
-/// Counts the layers of the artifacts that have no row in `swr.artifact_layering` yet.
-async fn count_layers(connection: &mut PgConnection, run: Run) -> Result<Moved, StoreError> {
-    let moved = sqlx::query!(
-        r#"with entering as materialized (
-             select a.artifact_id, a.repository_id, m.layer_ids, m.chain_ids[1] as root_chain_id
-             from swr.artifact a
-             join swr.manifest m on m.instance_id = $1 and m.digest = a.digest
-             where a.instance_id = $1 and a.removed_at is null and m.outcome = 'stored'
-               and not exists (
-                   select from swr.artifact_layering g where g.instance_id = $1 and g.artifact_id = a.artifact_id
-               )
-         ),
-         counted as (
-             insert into swr.repository_layer as k
-                 (instance_id, artifact_count, repository_id, artifact_id_xor, layer_id)
-             select $1, count(*), e.repository_id, bit_xor(e.artifact_id), u.layer_id
-             from entering e
-             cross join lateral unnest(e.layer_ids) as u (layer_id)
-             group by u.layer_id, e.repository_id
-             -- The order in which the reports read them.
-             order by u.layer_id, e.repository_id
-             on conflict (instance_id, layer_id, repository_id) do update
-             set artifact_count = k.artifact_count + excluded.artifact_count,
-                 artifact_id_xor = k.artifact_id_xor # excluded.artifact_id_xor
-         )
-         select count(*) as "artifacts!", array_agg(distinct root_chain_id) filter (where root_chain_id is not null)
-             as root_chain_ids
-         from entering"#,
+/// The artifacts with a stored history that have no row in `swr.artifact_layering` yet.
+async fn entering(session: &mut Session<'_>, run: Run) -> Result<Moved, StoreError> {
+    let query = sqlx::query!(
+        r#"select count(*) as "artifacts!",
+                  array_agg(distinct m.chain_ids[1]) filter (where m.chain_ids[1] is not null) as root_chain_ids
+           from swr.artifact a
+           join swr.manifest m on m.instance_id = $1 and m.digest = a.digest
+           where a.instance_id = $1 and a.removed_at is null and m.outcome = 'stored'
+             and not exists (
+                 select from swr.artifact_layering g where g.instance_id = $1 and g.artifact_id = a.artifact_id
+             )"#,
         run.instance_id
-    )
-    .fetch_one(connection)
-    .await
-    .doing("count the layers of new artifacts")?;
+    );
+    let moved = session
+        .fetch_one("look for artifacts with a new history", query)
+        .await?;
     Ok(Moved {
         artifacts: moved.artifacts,
         root_chain_ids: moved.root_chain_ids.unwrap_or_default(),
     })
 }
 
-/// Writes the row of each artifact where it differs: what it has alone, and, of the images that begin
-/// with one of these chains, the base and the longest shared chain.
-async fn update_artifacts(
-    connection: &mut PgConnection,
+/// Writes each row of the three tables where it differs: the bytes of artifacts, repositories and
+/// namespaces, those that each has alone, and, of the images that begin with one of these chains, the base
+/// and the longest shared chain.
+async fn update(
+    session: &mut Session<'_>,
     run: Run,
     root_chain_ids: &[Uuid],
 ) -> Result<(), StoreError> {
-    sqlx::query!(
-        "with root as materialized (
-             select distinct unnest($2::uuid[]) as chain_id
-         ),
-         listed as materialized (
-             select a.artifact_id, a.digest, cardinality(m.layer_ids) as layer_count, m.layer_bytes,
-                    m.chain_ids[1] as root_chain_id, m.chain_ids[cardinality(m.chain_ids)] as chain_id
+    let query = sqlx::query!(
+        "with listed as materialized (
+             select a.artifact_id, a.repository_id, a.digest, coalesce(a.namespace_id, r.namespace_id, 0) as namespace_id,
+                    m.layer_bytes, m.layer_ids, m.chain_ids
              from swr.artifact a
              join swr.manifest m on m.instance_id = $1 and m.digest = a.digest
+             left join swr.repository r on r.instance_id = $1 and r.repository_id = a.repository_id
              where a.instance_id = $1 and a.removed_at is null and m.outcome = 'stored'
+         ),
+         -- Bases: how many images pass through each chain, and how many end there.
+         root as materialized (
+             select distinct unnest($2::uuid[]) as chain_id
          ),
          image as materialized (
              -- A digest in several repositories is one image. A number is cheaper to join by than a digest.
-             select row_number() over () as image, m.digest, m.chain_ids,
-                    m.chain_ids[cardinality(m.chain_ids)] as chain_id
-             from swr.manifest m
-             join root r on r.chain_id = m.chain_ids[1]
-             where m.instance_id = $1 and m.outcome = 'stored'
-               and exists (select from listed l where l.digest = m.digest)
+             select row_number() over () as image, d.digest, d.chain_ids, cardinality(d.chain_ids) as length
+             from (
+                 select distinct on (l.digest) l.digest, l.chain_ids
+                 from listed l
+                 join root r on r.chain_id = l.chain_ids[1]
+             ) d
          ),
          link as materialized (
-             select i.image, u.position, u.chain_id
+             select i.image, u.position, u.chain_id, u.position = i.length as is_whole
              from image i
              cross join lateral unnest(i.chain_ids) with ordinality as u (chain_id, position)
          ),
-         passing as materialized (
-             select chain_id, count(*) as images
-             from link
-             group by chain_id
-         ),
-         ending as materialized (
-             select chain_id, count(*) as images
-             from image
-             group by chain_id
-         ),
-         node as materialized (
-             select p.chain_id, p.images as passing, coalesce(e.images, 0) as ending
-             from passing p
-             left join ending e on e.chain_id = p.chain_id
-         ),
-         whole as materialized (
-             select i.image, i.chain_id, n.passing, n.ending
-             from image i
-             join node n on n.chain_id = i.chain_id
-         ),
-         found as materialized (
-             select
-                 l.image,
-                 max(l.position) filter (where n.ending > 0 and l.chain_id <> w.chain_id) as base_position,
-                 -- More images pass here than have the whole of this one.
-                 max(l.position) filter (
-                     where n.passing > w.passing or (l.chain_id = w.chain_id and w.ending > 1)
-                 ) as shared_position
+         common as materialized (
+             -- Most chains are one image's alone: these are no base, and not shared.
+             select l.image, l.position, l.is_whole, n.passing, n.ending
              from link l
-             join node n on n.chain_id = l.chain_id
-             join whole w on w.image = l.image
-             group by l.image
+             join (
+                 select chain_id, count(*) as passing, count(*) filter (where is_whole) as ending
+                 from link
+                 group by chain_id
+                 having count(*) > 1
+             ) n on n.chain_id = l.chain_id
          ),
          based as materialized (
              select i.digest, i.chain_ids[f.base_position] as base_chain_id,
                     i.chain_ids[f.shared_position] as shared_chain_id
              from image i
-             join found f on f.image = i.image
+             left join (
+                 select
+                     c.image,
+                     max(c.position) filter (where c.ending > 0 and not c.is_whole) as base_position,
+                     -- More images pass here than have the whole of this one.
+                     max(c.position) filter (
+                         where c.passing > coalesce(w.passing, 1) or (c.is_whole and c.ending > 1)
+                     ) as shared_position
+                 from common c
+                 left join (select image, passing from common where is_whole) w on w.image = c.image
+                 group by c.image
+             ) f on f.image = i.image
+         ),
+         -- Bytes: who has each layer, by repository and by namespace. A layer's only artifact is the least.
+         repository_layer as materialized (
+             select h.repository_id, h.layer_id, count(*)::integer as artifacts, min(h.artifact_id) as artifact_id
+             from (select artifact_id, repository_id, unnest(layer_ids) as layer_id from listed) h
+             group by h.repository_id, h.layer_id
+         ),
+         home as (
+             select repository_id, min(namespace_id) as namespace_id
+             from listed
+             group by repository_id
+         ),
+         namespace_layer as materialized (
+             select h.namespace_id, k.layer_id, count(*)::integer as repositories,
+                    sum(k.artifacts)::integer as artifacts, min(k.artifact_id) as artifact_id
+             from repository_layer k
+             join home h on h.repository_id = k.repository_id
+             group by h.namespace_id, k.layer_id
+         ),
+         used as materialized (
+             select n.layer_id, max(l.size_bytes) as size_bytes, count(*) as namespaces,
+                    sum(n.repositories) as repositories, sum(n.artifacts) as artifacts,
+                    min(n.artifact_id) as artifact_id
+             from namespace_layer n
+             join swr.layer l on l.instance_id = $1 and l.layer_id = n.layer_id
+             group by n.layer_id
+         ),
+         repository as materialized (
+             select
+                 k.repository_id,
+                 count(*) as layer_count,
+                 coalesce(swr.total_bytes(sum(u.size_bytes)), 0) as layer_bytes,
+                 coalesce(swr.total_bytes(sum(u.size_bytes) filter (where u.repositories = 1)), 0) as exclusive_bytes
+             from repository_layer k
+             join used u on u.layer_id = k.layer_id
+             group by k.repository_id
+         ),
+         namespace as materialized (
+             select
+                 k.namespace_id,
+                 count(*) as layer_count,
+                 coalesce(swr.total_bytes(sum(u.size_bytes)), 0) as layer_bytes,
+                 coalesce(swr.total_bytes(sum(u.size_bytes) filter (where u.namespaces = 1)), 0) as exclusive_bytes
+             from namespace_layer k
+             join used u on u.layer_id = k.layer_id
+             group by k.namespace_id
+         ),
+         repositories_dropped as (
+             delete from swr.repository_layering r
+             where r.instance_id = $1 and not exists (select from repository f where f.repository_id = r.repository_id)
+         ),
+         repositories_written as (
+             insert into swr.repository_layering (instance_id, layer_count, repository_id, layer_bytes, exclusive_bytes)
+             select $1, f.layer_count, f.repository_id, f.layer_bytes, f.exclusive_bytes
+             from repository f
+             where not exists (
+                 select from swr.repository_layering r
+                 where r.instance_id = $1 and r.repository_id = f.repository_id and r.layer_count = f.layer_count
+                   and r.layer_bytes = f.layer_bytes and r.exclusive_bytes = f.exclusive_bytes
+             )
+             on conflict (instance_id, repository_id) do update
+             set layer_count = excluded.layer_count,
+                 layer_bytes = excluded.layer_bytes,
+                 exclusive_bytes = excluded.exclusive_bytes
+         ),
+         namespaces_dropped as (
+             delete from swr.namespace_layering n
+             where n.instance_id = $1 and not exists (select from namespace f where f.namespace_id = n.namespace_id)
+         ),
+         namespaces_written as (
+             insert into swr.namespace_layering (instance_id, layer_count, namespace_id, layer_bytes, exclusive_bytes)
+             select $1, f.layer_count, f.namespace_id, f.layer_bytes, f.exclusive_bytes
+             from namespace f
+             where not exists (
+                 select from swr.namespace_layering n
+                 where n.instance_id = $1 and n.namespace_id = f.namespace_id and n.layer_count = f.layer_count
+                   and n.layer_bytes = f.layer_bytes and n.exclusive_bytes = f.exclusive_bytes
+             )
+             on conflict (instance_id, namespace_id) do update
+             set layer_count = excluded.layer_count,
+                 layer_bytes = excluded.layer_bytes,
+                 exclusive_bytes = excluded.exclusive_bytes
          ),
          alone as (
-             -- A layer of one artifact, whose id the exclusive or is.
-             select layer_id, bit_xor(artifact_id_xor) as artifact_id
-             from swr.repository_layer
-             where instance_id = $1
-             group by layer_id
-             having sum(artifact_count) = 1
-         ),
-         summed as (
-             select a.artifact_id, swr.total_bytes(sum(y.size_bytes)) as size_bytes
-             from alone a
-             join swr.layer y on y.instance_id = $1 and y.layer_id = a.layer_id
-             group by a.artifact_id
-         ),
-         fresh as (
-             select l.artifact_id, l.layer_count, l.layer_bytes, coalesce(s.size_bytes, 0) as exclusive_bytes,
-                    l.root_chain_id, l.chain_id,
-                    case when b.digest is null then g.base_chain_id else b.base_chain_id end as base_chain_id,
-                    case when b.digest is null then g.shared_chain_id else b.shared_chain_id end as shared_chain_id
-             from listed l
-             left join summed s on s.artifact_id = l.artifact_id
-             left join based b on b.digest = l.digest
-             left join swr.artifact_layering g on g.instance_id = $1 and g.artifact_id = l.artifact_id
-             where g.artifact_id is null
-                or g.exclusive_bytes <> coalesce(s.size_bytes, 0)
-                or (b.digest is not null
-                    and (g.base_chain_id, g.shared_chain_id) is distinct from (b.base_chain_id, b.shared_chain_id))
+             select artifact_id, swr.total_bytes(sum(size_bytes)) as size_bytes
+             from used
+             where artifacts = 1
+             group by artifact_id
          )
          insert into swr.artifact_layering
              (instance_id, layer_count, artifact_id, layer_bytes, exclusive_bytes, root_chain_id, chain_id,
               base_chain_id, shared_chain_id)
-         select $1, f.layer_count, f.artifact_id, f.layer_bytes, f.exclusive_bytes, f.root_chain_id, f.chain_id,
-                f.base_chain_id, f.shared_chain_id
-         from fresh f
+         select $1, cardinality(l.layer_ids), l.artifact_id, l.layer_bytes, coalesce(s.size_bytes, 0),
+                l.chain_ids[1], l.chain_ids[cardinality(l.chain_ids)],
+                case when b.digest is null then g.base_chain_id else b.base_chain_id end,
+                case when b.digest is null then g.shared_chain_id else b.shared_chain_id end
+         from listed l
+         left join alone s on s.artifact_id = l.artifact_id
+         left join based b on b.digest = l.digest
+         left join swr.artifact_layering g on g.instance_id = $1 and g.artifact_id = l.artifact_id
+         where g.artifact_id is null
+            or g.exclusive_bytes <> coalesce(s.size_bytes, 0)
+            or (b.digest is not null
+                and (g.base_chain_id, g.shared_chain_id) is distinct from (b.base_chain_id, b.shared_chain_id))
          on conflict (instance_id, artifact_id) do update
          set exclusive_bytes = excluded.exclusive_bytes,
              base_chain_id = excluded.base_chain_id,
              shared_chain_id = excluded.shared_chain_id",
         run.instance_id,
         root_chain_ids
-    )
-    .execute(connection)
-    .await
-    .doing("find what each artifact shares")?;
-    Ok(())
-}
-
-async fn update_repositories(connection: &mut PgConnection, run: Run) -> Result<(), StoreError> {
-    sqlx::query!(
-        "with used as (
-             select layer_id, count(*) as repositories
-             from swr.repository_layer
-             where instance_id = $1
-             group by layer_id
-         ),
-         fresh as materialized (
-             select
-                 k.repository_id,
-                 count(*) as layer_count,
-                 coalesce(swr.total_bytes(sum(l.size_bytes)), 0) as layer_bytes,
-                 coalesce(swr.total_bytes(sum(l.size_bytes) filter (where u.repositories = 1)), 0) as exclusive_bytes
-             from swr.repository_layer k
-             join used u on u.layer_id = k.layer_id
-             join swr.layer l on l.instance_id = $1 and l.layer_id = k.layer_id
-             where k.instance_id = $1
-             group by k.repository_id
-         ),
-         dropped as (
-             delete from swr.repository_layering r
-             where r.instance_id = $1 and not exists (select from fresh f where f.repository_id = r.repository_id)
-         )
-         insert into swr.repository_layering (instance_id, layer_count, repository_id, layer_bytes, exclusive_bytes)
-         select $1, f.layer_count, f.repository_id, f.layer_bytes, f.exclusive_bytes
-         from fresh f
-         where not exists (
-             select from swr.repository_layering r
-             where r.instance_id = $1 and r.repository_id = f.repository_id and r.layer_count = f.layer_count
-               and r.layer_bytes = f.layer_bytes and r.exclusive_bytes = f.exclusive_bytes
-         )
-         on conflict (instance_id, repository_id) do update
-         set layer_count = excluded.layer_count,
-             layer_bytes = excluded.layer_bytes,
-             exclusive_bytes = excluded.exclusive_bytes",
-        run.instance_id
-    )
-    .execute(connection)
-    .await
-    .doing("sum the layers of repositories")?;
-    Ok(())
-}
-
-async fn update_namespaces(connection: &mut PgConnection, run: Run) -> Result<(), StoreError> {
-    sqlx::query!(
-        "with home as (
-             select a.repository_id, min(coalesce(a.namespace_id, r.namespace_id, 0)) as namespace_id
-             from swr.artifact_layering g
-             join swr.artifact a on a.instance_id = $1 and a.artifact_id = g.artifact_id
-             left join swr.repository r on r.instance_id = $1 and r.repository_id = a.repository_id
-             where g.instance_id = $1
-             group by a.repository_id
-         ),
-         held as materialized (
-             select distinct h.namespace_id, k.layer_id
-             from swr.repository_layer k
-             join home h on h.repository_id = k.repository_id
-             where k.instance_id = $1
-         ),
-         used as (
-             select layer_id, count(*) as namespaces
-             from held
-             group by layer_id
-         ),
-         fresh as materialized (
-             select
-                 h.namespace_id,
-                 count(*) as layer_count,
-                 coalesce(swr.total_bytes(sum(l.size_bytes)), 0) as layer_bytes,
-                 coalesce(swr.total_bytes(sum(l.size_bytes) filter (where u.namespaces = 1)), 0) as exclusive_bytes
-             from held h
-             join used u on u.layer_id = h.layer_id
-             join swr.layer l on l.instance_id = $1 and l.layer_id = h.layer_id
-             group by h.namespace_id
-         ),
-         dropped as (
-             delete from swr.namespace_layering n
-             where n.instance_id = $1 and not exists (select from fresh f where f.namespace_id = n.namespace_id)
-         )
-         insert into swr.namespace_layering (instance_id, layer_count, namespace_id, layer_bytes, exclusive_bytes)
-         select $1, f.layer_count, f.namespace_id, f.layer_bytes, f.exclusive_bytes
-         from fresh f
-         where not exists (
-             select from swr.namespace_layering n
-             where n.instance_id = $1 and n.namespace_id = f.namespace_id and n.layer_count = f.layer_count
-               and n.layer_bytes = f.layer_bytes and n.exclusive_bytes = f.exclusive_bytes
-         )
-         on conflict (instance_id, namespace_id) do update
-         set layer_count = excluded.layer_count,
-             layer_bytes = excluded.layer_bytes,
-             exclusive_bytes = excluded.exclusive_bytes",
-        run.instance_id
-    )
-    .execute(connection)
-    .await
-    .doing("sum the layers of namespaces")?;
+    );
+    session.execute("find what artifacts share", query).await?;
     Ok(())
 }
 
 /// Computes again what artifacts share, from the build histories of those that are counted, and records
 /// each difference as corrupt. An artifact that is not counted yet is none: its history may have arrived
 /// after the latest publish, and the next one counts it.
-pub(super) async fn compare(connection: &mut PgConnection, run: Run) -> Result<(), StoreError> {
-    sqlx::query!(
+pub(super) async fn compare(session: &mut Session<'_>, run: Run) -> Result<(), StoreError> {
+    let query = sqlx::query!(
         "with counted as materialized (
              select g.artifact_id, a.repository_id, a.digest, m.layer_ids, m.chain_ids,
                     coalesce(a.namespace_id, r.namespace_id, 0) as namespace_id
@@ -378,8 +291,7 @@ pub(super) async fn compare(connection: &mut PgConnection, run: Run) -> Result<(
              join swr.layer l on l.instance_id = $1 and l.layer_id = u.layer_id
          ),
          repository_layer as materialized (
-             select repository_id, layer_id, count(*) as artifact_count, bit_xor(artifact_id) as artifact_id_xor,
-                    max(size_bytes) as size_bytes
+             select repository_id, layer_id, count(*) as artifact_count, max(size_bytes) as size_bytes
              from held
              group by repository_id, layer_id
          ),
@@ -489,20 +401,6 @@ pub(super) async fn compare(connection: &mut PgConnection, run: Run) -> Result<(
              ) d (field, stored, found)
              where g.instance_id = $1 and (d.field = 'row' or e.artifact_id is not null)
              union all
-             select 'repository_layer',
-                    coalesce(k.repository_id, e.repository_id) || ' ' || coalesce(k.layer_id, e.layer_id),
-                    d.field, d.stored, d.found
-             from (select * from swr.repository_layer where instance_id = $1) k
-             full join repository_layer e on e.repository_id = k.repository_id and e.layer_id = k.layer_id
-             cross join lateral (
-                 values
-                     ('row', case when k.layer_id is not null then 'present' end,
-                      case when e.layer_id is not null then 'present' end),
-                     ('artifact_count', k.artifact_count::text, e.artifact_count::text),
-                     ('artifact_id_xor', k.artifact_id_xor::text, e.artifact_id_xor::text)
-             ) d (field, stored, found)
-             where d.field = 'row' or (k.layer_id is not null and e.layer_id is not null)
-             union all
              select 'repository_layering', coalesce(k.repository_id, e.repository_id)::text, d.field, d.stored, d.found
              from (select * from swr.repository_layering where instance_id = $1) k
              full join repository e on e.repository_id = k.repository_id
@@ -536,9 +434,9 @@ pub(super) async fn compare(connection: &mut PgConnection, run: Run) -> Result<(
          where c.stored is distinct from c.found",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("compare what artifacts share")?;
+    );
+    session
+        .execute("compare what artifacts share", query)
+        .await?;
     Ok(())
 }

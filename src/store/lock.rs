@@ -1,12 +1,13 @@
 //! One writer per instance: a session advisory lock.
 
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection, Executor, PgConnection};
+use sqlx::{Connection, Executor};
 
-use super::{Doing, StoreError};
+use super::{Session, StoreError};
 
 /// First half of the lock's key, the second is the instance: "SWRS" in ASCII.
 pub(super) const LOCK_CLASS: i32 = 0x5357_5253;
@@ -14,13 +15,13 @@ pub(super) const LOCK_CLASS: i32 = 0x5357_5253;
 /// Limit for giving the lock back; a lost connection gives it back by itself.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The lock of one instance, and the connection it lives on.
+/// The lock of one instance, and the session that holds it.
 ///
-/// Whatever must not happen twice at a time asks for this value, and uses its connection:
-/// a lost connection has lost the lock, and can write nothing more.
+/// Whatever must not happen twice at a time asks for this value, and uses its session: a lost
+/// connection has lost the lock, and can write nothing more.
 #[derive(Debug)]
 pub struct InstanceLock {
-    connection: PgConnection,
+    session: Session<'static>,
     instance_id: i32,
     backend_process_id: i32,
 }
@@ -124,51 +125,37 @@ pub enum LockAttempt {
     Taken(InstanceLock),
     /// Somebody else has it.
     Held {
-        /// The connection, to try again.
-        connection: PgConnection,
+        /// The session, to try again.
+        session: Session<'static>,
         /// Who it is; `None` if the lock was released meanwhile.
         holder: Option<LockHolder>,
     },
 }
 
 impl InstanceLock {
-    /// Takes the lock, or says who has it.
-    pub async fn acquire(
-        connection: PgConnection,
-        instance_id: i32,
-    ) -> Result<InstanceLock, StoreError> {
-        match InstanceLock::attempt(connection, instance_id).await? {
-            LockAttempt::Taken(lock) => Ok(lock),
-            LockAttempt::Held { holder, .. } => Err(StoreError::Locked {
-                holder: holder.map(Box::new),
-                waited: None,
-            }),
-        }
-    }
-
     /// Tries to take the lock. It does not wait: a statement that did would keep its snapshot,
     /// and with it the server from cleaning up behind the run that is going on.
     pub async fn attempt(
-        mut connection: PgConnection,
+        mut session: Session<'static>,
         instance_id: i32,
     ) -> Result<LockAttempt, StoreError> {
-        let taken = sqlx::query!(
+        let query = sqlx::query!(
             r#"select pg_try_advisory_lock($1, $2) as "is_ours!", pg_backend_pid() as "backend_process_id!""#,
             LOCK_CLASS,
             instance_id
-        )
-        .fetch_one(&mut connection)
-        .await
-        .doing("take the lock of the instance")?;
+        );
+        let taken = session
+            .fetch_one("take the lock of the instance", query)
+            .await?;
         if taken.is_ours {
             return Ok(LockAttempt::Taken(InstanceLock {
-                connection,
+                session,
                 instance_id,
                 backend_process_id: taken.backend_process_id,
             }));
         }
-        let holder = holder(&mut connection, instance_id).await?;
-        Ok(LockAttempt::Held { connection, holder })
+        let holder = holder(&mut session, instance_id).await?;
+        Ok(LockAttempt::Held { session, holder })
     }
 
     /// The instance that is locked.
@@ -176,12 +163,7 @@ impl InstanceLock {
         self.instance_id
     }
 
-    /// The connection that holds the lock.
-    pub fn connection(&mut self) -> &mut PgConnection {
-        &mut self.connection
-    }
-
-    /// The server's process behind the connection, for [`cancel`].
+    /// The server's process behind the session, to cancel its statement.
     pub fn backend_process_id(&self) -> i32 {
         self.backend_process_id
     }
@@ -190,14 +172,12 @@ impl InstanceLock {
     /// statement would get it. If it was the begin of a transaction, sqlx does not know that the
     /// server is in one, and what is written next would go with it.
     pub async fn settle(&mut self) {
+        let connection = self.session.connection();
         // A connection that is lost shows in the next statement too.
-        let _ = self.connection.ping().await;
+        let _ = connection.ping().await;
         // Mostly there is no transaction, and the server's warning of that is nobody's business.
-        let _ = self
-            .connection
-            .execute("set client_min_messages = error")
-            .await;
-        let _ = self.connection.execute("rollback").await;
+        let _ = connection.execute("set client_min_messages = error").await;
+        let _ = connection.execute("rollback").await;
     }
 
     /// Gives the lock back, and closes its connection.
@@ -206,25 +186,39 @@ impl InstanceLock {
         // that starts at once must not find it taken. A lost connection has lost the lock too.
         // A database that does not answer must not hold up the end of the program.
         let releasing = async {
-            let _ = sqlx::query_scalar!(
+            let query = sqlx::query!(
                 "select pg_advisory_unlock($1, $2)",
                 LOCK_CLASS,
                 self.instance_id
             )
-            .fetch_one(&mut self.connection)
-            .await;
-            let _ = self.connection.close().await;
+            .map(|row| row.pg_advisory_unlock);
+            let _ = self.session.fetch_one("release the lock", query).await;
+            self.session.close().await;
         };
         let _ = tokio::time::timeout(RELEASE_TIMEOUT, releasing).await;
     }
 }
 
+impl Deref for InstanceLock {
+    type Target = Session<'static>;
+
+    fn deref(&self) -> &Session<'static> {
+        &self.session
+    }
+}
+
+impl DerefMut for InstanceLock {
+    fn deref_mut(&mut self) -> &mut Session<'static> {
+        &mut self.session
+    }
+}
+
 /// Who holds the lock of an instance; `None` if nobody does.
 pub(super) async fn holder(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     instance_id: i32,
 ) -> Result<Option<LockHolder>, StoreError> {
-    let row = sqlx::query!(
+    let query = sqlx::query!(
         r#"select
                l.pid as "backend_process_id!",
                a.usename::text as role,
@@ -248,10 +242,10 @@ pub(super) async fn holder(
            limit 1"#,
         i64::from(LOCK_CLASS),
         instance_id
-    )
-    .fetch_optional(connection)
-    .await
-    .doing("see who holds the lock of the instance")?;
+    );
+    let row = session
+        .fetch_optional("see who holds the lock of the instance", query)
+        .await?;
     Ok(row.map(
         |row| match (row.host, row.process_id, row.run_id, row.since) {
             (Some(host), Some(process_id), Some(run_id), Some(since)) => LockHolder::Run {
@@ -277,10 +271,10 @@ pub(super) async fn holder(
 /// hands out another session, and behind it another run may go on, or a restart of the server may
 /// have emptied the staging tables.
 pub(super) async fn check_held(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     instance_id: i32,
 ) -> Result<(), StoreError> {
-    let is_held = sqlx::query_scalar!(
+    let query = sqlx::query!(
         r#"select exists (
                select from pg_locks
                where locktype = 'advisory' and pid = pg_backend_pid() and granted
@@ -289,22 +283,13 @@ pub(super) async fn check_held(
         i64::from(LOCK_CLASS),
         i64::from(instance_id)
     )
-    .fetch_one(connection)
-    .await
-    .doing("see whether the lock is still held")?;
+    .map(|row| row.is_held);
+    let is_held = session
+        .fetch_one("see whether the lock is still held", query)
+        .await?;
     if is_held {
         Ok(())
     } else {
         Err(StoreError::LockLost)
     }
-}
-
-/// Ends the statement that another session of the same role is in, if any.
-pub async fn cancel(
-    connection: &mut PgConnection,
-    backend_process_id: i32,
-) -> Result<(), StoreError> {
-    crate::database::cancel(connection, backend_process_id)
-        .await
-        .doing("cancel a statement")
 }

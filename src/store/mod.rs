@@ -1,7 +1,7 @@
 //! PostgreSQL: the lock, the run rows, staging, build histories, and publish.
 //!
-//! Statements take a connection; transactions are opened one level up. The store
-//! never makes a request, and takes the time from its caller.
+//! Statements take a session, which gives each a limit; transactions are opened one level up. The
+//! store never makes a request, and takes the time from its caller.
 
 mod content;
 mod copy;
@@ -13,6 +13,7 @@ mod publish;
 mod readiness;
 mod removal;
 mod runs;
+mod session;
 mod stage;
 mod uncataloged;
 mod verify;
@@ -29,10 +30,8 @@ pub use findings::{prepare_findings, update_findings};
 pub use history::{
     HistoryWriter, HistoryWrites, has_other_instances, histories_wanted, reuse_histories,
 };
-pub use lock::{InstanceLock, LockAttempt, LockHolder, cancel};
-pub use publish::{
-    MassRemoval, PublishCounts, Publishing, RemovedKind, RepositoryLoss, analyze, publish,
-};
+pub use lock::{InstanceLock, LockAttempt, LockHolder};
+pub use publish::{MassRemoval, Publishing, RemovedKind, RepositoryLoss, analyze, publish};
 pub use readiness::{
     InstanceState, ServerState, instance_state, is_public_open, missing_migration_rights,
     missing_run_rights, server_state,
@@ -42,12 +41,13 @@ pub use runs::{
     Instance, ListingAge, Namesake, OtherClocks, Run, RunEnd, describe_instance, find_namesake,
     listing_ages, note_listing, other_clocks, save_progress,
 };
+pub use session::Session;
 pub use stage::{
     Staged, repositories_listing, stage_artifacts, stage_namespaces, stage_repositories,
 };
 pub use verify::{
-    Compared, Comparison, HistoriesCompared, Verdict, VerifiedRun, compare_histories,
-    compare_listing, find_instance, histories_to_verify, record_verification, verified_run,
+    Comparison, compare_histories, compare_listing, histories_to_verify, record_verification,
+    verified_run,
 };
 
 /// What can go wrong in the store.
@@ -121,6 +121,17 @@ impl StoreError {
             .is_some_and(|error| error.is_unique_violation())
     }
 
+    /// What became of a commit of publish: one that the server refused has not happened, but one whose
+    /// answer is lost may have.
+    fn of_commit(self) -> StoreError {
+        match self {
+            StoreError::Statement { source, .. } if !is_refusal(&source) => {
+                StoreError::CommitUnknown(source)
+            }
+            error => error,
+        }
+    }
+
     /// The refusal as the outcome of a build history.
     pub fn refusal_of_content(&self) -> Refusal {
         let code = match self {
@@ -136,18 +147,6 @@ impl StoreError {
             message: format!("the database refuses to store this build history ({what})"),
             code,
         }
-    }
-}
-
-/// Gives a step its limit.
-pub async fn within<T>(
-    limit: Duration,
-    doing: &'static str,
-    work: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    match crate::database::within(limit, work).await {
-        Some(result) => result,
-        None => Err(StoreError::Silent { doing, limit }),
     }
 }
 
@@ -173,31 +172,6 @@ impl fmt::Display for Locked<'_> {
             None => Ok(()),
         }
     }
-}
-
-/// Names what a statement was to do, for the error.
-trait Doing<T> {
-    fn doing(self, doing: &'static str) -> Result<T, StoreError>;
-}
-
-impl<T> Doing<T> for Result<T, sqlx::Error> {
-    fn doing(self, doing: &'static str) -> Result<T, StoreError> {
-        self.map_err(|error| StoreError::Statement {
-            doing,
-            source: error.into(),
-        })
-    }
-}
-
-/// What became of a commit: one that the server refused has not happened, but one whose answer is
-/// lost may have.
-fn committed(answer: Result<(), sqlx::Error>, doing: &'static str) -> Result<(), StoreError> {
-    answer
-        .map_err(SqlError)
-        .map_err(|source| match is_refusal(&source) {
-            true => StoreError::Statement { doing, source },
-            false => StoreError::CommitUnknown(source),
-        })
 }
 
 /// Whether the server refused it, rather than ending the session without an answer.

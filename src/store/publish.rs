@@ -5,33 +5,13 @@
 
 use std::fmt;
 
-use chrono::{DateTime, Utc};
-use sqlx::{Connection, PgConnection};
-
 use super::{
-    Doing, InstanceLock, Run, RunEnd, StoreError, layering, save_progress, to_micros, uncataloged,
+    InstanceLock, Run, RunEnd, Session, StoreError, layering, save_progress, to_micros, uncataloged,
 };
 use crate::clock::Clock;
 use crate::data_issue::Action;
 use crate::run::{RunCounters, RunOutcome};
-
-/// What publish changed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(
-    missing_docs,
-    reason = "each is described at its column of swr.sync_run"
-)]
-pub struct PublishCounts {
-    pub artifacts_listed: u64,
-    pub artifacts_new: u64,
-    pub artifacts_changed: u64,
-    pub artifacts_removed: u64,
-    pub tags_new: u64,
-    pub tags_moved: u64,
-    pub tags_removed: u64,
-    pub data_issues: u64,
-    pub rows_written: u64,
-}
+use chrono::{DateTime, Utc};
 
 /// What to publish, and within which bounds.
 #[derive(Debug, Clone, Copy)]
@@ -139,8 +119,7 @@ pub async fn publish(
         exit_code,
         max_removals_percent,
     } = publishing;
-    let connection = lock.connection();
-    let mut transaction = connection.begin().await.doing("begin to publish")?;
+    let mut transaction = lock.begin("begin to publish").await?;
     super::lock::check_held(&mut transaction, run.instance_id).await?;
     plan_for_bulk(&mut transaction).await?;
     let previous_started_at = previous_listing(&mut transaction, run.instance_id).await?;
@@ -168,7 +147,6 @@ pub async fn publish(
             RemovedKind::Artifacts => counters.artifacts_removed = removal.removed,
             RemovedKind::Tags => counters.tags_removed = removal.removed,
         }
-        transaction.rollback().await.doing("publish nothing")?;
         return Err(StoreError::MassRemoval(Box::new(removal)));
     }
     doubt.warn();
@@ -176,9 +154,17 @@ pub async fn publish(
         warn_of_short_listing(&mut transaction, run).await?;
     }
     let now = to_micros(clock.now());
-    let mut counts = apply(&mut transaction, run, listing, doubt, differences, now).await?;
-    counts.rows_written += tags_missing;
-    add(counters, counts);
+    apply(
+        &mut transaction,
+        run,
+        listing,
+        doubt,
+        differences,
+        now,
+        counters,
+    )
+    .await?;
+    counters.rows_written += tags_missing;
     let outcome = if dry_run {
         RunOutcome::DryRun
     } else {
@@ -190,110 +176,89 @@ pub async fn publish(
         exit_code: Some(exit_code),
     };
     if dry_run {
-        transaction.rollback().await.doing("take the trial back")?;
-        super::stage::clear(lock.connection(), run.instance_id).await?;
-        return save_progress(lock.connection(), run, counters, end, clock.now()).await;
+        // Rolls back.
+        drop(transaction);
+        super::stage::clear(lock, run.instance_id).await?;
+        return save_progress(lock, run, counters, end, clock.now()).await;
     }
     save_progress(&mut transaction, run, counters, end, clock.now()).await?;
-    super::committed(transaction.commit().await, "commit the new listing")
+    let committing = transaction.commit("commit the new listing");
+    committing.await.map_err(StoreError::of_commit)
 }
 
-fn add(counters: &mut RunCounters, counts: PublishCounts) {
-    let PublishCounts {
-        artifacts_listed,
-        artifacts_new,
-        artifacts_changed,
-        artifacts_removed,
-        tags_new,
-        tags_moved,
-        tags_removed,
-        data_issues,
-        rows_written,
-    } = counts;
-    counters.artifacts_listed = artifacts_listed;
-    counters.artifacts_new = artifacts_new;
-    counters.artifacts_changed = artifacts_changed;
-    counters.artifacts_removed = artifacts_removed;
-    counters.artifacts_unchanged = artifacts_listed - artifacts_new - artifacts_changed;
-    counters.tags_new = tags_new;
-    counters.tags_moved = tags_moved;
-    counters.tags_removed = tags_removed;
-    counters.data_issues += data_issues;
-    counters.rows_written += rows_written;
-}
-
+/// Writes the differences, and counts them in `counters`.
 async fn apply(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     listing: ListingTime,
     doubt: Doubt,
     differences: Differences,
     now: DateTime<Utc>,
-) -> Result<PublishCounts, StoreError> {
+    counters: &mut RunCounters,
+) -> Result<(), StoreError> {
     let Differences { artifacts, tags } = differences;
     let mut rows = 0;
-    rows += insert_namespaces(connection, run).await?;
-    rows += update_namespaces(connection, run).await?;
-    rows += remove_namespaces(connection, run, listing, doubt).await?;
-    let repositories_moved = repositories_move(connection, run).await?;
-    rows += insert_repositories(connection, run).await?;
-    rows += update_repositories(connection, run).await?;
-    rows += uncataloged::upsert_repositories(connection, run).await?;
-    rows += remove_repositories(connection, run, listing, doubt).await?;
+    rows += insert_namespaces(session, run).await?;
+    rows += update_namespaces(session, run).await?;
+    rows += remove_namespaces(session, run, listing, doubt).await?;
+    let repositories_moved = repositories_move(session, run).await?;
+    rows += insert_repositories(session, run).await?;
+    rows += update_repositories(session, run).await?;
+    rows += uncataloged::upsert_repositories(session, run).await?;
+    rows += remove_repositories(session, run, listing, doubt).await?;
 
     let (mut taken_out, mut changes_recorded) = (layering::Moved::default(), 0);
     let (mut inserted, mut updated, mut removed) = (0, 0, 0);
     if artifacts.has_others_than_new() {
-        taken_out = layering::take_out(connection, run).await?;
-        changes_recorded = record_artifact_changes(connection, run).await?;
+        taken_out = layering::take_out(session, run).await?;
+        changes_recorded = record_artifact_changes(session, run).await?;
     }
     if artifacts.new > 0 {
-        inserted = insert_artifacts(connection, run).await?;
+        inserted = insert_artifacts(session, run).await?;
     }
     if artifacts.changed + artifacts.pulled + artifacts.returning > 0 {
-        updated = update_artifacts(connection, run).await?;
+        updated = update_artifacts(session, run).await?;
     }
     if artifacts.missing > 0 {
-        removed = remove_artifacts(connection, run, listing, doubt).await?;
+        removed = remove_artifacts(session, run, listing, doubt).await?;
     }
     rows += inserted + updated + removed + changes_recorded;
     let has_changes = changes_recorded > 0 || repositories_moved;
-    layering::take_in(connection, run, taken_out, has_changes).await?;
+    layering::take_in(session, run, taken_out, has_changes).await?;
 
     let (mut tags_moved, mut tags_removed, mut opened) = (0, 0, 0);
     let tags_differ = tags.changed + tags.missing > 0 || artifacts.has_others_than_new();
     if tags_differ {
-        tags_moved = close_moved_tags(connection, run, listing).await?;
-        tags_removed = close_removed_tags(connection, run, listing, doubt).await?;
+        tags_moved = close_moved_tags(session, run, listing).await?;
+        tags_removed = close_removed_tags(session, run, listing, doubt).await?;
     }
     if tags_differ || tags.new > 0 {
-        opened = open_tags(connection, run, listing).await?;
+        opened = open_tags(session, run, listing).await?;
     }
     if tags_differ {
-        rows += continue_intervals(connection, run).await?;
-        rows += delete_tags(connection, run).await?;
-        rows += update_tags(connection, run).await?;
+        rows += continue_intervals(session, run).await?;
+        rows += delete_tags(session, run).await?;
+        rows += update_tags(session, run).await?;
     }
     if tags_differ || tags.new > 0 {
-        rows += insert_tags(connection, run).await?;
+        rows += insert_tags(session, run).await?;
     }
     rows += tags_moved + tags_removed + opened;
 
-    let data_issues = insert_data_issues(connection, run, now).await?;
-    rows += data_issues;
-    let artifacts_listed = count_artifacts(connection, run).await?;
-    super::stage::clear(connection, run.instance_id).await?;
-    Ok(PublishCounts {
-        artifacts_listed,
-        artifacts_new: inserted + artifacts.returning as u64,
-        artifacts_changed: (artifacts.changed + artifacts.pulled) as u64,
-        artifacts_removed: removed,
-        tags_new: opened - tags_moved,
-        tags_moved,
-        tags_removed,
-        data_issues,
-        rows_written: rows,
-    })
+    let data_issues = insert_data_issues(session, run, now).await?;
+    counters.artifacts_listed = count_artifacts(session, run).await?;
+    super::stage::clear(session, run.instance_id).await?;
+    counters.artifacts_new = inserted + artifacts.returning as u64;
+    counters.artifacts_changed = (artifacts.changed + artifacts.pulled) as u64;
+    counters.artifacts_removed = removed;
+    counters.artifacts_unchanged =
+        counters.artifacts_listed - counters.artifacts_new - counters.artifacts_changed;
+    counters.tags_new = opened - tags_moved;
+    counters.tags_moved = tags_moved;
+    counters.tags_removed = tags_removed;
+    counters.data_issues += data_issues;
+    counters.rows_written += rows + data_issues;
+    Ok(())
 }
 
 /// In what the listing and the tables differ, counted once. What has no difference costs no further
@@ -334,10 +299,10 @@ struct TagDifferences {
 
 /// Compares the listed artifacts with the published ones, and marks those that are not equal.
 async fn compare_artifacts(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
 ) -> Result<ArtifactDifferences, StoreError> {
-    sqlx::query_as!(
+    let query = sqlx::query_as!(
         ArtifactDifferences,
         r#"with compared as materialized (
                select
@@ -373,18 +338,18 @@ async fn compare_artifacts(
            from compared"#,
         run.instance_id,
         run.run_id
-    )
-    .fetch_one(connection)
-    .await
-    .doing("compare the listed artifacts with the published ones")
+    );
+    session
+        .fetch_one(
+            "compare the listed artifacts with the published ones",
+            query,
+        )
+        .await
 }
 
 /// Compares the listed tags with the published ones, and marks those that are not equal.
-async fn compare_tags(
-    connection: &mut PgConnection,
-    run: Run,
-) -> Result<TagDifferences, StoreError> {
-    sqlx::query_as!(
+async fn compare_tags(session: &mut Session<'_>, run: Run) -> Result<TagDifferences, StoreError> {
+    let query = sqlx::query_as!(
         TagDifferences,
         r#"with compared as materialized (
                select
@@ -414,10 +379,10 @@ async fn compare_tags(
            from compared"#,
         run.instance_id,
         run.run_id
-    )
-    .fetch_one(connection)
-    .await
-    .doing("compare the listed tags with the published ones")
+    );
+    session
+        .fetch_one("compare the listed tags with the published ones", query)
+        .await
 }
 
 /// So few may go whatever their share: a small registry is cleaned up in one go.
@@ -429,16 +394,16 @@ const LOSSES: i64 = 5;
 /// stay. A tag counts when it is missing for the first time; a run that accepted that has accepted
 /// its removal by the next one.
 async fn mass_removal(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     max_removals_percent: u8,
 ) -> Result<Option<MassRemoval>, StoreError> {
-    let artifacts = artifact_losses(connection, run).await?;
+    let artifacts = artifact_losses(session, run).await?;
     let removal = excess(RemovedKind::Artifacts, artifacts, max_removals_percent);
     if removal.is_some() {
         return Ok(removal);
     }
-    let tags = tag_losses(connection, run).await?;
+    let tags = tag_losses(session, run).await?;
     Ok(excess(RemovedKind::Tags, tags, max_removals_percent))
 }
 
@@ -474,8 +439,8 @@ fn excess(kind: RemovedKind, losses: Vec<Loss>, max_removals_percent: u8) -> Opt
 }
 
 /// The repositories that would lose the most artifacts.
-async fn artifact_losses(connection: &mut PgConnection, run: Run) -> Result<Vec<Loss>, StoreError> {
-    sqlx::query_as!(
+async fn artifact_losses(session: &mut Session<'_>, run: Run) -> Result<Vec<Loss>, StoreError> {
+    let query = sqlx::query_as!(
         Loss,
         r#"select
                concat_ws('/', coalesce(r.namespace_name, n.name), coalesce(r.name, l.repository_name)) as "repository!",
@@ -499,15 +464,15 @@ async fn artifact_losses(connection: &mut PgConnection, run: Run) -> Result<Vec<
         run.instance_id,
         run.run_id,
         LOSSES
-    )
-    .fetch_all(connection)
-    .await
-    .doing("count the artifacts that are no longer listed")
+    );
+    session
+        .fetch_all("count the artifacts that are no longer listed", query)
+        .await
 }
 
 /// The repositories that would lose the most tags of artifacts that stay.
-async fn tag_losses(connection: &mut PgConnection, run: Run) -> Result<Vec<Loss>, StoreError> {
-    sqlx::query_as!(
+async fn tag_losses(session: &mut Session<'_>, run: Run) -> Result<Vec<Loss>, StoreError> {
+    let query = sqlx::query_as!(
         Loss,
         r#"select
                concat_ws('/', coalesce(r.namespace_name, n.name), coalesce(r.name, l.repository_name)) as "repository!",
@@ -531,10 +496,10 @@ async fn tag_losses(connection: &mut PgConnection, run: Run) -> Result<Vec<Loss>
         run.instance_id,
         run.run_id,
         LOSSES
-    )
-    .fetch_all(connection)
-    .await
-    .doing("count the tags that are no longer listed")
+    );
+    session
+        .fetch_all("count the tags that are no longer listed", query)
+        .await
 }
 
 /// How many artifacts the catalog has to count beyond the listed ones before the run warns.
@@ -542,8 +507,8 @@ const MANY_UNLISTED: i64 = 100;
 
 /// A first listing has no earlier one to be compared with; the catalog's counts are all there is. They may
 /// count what the list does not show, so a listing far below them is published, with a warning.
-async fn warn_of_short_listing(connection: &mut PgConnection, run: Run) -> Result<(), StoreError> {
-    let counts = sqlx::query!(
+async fn warn_of_short_listing(session: &mut Session<'_>, run: Run) -> Result<(), StoreError> {
+    let query = sqlx::query!(
         r#"select
                (
                    select coalesce(swr.total_bytes(sum(greatest(artifact_count, 0))), 0)
@@ -557,10 +522,10 @@ async fn warn_of_short_listing(connection: &mut PgConnection, run: Run) -> Resul
                (select count(*) from swr.staged_artifact where instance_id = $1 and run_id = $2) as "listed!""#,
         run.instance_id,
         run.run_id
-    )
-    .fetch_one(connection)
-    .await
-    .doing("compare the first listing with the catalog")?;
+    );
+    let counts = session
+        .fetch_one("compare the first listing with the catalog", query)
+        .await?;
     let (counted, listed) = (counts.counted, counts.listed);
     if listed < counted / 2 && counted - listed > MANY_UNLISTED {
         tracing::warn!(
@@ -604,8 +569,8 @@ impl Doubt {
     }
 }
 
-async fn doubt(connection: &mut PgConnection, run: Run) -> Result<Doubt, StoreError> {
-    sqlx::query_as!(
+async fn doubt(session: &mut Session<'_>, run: Run) -> Result<Doubt, StoreError> {
+    let query = sqlx::query_as!(
         Doubt,
         r#"select
                coalesce(bool_or(table_name = 'namespace'), false) as "namespaces!",
@@ -616,25 +581,23 @@ async fn doubt(connection: &mut PgConnection, run: Run) -> Result<Doubt, StoreEr
         run.instance_id,
         run.run_id,
         Action::DroppedRow.as_str()
-    )
-    .fetch_one(connection)
-    .await
-    .doing("look for rows without an id")
+    );
+    session
+        .fetch_one("look for rows without an id", query)
+        .await
 }
 
 /// Every statement here compares whole tables, but the staged rows are too young for the planner
 /// to have counted them: guessing at one row it would loop over all pairs. The comparisons are
 /// plain hash joins, which want memory rather than compilation.
-pub(super) async fn plan_for_bulk(connection: &mut PgConnection) -> Result<(), StoreError> {
-    sqlx::query!(
+pub(super) async fn plan_for_bulk(session: &mut Session<'_>) -> Result<(), StoreError> {
+    let query = sqlx::query!(
         "select
              set_config('enable_nestloop', 'off', true) as nestloop,
              set_config('jit', 'off', true) as jit,
              set_config('work_mem', '64MB', true) as work_mem"
-    )
-    .fetch_one(connection)
-    .await
-    .doing("choose how to publish")?;
+    );
+    session.fetch_one("choose how to publish", query).await?;
     Ok(())
 }
 
@@ -642,7 +605,7 @@ pub(super) async fn plan_for_bulk(connection: &mut PgConnection) -> Result<(), S
 /// from PostgreSQL 17 on a role with the privilege to maintain them. For others the server would
 /// warn of each table; its own housekeeping comes to them later.
 pub async fn analyze(lock: &mut InstanceLock) -> Result<(), StoreError> {
-    let is_allowed = sqlx::query_scalar!(
+    let query = sqlx::query!(
         r#"select case
                when current_setting('server_version_num')::integer >= 170000
                    then has_table_privilege('swr.artifact', 'maintain')
@@ -651,34 +614,32 @@ pub async fn analyze(lock: &mut InstanceLock) -> Result<(), StoreError> {
            from pg_class
            where oid = 'swr.artifact'::regclass"#
     )
-    .fetch_one(lock.connection())
-    .await
-    .doing("see whether the tables may be analyzed")?;
+    .map(|row| row.is_allowed);
+    let is_allowed = lock
+        .fetch_one("see whether the tables may be analyzed", query)
+        .await?;
     if !is_allowed {
         return Ok(());
     }
     // 9,000 rows of each table tell a planner enough until the server's own housekeeping counts more.
-    sqlx::query!("select set_config('default_statistics_target', '30', false)")
-        .fetch_one(lock.connection())
-        .await
-        .doing("choose how closely to analyze")?;
-    sqlx::query!(
+    let query = sqlx::query!("select set_config('default_statistics_target', '30', false)");
+    lock.fetch_one("choose how closely to analyze", query)
+        .await?;
+    let query = sqlx::query!(
         "analyze swr.instance, swr.namespace, swr.repository, swr.artifact, swr.tag, swr.tag_history, swr.manifest,
                  swr.build_step, swr.command, swr.command_finding, swr.layer, swr.media_type, swr.artifact_layering,
-                 swr.repository_layer, swr.repository_layering, swr.namespace_layering"
-    )
-    .execute(lock.connection())
-    .await
-    .doing("analyze the tables")?;
+                 swr.repository_layering, swr.namespace_layering"
+    );
+    lock.execute("analyze the tables", query).await?;
     Ok(())
 }
 
 /// When the latest published listing of an instance began.
 pub(super) async fn previous_listing(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     instance_id: i32,
 ) -> Result<Option<DateTime<Utc>>, StoreError> {
-    let previous = sqlx::query_scalar!(
+    let query = sqlx::query!(
         "select listing_started_at
          from swr.sync_run
          where instance_id = $1 and outcome = 'published'
@@ -686,19 +647,20 @@ pub(super) async fn previous_listing(
          limit 1",
         instance_id
     )
-    .fetch_optional(connection)
-    .await
-    .doing("see when the last listing was made")?;
+    .map(|row| row.listing_started_at);
+    let previous = session
+        .fetch_optional("see when the last listing was made", query)
+        .await?;
     Ok(previous.flatten())
 }
 
 /// An artifact listed twice counts as it was last, and the tags of the other rows go with them. A tag
 /// seen at two artifacts moved in between, and is where it was seen last.
 pub(super) async fn drop_superseded_rows(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
 ) -> Result<(), StoreError> {
-    let superseded = sqlx::query!(
+    let query = sqlx::query!(
         "delete from swr.staged_artifact s
          using (
              select artifact_id, max(row_number) as last_row_number
@@ -711,12 +673,10 @@ pub(super) async fn drop_superseded_rows(
            and s.artifact_id = l.artifact_id and s.row_number < l.last_row_number",
         run.instance_id,
         run.run_id
-    )
-    .execute(&mut *connection)
-    .await
-    .doing("drop superseded artifacts")?;
-    if superseded.rows_affected() > 0 {
-        sqlx::query!(
+    );
+    let superseded = session.execute("drop superseded artifacts", query).await?;
+    if superseded > 0 {
+        let query = sqlx::query!(
             "delete from swr.staged_tag t
              where t.instance_id = $1 and t.run_id = $2
                and not exists (
@@ -725,12 +685,12 @@ pub(super) async fn drop_superseded_rows(
                )",
             run.instance_id,
             run.run_id
-        )
-        .execute(&mut *connection)
-        .await
-        .doing("drop tags of superseded artifacts")?;
+        );
+        session
+            .execute("drop tags of superseded artifacts", query)
+            .await?;
     }
-    sqlx::query!(
+    let query = sqlx::query!(
         "delete from swr.staged_tag t
          using (
              select repository_id, name, max(row_number) as last_row_number
@@ -743,15 +703,13 @@ pub(super) async fn drop_superseded_rows(
            and t.repository_id = l.repository_id and t.name = l.name and t.row_number < l.last_row_number",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("drop superseded tags")?;
+    );
+    session.execute("drop superseded tags", query).await?;
     Ok(())
 }
 
-async fn insert_namespaces(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
-    let result = sqlx::query!(
+async fn insert_namespaces(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
+    let query = sqlx::query!(
         "insert into swr.namespace
              (instance_id, namespace_id, name, repository_count, metadata, created_at, updated_at, extra)
          select distinct on (s.namespace_id)
@@ -764,15 +722,12 @@ async fn insert_namespaces(connection: &mut PgConnection, run: Run) -> Result<u6
          order by s.namespace_id, s.row_number desc",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("add namespaces")?;
-    Ok(result.rows_affected())
+    );
+    session.execute("add namespaces", query).await
 }
 
-async fn update_namespaces(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
-    let result = sqlx::query!(
+async fn update_namespaces(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
+    let query = sqlx::query!(
         "update swr.namespace n
          set name = s.name,
              repository_count = s.repository_count,
@@ -793,20 +748,17 @@ async fn update_namespaces(connection: &mut PgConnection, run: Run) -> Result<u6
                (s.name, s.repository_count, s.metadata, s.created_at, s.updated_at, s.extra, null)",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("update namespaces")?;
-    Ok(result.rows_affected())
+    );
+    session.execute("update namespaces", query).await
 }
 
 async fn remove_namespaces(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     listing: ListingTime,
     doubt: Doubt,
 ) -> Result<u64, StoreError> {
-    let result = sqlx::query!(
+    let query = sqlx::query!(
         "update swr.namespace n
          set removed_at = $3
          where n.instance_id = $1 and n.removed_at is null
@@ -825,17 +777,14 @@ async fn remove_namespaces(
         listing.started_at,
         doubt.namespaces,
         Action::DroppedRow.as_str()
-    )
-    .execute(connection)
-    .await
-    .doing("mark removed namespaces")?;
-    Ok(result.rows_affected())
+    );
+    session.execute("mark removed namespaces", query).await
 }
 
 /// Whether a repository is in another namespace than so far, or in none so far: the sums by namespace
 /// follow from that.
-async fn repositories_move(connection: &mut PgConnection, run: Run) -> Result<bool, StoreError> {
-    sqlx::query_scalar!(
+async fn repositories_move(session: &mut Session<'_>, run: Run) -> Result<bool, StoreError> {
+    let query = sqlx::query!(
         r#"select exists (
                select
                from (
@@ -849,14 +798,14 @@ async fn repositories_move(connection: &mut PgConnection, run: Run) -> Result<bo
            ) as "exists!""#,
         run.instance_id,
         run.run_id
-    )
-    .fetch_one(connection)
-    .await
-    .doing("look for repositories in another namespace")
+    ).map(|row| row.exists);
+    session
+        .fetch_one("look for repositories in another namespace", query)
+        .await
 }
 
-async fn insert_repositories(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
-    let result = sqlx::query!(
+async fn insert_repositories(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
+    let query = sqlx::query!(
         "insert into swr.repository
              (instance_id, repository_id, namespace_id, namespace_name, name, description, tag_count,
               artifact_count, pull_count, created_at, updated_at, extra)
@@ -871,15 +820,12 @@ async fn insert_repositories(connection: &mut PgConnection, run: Run) -> Result<
          order by s.repository_id, s.row_number desc",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("add repositories")?;
-    Ok(result.rows_affected())
+    );
+    session.execute("add repositories", query).await
 }
 
-async fn update_repositories(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
-    let result = sqlx::query!(
+async fn update_repositories(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
+    let query = sqlx::query!(
         "update swr.repository r
          set namespace_id = s.namespace_id,
              namespace_name = s.namespace_name,
@@ -906,21 +852,18 @@ async fn update_repositories(connection: &mut PgConnection, run: Run) -> Result<
                 s.pull_count, s.created_at, s.updated_at, s.extra, null)",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("update repositories")?;
-    Ok(result.rows_affected())
+    );
+    session.execute("update repositories", query).await
 }
 
 /// A repository is there as long as the catalog or an artifact names it.
 async fn remove_repositories(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     listing: ListingTime,
     doubt: Doubt,
 ) -> Result<u64, StoreError> {
-    let result = sqlx::query!(
+    let query = sqlx::query!(
         "update swr.repository r
          set removed_at = $3
          where r.instance_id = $1 and r.removed_at is null
@@ -943,20 +886,14 @@ async fn remove_repositories(
         listing.started_at,
         doubt.repositories,
         Action::DroppedRow.as_str()
-    )
-    .execute(connection)
-    .await
-    .doing("mark removed repositories")?;
-    Ok(result.rows_affected())
+    );
+    session.execute("mark removed repositories", query).await
 }
 
 /// Keeps what an update or a return is about to overwrite. A pull is left out: its time is all
 /// that changes, and it changes all the time.
-async fn record_artifact_changes(
-    connection: &mut PgConnection,
-    run: Run,
-) -> Result<u64, StoreError> {
-    let result = sqlx::query!(
+async fn record_artifact_changes(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
+    let query = sqlx::query!(
         "insert into swr.artifact_change (instance_id, artifact_id, run_id, change, previous)
          select $1, a.artifact_id, $2, case when a.removed_at is null then 'changed' else 'restored' end,
                 (
@@ -970,15 +907,12 @@ async fn record_artifact_changes(
          where s.instance_id = $1 and s.run_id = $2 and s.difference in ('changed', 'returning')",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("record changes of artifacts")?;
-    Ok(result.rows_affected())
+    );
+    session.execute("record changes of artifacts", query).await
 }
 
-async fn insert_artifacts(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
-    let result = sqlx::query!(
+async fn insert_artifacts(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
+    let query = sqlx::query!(
         "insert into swr.artifact
              (instance_id, artifact_id, repository_id, namespace_id, size_bytes, pushed_at, pulled_at,
               first_seen_run_id, digest, type, media_type, manifest_media_type, repository_name, extra)
@@ -991,15 +925,12 @@ async fn insert_artifacts(connection: &mut PgConnection, run: Run) -> Result<u64
            )",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("add artifacts")?;
-    Ok(result.rows_affected())
+    );
+    session.execute("add artifacts", query).await
 }
 
-async fn update_artifacts(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
-    let result = sqlx::query!(
+async fn update_artifacts(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
+    let query = sqlx::query!(
         "update swr.artifact a
          set repository_id = s.repository_id,
              namespace_id = s.namespace_id,
@@ -1019,20 +950,17 @@ async fn update_artifacts(connection: &mut PgConnection, run: Run) -> Result<u64
            and a.instance_id = $1 and a.artifact_id = s.artifact_id",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("update artifacts")?;
-    Ok(result.rows_affected())
+    );
+    session.execute("update artifacts", query).await
 }
 
 async fn remove_artifacts(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     listing: ListingTime,
     doubt: Doubt,
 ) -> Result<u64, StoreError> {
-    let result = sqlx::query!(
+    let query = sqlx::query!(
         "update swr.artifact a
          set removed_at = $3, removed_run_id = $2
          where a.instance_id = $1 and a.removed_at is null
@@ -1051,11 +979,8 @@ async fn remove_artifacts(
         listing.started_at,
         doubt.artifacts,
         Action::DroppedRow.as_str()
-    )
-    .execute(connection)
-    .await
-    .doing("mark removed artifacts")?;
-    Ok(result.rows_affected())
+    );
+    session.execute("mark removed artifacts", query).await
 }
 
 /// Marks the tags that this listing lacks for the first time although it has their artifact, unchanged
@@ -1065,11 +990,11 @@ async fn remove_artifacts(
 /// The tags of an artifact that is in doubt, or of which the listing gives no readable list or
 /// name, are in doubt too.
 async fn mark_missing_tags(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     doubt: Doubt,
 ) -> Result<u64, StoreError> {
-    let result = sqlx::query!(
+    let query = sqlx::query!(
         "update swr.tag k
          set missing_since_run_id = $2
          from swr.artifact a
@@ -1097,16 +1022,13 @@ async fn mark_missing_tags(
         run.run_id,
         doubt.artifacts,
         Action::DroppedRow.as_str()
-    )
-    .execute(connection)
-    .await
-    .doing("mark missing tags")?;
-    Ok(result.rows_affected())
+    );
+    session.execute("mark missing tags", query).await
 }
 
 /// Ends the intervals of tags that now point to another digest.
 async fn close_moved_tags(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     listing: ListingTime,
 ) -> Result<u64, StoreError> {
@@ -1115,7 +1037,7 @@ async fn close_moved_tags(
         finished_at,
         previous_started_at,
     } = listing;
-    let result = sqlx::query!(
+    let query = sqlx::query!(
         "update swr.tag_history h
          set closed_run_id = $2,
              valid_to = greatest(
@@ -1133,21 +1055,20 @@ async fn close_moved_tags(
         started_at,
         finished_at,
         previous_started_at
-    )
-    .execute(connection)
-    .await
-    .doing("close the intervals of moved tags")?;
-    Ok(result.rows_affected())
+    );
+    session
+        .execute("close the intervals of moved tags", query)
+        .await
 }
 
 /// Ends the intervals of tags that are gone: with their artifact, or missing from two listings in a row.
 async fn close_removed_tags(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     listing: ListingTime,
     doubt: Doubt,
 ) -> Result<u64, StoreError> {
-    let result = sqlx::query!(
+    let query = sqlx::query!(
         "update swr.tag_history h
          set closed_run_id = $2, valid_to = greatest($3, h.valid_from + interval '1 microsecond')
          where h.instance_id = $1 and h.valid_to is null
@@ -1176,17 +1097,16 @@ async fn close_removed_tags(
         listing.started_at,
         doubt.artifacts,
         Action::DroppedRow.as_str()
-    )
-    .execute(connection)
-    .await
-    .doing("close the intervals of removed tags")?;
-    Ok(result.rows_affected())
+    );
+    session
+        .execute("close the intervals of removed tags", query)
+        .await
 }
 
 /// Begins an interval for each tag that has none: the push time where it is between this
 /// listing and the one before, else the time of the listing.
 async fn open_tags(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     listing: ListingTime,
 ) -> Result<u64, StoreError> {
@@ -1195,7 +1115,7 @@ async fn open_tags(
         finished_at,
         previous_started_at,
     } = listing;
-    let result = sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.tag_history
              (instance_id, repository_id, name, valid_from, artifact_id, opened_run_id, digest)
          select t.instance_id, t.repository_id, t.name,
@@ -1219,16 +1139,15 @@ async fn open_tags(
         started_at,
         finished_at,
         previous_started_at
-    )
-    .execute(connection)
-    .await
-    .doing("open the intervals of new and moved tags")?;
-    Ok(result.rows_affected())
+    );
+    session
+        .execute("open the intervals of new and moved tags", query)
+        .await
 }
 
 /// A digest that is deleted and pushed again has another artifact id: the interval continues under it.
-async fn continue_intervals(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
-    let result = sqlx::query!(
+async fn continue_intervals(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
+    let query = sqlx::query!(
         "update swr.tag_history h
          set artifact_id = t.artifact_id
          from swr.staged_tag t
@@ -1237,16 +1156,18 @@ async fn continue_intervals(connection: &mut PgConnection, run: Run) -> Result<u
            and h.valid_to is null and h.artifact_id <> t.artifact_id",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("continue the intervals of artifacts that were pushed again")?;
-    Ok(result.rows_affected())
+    );
+    session
+        .execute(
+            "continue the intervals of artifacts that were pushed again",
+            query,
+        )
+        .await
 }
 
 /// A tag is there as long as its interval is open.
-async fn delete_tags(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
-    let result = sqlx::query!(
+async fn delete_tags(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
+    let query = sqlx::query!(
         "delete from swr.tag k
          where k.instance_id = $1
            and not exists (
@@ -1255,15 +1176,12 @@ async fn delete_tags(connection: &mut PgConnection, run: Run) -> Result<u64, Sto
                  and h.valid_to is null
            )",
         run.instance_id
-    )
-    .execute(connection)
-    .await
-    .doing("drop removed tags")?;
-    Ok(result.rows_affected())
+    );
+    session.execute("drop removed tags", query).await
 }
 
-async fn update_tags(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
-    let result = sqlx::query!(
+async fn update_tags(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
+    let query = sqlx::query!(
         "update swr.tag k
          set tag_id = t.tag_id,
              artifact_id = t.artifact_id,
@@ -1276,15 +1194,12 @@ async fn update_tags(connection: &mut PgConnection, run: Run) -> Result<u64, Sto
            and k.instance_id = $1 and k.repository_id = t.repository_id and k.name = t.name",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("update tags")?;
-    Ok(result.rows_affected())
+    );
+    session.execute("update tags", query).await
 }
 
-async fn insert_tags(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
-    let result = sqlx::query!(
+async fn insert_tags(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
+    let query = sqlx::query!(
         "insert into swr.tag
              (instance_id, repository_id, name, tag_id, artifact_id, pushed_at, pulled_at, extra)
          select t.instance_id, t.repository_id, t.name, t.tag_id, t.artifact_id, t.pushed_at, t.pulled_at, t.extra
@@ -1296,19 +1211,16 @@ async fn insert_tags(connection: &mut PgConnection, run: Run) -> Result<u64, Sto
            )",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("add tags")?;
-    Ok(result.rows_affected())
+    );
+    session.execute("add tags", query).await
 }
 
 async fn insert_data_issues(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     now: DateTime<Utc>,
 ) -> Result<u64, StoreError> {
-    let result = sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.data_issue
              (instance_id, data_issue_id, run_id, recorded_at, table_name, row_key, field, action, original)
          select s.instance_id, s.data_issue_id, s.run_id, $3, s.table_name, s.row_key, s.field, s.action, s.original
@@ -1320,21 +1232,18 @@ async fn insert_data_issues(
         run.instance_id,
         run.run_id,
         now
-    )
-    .execute(connection)
-    .await
-    .doing("record data issues")?;
-    Ok(result.rows_affected())
+    );
+    session.execute("record data issues", query).await
 }
 
-async fn count_artifacts(connection: &mut PgConnection, run: Run) -> Result<u64, StoreError> {
-    let count = sqlx::query_scalar!(
+async fn count_artifacts(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
+    let query = sqlx::query!(
         r#"select count(*) as "count!" from swr.staged_artifact where instance_id = $1 and run_id = $2"#,
         run.instance_id,
         run.run_id
-    )
-    .fetch_one(connection)
-    .await
-    .doing("count the listed artifacts")?;
+    ).map(|row| row.count);
+    let count = session
+        .fetch_one("count the listed artifacts", query)
+        .await?;
     Ok(count as u64)
 }

@@ -1,12 +1,10 @@
 //! What a run needs of the database, looked at without writing anything.
 
-use sqlx::PgConnection;
-
 use super::lock::{self, LockHolder};
-use super::{Doing, StoreError};
+use super::{Session, StoreError};
 
 /// The tables a run changes, and what it does to them beside reading.
-const TABLES: [(&str, &[&str]); 25] = [
+const TABLES: [(&str, &[&str]); 24] = [
     ("instance", &["insert", "update"]),
     ("namespace", &["insert", "update"]),
     ("repository", &["insert", "update"]),
@@ -22,7 +20,6 @@ const TABLES: [(&str, &[&str]); 25] = [
     ("media_type", &["insert"]),
     ("artifact_change", &["insert"]),
     ("artifact_layering", &["insert", "update", "delete"]),
-    ("repository_layer", &["insert", "update", "delete"]),
     ("repository_layering", &["insert", "update", "delete"]),
     ("namespace_layering", &["insert", "update", "delete"]),
     ("sync_run", &["insert", "update"]),
@@ -44,20 +41,20 @@ pub struct ServerState {
 }
 
 /// Asks the server what it is.
-pub async fn server_state(connection: &mut PgConnection) -> Result<ServerState, StoreError> {
-    sqlx::query_as!(
+pub async fn server_state(session: &mut Session<'_>) -> Result<ServerState, StoreError> {
+    let query = sqlx::query_as!(
         ServerState,
         r#"select
                current_setting('server_version') as "version!",
                current_setting('transaction_read_only')::boolean as "is_read_only!""#
-    )
-    .fetch_one(connection)
-    .await
-    .doing("ask the server for its version")
+    );
+    session
+        .fetch_one("ask the server for its version", query)
+        .await
 }
 
 /// The rights that a run over an up-to-date schema needs and this role lacks, in words.
-pub async fn missing_run_rights(connection: &mut PgConnection) -> Result<Vec<String>, StoreError> {
+pub async fn missing_run_rights(session: &mut Session<'_>) -> Result<Vec<String>, StoreError> {
     let wanted = || {
         TABLES.iter().flat_map(|(table, privileges)| {
             std::iter::once(&"select")
@@ -67,7 +64,7 @@ pub async fn missing_run_rights(connection: &mut PgConnection) -> Result<Vec<Str
     };
     let tables: Vec<&str> = wanted().map(|(table, _)| table).collect();
     let privileges: Vec<&str> = wanted().map(|(_, privilege)| privilege).collect();
-    sqlx::query_scalar!(
+    let query = sqlx::query!(
         r#"select 'usage on schema swr' as "right!"
            from pg_namespace n
            where n.nspname = 'swr' and not has_schema_privilege(n.oid, 'usage')
@@ -85,17 +82,15 @@ pub async fn missing_run_rights(connection: &mut PgConnection) -> Result<Vec<Str
            where n.nspname = 'swr' and not has_function_privilege(p.oid, 'execute')"#,
         tables as _,
         privileges as _
-    )
-    .fetch_all(connection)
-    .await
-    .doing("see what this role may do")
+    ).map(|row| row.right);
+    session.fetch_all("see what this role may do", query).await
 }
 
 /// The rights that a migration needs and this role lacks, in words.
 pub async fn missing_migration_rights(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
 ) -> Result<Vec<String>, StoreError> {
-    sqlx::query_scalar!(
+    let query = sqlx::query!(
         r#"select 'create on database ' || current_database() as "right!"
            where not has_database_privilege(current_database(), 'create')
              and exists (
@@ -118,26 +113,27 @@ pub async fn missing_migration_rights(
            join pg_class c on c.relnamespace = n.oid and c.relkind in ('r', 'p', 'v')
            where n.nspname in ('swr', 'swr_report') and not pg_has_role(c.relowner, 'usage')
            group by n.nspname"#
-    )
-    .fetch_all(connection)
-    .await
-    .doing("see whether this role may migrate")
+    ).map(|row| row.right);
+    session
+        .fetch_all("see whether this role may migrate", query)
+        .await
 }
 
 /// Whether every role may create functions and tables in the schema `public`, as up to PostgreSQL 14.
 ///
 /// Our sessions find nothing there. Those of people who read the views with psql do.
-pub async fn is_public_open(connection: &mut PgConnection) -> Result<bool, StoreError> {
-    sqlx::query_scalar!(
+pub async fn is_public_open(session: &mut Session<'_>) -> Result<bool, StoreError> {
+    let query = sqlx::query!(
         r#"select exists (
                select from pg_namespace n
                cross join lateral aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a
                where n.nspname = 'public' and a.grantee = 0 and a.privilege_type = 'CREATE'
            ) as "is_open!""#
     )
-    .fetch_one(connection)
-    .await
-    .doing("see who may create in schema public")
+    .map(|row| row.is_open);
+    session
+        .fetch_one("see who may create in schema public", query)
+        .await
 }
 
 /// What the database has of an instance.
@@ -151,19 +147,19 @@ pub struct InstanceState {
 
 /// Looks at an instance and its lock, without taking it; `None` if it was never synced.
 pub async fn instance_state(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     swr_instance_id: &str,
 ) -> Result<Option<InstanceState>, StoreError> {
-    let row = sqlx::query!(
+    let query = sqlx::query!(
         "select instance_id, project_id from swr.instance where swr_instance_id = $1",
         swr_instance_id
-    )
-    .fetch_optional(&mut *connection)
-    .await
-    .doing("look for the instance")?;
+    );
+    let row = session
+        .fetch_optional("look for the instance", query)
+        .await?;
     let Some(row) = row else { return Ok(None) };
     Ok(Some(InstanceState {
         project_id: row.project_id,
-        holder: lock::holder(connection, row.instance_id).await?,
+        holder: lock::holder(session, row.instance_id).await?,
     }))
 }

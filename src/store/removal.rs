@@ -4,9 +4,7 @@
 //! something shifts the rows behind it, and the first row of the next page is never seen. So
 //! before artifacts are marked as removed, their absence is compared with the catalog's counts.
 
-use sqlx::{Connection, PgConnection};
-
-use super::{Doing, Run, StoreError, publish};
+use super::{Run, Session, StoreError, publish};
 
 /// Whether something that is published is missing from what the run has staged, without proof
 /// that it is gone.
@@ -28,15 +26,12 @@ pub struct DoubtfulRemovals {
 /// first one of the run is taken, and of new artifacts only those that were pushed between the two
 /// counts. A count that is absent, or late, agrees with nothing.
 pub async fn doubtful_removals(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
 ) -> Result<DoubtfulRemovals, StoreError> {
-    let mut transaction = connection
-        .begin()
-        .await
-        .doing("begin to look for what is missing")?;
+    let mut transaction = session.begin("begin to look for what is missing").await?;
     publish::plan_for_bulk(&mut transaction).await?;
-    let doubts = sqlx::query_as!(
+    let query = sqlx::query_as!(
         DoubtfulRemovals,
         r#"with lacking as materialized (
                select distinct a.repository_id
@@ -116,13 +111,12 @@ pub async fn doubtful_removals(
                ) as "artifacts!""#,
         run.instance_id,
         run.run_id
-    )
-    .fetch_one(&mut *transaction)
-    .await
-    .doing("look for what is missing")?;
+    );
+    let doubts = transaction
+        .fetch_one("look for what is missing", query)
+        .await?;
     transaction
-        .commit()
-        .await
-        .doing("end looking for what is missing")?;
+        .commit("end looking for what is missing")
+        .await?;
     Ok(doubts)
 }

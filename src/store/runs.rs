@@ -1,13 +1,11 @@
 //! Instances and run rows.
 
-use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgConnection;
-
 use super::history::insert_issues;
-use super::{Doing, InstanceLock, StoreError, to_micros};
+use super::{InstanceLock, Session, StoreError, to_micros};
 use crate::artifact::InstanceDescription;
 use crate::data_issue::DataIssue;
 use crate::run::{RunCounters, RunOutcome};
+use chrono::{DateTime, TimeDelta, Utc};
 
 /// How long name and version of an instance are taken to be those of its row.
 const DESCRIPTION_LIFETIME: TimeDelta = TimeDelta::days(1);
@@ -28,11 +26,11 @@ pub struct Instance {
 impl Instance {
     /// Reads the row of an instance, if it has one.
     pub async fn find(
-        connection: &mut PgConnection,
+        session: &mut Session<'_>,
         swr_instance_id: &str,
         now: DateTime<Utc>,
     ) -> Result<Option<Instance>, StoreError> {
-        sqlx::query_as!(
+        let query = sqlx::query_as!(
             Instance,
             r#"select
                    instance_id,
@@ -47,22 +45,20 @@ impl Instance {
                where swr_instance_id = $1"#,
             swr_instance_id,
             now - DESCRIPTION_LIFETIME
-        )
-        .fetch_optional(connection)
-        .await
-        .doing("read the instance")
+        );
+        session.fetch_optional("read the instance", query).await
     }
 
     /// Finds the row of an instance, or makes it.
     pub async fn find_or_create(
-        connection: &mut PgConnection,
+        session: &mut Session<'_>,
         swr_instance_id: &str,
         project_id: &str,
         endpoint: &str,
         region: Option<&str>,
         now: DateTime<Utc>,
     ) -> Result<Instance, StoreError> {
-        sqlx::query!(
+        let query = sqlx::query!(
             "insert into swr.instance (swr_instance_id, project_id, endpoint, region, first_seen_at)
              select $1, $2, $3, $4, $5
              where not exists (select from swr.instance where swr_instance_id = $1)
@@ -72,11 +68,9 @@ impl Instance {
             endpoint,
             region,
             now
-        )
-        .execute(&mut *connection)
-        .await
-        .doing("write the instance")?;
-        sqlx::query!(
+        );
+        session.execute("write the instance", query).await?;
+        let query = sqlx::query!(
             "update swr.instance
              set endpoint = $2, region = coalesce($3, region)
              where swr_instance_id = $1
@@ -84,14 +78,15 @@ impl Instance {
             swr_instance_id,
             endpoint,
             region
-        )
-        .execute(&mut *connection)
-        .await
-        .doing("update the instance")?;
-        match Instance::find(connection, swr_instance_id, now).await? {
+        );
+        session.execute("update the instance", query).await?;
+        match Instance::find(session, swr_instance_id, now).await? {
             Some(instance) => Ok(instance),
             // Rows of instances are never deleted.
-            None => Err(sqlx::Error::RowNotFound).doing("read the instance"),
+            None => Err(StoreError::Statement {
+                doing: "read the instance",
+                source: sqlx::Error::RowNotFound.into(),
+            }),
         }
     }
 }
@@ -107,12 +102,12 @@ pub struct Namesake {
 
 /// Looks for another instance of the project that has this name; of several the newest.
 pub async fn find_namesake(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     swr_instance_id: &str,
     project_id: &str,
     name: &str,
 ) -> Result<Option<Namesake>, StoreError> {
-    sqlx::query_as!(
+    let query = sqlx::query_as!(
         Namesake,
         "select
              i.swr_instance_id,
@@ -124,10 +119,10 @@ pub async fn find_namesake(
         swr_instance_id,
         project_id,
         name
-    )
-    .fetch_optional(connection)
-    .await
-    .doing("look for an instance of the same name")
+    );
+    session
+        .fetch_optional("look for an instance of the same name", query)
+        .await
 }
 
 /// How old the published listing of an instance is.
@@ -142,10 +137,10 @@ pub struct ListingAge {
 
 /// Gives the age of each instance, or of those with this id or name, by the database's clock.
 pub async fn listing_ages(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     instance: Option<&str>,
 ) -> Result<Vec<ListingAge>, StoreError> {
-    let rows = sqlx::query!(
+    let query = sqlx::query!(
         r#"select
                coalesce(i.name, i.swr_instance_id) as "instance!",
                extract(epoch from now() - (
@@ -159,10 +154,10 @@ pub async fn listing_ages(
            where $1::text is null or $1 in (i.swr_instance_id, i.name)
            order by 1, i.instance_id"#,
         instance
-    )
-    .fetch_all(connection)
-    .await
-    .doing("see how old the listings are")?;
+    );
+    let rows = session
+        .fetch_all("see how old the listings are", query)
+        .await?;
     Ok(rows
         .into_iter()
         .map(|row| ListingAge {
@@ -175,20 +170,18 @@ pub async fn listing_ages(
 /// Notes that the API was asked to describe an instance, and writes the answer, if it gave one.
 /// Returns the number of altered values recorded.
 pub async fn describe_instance(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     description: Option<&InstanceDescription>,
     now: DateTime<Utc>,
 ) -> Result<u64, StoreError> {
-    sqlx::query!(
+    let query = sqlx::query!(
         "update swr.sync_run set described_at = $3 where instance_id = $1 and run_id = $2",
         run.instance_id,
         run.run_id,
         to_micros(now)
-    )
-    .execute(&mut *connection)
-    .await
-    .doing("describe the instance")?;
+    );
+    session.execute("describe the instance", query).await?;
     let Some(description) = description else {
         return Ok(0);
     };
@@ -198,19 +191,17 @@ pub async fn describe_instance(
         status: _,
         issues,
     } = description;
-    sqlx::query!(
+    let query = sqlx::query!(
         "update swr.instance
          set name = $2, version = $3
          where instance_id = $1 and (name, version) is distinct from ($2, $3)",
         run.instance_id,
         name.as_deref(),
         version.as_deref()
-    )
-    .execute(&mut *connection)
-    .await
-    .doing("describe the instance")?;
+    );
+    session.execute("describe the instance", query).await?;
     let issues: Vec<&DataIssue> = issues.iter().collect();
-    insert_issues(connection, run, &issues, to_micros(now)).await
+    insert_issues(session, run, &issues, to_micros(now)).await
 }
 
 /// A run in progress.
@@ -234,18 +225,16 @@ impl Run {
         let instance_id = lock.instance_id();
         let now = to_micros(now);
         // Whoever holds the lock is the only living run of the instance.
-        sqlx::query!(
+        let query = sqlx::query!(
             "update swr.sync_run
              set outcome = 'abandoned', updated_at = $2, error = 'the process exited without recording an outcome'
              where instance_id = $1 and outcome = 'running'",
             instance_id,
             now
-        )
-        .execute(lock.connection())
-        .await
-        .doing("close abandoned runs")?;
-        super::stage::clear(lock.connection(), instance_id).await?;
-        let run_id = sqlx::query_scalar!(
+        );
+        lock.execute("close abandoned runs", query).await?;
+        super::stage::clear(lock, instance_id).await?;
+        let query = sqlx::query!(
             "insert into swr.sync_run
                  (instance_id, outcome, started_at, updated_at, program_version, host, process_id,
                   backend_process_id)
@@ -259,9 +248,8 @@ impl Run {
             std::process::id() as i32,
             lock.backend_process_id()
         )
-        .fetch_one(lock.connection())
-        .await
-        .doing("write the run")?;
+        .map(|row| row.run_id);
+        let run_id = lock.fetch_one("write the run", query).await?;
         Ok(Run {
             instance_id,
             run_id,
@@ -281,14 +269,14 @@ pub struct OtherClocks {
 
 /// Reads the times with which a run can compare its clock.
 pub async fn other_clocks(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     instance_id: i32,
 ) -> Result<OtherClocks, StoreError> {
-    let database = sqlx::query_scalar!(r#"select now() as "now!""#)
-        .fetch_one(&mut *connection)
-        .await
-        .doing("read the database's clock")?;
-    let previous_listing = super::publish::previous_listing(connection, instance_id).await?;
+    let query = sqlx::query!(r#"select now() as "now!""#).map(|row| row.now);
+    let database = session
+        .fetch_one("read the database's clock", query)
+        .await?;
+    let previous_listing = super::publish::previous_listing(session, instance_id).await?;
     Ok(OtherClocks {
         database,
         previous_listing,
@@ -297,12 +285,12 @@ pub async fn other_clocks(
 
 /// Notes when the listing began and ended.
 pub async fn note_listing(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     started_at: DateTime<Utc>,
     finished_at: Option<DateTime<Utc>>,
 ) -> Result<(), StoreError> {
-    sqlx::query!(
+    let query = sqlx::query!(
         "update swr.sync_run
          set listing_started_at = $3, listing_finished_at = $4
          where instance_id = $1 and run_id = $2",
@@ -310,10 +298,10 @@ pub async fn note_listing(
         run.run_id,
         to_micros(started_at),
         finished_at.map(to_micros)
-    )
-    .execute(connection)
-    .await
-    .doing("note the times of the listing")?;
+    );
+    session
+        .execute("note the times of the listing", query)
+        .await?;
     Ok(())
 }
 
@@ -330,33 +318,12 @@ pub struct RunEnd<'a> {
 
 /// Writes the counters of a run, and how it ended if it did.
 pub async fn save_progress(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     counters: &RunCounters,
     end: RunEnd<'_>,
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
-    let RunCounters {
-        requests,
-        catalog_pages,
-        pages,
-        artifacts_listed,
-        artifacts_new,
-        artifacts_changed,
-        artifacts_removed,
-        artifacts_unchanged,
-        tags_new,
-        tags_moved,
-        tags_removed,
-        histories_fetched,
-        histories_reused,
-        histories_unsupported,
-        histories_gone,
-        histories_failed,
-        histories_skipped,
-        data_issues,
-        rows_written,
-    } = counters;
     let RunEnd {
         outcome,
         error,
@@ -365,39 +332,40 @@ pub async fn save_progress(
     let now = to_micros(now);
     let finished_at = outcome.map(|_| now);
     let published_at = (outcome == Some(RunOutcome::Published)).then_some(now);
-    sqlx::query!(
-        "update swr.sync_run
-         set outcome = coalesce($3, outcome),
+    let query = sqlx::query!(
+        "update swr.sync_run r
+         set outcome = coalesce($3, r.outcome),
              error = $4,
              exit_code = $5,
              updated_at = $6,
              finished_at = $7,
              published_at = $8,
              elapsed_ms = $9,
-             requests = $10,
-             requests_total = $11,
-             retries = $12,
-             throttled = $13,
-             catalog_pages = $14,
-             pages = $15,
-             artifacts_listed = $16,
-             artifacts_new = $17,
-             artifacts_changed = $18,
-             artifacts_removed = $19,
-             artifacts_unchanged = $20,
-             tags_new = $21,
-             tags_moved = $22,
-             tags_removed = $23,
-             histories_fetched = $24,
-             histories_reused = $25,
-             histories_unsupported = $26,
-             histories_gone = $27,
-             histories_failed = $28,
-             histories_skipped = $29,
-             data_issues = $30,
-             rows_written = $31
+             requests = c.requests,
+             requests_total = c.requests_total,
+             retries = c.retries,
+             throttled = c.throttled,
+             catalog_pages = c.catalog_pages,
+             pages = c.pages,
+             artifacts_listed = c.artifacts_listed,
+             artifacts_new = c.artifacts_new,
+             artifacts_changed = c.artifacts_changed,
+             artifacts_removed = c.artifacts_removed,
+             artifacts_unchanged = c.artifacts_unchanged,
+             tags_new = c.tags_new,
+             tags_moved = c.tags_moved,
+             tags_removed = c.tags_removed,
+             histories_fetched = c.histories_fetched,
+             histories_reused = c.histories_reused,
+             histories_unsupported = c.histories_unsupported,
+             histories_gone = c.histories_gone,
+             histories_failed = c.histories_failed,
+             histories_skipped = c.histories_skipped,
+             data_issues = c.data_issues,
+             rows_written = c.rows_written
+         from jsonb_populate_record(null::swr.sync_run, $10) c
          -- A run ends once: what is published stays published.
-         where instance_id = $1 and run_id = $2 and outcome = 'running'",
+         where r.instance_id = $1 and r.run_id = $2 and r.outcome = 'running'",
         run.instance_id,
         run.run_id,
         outcome.map(RunOutcome::as_str),
@@ -407,31 +375,23 @@ pub async fn save_progress(
         finished_at,
         published_at,
         (now - run.started_at).num_milliseconds(),
-        requests.to_json(),
-        requests.total() as i64,
-        requests.retries as i64,
-        requests.throttled() as i64,
-        *catalog_pages as i64,
-        *pages as i64,
-        *artifacts_listed as i64,
-        *artifacts_new as i64,
-        *artifacts_changed as i64,
-        *artifacts_removed as i64,
-        *artifacts_unchanged as i64,
-        *tags_new as i64,
-        *tags_moved as i64,
-        *tags_removed as i64,
-        *histories_fetched as i64,
-        *histories_reused as i64,
-        *histories_unsupported as i64,
-        *histories_gone as i64,
-        *histories_failed as i64,
-        *histories_skipped as i64,
-        *data_issues as i64,
-        *rows_written as i64
-    )
-    .execute(connection)
-    .await
-    .doing("write the run's counters")?;
-    Ok(())
+        counters.to_json()
+    );
+    session
+        .execute_heartbeat("write the run's counters", query)
+        .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_counter_is_written() {
+        let counters = RunCounters::default().to_json();
+        for name in counters.as_object().unwrap().keys() {
+            let assignment = format!("{name} = c.{name}");
+            assert!(include_str!("runs.rs").contains(&assignment), "{name}");
+        }
+    }
 }

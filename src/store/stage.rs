@@ -4,11 +4,10 @@
 
 use std::collections::HashMap;
 
-use sqlx::PgConnection;
 use sqlx::postgres::PgBindIterExt;
 use sqlx::types::Json;
 
-use super::{Doing, Run, StoreError, content, to_micros};
+use super::{Run, Session, StoreError, content, to_micros};
 use crate::artifact::{Artifact, Namespace, Page, Repository, Tag};
 use crate::data_issue::DataIssue;
 
@@ -22,7 +21,7 @@ pub struct Staged {
 
 /// Stages a page of namespaces. A second reading may follow; its rows count.
 pub async fn stage_namespaces(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     staged: &mut Staged,
     page: &Page<Namespace>,
@@ -30,7 +29,7 @@ pub async fn stage_namespaces(
     let namespaces = &page.rows;
     let first = staged.catalog;
     staged.catalog += namespaces.len() as i64;
-    sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.staged_namespace
              (instance_id, run_id, row_number, namespace_id, name, repository_count, metadata,
               created_at, updated_at, extra)
@@ -59,16 +58,14 @@ pub async fn stage_namespaces(
             .iter()
             .map(|n| n.extra.as_ref().map(Json))
             .bind_iter() as _,
-    )
-    .execute(&mut *connection)
-    .await
-    .doing("stage namespaces")?;
-    stage_issues(connection, run, &page.issues).await
+    );
+    session.execute("stage namespaces", query).await?;
+    stage_issues(session, run, &page.issues).await
 }
 
 /// Stages a page of repositories. A second reading may follow; its rows count.
 pub async fn stage_repositories(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     staged: &mut Staged,
     page: &Page<Repository>,
@@ -76,7 +73,7 @@ pub async fn stage_repositories(
     let repositories = &page.rows;
     let first = staged.catalog;
     staged.catalog += repositories.len() as i64;
-    sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.staged_repository
              (instance_id, run_id, row_number, repository_id, namespace_id, namespace_name, name, description,
               tag_count, artifact_count, pull_count, created_at, updated_at, extra)
@@ -98,20 +95,18 @@ pub async fn stage_repositories(
         repositories.iter().map(|r| r.created_at.map(to_micros)).bind_iter() as _,
         repositories.iter().map(|r| r.updated_at.map(to_micros)).bind_iter() as _,
         repositories.iter().map(|r| r.extra.as_ref().map(Json)).bind_iter() as _,
-    )
-    .execute(&mut *connection)
-    .await
-    .doing("stage repositories")?;
-    stage_issues(connection, run, &page.issues).await
+    );
+    session.execute("stage repositories", query).await?;
+    stage_issues(session, run, &page.issues).await
 }
 
 /// Which repositories list these digests in this run, as ids, each once.
 pub async fn repositories_listing(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     digests: &[&str],
 ) -> Result<HashMap<String, Vec<i64>>, StoreError> {
-    let rows = sqlx::query!(
+    let query = sqlx::query!(
         "select digest, array_agg(distinct repository_id) as \"repository_ids!\"
          from swr.staged_artifact
          where instance_id = $1 and run_id = $2 and digest = any($3)
@@ -119,10 +114,10 @@ pub async fn repositories_listing(
         run.instance_id,
         run.run_id,
         digests as _
-    )
-    .fetch_all(connection)
-    .await
-    .doing("see which repositories hold a digest")?;
+    );
+    let rows = session
+        .fetch_all("see which repositories hold a digest", query)
+        .await?;
     Ok(rows
         .into_iter()
         .map(|row| (row.digest, row.repository_ids))
@@ -131,7 +126,7 @@ pub async fn repositories_listing(
 
 /// Stages one page of the artifact list in one round trip.
 pub async fn stage_artifacts(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     staged: &mut Staged,
     page: &Page<Artifact>,
@@ -146,7 +141,7 @@ pub async fn stage_artifacts(
         .collect();
     let first_tag = staged.tags;
     staged.tags += tags.len() as i64;
-    sqlx::query!(
+    let query = sqlx::query!(
         "with artifacts as (
              insert into swr.staged_artifact
                  (instance_id, run_id, row_number, artifact_id, repository_id, namespace_id, size_bytes,
@@ -186,22 +181,20 @@ pub async fn stage_artifacts(
         tags.iter().map(|(_, _, tag)| tag.pushed_at.map(to_micros)).bind_iter() as _,
         tags.iter().map(|(_, _, tag)| tag.pulled_at.map(to_micros)).bind_iter() as _,
         tags.iter().map(|(_, _, tag)| tag.extra.as_ref().map(Json)).bind_iter() as _,
-    )
-    .execute(&mut *connection)
-    .await
-    .doing("stage artifacts")?;
-    stage_issues(connection, run, &page.issues).await
+    );
+    session.execute("stage artifacts", query).await?;
+    stage_issues(session, run, &page.issues).await
 }
 
 async fn stage_issues(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     issues: &[DataIssue],
 ) -> Result<(), StoreError> {
     if issues.is_empty() {
         return Ok(());
     }
-    sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.staged_data_issue
              (instance_id, run_id, data_issue_id, table_name, row_key, field, action, original)
          select $1, $2, i.*
@@ -215,28 +208,21 @@ async fn stage_issues(
         issues.iter().map(|i| i.field.as_str()).bind_iter() as _,
         issues.iter().map(|i| i.action.as_str()).bind_iter() as _,
         issues.iter().map(|i| Json(&i.original)).bind_iter() as _,
-    )
-    .execute(connection)
-    .await
-    .doing("stage data issues")?;
+    );
+    session.execute("stage data issues", query).await?;
     Ok(())
 }
 
 /// Empties what any run of the instance has staged.
-pub(super) async fn clear(
-    connection: &mut PgConnection,
-    instance_id: i32,
-) -> Result<(), StoreError> {
-    sqlx::query!(
+pub(super) async fn clear(session: &mut Session<'_>, instance_id: i32) -> Result<(), StoreError> {
+    let query = sqlx::query!(
         "with namespaces as (delete from swr.staged_namespace where instance_id = $1),
               repositories as (delete from swr.staged_repository where instance_id = $1),
               artifacts as (delete from swr.staged_artifact where instance_id = $1),
               tags as (delete from swr.staged_tag where instance_id = $1)
          delete from swr.staged_data_issue where instance_id = $1",
         instance_id
-    )
-    .execute(connection)
-    .await
-    .doing("empty the staging tables")?;
+    );
+    session.execute("empty the staging tables", query).await?;
     Ok(())
 }

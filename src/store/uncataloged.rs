@@ -1,17 +1,15 @@
 //! Repositories that the artifact list names, but not the catalog: a key may not read all
 //! namespaces. Reports join each artifact to its repository, so these have a row too.
 
-use sqlx::PgConnection;
-
-use super::{Doing, Run, StoreError};
+use super::{Run, Session, StoreError};
 
 /// Adds the repositories that only this listing's artifacts name, and brings back those that were
 /// marked as removed. What the catalog told earlier stays; the artifact list fills in what is not known.
 pub(super) async fn upsert_repositories(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
 ) -> Result<u64, StoreError> {
-    let result = sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.repository as r (instance_id, repository_id, namespace_id, namespace_name, name)
          select $1, l.repository_id, l.namespace_id, n.name, l.name
          from (
@@ -39,21 +37,20 @@ pub(super) async fn upsert_repositories(
              removed_at = null",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("add repositories that only the artifact list names")?;
-    Ok(result.rows_affected())
+    );
+    session
+        .execute("add repositories that only the artifact list names", query)
+        .await
 }
 
 /// Records each repository as corrupt that has listed artifacts in the tables, but no row that
 /// exists now. What is there of a row that only the artifact list fills is not compared: the
 /// catalog may have told it earlier.
 pub(super) async fn compare_repositories(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
 ) -> Result<(), StoreError> {
-    sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.verification_difference
              (instance_id, run_id, table_name, row_key, field, verdict, stored, found)
          select distinct $1::integer, $2::bigint, 'repository', a.repository_id::text, 'row', 'corrupt', null, 'present'
@@ -71,9 +68,12 @@ pub(super) async fn compare_repositories(
            )",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("compare repositories that only the artifact list names")?;
+    );
+    session
+        .execute(
+            "compare repositories that only the artifact list names",
+            query,
+        )
+        .await?;
     Ok(())
 }

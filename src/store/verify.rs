@@ -8,38 +8,23 @@
 //! - `unlisted`: the registry lists the row no longer, and nothing tells since when;
 //! - `corrupt`: everything else.
 
-use std::collections::HashMap;
-
 use chrono::{DateTime, Utc};
-use serde_json::Value;
 use sqlx::postgres::PgBindIterExt;
-use sqlx::{Connection, PgConnection};
+use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::history::{Layering, StepRow, nanos_beyond_micros, step_rows};
+use super::history::{Batch, Known, nanos_beyond_micros};
 use super::publish::{drop_superseded_rows, plan_for_bulk};
-use super::{Doing, Run, StoreError, content, layering, to_micros, uncataloged};
-use crate::build_history::{
-    BuildHistory, HistoryAnswer, HistoryOutcome, HistoryRequest, RepositoryPath,
-};
-
-/// The run whose result is verified: the latest that published.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct VerifiedRun {
-    /// The run.
-    pub run_id: i64,
-    /// When it started: what happened in the registry later may not be in the tables.
-    pub started_at: DateTime<Utc>,
-    /// Histories it could not fetch, whose manifests may be missing.
-    pub histories_missing: i64,
-}
+use super::{Run, Session, StoreError, layering, to_micros, uncataloged};
+use crate::build_history::{HistoryAnswer, HistoryOutcome};
+use crate::run::{Compared, HistoriesCompared, Verdict, VerifiedRun};
 
 /// The latest published run of an instance.
 pub async fn verified_run(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     instance_id: i32,
 ) -> Result<Option<VerifiedRun>, StoreError> {
-    sqlx::query_as!(
+    let query = sqlx::query_as!(
         VerifiedRun,
         "select run_id, started_at, histories_failed + histories_skipped as \"histories_missing!\"
          from swr.sync_run
@@ -47,25 +32,10 @@ pub async fn verified_run(
          order by run_id desc
          limit 1",
         instance_id
-    )
-    .fetch_optional(connection)
-    .await
-    .doing("find the latest published run")
-}
-
-/// The row of an instance: its number here, and its project.
-pub async fn find_instance(
-    connection: &mut PgConnection,
-    swr_instance_id: &str,
-) -> Result<Option<(i32, String)>, StoreError> {
-    let row = sqlx::query!(
-        "select instance_id, project_id from swr.instance where swr_instance_id = $1",
-        swr_instance_id
-    )
-    .fetch_optional(connection)
-    .await
-    .doing("read the instance")?;
-    Ok(row.map(|row| (row.instance_id, row.project_id)))
+    );
+    session
+        .fetch_optional("find the latest published run", query)
+        .await
 }
 
 /// What is compared with what.
@@ -79,26 +49,13 @@ pub struct Comparison {
     pub since: DateTime<Utc>,
 }
 
-/// Rows that were on both sides.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Compared {
-    /// Artifacts.
-    pub artifacts: i64,
-    /// Tags.
-    pub tags: i64,
-}
-
 /// Compares the staged listing with the tables, and the tables with each other.
 pub async fn compare_listing(
-    connection: &mut PgConnection,
-    comparison: &Comparison,
+    session: &mut Session<'_>,
+    comparison: Comparison,
 ) -> Result<Compared, StoreError> {
-    let comparison = Comparison {
-        since: to_micros(comparison.since),
-        ..*comparison
-    };
-    let Comparison { run, .. } = comparison;
-    let mut transaction = connection.begin().await.doing("begin to compare")?;
+    let run = comparison.run;
+    let mut transaction = session.begin("begin to compare").await?;
     plan_for_bulk(&mut transaction).await?;
     forget_differences(&mut transaction, run).await?;
     drop_superseded_rows(&mut transaction, run).await?;
@@ -106,40 +63,39 @@ pub async fn compare_listing(
     compare_repositories(&mut transaction, comparison).await?;
     uncataloged::compare_repositories(&mut transaction, run).await?;
     compare_artifacts(&mut transaction, comparison).await?;
-    compare_artifact_runs(&mut transaction, comparison).await?;
+    compare_artifact_runs(&mut transaction, run).await?;
     compare_tags(&mut transaction, comparison).await?;
-    compare_tag_history(&mut transaction, comparison).await?;
-    compare_open_intervals(&mut transaction, comparison).await?;
+    compare_tag_history(&mut transaction, run).await?;
+    compare_open_intervals(&mut transaction, run).await?;
     find_missing_manifests(&mut transaction, comparison).await?;
-    find_missing_content(&mut transaction, comparison).await?;
+    find_missing_content(&mut transaction, run).await?;
     layering::compare(&mut transaction, run).await?;
     let compared = count_compared(&mut transaction, run).await?;
-    transaction.commit().await.doing("commit the comparison")?;
+    transaction.commit("commit the comparison").await?;
     Ok(compared)
 }
 
 /// Keeps the differences of the latest verification only.
-async fn forget_differences(connection: &mut PgConnection, run: Run) -> Result<(), StoreError> {
-    sqlx::query!(
+async fn forget_differences(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
+    let query = sqlx::query!(
         "delete from swr.verification_difference where instance_id = $1",
         run.instance_id
-    )
-    .execute(connection)
-    .await
-    .doing("forget the differences of an earlier verification")?;
-    Ok(())
+    );
+    session
+        .execute("forget the differences of an earlier verification", query)
+        .await
 }
 
 async fn compare_namespaces(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     comparison: Comparison,
-) -> Result<(), StoreError> {
+) -> Result<u64, StoreError> {
     let Comparison {
         run,
         verified,
         since,
     } = comparison;
-    sqlx::query!(
+    let query = sqlx::query!(
         "with listed as (
              select distinct on (namespace_id) *
              from swr.staged_namespace
@@ -193,23 +149,20 @@ async fn compare_namespaces(
         run.run_id,
         since,
         verified.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("compare namespaces")?;
-    Ok(())
+    );
+    session.execute("compare namespaces", query).await
 }
 
 async fn compare_repositories(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     comparison: Comparison,
-) -> Result<(), StoreError> {
+) -> Result<u64, StoreError> {
     let Comparison {
         run,
         verified,
         since,
     } = comparison;
-    sqlx::query!(
+    let query = sqlx::query!(
         "with listed as (
              select distinct on (repository_id) *
              from swr.staged_repository
@@ -286,19 +239,16 @@ async fn compare_repositories(
         run.run_id,
         since,
         verified.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("compare repositories")?;
-    Ok(())
+    );
+    session.execute("compare repositories", query).await
 }
 
 async fn compare_artifacts(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     comparison: Comparison,
-) -> Result<(), StoreError> {
+) -> Result<u64, StoreError> {
     let Comparison { run, since, .. } = comparison;
-    sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.verification_difference
              (instance_id, run_id, table_name, row_key, field, verdict, stored, found)
          select $1, $2, 'artifact', coalesce(s.artifact_id, a.artifact_id)::text, d.field,
@@ -333,20 +283,13 @@ async fn compare_artifacts(
         run.instance_id,
         run.run_id,
         since
-    )
-    .execute(connection)
-    .await
-    .doing("compare artifacts")?;
-    Ok(())
+    );
+    session.execute("compare artifacts", query).await
 }
 
 /// The runs that artifacts name are there, and agree with the times.
-async fn compare_artifact_runs(
-    connection: &mut PgConnection,
-    comparison: Comparison,
-) -> Result<(), StoreError> {
-    let Comparison { run, .. } = comparison;
-    sqlx::query!(
+async fn compare_artifact_runs(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
+    let query = sqlx::query!(
         "insert into swr.verification_difference
              (instance_id, run_id, table_name, row_key, field, verdict, stored, found)
          select $1, $2, 'artifact', a.artifact_id::text, d.field, 'corrupt', d.stored, d.found
@@ -365,19 +308,18 @@ async fn compare_artifact_runs(
          on conflict do nothing",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("compare artifacts with the runs they name")?;
-    Ok(())
+    );
+    session
+        .execute("compare artifacts with the runs they name", query)
+        .await
 }
 
 async fn compare_tags(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     comparison: Comparison,
-) -> Result<(), StoreError> {
+) -> Result<u64, StoreError> {
     let Comparison { run, since, .. } = comparison;
-    sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.verification_difference
              (instance_id, run_id, table_name, row_key, field, verdict, stored, found)
          select $1, $2, 'tag',
@@ -405,23 +347,16 @@ async fn compare_tags(
         run.instance_id,
         run.run_id,
         since
-    )
-    .execute(connection)
-    .await
-    .doing("compare tags")?;
-    Ok(())
+    );
+    session.execute("compare tags", query).await
 }
 
 /// Works out each interval again, as publish did, from the runs and tags it names.
 ///
 /// The start of an interval that is over may have been a push time nobody knows any more; then
 /// it must lie between the two listings that saw the tag elsewhere and there.
-async fn compare_tag_history(
-    connection: &mut PgConnection,
-    comparison: Comparison,
-) -> Result<(), StoreError> {
-    let Comparison { run, .. } = comparison;
-    sqlx::query!(
+async fn compare_tag_history(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
+    let query = sqlx::query!(
         "with listing as (
              select run_id, listing_started_at as started_at, listing_finished_at as finished_at,
                     coalesce(lag(listing_started_at) over (order by run_id), 'epoch') as previous_started_at
@@ -484,20 +419,13 @@ async fn compare_tag_history(
          where d.stored is distinct from d.found",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("compare the history of tags")?;
-    Ok(())
+    );
+    session.execute("compare the history of tags", query).await
 }
 
 /// Each tag has one open interval, with its digest, and no other interval is open.
-async fn compare_open_intervals(
-    connection: &mut PgConnection,
-    comparison: Comparison,
-) -> Result<(), StoreError> {
-    let Comparison { run, .. } = comparison;
-    sqlx::query!(
+async fn compare_open_intervals(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
+    let query = sqlx::query!(
         "insert into swr.verification_difference
              (instance_id, run_id, table_name, row_key, field, verdict, stored, found)
          select $1, $2, 'tag_history',
@@ -513,23 +441,22 @@ async fn compare_open_intervals(
          where h.digest is distinct from k.digest",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("compare tags with their history")?;
-    Ok(())
+    );
+    session
+        .execute("compare tags with their history", query)
+        .await
 }
 
 /// Each artifact's digest was asked for, unless the verified run could not ask for all.
 async fn find_missing_manifests(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     comparison: Comparison,
-) -> Result<(), StoreError> {
+) -> Result<u64, StoreError> {
     let Comparison { run, verified, .. } = comparison;
     if verified.histories_missing > 0 {
-        return Ok(());
+        return Ok(0);
     }
-    sqlx::query!(
+    let query = sqlx::query!(
         "insert into swr.verification_difference
              (instance_id, run_id, table_name, row_key, field, verdict, found)
          select distinct $1::integer, $2::bigint, 'manifest', a.digest, 'row', 'corrupt', 'present'
@@ -538,20 +465,15 @@ async fn find_missing_manifests(
            and not exists (select from swr.manifest m where m.instance_id = $1 and m.digest = a.digest)",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("look for manifests that are missing")?;
-    Ok(())
+    );
+    session
+        .execute("look for manifests that are missing", query)
+        .await
 }
 
 /// Whatever a history names is there.
-async fn find_missing_content(
-    connection: &mut PgConnection,
-    comparison: Comparison,
-) -> Result<(), StoreError> {
-    let Comparison { run, .. } = comparison;
-    sqlx::query!(
+async fn find_missing_content(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
+    let query = sqlx::query!(
         "insert into swr.verification_difference
              (instance_id, run_id, table_name, row_key, field, verdict, found)
          select $1, $2, w.table_name, w.id::text, 'row', 'corrupt', 'present'
@@ -587,15 +509,14 @@ async fn find_missing_content(
          ) w",
         run.instance_id,
         run.run_id
-    )
-    .execute(connection)
-    .await
-    .doing("look for content that is missing")?;
-    Ok(())
+    );
+    session
+        .execute("look for content that is missing", query)
+        .await
 }
 
-async fn count_compared(connection: &mut PgConnection, run: Run) -> Result<Compared, StoreError> {
-    sqlx::query_as!(
+async fn count_compared(session: &mut Session<'_>, run: Run) -> Result<Compared, StoreError> {
+    let query = sqlx::query_as!(
         Compared,
         r#"select
                (
@@ -612,505 +533,235 @@ async fn count_compared(connection: &mut PgConnection, run: Run) -> Result<Compa
                ) as "tags!""#,
         run.instance_id,
         run.run_id
-    )
-    .fetch_one(connection)
-    .await
-    .doing("count what was compared")
+    );
+    session.fetch_one("count what was compared", query).await
 }
 
-/// What came of the histories that were fetched again.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct HistoriesCompared {
-    /// Compared with what is stored.
-    pub compared: i64,
-    /// Requested without success.
-    pub unavailable: i64,
-}
-
-/// The next digests in order whose histories can be verified, with the names to ask by.
+/// The next digests in order whose histories can be verified, each with a repository that holds it.
 ///
 /// Digests are as good as random, so that those that follow upon any one are a fair sample.
 pub async fn histories_to_verify(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     after: &str,
     limit: i64,
-) -> Result<Vec<HistoryRequest>, StoreError> {
-    let rows = sqlx::query!(
-        r#"select distinct on (a.digest) a.digest as "digest!", r.namespace_name as "namespace?", r.name as "name?"
-           from (
-               select distinct on (digest) digest, repository_id
-               from swr.artifact
-               where instance_id = $1 and removed_at is null and digest > $3
-               order by digest, artifact_id desc
-               limit $4
-           ) a
-           left join swr.staged_repository r
-             on r.instance_id = $1 and r.run_id = $2 and r.repository_id = a.repository_id
-           order by a.digest, r.row_number desc nulls last"#,
+) -> Result<Vec<(String, i64)>, StoreError> {
+    let query = sqlx::query!(
+        "select distinct on (digest) digest, repository_id
+         from swr.artifact
+         where instance_id = $1 and removed_at is null and digest > $2
+         order by digest, artifact_id desc
+         limit $3",
         run.instance_id,
-        run.run_id,
         after,
         limit
     )
-    .fetch_all(connection)
-    .await
-    .doing("choose histories to verify")?;
-    Ok(rows
-        .into_iter()
-        .map(|row| HistoryRequest {
-            digest: row.digest,
-            repository: row
-                .namespace
-                .zip(row.name)
-                .map(|(namespace, name)| RepositoryPath { namespace, name }),
-        })
-        .collect())
+    .map(|row| (row.digest, row.repository_id));
+    session.fetch_all("choose histories to verify", query).await
 }
 
-/// Compares histories with what is stored under their digests: the steps by their names, and
-/// the content under those names, too.
+/// Compares histories with what is stored under their digests: the rows that storing them again would
+/// write.
 pub async fn compare_histories(
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     run: Run,
     answers: &[HistoryAnswer],
 ) -> Result<HistoriesCompared, StoreError> {
-    let digests: Vec<&str> = answers
-        .iter()
-        .map(|answer| answer.digest.as_str())
-        .collect();
-    let manifests = stored_manifests(connection, run, &digests).await?;
-    let steps = stored_steps(connection, run, &digests).await?;
-    let mut counts = HistoriesCompared::default();
-    let mut found = Differences(Vec::new());
-    for HistoryAnswer { digest, outcome } in answers {
-        let (word, history) = match outcome {
-            HistoryOutcome::Stored(history) => ("stored", Some(history)),
-            HistoryOutcome::Empty(history) => ("empty", Some(history)),
-            HistoryOutcome::Unsupported(_) => ("unsupported", None),
+    let (mut expected, mut unavailable) = (Batch::default(), 0);
+    for answer in answers {
+        match answer.outcome {
+            HistoryOutcome::Stored(_)
+            | HistoryOutcome::Empty(_)
+            | HistoryOutcome::Unsupported(_) => expected.add(answer, &Known::default()),
             HistoryOutcome::Forbidden(_) | HistoryOutcome::Gone(_) | HistoryOutcome::Failed(_) => {
-                counts.unavailable += 1;
-                continue;
+                unavailable += 1;
             }
-        };
-        // One that is missing was found before.
-        let Some(manifest) = manifests.get(digest) else {
-            continue;
-        };
-        counts.compared += 1;
-        if manifest.outcome != word {
-            found.add(Difference {
-                // A run will ask again.
-                is_explained: manifest.is_waiting,
-                ..Difference::new(
-                    "manifest",
-                    digest,
-                    "outcome",
-                    Some(manifest.outcome.clone()),
-                    Some(word.to_owned()),
-                )
-            });
-        }
-        if manifest.is_waiting {
-            continue;
-        }
-        let steps = steps.get(digest).map_or(&[][..], Vec::as_slice);
-        if let Some(history) = history {
-            let expected: Vec<StepRow<'_>> = step_rows(&history.steps).collect();
-            compare_manifest(&mut found, digest, manifest, history);
-            if word == "stored" && manifest.outcome == word {
-                compare_layering(&mut found, digest, manifest, Layering::of(&expected));
-            }
-            compare_steps(&mut found, digest, steps, &expected);
         }
     }
-    record_differences(connection, run, &found.0).await?;
-    Ok(counts)
+    let compared = compare_manifests(session, run, &expected).await?;
+    compare_content(session, run, &expected).await?;
+    Ok(HistoriesCompared {
+        compared,
+        unavailable,
+    })
 }
 
-fn compare_manifest(
-    found: &mut Differences,
-    digest: &str,
-    stored: &StoredManifest,
-    history: &BuildHistory,
-) {
-    found.compare(
-        "manifest",
-        digest,
-        "reported_total",
-        stored.reported_total,
-        history.reported_total,
-    );
-    found.compare(
-        "manifest",
-        digest,
-        "extra",
-        stored.extra.clone(),
-        history.extra.clone().map(Value::from),
-    );
+/// Lists of ids as one list, with the place of each in it as PostgreSQL counts: first (from 1) and last,
+/// both inclusive.
+#[derive(Default)]
+struct IdLists {
+    ids: Vec<Uuid>,
+    first: Vec<i32>,
+    last: Vec<i32>,
 }
 
-fn compare_layering(
-    found: &mut Differences,
-    digest: &str,
-    stored: &StoredManifest,
-    expected: Layering,
-) {
-    let text = |ids: &[Uuid]| {
-        let ids: Vec<String> = ids.iter().map(Uuid::to_string).collect();
-        format!("{{{}}}", ids.join(","))
-    };
-    found.compare(
-        "manifest",
-        digest,
-        "layer_bytes",
-        stored.layer_bytes,
-        Some(expected.layer_bytes),
-    );
-    for (field, stored, expected) in [
-        ("layer_ids", &stored.layer_ids, expected.layer_ids),
-        ("chain_ids", &stored.chain_ids, expected.chain_ids),
-    ] {
-        let stored = stored.as_deref().map(text);
-        found.compare("manifest", digest, field, stored, Some(text(&expected)));
+impl IdLists {
+    fn push(&mut self, ids: Option<&Vec<Uuid>>) {
+        self.first.push(self.ids.len() as i32 + 1);
+        self.ids.extend(ids.into_iter().flatten());
+        self.last.push(self.ids.len() as i32);
     }
 }
 
-fn compare_steps(
-    found: &mut Differences,
-    digest: &str,
-    stored: &[StoredStep],
-    expected: &[StepRow<'_>],
-) {
-    for index in 0..expected.len().max(stored.len()) {
-        let (expected, stored) = (expected.get(index), stored.get(index));
-        let ids = (
-            stored.map(|step| step.build_step_id),
-            expected.map(|step| step.build_step_id),
-        );
-        if ids.0 != ids.1 {
-            let row_key = format!("{digest} {}", index + 1);
-            found.compare("manifest", &row_key, "build_step_ids", ids.0, ids.1);
-        } else if let Some((expected, stored)) = expected.zip(stored) {
-            compare_step(found, stored, expected);
-        }
-    }
-}
-
-/// What is stored under the name of a step. Where a row is missing altogether, that was found
-/// before.
-fn compare_step(found: &mut Differences, stored: &StoredStep, expected: &StepRow<'_>) {
-    let Some(empty_layer) = stored.empty_layer else {
-        return;
-    };
-    let step = expected.step;
-    let id = expected.build_step_id.to_string();
-    let at = |time: DateTime<Utc>| time.to_rfc3339();
-    let mut compare = |field, stored: Option<String>, expected: Option<String>| {
-        found.compare("build_step", &id, field, stored, expected);
-    };
-    let text = |id: Option<Uuid>| id.map(|id| id.to_string());
-    compare(
-        "created_at",
-        stored.created_at.map(at),
-        step.created_at.map(to_micros).map(at),
-    );
-    compare(
-        "created_at_ns",
-        stored.created_at_ns.map(|nanos| nanos.to_string()),
-        step.created_at
-            .map(|time| nanos_beyond_micros(time).to_string()),
-    );
-    compare(
-        "command_id",
-        text(stored.command_id),
-        text(expected.command_id),
-    );
-    compare("layer_id", text(stored.layer_id), text(expected.layer_id));
-    compare(
-        "media_type_id",
-        text(stored.media_type_id),
-        text(expected.media_type_id),
-    );
-    compare("chain_id", text(stored.chain_id), text(expected.chain_id));
-    compare(
-        "empty_layer",
-        Some(empty_layer.to_string()),
-        Some(step.empty_layer.to_string()),
-    );
-    compare(
-        "extra",
-        stored.extra.as_ref().map(Value::to_string),
-        step.extra
-            .clone()
-            .map(|extra| Value::from(extra).to_string()),
-    );
-    // A command may carry secrets, so it is shown by the name of its content.
-    if let (Some(id), Some(command)) = (expected.command_id, &stored.command)
-        && stored.command_id == expected.command_id
-    {
-        found.compare(
-            "command",
-            &id.to_string(),
-            "command",
-            Some(content::command_id(command)),
-            Some(id),
-        );
-    }
-    let Some(layer) = &step.layer else { return };
-    if let Some(digest) = &stored.layer_digest
-        && stored.layer_id == expected.layer_id
-    {
-        found.compare(
-            "layer",
-            &layer.digest,
-            "digest",
-            Some(digest.clone()),
-            Some(layer.digest.clone()),
-        );
-        found.compare(
-            "layer",
-            &layer.digest,
-            "size_bytes",
-            stored.size_bytes,
-            layer.size_bytes,
-        );
-    }
-    if let Some(media_type) = &stored.media_type
-        && stored.media_type_id == expected.media_type_id
-    {
-        let id = expected
-            .media_type_id
-            .map(|id| id.to_string())
-            .unwrap_or_default();
-        found.compare(
-            "media_type",
-            &id,
-            "media_type",
-            Some(media_type.clone()),
-            layer.media_type.clone(),
-        );
-    }
-}
-
-/// A value that is not what it should be.
-struct Difference {
-    table: &'static str,
-    row_key: String,
-    field: &'static str,
-    stored: Option<String>,
-    found: Option<String>,
-    is_explained: bool,
-}
-
-impl Difference {
-    fn new(
-        table: &'static str,
-        row_key: &str,
-        field: &'static str,
-        stored: Option<String>,
-        found: Option<String>,
-    ) -> Difference {
-        Difference {
-            table,
-            row_key: row_key.to_owned(),
-            field,
-            stored,
-            found,
-            is_explained: false,
-        }
-    }
-}
-
-struct Differences(Vec<Difference>);
-
-impl Differences {
-    fn add(&mut self, difference: Difference) {
-        self.0.push(difference);
-    }
-
-    fn compare<T: PartialEq + ToString>(
-        &mut self,
-        table: &'static str,
-        row_key: &str,
-        field: &'static str,
-        stored: Option<T>,
-        found: Option<T>,
-    ) {
-        if stored != found {
-            let text = |value: Option<T>| value.map(|value| value.to_string());
-            self.add(Difference::new(
-                table,
-                row_key,
-                field,
-                text(stored),
-                text(found),
-            ));
-        }
-    }
-}
-
-struct StoredManifest {
-    outcome: String,
-    is_waiting: bool,
-    reported_total: Option<i64>,
-    layer_bytes: Option<i64>,
-    layer_ids: Option<Vec<Uuid>>,
-    chain_ids: Option<Vec<Uuid>>,
-    extra: Option<Value>,
-}
-
-async fn stored_manifests(
-    connection: &mut PgConnection,
+/// A manifest that is missing was found before. One that waits for another request is explained by
+/// that, and has nothing more to compare.
+async fn compare_manifests(
+    session: &mut Session<'_>,
     run: Run,
-    digests: &[&str],
-) -> Result<HashMap<String, StoredManifest>, StoreError> {
-    let rows = sqlx::query!(
-        r#"select digest, outcome, next_attempt_at is not null as "is_waiting!", reported_total, layer_bytes,
-                  layer_ids, chain_ids, extra
-           from swr.manifest
-           where instance_id = $1 and digest = any($2)"#,
+    expected: &Batch<'_>,
+) -> Result<i64, StoreError> {
+    let manifests = &expected.manifests;
+    let [mut steps, mut layers, mut chains] = <[IdLists; 3]>::default();
+    for manifest in manifests {
+        let stored = manifest.steps.as_ref();
+        steps.push(stored.map(|(step_ids, _)| step_ids));
+        layers.push(stored.map(|(_, layering)| &layering.layer_ids));
+        chains.push(stored.map(|(_, layering)| &layering.chain_ids));
+    }
+    let query = sqlx::query!(
+        r#"with compared as (
+               select e.*, m.outcome as stored_outcome, m.reported_total as stored_total,
+                      m.layer_bytes as stored_bytes, m.build_step_ids, m.layer_ids, m.chain_ids,
+                      m.extra as stored_extra, m.next_attempt_at is not null as is_waiting,
+                      m.next_attempt_at is null and e.outcome <> 'unsupported' as has_history,
+                      m.next_attempt_at is null and e.outcome = 'stored' and m.outcome = 'stored' as has_layers
+               from unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::integer[], $8::integer[],
+                           $9::integer[], $10::integer[], $11::integer[], $12::integer[], $13::jsonb[])
+                    as e (digest, outcome, reported_total, layer_bytes, first_step, last_step, first_layer, last_layer,
+                          first_chain, last_chain, extra)
+               cross join lateral (select * from swr.manifest m where m.instance_id = $1 and m.digest = e.digest limit 1) m
+           ),
+           different as (
+               insert into swr.verification_difference
+                   (instance_id, run_id, table_name, row_key, field, verdict, stored, found)
+               select $1, $2, 'manifest', d.row_key, d.field, case when c.is_waiting then 'changed' else 'corrupt' end,
+                      d.stored, d.found
+               from compared c
+               cross join lateral (
+                   values
+                       (c.digest, 'outcome', c.stored_outcome, c.outcome, true),
+                       (c.digest, 'reported_total', c.stored_total::text, c.reported_total::text, c.has_history),
+                       (c.digest, 'extra', c.stored_extra::text, c.extra::text, c.has_history),
+                       (c.digest, 'layer_bytes', c.stored_bytes::text, c.layer_bytes::text, c.has_layers),
+                       (c.digest, 'layer_ids', c.layer_ids::text,
+                        (($15::uuid[])[c.first_layer:c.last_layer])::text, c.has_layers),
+                       (c.digest, 'chain_ids', c.chain_ids::text,
+                        (($16::uuid[])[c.first_chain:c.last_chain])::text, c.has_layers)
+                   union all
+                   select c.digest || ' ' || position, 'build_step_ids', k.id::text, e.id::text, c.has_history
+                   from unnest(c.build_step_ids) with ordinality as k (id, position)
+                   full join unnest(($14::uuid[])[c.first_step:c.last_step]) with ordinality as e (id, position)
+                       using (position)
+               ) d (row_key, field, stored, found, is_compared)
+               where d.is_compared and d.stored is distinct from d.found
+           )
+           select count(*) as "compared!" from compared"#,
         run.instance_id,
-        digests as _
+        run.run_id,
+        manifests.iter().map(|m| m.digest).bind_iter() as _,
+        manifests.iter().map(|m| m.outcome).bind_iter() as _,
+        manifests.iter().map(|m| m.history.and_then(|history| history.reported_total)).bind_iter() as _,
+        manifests
+            .iter()
+            .map(|m| m.steps.as_ref().map(|(_, layering)| layering.layer_bytes))
+            .bind_iter() as _,
+        &steps.first,
+        &steps.last,
+        &layers.first,
+        &layers.last,
+        &chains.first,
+        &chains.last,
+        manifests
+            .iter()
+            .map(|m| m.history.and_then(|history| history.extra.as_ref()).map(Json))
+            .bind_iter() as _,
+        &steps.ids,
+        &layers.ids,
+        &chains.ids
     )
-    .fetch_all(connection)
-    .await
-    .doing("read manifests to verify")?;
-    let manifests = rows.into_iter().map(|row| {
-        let manifest = StoredManifest {
-            outcome: row.outcome,
-            is_waiting: row.is_waiting,
-            reported_total: row.reported_total,
-            layer_bytes: row.layer_bytes,
-            layer_ids: row.layer_ids,
-            chain_ids: row.chain_ids,
-            extra: row.extra,
-        };
-        (row.digest, manifest)
-    });
-    Ok(manifests.collect())
+    .map(|row| row.compared);
+    session.fetch_one("compare manifests", query).await
 }
 
-struct StoredStep {
-    build_step_id: Uuid,
-    created_at: Option<DateTime<Utc>>,
-    created_at_ns: Option<i16>,
-    command_id: Option<Uuid>,
-    layer_id: Option<Uuid>,
-    media_type_id: Option<Uuid>,
-    chain_id: Option<Uuid>,
-    /// `None` if the step has no row.
-    empty_layer: Option<bool>,
-    extra: Option<Value>,
-    command: Option<String>,
-    layer_digest: Option<String>,
-    size_bytes: Option<i64>,
-    media_type: Option<String>,
-}
-
-/// The steps of each digest, in order.
-async fn stored_steps(
-    connection: &mut PgConnection,
+/// What is stored under the names of steps, commands, layers and media types. Where a row is missing
+/// altogether, that was found before.
+async fn compare_content(
+    session: &mut Session<'_>,
     run: Run,
-    digests: &[&str],
-) -> Result<HashMap<String, Vec<StoredStep>>, StoreError> {
-    let rows = sqlx::query!(
-        r#"select
-               m.digest, e.build_step_id as "build_step_id!",
-               s.created_at as "created_at?", s.created_at_ns as "created_at_ns?", s.command_id as "command_id?",
-               s.layer_id as "layer_id?", s.media_type_id as "media_type_id?", s.chain_id as "chain_id?",
-               s.empty_layer as "empty_layer?", s.extra as "extra?", c.command as "command?",
-               l.digest as "layer_digest?", l.size_bytes as "size_bytes?", t.media_type as "media_type?"
-           from swr.manifest m
-           cross join lateral unnest(m.build_step_ids) with ordinality as e (build_step_id, position)
-           left join swr.build_step s on s.instance_id = $1 and s.build_step_id = e.build_step_id
-           left join swr.command c on c.instance_id = $1 and c.command_id = s.command_id
-           left join swr.layer l on l.instance_id = $1 and l.layer_id = s.layer_id
-           left join swr.media_type t on t.instance_id = $1 and t.media_type_id = s.media_type_id
-           where m.instance_id = $1 and m.digest = any($2)
-           order by m.digest, e.position"#,
-        run.instance_id,
-        digests as _
-    )
-    .fetch_all(connection)
-    .await
-    .doing("read build steps to verify")?;
-    let mut steps: HashMap<String, Vec<StoredStep>> = HashMap::new();
-    for row in rows {
-        steps.entry(row.digest).or_default().push(StoredStep {
-            build_step_id: row.build_step_id,
-            created_at: row.created_at,
-            created_at_ns: row.created_at_ns,
-            command_id: row.command_id,
-            layer_id: row.layer_id,
-            media_type_id: row.media_type_id,
-            chain_id: row.chain_id,
-            empty_layer: row.empty_layer,
-            extra: row.extra,
-            command: row.command,
-            layer_digest: row.layer_digest,
-            size_bytes: row.size_bytes,
-            media_type: row.media_type,
-        });
-    }
-    Ok(steps)
-}
-
-/// Documents are compared by the database, which writes numbers in a form of its own.
-async fn record_differences(
-    connection: &mut PgConnection,
-    run: Run,
-    differences: &[Difference],
-) -> Result<(), StoreError> {
-    if differences.is_empty() {
-        return Ok(());
-    }
-    sqlx::query!(
-        "insert into swr.verification_difference
+    expected: &Batch<'_>,
+) -> Result<u64, StoreError> {
+    let Batch {
+        commands,
+        media_types,
+        layers,
+        steps,
+        ..
+    } = expected;
+    let query = sqlx::query!(
+        "with compared (table_name, row_key, stored, found) as (
+             select 'build_step', e.build_step_id::text, to_jsonb(s), to_jsonb(e)
+             from unnest($3::uuid[], $4::timestamptz[], $5::smallint[], $6::uuid[], $7::uuid[], $8::uuid[], $9::uuid[],
+                         $10::boolean[], $11::jsonb[])
+                  as e (build_step_id, created_at, created_at_ns, command_id, layer_id, media_type_id, chain_id,
+                        empty_layer, extra)
+             cross join lateral (select * from swr.build_step s where s.instance_id = $1 and s.build_step_id = e.build_step_id limit 1) s
+             union all
+             -- A command may carry secrets.
+             select 'command', e.command_id::text,
+                    jsonb_build_object('command', encode(sha256(convert_to(c.command, 'UTF8')), 'hex')),
+                    jsonb_build_object('command', encode(sha256(convert_to(e.command, 'UTF8')), 'hex'))
+             from unnest($12::uuid[], $13::text[]) as e (command_id, command)
+             cross join lateral (select * from swr.command c where c.instance_id = $1 and c.command_id = e.command_id limit 1) c
+             union all
+             select 'layer', e.digest, to_jsonb(l), to_jsonb(e)
+             from unnest($14::uuid[], $15::text[], $16::bigint[]) as e (layer_id, digest, size_bytes)
+             cross join lateral (select * from swr.layer l where l.instance_id = $1 and l.layer_id = e.layer_id limit 1) l
+             union all
+             select 'media_type', e.media_type_id::text, to_jsonb(t), to_jsonb(e)
+             from unnest($17::uuid[], $18::text[]) as e (media_type_id, media_type)
+             cross join lateral (select * from swr.media_type t where t.instance_id = $1 and t.media_type_id = e.media_type_id limit 1) t
+         )
+         insert into swr.verification_difference
              (instance_id, run_id, table_name, row_key, field, verdict, stored, found)
-         select $1, $2, d.table_name, d.row_key, d.field,
-                case when d.is_explained then 'changed' else 'corrupt' end, d.stored, d.found
-         from unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::boolean[])
-              as d (table_name, row_key, field, stored, found, is_explained)
-         where case when d.field = 'extra' then d.stored::jsonb is distinct from d.found::jsonb else true end
+         select $1, $2, c.table_name, c.row_key, f.key, 'corrupt', s.value, f.value
+         from compared c
+         cross join lateral jsonb_each_text(c.found) f
+         join lateral jsonb_each_text(c.stored) s on s.key = f.key
+         where s.value is distinct from f.value
          -- A shared step, command or layer differs in each history that names it.
          on conflict do nothing",
         run.instance_id,
         run.run_id,
-        differences.iter().map(|d| d.table).bind_iter() as _,
-        differences.iter().map(|d| d.row_key.as_str()).bind_iter() as _,
-        differences.iter().map(|d| d.field).bind_iter() as _,
-        differences.iter().map(|d| d.stored.as_deref()).bind_iter() as _,
-        differences.iter().map(|d| d.found.as_deref()).bind_iter() as _,
-        differences.iter().map(|d| d.is_explained).bind_iter() as _
-    )
-    .execute(connection)
-    .await
-    .doing("record differences")?;
-    Ok(())
-}
-
-/// How many differences there are of each verdict.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Verdict {
-    /// Not explained by a change of the registry.
-    pub corrupt: i64,
-    /// Explained by one.
-    pub changed: i64,
-    /// Rows that the registry no longer lists.
-    pub unlisted: i64,
+        steps.iter().map(|s| s.build_step_id).bind_iter() as _,
+        steps.iter().map(|s| s.step.created_at.map(to_micros)).bind_iter() as _,
+        steps.iter().map(|s| s.step.created_at.map(nanos_beyond_micros)).bind_iter() as _,
+        steps.iter().map(|s| s.command_id).bind_iter() as _,
+        steps.iter().map(|s| s.layer_id).bind_iter() as _,
+        steps.iter().map(|s| s.media_type_id).bind_iter() as _,
+        steps.iter().map(|s| s.chain_id).bind_iter() as _,
+        steps.iter().map(|s| s.step.empty_layer).bind_iter() as _,
+        steps.iter().map(|s| s.step.extra.as_ref().map(Json)).bind_iter() as _,
+        commands.iter().map(|c| c.command_id).bind_iter() as _,
+        commands.iter().map(|c| c.command).bind_iter() as _,
+        layers.iter().map(|(id, _)| *id).bind_iter() as _,
+        layers.iter().map(|(_, layer)| layer.digest.as_str()).bind_iter() as _,
+        layers.iter().map(|(_, layer)| layer.size_bytes).bind_iter() as _,
+        media_types.iter().map(|(id, _)| *id).bind_iter() as _,
+        media_types.iter().map(|(_, text)| *text).bind_iter() as _,
+    );
+    session.execute("compare build steps", query).await
 }
 
 /// Records what was compared and found, drops what was staged, and gives the verdict.
 pub async fn record_verification(
-    connection: &mut PgConnection,
-    comparison: &Comparison,
+    session: &mut Session<'_>,
+    comparison: Comparison,
     compared: Compared,
     histories: HistoriesCompared,
     now: DateTime<Utc>,
 ) -> Result<Verdict, StoreError> {
     let Comparison { run, verified, .. } = comparison;
-    let verdict = sqlx::query_as!(
+    let query = sqlx::query_as!(
         Verdict,
         r#"with kind as (
                select verdict, table_name || '.' || field as name, count(*) as differences
@@ -1146,10 +797,8 @@ pub async fn record_verification(
         compared.tags,
         histories.compared,
         histories.unavailable
-    )
-    .fetch_one(&mut *connection)
-    .await
-    .doing("record the verification")?;
-    super::stage::clear(connection, run.instance_id).await?;
+    );
+    let verdict = session.fetch_one("record the verification", query).await?;
+    super::stage::clear(session, run.instance_id).await?;
     Ok(verdict)
 }

@@ -3,18 +3,18 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgConnection;
 use tokio::time::Instant;
 
 use super::progress::{Phase, Progress};
-use super::{SyncError, SyncSettings};
+use super::{Ending, SyncError, SyncSettings};
 use crate::artifact::InstanceDescription;
 use crate::clock::CLOCK_TOLERANCE;
 use crate::database::Database;
 use crate::registry::Registry;
+use crate::run::VerifiedRun;
 use crate::stop::{Stop, StopReason};
 use crate::store::{
-    self, Instance, InstanceLock, LockAttempt, LockHolder, OtherClocks, Run, StoreError,
+    self, Instance, InstanceLock, LockAttempt, LockHolder, OtherClocks, Run, Session, StoreError,
 };
 
 /// How often a lock that another run has is asked for again: a cheap statement on a connection that
@@ -25,46 +25,48 @@ const LOCK_WAIT_INTERVAL: Duration = Duration::from_secs(60);
 /// The first version with the artifact list of the whole instance (swr_03_0306).
 pub(crate) const FIRST_VERSION: [u64; 3] = [25, 6, 0];
 
-/// Connects, settles the instance, takes its lock and starts the run.
+/// Connects, settles the instance, takes its lock and starts the run. Also returns the run to verify,
+/// if the ending asks for one.
 pub(super) async fn begin_run(
     registry: &Registry,
     database: &Database,
     settings: &SyncSettings,
     progress: &Progress,
     stop: &Stop,
-) -> Result<(InstanceLock, Run), SyncError> {
-    let limit = database.timeout();
+) -> Result<(InstanceLock, Run, Option<VerifiedRun>), SyncError> {
     let settling = async {
-        let mut connection = database.connect_to_write().await?;
-        let settled = settle_instance(registry, &mut connection, settings, limit).await?;
-        Ok::<_, SyncError>((connection, settled))
+        let mut session = Session::connect(database, &registry.activity()).await?;
+        let settled = settle_instance(registry, &mut session, settings).await?;
+        Ok::<_, SyncError>((session, settled))
     };
-    let (connection, (instance, description)) = stop.or(settling).await??;
-    let mut lock = LockWait {
-        instance_id: instance.instance_id,
-        lock_timeout: settings.lock_timeout,
-        limit,
-        progress,
-    }
-    .acquire(connection, stop)
-    .await?;
+    let (session, (instance, description)) = stop.or(settling).await??;
+    let (instance_id, lock_timeout) = (instance.instance_id, settings.lock_timeout);
+    let mut lock = take_lock(session, instance_id, lock_timeout, progress, stop).await?;
     let beginning = async {
         let now = settings.clock.now();
+        let verified = match settings.ending {
+            Ending::Publish | Ending::DryRun => None,
+            Ending::Compare(_) => {
+                let verified = store::verified_run(&mut lock, instance_id).await?;
+                Some(verified.ok_or_else(|| never_published(settings))?)
+            }
+        };
         let run = Run::start(&mut lock, &settings.host, now).await?;
-        let clocks = store::other_clocks(lock.connection(), run.instance_id).await?;
+        let clocks = store::other_clocks(&mut lock, run.instance_id).await?;
         for warning in clock_warnings(now, clocks) {
             tracing::warn!("{warning}");
         }
-        store::prepare_findings(lock.connection(), run).await?;
+        if verified.is_none() {
+            store::prepare_findings(&mut lock, run).await?;
+        }
         if description != Description::NotRequested {
             let answer = description.answer();
-            let describing = store::describe_instance(lock.connection(), run, answer, now);
+            let describing = store::describe_instance(&mut lock, run, answer, now);
             Progress::add(&progress.data_issues, describing.await?);
         }
-        Ok((lock, run))
+        Ok((lock, run, verified))
     };
-    let beginning = store::within(limit, "begin a run", beginning);
-    Ok(stop.or(beginning).await??)
+    stop.or(beginning).await?
 }
 
 /// Warnings about clocks that differ. The run continues: the wrong clock may be that of an earlier
@@ -104,82 +106,72 @@ fn in_words(time: TimeDelta) -> humantime::FormattedDuration {
     humantime::format_duration(Duration::from_secs(time.num_seconds().unsigned_abs()))
 }
 
-/// Taking the lock of an instance, and waiting for it.
-struct LockWait<'a> {
+/// Takes the lock, and waits for it up to `lock_timeout`, or as long as it takes. Of those who wait, the
+/// one who asks next after its release gets it.
+async fn take_lock(
+    mut session: Session<'static>,
     instance_id: i32,
-    /// How long to wait; `None` for as long as it takes.
     lock_timeout: Option<Duration>,
-    /// Limit for each step on the database.
-    limit: Duration,
-    progress: &'a Progress,
-}
-
-impl LockWait<'_> {
-    /// Takes the lock. Of those who wait, the one who asks next after its release gets it.
-    async fn acquire(
-        self,
-        mut connection: PgConnection,
-        stop: &Stop,
-    ) -> Result<InstanceLock, SyncError> {
-        let (mut begin, mut last_holder) = (None::<Instant>, None);
-        let (mut pause, mut next_word) = (Duration::ZERO, Duration::ZERO);
-        loop {
-            let attempt = async {
-                tokio::time::sleep(pause).await;
-                let attempt = InstanceLock::attempt(connection, self.instance_id);
-                store::within(self.limit, "take the lock of the instance", attempt).await
-            };
-            let attempt = match (stop.or(attempt).await, begin) {
-                (Ok(attempt), _) => attempt?,
-                // It has waited as long as it may, which is the lock's fault and nobody else's.
-                (Err(StopReason::TimeLimit(_)), Some(begin)) => {
-                    return Err(locked(last_holder, Some(begin.elapsed())));
-                }
-                (Err(reason), _) => return Err(reason.into()),
-            };
-            match attempt {
-                LockAttempt::Taken(lock) => return Ok(lock),
-                LockAttempt::Held {
-                    connection: ours,
-                    holder,
-                } => (connection, last_holder) = (ours, holder),
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<InstanceLock, SyncError> {
+    let (mut begin, mut last_holder) = (None::<Instant>, None);
+    let (mut pause, mut next_word) = (Duration::ZERO, Duration::ZERO);
+    loop {
+        let attempt = async {
+            tokio::time::sleep(pause).await;
+            InstanceLock::attempt(session, instance_id).await
+        };
+        let attempt = match (stop.or(attempt).await, begin) {
+            (Ok(attempt), _) => attempt?,
+            // It has waited as long as it may, which is the lock's fault and nobody else's.
+            (Err(StopReason::TimeLimit(_)), Some(begin)) => {
+                return Err(locked(last_holder, Some(begin.elapsed())));
             }
-            let waited = begin.get_or_insert_with(Instant::now).elapsed();
-            pause = match self.lock_timeout {
-                Some(timeout) => timeout.saturating_sub(waited).min(LOCK_POLL),
-                None => LOCK_POLL,
-            };
-            if pause.is_zero() {
-                let has_waited = self.lock_timeout != Some(Duration::ZERO);
-                return Err(locked(last_holder, has_waited.then_some(waited)));
-            }
-            if waited >= next_word {
-                next_word += LOCK_WAIT_INTERVAL;
-                self.progress.enter(Phase::Waiting);
-                self.tell(last_holder.as_ref(), waited);
-            }
+            (Err(reason), _) => return Err(reason.into()),
+        };
+        match attempt {
+            LockAttempt::Taken(lock) => return Ok(lock),
+            LockAttempt::Held {
+                session: ours,
+                holder,
+            } => (session, last_holder) = (ours, holder),
+        }
+        let waited = begin.get_or_insert_with(Instant::now).elapsed();
+        pause = match lock_timeout {
+            Some(timeout) => timeout.saturating_sub(waited).min(LOCK_POLL),
+            None => LOCK_POLL,
+        };
+        if pause.is_zero() {
+            let has_waited = lock_timeout != Some(Duration::ZERO);
+            return Err(locked(last_holder, has_waited.then_some(waited)));
+        }
+        if waited >= next_word {
+            next_word += LOCK_WAIT_INTERVAL;
+            progress.enter(Phase::Waiting);
+            tell_of_wait(last_holder.as_ref(), waited, lock_timeout);
         }
     }
+}
 
-    fn tell(&self, holder: Option<&LockHolder>, waited: Duration) {
-        let whom = match holder {
-            Some(holder) => holder.to_string(),
-            None => "it was released just now".to_owned(),
-        };
-        let how_long = match self.lock_timeout {
-            Some(timeout) => format!("up to {} ", humantime::format_duration(timeout)),
-            None => String::new(),
-        };
-        let run_id = match holder {
-            Some(LockHolder::Run { run_id, .. }) => Some(run_id),
-            _ => None,
-        };
-        tracing::warn!(
-            waited_s = waited.as_secs(),
-            holder_run_id = run_id,
-            "waiting {how_long}for the lock of this instance: {whom}"
-        );
-    }
+fn tell_of_wait(holder: Option<&LockHolder>, waited: Duration, lock_timeout: Option<Duration>) {
+    let whom = match holder {
+        Some(holder) => holder.to_string(),
+        None => "it was released just now".to_owned(),
+    };
+    let how_long = match lock_timeout {
+        Some(timeout) => format!("up to {} ", humantime::format_duration(timeout)),
+        None => String::new(),
+    };
+    let run_id = match holder {
+        Some(LockHolder::Run { run_id, .. }) => Some(run_id),
+        _ => None,
+    };
+    tracing::warn!(
+        waited_s = waited.as_secs(),
+        holder_run_id = run_id,
+        "waiting {how_long}for the lock of this instance: {whom}"
+    );
 }
 
 fn locked(holder: Option<LockHolder>, waited: Option<Duration>) -> SyncError {
@@ -207,12 +199,12 @@ impl Description {
 }
 
 /// Returns the instance's row, and the registry's description if the stored one is old. The row is
-/// created when the registry has confirmed the instance, or has refused this key a description.
+/// created when the registry has confirmed the instance, or has refused this key a description. A
+/// verification needs the row, and changes nothing.
 async fn settle_instance(
     registry: &Registry,
-    connection: &mut PgConnection,
+    session: &mut Session<'_>,
     settings: &SyncSettings,
-    limit: Duration,
 ) -> Result<(Instance, Description), SyncError> {
     let SyncSettings {
         swr_instance_id,
@@ -223,13 +215,16 @@ async fn settle_instance(
         clock,
         ..
     } = settings;
-    let finding = Instance::find(connection, swr_instance_id, clock.now());
-    let known = store::within(limit, "read the instance", finding).await?;
+    let known = Instance::find(session, swr_instance_id, clock.now()).await?;
     if let Some(error) = known
         .as_ref()
         .and_then(|known| wrong_project(known, settings))
     {
         return Err(error);
+    }
+    if matches!(settings.ending, Ending::Compare(_)) {
+        let known = known.ok_or_else(|| never_published(settings))?;
+        return Ok((known, Description::NotRequested));
     }
     let is_new = known.as_ref().is_none_or(|known| known.is_new);
     let description = match known.is_some_and(|known| !known.needs_description) && !is_new {
@@ -251,12 +246,8 @@ async fn settle_instance(
     }) = &description
         && is_new
         && !safeguards.accept_new_instance
-        && let Some(namesake) = store::within(
-            limit,
-            "look for an instance of the same name",
-            store::find_namesake(connection, swr_instance_id, project_id, name),
-        )
-        .await?
+        && let Some(namesake) =
+            store::find_namesake(session, swr_instance_id, project_id, name).await?
     {
         return Err(SyncError::SameName {
             swr_instance_id: swr_instance_id.clone(),
@@ -264,20 +255,26 @@ async fn settle_instance(
             namesake: Box::new(namesake),
         });
     }
-    let creating = Instance::find_or_create(
-        connection,
+    let instance = Instance::find_or_create(
+        session,
         swr_instance_id,
         project_id,
         endpoint,
         region.as_deref(),
         clock.now(),
-    );
-    let instance = store::within(limit, "write the instance", creating).await?;
+    )
+    .await?;
     // Another run may have made it in between.
     if let Some(error) = wrong_project(&instance, settings) {
         return Err(error);
     }
     Ok((instance, description))
+}
+
+fn never_published(settings: &SyncSettings) -> SyncError {
+    SyncError::NeverPublished {
+        swr_instance_id: settings.swr_instance_id.clone(),
+    }
 }
 
 fn wrong_project(instance: &Instance, settings: &SyncSettings) -> Option<SyncError> {

@@ -21,7 +21,7 @@ use crate::database::Database;
 use crate::registry::{FetchedHistory, Registry, RegistryError, Reservation};
 use crate::spans;
 use crate::stop::Stop;
-use crate::store::{self, HistoryWriter, InstanceLock, Run, StoreError};
+use crate::store::{HistoryWriter, InstanceLock, Run, Session, StoreError};
 
 /// Digests that may wait for their request: about ten list pages.
 const WANTED_CAPACITY: usize = 1_000;
@@ -43,8 +43,6 @@ pub(super) struct Crawl {
     pub(super) clock: Clock,
     pub(super) run: Run,
     pub(super) progress: Arc<Progress>,
-    /// Limit for each step on the database.
-    pub(super) database_timeout: Duration,
     /// For the watchdog, which ends the run when nothing happens for `patience`.
     pub(super) activity: Activity,
     patience: Duration,
@@ -105,7 +103,6 @@ impl Crawl {
         settings: &SyncSettings,
         run: Run,
         progress: &Arc<Progress>,
-        database_timeout: Duration,
     ) -> Arc<Crawl> {
         Arc::new(Crawl {
             registry: registry.clone(),
@@ -114,7 +111,6 @@ impl Crawl {
             heartbeat: settings.heartbeat,
             run,
             progress: Arc::clone(progress),
-            database_timeout,
             activity: registry.activity(),
             in_flight: Mutex::default(),
             failures: Mutex::default(),
@@ -136,15 +132,9 @@ impl Crawl {
         let listing = Listing::new(self, lock);
         let last_answers = answered_sender.downgrade();
         let crawling = self.crawl(listing, database, answered_sender, answered, &mut tasks);
-        let crawled = tokio::select! {
-            crawled = crawling => crawled,
-            reason = stop.requested() => Err(reason.into()),
-            stages = self.activity.stalled(self.patience, || self.registry.held_up_until()) => {
-                // Whatever is stuck would not end by itself.
-                return Err(SyncError::Stalled { patience: self.patience, stages });
-            }
-        };
-        if crawled.is_err() {
+        let crawled = self.unless_ended(stop, crawling).await;
+        // Whatever is stuck would not end by itself.
+        if crawled.is_err() && !matches!(crawled, Err(SyncError::Stalled { .. })) {
             // Answers of requests in flight are still stored; the next run requests the others again.
             self.halt.send_replace(true);
             let ending = async {
@@ -165,6 +155,22 @@ impl Crawl {
         crawled
     }
 
+    /// Does the work of the run, unless it is to stop, or is stuck.
+    pub(super) async fn unless_ended<T>(
+        &self,
+        stop: &Stop,
+        work: impl Future<Output = Result<T, SyncError>>,
+    ) -> Result<T, SyncError> {
+        let patience = self.patience;
+        tokio::select! {
+            done = work => done,
+            reason = stop.requested() => Err(reason.into()),
+            stages = self.activity.stalled(patience, || self.registry.held_up_until()) => {
+                Err(SyncError::Stalled { patience, stages })
+            }
+        }
+    }
+
     /// The stages from the catalog to the last stored answer. The lister runs in the caller's task
     /// because it uses the lock's connection; it awaits channels and statements, never a request.
     async fn crawl(
@@ -177,14 +183,14 @@ impl Crawl {
     ) -> Result<(DateTime<Utc>, DateTime<Utc>), SyncError> {
         let catalog_span = tracing::info_span!(target: spans::TARGET, "catalog");
         listing.start().instrument(catalog_span).await?;
-        let connection = database.connect_to_write().await?;
-        let writer = HistoryWriter::new(connection, self.run);
+        let session = Session::connect(database, &self.activity).await?;
+        let writer = HistoryWriter::new(session, self.run);
         self.progress.enter(Phase::Listing);
         let stored = self.spawn(tasks, Arc::clone(self).store(writer, answered));
 
         let (wanted, fetched) = self.spawn_fetch(tasks, &answered_sender);
         let listing_span = tracing::info_span!(target: spans::TARGET, "listing");
-        let reading = listing.read_listing(wanted).instrument(listing_span);
+        let reading = listing.read_listing(Some(wanted)).instrument(listing_span);
         let times = unless_failed(tasks, reading).await?;
         self.progress.enter(Phase::Histories);
         unless_failed(tasks, listing.wait("the histories of the listing", fetched)).await?;
@@ -253,26 +259,6 @@ impl Crawl {
         };
         let span = tracing::info_span!(target: spans::TARGET, "histories");
         (wanted_sender, self.spawn(tasks, fetching.instrument(span)))
-    }
-
-    /// Registers a step on the database with the watchdog, and ends it at its limit.
-    pub(super) async fn within<T>(
-        &self,
-        doing: &'static str,
-        step: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let _statement = self.activity.begin(self.database_timeout);
-        store::within(self.database_timeout, doing, step).await
-    }
-
-    /// As [`within`](Crawl::within), for a step that proves no progress.
-    pub(super) async fn within_heartbeat<T>(
-        &self,
-        doing: &'static str,
-        step: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let _heartbeat = self.activity.begin_heartbeat(self.database_timeout);
-        store::within(self.database_timeout, doing, step).await
     }
 
     pub(super) async fn halted(&self) {
@@ -356,14 +342,7 @@ impl Crawl {
         holder: &Holder,
     ) -> Result<Option<FetchedHistory>, RegistryError> {
         let Some(repository) = &holder.path else {
-            return Ok(Some(FetchedHistory {
-                outcome: HistoryOutcome::Failed(Refusal {
-                    status: None,
-                    code: None,
-                    message: "the catalog does not name the repository of this digest".to_owned(),
-                }),
-                reservation: Reservation::default(),
-            }));
+            return Ok(Some(of_unnamed_repository()));
         };
         let may_ask = || self.failures().may_ask(repository);
         // Checked before queueing, so that thousands do not wait needlessly, and before sending.
@@ -468,8 +447,7 @@ impl Crawl {
     ) -> Result<(), StoreError> {
         let mut parts = vec![answers];
         while let Some(part) = parts.pop() {
-            let storing = writer.store(part, self.clock.now());
-            match (self.within("store build histories", storing).await, part) {
+            match (writer.store(part, self.clock.now()).await, part) {
                 (Ok(writes), _) => self.progress.note(part, writes),
                 (Err(error), [answer]) if error.is_about_content() => {
                     let refused = HistoryAnswer {
@@ -478,8 +456,7 @@ impl Crawl {
                     };
                     self.failures().count(&refused.outcome, None);
                     let refused = std::slice::from_ref(&refused);
-                    let storing = writer.store(refused, self.clock.now());
-                    let writes = self.within("store build histories", storing).await?;
+                    let writes = writer.store(refused, self.clock.now()).await?;
                     self.progress.note(refused, writes);
                 }
                 (Err(error), _) if error.is_about_content() => {
@@ -493,9 +470,21 @@ impl Crawl {
     }
 }
 
+/// The outcome for a digest whose repository the catalog does not name.
+pub(super) fn of_unnamed_repository() -> FetchedHistory {
+    FetchedHistory {
+        outcome: HistoryOutcome::Failed(Refusal {
+            status: None,
+            code: None,
+            message: "the catalog does not name the repository of this digest".to_owned(),
+        }),
+        reservation: Reservation::default(),
+    }
+}
+
 /// Does the lister's work, unless a task fails: then returns the task's error, which is the cause of
 /// any error of the lister.
-async fn unless_failed<T>(
+pub(super) async fn unless_failed<T>(
     tasks: &mut JoinSet<Result<(), SyncError>>,
     work: impl Future<Output = Result<T, SyncError>>,
 ) -> Result<T, SyncError> {

@@ -55,6 +55,12 @@ pub enum SyncError {
         /// The other one.
         namesake: Box<Namesake>,
     },
+    /// There is nothing to compare.
+    #[error("the database has no published run of instance {swr_instance_id}")]
+    NeverPublished {
+        /// The instance.
+        swr_instance_id: String,
+    },
     /// The listing has many times more rows than the catalog counts.
     #[error(
         "the artifact list does not end: it has returned {listed} rows, but the catalog counts {counted} artifacts"
@@ -98,7 +104,7 @@ impl SyncError {
             SyncError::Store(StoreError::MassRemoval(_)) => Exit::Refused,
             SyncError::Store(_) => Exit::Database,
             SyncError::Database(error) => error.exit(),
-            SyncError::UnsupportedVersion { .. } => Exit::Usage,
+            SyncError::UnsupportedVersion { .. } | SyncError::NeverPublished { .. } => Exit::Usage,
             SyncError::EndlessListing { .. } => Exit::SourceUnavailable,
             SyncError::Stalled { .. } => Exit::Unexpected,
             SyncError::WrongInstance { .. } | SyncError::SameName { .. } => Exit::Refused,

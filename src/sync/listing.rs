@@ -2,7 +2,7 @@
 //!
 //! It awaits statements, and the channels to the tasks that send requests; it sends none itself.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -17,8 +17,8 @@ use super::{IN_PROGRESS, SyncError};
 use crate::artifact::{Artifact, Page, Repository};
 use crate::build_history::RepositoryPath;
 use crate::store::{
-    self, DoubtfulRemovals, InstanceLock, Staged, StoreError, histories_wanted, stage_artifacts,
-    stage_namespaces, stage_repositories,
+    self, InstanceLock, Staged, StoreError, histories_wanted, stage_artifacts, stage_namespaces,
+    stage_repositories,
 };
 
 /// A listing with more rows than this, and more than this many times the count of the catalog, is
@@ -31,7 +31,7 @@ const ALTERNATIVES: usize = 1_000;
 /// The lister, the only user of the lock's connection while the crawl runs.
 pub(super) struct Listing<'a> {
     crawl: Arc<Crawl>,
-    lock: &'a mut InstanceLock,
+    pub(super) lock: &'a mut InstanceLock,
     staged: Staged,
     names: Names,
     /// The artifacts in all repositories according to the catalog; `None` if it has no counts.
@@ -97,10 +97,9 @@ impl<'a> Listing<'a> {
 
     /// What comes before the first page: the catalog.
     pub(super) async fn start(&mut self) -> Result<(), SyncError> {
-        let crawl = Arc::clone(&self.crawl);
-        let looking = store::has_other_instances(self.lock.connection(), crawl.run.instance_id);
-        self.has_other_instances = crawl.within("look for other instances", looking).await?;
-        crawl.progress.enter(Phase::Catalog);
+        self.has_other_instances =
+            store::has_other_instances(self.lock, self.crawl.run.instance_id).await?;
+        self.crawl.progress.enter(Phase::Catalog);
         self.read_catalog().await
     }
 
@@ -112,9 +111,7 @@ impl<'a> Listing<'a> {
         let mut namespaces = Pages::spawn(crawl.registry.namespace_pages());
         while let Some(page) = self.next_page(&mut namespaces).await? {
             pages += 1;
-            let staging =
-                stage_namespaces(self.lock.connection(), crawl.run, &mut self.staged, &page);
-            crawl.within("stage namespaces", staging).await?;
+            stage_namespaces(self.lock, crawl.run, &mut self.staged, &page).await?;
             Progress::add(&crawl.progress.catalog_pages, 1);
         }
         let mut repositories = Pages::spawn(crawl.registry.repository_pages());
@@ -129,9 +126,7 @@ impl<'a> Listing<'a> {
                     .zip(count)
                     .and_then(|(sum, count)| u64::checked_add(sum, count));
             }
-            let staging =
-                stage_repositories(self.lock.connection(), crawl.run, &mut self.staged, &page);
-            crawl.within("stage repositories", staging).await?;
+            stage_repositories(self.lock, crawl.run, &mut self.staged, &page).await?;
             Progress::add(&crawl.progress.catalog_pages, 1);
         }
         self.artifacts_counted = counted;
@@ -140,29 +135,32 @@ impl<'a> Listing<'a> {
     }
 
     /// Lists everything, and once more if something may be missing. Returns when the listing began and
-    /// ended.
+    /// ended. Without a channel for the wanted histories, it lists once.
     pub(super) async fn read_listing(
         &mut self,
-        wanted: mpsc::Sender<Wanted>,
+        wanted: Option<mpsc::Sender<Wanted>>,
     ) -> Result<(DateTime<Utc>, DateTime<Utc>), SyncError> {
-        let clock = self.crawl.clock.clone();
+        let (clock, run) = (self.crawl.clock.clone(), self.crawl.run);
         let started_at = clock.now();
-        self.note_listing(started_at, None).await?;
-        self.read_pages(&wanted).await?;
-        self.confirm_removals(&wanted).await?;
+        store::note_listing(self.lock, run, started_at, None).await?;
+        self.read_pages(wanted.as_ref()).await?;
+        if let Some(wanted) = &wanted {
+            self.confirm_removals(wanted).await?;
+        }
         let finished_at = clock.now();
-        self.note_listing(started_at, Some(finished_at)).await?;
+        store::note_listing(self.lock, run, started_at, Some(finished_at)).await?;
         Ok((started_at, finished_at))
     }
 
     /// Reads again where something published is missing without proof that it is gone; it counts
     /// as removed if it is missing again. An unchanged registry is not read twice.
     async fn confirm_removals(&mut self, wanted: &mpsc::Sender<Wanted>) -> Result<(), SyncError> {
-        let mut doubts = self.doubtful_removals().await?;
+        let run = self.crawl.run;
+        let mut doubts = store::doubtful_removals(self.lock, run).await?;
         if doubts.catalog && self.catalog_may_shift {
             tracing::debug!("the catalog lacks what it had before: reading it again");
             self.read_catalog().await?;
-            doubts = self.doubtful_removals().await?;
+            doubts = store::doubtful_removals(self.lock, run).await?;
         }
         if doubts.artifacts {
             tracing::info!(
@@ -170,7 +168,7 @@ impl<'a> Listing<'a> {
             );
             self.is_second_listing = true;
             self.rows_listed = 0;
-            self.read_pages(wanted).await?;
+            self.read_pages(Some(wanted)).await?;
             // The next run compares its counts with those of this one, so they must not include
             // artifacts that were deleted during this listing.
             self.read_catalog().await?;
@@ -178,13 +176,7 @@ impl<'a> Listing<'a> {
         Ok(())
     }
 
-    async fn doubtful_removals(&mut self) -> Result<DoubtfulRemovals, StoreError> {
-        let crawl = Arc::clone(&self.crawl);
-        let looking = store::doubtful_removals(self.lock.connection(), crawl.run);
-        crawl.within("look for what is missing", looking).await
-    }
-
-    async fn read_pages(&mut self, wanted: &mpsc::Sender<Wanted>) -> Result<(), SyncError> {
+    async fn read_pages(&mut self, wanted: Option<&mpsc::Sender<Wanted>>) -> Result<(), SyncError> {
         let mut pages = Pages::spawn(self.crawl.registry.artifact_pages());
         while let Some(page) = self.next_page(&mut pages).await? {
             Progress::add(&self.crawl.progress.pages, 1);
@@ -212,27 +204,22 @@ impl<'a> Listing<'a> {
         self.beating(pages.next()).await?.map_err(Into::into)
     }
 
-    async fn note_listing(
-        &mut self,
-        started_at: DateTime<Utc>,
-        finished_at: Option<DateTime<Utc>>,
-    ) -> Result<(), StoreError> {
-        let crawl = Arc::clone(&self.crawl);
-        let connection = self.lock.connection();
-        let noting = store::note_listing(connection, crawl.run, started_at, finished_at);
-        crawl.within("note the times of the listing", noting).await
-    }
-
     /// Stages a page, and sends the digests without a stored history to the fetch task.
     async fn take_in(
         &mut self,
         page: &Page<Artifact>,
-        wanted: &mpsc::Sender<Wanted>,
+        wanted: Option<&mpsc::Sender<Wanted>>,
     ) -> Result<(), SyncError> {
         let crawl = Arc::clone(&self.crawl);
         crawl.activity.waits("lister", "the database");
-        let staging = stage_artifacts(self.lock.connection(), crawl.run, &mut self.staged, page);
-        crawl.within("stage artifacts", staging).await?;
+        stage_artifacts(self.lock, crawl.run, &mut self.staged, page).await?;
+        let progress = &crawl.progress;
+        if !self.is_second_listing {
+            Progress::add(&progress.artifacts_listed, page.rows.len() as u64);
+        }
+        let Some(wanted) = wanted else {
+            return Ok(());
+        };
         // In this order: a digest that is neither in flight here nor stored in the next
         // statement cannot have been both, since only this stage sends digests out.
         let mut holders: HashMap<&str, i64> = HashMap::new();
@@ -252,12 +239,10 @@ impl<'a> Listing<'a> {
             // The repository was created after the catalog was read.
             self.read_catalog().await?;
         }
-        let progress = &crawl.progress;
         Progress::add(&progress.histories_wanted, digests.len() as u64);
         if !self.is_second_listing {
-            let (listed, requested) = (page.rows.len() as u64, digests.len() as u64);
-            Progress::add(&progress.artifacts_listed, listed);
-            Progress::add(&progress.histories_reused, listed - requested);
+            let reused = page.rows.len() - digests.len();
+            Progress::add(&progress.histories_reused, reused as u64);
         }
         crawl
             .activity
@@ -282,14 +267,11 @@ impl<'a> Listing<'a> {
         mut unresolved: Vec<Unresolved>,
         wanted: mpsc::Sender<Wanted>,
     ) -> Result<(), SyncError> {
-        let crawl = Arc::clone(&self.crawl);
         while !unresolved.is_empty() {
             let part = unresolved.split_off(unresolved.len().saturating_sub(ALTERNATIVES));
             let digests: Vec<&str> = part.iter().map(|one| one.digest.as_str()).collect();
-            let looking = store::repositories_listing(self.lock.connection(), crawl.run, &digests);
-            let mut holders = crawl
-                .within("see which repositories hold a digest", looking)
-                .await?;
+            let mut holders =
+                store::repositories_listing(self.lock, self.crawl.run, &digests).await?;
             for Unresolved {
                 digest,
                 repository_id,
@@ -310,7 +292,7 @@ impl<'a> Listing<'a> {
         Ok(())
     }
 
-    fn holder(&self, repository_id: i64) -> Holder {
+    pub(super) fn holder(&self, repository_id: i64) -> Holder {
         Holder {
             repository_id,
             path: self.names.path(repository_id),
@@ -331,22 +313,17 @@ impl<'a> Listing<'a> {
 
     /// The digests that need a request, after histories were copied from other instances.
     async fn needed(&mut self, candidates: Vec<&str>) -> Result<Vec<String>, StoreError> {
-        let crawl = Arc::clone(&self.crawl);
         if candidates.is_empty() {
             return Ok(Vec::new());
         }
-        let now = crawl.clock.now();
-        let looking = histories_wanted(self.lock.connection(), crawl.run, &candidates, now);
-        let mut digests = crawl
-            .within("see which build histories are wanted", looking)
-            .await?;
+        let now = self.crawl.clock.now();
+        let mut digests = histories_wanted(self.lock, self.crawl.run, &candidates, now).await?;
         if self.has_other_instances && !digests.is_empty() {
             let wanted: Vec<&str> = digests.iter().map(String::as_str).collect();
-            let copying = store::reuse_histories(self.lock.connection(), crawl.run, &wanted, now);
-            let (writes, found): (_, HashSet<String>) =
-                crawl.within("copy build histories", copying).await?;
-            Progress::add(&crawl.progress.rows_written, writes.rows);
-            Progress::add(&crawl.progress.data_issues, writes.data_issues);
+            let (writes, found) =
+                store::reuse_histories(self.lock, self.crawl.run, &wanted, now).await?;
+            Progress::add(&self.crawl.progress.rows_written, writes.rows);
+            Progress::add(&self.crawl.progress.data_issues, writes.data_issues);
             digests.retain(|digest| !found.contains(digest));
         }
         Ok(digests)
@@ -369,7 +346,10 @@ impl<'a> Listing<'a> {
 
     /// Waits for `work`, and saves progress in the run row in the meantime. The work is not polled while
     /// the row is written, so it must not hold anything that others wait for: a channel, not a request.
-    async fn beating<T>(&mut self, work: impl Future<Output = T>) -> Result<T, SyncError> {
+    pub(super) async fn beating<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, SyncError> {
         tokio::pin!(work);
         loop {
             tokio::select! {
@@ -377,25 +357,11 @@ impl<'a> Listing<'a> {
                 done = &mut work => return Ok(done),
                 () = tokio::time::sleep_until(self.next_heartbeat) => {
                     self.next_heartbeat = Instant::now() + self.crawl.heartbeat;
-                    self.show_progress().await?;
+                    let Crawl { progress, registry, clock, run, .. } = &*self.crawl;
+                    let (counters, now) = (progress.counters(&registry.meter()), clock.now());
+                    store::save_progress(self.lock, *run, &counters, IN_PROGRESS, now).await?;
                 }
             }
         }
-    }
-
-    async fn show_progress(&mut self) -> Result<(), StoreError> {
-        let crawl = Arc::clone(&self.crawl);
-        let counters = crawl.progress.counters(&crawl.registry.meter());
-        let now = crawl.clock.now();
-        let saving = store::save_progress(
-            self.lock.connection(),
-            crawl.run,
-            &counters,
-            IN_PROGRESS,
-            now,
-        );
-        crawl
-            .within_heartbeat("write the run's counters", saving)
-            .await
     }
 }

@@ -2,28 +2,23 @@
 //! follows it.
 
 use std::convert::Infallible;
-use std::time::Duration;
 
 use futures_util::future;
 
-use super::{GRACE, HEARTBEAT, IN_PROGRESS, STORE_GRACE, SyncError, cancel, chain};
+use super::{GRACE, HEARTBEAT, IN_PROGRESS, STORE_GRACE, SyncError, chain};
+use crate::activity::Activity;
 use crate::clock::Clock;
 use crate::database::Database;
 use crate::run::RunCounters;
 use crate::stop::{Stop, StopReason};
-use crate::store::{self, InstanceLock, Run, StoreError};
+use crate::store::{self, InstanceLock, Run, Session, StoreError};
 
 /// From so many written rows on, the planner's counts are brought up to date.
 const ANALYZE_ROWS: u64 = 1_000;
 
 /// What can wait until the listing is visible, and is done by the next run if it is not by this.
-pub(super) async fn tidy_up(
-    lock: &mut InstanceLock,
-    run: Run,
-    counters: &RunCounters,
-    limit: Duration,
-) {
-    if let Err(error) = store::update_findings(lock, run, limit).await {
+pub(super) async fn tidy_up(lock: &mut InstanceLock, run: Run, counters: &RunCounters) {
+    if let Err(error) = store::update_findings(lock, run).await {
         tracing::warn!(
             "the findings in build commands may be those of older rules until the next run: {}",
             chain(&error)
@@ -32,14 +27,13 @@ pub(super) async fn tidy_up(
     if counters.rows_written < ANALYZE_ROWS {
         return;
     }
-    let analyzing = store::analyze(lock);
-    if let Err(error) = store::within(limit, "analyze", analyzing).await {
+    if let Err(error) = store::analyze(lock).await {
         tracing::debug!("{}", chain(&error));
     }
 }
 
-/// Shows in the run row that a long publish goes on, over a connection of its own: the lock's is
-/// in the middle of the transaction.
+/// Shows in the run row that a long publish goes on, over a session of its own: the lock's is in the
+/// middle of the transaction.
 pub(super) async fn show_publishing(
     database: &Database,
     run: Run,
@@ -48,9 +42,9 @@ pub(super) async fn show_publishing(
 ) -> Infallible {
     let beating = async {
         tokio::time::sleep(HEARTBEAT).await;
-        let mut connection = database.connect_to_write().await?;
+        let mut session = Session::connect(database, &Activity::default()).await?;
         loop {
-            store::save_progress(&mut connection, run, counters, IN_PROGRESS, clock.now()).await?;
+            store::save_progress(&mut session, run, counters, IN_PROGRESS, clock.now()).await?;
             tokio::time::sleep(HEARTBEAT).await;
         }
     };
@@ -76,7 +70,7 @@ pub(super) async fn publish_unless_stopped(
         published = &mut publishing => return Ok(published?),
         reason = after_grace(stop) => reason,
     };
-    let ending = future::join(cancel(database, session), publishing);
+    let ending = future::join(database.cancel(session), publishing);
     match tokio::time::timeout(STORE_GRACE, ending).await {
         // It came to its end in this moment.
         Ok((_, Ok(()))) => Ok(()),

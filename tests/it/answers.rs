@@ -588,43 +588,47 @@ async fn only_the_beginning_of_an_error_is_read() {
 #[tokio::test]
 async fn a_history_waits_until_those_before_it_are_stored_if_they_take_32_mib() {
     // Small bodies, of which each takes over a megabyte when it is decoded.
-    let (weight_bytes, held) = held_until_stored(entries(10_000, "{}")).await;
-    assert_eq!(held, (32 << 20) / weight_bytes.next_multiple_of(1 << 10));
+    check_held_until_stored(entries(10_000, "{}"), |weight_bytes| {
+        (32 << 20) / weight_bytes.next_multiple_of(1 << 10)
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_history_beyond_256_kib_waits_until_the_one_before_it_is_stored() {
     let command = format!(r#"{{"created_by":"{}"}}"#, "x".repeat(1 << 20));
-    let (_, held) = held_until_stored(entries(1, &command)).await;
-    assert_eq!(held, 1);
+    check_held_until_stored(entries(1, &command), |_| 1).await;
 }
 
-/// How much memory a history with this body takes, and how many of 40 arrive while none is stored.
-async fn held_until_stored(body: Vec<u8>) -> (usize, usize) {
+/// Of 40 histories with this body, as many arrive while none is stored as `expected` gives for the memory
+/// that one takes. The others arrive as memory becomes free.
+async fn check_held_until_stored(body: Vec<u8>, expected: impl Fn(usize) -> usize) {
     let gateway = Gateway::start(move |_| Reply::ok(body.clone())).await;
     let registry = gateway
         .project_with(|transport| {
             // Waiting for memory is no attempt that failed, nor is it part of one.
             transport.retry.max_attempts = 1;
-            transport.request_timeout = Duration::from_secs(2);
+            transport.request_timeout = Duration::from_secs(5);
         })
         .registry("the-instance");
     let mut asking: FuturesUnordered<_> = (0..40).map(|_| history(&registry)).collect();
-    let mut held = Vec::new();
-    while let Ok(fetched) = tokio::time::timeout(Duration::from_secs(4), asking.next()).await {
-        held.extend(fetched);
+    let first = asking.next().await.unwrap();
+    let expected = expected(first.reservation.weight_bytes());
+    let mut held = vec![first];
+    while held.len() < expected {
+        held.push(asking.next().await.unwrap());
     }
-    let (weight_bytes, count) = (held[0].reservation.weight_bytes(), held.len());
+    // Longer than a request may take.
+    let one_more = tokio::time::timeout(Duration::from_secs(6), asking.next()).await;
+    assert!(one_more.is_err(), "more than {expected} arrived");
     held.clear();
-    let is_stored = |fetched: &FetchedHistory| matches!(fetched.outcome, HistoryOutcome::Stored(_));
     let mut rest = 0;
     // Each is stored as it arrives.
     while let Some(fetched) = asking.next().await {
-        assert!(is_stored(&fetched));
+        assert!(matches!(fetched.outcome, HistoryOutcome::Stored(_)));
         rest += 1;
     }
-    assert_eq!(count + rest, 40);
-    (weight_bytes, count)
+    assert_eq!(expected + rest, 40);
 }
 
 #[tokio::test]

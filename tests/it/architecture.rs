@@ -6,14 +6,13 @@ use std::path::Path;
 /// use no other module, that registry and store do not know each other, and that only the command
 /// line reads the environment.
 const ONLY_IN: &[(&str, &[&str])] = &[
-    ("crate::registry", &["registry", "sync", "verify", "cli"]),
-    ("crate::store", &["store", "sync", "verify", "cli"]),
+    ("crate::registry", &["registry", "sync", "cli"]),
+    ("crate::store", &["store", "sync", "cli"]),
     (
         "crate::database",
-        &["database", "store", "sync", "verify", "report", "cli"],
+        &["database", "store", "sync", "report", "cli"],
     ),
-    ("crate::sync", &["sync", "verify", "cli"]),
-    ("crate::verify", &["cli"]),
+    ("crate::sync", &["sync", "cli"]),
     ("crate::report", &["report", "cli"]),
     ("crate::cli", &["cli"]),
     ("sqlx::", &["database", "store", "sync", "cli"]),

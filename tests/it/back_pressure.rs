@@ -77,7 +77,7 @@ async fn first_sync(
     let running = run_as(client, settings, database, &progress, &stop);
     match tokio::time::timeout(PATIENCE, running).await {
         Ok(result) => result,
-        Err(_) => panic!("the run hangs: {:?}", progress.now()),
+        Err(_) => panic!("the run hangs: {progress:?}"),
     }
 }
 

@@ -213,7 +213,7 @@ async fn a_job_that_waited_for_a_lock_until_its_time_was_up_is_locked_out() {
         let progress = Arc::<Progress>::default();
         let waiting = mirror.sync_waiting(&progress, &stop);
         let ending = async {
-            wait_until("it waits", async || progress.now().phase == Phase::Waiting).await;
+            wait_until("it waits", async || progress.phase() == Phase::Waiting).await;
             stopper.stop(StopReason::TimeLimit(Duration::from_secs(60)));
         };
         let (error, ()) = tokio::join!(waiting, ending);

@@ -152,30 +152,40 @@ async fn a_restart_in_the_middle_of_a_listing_does_not_publish_what_is_left_of_i
     check_convergence(&mirror).await;
 }
 
+async fn take_lock(
+    session: swr_sync::store::Session<'static>,
+    instance_id: i32,
+) -> swr_sync::store::InstanceLock {
+    use swr_sync::store::{InstanceLock, LockAttempt};
+
+    match InstanceLock::attempt(session, instance_id).await.unwrap() {
+        LockAttempt::Taken(lock) => lock,
+        LockAttempt::Held { holder, .. } => panic!("the lock is held by {holder:?}"),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listing_is_not_published_by_a_session_without_the_lock() {
+    use swr_sync::activity::Activity;
     use swr_sync::clock::Clock;
     use swr_sync::database::Database;
     use swr_sync::run::RunCounters;
-    use swr_sync::store::{Instance, InstanceLock, Publishing, Run, StoreError, publish};
+    use swr_sync::store::{Instance, InstanceLock, Publishing, Run, Session, StoreError, publish};
 
     let database = TestDatabase::create().await;
     let now = start_of_time();
     let database = Database::from_url(database.url()).unwrap();
-    let mut connection = database.connect_to_write().await.unwrap();
-    let instance = Instance::find_or_create(
-        &mut connection,
-        "instance",
-        "project",
-        "endpoint",
-        None,
-        now,
-    )
-    .await
-    .unwrap();
-    let mut lock = InstanceLock::acquire(connection, instance.instance_id)
-        .await
-        .unwrap();
+    let connect = async || {
+        Session::connect(&database, &Activity::default())
+            .await
+            .unwrap()
+    };
+    let mut session = connect().await;
+    let instance =
+        Instance::find_or_create(&mut session, "instance", "project", "endpoint", None, now)
+            .await
+            .unwrap();
+    let mut lock = take_lock(session, instance.instance_id).await;
     let run = Run::start(&mut lock, "host", now).await.unwrap();
     let publish = async |lock: &mut InstanceLock| {
         let mut counters = RunCounters::default();
@@ -194,25 +204,23 @@ async fn a_listing_is_not_published_by_a_session_without_the_lock() {
         .unwrap();
     let error = publish(&mut lock).await.unwrap_err();
     assert!(matches!(error, StoreError::LockLost), "{error}");
-    let mut lock = InstanceLock::acquire(
-        database.connect_to_write().await.unwrap(),
-        instance.instance_id,
-    )
-    .await
-    .unwrap();
+    let mut lock = take_lock(connect().await, instance.instance_id).await;
     publish(&mut lock).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_written_after_a_transaction_was_cut_short_at_its_begin_stays() {
     use sqlx::Connection;
-    use swr_sync::store::InstanceLock;
+    use swr_sync::activity::Activity;
+    use swr_sync::database::Database;
+    use swr_sync::store::Session;
 
     let database = TestDatabase::create().await;
     let proxy = Proxy::before_database(database.url()).await;
     let url = proxy.database_url(database.url());
-    let connection = sqlx::PgConnection::connect(&url).await.unwrap();
-    let mut lock = InstanceLock::acquire(connection, 1).await.unwrap();
+    let url = Database::from_url(&url).unwrap();
+    let session = Session::connect(&url, &Activity::default()).await.unwrap();
+    let mut lock = take_lock(session, 1).await;
     proxy.fall_silent();
     tokio::select! {
         biased;

@@ -14,7 +14,7 @@ use swr_sync::database::Database;
 use swr_sync::registry::{Credentials, ProjectSettings, Registry, RetryPolicy, TransportSettings};
 use swr_sync::run::RunReport;
 use swr_sync::stop;
-use swr_sync::sync::{HEARTBEAT, PATIENCE, Safeguards, SyncError, SyncSettings, sync};
+use swr_sync::sync::{Ending, HEARTBEAT, PATIENCE, Safeguards, SyncError, SyncSettings, sync};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -158,7 +158,7 @@ impl Mirror {
             project_id: "project".to_owned(),
             endpoint: self.endpoint.clone(),
             region: None,
-            dry_run: false,
+            ending: Ending::Publish,
             // Each case is an instance of its own, and all have the same name.
             safeguards: Safeguards {
                 accept_new_instance: true,

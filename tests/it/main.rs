@@ -25,6 +25,7 @@ mod exit_codes;
 mod fault_matrix;
 mod faults;
 mod fidelity;
+mod growth;
 mod html;
 mod instances;
 mod kills;

@@ -670,8 +670,7 @@ async fn what_is_gone_before_its_history_is_fetched_again_is_not_counted_after_t
 
     Program::sync(&emulator, &database).run().await.code(0);
 
-    let shared = "select 'l', repository_id, artifact_count, layer_id from swr.repository_layer
-                  union all select 'r', repository_id, layer_bytes, null from swr.repository_layering
+    let shared = "select 'r', repository_id, layer_bytes, null::uuid from swr.repository_layering
                   union all select 'n', namespace_id, exclusive_bytes, null from swr.namespace_layering
                   union all select 'a', artifact_id, exclusive_bytes, shared_chain_id from swr.artifact_layering
                   order by 1, 2, 3, 4";

@@ -7,7 +7,7 @@ use swr_emulator::{
     Artifact, ArtifactSpec, Emulator, EmulatorSettings, ManifestKind, RequestKind, World,
 };
 use swr_sync::exit::Exit;
-use swr_sync::registry::{RegistryError, RequestFailure};
+use swr_sync::registry::{RegistryError, RequestFailure, RequestMeter};
 use swr_sync::run::{RunOutcome, RunReport};
 use swr_sync::stop::{self, StopReason};
 use swr_sync::store::{LockHolder, StoreError};
@@ -311,10 +311,11 @@ async fn a_stopped_run_keeps_what_arrived_and_the_next_asks_for_the_rest() {
     mirror.emulator.hang_next(RequestKind::BuildHistory);
     let (stopper, stop) = stop::channel();
     let progress = Arc::<Progress>::default();
+    let no_requests = RequestMeter::default();
     let stopping = async {
         // All but the one that hangs.
         wait_until("all other histories are stored", async || {
-            progress.now().histories_done == digests - 1 - not_given
+            progress.counters(&no_requests).histories_done() == digests - 1 - not_given
         })
         .await;
         stopper.stop(StopReason::Terminate);

@@ -13,14 +13,12 @@ use swr_emulator::{ArtifactSpec, EmulatorSettings, Quirks, World, WorldSettings}
 use swr_sync::clock::Clock;
 use swr_sync::database::grants::{Roles, grants};
 use swr_sync::database::{Database, MIGRATOR};
-use swr_sync::registry::Registry;
 use swr_sync::stop;
 use swr_sync::sync::SyncSettings;
-use swr_sync::verify::{VerifySettings, verify};
 
 use crate::support::database::TestDatabase;
 use crate::support::mirror::{
-    Mirror, client_settings, facts, run_as, start_of_time, sync_settings,
+    Mirror, client_settings, facts, run_as, start_of_time, sync_settings, verify,
 };
 use crate::support::server::{PrivateServer, SUPERUSER};
 
@@ -158,19 +156,11 @@ async fn stage_again(database: &TestDatabase, table: &str) {
 }
 
 async fn verify_at(mirror: &Mirror, hour: i64) {
-    let client = client_settings(&mirror.emulator);
-    let settings = VerifySettings {
-        swr_instance_id: mirror.emulator.settings().instance_id.clone(),
-        project_id: client.project_id.clone(),
-        histories: Some(3),
-        sample_start: "sha256:".to_owned(),
-        host: "test-host".to_owned(),
-        clock: Clock::from_fn(move || at(hour)),
-    };
-    let registry = Registry::new(client, &settings.swr_instance_id).unwrap();
-    let database = Database::from_url(mirror.database.url()).unwrap();
-    let (_stopper, stop) = stop::channel();
-    verify(&registry, &database, &settings, &stop)
+    let (clock, (_stopper, stop)) = (Clock::from_fn(move || at(hour)), stop::channel());
+    let Mirror {
+        emulator, database, ..
+    } = mirror;
+    verify(emulator, database, Some(3), "sha256:", clock, &stop)
         .await
         .unwrap();
 }

@@ -5,20 +5,19 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, Executor};
 use swr_emulator::{ArtifactSpec, Emulator, RequestKind, World};
 use swr_sync::clock::Clock;
-use swr_sync::database::Database;
 use swr_sync::exit::Exit;
-use swr_sync::registry::Registry;
+use swr_sync::run::Verification;
 use swr_sync::stop::{self, Stop, StopReason};
-use swr_sync::verify::{VerifyError, VerifyReport, VerifySettings, verify};
+use swr_sync::sync::SyncError;
 
 use super::support::database::TestDatabase;
-use super::support::mirror::{Mirror, client_settings, start_of_time, wait_until};
+use super::support::mirror::{self, Mirror, start_of_time, wait_until};
 
 async fn try_verify(
     emulator: &Emulator,
     database: &TestDatabase,
     histories: Option<u64>,
-) -> Result<VerifyReport, VerifyError> {
+) -> Result<Verification, SyncError> {
     let (_stopper, stop) = stop::channel();
     verify_until(emulator, database, histories, &stop).await
 }
@@ -28,24 +27,14 @@ async fn verify_until(
     database: &TestDatabase,
     histories: Option<u64>,
     stop: &Stop,
-) -> Result<VerifyReport, VerifyError> {
-    let client = client_settings(emulator);
-    let settings = VerifySettings {
-        swr_instance_id: emulator.settings().instance_id.clone(),
-        project_id: client.project_id.clone(),
-        histories,
-        // Near the end, so that a sample goes on from the start.
-        sample_start: "sha256:f8".to_owned(),
-        host: "test-host".to_owned(),
-        clock: Clock::system(),
-    };
-    let registry = Registry::new(client, &settings.swr_instance_id).unwrap();
-    let database = Database::from_url(database.url()).unwrap();
-    verify(&registry, &database, &settings, stop).await
+) -> Result<Verification, SyncError> {
+    // Near the end, so that a sample goes on from the start.
+    let start = "sha256:f8";
+    mirror::verify(emulator, database, histories, start, Clock::system(), stop).await
 }
 
 /// Verifies all histories, too.
-async fn verify_all(emulator: &Emulator, database: &TestDatabase) -> VerifyReport {
+async fn verify_all(emulator: &Emulator, database: &TestDatabase) -> Verification {
     try_verify(emulator, database, None)
         .await
         .unwrap_or_else(|error| panic!("no verdict: {error}"))
@@ -432,9 +421,6 @@ const CORRUPTIONS: &[(&str, &[&str])] = &[
             "namespace_layering.exclusive_bytes",
             "namespace_layering.layer_bytes",
             "namespace_layering.layer_count",
-            "repository_layer.artifact_count",
-            "repository_layer.artifact_id_xor",
-            "repository_layer.row",
             "repository_layering.exclusive_bytes",
             "repository_layering.layer_bytes",
             "repository_layering.layer_count",
@@ -467,23 +453,6 @@ const CORRUPTIONS: &[(&str, &[&str])] = &[
     (
         "update swr.artifact_layering set shared_chain_id = null where {a counted artifact}",
         &["artifact_layering.shared_chain_id"],
-    ),
-    (
-        "update swr.repository_layer set artifact_count = artifact_count + 1 where {a shared layer}",
-        &["repository_layer.artifact_count"],
-    ),
-    (
-        "update swr.repository_layer set artifact_id_xor = artifact_id_xor # 1 where {a shared layer}",
-        &["repository_layer.artifact_id_xor"],
-    ),
-    (
-        "delete from swr.repository_layer where {a shared layer}",
-        &["repository_layer.row"],
-    ),
-    (
-        "insert into swr.repository_layer (instance_id, artifact_count, repository_id, artifact_id_xor, layer_id)
-             select instance_id, 1, -7, 7, layer_id from swr.repository_layer where {a shared layer}",
-        &["repository_layer.row"],
     ),
     (
         "update swr.repository_layering set layer_count = layer_count + 1 where {a counted repository}",
@@ -519,11 +488,10 @@ const CORRUPTIONS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// These four tables are computed from the others, so changes of the others also cause differences
-/// here. The exact differences here are checked only for statements on these four.
-const SHARING: [&str; 4] = [
+/// These three tables are computed from the others, so changes of the others also cause differences
+/// here. The exact differences here are checked only for statements on these three.
+const SHARING: [&str; 3] = [
     "artifact_layering.",
-    "repository_layer.",
     "repository_layering.",
     "namespace_layering.",
 ];
@@ -566,11 +534,6 @@ const CHOICES: &[(&str, &str)] = &[
         "artifact_id = (select min(artifact_id) from swr.artifact_layering
              where root_chain_id <> chain_id and shared_chain_id is not null and exclusive_bytes > 0)",
     ),
-    (
-        "{a shared layer}",
-        "(layer_id, repository_id) = (select layer_id, repository_id from swr.repository_layer
-             where artifact_count > 1 order by 1, 2 limit 1)",
-    ),
     ("{a counted repository}", "repository_id = (select min(repository_id) from swr.repository_layering)"),
     ("{a counted namespace}", "namespace_id = (select min(namespace_id) from swr.namespace_layering)"),
     (
@@ -599,7 +562,7 @@ fn with_choices(statement: &str) -> String {
 }
 
 /// The tables that are corrupted, for a copy to go back to.
-const TABLES: [&str; 14] = [
+const TABLES: [&str; 13] = [
     "namespace",
     "repository",
     "artifact",
@@ -611,7 +574,6 @@ const TABLES: [&str; 14] = [
     "layer",
     "media_type",
     "artifact_layering",
-    "repository_layer",
     "repository_layering",
     "namespace_layering",
 ];
@@ -843,7 +805,7 @@ async fn a_verification_writes_no_fact_and_leaves_the_view_of_runs_alone() {
         order by run_id desc limit 1";
     assert_eq!(
         mirror.database.snapshot(run).await,
-        "5 | dry_run | 0 | t | t"
+        "5 | verified | 0 | t | t"
     );
     let staged = "select count(*) from swr.staged_artifact";
     assert_eq!(mirror.database.snapshot(staged).await, "0");

@@ -9,9 +9,10 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::super::job::{Ending, TargetName};
+use super::super::job::InstanceReport;
 use super::super::replace_file::{Mode, replace_file};
-use crate::run::RunOutcome;
+use super::super::source::Target;
+use crate::run::{COUNTER_METRICS, CounterMetric, RequestCounts, RunCounters, RunOutcome};
 
 /// What it is on the wire.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -22,258 +23,160 @@ const LAST_SUCCESS: &str = "swr_sync_last_success_timestamp_seconds";
 /// Values, each with the labels it has beside those of the target.
 type Values = Vec<(Vec<(&'static str, String)>, f64)>;
 
-/// A metric. The documentation's table is made of these.
+type ReadValues = fn(&InstanceReport) -> Values;
+
+/// Name, help and values of the metrics that are no counters of a run. The last comes after these.
+const METRICS: [(&str, &str, ReadValues); 9] = [
+    (
+        "swr_sync_build_info",
+        "1, with the version of swr-sync.",
+        |_| vec![(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], 1.0)],
+    ),
+    (
+        LAST_SUCCESS,
+        "When a run last published; kept while later runs do not.",
+        |report| {
+            let is_published = report.is(RunOutcome::Published);
+            one(is_published.then(|| ended_at(report)))
+        },
+    ),
+    (
+        "swr_sync_last_run_timestamp_seconds",
+        "When the last run ended.",
+        |report| one(Some(ended_at(report))),
+    ),
+    (
+        "swr_sync_last_run_exit_code",
+        "The exit code of the last run.",
+        |report| one(Some(f64::from(report.exit as u8))),
+    ),
+    (
+        "swr_sync_last_run_duration_seconds",
+        "How long the last run took.",
+        |report| one(Some(report.elapsed.as_secs_f64())),
+    ),
+    (
+        "swr_sync_last_run_requests",
+        "Requests of the last run, by what they asked for and the HTTP status; `error` where no answer came.",
+        |report| {
+            let requests = requests(report);
+            requests.map(by_kind_and_status).unwrap_or_default()
+        },
+    ),
+    (
+        "swr_sync_last_run_retries",
+        "Requests of the last run that repeated an earlier one.",
+        |report| one(requests(report).map(|requests| requests.retries as f64)),
+    ),
+    (
+        "swr_sync_last_run_throttled_requests",
+        "Requests of the last run that were throttled (429).",
+        |report| one(requests(report).map(|requests| requests.throttled() as f64)),
+    ),
+    (
+        "swr_sync_last_run_dry_run",
+        "1 if the last run was told not to publish.",
+        |report| one(Some(f64::from(u8::from(report.is(RunOutcome::DryRun))))),
+    ),
+];
+
+/// A metric with its samples, one a line.
 #[derive(Debug)]
 struct Metric {
     name: &'static str,
     help: &'static str,
-    values: fn(&Ending<'_>) -> Values,
+    lines: Vec<String>,
 }
 
-const METRICS: [Metric; 17] = [
-    Metric {
-        name: "swr_sync_build_info",
-        help: "1, with the version of swr-sync.",
-        values: |_| vec![(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], 1.0)],
-    },
-    Metric {
-        name: LAST_SUCCESS,
-        help: "When a run last published; kept while later runs do not.",
-        values: |ending| match ending.is(RunOutcome::Published) {
-            true => one(ended_at(ending)),
-            false => Vec::new(),
-        },
-    },
-    Metric {
-        name: "swr_sync_last_run_timestamp_seconds",
-        help: "When the last run ended.",
-        values: |ending| one(ended_at(ending)),
-    },
-    Metric {
-        name: "swr_sync_last_run_exit_code",
-        help: "The exit code of the last run.",
-        values: |ending| one(f64::from(ending.exit as u8)),
-    },
-    Metric {
-        name: "swr_sync_last_run_duration_seconds",
-        help: "How long the last run took.",
-        values: |ending| one(ending.elapsed.as_secs_f64()),
-    },
-    Metric {
-        name: "swr_sync_last_run_requests",
-        help: "Requests of the last run, by what they asked for and the HTTP status; `error` where no answer came.",
-        values: |ending| {
-            let counts = ending
-                .counters
-                .map(|counters| &counters.requests.by_kind_and_status);
-            let by_kind_and_status = counts.into_iter().flatten();
-            by_kind_and_status
-                .map(|((kind, status), count)| {
-                    let status =
-                        status.map_or_else(|| "error".to_owned(), |status| status.to_string());
-                    let labels = vec![("kind", kind.as_str().to_owned()), ("status", status)];
-                    (labels, *count as f64)
-                })
-                .collect()
-        },
-    },
-    Metric {
-        name: "swr_sync_last_run_retries",
-        help: "Requests of the last run that repeated an earlier one.",
-        values: |ending| counter(ending.counters.map(|counters| counters.requests.retries)),
-    },
-    Metric {
-        name: "swr_sync_last_run_throttled_requests",
-        help: "Requests of the last run that were throttled (429).",
-        values: |ending| {
-            counter(
-                ending
-                    .counters
-                    .map(|counters| counters.requests.throttled()),
-            )
-        },
-    },
-    Metric {
-        name: "swr_sync_last_run_catalog_pages",
-        help: "Pages of namespaces and repositories in the last run.",
-        values: |ending| counter(ending.counters.map(|counters| counters.catalog_pages)),
-    },
-    Metric {
-        name: "swr_sync_last_run_pages",
-        help: "Pages of the artifact list in the last run.",
-        values: |ending| counter(ending.counters.map(|counters| counters.pages)),
-    },
-    Metric {
-        name: "swr_sync_last_run_artifacts_listed",
-        help: "Artifacts in the last listing.",
-        values: |ending| counter(ending.counters.map(|counters| counters.artifacts_listed)),
-    },
-    Metric {
-        name: "swr_sync_last_run_artifacts",
-        help: "Artifacts by how they differ from the listing before: new, changed, removed, unchanged.",
-        values: |ending| {
-            let counters = ending.counters;
-            by(
-                "change",
-                counters.map(|counters| {
-                    [
-                        ("new", counters.artifacts_new),
-                        ("changed", counters.artifacts_changed),
-                        ("removed", counters.artifacts_removed),
-                        ("unchanged", counters.artifacts_unchanged),
-                    ]
-                }),
-            )
-        },
-    },
-    Metric {
-        name: "swr_sync_last_run_tags",
-        help: "Tags by how they differ from the listing before: new, moved, removed.",
-        values: |ending| {
-            let counters = ending.counters;
-            by(
-                "change",
-                counters.map(|counters| {
-                    [
-                        ("new", counters.tags_new),
-                        ("moved", counters.tags_moved),
-                        ("removed", counters.tags_removed),
-                    ]
-                }),
-            )
-        },
-    },
-    Metric {
-        name: "swr_sync_last_run_histories",
-        help: "Build histories by what became of them: fetched, reused, unsupported, gone, failed, skipped.",
-        values: |ending| {
-            let counters = ending.counters;
-            by(
-                "outcome",
-                counters.map(|counters| {
-                    [
-                        ("fetched", counters.histories_fetched),
-                        ("reused", counters.histories_reused),
-                        ("unsupported", counters.histories_unsupported),
-                        ("gone", counters.histories_gone),
-                        ("failed", counters.histories_failed),
-                        ("skipped", counters.histories_skipped),
-                    ]
-                }),
-            )
-        },
-    },
-    Metric {
-        name: "swr_sync_last_run_rows_written",
-        help: "Rows of fact tables that the last run inserted or updated.",
-        values: |ending| counter(ending.counters.map(|counters| counters.rows_written)),
-    },
-    Metric {
-        name: "swr_sync_last_run_data_issues",
-        help: "Values that the last run had to alter, recorded for the first time.",
-        values: |ending| counter(ending.counters.map(|counters| counters.data_issues)),
-    },
-    Metric {
-        name: "swr_sync_last_run_dry_run",
-        help: "1 if the last run was told not to publish.",
-        values: |ending| {
-            let is_dry_run = ending.is(RunOutcome::DryRun);
-            one(f64::from(u8::from(is_dry_run)))
-        },
-    },
-];
-
-fn one(value: f64) -> Values {
-    vec![(Vec::new(), value)]
+/// All metrics. The table in the documentation has the same order.
+fn metrics(reports: &[InstanceReport]) -> Vec<Metric> {
+    let metric = |name, help, values: &dyn Fn(&InstanceReport) -> Values| Metric {
+        name,
+        help,
+        lines: reports
+            .iter()
+            .flat_map(|report| samples(name, report.target.as_ref(), values(report)))
+            .collect(),
+    };
+    let [first @ .., last] = METRICS.map(|(name, help, values)| metric(name, help, &values));
+    let counters = COUNTER_METRICS.iter().map(|counters| {
+        metric(counters.name, counters.help, &|report| {
+            let values = |of| counter_values(counters, of);
+            report.counters.as_ref().map(values).unwrap_or_default()
+        })
+    });
+    first.into_iter().chain(counters).chain([last]).collect()
 }
 
-fn counter(count: Option<u64>) -> Values {
-    count.map(|count| one(count as f64)).unwrap_or_default()
+fn requests(report: &InstanceReport) -> Option<&RequestCounts> {
+    report.counters.as_ref().map(|counters| &counters.requests)
 }
 
-fn by<const N: usize>(label: &'static str, counts: Option<[(&'static str, u64); N]>) -> Values {
-    let counts = counts.into_iter().flatten();
-    counts
-        .map(|(value, count)| (vec![(label, value.to_owned())], count as f64))
-        .collect()
+fn one(value: Option<f64>) -> Values {
+    value.map(|value| (Vec::new(), value)).into_iter().collect()
+}
+
+fn by_kind_and_status(requests: &RequestCounts) -> Values {
+    let counts = requests.by_kind_and_status.iter();
+    let values = counts.map(|((kind, status), count)| {
+        let status = status.map_or_else(|| "error".to_owned(), |status| status.to_string());
+        let labels = vec![("kind", kind.as_str().to_owned()), ("status", status)];
+        (labels, *count as f64)
+    });
+    values.collect()
+}
+
+fn counter_values(metric: &CounterMetric, counters: &RunCounters) -> Values {
+    let values = metric.counters.iter().map(|(name, read)| {
+        let last_word = name.rsplit('_').next().unwrap_or_default();
+        let labels = match metric.label {
+            "" => Vec::new(),
+            label => vec![(label, last_word.to_owned())],
+        };
+        (labels, read(counters) as f64)
+    });
+    values.collect()
+}
+
+fn samples(name: &str, target: Option<&Target>, values: Values) -> Vec<String> {
+    let target = target.map(target_labels);
+    let line = |(labels, value): (Vec<(&str, String)>, f64)| {
+        let labels = labels.iter().map(|(name, value)| label(name, value));
+        let labels: Vec<String> = target.iter().cloned().chain(labels).collect();
+        match &labels[..] {
+            [] => format!("{name} {value}"),
+            labels => format!("{name}{{{}}} {value}", labels.join(",")),
+        }
+    };
+    values.into_iter().map(line).collect()
 }
 
 /// Seconds since 1970, to the millisecond.
-fn ended_at(ending: &Ending<'_>) -> f64 {
-    let elapsed_ms = ending.elapsed.as_millis() as i64;
-    (ending.started_at.timestamp_millis() + elapsed_ms) as f64 / 1_000.0
+fn ended_at(report: &InstanceReport) -> f64 {
+    let elapsed_ms = report.elapsed.as_millis() as i64;
+    (report.started_at.timestamp_millis() + elapsed_ms) as f64 / 1_000.0
 }
 
 /// What there is to say about one job.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Metrics {
-    /// Lines of samples, for each of [`METRICS`].
-    samples: Vec<Vec<String>>,
-    targets: Vec<Labels>,
-    /// Whether the settings could be read, so that these are all targets.
-    is_complete: bool,
-}
-
-/// A target, as labels.
-#[derive(Debug, Clone)]
-struct Labels {
-    /// The first of them.
-    project_id: String,
-    is_instance: bool,
-    all: String,
-}
-
-impl Labels {
-    fn of(target: &TargetName) -> Labels {
-        let TargetName {
-            source,
-            project_id,
-            swr_instance_id,
-            ..
-        } = target;
-        let mut all = label("project_id", project_id);
-        for (name, value) in [("swr_instance_id", swr_instance_id), ("source", source)] {
-            if let Some(value) = value {
-                all.push(',');
-                all.push_str(&label(name, value));
-            }
-        }
-        Labels {
-            project_id: label("project_id", project_id),
-            is_instance: swr_instance_id.is_some(),
-            all,
-        }
-    }
+    metrics: Vec<Metric>,
+    /// `None` where the settings could not be read, so that there may be others.
+    targets: Vec<Option<Target>>,
 }
 
 impl Metrics {
-    pub(super) fn of(endings: &[Ending<'_>]) -> Metrics {
-        let samples = METRICS.iter().map(|metric| {
-            let mut lines = Vec::new();
-            for ending in endings {
-                let target = ending.target.map(|target| Labels::of(target).all);
-                for (labels, value) in (metric.values)(ending) {
-                    let labels = labels.iter().map(|(name, value)| label(name, value));
-                    let labels: Vec<String> = target.iter().cloned().chain(labels).collect();
-                    lines.push(sample(metric.name, &labels.join(","), value));
-                }
-            }
-            lines
-        });
+    pub(super) fn of(reports: &[InstanceReport]) -> Metrics {
         Metrics {
-            samples: samples.collect(),
-            targets: endings
-                .iter()
-                .filter_map(|ending| ending.target.map(Labels::of))
-                .collect(),
-            is_complete: endings.iter().all(|ending| ending.target.is_some()),
+            metrics: metrics(reports),
+            targets: reports.iter().map(|report| report.target.clone()).collect(),
         }
     }
 
     /// The text format.
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
-        for (Metric { name, help, .. }, lines) in METRICS.iter().zip(&self.samples) {
+        for Metric { name, help, lines } in &self.metrics {
             if lines.is_empty() {
                 continue;
             }
@@ -291,40 +194,52 @@ impl Metrics {
     /// one: of the targets of this job, and of those it could not find out about. Others are no
     /// longer mirrored, and would alert permanently.
     fn keep_last_success(&mut self, before: &str) {
-        let Some(index) = METRICS
-            .iter()
-            .position(|metric| metric.name == LAST_SUCCESS)
+        let Metrics { metrics, targets } = self;
+        let is_about_us = |line: &str| {
+            targets.iter().any(|target| match target {
+                None => true,
+                Some(target) if target.swr_instance_id.is_some() => {
+                    labels_of(line) == target_labels(target)
+                }
+                // The project did not say which instances it has.
+                Some(target) => {
+                    labels_of(line).starts_with(&label("project_id", &target.project_id))
+                }
+            })
+        };
+        let Some(ours) = metrics
+            .iter_mut()
+            .find(|metric| metric.name == LAST_SUCCESS)
         else {
             return;
         };
         for line in before.lines() {
             let is_kept = name_of(line) == LAST_SUCCESS
-                && self.is_about_us(line)
-                && !self.samples[index]
+                && is_about_us(line)
+                && !ours
+                    .lines
                     .iter()
                     .any(|ours| series_of(ours) == series_of(line));
             if is_kept {
-                self.samples[index].push(line.to_owned());
+                ours.lines.push(line.to_owned());
             }
         }
     }
-
-    fn is_about_us(&self, line: &str) -> bool {
-        !self.is_complete
-            || self.targets.iter().any(|target| match target.is_instance {
-                true => labels_of(line) == target.all,
-                // The project did not say which instances it has.
-                false => labels_of(line).starts_with(&target.project_id),
-            })
-    }
 }
 
-fn sample(name: &str, labels: &str, value: f64) -> String {
-    if labels.is_empty() {
-        format!("{name} {value}")
-    } else {
-        format!("{name}{{{labels}}} {value}")
+fn target_labels(target: &Target) -> String {
+    let mut labels = label("project_id", &target.project_id);
+    let further = [
+        ("swr_instance_id", &target.swr_instance_id),
+        ("source", &target.source),
+    ];
+    for (name, value) in further {
+        if let Some(value) = value {
+            labels.push(',');
+            labels.push_str(&label(name, value));
+        }
     }
+    labels
 }
 
 fn label(name: &str, value: &str) -> String {
@@ -370,8 +285,8 @@ mod tests {
     use super::*;
     use crate::cli::exit::{Exit, Failure};
 
-    fn target(project_id: &str, instance: Option<&str>) -> TargetName {
-        TargetName {
+    fn target(project_id: &str, instance: Option<&str>) -> Target {
+        Target {
             source: None,
             region: None,
             endpoint: "https://swr.example".to_owned(),
@@ -380,8 +295,9 @@ mod tests {
         }
     }
 
-    fn failed<'a>(target: Option<&'a TargetName>, failure: &'a Failure) -> Ending<'a> {
-        Ending {
+    fn failed(target: Option<Target>) -> InstanceReport {
+        let failure = Failure::new(Exit::Database, "no");
+        InstanceReport {
             target,
             started_at: "2026-03-01T12:00:00Z".parse().unwrap(),
             elapsed: Duration::from_millis(1_250),
@@ -394,9 +310,8 @@ mod tests {
 
     #[test]
     fn labels_are_escaped() {
-        let failure = Failure::new(Exit::Database, "no");
         let target = target("a\"b\\c\nd", Some("i"));
-        let text = Metrics::of(&[failed(Some(&target), &failure)]).text();
+        let text = Metrics::of(&[failed(Some(target))]).text();
         let expected =
             r#"swr_sync_last_run_exit_code{project_id="a\"b\\c\nd",swr_instance_id="i"} 5"#;
         assert!(text.lines().any(|line| line == expected), "{text}");
@@ -410,19 +325,18 @@ swr_sync_last_success_timestamp_seconds{project_id="p",swr_instance_id="b"} 2
 swr_sync_last_success_timestamp_seconds{project_id="pq",swr_instance_id="c"} 3
 swr_sync_last_run_exit_code{project_id="p",swr_instance_id="a"} 0
 "#;
-        let failure = Failure::new(Exit::SourceUnavailable, "no");
-        let kept = |target: Option<&TargetName>| {
-            let mut metrics = Metrics::of(&[failed(target, &failure)]);
+        let kept = |target: Option<Target>| {
+            let mut metrics = Metrics::of(&[failed(target)]);
             metrics.keep_last_success(before);
             let text = metrics.text();
             let lines = text.lines().filter(|line| name_of(line) == LAST_SUCCESS);
             let values = lines.filter_map(|line| line.rsplit_once(' '));
             values.map(|(_, value)| value).collect::<Vec<_>>().concat()
         };
-        assert_eq!(kept(Some(&target("p", Some("a")))), "1");
-        assert_eq!(kept(Some(&target("p", Some("d")))), "");
+        assert_eq!(kept(Some(target("p", Some("a")))), "1");
+        assert_eq!(kept(Some(target("p", Some("d")))), "");
         // A project that did not give its instances, and settings that could not be read.
-        assert_eq!(kept(Some(&target("p", None))), "12");
+        assert_eq!(kept(Some(target("p", None))), "12");
         assert_eq!(kept(None), "123");
     }
 }

@@ -13,7 +13,7 @@ use secrecy::ExposeSecret;
 
 use super::super::credentials::secret;
 use super::super::exit::{Exit, Failure};
-use super::super::job::Ending;
+use super::super::job::InstanceReport;
 use super::super::settings::given;
 use super::http::{Http, NotTaken};
 use super::metrics::{self, Metrics};
@@ -90,11 +90,11 @@ impl Pushgateway {
 
     /// Pushes what there is of each instance. By POST, which leaves the metrics that are not sent:
     /// the time of the last success.
-    pub(super) async fn push(&self, endings: &[Ending<'_>]) -> Result<(), NotTaken> {
-        let groups = endings.iter().filter_map(|ending| {
-            let instance = ending.target?.swr_instance_id.as_deref()?;
+    pub(super) async fn push(&self, reports: &[InstanceReport]) -> Result<(), NotTaken> {
+        let groups = reports.iter().filter_map(|report| {
+            let instance = report.target.as_ref()?.swr_instance_id.as_deref()?;
             let url = self.group(instance);
-            let text = Metrics::of(std::slice::from_ref(ending)).text();
+            let text = Metrics::of(std::slice::from_ref(report)).text();
             Some(async move {
                 let authorization = self.authorization.as_ref();
                 self.http

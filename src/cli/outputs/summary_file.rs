@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::super::job::Ending;
+use super::super::job::InstanceReport;
 use super::super::summary;
 use crate::run::RunCounters;
 use crate::visible::visible_json;
@@ -16,87 +16,39 @@ use crate::visible::visible_json;
 const FORMAT_VERSION: u32 = 1;
 
 /// A line for each target, without the line break.
-pub(super) fn lines(job_id: Uuid, endings: &[Ending<'_>], host: &str) -> Vec<String> {
-    let line = |ending| visible_json(&object(job_id, ending, host).to_string()).into_owned();
-    endings.iter().map(line).collect()
+pub(super) fn lines(job_id: Uuid, reports: &[InstanceReport], host: &str) -> Vec<String> {
+    let line = |report| visible_json(&object(job_id, report, host).to_string()).into_owned();
+    reports.iter().map(line).collect()
 }
 
-fn object(job_id: Uuid, ending: &Ending<'_>, host: &str) -> Value {
-    let target = ending.target;
-    let failure = ending.result.err();
-    let report = ending.result.ok();
-    let gave_up = report.and_then(|report| report.failures.gave_up.as_ref());
-    let advice = ending
+fn object(job_id: Uuid, report: &InstanceReport, host: &str) -> Value {
+    let target = report.target.as_ref();
+    let failure = report.result.as_ref().err();
+    let run = report.result.as_ref().ok();
+    let gave_up = run.and_then(|run| run.failures.gave_up.as_ref());
+    let advice = report
         .counters
+        .as_ref()
         .zip(gave_up)
         .map(|(counters, gave_up)| summary::advice(gave_up, counters));
     json!({
         "format_version": FORMAT_VERSION,
         "job_id": job_id.to_string(),
-        "run_id": ending.run_id,
+        "run_id": report.run_id,
         "source": target.and_then(|target| target.source.as_deref()),
         "region": target.and_then(|target| target.region.as_deref()),
         "project_id": target.map(|target| &target.project_id),
         "instance": target.and_then(|target| target.swr_instance_id.as_deref()),
-        "started_at": ending.started_at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
-        "elapsed_ms": ending.elapsed.as_millis() as u64,
-        "exit_code": ending.exit as u8,
-        "outcome": ending.outcome(),
-        "counters": ending.counters.map(counters_json),
-        "history_failures": report.map(|report| summary::failures_json(&report.failures)),
+        "started_at": report.started_at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+        "elapsed_ms": report.elapsed.as_millis() as u64,
+        "exit_code": report.exit as u8,
+        "outcome": report.outcome(),
+        "counters": report.counters.as_ref().map(RunCounters::to_json),
+        "history_failures": run.map(|run| summary::failures_json(&run.failures)),
         "error": failure.map(|failure| failure.message()),
         "hint": failure.and_then(|failure| failure.hint.clone()).or(advice),
         "program_version": env!("CARGO_PKG_VERSION"),
         "host": host,
-    })
-}
-
-/// The counters, by the columns of `swr.sync_run`.
-fn counters_json(counters: &RunCounters) -> Value {
-    let RunCounters {
-        requests,
-        catalog_pages,
-        pages,
-        artifacts_listed,
-        artifacts_new,
-        artifacts_changed,
-        artifacts_removed,
-        artifacts_unchanged,
-        tags_new,
-        tags_moved,
-        tags_removed,
-        histories_fetched,
-        histories_reused,
-        histories_unsupported,
-        histories_gone,
-        histories_failed,
-        histories_skipped,
-        data_issues,
-        rows_written,
-    } = counters;
-    json!({
-        "requests": requests.to_json(),
-        "requests_total": requests.total(),
-        "retries": requests.retries,
-        "throttled": requests.throttled(),
-        "catalog_pages": catalog_pages,
-        "pages": pages,
-        "artifacts_listed": artifacts_listed,
-        "artifacts_new": artifacts_new,
-        "artifacts_changed": artifacts_changed,
-        "artifacts_removed": artifacts_removed,
-        "artifacts_unchanged": artifacts_unchanged,
-        "tags_new": tags_new,
-        "tags_moved": tags_moved,
-        "tags_removed": tags_removed,
-        "histories_fetched": histories_fetched,
-        "histories_reused": histories_reused,
-        "histories_unsupported": histories_unsupported,
-        "histories_gone": histories_gone,
-        "histories_failed": histories_failed,
-        "histories_skipped": histories_skipped,
-        "data_issues": data_issues,
-        "rows_written": rows_written,
     })
 }
 

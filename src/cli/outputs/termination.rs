@@ -7,7 +7,7 @@ use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
-use super::super::job::Ending;
+use super::super::job::InstanceReport;
 use super::{cut, text, worst_first};
 
 const MAX_BYTES: usize = 2_048;
@@ -15,14 +15,14 @@ const MAX_BYTES: usize = 2_048;
 const MAX_LINE_BYTES: usize = 700;
 
 /// A line for each target, the worst first.
-pub(super) fn message(endings: &[Ending<'_>]) -> String {
+pub(super) fn message(reports: &[InstanceReport]) -> String {
     const REST_BYTES: usize = 40;
-    let endings = worst_first(endings);
+    let reports = worst_first(reports);
     let mut message = String::new();
-    for (index, ending) in endings.iter().enumerate() {
-        let line = cut(&text::short(ending), MAX_LINE_BYTES);
+    for (index, report) in reports.iter().enumerate() {
+        let line = cut(&text::short(report), MAX_LINE_BYTES);
         if message.len() + line.len() + 1 > MAX_BYTES - REST_BYTES {
-            message.push_str(&format!("and {} more\n", endings.len() - index));
+            message.push_str(&format!("and {} more\n", reports.len() - index));
             break;
         }
         message.push_str(&line);

@@ -1,6 +1,6 @@
 //! How a job ended, in words.
 
-use super::super::job::Ending;
+use super::super::job::InstanceReport;
 use super::super::summary;
 use super::{cut, worst_first};
 use crate::visible::visible;
@@ -9,16 +9,17 @@ use crate::visible::visible;
 const LONG_BYTES: usize = 10_000;
 
 /// What the log ends with, for each target, the worst first.
-pub(super) fn long(endings: &[Ending<'_>]) -> String {
+pub(super) fn long(reports: &[InstanceReport]) -> String {
     let mut text = String::new();
-    for ending in worst_first(endings) {
-        let mut lines: Vec<String> = ending
+    for report in worst_first(reports) {
+        let mut lines: Vec<String> = report
             .target
+            .as_ref()
             .map(|target| format!("{target}:"))
             .into_iter()
             .collect();
-        lines.extend(match ending.result {
-            Ok(report) => summary::summary(report),
+        lines.extend(match &report.result {
+            Ok(run) => summary::summary(run),
             Err(failure) => failure.lines(),
         });
         for line in lines {
@@ -30,27 +31,27 @@ pub(super) fn long(endings: &[Ending<'_>]) -> String {
 }
 
 /// How it ended for one target, in a line.
-pub(super) fn short(ending: &Ending<'_>) -> String {
-    let exit = ending.exit as u8;
-    let target = match ending.target {
+pub(super) fn short(report: &InstanceReport) -> String {
+    let exit = report.exit as u8;
+    let target = match &report.target {
         Some(target) => format!("{target}: "),
         None => String::new(),
     };
-    let text = match ending.result {
-        Ok(report) => {
-            let counters = &report.counters;
+    let text = match &report.result {
+        Ok(run) => {
+            let counters = &run.counters;
             let missing = match counters.histories_failed + counters.histories_skipped {
                 0 => String::new(),
                 missing => format!(", {missing} histories missing"),
             };
-            let advice = match &report.failures.gave_up {
+            let advice = match &run.failures.gave_up {
                 Some(gave_up) => format!("; hint: {}", summary::advice(gave_up, counters)),
                 None => String::new(),
             };
             format!(
                 "run {} {}, {} artifacts: {} new, {} changed, {} removed{missing}{advice}",
-                report.run_id,
-                report.outcome,
+                run.run_id,
+                run.outcome,
                 counters.artifacts_listed,
                 counters.artifacts_new,
                 counters.artifacts_changed,

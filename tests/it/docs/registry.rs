@@ -5,12 +5,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use swr_emulator::{Artifact, ArtifactSpec, Digest, World};
 use swr_sync::clock::Clock;
-use swr_sync::database::Database;
-use swr_sync::registry::Registry;
 use swr_sync::stop;
-use swr_sync::verify::{VerifySettings, verify};
 
-use crate::support::mirror::{Mirror, client_settings};
+use crate::support::mirror::{Mirror, verify};
 
 /// A change of the seed changes every answer.
 const SEED: u64 = 1;
@@ -177,19 +174,11 @@ fn setting(command: &str) -> Value {
 }
 
 pub(super) async fn verify_at(mirror: &Mirror, now: DateTime<Utc>) {
-    let client = client_settings(&mirror.emulator);
-    let settings = VerifySettings {
-        swr_instance_id: mirror.emulator.settings().instance_id.clone(),
-        project_id: client.project_id.clone(),
-        histories: Some(100),
-        sample_start: "sha256:".to_owned(),
-        host: "test-host".to_owned(),
-        clock: Clock::from_fn(move || now),
-    };
-    let registry = Registry::new(client, &settings.swr_instance_id).unwrap();
-    let database = Database::from_url(mirror.database.url()).unwrap();
-    let (_stopper, stop) = stop::channel();
-    verify(&registry, &database, &settings, &stop)
+    let (clock, (_stopper, stop)) = (Clock::from_fn(move || now), stop::channel());
+    let Mirror {
+        emulator, database, ..
+    } = mirror;
+    verify(emulator, database, Some(100), "sha256:", clock, &stop)
         .await
         .unwrap();
 }

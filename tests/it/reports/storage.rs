@@ -308,7 +308,6 @@ async fn an_unchanged_registry_leaves_what_was_computed_alone() {
     let versions = "select 'a', xmin::text, artifact_id from swr.artifact_layering
                     union all select 'r', xmin::text, repository_id from swr.repository_layering
                     union all select 'n', xmin::text, namespace_id from swr.namespace_layering
-                    union all select 'l', xmin::text, repository_id from swr.repository_layer
                     order by 1, 3, 2";
     let before = mirror.database.snapshot(versions).await;
     assert!(before.lines().count() > 10, "{before}");

@@ -9,9 +9,11 @@ use swr_sync::clock::Clock;
 use swr_sync::database::Database;
 use swr_sync::registry::signature::SigningKey;
 use swr_sync::registry::{Credentials, ProjectSettings, Registry, RetryPolicy, TransportSettings};
-use swr_sync::run::RunReport;
+use swr_sync::run::{RunReport, Verification};
 use swr_sync::stop::{self, Stop};
-use swr_sync::sync::{HEARTBEAT, PATIENCE, Progress, Safeguards, SyncError, SyncSettings, sync};
+use swr_sync::sync::{
+    Ending, HEARTBEAT, PATIENCE, Progress, Safeguards, Sample, SyncError, SyncSettings, sync,
+};
 
 use super::database::TestDatabase;
 
@@ -62,7 +64,7 @@ pub(crate) struct Mirror {
 }
 
 /// The tables that hold facts; an unchanged registry must leave them alone.
-pub(crate) const FACT_TABLES: [&str; 19] = [
+pub(crate) const FACT_TABLES: [&str; 18] = [
     "instance",
     "namespace",
     "repository",
@@ -79,7 +81,6 @@ pub(crate) const FACT_TABLES: [&str; 19] = [
     "data_issue",
     "artifact_change",
     "artifact_layering",
-    "repository_layer",
     "repository_layering",
     "namespace_layering",
 ];
@@ -119,7 +120,7 @@ impl Mirror {
     pub(crate) async fn sync_at(&self, now: DateTime<Utc>) -> RunReport {
         let client = client_settings(&self.emulator);
         let settings = SyncSettings {
-            dry_run: self.dry_run,
+            ending: ending(self.dry_run),
             safeguards: self.safeguards,
             clock: Clock::from_fn(move || now),
             ..sync_settings(&client)
@@ -197,6 +198,13 @@ impl Mirror {
     }
 }
 
+fn ending(dry_run: bool) -> Ending {
+    match dry_run {
+        true => Ending::DryRun,
+        false => Ending::Publish,
+    }
+}
+
 /// One run from a registry into a database.
 pub(crate) async fn sync_into(
     emulator: &Emulator,
@@ -227,7 +235,7 @@ async fn run(
     let client = client_settings(emulator);
     let settings = SyncSettings {
         swr_instance_id: emulator.settings().instance_id.clone(),
-        dry_run,
+        ending: ending(dry_run),
         safeguards,
         ..sync_settings(&client)
     };
@@ -241,7 +249,7 @@ pub(crate) fn sync_settings(client: &ProjectSettings) -> SyncSettings {
         project_id: client.project_id.clone(),
         endpoint: client.endpoint.to_string(),
         region: None,
-        dry_run: false,
+        ending: Ending::Publish,
         safeguards: Safeguards::default(),
         lock_timeout: Some(Duration::ZERO),
         patience: PATIENCE,
@@ -273,6 +281,29 @@ pub(crate) async fn run_at(
     let registry = Registry::new(client, &settings.swr_instance_id).unwrap();
     let database = Database::from_url(database_url).unwrap();
     sync(&registry, &database, &settings, progress, stop).await
+}
+
+/// Compares a registry with a database; a sample of histories starts at `start`.
+pub(crate) async fn verify(
+    emulator: &Emulator,
+    database: &TestDatabase,
+    histories: Option<u64>,
+    start: &str,
+    clock: Clock,
+    stop: &Stop,
+) -> Result<Verification, SyncError> {
+    let client = client_settings(emulator);
+    let settings = SyncSettings {
+        swr_instance_id: emulator.settings().instance_id.clone(),
+        ending: Ending::Compare(Sample {
+            histories,
+            start: start.to_owned(),
+        }),
+        clock,
+        ..sync_settings(&client)
+    };
+    let report = run_as(client, settings, database, &Arc::default(), stop).await?;
+    Ok(report.verification.unwrap())
 }
 
 /// Waits for what another task or process brings about.

@@ -18,14 +18,25 @@ pub(crate) struct PrivateServer {
     binaries: PathBuf,
     /// PostgreSQL refuses to be root.
     user: Option<User>,
+    /// More arguments of the server.
+    options: String,
 }
 
 impl PrivateServer {
     /// A running server, with these lines before those of its `pg_hba.conf`.
     pub(crate) async fn start_with(access: &str) -> PrivateServer {
-        let access = access.to_owned();
+        PrivateServer::start_as(access, "").await
+    }
+
+    /// A running server with more arguments: `-c name=value`.
+    pub(crate) async fn start_with_options(options: &str) -> PrivateServer {
+        PrivateServer::start_as("", options).await
+    }
+
+    async fn start_as(access: &str, options: &str) -> PrivateServer {
+        let (access, options) = (access.to_owned(), options.to_owned());
         let starting = move || {
-            let server = PrivateServer::create();
+            let server = PrivateServer::create(options);
             server.run(
                 "initdb",
                 &[
@@ -52,7 +63,7 @@ impl PrivateServer {
         PrivateServer::start_with("").await
     }
 
-    fn create() -> PrivateServer {
+    fn create(options: String) -> PrivateServer {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let user = geteuid().is_root().then(|| {
@@ -63,6 +74,7 @@ impl PrivateServer {
             folder,
             binaries: binaries(),
             user,
+            options,
         };
         server.folder_of_its_own("data");
         server.folder_of_its_own("socket");
@@ -92,8 +104,9 @@ impl PrivateServer {
     pub(crate) fn start(&self) {
         let socket = self.folder.path().join("socket");
         let options = format!(
-            "-c listen_addresses='' -c unix_socket_directories='{}' -c fsync=off -c max_connections=20",
-            socket.display()
+            "-c listen_addresses='' -c unix_socket_directories='{}' -c fsync=off -c max_connections=20 {}",
+            socket.display(),
+            self.options
         );
         let log = self.data().join("server.log");
         self.run(
