@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 
 use sqlx::{AssertSqlSafe, Connection};
+use swr_emulator::World;
 use swr_sync::database::{Database, DatabaseError, MIGRATOR};
 
 use super::support::database::TestDatabase;
+use super::support::mirror::{Mirror, start_of_time};
 
 /// Rows that could be there after a migration, for the next ones to meet.
 fn sample_rows(version: i64) -> &'static str {
@@ -195,4 +197,30 @@ async fn a_failed_migration_does_not_block_the_next_attempt() {
     database.snapshot("drop table swr.layer").await;
     program.migrate().await.unwrap();
     program.check().await.unwrap();
+}
+
+/// An earlier version did not know one of today's columns, and kept its values in `extra`.
+#[tokio::test]
+async fn a_key_that_moves_out_of_extra_changes_no_artifact() {
+    let mirror = Mirror::new(World::generate(7, 40, start_of_time())).await;
+    mirror.sync().await;
+    let as_it_was = "update swr.artifact
+                     set extra = coalesce(extra, '{}') || jsonb_build_object('manifest_media_type', manifest_media_type),
+                         manifest_media_type = null
+                     where manifest_media_type is not null";
+    mirror.database.snapshot(as_it_was).await;
+    let moved = "select count(*) > 30 from swr.artifact where extra ? 'manifest_media_type'";
+    assert_eq!(mirror.database.snapshot(moved).await, "t");
+    let contributing = include_str!("../../CONTRIBUTING.md");
+    let (_, after) = contributing
+        .split_once("```sql\nupdate swr.artifact")
+        .unwrap();
+    let (migration, _) = after.split_once("```").unwrap();
+    mirror
+        .database
+        .snapshot(&format!("update swr.artifact{migration}"))
+        .await;
+    mirror.sync().await;
+    let changes = "select count(*) from swr.artifact_change";
+    assert_eq!(mirror.database.snapshot(changes).await, "0");
 }
