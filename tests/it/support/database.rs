@@ -20,6 +20,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use super::mirror::wait_until;
+
 mod container;
 
 /// Templates are built, and leftovers dropped, under this exclusive advisory
@@ -570,7 +572,10 @@ async fn a_database_is_dropped_with_its_test_even_if_somebody_is_connected() {
     drop(database);
     let other = TestDatabase::create_empty().await;
     let left = format!("select count(*) from pg_database where datname = '{name}'");
-    assert_eq!(other.snapshot(&left).await, "0");
+    wait_until("the database is dropped", async || {
+        other.snapshot(&left).await == "0"
+    })
+    .await;
 }
 
 #[test]
