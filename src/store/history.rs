@@ -3,12 +3,13 @@
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Value, json};
 use sqlx::Connection;
 use sqlx::postgres::PgBindIterExt;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::copy::CopyRows;
+use super::copy::{CopyRow, CopyRows};
 use super::findings::{Examined, examine, insert_commands};
 use super::{Run, Session, StoreError, content, to_micros};
 use crate::build_history::{
@@ -307,6 +308,74 @@ pub(super) struct ManifestRow<'a> {
     pub(super) steps: Option<(Vec<Uuid>, Layering)>,
 }
 
+impl ManifestRow<'_> {
+    /// Adds the row of a digest that was not requested before.
+    fn add_to(&self, row: &mut CopyRow, run: Run, now: DateTime<Utc>) -> Result<(), sqlx::Error> {
+        let ManifestRow {
+            digest,
+            outcome,
+            is_final,
+            refusal,
+            history,
+            steps,
+        } = self;
+        let waiting_since = Some(now).filter(|_| !is_final);
+        let status = refusal.and_then(|refusal| refusal.status);
+        let step_ids = steps.as_ref().map(|(step_ids, _)| step_ids);
+        let layering = steps.as_ref().map(|(_, layering)| layering);
+        row.value(run.instance_id)?;
+        row.value(*digest)?;
+        row.value(*outcome)?;
+        row.value(1)?;
+        row.value(now)?;
+        row.value(waiting_since)?;
+        row.value(waiting_since)?;
+        row.value(status.map(|status| status as i16))?;
+        row.value(refusal.and_then(|refusal| refusal.code.as_deref()))?;
+        row.value(refusal.map(|refusal| refusal.message.as_str()))?;
+        row.value(history.and_then(|history| history.reported_total))?;
+        row.value(layering.map(|layering| layering.layer_bytes))?;
+        row.value(step_ids)?;
+        row.value(layering.map(|layering| &layering.layer_ids))?;
+        row.value(layering.map(|layering| &layering.chain_ids))?;
+        row.value(history.and_then(|history| history.extra.as_ref()).map(Json))
+    }
+
+    /// The row of a digest after attempts that were not final, as a document.
+    fn after(&self, earlier: &EarlierAttempts, now: DateTime<Utc>) -> Value {
+        let ManifestRow {
+            digest,
+            outcome,
+            is_final,
+            refusal,
+            history,
+            steps,
+        } = self;
+        let layering = steps.as_ref().map(|(_, layering)| layering);
+        json!({
+            "digest": digest,
+            "outcome": outcome,
+            "attempts": earlier.attempts + 1,
+            "attempted_at": now,
+            "next_attempt_at": Some(now + earlier.delay()).filter(|_| !is_final),
+            "waiting_since": earlier.waiting_since.filter(|_| !is_final),
+            "http_status": refusal.and_then(|refusal| refusal.status),
+            "error_code": refusal.and_then(|refusal| refusal.code.as_deref()),
+            "error_message": refusal.map(|refusal| refusal.message.as_str()),
+            "reported_total": history.and_then(|history| history.reported_total),
+            "layer_bytes": layering.map(|layering| layering.layer_bytes),
+            "build_step_ids": steps.as_ref().map(|(step_ids, _)| texts(step_ids)),
+            "layer_ids": layering.map(|layering| texts(&layering.layer_ids)),
+            "chain_ids": layering.map(|layering| texts(&layering.chain_ids)),
+            "extra": history.and_then(|history| history.extra.as_ref()),
+        })
+    }
+}
+
+fn texts(ids: &[Uuid]) -> Vec<String> {
+    ids.iter().map(Uuid::to_string).collect()
+}
+
 /// The earlier attempts to fetch a history, which were not final.
 struct EarlierAttempts {
     attempts: i32,
@@ -421,7 +490,7 @@ impl HistoryWriter {
             true => (HashSet::new(), HashMap::new()),
             false => (
                 stored_content(session, run, batch).await?,
-                take_out_manifests(session, run, &batch.manifests).await?,
+                earlier_attempts(session, run, &batch.manifests).await?,
             ),
         };
         let mut rows = 0;
@@ -429,7 +498,7 @@ impl HistoryWriter {
         rows += copy_layers(session, run, &batch.layers, &stored).await?;
         rows += insert_media_types(session, run, &batch.media_types).await?;
         rows += copy_steps(session, run, &batch.steps, &stored).await?;
-        rows += copy_manifests(session, run, &batch.manifests, &earlier, now).await?;
+        rows += write_manifests(session, run, &batch.manifests, &earlier, now).await?;
         let data_issues = insert_issues(session, run, &batch.issues, now).await?;
         transaction.commit("commit build histories").await?;
         Ok(HistoryWrites {
@@ -642,99 +711,85 @@ async fn copy_steps(
          from stdin (format binary)").await
 }
 
-/// Takes out the manifests of a batch whose earlier fetch was not final, to be written anew. Gives those
-/// with their attempts, and those that are final, which stay, without.
-async fn take_out_manifests(
+/// The manifests of a batch that are stored: with their attempts, or without if they are final.
+async fn earlier_attempts(
     session: &mut Session<'_>,
     run: Run,
     manifests: &[ManifestRow<'_>],
 ) -> Result<HashMap<String, Option<EarlierAttempts>>, StoreError> {
     let query = sqlx::query!(
-        r#"with retried as (
-               delete from swr.manifest
-               where instance_id = $1 and digest = any($2) and next_attempt_at is not null
-               returning digest, attempts, waiting_since
-           )
-           select digest as "digest!", attempts, waiting_since from retried
-           union all
-           select digest, null, null from swr.manifest
-           where instance_id = $1 and digest = any($2) and next_attempt_at is null"#,
+        r#"select digest, attempts, waiting_since, next_attempt_at is null as "is_final!"
+           from swr.manifest
+           where instance_id = $1 and digest = any($2)"#,
         run.instance_id,
         manifests.iter().map(|m| m.digest).bind_iter() as _,
     )
     .map(|row| {
-        let earlier = row.attempts.map(|attempts| EarlierAttempts {
-            attempts,
+        let earlier = EarlierAttempts {
+            attempts: row.attempts,
             waiting_since: row.waiting_since,
-        });
-        (row.digest, earlier)
+        };
+        (row.digest, Some(earlier).filter(|_| !row.is_final))
     });
     let doing = "look for earlier attempts to fetch build histories";
     Ok(session.fetch_all(doing, query).await?.into_iter().collect())
 }
 
-/// Writes how each fetch ended.
-async fn copy_manifests(
+/// Writes how each fetch ended. What another answer has made final stays.
+async fn write_manifests(
     session: &mut Session<'_>,
     run: Run,
     manifests: &[ManifestRow<'_>],
     earlier: &HashMap<String, Option<EarlierAttempts>>,
     now: DateTime<Utc>,
 ) -> Result<u64, StoreError> {
-    let mut rows = CopyRows::new(16);
+    let (mut new, mut retried) = (CopyRows::new(16), Vec::new());
     for manifest in manifests {
-        let earlier = match earlier.get(manifest.digest) {
-            // Another answer was final.
-            Some(None) => continue,
-            Some(earlier) => earlier.as_ref(),
-            None => None,
-        };
-        let ManifestRow {
-            digest,
-            outcome,
-            is_final,
-            refusal,
-            history,
-            steps,
-        } = manifest;
-        let next_attempt_at = match is_final {
-            true => None,
-            false => Some(now + earlier.map_or(TimeDelta::zero(), EarlierAttempts::delay)),
-        };
-        let waiting_since = match is_final {
-            true => None,
-            false => earlier.map_or(Some(now), |earlier| earlier.waiting_since),
-        };
-        let status = refusal.and_then(|refusal| refusal.status);
-        let step_ids = steps.as_ref().map(|(step_ids, _)| step_ids);
-        let layering = steps.as_ref().map(|(_, layering)| layering);
-        rows.row(|row| {
-            row.value(run.instance_id)?;
-            row.value(*digest)?;
-            row.value(*outcome)?;
-            row.value(earlier.map_or(0, |earlier| earlier.attempts) + 1)?;
-            row.value(now)?;
-            row.value(next_attempt_at)?;
-            row.value(waiting_since)?;
-            row.value(status.map(|status| status as i16))?;
-            row.value(refusal.and_then(|refusal| refusal.code.as_deref()))?;
-            row.value(refusal.map(|refusal| refusal.message.as_str()))?;
-            row.value(history.and_then(|history| history.reported_total))?;
-            row.value(layering.map(|layering| layering.layer_bytes))?;
-            row.value(step_ids)?;
-            row.value(layering.map(|layering| &layering.layer_ids))?;
-            row.value(layering.map(|layering| &layering.chain_ids))?;
-            row.value(history.and_then(|history| history.extra.as_ref()).map(Json))
-        });
+        match earlier.get(manifest.digest) {
+            None => new.row(|row| manifest.add_to(row, run, now)),
+            Some(Some(earlier)) => retried.push(manifest.after(earlier, now)),
+            Some(None) => {}
+        }
     }
-    session.copy(
-        "store manifests",
-        rows,
-        "copy swr.manifest
-             (instance_id, digest, outcome, attempts, attempted_at, next_attempt_at, waiting_since, http_status,
-              error_code, error_message, reported_total, layer_bytes, build_step_ids, layer_ids, chain_ids, extra)
-         from stdin (format binary)",
-    ).await
+    let copied = session
+        .copy(
+            "store manifests",
+            new,
+            "copy swr.manifest
+                 (instance_id, digest, outcome, attempts, attempted_at, next_attempt_at, waiting_since, http_status,
+                  error_code, error_message, reported_total, layer_bytes, build_step_ids, layer_ids, chain_ids, extra)
+             from stdin (format binary)",
+        )
+        .await?;
+    if retried.is_empty() {
+        return Ok(copied);
+    }
+    // Updated and not replaced: others may have tables of their own that refer to a manifest.
+    let query = sqlx::query!(
+        "update swr.manifest m
+         set outcome = p.outcome,
+             attempts = p.attempts,
+             attempted_at = p.attempted_at,
+             next_attempt_at = p.next_attempt_at,
+             waiting_since = p.waiting_since,
+             http_status = p.http_status,
+             error_code = p.error_code,
+             error_message = p.error_message,
+             reported_total = p.reported_total,
+             layer_bytes = p.layer_bytes,
+             build_step_ids = p.build_step_ids,
+             layer_ids = p.layer_ids,
+             chain_ids = p.chain_ids,
+             extra = p.extra
+         from unnest($2::jsonb[]) as r (manifest)
+         cross join lateral jsonb_populate_record(null::swr.manifest, r.manifest) p
+         -- The second condition leads to the index, also while the table has no statistics.
+         where m.instance_id = $1 and m.digest = p.digest and m.digest = any($3)",
+        run.instance_id,
+        &retried,
+        manifests.iter().map(|m| m.digest).bind_iter() as _
+    );
+    Ok(copied + session.execute("update manifests", query).await?)
 }
 
 pub(super) async fn insert_issues(
