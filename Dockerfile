@@ -24,8 +24,8 @@ ENV CARGO_BUILD_TARGET=host-tuple \
     RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=/src=swr-sync --remap-path-prefix=/usr/local/cargo=cargo"
 
 # The dependencies are compiled around empty crates, so that this layer is
-# built again only when a Cargo.toml or Cargo.lock changes. The empty crates are
-# removed, because Cargo would take them for newer than the real sources.
+# built again only when a Cargo.toml or Cargo.lock changes. The real sources are
+# touched, because Cargo would take the empty crates for newer.
 # Only swr-sync is built: with all crates, the features that the emulator needs
 # of dependencies would be switched on as well.
 COPY .cargo .cargo
@@ -35,21 +35,21 @@ COPY crates/embedded-postgres/Cargo.toml crates/embedded-postgres/
 COPY crates/swr-emulator/Cargo.toml crates/swr-emulator/
 RUN for crate in . crates/*; do mkdir "$crate/src" && echo '//! Empty.' > "$crate/src/lib.rs"; done \
     && printf '//! Empty.\nfn main() {}\n' > src/main.rs \
-    && cargo auditable build --locked --profile dist --package swr-sync --no-default-features \
-    && cargo clean --profile dist --workspace
+    && cargo auditable build --locked --profile dist --package swr-sync --no-default-features
 
 FROM dependencies AS dependencies-emulator
-RUN cargo auditable build --locked --profile dist --package swr-sync --no-default-features --features emulator \
-    && cargo clean --profile dist --workspace
+RUN cargo auditable build --locked --profile dist --package swr-sync --no-default-features --features emulator
 
 FROM dependencies-emulator AS build-emulator
 COPY . .
-RUN cargo auditable build --locked --profile dist --package swr-sync --no-default-features --features emulator \
+RUN touch src/*.rs crates/*/src/*.rs \
+    && cargo auditable build --locked --profile dist --package swr-sync --no-default-features --features emulator \
     && docker/collect-licences /licences --no-default-features --features emulator
 
 FROM dependencies AS build-production
 COPY . .
-RUN cargo auditable build --locked --profile dist --package swr-sync --no-default-features \
+RUN touch src/*.rs crates/*/src/*.rs \
+    && cargo auditable build --locked --profile dist --package swr-sync --no-default-features \
     && docker/collect-licences /licences --no-default-features
 
 FROM ${RUNTIME_IMAGE:-gcr.io/distroless/static-debian12:nonroot} AS runtime
