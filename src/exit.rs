@@ -6,7 +6,7 @@ macro_rules! define_exits {
         /// and Kubernetes pod failure policies decide by them.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[repr(u8)]
-        #[expect(missing_docs, reason = "the meaning of each is beside it")]
+        #[expect(missing_docs, reason = "`meaning` describes each")]
         pub enum Exit {
             $($name = $code,)+
         }

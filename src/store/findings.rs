@@ -191,7 +191,7 @@ async fn set_rules_version(
 }
 
 /// Examines all commands of the instance again if that is to be done, batch by batch.
-/// Cut short, it begins anew with the next run, and writes what is left.
+/// If it is interrupted, the next run starts again and writes what is left.
 pub async fn update_findings(lock: &mut InstanceLock, run: Run) -> Result<(), StoreError> {
     if is_examined(lock, run).await? {
         return Ok(());

@@ -20,7 +20,8 @@ pub(super) struct Moved {
     root_chain_ids: Vec<Uuid>,
 }
 
-/// Takes out the artifacts which this listing shows no more, or elsewhere.
+/// Deletes the rows of artifacts that this listing no longer has, or has in another repository or with
+/// another digest.
 pub(super) async fn take_out(session: &mut Session<'_>, run: Run) -> Result<Moved, StoreError> {
     let query = sqlx::query!(
         r#"with leaving as (

@@ -283,7 +283,7 @@ struct ArtifactDifferences {
 
 impl ArtifactDifferences {
     /// Whether an artifact left, returned, or changed in more than its pulls: then layers have to be
-    /// counted anew, and a tag that did not change may have another digest.
+    /// counted again, and a tag that did not change may have another digest.
     fn has_others_than_new(self) -> bool {
         self.returning + self.changed + self.missing > 0
     }

@@ -1,11 +1,12 @@
 //! Instances and run rows.
 
+use chrono::{DateTime, TimeDelta, Utc};
+
 use super::history::insert_issues;
 use super::{InstanceLock, Session, StoreError, to_micros};
 use crate::artifact::InstanceDescription;
 use crate::data_issue::DataIssue;
 use crate::run::{RunCounters, RunOutcome};
-use chrono::{DateTime, TimeDelta, Utc};
 
 /// How long name and version of an instance are taken to be those of its row.
 const DESCRIPTION_LIFETIME: TimeDelta = TimeDelta::days(1);

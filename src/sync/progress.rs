@@ -9,7 +9,7 @@ use crate::store;
 
 macro_rules! define_progress {
     ($($metric:ident $(by $label:ident)?: $help:literal [$($name:ident)+])+) => {
-        /// What a run is doing; shared with whoever shows it.
+        /// The progress of a run. The run writes it, and what displays progress reads it.
         #[derive(Debug, Default)]
         pub struct Progress {
             /// 0 before the run has a row.

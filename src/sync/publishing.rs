@@ -32,8 +32,8 @@ pub(super) async fn tidy_up(lock: &mut InstanceLock, run: Run, counters: &RunCou
     }
 }
 
-/// Shows in the run row that a long publish goes on, over a session of its own: the lock's is in the
-/// middle of the transaction.
+/// Updates the run row during a long publish. Uses a separate session, because the session of the lock is
+/// in the transaction.
 pub(super) async fn show_publishing(
     database: &Database,
     run: Run,

@@ -28,7 +28,7 @@ async fn verify_until(
     histories: Option<u64>,
     stop: &Stop,
 ) -> Result<Verification, SyncError> {
-    // Near the end, so that a sample goes on from the start.
+    // Near the end, so that the sample continues at the start.
     let start = "sha256:f8";
     mirror::verify(emulator, database, histories, start, Clock::system(), stop).await
 }

@@ -93,7 +93,7 @@ impl EmulatorSettings {
         }
     }
 
-    /// One beside the first, with an id and a name like its own.
+    /// A further instance. Its id and name are derived from those of the first.
     pub fn further_instance(&self, number: u32) -> Instance {
         let (start, _) = self
             .instance_id
