@@ -343,31 +343,23 @@ impl ManifestRow<'_> {
 
     /// The row of a digest after attempts that were not final, as a document.
     fn after(&self, earlier: &EarlierAttempts, now: DateTime<Utc>) -> Value {
-        let ManifestRow {
-            digest,
-            outcome,
-            is_final,
-            refusal,
-            history,
-            steps,
-        } = self;
-        let layering = steps.as_ref().map(|(_, layering)| layering);
+        let layering = self.steps.as_ref().map(|(_, layering)| layering);
         json!({
-            "digest": digest,
-            "outcome": outcome,
+            "digest": self.digest,
+            "outcome": self.outcome,
             "attempts": earlier.attempts + 1,
             "attempted_at": now,
-            "next_attempt_at": Some(now + earlier.delay()).filter(|_| !is_final),
-            "waiting_since": earlier.waiting_since.filter(|_| !is_final),
-            "http_status": refusal.and_then(|refusal| refusal.status),
-            "error_code": refusal.and_then(|refusal| refusal.code.as_deref()),
-            "error_message": refusal.map(|refusal| refusal.message.as_str()),
-            "reported_total": history.and_then(|history| history.reported_total),
+            "next_attempt_at": Some(now + earlier.delay()).filter(|_| !self.is_final),
+            "waiting_since": earlier.waiting_since.filter(|_| !self.is_final),
+            "http_status": self.refusal.and_then(|refusal| refusal.status),
+            "error_code": self.refusal.and_then(|refusal| refusal.code.as_deref()),
+            "error_message": self.refusal.map(|refusal| refusal.message.as_str()),
+            "reported_total": self.history.and_then(|history| history.reported_total),
             "layer_bytes": layering.map(|layering| layering.layer_bytes),
-            "build_step_ids": steps.as_ref().map(|(step_ids, _)| texts(step_ids)),
+            "build_step_ids": self.steps.as_ref().map(|(step_ids, _)| texts(step_ids)),
             "layer_ids": layering.map(|layering| texts(&layering.layer_ids)),
             "chain_ids": layering.map(|layering| texts(&layering.chain_ids)),
-            "extra": history.and_then(|history| history.extra.as_ref()),
+            "extra": self.history.and_then(|history| history.extra.as_ref()),
         })
     }
 }
