@@ -1,15 +1,16 @@
 //! Which registries a command is about: the instances of its sources.
 
 use std::fmt;
+use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 
 use super::exit::{Exit, Failure};
-use super::settings::RegistryArgs;
+use super::settings::{RegistryArgs, host};
 use crate::artifact::ListedInstance;
 use crate::clock::Clock;
 use crate::registry::{Project, ProjectSettings, Registry, RegistryError};
-use crate::sync::{FIRST_VERSION, is_older};
+use crate::sync::{Ending, FIRST_VERSION, HEARTBEAT, PATIENCE, Safeguards, SyncSettings, is_older};
 
 /// What an instance is known by, or a source as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,6 +103,26 @@ pub(super) struct Instance {
     pub swr_instance_id: String,
     pub target: Target,
     pub registry: Registry,
+}
+
+impl Instance {
+    /// The settings of a run over it that publishes, with the usual safeguards, and does not wait for its
+    /// lock.
+    pub(super) fn sync_settings(&self, clock: &Clock) -> SyncSettings {
+        SyncSettings {
+            swr_instance_id: self.swr_instance_id.clone(),
+            project_id: self.target.project_id.clone(),
+            endpoint: self.target.endpoint.clone(),
+            region: self.target.region.clone(),
+            ending: Ending::Publish,
+            safeguards: Safeguards::default(),
+            lock_timeout: Some(Duration::ZERO),
+            patience: PATIENCE,
+            heartbeat: HEARTBEAT,
+            host: host(),
+            clock: clock.clone(),
+        }
+    }
 }
 
 /// A source that could not be prepared or asked, and why.

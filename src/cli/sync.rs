@@ -25,9 +25,7 @@ use crate::run::{RunCounters, RunReport};
 use crate::spans;
 use crate::stop::{Stop, StopReason};
 use crate::store::{LockHolder, StoreError};
-use crate::sync::{
-    Ending, HEARTBEAT, PATIENCE, Progress, Safeguards, SyncError, SyncSettings, sync,
-};
+use crate::sync::{Ending, Progress, Safeguards, SyncError, SyncSettings, sync};
 
 /// Arguments of `sync`.
 #[derive(Debug, clap::Args)]
@@ -197,7 +195,6 @@ async fn run_instances(
             accept_new_instance: args.accept_new_instance,
         },
         if_locked: args.if_locked,
-        host: host(),
         clock,
         database: &open.database,
         telemetry,
@@ -242,7 +239,6 @@ struct Job<'a> {
     dry_run: bool,
     safeguards: Safeguards,
     if_locked: IfLocked,
-    host: String,
     clock: &'a Clock,
     database: &'a Database,
     telemetry: &'a Telemetry,
@@ -304,24 +300,17 @@ impl Job<'_> {
     ) -> Result<RunReport, Failure> {
         let Instance {
             swr_instance_id,
-            target,
             registry,
+            ..
         } = instance;
         let settings = SyncSettings {
-            swr_instance_id: swr_instance_id.clone(),
-            project_id: target.project_id.clone(),
-            endpoint: target.endpoint.clone(),
-            region: target.region.clone(),
             ending: match self.dry_run {
                 true => Ending::DryRun,
                 false => Ending::Publish,
             },
             safeguards: self.safeguards,
             lock_timeout: self.if_locked.lock_timeout(),
-            patience: PATIENCE,
-            heartbeat: HEARTBEAT,
-            host: self.host.clone(),
-            clock: self.clock.clone(),
+            ..instance.sync_settings(self.clock)
         };
         let (database, stop) = (self.database, self.stop);
         if !self.has_several {

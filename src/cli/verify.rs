@@ -9,7 +9,7 @@ use tracing::{Instrument, Span};
 
 use super::exit::{Exit, Failure};
 use super::query;
-use super::settings::{DatabaseArgs, SourceArgs, host};
+use super::settings::{DatabaseArgs, SourceArgs};
 use super::source::{self, Instance, SourceFailure};
 use super::telemetry::Telemetry;
 use super::{hints, signals};
@@ -18,7 +18,7 @@ use crate::database::Database;
 use crate::report::Format;
 use crate::run::{Compared, HistoriesCompared, RunReport, Verdict, Verification};
 use crate::stop::Stop;
-use crate::sync::{Ending, HEARTBEAT, PATIENCE, Safeguards, Sample, SyncSettings, sync};
+use crate::sync::{Ending, Sample, SyncSettings, sync};
 
 /// Sources whose instances are listed at a time, and instances that are verified at a time.
 const PARALLEL: usize = 4;
@@ -171,36 +171,22 @@ async fn verify_instance(
     is_alone: bool,
     stop: &Stop,
 ) -> Result<RunReport, SourceFailure> {
-    let Instance {
-        swr_instance_id,
-        target,
-        registry,
-    } = instance;
     let settings = SyncSettings {
-        swr_instance_id: swr_instance_id.clone(),
-        project_id: target.project_id.clone(),
-        endpoint: target.endpoint.clone(),
-        region: target.region.clone(),
         ending: Ending::Compare(Sample {
             histories,
             start: format!("sha256:{:016x}", fastrand::u64(..)),
         }),
-        safeguards: Safeguards::default(),
-        lock_timeout: Some(Duration::ZERO),
-        patience: PATIENCE,
-        heartbeat: HEARTBEAT,
-        host: host(),
-        clock: clock.clone(),
+        ..instance.sync_settings(clock)
     };
     let span = match is_alone {
         true => Span::none(),
-        false => tracing::info_span!("verify", instance = swr_instance_id),
+        false => tracing::info_span!("verify", instance = instance.swr_instance_id),
     };
     let progress = Arc::default();
-    let verifying = sync(&registry, database, &settings, &progress, stop);
+    let verifying = sync(&instance.registry, database, &settings, &progress, stop);
     let report = verifying.instrument(span).await;
     report.map_err(|error| SourceFailure {
-        target,
+        target: instance.target,
         failure: hints::failure(error),
     })
 }
