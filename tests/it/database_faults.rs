@@ -29,20 +29,6 @@ async fn mirror(database: TestDatabase) -> Mirror {
     Mirror::with(emulator_settings(), world_of(30), database).await
 }
 
-/// A migrated database on a server of the test's own.
-async fn database_on(server: &PrivateServer, name: &str) -> TestDatabase {
-    server
-        .execute("postgres", &format!("create database {name}"))
-        .await;
-    let database = TestDatabase::at(server.url(SUPERUSER, name));
-    Program::new(&["migrate"])
-        .database(&database)
-        .run()
-        .await
-        .code(0);
-    database
-}
-
 /// The failure as the user reads it.
 fn check(finished: Finished, code: i32, words: &[&str]) {
     let finished = finished.code(code);
@@ -77,7 +63,7 @@ async fn last_run(database: &TestDatabase) -> String {
 async fn a_server_that_crashes_in_any_phase_ends_the_run_and_nothing_is_lost() {
     let server = PrivateServer::new().await;
     for (phase, table) in PHASES {
-        let mirror = mirror(database_on(&server, phase).await).await;
+        let mirror = mirror(server.migrated_database(phase).await).await;
         let program = Program::sync(&mirror.emulator, &mirror.database);
         let held_up = HeldUp::start(&mirror, table, program).await;
         server.stop_immediately();
@@ -115,7 +101,7 @@ async fn a_restart_in_the_middle_of_a_listing_does_not_publish_what_is_left_of_i
     let mirror = Mirror::with(
         emulator_settings(),
         World::generate(3, 450, start_of_time()),
-        database_on(&server, "mirror").await,
+        server.migrated_database("mirror").await,
     )
     .await;
     Program::sync(&mirror.emulator, &mirror.database)
@@ -389,7 +375,7 @@ async fn a_server_that_is_starting_up_is_waited_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whether_a_commit_without_an_answer_happened_is_not_claimed() {
     let server = PrivateServer::new().await;
-    let mirror = mirror(database_on(&server, "mirror").await).await;
+    let mirror = mirror(server.migrated_database("mirror").await).await;
     let program = Program::sync(&mirror.emulator, &mirror.database);
     let held_up = HeldUp::start(&mirror, "tag", program).await;
     // From now on a commit is done, and then waits for a standby that never comes.
@@ -454,7 +440,7 @@ async fn a_database_that_takes_no_writes_is_told_from_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_dropped_under_a_run_is_named() {
     let server = PrivateServer::new().await;
-    let mirror = mirror(database_on(&server, "mirror").await).await;
+    let mirror = mirror(server.migrated_database("mirror").await).await;
     let program = Program::sync(&mirror.emulator, &mirror.database);
     let held_up = HeldUp::start(&mirror, "tag", program).await;
     // In this order: if the holder of the lock ended first, the run would be sending its next
@@ -502,7 +488,7 @@ const SYNC_ROLE: &str = "create role sync_role login;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_without_a_right_is_told_which() {
     let server = PrivateServer::new().await;
-    let mirror = mirror(database_on(&server, "mirror").await).await;
+    let mirror = mirror(server.migrated_database("mirror").await).await;
     server.execute("mirror", SYNC_ROLE).await;
     server
         .execute("mirror", "revoke insert on swr.tag from sync_role")
@@ -528,7 +514,7 @@ async fn a_role_without_a_right_is_told_which() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_without_connections_left_is_told_how_many_a_run_takes() {
     let server = PrivateServer::new().await;
-    let mirror = mirror(database_on(&server, "mirror").await).await;
+    let mirror = mirror(server.migrated_database("mirror").await).await;
     server.execute("mirror", SYNC_ROLE).await;
     for limit in [0, 1] {
         let sql = format!("alter role sync_role connection limit {limit}");

@@ -6,10 +6,9 @@ use std::collections::HashMap;
 use sqlx::{AssertSqlSafe, Connection, Row};
 use swr_emulator::World;
 
-use crate::support::database::TestDatabase;
 use crate::support::mirror::{Mirror, start_of_time};
 use crate::support::program::{Program, emulator_settings};
-use crate::support::server::{PrivateServer, SUPERUSER};
+use crate::support::server::PrivateServer;
 
 const SMALL: usize = 250;
 /// How much larger the larger registry is.
@@ -63,15 +62,7 @@ async fn touched_blocks(
     name: &str,
     artifacts: usize,
 ) -> HashMap<(&'static str, String), i64> {
-    server
-        .execute("postgres", &format!("create database {name}"))
-        .await;
-    let database = TestDatabase::at(server.url(SUPERUSER, name));
-    Program::new(&["migrate"])
-        .database(&database)
-        .run()
-        .await
-        .code(0);
+    let database = server.migrated_database(name).await;
     let world = World::generate(7, artifacts, start_of_time());
     let mirror = Mirror::with(emulator_settings(), world, database).await;
     let mut touched = HashMap::new();

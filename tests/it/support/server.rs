@@ -9,6 +9,9 @@ use nix::unistd::{User, geteuid};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tempfile::TempDir;
 
+use super::database::TestDatabase;
+use super::program::Program;
+
 /// Who owns the clusters and may do everything there.
 pub(crate) const SUPERUSER: &str = "postgres";
 
@@ -154,6 +157,19 @@ impl PrivateServer {
             "postgresql://{user}@localhost/{database}?host={}",
             socket.display()
         )
+    }
+
+    /// A new database with the migrations applied.
+    pub(crate) async fn migrated_database(&self, name: &str) -> TestDatabase {
+        self.execute("postgres", &format!("create database {name}"))
+            .await;
+        let database = TestDatabase::at(self.url(SUPERUSER, name));
+        Program::new(&["migrate"])
+            .database(&database)
+            .run()
+            .await
+            .code(0);
+        database
     }
 
     /// Runs SQL in a database, as the one who may do everything.
