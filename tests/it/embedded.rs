@@ -282,7 +282,7 @@ async fn a_lock_that_is_held_for_an_instant_is_no_other_client() {
     let lock = std::fs::File::open(server.folder().join("clients.lock")).unwrap();
     lock.lock_shared().unwrap();
     // `close` is polled first, so it finds the lock at its first look.
-    let (closed, ()) = tokio::join!(server.close(), async { drop(lock) });
+    let (closed, ()) = tokio::join!(biased; server.close(), async { drop(lock) });
     closed.unwrap();
     assert!(world.servers().is_empty());
 }
