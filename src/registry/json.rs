@@ -125,8 +125,19 @@ impl<'a> Document<'a> {
 
     /// The elements of a list.
     pub(super) fn elements<'t>(&self, list: &'t str) -> Result<Vec<&'t str>, serde_json::Error> {
+        let (elements, _) = self.first_elements(list, usize::MAX)?;
+        Ok(elements)
+    }
+
+    /// The first elements of a list, at most `limit`, and the number of all.
+    pub(super) fn first_elements<'t>(
+        &self,
+        list: &'t str,
+        limit: usize,
+    ) -> Result<(Vec<&'t str>, u64), serde_json::Error> {
         let mut deserializer = serde_json::Deserializer::from_str(list);
-        let elements = Elements(self).deserialize(&mut deserializer)?;
+        let document = self;
+        let elements = Elements { document, limit }.deserialize(&mut deserializer)?;
         deserializer.end()?;
         Ok(elements)
     }
@@ -150,13 +161,14 @@ impl<'a> Document<'a> {
     }
 
     /// The text of a JSON string, with U+FFFD for what PostgreSQL's text cannot hold.
-    pub(super) fn text(&self, string: &str, alterations: &mut Alterations) -> String {
+    pub(super) fn text<'t>(&self, string: &'t str, alterations: &mut Alterations) -> Cow<'t, str> {
         let (mut text, has_lone_surrogates) = unescape(string);
         if has_lone_surrogates || !self.invalid_in(string).is_empty() {
             alterations.add(Action::ReplacedInvalid);
         }
-        if text.contains('\0') {
-            text = text.replace('\0', "\u{fffd}");
+        // JSON has no other way to write it than an escape.
+        if matches!(text, Cow::Owned(_)) && text.contains('\0') {
+            text = text.replace('\0', "\u{fffd}").into();
             alterations.add(Action::ReplacedNul);
         }
         text
@@ -219,12 +231,12 @@ impl<'a> Document<'a> {
     /// `None` if the value is nested deeper than `depth`.
     fn tree(&self, value: &str, depth: usize, alterations: &mut Alterations) -> Option<Value> {
         Some(match value.as_bytes().first()? {
-            b'"' => Value::String(self.text(value, alterations)),
+            b'"' => Value::String(self.text(value, alterations).into_owned()),
             b'{' => {
                 let depth = depth.checked_sub(1)?;
                 let mut object = Map::new();
                 for Member { name, value } in self.members(value).ok()? {
-                    let name = self.text(name, alterations);
+                    let name = self.text(name, alterations).into_owned();
                     let value = self.tree(value, depth, alterations)?;
                     if object.insert(name, value).is_some() {
                         alterations.add(Action::GivenTwice);
@@ -251,37 +263,6 @@ impl<'a> Document<'a> {
             }
         })
     }
-}
-
-/// The number of elements of a list, none of which is kept.
-pub(super) fn count_elements(list: &str) -> Result<u64, serde_json::Error> {
-    struct Count(u64);
-
-    impl<'de> Deserialize<'de> for Count {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Count, D::Error> {
-            struct List;
-
-            impl<'de> Visitor<'de> for List {
-                type Value = Count;
-
-                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                    f.write_str("a list")
-                }
-
-                fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Count, A::Error> {
-                    let mut count = 0;
-                    while list.next_element::<IgnoredAny>()?.is_some() {
-                        count += 1;
-                    }
-                    Ok(Count(count))
-                }
-            }
-
-            deserializer.deserialize_seq(List)
-        }
-    }
-
-    serde_json::from_str(list).map(|Count(count)| count)
 }
 
 const TOO_MANY_VALUES: &str = "too many values";
@@ -316,10 +297,13 @@ impl<'de> Visitor<'de> for Members<'_, '_> {
     }
 }
 
-struct Elements<'d, 'a>(&'d Document<'a>);
+struct Elements<'d, 'a> {
+    document: &'d Document<'a>,
+    limit: usize,
+}
 
 impl<'de> DeserializeSeed<'de> for Elements<'_, '_> {
-    type Value = Vec<&'de str>;
+    type Value = (Vec<&'de str>, u64);
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_seq(self)
@@ -327,7 +311,7 @@ impl<'de> DeserializeSeed<'de> for Elements<'_, '_> {
 }
 
 impl<'de> Visitor<'de> for Elements<'_, '_> {
-    type Value = Vec<&'de str>;
+    type Value = (Vec<&'de str>, u64);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a list")
@@ -335,34 +319,40 @@ impl<'de> Visitor<'de> for Elements<'_, '_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
         let mut elements = Vec::new();
-        while let Some(element) = list.next_element::<&RawValue>()? {
-            if !self.0.count(1) {
+        while elements.len() < self.limit
+            && let Some(element) = list.next_element::<&RawValue>()?
+        {
+            if !self.document.count(1) {
                 return Err(A::Error::custom(TOO_MANY_VALUES));
             }
             elements.push(element.get());
         }
-        Ok(elements)
+        let mut count = elements.len() as u64;
+        while list.next_element::<IgnoredAny>()?.is_some() {
+            count += 1;
+        }
+        Ok((elements, count))
     }
 }
 
 /// The text of a JSON string, and whether U+FFFD stands for a lone surrogate in it.
-fn unescape(string: &str) -> (String, bool) {
+fn unescape(string: &str) -> (Cow<'_, str>, bool) {
     if !string.contains('\\') {
-        return (string.trim_matches('"').to_owned(), false);
+        return (string.trim_matches('"').into(), false);
     }
-    if let Ok(text) = serde_json::from_str(string) {
-        return (text, false);
+    if let Ok(text) = serde_json::from_str::<String>(string) {
+        return (text.into(), false);
     }
     // As bytes, serde_json gives a lone surrogate the three bytes that UTF-8 would have for it.
     let Ok(Wtf8(mut bytes)) = serde_json::from_str(string) else {
-        return (string.to_owned(), true);
+        return (string.into(), true);
     };
     for place in 0..bytes.len().saturating_sub(2) {
         if bytes[place] == 0xed && bytes[place + 1] >= 0xa0 {
             bytes[place..place + 3].copy_from_slice("\u{fffd}".as_bytes());
         }
     }
-    (String::from_utf8_lossy(&bytes).into_owned(), true)
+    (String::from_utf8_lossy(&bytes).into_owned().into(), true)
 }
 
 struct Wtf8(Vec<u8>);

@@ -4,6 +4,10 @@
 //! What a type or PostgreSQL cannot hold becomes missing, or a legal value, and a
 //! [`DataIssue`]; what this program has no name for goes to `extra`.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
@@ -134,7 +138,7 @@ pub(super) fn instance(body: &[u8]) -> Result<InstanceDescription, RequestFailur
         let members = document.root_members()?;
         refuse_error_document(document, &members, "id")?;
         let mut issues = Vec::new();
-        let mut fields = Fields::of_document(document, "instance", String::new(), &mut issues)?;
+        let mut fields = Fields::of_document(document, "instance", "", members, &mut issues);
         Ok(InstanceDescription {
             name: fields.text("name"),
             version: fields.text("version"),
@@ -161,11 +165,11 @@ pub(super) fn build_history(digest: &str, body: &[u8]) -> Result<BuildHistory, R
             .into_iter()
             .enumerate()
             .map(|(index, entry)| {
-                let row_key = format!("{digest} {}", index + 1);
+                let row_key = RowKey::Step(digest, index + 1);
                 build_step(document, row_key, entry, &mut issues)
             })
             .collect();
-        let mut fields = Fields::of_document(document, "manifest", digest.to_owned(), &mut issues)?;
+        let mut fields = Fields::of_document(document, "manifest", digest, members, &mut issues);
         fields.take("build_histories");
         Ok(BuildHistory {
             steps,
@@ -176,30 +180,31 @@ pub(super) fn build_history(digest: &str, body: &[u8]) -> Result<BuildHistory, R
     })
 }
 
-/// The entries of a build history, counted before any of them takes memory.
+/// The entries of a build history, of which no more are kept than it may have.
 fn history_entries<'a>(
     document: &Document<'_>,
     list: &'a str,
 ) -> Result<Vec<&'a str>, RequestFailure> {
     let no_list = || Malformed::new("build_histories is not a list");
-    let count = json::count_elements(list).map_err(|_| no_list())?;
+    let entries = document.first_elements(list, MAX_HISTORY_ENTRIES);
+    let (entries, count) = entries.map_err(|_| no_list())?;
     if count > MAX_HISTORY_ENTRIES as u64 {
         let too_large = TooLarge::exactly(BUILD_HISTORY, count, MAX_HISTORY_ENTRIES, "entries");
         return Err(too_large.into());
     }
-    Ok(document.elements(list).map_err(|_| no_list())?)
+    Ok(entries)
 }
 
 fn build_step(
     document: &Document<'_>,
-    row_key: String,
+    row_key: RowKey<'_>,
     entry: &str,
     issues: &mut Vec<DataIssue>,
 ) -> BuildStep {
     let Some(row) = Row::read(document, entry) else {
         issues.push(DataIssue {
             table: "build_step",
-            row_key,
+            row_key: row_key.to_string(),
             field: String::new(),
             action: Action::WrongType,
             original: document.original(entry),
@@ -287,14 +292,14 @@ fn tags(
     entries: &[&str],
 ) -> Vec<Tag> {
     let document = artifact.document;
-    let row_key = format!("artifact {artifact_id}");
+    let row_key = RowKey::TagsOf(artifact_id);
     let mut tags: IndexMap<String, (Tag, &str)> = IndexMap::new();
     for entry in entries {
         let Some(row) = Row::read(document, entry) else {
-            drop_row(document, "tag", row_key.clone(), entry, artifact.issues);
+            drop_row(document, "tag", row_key, entry, artifact.issues);
             continue;
         };
-        let mut fields = Fields::new(document, "tag", row_key.clone(), row, artifact.issues);
+        let mut fields = Fields::new(document, "tag", row_key, row, artifact.issues);
         let Some(tag) = tag(&mut fields, artifact_id, repository_id) else {
             fields.drop_row();
             continue;
@@ -307,7 +312,7 @@ fn tags(
             }
             artifact.issues.push(DataIssue {
                 table: "tag",
-                row_key: row_key.clone(),
+                row_key: row_key.to_string(),
                 field: "tags".to_owned(),
                 action: Action::GivenTwice,
                 original: document.original(source),
@@ -465,10 +470,11 @@ fn page<T>(
         .into_iter()
         .filter_map(|source| {
             let Some(row) = Row::read(document, source) else {
-                drop_row(document, table, String::new(), source, &mut issues);
+                drop_row(document, table, RowKey::Text(""), source, &mut issues);
                 return None;
             };
             let row_key = row.key(document, id);
+            let row_key = RowKey::Text(&row_key);
             let mut fields = Fields::new(document, table, row_key, row, &mut issues);
             let decoded = decode(&mut fields);
             if decoded.is_none() {
@@ -484,7 +490,7 @@ fn page<T>(
 fn drop_row(
     document: &Document<'_>,
     table: &'static str,
-    row_key: String,
+    row_key: RowKey<'_>,
     source: &str,
     issues: &mut Vec<DataIssue>,
 ) {
@@ -493,19 +499,46 @@ fn drop_row(
     }
     issues.push(DataIssue {
         table,
-        row_key,
+        row_key: row_key.to_string(),
         field: String::new(),
         action: Action::DroppedRow,
         original: document.original(source),
     });
 }
 
+/// The row that an issue is about. It becomes text only where there is an issue.
+#[derive(Debug, Clone, Copy)]
+enum RowKey<'a> {
+    Text(&'a str),
+    /// A digest, and the position of a step in its history, from 1.
+    Step(&'a str, usize),
+    /// The id of an artifact.
+    TagsOf(i64),
+}
+
+impl fmt::Display for RowKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RowKey::Text(text) => f.write_str(text),
+            RowKey::Step(digest, position) => write!(f, "{digest} {position}"),
+            RowKey::TagsOf(artifact_id) => write!(f, "artifact {artifact_id}"),
+        }
+    }
+}
+
 /// An object of the answer, each field once, and what that took.
 struct Row<'a> {
     source: &'a str,
-    members: IndexMap<String, &'a str>,
+    members: Members<'a>,
     notes: Vec<(String, Action, Value)>,
 }
+
+/// The fields of an object, in their order. There are few, so that looking at each is the fastest way
+/// to find one.
+type Members<'a> = Vec<(Cow<'a, str>, &'a str)>;
+
+/// In objects with more fields, which no honest answer has, a table finds those that came twice.
+const FEW_FIELDS: usize = 64;
 
 impl<'a> Row<'a> {
     /// `None` if it is no object.
@@ -513,46 +546,72 @@ impl<'a> Row<'a> {
         if !source.starts_with('{') {
             return None;
         }
-        let mut members = IndexMap::new();
+        let members = document.members(source).ok()?;
+        Some(Row::of(document, source, members))
+    }
+
+    fn of(document: &Document<'_>, source: &'a str, given: Vec<Member<'a>>) -> Row<'a> {
+        let mut members: Members<'a> = Vec::with_capacity(given.len());
         let mut notes = Vec::new();
-        for member in document.members(source).ok()? {
+        let mut places = (given.len() > FEW_FIELDS).then(HashMap::new);
+        for member in given {
             let mut alterations = Alterations::default();
             let name = document.text(member.name, &mut alterations);
             for action in alterations.iter() {
                 let original = Value::String(document.source(member.name));
-                notes.push((name.clone(), action, original));
+                notes.push((name.clone().into_owned(), action, original));
             }
-            if let Some(earlier) = members.insert(name.clone(), member.value) {
-                notes.push((name, Action::GivenTwice, document.original(earlier)));
+            let earlier = match &mut places {
+                None => members.iter().position(|(earlier, _)| *earlier == name),
+                Some(places) => places.insert(name.clone(), members.len()),
+            };
+            match earlier {
+                None => members.push((name, member.value)),
+                Some(place) => {
+                    if let Some(places) = &mut places {
+                        places.insert(name.clone(), place);
+                    }
+                    let earlier = std::mem::replace(&mut members[place].1, member.value);
+                    let original = document.original(earlier);
+                    notes.push((name.into_owned(), Action::GivenTwice, original));
+                }
             }
         }
-        Some(Row {
+        Row {
             source,
             members,
             notes,
-        })
+        }
     }
 
     /// The row's id as text; empty where it has none, so that the row could be any.
     fn key(&self, document: &Document<'_>, name: &str) -> String {
-        let Some(value) = self.members.get(name) else {
+        let Some(value) = find(&self.members, name) else {
             return String::new();
         };
         match integer_of(document, value) {
             Ok(Some(id)) => id.to_string(),
-            Err(Action::OutOfRange) => document.text(value, &mut Alterations::default()),
+            Err(Action::OutOfRange) => {
+                let text = document.text(value, &mut Alterations::default());
+                text.into_owned()
+            }
             _ => String::new(),
         }
     }
+}
+
+fn find<'a>(members: &Members<'a>, name: &str) -> Option<&'a str> {
+    let member = members.iter().find(|(member, _)| member == name);
+    member.map(|(_, value)| *value)
 }
 
 /// The fields of one row; what is not taken is left for `extra`.
 struct Fields<'a> {
     document: &'a Document<'a>,
     table: &'static str,
-    row_key: String,
+    row_key: RowKey<'a>,
     source: &'a str,
-    members: IndexMap<String, &'a str>,
+    members: Members<'a>,
     issues: &'a mut Vec<DataIssue>,
     /// How many issues there were before this row.
     earlier_issues: usize,
@@ -569,7 +628,7 @@ impl<'a> Fields<'a> {
     fn new(
         document: &'a Document<'a>,
         table: &'static str,
-        row_key: String,
+        row_key: RowKey<'a>,
         row: Row<'a>,
         issues: &'a mut Vec<DataIssue>,
     ) -> Fields<'a> {
@@ -593,18 +652,18 @@ impl<'a> Fields<'a> {
     fn of_document(
         document: &'a Document<'a>,
         table: &'static str,
-        row_key: String,
+        row_key: &'a str,
+        members: Vec<Member<'a>>,
         issues: &'a mut Vec<DataIssue>,
-    ) -> Result<Fields<'a>, Malformed> {
-        match Row::read(document, document.root()) {
-            Some(row) => Ok(Fields::new(document, table, row_key, row, issues)),
-            None => Err(Malformed::new("the answer is not a JSON object")),
-        }
+    ) -> Fields<'a> {
+        let row = Row::of(document, document.root(), members);
+        Fields::new(document, table, RowKey::Text(row_key), row, issues)
     }
 
     /// Removes a field and gives its value as it stands in the answer.
     fn take(&mut self, name: &str) -> Option<&'a str> {
-        self.members.shift_remove(name)
+        let place = self.members.iter().position(|(member, _)| member == name)?;
+        Some(self.members.remove(place).1)
     }
 
     /// Removes a field that is worth nothing if it is null.
@@ -621,7 +680,7 @@ impl<'a> Fields<'a> {
         let mut alterations = Alterations::default();
         let text = self.document.text(source, &mut alterations);
         self.note(name, &alterations, source);
-        Some(text)
+        Some(text.into_owned())
     }
 
     /// False where it is missing: the column has to have a value.
@@ -662,7 +721,7 @@ impl<'a> Fields<'a> {
         }
         let text = match source.starts_with('"') {
             true => self.document.text(source, &mut Alterations::default()),
-            false => String::new(),
+            false => Cow::default(),
         };
         let Ok(time) = DateTime::parse_from_rfc3339(&text) else {
             self.refuse(name, Action::WrongType, source);
@@ -691,7 +750,7 @@ impl<'a> Fields<'a> {
 
     /// An id without which the row cannot be stored.
     fn key_integer(&mut self, name: &str) -> Option<i64> {
-        integer_of(self.document, self.members.get(name)?).ok()??;
+        integer_of(self.document, find(&self.members, name)?).ok()??;
         self.integer(name)
     }
 
@@ -704,8 +763,8 @@ impl<'a> Fields<'a> {
         self.text(name)
     }
 
-    fn peek_text(&self, name: &str) -> Option<String> {
-        let source = self.members.get(name)?;
+    fn peek_text(&self, name: &str) -> Option<Cow<'a, str>> {
+        let source = find(&self.members, name)?;
         source
             .starts_with('"')
             .then(|| self.document.text(source, &mut Alterations::default()))
@@ -713,7 +772,7 @@ impl<'a> Fields<'a> {
 
     /// Removes a field whose value says nothing more than is known.
     fn forget(&mut self, name: &str, is_known: impl Fn(&str) -> bool) {
-        if self.members.get(name).is_some_and(|value| is_known(value)) {
+        if find(&self.members, name).is_some_and(is_known) {
             self.take(name);
         }
     }
@@ -737,7 +796,7 @@ impl<'a> Fields<'a> {
         }
         self.issues.push(DataIssue {
             table: self.table,
-            row_key: self.row_key.clone(),
+            row_key: self.row_key.to_string(),
             field: field.to_owned(),
             action,
             original,
@@ -756,7 +815,7 @@ impl<'a> Fields<'a> {
         for (name, source) in std::mem::take(&mut self.members) {
             let (value, alterations) = self.document.value(source);
             self.note(&name, &alterations, source);
-            extra.insert(name, value);
+            extra.insert(name.into_owned(), value);
         }
         (!extra.is_empty()).then_some(extra)
     }

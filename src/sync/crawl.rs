@@ -26,7 +26,7 @@ use crate::store::{HistoryWriter, InstanceLock, Run, Session, StoreError};
 /// Digests that may wait for their request: about ten list pages.
 const WANTED_CAPACITY: usize = 1_000;
 /// Answers that may wait to be stored.
-const ANSWERED_CAPACITY: usize = 256;
+const ANSWERED_CAPACITY: usize = 1_000;
 /// The largest batch of answers that is stored in one transaction, and how long it is filled.
 const BATCH: BatchLimits = BatchLimits {
     count: 1_000,
