@@ -118,6 +118,12 @@ impl<T> Page<T> {
             |issue: &&DataIssue| issue.table == table && issue.action == Action::DroppedRow;
         (self.rows.len() + self.issues.iter().filter(is_dropped).count()) as u64
     }
+
+    /// Adds the page that follows.
+    pub fn append(&mut self, next: Page<T>) {
+        self.rows.extend(next.rows);
+        self.issues.extend(next.issues);
+    }
 }
 
 impl<T> Default for Page<T> {

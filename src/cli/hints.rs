@@ -40,6 +40,10 @@ fn clock_hint(error: &SyncError) -> Option<String> {
     ))
 }
 
+/// For whatever cannot start.
+pub(super) const LOW_LIMITS: &str =
+    "the limit on open files or threads is too low: see `ulimit -a`";
+
 fn hint(error: &SyncError) -> Option<&'static str> {
     match error {
         SyncError::Registry(error) => registry_hint(error),
@@ -95,6 +99,7 @@ fn hint(error: &SyncError) -> Option<&'static str> {
         SyncError::Stopped(StopReason::TimeLimit(_)) => {
             Some("the next run continues from there; --max-duration sets the limit")
         }
+        SyncError::NoThread(_) => Some(LOW_LIMITS),
         SyncError::Stopped(_) => None,
         SyncError::StoppedPublishing(_) => Some(
             "`swr-sync status` shows whether it was published; the next run continues in either case",

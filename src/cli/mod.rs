@@ -48,7 +48,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use tokio::runtime::Runtime;
+use tokio::runtime::{self, Runtime};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -175,15 +175,18 @@ pub fn main() -> ExitCode {
         Ok(layered) => layered,
         Err(failure) => return finish(Err(failure), &without_file.start(None)),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
+    let mut runtime = match &command {
+        // One thread: with two, waking each other and locks in the allocator took a fifth of the time, and
+        // no run was faster. Other commands may have to write much to someone who does not read.
+        Command::Sync(_) => runtime::Builder::new_current_thread(),
+        _ => runtime::Builder::new_multi_thread(),
+    };
+    let runtime = runtime.enable_all().build();
     let telemetry = log.start(runtime.as_ref().ok().map(Runtime::handle));
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            let failure = Failure::new(Exit::Unexpected, error)
-                .hint("the limit on open files or threads is too low: see `ulimit -a`");
+            let failure = Failure::new(Exit::Unexpected, error).hint(hints::LOW_LIMITS);
             return finish(Err(failure), &telemetry);
         }
     };

@@ -487,9 +487,9 @@ impl HistoryWriter {
         };
         let mut rows = 0;
         rows += insert_commands(session, run.instance_id, &batch.commands).await?;
-        rows += copy_layers(session, run, &batch.layers, &stored).await?;
+        rows += insert_layers(session, run, &batch.layers, &stored).await?;
         rows += insert_media_types(session, run, &batch.media_types).await?;
-        rows += copy_steps(session, run, &batch.steps, &stored).await?;
+        rows += insert_steps(session, run, &batch.steps, &stored).await?;
         rows += write_manifests(session, run, &batch.manifests, &earlier, now).await?;
         let data_issues = insert_issues(session, run, &batch.issues, now).await?;
         transaction.commit("commit build histories").await?;
@@ -621,28 +621,31 @@ async fn stored_content(
 }
 
 /// Writes the layers that are not stored.
-async fn copy_layers(
+async fn insert_layers(
     session: &mut Session<'_>,
     run: Run,
     layers: &[(Uuid, &Layer)],
     stored: &HashSet<Uuid>,
 ) -> Result<u64, StoreError> {
-    let mut rows = CopyRows::new(4);
-    for (layer_id, layer) in layers.iter().filter(|(id, _)| !stored.contains(id)) {
-        rows.row(|row| {
-            row.value(layer.size_bytes)?;
-            row.value(run.instance_id)?;
-            row.value(layer_id)?;
-            row.value(layer.digest.as_str())
-        });
+    let new: Vec<&(Uuid, &Layer)> = layers
+        .iter()
+        .filter(|(id, _)| !stored.contains(id))
+        .collect();
+    if new.is_empty() {
+        return Ok(0);
     }
-    session
-        .copy(
-            "store layers",
-            rows,
-            "copy swr.layer (size_bytes, instance_id, layer_id, digest) from stdin (format binary)",
-        )
-        .await
+    let query = sqlx::query!(
+        "insert into swr.layer (size_bytes, instance_id, layer_id, digest)
+         select l.size_bytes, $1, l.layer_id, l.digest
+         from unnest($2::bigint[], $3::uuid[], $4::text[]) as l (size_bytes, layer_id, digest)",
+        run.instance_id,
+        new.iter().map(|(_, layer)| layer.size_bytes).bind_iter() as _,
+        new.iter().map(|(id, _)| *id).bind_iter() as _,
+        new.iter()
+            .map(|(_, layer)| layer.digest.as_str())
+            .bind_iter() as _,
+    );
+    session.execute("store layers", query).await
 }
 
 async fn insert_media_types(
@@ -666,41 +669,42 @@ async fn insert_media_types(
 }
 
 /// Writes the steps that are not stored.
-async fn copy_steps(
+async fn insert_steps(
     session: &mut Session<'_>,
     run: Run,
     steps: &[StepRow<'_>],
     stored: &HashSet<Uuid>,
 ) -> Result<u64, StoreError> {
-    let mut rows = CopyRows::new(10);
     let new = steps
         .iter()
-        .filter(|step| !stored.contains(&step.build_step_id));
-    for step in new {
-        let BuildStep {
-            created_at,
-            command: _,
-            empty_layer,
-            layer: _,
-            extra,
-        } = step.step;
-        rows.row(|row| {
-            row.value(created_at.map(to_micros))?;
-            row.value(run.instance_id)?;
-            row.value(created_at.map(nanos_beyond_micros))?;
-            row.value(step.build_step_id)?;
-            row.value(step.command_id)?;
-            row.value(step.layer_id)?;
-            row.value(step.media_type_id)?;
-            row.value(step.chain_id)?;
-            row.value(*empty_layer)?;
-            row.value(extra.as_ref().map(Json))
-        });
+        .filter(|row| !stored.contains(&row.build_step_id));
+    let new: Vec<&StepRow<'_>> = new.collect();
+    if new.is_empty() {
+        return Ok(0);
     }
-    session.copy("store build steps", rows, "copy swr.build_step
+    let created_at = || new.iter().map(|row| row.step.created_at);
+    let query = sqlx::query!(
+        "insert into swr.build_step
              (created_at, instance_id, created_at_ns, build_step_id, command_id, layer_id, media_type_id, chain_id,
               empty_layer, extra)
-         from stdin (format binary)").await
+         select s.created_at, $1, s.created_at_ns, s.build_step_id, s.command_id, s.layer_id, s.media_type_id, s.chain_id,
+                s.empty_layer, s.extra
+         from unnest($2::timestamptz[], $3::smallint[], $4::uuid[], $5::uuid[], $6::uuid[], $7::uuid[], $8::uuid[],
+                     $9::boolean[], $10::jsonb[])
+              as s (created_at, created_at_ns, build_step_id, command_id, layer_id, media_type_id, chain_id,
+                    empty_layer, extra)",
+        run.instance_id,
+        created_at().map(|time| time.map(to_micros)).bind_iter() as _,
+        created_at().map(|time| time.map(nanos_beyond_micros)).bind_iter() as _,
+        new.iter().map(|row| row.build_step_id).bind_iter() as _,
+        new.iter().map(|row| row.command_id).bind_iter() as _,
+        new.iter().map(|row| row.layer_id).bind_iter() as _,
+        new.iter().map(|row| row.media_type_id).bind_iter() as _,
+        new.iter().map(|row| row.chain_id).bind_iter() as _,
+        new.iter().map(|row| row.step.empty_layer).bind_iter() as _,
+        new.iter().map(|row| row.step.extra.as_ref().map(Json)).bind_iter() as _,
+    );
+    session.execute("store build steps", query).await
 }
 
 /// The manifests of a batch that are stored: with their attempts, or without if they are final.

@@ -1,10 +1,12 @@
 //! The crawl: the tasks that send requests, the task that stores histories, and how they end.
 
 use std::collections::HashSet;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use tokio::runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::Instrument;
@@ -183,10 +185,8 @@ impl Crawl {
     ) -> Result<(DateTime<Utc>, DateTime<Utc>), SyncError> {
         let catalog_span = tracing::info_span!(target: spans::TARGET, "catalog");
         listing.start().instrument(catalog_span).await?;
-        let session = Session::connect(database, &self.activity).await?;
-        let writer = HistoryWriter::new(session, self.run);
         self.progress.enter(Phase::Listing);
-        let stored = self.spawn(tasks, Arc::clone(self).store(writer, answered));
+        let stored = self.spawn_writer(tasks, database.clone(), answered);
 
         let (wanted, fetched) = self.spawn_fetch(tasks, &answered_sender);
         let listing_span = tracing::info_span!(target: spans::TARGET, "listing");
@@ -244,6 +244,43 @@ impl Crawl {
             .instrument(span),
         );
         ended
+    }
+
+    /// Starts the write task, on a thread with a runtime of its own: to name and encode the rows of a
+    /// batch takes as much time on a processor as to fetch them, and neither has to wait for the other.
+    fn spawn_writer(
+        self: &Arc<Crawl>,
+        tasks: &mut JoinSet<Result<(), SyncError>>,
+        database: Database,
+        answered: mpsc::Receiver<Answered>,
+    ) -> oneshot::Receiver<()> {
+        let (crawl, span) = (Arc::clone(self), tracing::Span::current());
+        let (running, aborted) = oneshot::channel::<()>();
+        let storing = async move {
+            let session = Session::connect(&database, &crawl.activity).await?;
+            let writer = HistoryWriter::new(session, crawl.run);
+            crawl.store(writer, answered).await
+        };
+        let thread = move || {
+            let runtime = runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            let storing = storing.instrument(span);
+            io::Result::Ok(runtime.block_on(async {
+                tokio::select! {
+                    stored = storing => stored,
+                    _ = aborted => Ok(()),
+                }
+            }))
+        };
+        self.spawn(tasks, async move {
+            // Dropped if this task is aborted, which also ends the work of the thread.
+            let _running = running;
+            match tokio::task::spawn_blocking(thread).await {
+                Ok(stored) => stored.map_err(SyncError::NoThread)?,
+                Err(error) => resume_panic(error).await,
+            }
+        })
     }
 
     fn spawn_fetch(

@@ -1,6 +1,7 @@
 //! Why a run ended without publishing.
 
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use crate::activity::Stages;
@@ -82,6 +83,9 @@ pub enum SyncError {
         /// What each stage was waiting for.
         stages: Stages,
     },
+    /// The limit on threads or open files is too low.
+    #[error("the thread that stores build histories could not start: {0}")]
+    NoThread(#[source] io::Error),
     /// A signal, or the time limit.
     #[error("stopped by {0}; the data received so far is stored, nothing was published")]
     Stopped(StopReason),
@@ -106,7 +110,7 @@ impl SyncError {
             SyncError::Database(error) => error.exit(),
             SyncError::UnsupportedVersion { .. } | SyncError::NeverPublished { .. } => Exit::Usage,
             SyncError::EndlessListing { .. } => Exit::SourceUnavailable,
-            SyncError::Stalled { .. } => Exit::Unexpected,
+            SyncError::Stalled { .. } | SyncError::NoThread(_) => Exit::Unexpected,
             SyncError::WrongInstance { .. } | SyncError::SameName { .. } => Exit::Refused,
             SyncError::Stopped(reason) | SyncError::StoppedPublishing(reason) => reason.exit(),
         }

@@ -25,6 +25,8 @@ use crate::store::{
 /// considered endless.
 const ENDLESS_ROWS: u64 = 100_000;
 const ENDLESS_FACTOR: u64 = 10;
+/// Pages are staged together up to about this many rows.
+const MOST_ROWS_AT_ONCE: usize = 300;
 /// Number of digests per query for other repositories that have them.
 const ALTERNATIVES: usize = 1_000;
 
@@ -178,8 +180,14 @@ impl<'a> Listing<'a> {
 
     async fn read_pages(&mut self, wanted: Option<&mpsc::Sender<Wanted>>) -> Result<(), SyncError> {
         let mut pages = Pages::spawn(self.crawl.registry.artifact_pages());
-        while let Some(page) = self.next_page(&mut pages).await? {
+        while let Some(mut page) = self.next_page(&mut pages).await? {
             Progress::add(&self.crawl.progress.pages, 1);
+            while page.rows.len() <= MOST_ROWS_AT_ONCE
+                && let Some(more) = pages.arrived()
+            {
+                Progress::add(&self.crawl.progress.pages, 1);
+                page.append(more);
+            }
             self.rows_listed += page.rows_given("artifact");
             if let Some(counted) = self.artifacts_counted
                 && self.rows_listed > ENDLESS_ROWS.max(counted.saturating_mul(ENDLESS_FACTOR))

@@ -20,8 +20,8 @@ use tokio::time::Instant;
 use crate::artifact::{Artifact, Page};
 use crate::registry::{ArtifactPages, CatalogPages, RegistryError};
 
-/// Pages that may wait to be staged. One is enough to overlap the next request with staging.
-const PAGES_CAPACITY: usize = 1;
+/// Pages that may wait to be staged. Those that wait are staged together, which takes less time for each.
+const PAGES_CAPACITY: usize = 4;
 
 /// A listing that is read page by page.
 pub(crate) trait PageSource: Send + 'static {
@@ -81,6 +81,11 @@ impl<S: PageSource> Pages<S> {
             Ok(result) => result.map(|()| None),
             Err(error) => resume_panic(error).await,
         }
+    }
+
+    /// A page that has already arrived.
+    pub(crate) fn arrived(&mut self) -> Option<S::Page> {
+        self.pages.try_recv().ok()
     }
 }
 

@@ -143,11 +143,13 @@ static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
     let patterns = RULES
         .iter()
         .flat_map(|rule| rule.patterns.iter().map(move |pattern| (rule, *pattern)));
-    let any = RegexSet::new(
+    let any = regex::RegexSetBuilder::new(
         patterns
             .clone()
             .map(|(_, pattern)| ascii_boundaries(pattern)),
-    );
+    )
+    .dfa_size_limit(4 << 20)
+    .build();
     let each = patterns.map(|(rule, pattern)| (rule, regex(pattern)));
     Patterns {
         any: any.expect("each pattern compiles"),
