@@ -14,6 +14,7 @@ mod crawl;
 mod error;
 mod failures;
 mod listing;
+mod pipeline;
 mod progress;
 mod publishing;
 mod stages;

@@ -3,6 +3,7 @@
 use clap::builder::PossibleValuesParser;
 use clap_complete::Shell;
 
+use super::console::PROGRAM;
 use super::exit::{Exit, Failure};
 use super::{query, report};
 
@@ -24,20 +25,19 @@ Examples:
   swr-sync completions elvish >> ~/.config/elvish/rc.elv
   swr-sync completions powershell >> $PROFILE";
 
-pub(super) fn run(args: Args) -> Result<Exit, Failure> {
+pub(super) fn run(args: Args, command: clap::Command) -> Result<Exit, Failure> {
     // The command itself takes any name, to say more of a wrong one than that it is wrong.
     let reports = PossibleValuesParser::new(report::names());
-    let mut command = super::command().mut_subcommand("report", |report| {
+    let mut command = command.mut_subcommand("report", |report| {
         report.mut_arg("name", |name| name.value_parser(reports))
     });
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut command, super::PROGRAM, &mut script);
+    clap_complete::generate(args.shell, &mut command, PROGRAM, &mut script);
     let mut script = String::from_utf8_lossy(&script).into_owned();
     if args.shell == Shell::Bash {
         // clap_complete 4.6 spells a dash in the program's name in two ways, and then does not find
         // what it has written under the other.
-        let [found, looked_for] =
-            ["__subcmd__", "__"].map(|dash| super::PROGRAM.replace('-', dash));
+        let [found, looked_for] = ["__subcmd__", "__"].map(|dash| PROGRAM.replace('-', dash));
         script = script.replace(&found, &looked_for);
     }
     query::write_stdout(&script)

@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 
 use super::configuration::credential_keys::{Credential, Held};
 use super::configuration::file::{ConfigurationFile, Setting};
-use super::configuration::keys::{DATABASE_URL, DATABASE_URL_FILE, Key, Kind, Place};
+use super::configuration::keys::{DATABASE_URL, DATABASE_URL_FILE, Key, Kind, Place, keys};
 use super::configuration::schema::schema;
 use super::configuration::{Layers, leaf};
 use super::credentials::variable;
@@ -103,16 +103,20 @@ impl Args {
     }
 }
 
-pub(super) async fn run(args: Args, layers: &Layers) -> Result<Exit, Failure> {
+pub(super) async fn run(
+    args: Args,
+    command: &clap::Command,
+    layers: &Layers,
+) -> Result<Exit, Failure> {
     match args.action {
         Action::Check(args) => check(&args.settings, layers),
         Action::Show(args) => {
             let ShowArgs { format, settings } = *args;
-            show(&settings, format, layers)
+            show(&settings, format, command, layers)
         }
         Action::Schema => {
             // A schema is always serialisable.
-            let text = format!("{:#}\n", schema(&super::keys()));
+            let text = format!("{:#}\n", schema(&keys(command)));
             query::written(io::stdout().write_all(text.as_bytes()))?;
             Ok(Exit::Success)
         }
@@ -204,8 +208,13 @@ struct Row {
     origin: String,
 }
 
-fn show(settings: &sync::Args, format: Format, layers: &Layers) -> Result<Exit, Failure> {
-    let keys = super::keys();
+fn show(
+    settings: &sync::Args,
+    format: Format,
+    command: &clap::Command,
+    layers: &Layers,
+) -> Result<Exit, Failure> {
+    let keys = keys(command);
     let file = layers.file.as_ref();
     let mut rows = Vec::new();
     let has_sources = layers.sources.len() > 1;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::console::print_lines;
 use super::embedded::free_bytes;
 use super::exit::{Exit, Failure};
 use super::hints::failure;
@@ -895,7 +896,7 @@ impl Checkup {
             }
         };
         super::query::written(printed)?;
-        super::print_lines([self.summary()]);
+        print_lines([self.summary()]);
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use clap::Command;
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
 
+use super::console::{PROGRAM, print_lines};
 use super::environment::{self, CREDENTIALS_HEADING, EnvironmentVariable, VariableGroup};
 use super::exit::{Exit, Failure};
 use super::query;
@@ -25,8 +26,8 @@ Examples:
   swr-sync man | man -l -                            read the main page
   swr-sync man --dir ~/.local/share/man/man1         then `man swr-sync-sync` finds its page";
 
-pub(super) fn run(args: Args) -> Result<Exit, Failure> {
-    let pages = reference::pages(super::command());
+pub(super) fn run(args: Args, command: clap::Command) -> Result<Exit, Failure> {
+    let pages = reference::pages(command);
     let Some(folder) = args.dir else {
         // The program comes before its commands.
         let main = pages.first().map(|page| manual_page(page, &pages));
@@ -42,7 +43,7 @@ pub(super) fn run(args: Args) -> Result<Exit, Failure> {
             .hint("choose another folder with --dir")
         })?;
     }
-    super::print_lines([format!(
+    print_lines([format!(
         "wrote {} manual pages to {}",
         pages.len(),
         folder.display()
@@ -57,7 +58,7 @@ fn write(folder: &Path, path: &Path, text: &str) -> std::io::Result<()> {
 
 /// The page's name: `swr-sync-db-start`.
 fn name(page: &CommandPage) -> String {
-    let mut name = super::PROGRAM.to_owned();
+    let mut name = PROGRAM.to_owned();
     for part in &page.path {
         name.push('-');
         name.push_str(part);
@@ -114,7 +115,7 @@ fn synopsis(command: &Command) -> Roff {
     let usage = usage.trim_start_matches("Usage:").trim();
     let mut roff = Roff::new();
     roff.control("SH", ["SYNOPSIS"]);
-    let name = command.get_bin_name().unwrap_or(super::PROGRAM);
+    let name = command.get_bin_name().unwrap_or(PROGRAM);
     match usage.strip_prefix(name) {
         Some(rest) => roff.text([bold(name), roman(rest)]),
         None => roff.text([roman(usage)]),

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use super::console::print_lines;
 use super::exit::{Exit, Failure};
 use super::settings::DatabaseArgs;
 use super::signals::{self, stopped};
@@ -64,11 +65,11 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     if check {
         let checking = open.database.check();
         stop.or(checking).await.map_err(stopped)??;
-        super::print_lines(["the schema is up to date"]);
+        print_lines(["the schema is up to date"]);
         return Ok(Exit::Success);
     }
     let applied = open.database.migrate_until(&stop).await?;
-    super::print_lines([match applied {
+    print_lines([match applied {
         0 => "the schema is up to date".to_owned(),
         1 => "applied 1 migration".to_owned(),
         applied => format!("applied {applied} migrations"),

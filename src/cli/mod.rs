@@ -3,11 +3,13 @@
 mod completions;
 mod config;
 mod configuration;
+mod console;
 mod credentials;
 mod doctor;
 pub mod environment;
 pub mod exit;
 mod hints;
+mod http;
 mod jitter;
 mod job;
 mod locked;
@@ -27,6 +29,8 @@ mod source;
 mod summary;
 mod sync;
 mod telemetry;
+#[cfg(feature = "otlp")]
+mod traces;
 mod verify;
 
 // Optional parts. Another file replaces each of them in builds without its feature.
@@ -44,7 +48,6 @@ mod emulator;
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -53,14 +56,11 @@ use tokio::runtime::{self, Runtime};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use configuration::Layers;
-use configuration::keys::Key;
+use console::tell_failure;
 
 use exit::{Exit, Failure};
 use settings::SourceArgs;
-use source::Target;
-use telemetry::{LogArgs, LogFormat, Telemetry};
-
-use crate::visible::visible;
+use telemetry::{LogArgs, Telemetry};
 
 /// Mirrors a Huawei Cloud SWR Enterprise registry (artifacts, tags, build histories) into
 /// PostgreSQL, so that questions about it can be asked in SQL.
@@ -82,9 +82,6 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 }
-
-/// What the program is called, in its own words.
-const PROGRAM: &str = "swr-sync";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -224,11 +221,6 @@ fn layered(
     Ok((layered, layers))
 }
 
-/// What the configuration file may hold.
-fn keys() -> Vec<Key> {
-    configuration::keys::keys(&Cli::command())
-}
-
 async fn run(command: Command, layers: &Layers, telemetry: &Telemetry) -> Result<Exit, Failure> {
     match command {
         Command::Sync(args) => sync::run(*args, telemetry).await,
@@ -238,40 +230,12 @@ async fn run(command: Command, layers: &Layers, telemetry: &Telemetry) -> Result
         Command::Report(args) => signals::reading(report::run(*args)).await,
         Command::Query(args) => signals::reading(query::query(args)).await,
         Command::Migrate(args) => migrate::run(args).await,
-        Command::Config(args) => config::run(args, layers).await,
+        Command::Config(args) => config::run(args, &Cli::command(), layers).await,
         Command::Demo(command) => demo::run(command, telemetry).await,
         Command::Emulator(command) => emulator::run(command, telemetry).await,
         Command::Db(command) => db::run(command, telemetry).await,
-        Command::Completions(args) => completions::run(args),
-        Command::Man(args) => man::run(args),
-    }
-}
-
-/// Prints for people, and ignores a closed stderr. A line stays one line, and all lines are written
-/// at once, so that no other output comes between them.
-fn print_lines(lines: impl IntoIterator<Item = impl AsRef<str>>) {
-    let mut text = String::new();
-    for line in lines {
-        text.push_str(&visible(line.as_ref()));
-        text.push('\n');
-    }
-    let _ = std::io::stderr().write_all(text.as_bytes());
-}
-
-/// Prints why a command, or one instance of several, failed.
-fn tell_failure(failure: &Failure, target: Option<&Target>, telemetry: &Telemetry) {
-    match (telemetry.format, target) {
-        (LogFormat::Text, None) => print_lines(failure.lines()),
-        (LogFormat::Text, Some(target)) => {
-            print_lines(std::iter::once(format!("{target}:")).chain(failure.lines()));
-        }
-        (LogFormat::Json, _) => tracing::error!(
-            exit_code = failure.exit as u8,
-            hint = failure.hint.as_deref(),
-            instance = target.and_then(|target| target.swr_instance_id.as_deref()),
-            "{}",
-            failure.message()
-        ),
+        Command::Completions(args) => completions::run(args, Cli::command()),
+        Command::Man(args) => man::run(args, Cli::command()),
     }
 }
 

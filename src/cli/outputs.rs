@@ -4,17 +4,13 @@
 //! All of it is told after the fact and within a limit. What cannot be told is a warning, and
 //! changes nothing about how the job ended.
 
-mod http;
 mod metrics;
 mod ping;
 mod pushgateway;
 mod summary_file;
 mod termination;
 mod text;
-#[cfg(feature = "otlp")]
-mod traces;
 
-use std::cmp::Reverse;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -25,14 +21,12 @@ use reqwest::Certificate;
 use tokio::time::Instant;
 
 use super::exit::{Exit, Failure};
-use super::job::{InstanceReport, JobReport};
+use super::job::JobReport;
 use super::telemetry::Telemetry;
 use crate::stop::Stop;
 use metrics::Metrics;
 use ping::{Ping, Started};
 use pushgateway::Pushgateway;
-#[cfg(feature = "otlp")]
-pub(super) use traces::Traces;
 
 /// What all outputs may take together, after the last run.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -251,25 +245,4 @@ async fn blocking(
         Ok(result) => result,
         Err(error) => Err(std::io::Error::other(error)),
     }
-}
-
-/// The ends that are not well first, and these by severity; equal ones by name, for the order in
-/// which they ended says nothing.
-fn worst_first(reports: &[InstanceReport]) -> Vec<&InstanceReport> {
-    let mut reports: Vec<&InstanceReport> = reports.iter().collect();
-    reports.sort_by_cached_key(|report| {
-        let name = report.target.as_ref().map(ToString::to_string);
-        (Reverse(report.exit.severity()), name)
-    });
-    reports
-}
-
-/// As much of a text as fits, and a mark where it was cut.
-fn cut(text: &str, max_bytes: usize) -> String {
-    const MARK: &str = "…";
-    if text.len() <= max_bytes {
-        return text.to_owned();
-    }
-    let end = text.floor_char_boundary(max_bytes.saturating_sub(MARK.len()));
-    format!("{}{MARK}", &text[..end])
 }

@@ -1,5 +1,6 @@
 //! What a run did, in words and as fields.
 
+use super::console::print_lines;
 use super::job::{InstanceReport, JobReport};
 use super::telemetry::{LogFormat, Telemetry};
 use crate::build_history::{FailureCause, GaveUp, HistoryFailureGroup, HistoryFailures};
@@ -43,7 +44,7 @@ pub(super) fn summarise(report: &RunReport, telemetry: &Telemetry) {
     if let (Some(instance), Some(first)) = (&telemetry.instance, lines.first_mut()) {
         *first = format!("instance {instance}: {first}");
     }
-    super::print_lines(lines);
+    print_lines(lines);
 }
 
 /// Says what a job with several instances did: a line for each, and one for all.
@@ -81,7 +82,7 @@ pub(super) fn summarise_job(report: &JobReport, telemetry: &Telemetry) {
         instances.len(),
         elapsed.as_secs_f64()
     ));
-    super::print_lines(lines);
+    print_lines(lines);
 }
 
 fn instance_line(report: &InstanceReport) -> String {

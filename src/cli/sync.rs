@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
+use super::console::{print_lines, tell_failure};
 use super::exit::{Exit, Failure};
 use super::job::{InstanceReport, JobReport};
 use super::locked::IfLocked;
@@ -338,7 +339,7 @@ impl Job<'_> {
             }
             // One alone is told at the end of the program.
             (Err(failure), target) if self.has_several => {
-                super::tell_failure(failure, target.as_ref(), self.telemetry);
+                tell_failure(failure, target.as_ref(), self.telemetry);
             }
             _ => {}
         }
@@ -354,7 +355,7 @@ async fn wait_for_jitter(longest: Duration, telemetry: &Telemetry) {
         humantime::format_duration(longest)
     );
     match telemetry.is_live {
-        true => super::print_lines([text]),
+        true => print_lines([text]),
         false => tracing::info!(wait_ms = wait.as_millis() as u64, "{text}"),
     }
     tokio::time::sleep(wait).await;
@@ -375,7 +376,7 @@ fn tell_skip(target: &Target, failure: &Failure, telemetry: &Telemetry) {
         return;
     }
     match telemetry.format {
-        LogFormat::Text => super::print_lines([text]),
+        LogFormat::Text => print_lines([text]),
         LogFormat::Json => tracing::info!(instance = target.swr_instance_id.as_deref(), "{text}"),
     }
 }

@@ -15,7 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 #[cfg(feature = "otlp")]
-use super::outputs::Traces;
+use super::traces::Traces;
 use crate::visible::{visible, visible_json};
 
 /// Our own words, which are looked through for secrets.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use tracing::{Instrument, Span};
 
+use super::console::{print_lines, tell_failure};
 use super::exit::{Exit, Failure};
 use super::query;
 use super::settings::{DatabaseArgs, SourceArgs};
@@ -152,11 +153,11 @@ fn conclude(
             return Err(failure);
         }
         exits.push(failure.exit);
-        super::tell_failure(&failure, Some(&target), telemetry);
+        tell_failure(&failure, Some(&target), telemetry);
     }
     printed?;
     for report in reports {
-        super::print_lines(summary(report));
+        print_lines(summary(report));
         exits.push(report.2.exit());
     }
     let worst = exits.into_iter().max_by_key(|exit| exit.severity());

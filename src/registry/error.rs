@@ -1,13 +1,12 @@
 //! What can go wrong with a request, in terms an operator can act on.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use command_findings::{MASK, mask};
 use serde_json::Value;
-
-use super::temporary_key::NoKey;
 
 /// A request that did not bring what was asked for.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -387,6 +386,66 @@ impl RegistryError {
             _ => false,
         }
     }
+}
+
+/// The issuer gave no temporary key.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("no temporary key from {issuer}: {failure}")]
+pub struct NoKey {
+    /// Who was asked, with the address.
+    pub issuer: String,
+    /// What came back; part of the message, so it is no `source` as well.
+    pub failure: KeyFailure,
+}
+
+/// Why there is no temporary key.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum KeyFailure {
+    /// The machine is not allowed anything.
+    #[error("no agency is attached to this ECS ({0})")]
+    NoAgency(Box<StatusFailure>),
+    /// An answer with an error status.
+    #[error(transparent)]
+    Status(Box<StatusFailure>),
+    /// Refused, reset, or timed out.
+    #[error("no answer: {reason}")]
+    NoAnswer {
+        /// The innermost cause in words, without the URL.
+        reason: String,
+    },
+    /// A success status without a key.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// The key has ended before it came.
+    #[error("the key it gave has expired at {expired_at}")]
+    Expired {
+        /// By the clock of the one who gave it.
+        expired_at: DateTime<Utc>,
+    },
+    /// What proves who the pod is cannot be read.
+    #[error("cannot read the file {} of the pod's token: {reason}", path.display())]
+    Authorization {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl KeyFailure {
+    /// Whether it may go well another time with the same settings.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            KeyFailure::NoAnswer { .. } => true,
+            KeyFailure::Status(failure) => is_retryable(failure.status),
+            _ => false,
+        }
+    }
+}
+
+/// Whether another attempt may bring another answer.
+pub(super) fn is_retryable(status: u16) -> bool {
+    matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504)
 }
 
 #[cfg(test)]

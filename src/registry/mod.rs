@@ -33,7 +33,9 @@ use reqwest::Url;
 use tokio::time::Instant;
 
 pub use credentials::{Credentials, PasswordLogin};
-pub use error::{Malformed, RegistryError, RequestFailure, StatusFailure, TooLarge};
+pub use error::{
+    KeyFailure, Malformed, NoKey, RegistryError, RequestFailure, StatusFailure, TooLarge,
+};
 #[cfg(test)]
 pub(crate) use http::AnswerMemory;
 pub use http::Reservation;
@@ -42,7 +44,7 @@ pub use meter::RequestMeter;
 pub use pace::PaceNow;
 pub use pages::{ArtifactPages, CatalogPages};
 pub use retry::RetryPolicy;
-pub use temporary_key::{KeyFailure, NoKey, TemporaryKeySource};
+pub use temporary_key::TemporaryKeySource;
 pub use transport::TransportSettings;
 
 use crate::activity::Activity;

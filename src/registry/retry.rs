@@ -48,11 +48,6 @@ impl RetryPolicy {
     }
 }
 
-/// Whether another attempt may bring another answer.
-pub(super) fn is_retryable(status: u16) -> bool {
-    matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504)
-}
-
 /// `Retry-After`, in seconds or as a date (RFC 9110, 10.2.3).
 pub(super) fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
     let value = value.trim();

@@ -15,10 +15,10 @@ use reqwest::header::{HeaderName, HeaderValue};
 use reqwest::{Method, Url};
 use serde_json::{Map, Value};
 
-use super::error::{Malformed, RegistryError, RequestFailure, StatusFailure};
+use super::error::{KeyFailure, Malformed, NoKey, RegistryError, RequestFailure, StatusFailure};
 use super::expiring::{Expiring, InUse, Issued, LEAST_INTERVAL, Secret};
 use super::http::{self, AnswerMemory, Limits, RawAnswer, Unanswered};
-use super::retry::{self, RetryPolicy};
+use super::retry::RetryPolicy;
 use super::signature::SigningKey;
 use crate::clock::Clock;
 use crate::secret_file;
@@ -74,61 +74,6 @@ enum Issuer {
 impl Secret for SigningKey {
     fn is_same(&self, other: &SigningKey) -> bool {
         self.access_key == other.access_key
-    }
-}
-
-/// The issuer gave no temporary key.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("no temporary key from {issuer}: {failure}")]
-pub struct NoKey {
-    /// Who was asked, with the address.
-    pub issuer: String,
-    /// What came back; part of the message, so it is no `source` as well.
-    pub failure: KeyFailure,
-}
-
-/// Why there is no temporary key.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum KeyFailure {
-    /// The machine is not allowed anything.
-    #[error("no agency is attached to this ECS ({0})")]
-    NoAgency(Box<StatusFailure>),
-    /// An answer with an error status.
-    #[error(transparent)]
-    Status(Box<StatusFailure>),
-    /// Refused, reset, or timed out.
-    #[error("no answer: {reason}")]
-    NoAnswer {
-        /// The innermost cause in words, without the URL.
-        reason: String,
-    },
-    /// A success status without a key.
-    #[error(transparent)]
-    Malformed(#[from] Malformed),
-    /// The key has ended before it came.
-    #[error("the key it gave has expired at {expired_at}")]
-    Expired {
-        /// By the clock of the one who gave it.
-        expired_at: DateTime<Utc>,
-    },
-    /// What proves who the pod is cannot be read.
-    #[error("cannot read the file {} of the pod's token: {reason}", path.display())]
-    Authorization {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        reason: String,
-    },
-}
-
-impl KeyFailure {
-    /// Whether it may go well another time with the same settings.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            KeyFailure::NoAnswer { .. } => true,
-            KeyFailure::Status(failure) => retry::is_retryable(failure.status),
-            _ => false,
-        }
     }
 }
 

@@ -11,7 +11,9 @@ use tokio::time::Instant;
 
 use super::MAX_ANSWER_BYTES;
 use super::credentials::{self, Credentials, PasswordLogin};
-use super::error::{Malformed, RegistryError, RequestFailure, StatusFailure, TooLarge};
+use super::error::{
+    Malformed, RegistryError, RequestFailure, StatusFailure, TooLarge, is_retryable,
+};
 use super::expiring::{Expiring, InUse, Issued};
 use super::gate::{Entry, Gate, Pass};
 use super::http::{self, AnswerMemory, Limits, RawAnswer, Reservation, Unanswered};
@@ -355,7 +357,7 @@ impl Transport {
                 RequestFailure::Status(failure) => Some(failure.status),
                 _ => None,
             };
-            if status.is_some_and(|status| !retry::is_retryable(status)) {
+            if status.is_some_and(|status| !is_retryable(status)) {
                 return Err(fail(sent, failure));
             }
             if status == Some(429) && outgoing.authenticate.is_some() {
@@ -724,7 +726,7 @@ impl Transport {
             }
             Box::pin(self.login(login)).await.map_err(|mut error| {
                 if let RequestFailure::Status(failure) = error.failure {
-                    let is_refusal = !retry::is_retryable(failure.status);
+                    let is_refusal = !is_retryable(failure.status);
                     error.failure = RequestFailure::Login(failure);
                     if is_refusal {
                         // Repeated wrong passwords lock an account.

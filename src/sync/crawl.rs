@@ -5,17 +5,15 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use tokio::runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use super::failures::Failures;
-use super::listing::Listing;
-use super::progress::{Phase, Progress};
+use super::progress::Progress;
 use super::stages::{BatchLimits, fetch_all, next_batch, resume_panic};
-use super::{GRACE, RECORD_GRACE, STORE_GRACE, SyncError, SyncSettings};
+use super::{GRACE, RECORD_GRACE, SyncError, SyncSettings};
 use crate::activity::Activity;
 use crate::build_history::{GaveUp, HistoryAnswer, HistoryOutcome, Refusal, RepositoryPath};
 use crate::clock::Clock;
@@ -23,12 +21,12 @@ use crate::database::Database;
 use crate::registry::{FetchedHistory, Registry, RegistryError, Reservation};
 use crate::spans;
 use crate::stop::Stop;
-use crate::store::{HistoryWriter, InstanceLock, Run, Session, StoreError};
+use crate::store::{HistoryWriter, Run, Session, StoreError};
 
 /// Digests that may wait for their request: about ten list pages.
 const WANTED_CAPACITY: usize = 1_000;
 /// Answers that may wait to be stored.
-const ANSWERED_CAPACITY: usize = 1_000;
+pub(super) const ANSWERED_CAPACITY: usize = 1_000;
 /// The largest batch of answers that is stored in one transaction, and how long it is filled.
 const BATCH: BatchLimits = BatchLimits {
     count: 1_000,
@@ -94,7 +92,7 @@ pub(super) struct Unresolved {
 }
 
 /// An answer on its way to the database, with the memory that is reserved for it.
-struct Answered {
+pub(super) struct Answered {
     answer: HistoryAnswer,
     reservation: Reservation,
 }
@@ -121,42 +119,6 @@ impl Crawl {
         })
     }
 
-    /// Reads catalog, listing and histories. Returns when the listing began and ended if it is
-    /// complete and all answers are stored.
-    pub(super) async fn run(
-        self: &Arc<Crawl>,
-        database: &Database,
-        lock: &mut InstanceLock,
-        stop: &Stop,
-    ) -> Result<(DateTime<Utc>, DateTime<Utc>), SyncError> {
-        let mut tasks = JoinSet::new();
-        let (answered_sender, answered) = mpsc::channel(ANSWERED_CAPACITY);
-        let listing = Listing::new(self, lock);
-        let last_answers = answered_sender.downgrade();
-        let crawling = self.crawl(listing, database, answered_sender, answered, &mut tasks);
-        let crawled = self.unless_ended(stop, crawling).await;
-        // Whatever is stuck would not end by itself.
-        if crawled.is_err() && !matches!(crawled, Err(SyncError::Stalled { .. })) {
-            // Answers of requests in flight are still stored; the next run requests the others again.
-            self.halt.send_replace(true);
-            let ending = async {
-                self.record_unresolved(&last_answers).await;
-                while tasks.join_next().await.is_some() {}
-            };
-            let limited = async {
-                if !matches!(crawled, Err(SyncError::Stopped(_))) {
-                    stop.requested().await;
-                }
-                tokio::time::sleep(GRACE + STORE_GRACE).await;
-            };
-            tokio::select! {
-                () = ending => {}
-                () = limited => {}
-            }
-        }
-        crawled
-    }
-
     /// Does the work of the run, unless it is to stop, or is stuck.
     pub(super) async fn unless_ended<T>(
         &self,
@@ -173,46 +135,8 @@ impl Crawl {
         }
     }
 
-    /// The stages from the catalog to the last stored answer. The lister runs in the caller's task
-    /// because it uses the lock's connection; it awaits channels and statements, never a request.
-    async fn crawl(
-        self: &Arc<Crawl>,
-        mut listing: Listing<'_>,
-        database: &Database,
-        answered_sender: mpsc::Sender<Answered>,
-        answered: mpsc::Receiver<Answered>,
-        tasks: &mut JoinSet<Result<(), SyncError>>,
-    ) -> Result<(DateTime<Utc>, DateTime<Utc>), SyncError> {
-        let catalog_span = tracing::info_span!(target: spans::TARGET, "catalog");
-        listing.start().instrument(catalog_span).await?;
-        self.progress.enter(Phase::Listing);
-        let stored = self.spawn_writer(tasks, database.clone(), answered);
-
-        let (wanted, fetched) = self.spawn_fetch(tasks, &answered_sender);
-        let listing_span = tracing::info_span!(target: spans::TARGET, "listing");
-        let reading = listing.read_listing(Some(wanted)).instrument(listing_span);
-        let times = unless_failed(tasks, reading).await?;
-        self.progress.enter(Phase::Histories);
-        unless_failed(tasks, listing.wait("the histories of the listing", fetched)).await?;
-
-        // Only now all repositories that have these digests are known.
-        let unresolved = std::mem::take(&mut *self.unresolved());
-        if !unresolved.is_empty() {
-            let (wanted, fetched) = self.spawn_fetch(tasks, &answered_sender);
-            unless_failed(tasks, listing.ask_others(unresolved, wanted)).await?;
-            unless_failed(
-                tasks,
-                listing.wait("histories from other repositories", fetched),
-            )
-            .await?;
-        }
-        drop(answered_sender);
-        unless_failed(tasks, listing.wait("the last answers to be stored", stored)).await?;
-        Ok(times)
-    }
-
     /// Records the failures of digests that are no longer requested from other repositories.
-    async fn record_unresolved(&self, answered: &mpsc::WeakSender<Answered>) {
+    pub(super) async fn record_unresolved(&self, answered: &mpsc::WeakSender<Answered>) {
         let unresolved = std::mem::take(&mut *self.unresolved());
         for Unresolved {
             digest, failure, ..
@@ -227,7 +151,7 @@ impl Crawl {
     }
 
     /// Runs a stage as a task; the receiver gets a message when it has succeeded.
-    fn spawn(
+    pub(super) fn spawn(
         &self,
         tasks: &mut JoinSet<Result<(), SyncError>>,
         stage: impl Future<Output = Result<(), SyncError>> + Send + 'static,
@@ -248,7 +172,7 @@ impl Crawl {
 
     /// Starts the write task, on a thread with a runtime of its own: to name and encode the rows of a
     /// batch takes as much time on a processor as to fetch them, and neither has to wait for the other.
-    fn spawn_writer(
+    pub(super) fn spawn_writer(
         self: &Arc<Crawl>,
         tasks: &mut JoinSet<Result<(), SyncError>>,
         database: Database,
@@ -283,7 +207,7 @@ impl Crawl {
         })
     }
 
-    fn spawn_fetch(
+    pub(super) fn spawn_fetch(
         self: &Arc<Crawl>,
         tasks: &mut JoinSet<Result<(), SyncError>>,
         answered: &mpsc::Sender<Answered>,
@@ -439,7 +363,7 @@ impl Crawl {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn unresolved(&self) -> MutexGuard<'_, Vec<Unresolved>> {
+    pub(super) fn unresolved(&self) -> MutexGuard<'_, Vec<Unresolved>> {
         self.unresolved
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

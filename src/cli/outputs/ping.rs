@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::super::credentials::secret;
 use super::super::exit::{Exit, Failure};
+use super::super::http::{Http, NotTaken};
 use super::super::job::JobReport;
-use super::http::{Http, NotTaken};
 
 const NAME: &str = "SWR_SYNC_PING_URL";
 const TEXT: &str = "text/plain; charset=utf-8";

@@ -13,9 +13,9 @@ use secrecy::ExposeSecret;
 
 use super::super::credentials::secret;
 use super::super::exit::{Exit, Failure};
+use super::super::http::{Http, NotTaken};
 use super::super::job::InstanceReport;
 use super::super::settings::given;
-use super::http::{Http, NotTaken};
 use super::metrics::{self, Metrics};
 
 const NAME: &str = "SWR_SYNC_PUSHGATEWAY_URL";

@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
 use super::super::job::InstanceReport;
-use super::{cut, text, worst_first};
+use super::text::{cut, short, worst_first};
 
 const MAX_BYTES: usize = 2_048;
 /// One long error does not push out the others.
@@ -20,7 +20,7 @@ pub(super) fn message(reports: &[InstanceReport]) -> String {
     let reports = worst_first(reports);
     let mut message = String::new();
     for (index, report) in reports.iter().enumerate() {
-        let line = cut(&text::short(report), MAX_LINE_BYTES);
+        let line = cut(&short(report), MAX_LINE_BYTES);
         if message.len() + line.len() + 1 > MAX_BYTES - REST_BYTES {
             message.push_str(&format!("and {} more\n", reports.len() - index));
             break;

@@ -1,8 +1,9 @@
 //! How a job ended, in words.
 
+use std::cmp::Reverse;
+
 use super::super::job::InstanceReport;
 use super::super::summary;
-use super::{cut, worst_first};
 use crate::visible::visible;
 
 /// Receivers of pings keep about so much of a body.
@@ -65,4 +66,25 @@ pub(super) fn short(report: &InstanceReport) -> String {
         }
     };
     visible(&format!("exit {exit}: {target}{text}")).into_owned()
+}
+
+/// The ends that are not well first, and these by severity; equal ones by name, for the order in
+/// which they ended says nothing.
+pub(super) fn worst_first(reports: &[InstanceReport]) -> Vec<&InstanceReport> {
+    let mut reports: Vec<&InstanceReport> = reports.iter().collect();
+    reports.sort_by_cached_key(|report| {
+        let name = report.target.as_ref().map(ToString::to_string);
+        (Reverse(report.exit.severity()), name)
+    });
+    reports
+}
+
+/// As much of a text as fits, and a mark where it was cut.
+pub(super) fn cut(text: &str, max_bytes: usize) -> String {
+    const MARK: &str = "…";
+    if text.len() <= max_bytes {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(max_bytes.saturating_sub(MARK.len()));
+    format!("{}{MARK}", &text[..end])
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Certificate, Method, StatusCode, Url};
 
-use super::super::exit::{Exit, Failure};
-use super::super::proxy;
+use super::exit::{Exit, Failure};
+use super::proxy;
 use crate::registry::{client_builder, reason};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);

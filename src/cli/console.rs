@@ -1,0 +1,38 @@
+//! What every command prints for people.
+
+use std::io::Write as _;
+
+use super::exit::Failure;
+use super::source::Target;
+use super::telemetry::{LogFormat, Telemetry};
+use crate::visible::visible;
+
+pub(super) const PROGRAM: &str = "swr-sync";
+
+/// Prints for people, and ignores a closed stderr. A line stays one line, and all lines are written
+/// at once, so that no other output comes between them.
+pub(super) fn print_lines(lines: impl IntoIterator<Item = impl AsRef<str>>) {
+    let mut text = String::new();
+    for line in lines {
+        text.push_str(&visible(line.as_ref()));
+        text.push('\n');
+    }
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// Prints why a command, or one instance of several, failed.
+pub(super) fn tell_failure(failure: &Failure, target: Option<&Target>, telemetry: &Telemetry) {
+    match (telemetry.format, target) {
+        (LogFormat::Text, None) => print_lines(failure.lines()),
+        (LogFormat::Text, Some(target)) => {
+            print_lines(std::iter::once(format!("{target}:")).chain(failure.lines()));
+        }
+        (LogFormat::Json, _) => tracing::error!(
+            exit_code = failure.exit as u8,
+            hint = failure.hint.as_deref(),
+            instance = target.and_then(|target| target.swr_instance_id.as_deref()),
+            "{}",
+            failure.message()
+        ),
+    }
+}
