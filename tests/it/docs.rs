@@ -1,5 +1,5 @@
 //! The documentation that is generated and therefore true: the answers in docs/sql.md,
-//! docs/cookbook.md and README.md, and all of docs/schema.md; and of the command line
+//! docs/cookbook.md and docs/getting-started.md, and all of docs/schema.md; and of the command line
 //! docs/configuration.md and docs/swr-sync.schema.json.
 //!
 //! These tests compare; with `UPDATE_DOCS=1` they write:
@@ -32,7 +32,7 @@ mod schema;
 const UPDATE: &str = "UPDATE_DOCS=1 cargo test --test it -- docs::";
 
 /// The pages whose questions are asked of the registry.
-const PAGES: [&str; 3] = ["README.md", "docs/sql.md", "docs/cookbook.md"];
+const PAGES: [&str; 3] = ["docs/getting-started.md", "docs/sql.md", "docs/cookbook.md"];
 
 fn path_of(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(file)
