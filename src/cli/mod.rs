@@ -29,7 +29,7 @@ mod sync;
 mod telemetry;
 mod verify;
 
-// Optional parts. Another file replaces each of them in builds without its feature.
+// Optional parts. In builds without their feature, another file replaces each of them.
 #[cfg_attr(not(feature = "embedded-db"), path = "absent.rs")]
 mod db;
 #[cfg_attr(
@@ -63,12 +63,12 @@ use telemetry::{LogArgs, LogFormat, Telemetry};
 use crate::visible::visible;
 
 /// Mirrors a Huawei Cloud SWR Enterprise registry (artifacts, tags, build histories) into
-/// PostgreSQL, so that questions about it can be asked in SQL.
+/// PostgreSQL, so that you can query it with SQL.
 #[derive(Debug, Parser)]
 #[command(version, after_help = after_help())]
 struct Cli {
-    /// Configuration file in TOML: settings by the flags' names in snake_case, which flags and variables
-    /// override, and the registries as [[source]]; see `swr-sync config --help`
+    /// Configuration file in TOML. Its keys are the flags' names in snake_case; flags and variables
+    /// override it. The registries are its [[source]] tables; see `swr-sync config --help`
     #[arg(
         long,
         value_name = "FILE",
@@ -83,12 +83,11 @@ struct Cli {
     command: Command,
 }
 
-/// What the program is called, in its own words.
 const PROGRAM: &str = "swr-sync";
 
 const EXAMPLES: &str = "\
 Examples:
-  swr-sync demo         try it: needs nothing but the PostgreSQL binaries
+  swr-sync demo         try it: needs only the PostgreSQL binaries
   swr-sync doctor       check what a run needs, and what is missing
   swr-sync sync         mirror a registry
   swr-sync status       show how old the data is
@@ -147,13 +146,13 @@ enum Command {
     Man(man::Args),
 }
 
-/// The definitions of the command line, for what is generated from them.
+/// The command line's definitions, for generated documents.
 pub fn command() -> clap::Command {
     Cli::command()
 }
 
 impl Command {
-    /// The part of the arguments that says which registries the command is about.
+    /// The arguments that select the registries.
     fn sources_mut(&mut self) -> Option<&mut SourceArgs> {
         match self {
             Command::Sync(args) => Some(&mut args.sources),
@@ -165,7 +164,7 @@ impl Command {
     }
 }
 
-/// Parses the command line, runs the command, and says how it ended.
+/// Parses the command line, runs the command, and returns its exit code.
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let matches = Cli::command().get_matches_from(&arguments);
@@ -177,7 +176,7 @@ pub fn main() -> ExitCode {
     };
     let mut runtime = match &command {
         // One thread: with two, waking each other and locks in the allocator took a fifth of the time, and
-        // no run was faster. Other commands may have to write much to someone who does not read.
+        // no run was faster. Other commands may block on a slow reader of their output.
         Command::Sync(_) => runtime::Builder::new_current_thread(),
         _ => runtime::Builder::new_multi_thread(),
     };
@@ -191,7 +190,7 @@ pub fn main() -> ExitCode {
         }
     };
     let result = runtime.block_on(run(command, &layers, &telemetry));
-    // Else a name that is being resolved would hold up the end.
+    // Otherwise a pending name resolution would delay the exit.
     runtime.shutdown_background();
     finish(result, &telemetry)
 }
@@ -200,7 +199,7 @@ fn exit_with(error: clap::Error) -> ! {
     error.format(&mut Cli::command()).exit()
 }
 
-/// Puts the configuration file below what was parsed, if there is one for this command.
+/// Merges the configuration file below the parsed command line, if this command uses one.
 fn layered(
     parsed: Cli,
     matches: clap::ArgMatches,
@@ -224,7 +223,7 @@ fn layered(
     Ok((layered, layers))
 }
 
-/// What the configuration file may hold.
+/// The keys that the configuration file may contain.
 fn keys() -> Vec<Key> {
     configuration::keys::keys(&Cli::command())
 }
@@ -248,7 +247,7 @@ async fn run(command: Command, layers: &Layers, telemetry: &Telemetry) -> Result
 }
 
 /// Prints for people, and ignores a closed stderr. A line stays one line, and all lines are written
-/// at once, so that no other output comes between them.
+/// at once, so that no other output is mixed in.
 fn print_lines(lines: impl IntoIterator<Item = impl AsRef<str>>) {
     let mut text = String::new();
     for line in lines {
@@ -258,7 +257,7 @@ fn print_lines(lines: impl IntoIterator<Item = impl AsRef<str>>) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-/// Prints why a command, or one instance of several, failed.
+/// Prints the failure of a command, or of one of several instances.
 fn tell_failure(failure: &Failure, target: Option<&Target>, telemetry: &Telemetry) {
     match (telemetry.format, target) {
         (LogFormat::Text, None) => print_lines(failure.lines()),

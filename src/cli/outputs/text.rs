@@ -1,14 +1,14 @@
-//! How a job ended, in words.
+//! The result of a job as text.
 
 use super::super::job::InstanceReport;
 use super::super::summary;
 use super::{cut, worst_first};
 use crate::visible::visible;
 
-/// Receivers of pings keep about so much of a body.
+/// Ping services keep about this much of a body.
 const LONG_BYTES: usize = 10_000;
 
-/// What the log ends with, for each target, the worst first.
+/// The end of the log, for each target, the most severe first.
 pub(super) fn long(reports: &[InstanceReport]) -> String {
     let mut text = String::new();
     for report in worst_first(reports) {
@@ -30,7 +30,7 @@ pub(super) fn long(reports: &[InstanceReport]) -> String {
     cut(&text, LONG_BYTES)
 }
 
-/// How it ended for one target, in a line.
+/// The result for one target, in one line.
 pub(super) fn short(report: &InstanceReport) -> String {
     let exit = report.exit as u8;
     let target = match &report.target {
