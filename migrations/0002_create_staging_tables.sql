@@ -1,5 +1,5 @@
--- Rows of a listing in progress. Unlogged: a crash empties them, and an
--- unfinished listing is worthless. Publish empties them too, or else the next run.
+-- Rows of a listing in progress. Unlogged: a crash empties the tables, and an unfinished listing is not
+-- needed. Publish deletes the rows; if it does not happen, the next run does.
 
 create unlogged table swr.staged_namespace (
     instance_id      integer not null,
@@ -15,7 +15,7 @@ create unlogged table swr.staged_namespace (
     primary key (instance_id, run_id, row_number)
 );
 
-comment on table swr.staged_namespace is 'Namespaces read by a run in progress; of several rows the last counts.';
+comment on table swr.staged_namespace is 'Namespaces read by a run in progress; the last row of each namespace counts.';
 comment on column swr.staged_namespace.instance_id is 'The instance.';
 comment on column swr.staged_namespace.run_id is 'The run.';
 comment on column swr.staged_namespace.row_number is 'Order of arrival.';
@@ -45,10 +45,10 @@ create unlogged table swr.staged_repository (
     primary key (instance_id, run_id, row_number)
 );
 
--- Build history requests take their names from here.
+-- Requests for build histories use the names in this table.
 create index staged_repository_id on swr.staged_repository (instance_id, run_id, repository_id, row_number);
 
-comment on table swr.staged_repository is 'Repositories read by a run in progress; of several rows the last counts.';
+comment on table swr.staged_repository is 'Repositories read by a run in progress; the last row of each repository counts.';
 comment on column swr.staged_repository.instance_id is 'The instance.';
 comment on column swr.staged_repository.run_id is 'The run.';
 comment on column swr.staged_repository.row_number is 'Order of arrival.';
@@ -84,7 +84,7 @@ create unlogged table swr.staged_artifact (
     primary key (instance_id, run_id, row_number)
 );
 
-comment on table swr.staged_artifact is 'Artifacts listed by a run in progress; of several rows for one artifact the last counts.';
+comment on table swr.staged_artifact is 'Artifacts listed by a run in progress; the last row of each artifact counts.';
 comment on column swr.staged_artifact.instance_id is 'The instance.';
 comment on column swr.staged_artifact.run_id is 'The run.';
 comment on column swr.staged_artifact.row_number is 'Order of arrival.';
@@ -101,7 +101,7 @@ comment on column swr.staged_artifact.manifest_media_type is 'See swr.artifact.'
 comment on column swr.staged_artifact.repository_name is 'See swr.artifact.';
 comment on column swr.staged_artifact.extra is 'See swr.artifact.';
 comment on column swr.staged_artifact.difference is
-    'What publish found: pulled (only pulled_at differs), changed, or returning (removed so far); NULL if equal or new.';
+    'The difference that publish found: pulled (only pulled_at differs), changed, or returning (removed before); NULL if equal or new.';
 
 create unlogged table swr.staged_tag (
     instance_id         integer not null,
@@ -119,10 +119,10 @@ create unlogged table swr.staged_tag (
     primary key (instance_id, run_id, row_number)
 );
 
-comment on table swr.staged_tag is 'Tags listed by a run in progress; of several rows for one name the last counts.';
+comment on table swr.staged_tag is 'Tags listed by a run in progress; the last row of each tag counts.';
 comment on column swr.staged_tag.instance_id is 'The instance.';
 comment on column swr.staged_tag.run_id is 'The run.';
-comment on column swr.staged_tag.artifact_row_number is 'The row of swr.staged_artifact that carried the tag.';
+comment on column swr.staged_tag.artifact_row_number is 'The row of swr.staged_artifact with the tag.';
 comment on column swr.staged_tag.row_number is 'Order of arrival.';
 comment on column swr.staged_tag.repository_id is 'See swr.tag.';
 comment on column swr.staged_tag.artifact_id is 'See swr.tag.';
@@ -132,7 +132,7 @@ comment on column swr.staged_tag.pushed_at is 'See swr.tag.';
 comment on column swr.staged_tag.pulled_at is 'See swr.tag.';
 comment on column swr.staged_tag.extra is 'See swr.tag.';
 comment on column swr.staged_tag.has_changed is
-    'Whether publish found the tag in swr.tag with another value in any column; also one that the listing before lacked.';
+    'Whether publish found the tag in swr.tag with another value in any column; also true if the previous listing lacked the tag.';
 
 create unlogged table swr.staged_data_issue (
     instance_id   integer not null,
@@ -146,7 +146,7 @@ create unlogged table swr.staged_data_issue (
     primary key (instance_id, run_id, data_issue_id)
 );
 
-comment on table swr.staged_data_issue is 'Altered values of the listing of a run in progress.';
+comment on table swr.staged_data_issue is 'Altered values in the listing of a run in progress.';
 comment on column swr.staged_data_issue.instance_id is 'The instance.';
 comment on column swr.staged_data_issue.run_id is 'The run.';
 comment on column swr.staged_data_issue.data_issue_id is 'See swr.data_issue.';

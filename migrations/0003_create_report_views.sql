@@ -1,28 +1,28 @@
--- The views people query: flat, with names instead of ids. They show published
+-- Views for users: flat, with names instead of ids. They show published
 -- listings only. Only the history of tags and of changes shows removed rows.
 --
--- A query of one repository must cost what that repository holds, whether or not the tables have
--- been analyzed, and a query of the first rows must cost these rows:
+-- A query for one repository must only cost as much as its rows, even if the tables have not been
+-- analyzed, and a query for the first rows must only cost as much as these:
 -- - Names come from swr.named_repository by inner joins, so that a filter on a name reaches an index.
---   The joins begin there: the planner changes the order of the first eight relations only
+--   It is the first table of the joins: the planner only reorders the first eight relations
 --   (join_collapse_limit).
--- - What belongs to one row (its tags, its base) is looked up for that row. A grouped subquery would
+-- - Data of one row (its tags, its base) is looked up for that row. A grouped subquery would
 --   be computed for all rows before a filter applies.
--- - What is grouped is grouped by the columns that people filter by.
+-- - Views with groups group by the columns that users filter by.
 -- - Where all steps of an image are shown, they are looked up by `build_step_id = any
---   (m.build_step_ids)`: as long as the tables have no statistics, the planner takes an instance for a
---   few of their rows, and would read all steps of the instance for each artifact.
--- - Functions are in PL/pgSQL, which plans with the arguments, and which Citus accepts.
+--   (m.build_step_ids)`: without statistics, the planner assumes that an instance has few rows, and would
+--   read all steps of the instance for each artifact.
+-- - Functions are in PL/pgSQL, which plans with the arguments and works with Citus.
 
 create schema swr_report;
 
-comment on schema swr_report is 'Views over the mirrored registries; each answers the question in its comment.';
+comment on schema swr_report is 'Views of the mirrored registries; each answers the question in its comment.';
 
--- A view calls functions with the rights and the search path of its reader. Where everyone may
--- create in a schema of that path, another role's operator would run with the reader's rights. A
--- body in standard SQL is read once, when the function is created.
+-- A view calls functions with the privileges and the search path of its reader. If everyone can
+-- create objects in a schema of that path, another role's operator would run with the reader's privileges.
+-- A body in standard SQL is parsed only once, when the function is created.
 
--- Sizes are what the registry says; sums of what it might say must stop no run and no report.
+-- Sizes come from the registry and may have any value; their sums must not fail a run or a report.
 create function swr.total_bytes(total numeric)
 returns bigint
 language sql
@@ -34,7 +34,7 @@ return case
     else total
 end::bigint;
 
-comment on function swr.total_bytes(numeric) is 'A sum of sizes, or the nearest that bigint holds.';
+comment on function swr.total_bytes(numeric) is 'A sum of sizes, or the nearest bigint.';
 
 create function swr.is_index(manifest_media_type text)
 returns boolean
@@ -57,16 +57,16 @@ select
     r.namespace_name as namespace,
     r.name as repository
 from swr.repository r
--- Each repository has an instance. An inner join would let the planner begin with all rows of the
--- instance in a table that has no statistics yet; and this one goes where nobody reads the name.
+-- Each repository has an instance. With an inner join, the planner might start with all rows of the
+-- instance in a table without statistics; and a left join is removed if the name is not selected.
 left join swr.instance i on i.instance_id = r.instance_id;
 
-comment on view swr.named_repository is 'The names by which the views of swr_report show a repository. Each artifact, tag and layer count belongs to one of its rows.';
+comment on view swr.named_repository is 'The names of repositories for the views of swr_report. Each artifact, tag and layer count belongs to one of its rows.';
 comment on column swr.named_repository.instance_id is 'The instance.';
 comment on column swr.named_repository.repository_id is 'The repository.';
-comment on column swr.named_repository.instance is 'Name of the instance, or its id where the name is not known.';
-comment on column swr.named_repository.namespace is 'Name of the namespace; NULL where neither the catalog nor the artifact list tells it.';
-comment on column swr.named_repository.repository is 'Name of the repository without the namespace; NULL where neither the catalog nor the artifact list tells it.';
+comment on column swr.named_repository.instance is 'Name of the instance, or its id if the name is unknown.';
+comment on column swr.named_repository.namespace is 'Name of the namespace; NULL if unknown.';
+comment on column swr.named_repository.repository is 'Name of the repository without the namespace; NULL if unknown.';
 
 create view swr.sized_artifact as
 select
@@ -93,13 +93,13 @@ left join (
       )
 ) x on x.instance_id = a.instance_id and x.artifact_id = a.artifact_id;
 
-comment on view swr.sized_artifact is 'Every artifact ever listed, with the bytes that a sum may count.';
+comment on view swr.sized_artifact is 'Every artifact that was ever listed, with the bytes to count in a sum.';
 comment on column swr.sized_artifact.instance_id is 'See swr.artifact.';
 comment on column swr.sized_artifact.artifact_id is 'See swr.artifact.';
 comment on column swr.sized_artifact.repository_id is 'See swr.artifact.';
-comment on column swr.sized_artifact.namespace_id is 'The namespace, as the artifact list or else the catalog gives it.';
+comment on column swr.sized_artifact.namespace_id is 'The namespace from the artifact list, otherwise from the catalog.';
 comment on column swr.sized_artifact.logical_bytes is
-    'Size as the API gives it, but 0 for an index whose repository lists artifacts that could be its children: the API adds them to its size, names none of them, and lists each on its own. The index''s own few kilobytes are lost by that.';
+    'Size according to the API, but 0 for an index if its repository lists artifacts that may be its children: the API includes the children in the size of the index, does not name them, and also lists each of them. The few kilobytes of the index itself are not counted.';
 comment on column swr.sized_artifact.pushed_at is 'See swr.artifact.';
 comment on column swr.sized_artifact.pulled_at is 'See swr.artifact.';
 comment on column swr.sized_artifact.removed_at is 'See swr.artifact.';
@@ -136,13 +136,13 @@ left join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.diges
 where a.removed_at is null;
 
 comment on view swr_report.artifact is 'What is in the registry? One row per artifact that exists now.';
-comment on column swr_report.artifact.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.artifact.instance is 'Name of the instance, or its id if the name is unknown.';
 comment on column swr_report.artifact.namespace is 'Name of the namespace.';
 comment on column swr_report.artifact.repository is 'Name of the repository without the namespace.';
 comment on column swr_report.artifact.digest is 'Digest of the manifest.';
 comment on column swr_report.artifact.tags is 'Tags, in alphabetical order; empty if untagged.';
 comment on column swr_report.artifact.type is 'IMAGE, CHART, and so on.';
-comment on column swr_report.artifact.size_bytes is 'Size as the API gives it.';
+comment on column swr_report.artifact.size_bytes is 'Size according to the API.';
 comment on column swr_report.artifact.pushed_at is 'Last push.';
 comment on column swr_report.artifact.pulled_at is 'Last pull; NULL if never.';
 comment on column swr_report.artifact.build_history is 'How the fetch of the build history ended; see swr.manifest.outcome.';
@@ -153,7 +153,7 @@ comment on column swr_report.artifact.artifact_id is 'Id in SWR.';
 comment on column swr_report.artifact.repository_id is 'Id of the repository in SWR.';
 comment on column swr_report.artifact.namespace_id is 'Id of the namespace in SWR.';
 comment on column swr_report.artifact.instance_id is 'Key of swr.instance.';
-comment on column swr_report.artifact.extra is 'Fields of the API that have no column.';
+comment on column swr_report.artifact.extra is 'Fields of the API without a column.';
 
 create view swr_report.tag as
 select
@@ -176,7 +176,7 @@ join swr.artifact a on a.instance_id = t.instance_id and a.artifact_id = t.artif
 
 comment on view swr_report.tag is
     'What does each tag point to? One row per tag that exists now. A tag that the latest listing lacked for the first time, although it had the artifact, is still there.';
-comment on column swr_report.tag.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.tag.instance is 'Name of the instance, or its id if the name is unknown.';
 comment on column swr_report.tag.namespace is 'Name of the namespace.';
 comment on column swr_report.tag.repository is 'Name of the repository without the namespace.';
 comment on column swr_report.tag.tag is 'Name of the tag.';
@@ -196,7 +196,7 @@ select
     r.namespace,
     r.repository,
     a.digest,
-    -- A history has each step once: it names the history up to and including it.
+    -- A history contains each step once: its id identifies the history up to and including it.
     array_position(m.build_step_ids, s.build_step_id)::bigint as position,
     s.created_at,
     c.command,
@@ -221,23 +221,23 @@ where a.removed_at is null;
 
 comment on view swr_report.build_history is
     'How was each image built? One row per artifact that exists now and build step, oldest step first by position.';
-comment on column swr_report.build_history.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.build_history.instance is 'Name of the instance, or its id if the name is unknown.';
 comment on column swr_report.build_history.namespace is 'Name of the namespace.';
 comment on column swr_report.build_history.repository is 'Name of the repository without the namespace.';
 comment on column swr_report.build_history.digest is 'Digest of the manifest.';
-comment on column swr_report.build_history.position is 'Place of the step, from 1, oldest first.';
+comment on column swr_report.build_history.position is 'Position of the step, from 1, oldest first.';
 comment on column swr_report.build_history.created_at is 'When the step was built; reproducible builds write 1970 or the year 1.';
-comment on column swr_report.build_history.command is 'The build command; may carry secrets.';
-comment on column swr_report.build_history.empty_layer is 'Whether the step made no layer.';
-comment on column swr_report.build_history.layer_digest is 'Digest of the layer the step made.';
+comment on column swr_report.build_history.command is 'The build command; may contain secrets.';
+comment on column swr_report.build_history.empty_layer is 'Whether the step created no layer.';
+comment on column swr_report.build_history.layer_digest is 'Digest of the layer that the step created.';
 comment on column swr_report.build_history.layer_size_bytes is 'Compressed size of that layer.';
 comment on column swr_report.build_history.layer_media_type is 'Media type of that layer.';
-comment on column swr_report.build_history.chain_id is 'Equal in two images exactly when they share all layers up to this step.';
+comment on column swr_report.build_history.chain_id is 'Equal in two images if and only if they share all layers up to this step.';
 comment on column swr_report.build_history.created_at_ns is 'Nanoseconds beyond the microseconds of created_at.';
 comment on column swr_report.build_history.artifact_id is 'Id of the artifact in SWR.';
 comment on column swr_report.build_history.repository_id is 'Id of the repository in SWR.';
 comment on column swr_report.build_history.instance_id is 'Key of swr.instance.';
-comment on column swr_report.build_history.extra is 'Fields of the entry that have no column.';
+comment on column swr_report.build_history.extra is 'Fields of the entry without a column.';
 
 create function swr_report.stale_artifact(unused_for interval default interval '90 days')
 returns table (
@@ -270,9 +270,9 @@ end
 $$;
 
 comment on function swr_report.stale_artifact(interval) is
-    'What does nobody use? Artifacts neither pushed nor pulled for the given time (90 days if none is given), with their sizes.';
+    'Which artifacts are not used? Artifacts neither pushed nor pulled for the given time (by default 90 days), with their sizes.';
 
--- What takes the space, what is shared, and what a clean-up would free.
+-- Used space, shared space, and space that a clean-up would free.
 
 create view swr_report.artifact_size as
 select
@@ -303,21 +303,21 @@ left join swr.artifact_layering g on g.instance_id = a.instance_id and g.artifac
 where a.removed_at is null;
 
 comment on view swr_report.artifact_size is
-    'How big is each artifact really, and what would deleting it free? One row per artifact that exists now.';
-comment on column swr_report.artifact_size.instance is 'Name of the instance, or its id where the name is not known.';
+    'How large is each artifact, and how much space would deleting it free? One row per artifact that exists now.';
+comment on column swr_report.artifact_size.instance is 'Name of the instance, or its id if the name is unknown.';
 comment on column swr_report.artifact_size.namespace is 'Name of the namespace.';
 comment on column swr_report.artifact_size.repository is 'Name of the repository without the namespace.';
 comment on column swr_report.artifact_size.digest is 'Digest of the manifest.';
 comment on column swr_report.artifact_size.tags is 'Tags, in alphabetical order; empty if untagged.';
 comment on column swr_report.artifact_size.type is 'IMAGE, CHART, and so on.';
 comment on column swr_report.artifact_size.total_bytes is
-    'Size as the API gives it: manifest, config and layers; of an index, its own bytes and those of its children, which are listed on their own.';
+    'Size according to the API: manifest, config and layers; for an index, also its children, which are listed separately.';
 comment on column swr_report.artifact_size.layers is
-    'Number of distinct layers; NULL where they are not known: charts, indexes, images whose build history is not stored.';
-comment on column swr_report.artifact_size.layer_bytes is 'Sum of the distinct layers; NULL where they are not known.';
-comment on column swr_report.artifact_size.shared_bytes is 'Sum of the layers that other artifacts of the instance have too; NULL where they are not known.';
+    'Number of distinct layers; NULL if unknown: charts, indexes, images without a stored build history.';
+comment on column swr_report.artifact_size.layer_bytes is 'Sum of the distinct layers; NULL if unknown.';
+comment on column swr_report.artifact_size.shared_bytes is 'Sum of the layers that other artifacts of the instance also have; NULL if unknown.';
 comment on column swr_report.artifact_size.exclusive_bytes is
-    'Sum of the layers no other artifact of the instance has: what deleting this one alone would free, but for its manifest and config. 0 for a digest that is in two repositories; NULL where the layers are not known.';
+    'Sum of the layers that no other artifact of the instance has: the space that deleting only this artifact would free, without its manifest and config. 0 for a digest that is in two repositories; NULL if the layers are unknown.';
 comment on column swr_report.artifact_size.pushed_at is 'Last push.';
 comment on column swr_report.artifact_size.pulled_at is 'Last pull; NULL if never.';
 comment on column swr_report.artifact_size.artifact_id is 'Id in SWR.';
@@ -361,22 +361,22 @@ from repository_artifact a
 left join swr.repository_layering b on b.instance_id = a.instance_id and b.repository_id = a.repository_id;
 
 comment on view swr_report.storage_by_repository is
-    'Which repositories take the space, and how much of it do they share? One row per repository with artifacts.';
-comment on column swr_report.storage_by_repository.instance is 'Name of the instance, or its id where the name is not known.';
+    'Which repositories use the most space, and how much of it do they share? One row per repository with artifacts.';
+comment on column swr_report.storage_by_repository.instance is 'Name of the instance, or its id if the name is unknown.';
 comment on column swr_report.storage_by_repository.namespace is 'Name of the namespace.';
 comment on column swr_report.storage_by_repository.repository is 'Name of the repository without the namespace.';
 comment on column swr_report.storage_by_repository.artifacts is 'Number of artifacts.';
 comment on column swr_report.storage_by_repository.logical_bytes is
-    'Sum of the artifacts'' sizes, as if nothing were shared. An index counts only where its children, which its size holds, are not listed.';
-comment on column swr_report.storage_by_repository.layer_bytes is 'Sum of the distinct layers of the repository: what it takes after sharing.';
-comment on column swr_report.storage_by_repository.exclusive_bytes is 'Sum of the layers no other repository of the instance has: what deleting the repository would free.';
+    'Sum of the artifacts'' sizes, as if nothing were shared. An index only counts if its children, which its size includes, are not listed.';
+comment on column swr_report.storage_by_repository.layer_bytes is 'Sum of the distinct layers of the repository: the space it uses after sharing.';
+comment on column swr_report.storage_by_repository.exclusive_bytes is 'Sum of the layers that no other repository of the instance has: the space that deleting the repository would free.';
 comment on column swr_report.storage_by_repository.last_pushed_at is 'Latest push.';
 comment on column swr_report.storage_by_repository.last_pulled_at is 'Latest pull; NULL if never.';
 comment on column swr_report.storage_by_repository.repository_id is 'Id in SWR.';
 comment on column swr_report.storage_by_repository.instance_id is 'Key of swr.instance.';
-comment on column swr_report.storage_by_repository.shared_bytes is 'Sum of the layers that other repositories of the instance have too.';
+comment on column swr_report.storage_by_repository.shared_bytes is 'Sum of the layers that other repositories of the instance also have.';
 comment on column swr_report.storage_by_repository.unknown_bytes is
-    'The part of logical_bytes whose layers are not known: charts and the like, and images whose build history is not stored.';
+    'The part of logical_bytes with unknown layers: charts and similar artifacts, and images without a stored build history.';
 
 create view swr_report.storage_by_namespace as
 with namespace_artifact as (
@@ -414,21 +414,21 @@ left join swr.namespace n on n.instance_id = a.instance_id and n.namespace_id = 
 left join swr.namespace_layering b on b.instance_id = a.instance_id and b.namespace_id = a.namespace_id;
 
 comment on view swr_report.storage_by_namespace is
-    'Which namespaces take the space, and how much of it do they share? One row per namespace with artifacts.';
-comment on column swr_report.storage_by_namespace.instance is 'Name of the instance, or its id where the name is not known.';
-comment on column swr_report.storage_by_namespace.namespace is 'Name of the namespace; NULL where neither the catalog nor the artifact list tells it.';
+    'Which namespaces use the most space, and how much of it do they share? One row per namespace with artifacts.';
+comment on column swr_report.storage_by_namespace.instance is 'Name of the instance, or its id if the name is unknown.';
+comment on column swr_report.storage_by_namespace.namespace is 'Name of the namespace; NULL if unknown.';
 comment on column swr_report.storage_by_namespace.repositories is 'Number of repositories with artifacts.';
 comment on column swr_report.storage_by_namespace.artifacts is 'Number of artifacts.';
 comment on column swr_report.storage_by_namespace.logical_bytes is
-    'Sum of the artifacts'' sizes, as if nothing were shared. An index counts only where its children, which its size holds, are not listed.';
-comment on column swr_report.storage_by_namespace.layer_bytes is 'Sum of the distinct layers of the namespace: what it takes after sharing.';
-comment on column swr_report.storage_by_namespace.shared_bytes is 'Sum of the layers that other namespaces of the instance have too.';
-comment on column swr_report.storage_by_namespace.exclusive_bytes is 'Sum of the layers no other namespace of the instance has: what deleting the namespace would free.';
+    'Sum of the artifacts'' sizes, as if nothing were shared. An index only counts if its children, which its size includes, are not listed.';
+comment on column swr_report.storage_by_namespace.layer_bytes is 'Sum of the distinct layers of the namespace: the space it uses after sharing.';
+comment on column swr_report.storage_by_namespace.shared_bytes is 'Sum of the layers that other namespaces of the instance also have.';
+comment on column swr_report.storage_by_namespace.exclusive_bytes is 'Sum of the layers that no other namespace of the instance has: the space that deleting the namespace would free.';
 comment on column swr_report.storage_by_namespace.unknown_bytes is
-    'The part of logical_bytes whose layers are not known: charts and the like, and images whose build history is not stored.';
+    'The part of logical_bytes with unknown layers: charts and similar artifacts, and images without a stored build history.';
 comment on column swr_report.storage_by_namespace.last_pushed_at is 'Latest push.';
 comment on column swr_report.storage_by_namespace.last_pulled_at is 'Latest pull; NULL if never.';
-comment on column swr_report.storage_by_namespace.namespace_id is 'Id in SWR; 0 where the namespace is not known.';
+comment on column swr_report.storage_by_namespace.namespace_id is 'Id in SWR; 0 if the namespace is unknown.';
 comment on column swr_report.storage_by_namespace.instance_id is 'Key of swr.instance.';
 
 create view swr_report.layer_usage as
@@ -458,12 +458,12 @@ join swr.instance i on i.instance_id = u.instance_id;
 
 comment on view swr_report.layer_usage is
     'Which layers are shared by how many artifacts and repositories? One row per layer of the artifacts that exist now.';
-comment on column swr_report.layer_usage.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.layer_usage.instance is 'Name of the instance, or its id if the name is unknown.';
 comment on column swr_report.layer_usage.layer_digest is 'Digest of the compressed layer.';
 comment on column swr_report.layer_usage.size_bytes is 'Compressed size.';
-comment on column swr_report.layer_usage.artifacts is 'Number of artifacts with the layer; one digest in two repositories counts twice.';
+comment on column swr_report.layer_usage.artifacts is 'Number of artifacts with the layer; a digest in two repositories counts twice.';
 comment on column swr_report.layer_usage.repositories is 'Number of repositories with such an artifact.';
-comment on column swr_report.layer_usage.saved_bytes is 'What the registry saves by storing the layer once for all of them.';
+comment on column swr_report.layer_usage.saved_bytes is 'Bytes that the registry saves by storing the layer only once.';
 comment on column swr_report.layer_usage.layer_id is 'Key of swr.layer.';
 comment on column swr_report.layer_usage.instance_id is 'Key of swr.instance.';
 
@@ -491,8 +491,8 @@ cross join lateral (
 join swr.layer l on l.instance_id = r.instance_id and l.layer_id = k.layer_id;
 
 comment on view swr_report.repository_layer is
-    'Which layers does each repository hold? One row per repository and layer of its artifacts that exist now. Who shares a layer, and what share of it each of them has, follows from it.';
-comment on column swr_report.repository_layer.instance is 'Name of the instance, or its id where the name is not known.';
+    'Which layers does each repository have? One row per repository and layer of its artifacts that exist now. Use it to find the repositories that share a layer, and the share of each.';
+comment on column swr_report.repository_layer.instance is 'Name of the instance, or its id if the name is unknown.';
 comment on column swr_report.repository_layer.namespace is 'Name of the namespace.';
 comment on column swr_report.repository_layer.repository is 'Name of the repository without the namespace.';
 comment on column swr_report.repository_layer.layer_digest is 'Digest of the compressed layer.';
@@ -519,7 +519,7 @@ returns table (
 language plpgsql
 stable
 parallel safe
--- A role that may query the views may call this too, without a right to the tables.
+-- Roles that can query the views can also call this, without privileges on the tables.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -554,7 +554,7 @@ begin
         where c.is_layered
         group by c.instance_id, h.layer_id
     ),
-    -- All artifacts of the instances in question, as any of them may have a layer, too.
+    -- All artifacts of these instances, because any of them may also have a layer.
     had as (
         select a.instance_id, h.layer_id, count(*) as artifacts
         from swr.artifact_layering g
@@ -599,9 +599,9 @@ end
 $$;
 
 comment on function swr_report.reclaimable(text[], text, bigint[]) is
-    'What would deleting these artifacts together free? Takes digests, which stand for all artifacts with them, or ids of artifacts, for one repository''s copy of a digest; of every instance, or of the one of that name or SWR id. One row per instance with such artifacts: their number, the sum of their sizes, the number and bytes of the layers that no other artifact has (reclaimable_bytes), and the sizes of those whose layers are not known (unknown_bytes). Manifests and configs, some kilobytes each, are not in reclaimable_bytes.';
+    'How much space would deleting these artifacts together free? The arguments are digests, for all artifacts with them, or ids of artifacts, for the copy of a digest in one repository; in all instances, or in the one with the given name or SWR id. One row per instance with such artifacts: their number, the sum of their sizes, the number and bytes of the layers that no other artifact has (reclaimable_bytes), and the sizes of artifacts with unknown layers (unknown_bytes). Manifests and configs, a few kilobytes each, are not included in reclaimable_bytes.';
 
--- Which image is built on which, by the chain ids of their layers.
+-- Base images, found by the chain ids of their layers.
 
 create view swr_report.base_image as
 select
@@ -644,7 +644,7 @@ select
 from swr.named_repository r
 join swr.artifact a on a.instance_id = r.instance_id and a.repository_id = r.repository_id
 join swr.artifact_layering g on g.instance_id = a.instance_id and g.artifact_id = a.artifact_id
--- The artifacts that are the base, in the order in which one of them is shown.
+-- The candidates for the base; the first one is shown.
 left join lateral (
     select
         x.*,
@@ -673,8 +673,8 @@ left join swr.named_repository o on o.instance_id = b.instance_id and o.reposito
 where g.chain_id is not null;
 
 comment on view swr_report.base_image is
-    'Which artifact is the exact base of which? One row per image that exists now and has layers: its base is the artifact whose layers, all of them, are the longest beginning of the image''s own that is not the whole. The base columns are NULL where the registry holds no such artifact; swr_report.unknown_base groups those.';
-comment on column swr_report.base_image.instance is 'Name of the instance, or its id where the name is not known.';
+    'Which artifact is the exact base of each image? One row per image that exists now and has layers. Its base is the artifact with the most layers whose layers are all the first layers of the image, but not all of them. The base columns are NULL if the registry has no such artifact; swr_report.unknown_base groups these images.';
+comment on column swr_report.base_image.instance is 'Name of the instance, or its id if the name is unknown.';
 comment on column swr_report.base_image.namespace is 'Name of the namespace.';
 comment on column swr_report.base_image.repository is 'Name of the repository without the namespace.';
 comment on column swr_report.base_image.digest is 'Digest of the manifest.';
@@ -685,17 +685,17 @@ comment on column swr_report.base_image.base_digest is 'Digest of the base.';
 comment on column swr_report.base_image.base_tags is 'Tags of the base; empty if untagged.';
 comment on column swr_report.base_image.base_pushed_at is 'When the base was pushed.';
 comment on column swr_report.base_image.base_candidates is
-    'Number of artifacts with exactly the layers of the base. Shown is a tagged one before others, then the one pushed first, then the one with the lowest id.';
+    'Number of artifacts with exactly the layers of the base. The view shows a tagged one if possible, then the one pushed first, then the one with the lowest id.';
 comment on column swr_report.base_image.base_layers is 'Number of distinct layers of the base.';
 comment on column swr_report.base_image.base_layer_bytes is 'Sum of the distinct layers of the base.';
 comment on column swr_report.base_image.layers is 'Number of distinct layers.';
 comment on column swr_report.base_image.layer_bytes is 'Sum of the distinct layers.';
 comment on column swr_report.base_image.pushed_at is 'Last push.';
 comment on column swr_report.base_image.pulled_at is 'Last pull; NULL if never.';
-comment on column swr_report.base_image.chain_id is 'Names the sequence of its layers.';
-comment on column swr_report.base_image.base_chain_id is 'Names the sequence of the base''s layers.';
+comment on column swr_report.base_image.chain_id is 'Identifies the sequence of its layers.';
+comment on column swr_report.base_image.base_chain_id is 'Identifies the sequence of the base''s layers.';
 comment on column swr_report.base_image.shared_chain_id is
-    'Names the longest beginning that it shares with an artifact of another digest which is not built on it; NULL if there is none.';
+    'Identifies the longest sequence of first layers that it shares with an artifact with another digest that is not built on it; NULL if there is none.';
 comment on column swr_report.base_image.artifact_id is 'Id in SWR.';
 comment on column swr_report.base_image.base_artifact_id is 'Id of the base in SWR.';
 comment on column swr_report.base_image.repository_id is 'Id of the repository in SWR.';
@@ -730,12 +730,12 @@ from (
 join swr.artifact a on a.instance_id = u.instance_id and a.artifact_id = u.artifact_id
 join swr.named_repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id
 cross join lateral (
-    -- The example's steps up to the one that ends the chain.
+    -- The steps of the example up to the end of the chain.
     select count(distinct s.layer_id) as layers, swr.total_bytes(sum(s.size_bytes)) as layer_bytes
     from (
         select
             s.layer_id,
-            -- A layer that comes twice counts once.
+            -- A layer that occurs twice counts once.
             case when row_number() over (partition by s.layer_id order by e.position) = 1 then l.size_bytes end
                 as size_bytes,
             e.position
@@ -755,16 +755,16 @@ cross join lateral (
 ) c;
 
 comment on view swr_report.unknown_base is
-    'Which bases that the registry does not hold are in use? Images without a base in the registry, grouped by the longest beginning of layers they share with images not built on them: what is shared across repositories is a common base, what is shared within one may be a common step of its builds. Images that share nothing are not shown.';
-comment on column swr_report.unknown_base.instance is 'Name of the instance, or its id where the name is not known.';
-comment on column swr_report.unknown_base.chain_id is 'Names the shared sequence of layers.';
+    'Which base images in use are not in the registry? Images without a base in the registry, grouped by the longest sequence of first layers that they share with images not built on them. Layers shared across repositories are a common base; layers shared within one repository may be a common step of its builds. Images that share no layers are not shown.';
+comment on column swr_report.unknown_base.instance is 'Name of the instance, or its id if the name is unknown.';
+comment on column swr_report.unknown_base.chain_id is 'Identifies the shared sequence of layers.';
 comment on column swr_report.unknown_base.layers is 'Number of distinct layers in it.';
 comment on column swr_report.unknown_base.layer_bytes is 'Sum of these layers.';
-comment on column swr_report.unknown_base.artifacts is 'Number of artifacts that share it and nothing longer.';
+comment on column swr_report.unknown_base.artifacts is 'Number of artifacts that share this sequence and no longer one.';
 comment on column swr_report.unknown_base.repositories is 'Number of repositories with such an artifact.';
 comment on column swr_report.unknown_base.example_namespace is 'Namespace of one of them, the first pushed.';
 comment on column swr_report.unknown_base.example_repository is 'Its repository.';
-comment on column swr_report.unknown_base.example_digest is 'Its digest; the commands of its build history tell what the base is.';
+comment on column swr_report.unknown_base.example_digest is 'Its digest; the commands in its build history show what the base is.';
 comment on column swr_report.unknown_base.last_pushed_at is 'Latest push of such an artifact.';
 comment on column swr_report.unknown_base.instance_id is 'Key of swr.instance.';
 
@@ -785,7 +785,7 @@ returns table (
 language plpgsql
 stable
 parallel safe
--- A role that may query the views may call this too, without a right to the tables.
+-- Roles that can query the views can also call this, without privileges on the tables.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -806,7 +806,7 @@ begin
         group by m.instance_id
     ),
     ending as materialized (
-        -- The steps that complete the base's layers: an image with one of them has all of these.
+        -- The steps with the last layer of the base: an image with one of them has all layers of the base.
         select b.instance_id, b.root_chain_id, b.chain_id, array_agg(s.build_step_id) as build_step_ids
         from base b
         join swr.build_step s on s.instance_id = b.instance_id and s.chain_id = b.chain_id
@@ -847,9 +847,9 @@ end
 $$;
 
 comment on function swr_report.built_on(text, text) is
-    'What must be rebuilt when this base changes? The artifacts that exist now and begin with all layers of the given digest, directly or through other bases that exist now (is_direct tells), in every instance or in the one of that name or SWR id. The base itself need not exist any more.';
+    'Which images must be rebuilt when this base changes? The artifacts that exist now and begin with all layers of the given digest, directly or through other existing bases (see is_direct); in all instances, or in the one with the given name or SWR id. The base itself may have been removed.';
 
--- Candidates for a clean-up: what no tag names, and what is there more than once.
+-- Candidates for a clean-up: untagged and duplicate artifacts.
 
 create view swr_report.untagged_artifact as
 select
@@ -885,17 +885,17 @@ where a.removed_at is null
   );
 
 comment on view swr_report.untagged_artifact is
-    'What does no tag name? Clean-up candidates, one row per untagged artifact that exists now; but the images of an index are untagged too, see may_be_in_index.';
-comment on column swr_report.untagged_artifact.instance is 'Name of the instance, or its id where the name is not known.';
+    'Which artifacts are untagged? Clean-up candidates, one row per untagged artifact that exists now. The images of an index are also untagged; see may_be_in_index.';
+comment on column swr_report.untagged_artifact.instance is 'Name of the instance, or its id if the name is unknown.';
 comment on column swr_report.untagged_artifact.namespace is 'Name of the namespace.';
 comment on column swr_report.untagged_artifact.repository is 'Name of the repository without the namespace.';
 comment on column swr_report.untagged_artifact.digest is 'Digest of the manifest.';
 comment on column swr_report.untagged_artifact.type is 'IMAGE, CHART, and so on.';
-comment on column swr_report.untagged_artifact.size_bytes is 'Size as the API gives it.';
+comment on column swr_report.untagged_artifact.size_bytes is 'Size according to the API.';
 comment on column swr_report.untagged_artifact.exclusive_bytes is
-    'Sum of the layers no other artifact of the instance has; NULL where the layers are not known. What several free together is more: ask swr_report.reclaimable.';
+    'Sum of the layers that no other artifact of the instance has; NULL if unknown. Deleting several artifacts may free more than the sum: use swr_report.reclaimable.';
 comment on column swr_report.untagged_artifact.may_be_in_index is
-    'Whether the artifact may be one of the images of an index (multi-platform image): its repository holds an index as large or larger, and one pushed at the same time or later. The API does not tell which images an index has. False means it is in none.';
+    'Whether the artifact may be one of the images of an index (multi-platform image): its repository has an index of at least its size, and one that was pushed at the same time or later. The API does not list the images of an index. False means that it is in no index.';
 comment on column swr_report.untagged_artifact.pushed_at is 'Last push.';
 comment on column swr_report.untagged_artifact.pulled_at is 'Last pull; NULL if never.';
 comment on column swr_report.untagged_artifact.last_used_at is 'Last push or pull, whichever was later.';
@@ -910,7 +910,7 @@ select
     d.type,
     d.repositories,
     d.size_bytes,
-    -- A size may be any number that the registry gives. The product of two must not stop the report.
+    -- A size may have any value. The product must not fail the report.
     swr.total_bytes(d.size_bytes::numeric * (d.repositories - 1)) as repeated_bytes,
     d.places,
     d.first_pushed_at,
@@ -944,20 +944,20 @@ from (
 ) d;
 
 comment on view swr_report.duplicate_artifact is
-    'Which digests are in several repositories? One row per digest and instance. The registry stores their layers once, so that deleting all but one frees nothing but tags and order.';
-comment on column swr_report.duplicate_artifact.instance is 'Name of the instance, or its id where the name is not known.';
+    'Which digests are in several repositories? One row per digest and instance. The registry stores their layers once, so deleting all but one frees no space.';
+comment on column swr_report.duplicate_artifact.instance is 'Name of the instance, or its id if the name is unknown.';
 comment on column swr_report.duplicate_artifact.digest is 'Digest of the manifest.';
 comment on column swr_report.duplicate_artifact.type is 'IMAGE, CHART, and so on.';
-comment on column swr_report.duplicate_artifact.repositories is 'Number of repositories that hold it.';
-comment on column swr_report.duplicate_artifact.size_bytes is 'Size as the API gives it.';
-comment on column swr_report.duplicate_artifact.repeated_bytes is 'What sums of sizes count more than once.';
+comment on column swr_report.duplicate_artifact.repositories is 'Number of repositories with the digest.';
+comment on column swr_report.duplicate_artifact.size_bytes is 'Size according to the API.';
+comment on column swr_report.duplicate_artifact.repeated_bytes is 'Bytes that a sum of sizes counts more than once.';
 comment on column swr_report.duplicate_artifact.places is 'The repositories, each as namespace/repository, in alphabetical order.';
 comment on column swr_report.duplicate_artifact.first_pushed_at is 'First push into any of them.';
 comment on column swr_report.duplicate_artifact.last_pushed_at is 'Last push into any of them.';
 comment on column swr_report.duplicate_artifact.last_pulled_at is 'Last pull from any of them; NULL if never.';
 comment on column swr_report.duplicate_artifact.instance_id is 'Key of swr.instance.';
 
--- How the registry changed: its tags at any time, what each run found, growth by day.
+-- Changes of the registry: tags at any time, changes found by each run, growth by day.
 
 create function swr_report.tag_at(at timestamptz)
 returns table (
@@ -976,7 +976,7 @@ returns table (
 language plpgsql
 stable
 parallel safe
--- A role that may query the views may call this too, without a right to the tables.
+-- Roles that can query the views can also call this, without privileges on the tables.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -994,7 +994,7 @@ end
 $$;
 
 comment on function swr_report.tag_at(timestamptz) is
-    'What did each tag point to at that time? One row per tag. A tag moved by a push is right to the moment. A tag moved without a push, or removed together with its artifact, has the time of the listing that found it, so the answer lags by one sync interval at most. A tag can move while the registry is listed and be missing from all pages, so a tag that is removed while its artifact stays is kept until the next listing lacks it too: there the answer lags by two sync intervals at most. A tag that moved twice between two listings shows the last move. Before the first listing there is only what that listing still showed, since its push; after the last one (swr_report.freshness.as_of) the answer is the state then.';
+    'What did each tag point to at that time? One row per tag. If a push moved the tag, the time is exact. If a tag was moved without a push, or removed together with its artifact, its time is that of the listing that found it, at most one sync interval late. A tag that moves while the registry is listed can be missing from all pages, so a tag that is removed while its artifact remains is kept until the next listing also lacks it: its time is at most two sync intervals late. If a tag moved twice between two listings, only the last move is known. For times before the first listing, the result only has tags of that listing, from their push on; for times after the last one (swr_report.freshness.as_of), it is the state of the last one.';
 
 create view swr_report.tag_move as
 select
@@ -1010,22 +1010,22 @@ select
     h.instance_id
 from swr.named_repository r
 join swr.tag_history h on h.instance_id = r.instance_id and h.repository_id = r.repository_id
--- A tag that moved has an interval that begins where this one ends.
+-- A tag that moved has another interval that begins where this one ends.
 left join swr.tag_history n
   on n.instance_id = h.instance_id and n.repository_id = h.repository_id and n.name = h.name
  and n.valid_from = h.valid_to
 where h.valid_to is not null;
 
 comment on view swr_report.tag_move is
-    'Which tags moved, and when? One row per move or removal. The time of a move is off by one sync interval at most, that of a removal by two if the artifact stayed: then two listings in a row lacked the tag.';
-comment on column swr_report.tag_move.instance is 'Name of the instance, or its id where the name is not known.';
+    'Which tags moved, and when? One row per move or removal. The time of a move is at most one sync interval late. The time of a removal is at most two sync intervals late if the artifact remained, because two listings in a row must lack the tag.';
+comment on column swr_report.tag_move.instance is 'Name of the instance, or its id if the name is unknown.';
 comment on column swr_report.tag_move.namespace is 'Name of the namespace.';
 comment on column swr_report.tag_move.repository is 'Name of the repository without the namespace.';
 comment on column swr_report.tag_move.tag is 'Name of the tag.';
 comment on column swr_report.tag_move.moved_at is 'When the tag left the digest.';
 comment on column swr_report.tag_move.from_digest is 'The digest it pointed to before.';
-comment on column swr_report.tag_move.to_digest is 'The digest it points to since; NULL if the tag was removed.';
-comment on column swr_report.tag_move.run_id is 'The run that saw it.';
+comment on column swr_report.tag_move.to_digest is 'The digest it pointed to afterwards; NULL if the tag was removed.';
+comment on column swr_report.tag_move.run_id is 'The run that found it.';
 comment on column swr_report.tag_move.repository_id is 'Id of the repository in SWR.';
 comment on column swr_report.tag_move.instance_id is 'Key of swr.instance.';
 
@@ -1059,7 +1059,7 @@ from (
     join swr.artifact a on a.instance_id = r.instance_id and a.repository_id = r.repository_id
     where a.removed_run_id is not null
     union all
-    -- A removal that was taken back left the artifact's row and is told by its return.
+    -- A removal that was reversed is no longer in the artifact's row; the restored change shows it.
     select r.*, (c.previous->>'removed_run_id')::bigint, 'artifact removed', null, a.digest, null, a.size_bytes,
            (c.previous->>'removed_at')::timestamptz, null, c.artifact_id
     from swr.named_repository r
@@ -1097,22 +1097,22 @@ from (
 left join swr.sync_run u on u.instance_id = c.instance_id and u.run_id = c.run_id;
 
 comment on view swr_report.change is
-    'What did each run find added, changed, moved or removed? One row per run and artifact or tag. The change happened between the previous listing and the listing of this run, a removal of a tag whose artifact stayed one listing earlier at most; what came and went in between was never seen. A changed pull time alone is no change.';
-comment on column swr_report.change.instance is 'Name of the instance, or its id where the name is not known.';
+    'Which artifacts and tags did each run find added, changed, moved or removed? One row per run and artifact or tag. The change happened between the previous listing and the listing of this run; the removal of a tag whose artifact remained may have happened one listing earlier. Anything that appeared and disappeared in between is not recorded. A new pull time alone does not count as a change.';
+comment on column swr_report.change.instance is 'Name of the instance, or its id if the name is unknown.';
 comment on column swr_report.change.run_id is 'The run that found it.';
 comment on column swr_report.change.seen_at is 'When the listing of that run began.';
 comment on column swr_report.change.change is
     'artifact added, artifact changed, artifact removed, artifact restored (listed again under the same id), tag added, tag moved or tag removed.';
 comment on column swr_report.change.namespace is 'Name of the namespace.';
 comment on column swr_report.change.repository is 'Name of the repository without the namespace.';
-comment on column swr_report.change.tag is 'The tag; NULL if it is about an artifact.';
-comment on column swr_report.change.digest is 'The digest of the artifact, or the one the tag points to since; NULL for a removed tag.';
-comment on column swr_report.change.previous_digest is 'The digest the tag pointed to before.';
-comment on column swr_report.change.size_bytes is 'Size of the artifact, or of the one the tag points to since.';
+comment on column swr_report.change.tag is 'The tag; NULL for a change of an artifact.';
+comment on column swr_report.change.digest is 'The digest of the artifact, or the new digest of the tag; NULL for a removed tag.';
+comment on column swr_report.change.previous_digest is 'The previous digest of the tag.';
+comment on column swr_report.change.size_bytes is 'Size of the artifact, or of the new artifact of the tag.';
 comment on column swr_report.change.changed_at is
-    'When it happened, as near as is known: the time of the push, else that of the listing, which is late by one sync interval at most, for a removed tag whose artifact stayed by two; NULL for changed and restored artifacts.';
-comment on column swr_report.change.previous is 'What a changed or restored artifact was like before: the columns of swr.artifact that differ.';
-comment on column swr_report.change.artifact_id is 'Id of the artifact in SWR; of a removed tag, of the one it pointed to.';
+    'When it happened, as precisely as known: the time of the push, otherwise the time of the listing, which is at most one sync interval late, or two for a removed tag whose artifact remained; NULL for changed and restored artifacts.';
+comment on column swr_report.change.previous is 'Previous values of a changed or restored artifact: the columns of swr.artifact that differ.';
+comment on column swr_report.change.artifact_id is 'Id of the artifact in SWR; for a removed tag, of the artifact it pointed to.';
 comment on column swr_report.change.repository_id is 'Id of the repository in SWR.';
 comment on column swr_report.change.instance_id is 'Key of swr.instance.';
 
@@ -1164,20 +1164,20 @@ left join swr.namespace n on n.instance_id = c.instance_id and n.namespace_id = 
 window so_far as (partition by c.instance_id, c.namespace_id order by c.day);
 
 comment on view swr_report.growth_by_day is
-    'How does the registry grow? One row per namespace and day (UTC) with a push or a removal. Pushes count on the day of the push, removals on the day of the listing that no longer showed the artifact, which is late by one sync interval at most. What was removed before the first listing, or pushed and removed between two listings, was never seen.';
-comment on column swr_report.growth_by_day.instance is 'Name of the instance, or its id where the name is not known.';
-comment on column swr_report.growth_by_day.namespace is 'Name of the namespace; NULL where neither the catalog nor the artifact list tells it.';
+    'How does the registry grow? One row per namespace and day (UTC) with a push or a removal. Pushes count on the day of the push, removals on the day of the listing without the artifact, which is at most one sync interval late. Artifacts that were removed before the first listing, or pushed and removed between two listings, are not recorded.';
+comment on column swr_report.growth_by_day.instance is 'Name of the instance, or its id if the name is unknown.';
+comment on column swr_report.growth_by_day.namespace is 'Name of the namespace; NULL if unknown.';
 comment on column swr_report.growth_by_day.day is 'The day, in UTC.';
-comment on column swr_report.growth_by_day.pushes is 'Artifacts pushed; one pushed again counts on the day of its last push.';
-comment on column swr_report.growth_by_day.pushed_bytes is 'Sum of their sizes, as if nothing were shared; of indexes see swr_report.storage_by_namespace.';
+comment on column swr_report.growth_by_day.pushes is 'Artifacts pushed; an artifact that was pushed again counts on the day of its last push.';
+comment on column swr_report.growth_by_day.pushed_bytes is 'Sum of their sizes, as if nothing were shared; for indexes, see swr_report.storage_by_namespace.';
 comment on column swr_report.growth_by_day.removals is 'Artifacts removed.';
 comment on column swr_report.growth_by_day.removed_bytes is 'Sum of their sizes.';
-comment on column swr_report.growth_by_day.artifacts is 'Number of artifacts at the end of the day, of those ever seen.';
+comment on column swr_report.growth_by_day.artifacts is 'Number of known artifacts at the end of the day.';
 comment on column swr_report.growth_by_day.logical_bytes is 'Sum of their sizes at the end of the day.';
-comment on column swr_report.growth_by_day.namespace_id is 'Id in SWR; 0 where the namespace is not known.';
+comment on column swr_report.growth_by_day.namespace_id is 'Id in SWR; 0 if the namespace is unknown.';
 comment on column swr_report.growth_by_day.instance_id is 'Key of swr.instance.';
 
--- What the rules find in the build commands of the artifacts that exist now.
+-- Findings in the build commands of the artifacts that exist now.
 
 create view swr_report.build_command_finding as
 with carried as (
@@ -1241,25 +1241,25 @@ join swr.artifact a on a.instance_id = u.instance_id and a.artifact_id = u.artif
 join swr.named_repository r on r.instance_id = a.instance_id and r.repository_id = a.repository_id;
 
 comment on view swr_report.build_command_finding is
-    'Which build commands carry secrets, or let others in, and where do they come from? One row per command of an artifact that exists now and rule that found something in it. Secrets are masked; the command as it is stands in swr_report.build_history, by instance_id, artifact_id and position of the origin. swr_report.artifact_finding lists the artifacts. Secrets that a run with --redact-commands did not store are in swr_report.data_issue instead.';
-comment on column swr_report.build_command_finding.instance is 'Name of the instance, or its id where the name is not known.';
+    'Which build commands contain secrets or security risks, and where do they come from? One row per rule and command of an artifact that exists now. Secrets are masked; swr_report.build_history has the original command, by instance_id, artifact_id and position of the origin. swr_report.artifact_finding lists the artifacts. Secrets that a run with --redact-commands did not store are in swr_report.data_issue instead.';
+comment on column swr_report.build_command_finding.instance is 'Name of the instance, or its id if the name is unknown.';
 comment on column swr_report.build_command_finding.severity is
-    'How much it matters: high (a secret), medium (others may get in), low (a habit to drop), info (builds that cannot be repeated).';
+    'Severity: high (a secret), medium (a security risk), low (a bad practice), info (a build that is not reproducible).';
 comment on column swr_report.build_command_finding.rule is 'The rule; see swr.finding_rule.';
-comment on column swr_report.build_command_finding.title is 'What was found, in a few words.';
+comment on column swr_report.build_command_finding.title is 'Short description of the finding.';
 comment on column swr_report.build_command_finding.why is 'Why it matters.';
-comment on column swr_report.build_command_finding.command is 'The build command, with [redacted] in place of each secret.';
-comment on column swr_report.build_command_finding.occurrences is 'How often the rule found something in the command.';
+comment on column swr_report.build_command_finding.command is 'The build command, with each secret replaced by [redacted].';
+comment on column swr_report.build_command_finding.occurrences is 'Number of findings of the rule in the command.';
 comment on column swr_report.build_command_finding.artifacts is 'Number of artifacts with the command.';
 comment on column swr_report.build_command_finding.repositories is 'Number of repositories with such an artifact.';
 comment on column swr_report.build_command_finding.origin_namespace is
-    'Namespace of the artifact with the fewest build steps of those that have the command, of equal ones the first pushed: where it comes from, often the base image of the others.';
+    'Namespace of the origin: the artifact with the command that has the fewest build steps, or the first pushed of several; often the base image of the others.';
 comment on column swr_report.build_command_finding.origin_repository is 'Its repository.';
 comment on column swr_report.build_command_finding.origin_digest is 'Its digest.';
 comment on column swr_report.build_command_finding.origin_tags is 'Its tags, in alphabetical order; empty if untagged.';
 comment on column swr_report.build_command_finding.origin_position is
-    'Place of the command in its build history, from 1, oldest first; of several the first.';
-comment on column swr_report.build_command_finding.command_id is 'Names the command.';
+    'Position of the command in its build history, from 1, oldest first; the first one if there are several.';
+comment on column swr_report.build_command_finding.command_id is 'Identifies the command.';
 comment on column swr_report.build_command_finding.origin_artifact_id is 'Id of the origin in SWR.';
 comment on column swr_report.build_command_finding.instance_id is 'Key of swr.instance.';
 
@@ -1298,27 +1298,27 @@ join swr.command c on c.instance_id = f.instance_id and c.command_id = f.command
 where a.removed_at is null;
 
 comment on view swr_report.artifact_finding is
-    'Which artifacts carry what the rules found? One row per artifact that exists now, build step and rule that found something in its command. Secrets are masked; the command as it is stands in swr_report.build_history, by instance_id, artifact_id and position.';
-comment on column swr_report.artifact_finding.instance is 'Name of the instance, or its id where the name is not known.';
+    'Which artifacts are affected by the findings in build commands? One row per artifact that exists now, build step and rule with a finding in its command. Secrets are masked; swr_report.build_history has the original command, by instance_id, artifact_id and position.';
+comment on column swr_report.artifact_finding.instance is 'Name of the instance, or its id if the name is unknown.';
 comment on column swr_report.artifact_finding.namespace is 'Name of the namespace.';
 comment on column swr_report.artifact_finding.repository is 'Name of the repository without the namespace.';
 comment on column swr_report.artifact_finding.digest is 'Digest of the manifest.';
 comment on column swr_report.artifact_finding.tags is 'Tags, in alphabetical order; empty if untagged.';
 comment on column swr_report.artifact_finding.severity is
-    'How much it matters: high (a secret), medium (others may get in), low (a habit to drop), info (builds that cannot be repeated).';
+    'Severity: high (a secret), medium (a security risk), low (a bad practice), info (a build that is not reproducible).';
 comment on column swr_report.artifact_finding.rule is 'The rule; see swr.finding_rule.';
-comment on column swr_report.artifact_finding.title is 'What was found, in a few words.';
-comment on column swr_report.artifact_finding.position is 'Place of the build step, from 1, oldest first.';
-comment on column swr_report.artifact_finding.command is 'The build command, with [redacted] in place of each secret.';
-comment on column swr_report.artifact_finding.occurrences is 'How often the rule found something in the command.';
+comment on column swr_report.artifact_finding.title is 'Short description of the finding.';
+comment on column swr_report.artifact_finding.position is 'Position of the build step, from 1, oldest first.';
+comment on column swr_report.artifact_finding.command is 'The build command, with each secret replaced by [redacted].';
+comment on column swr_report.artifact_finding.occurrences is 'Number of findings of the rule in the command.';
 comment on column swr_report.artifact_finding.pushed_at is 'Last push.';
 comment on column swr_report.artifact_finding.pulled_at is 'Last pull; NULL if never.';
-comment on column swr_report.artifact_finding.command_id is 'Names the command; see swr_report.build_command_finding.';
+comment on column swr_report.artifact_finding.command_id is 'Identifies the command; see swr_report.build_command_finding.';
 comment on column swr_report.artifact_finding.artifact_id is 'Id in SWR.';
 comment on column swr_report.artifact_finding.repository_id is 'Id of the repository in SWR.';
 comment on column swr_report.artifact_finding.instance_id is 'Key of swr.instance.';
 
--- How old the data is, what is missing from it, and what was altered.
+-- Age of the data, missing data, and altered values.
 
 create view swr_report.freshness as
 with published as (
@@ -1359,15 +1359,15 @@ left join published p on p.instance_id = i.instance_id
 left join failed f on f.instance_id = i.instance_id
 left join waiting w on w.instance_id = i.instance_id;
 
-comment on view swr_report.freshness is 'How old is what I see? One row per instance.';
-comment on column swr_report.freshness.instance is 'Name of the instance, or its id where the name is not known.';
-comment on column swr_report.freshness.last_published_at is 'When the last complete listing became visible; NULL if none did.';
+comment on view swr_report.freshness is 'How old is the data? One row per instance.';
+comment on column swr_report.freshness.instance is 'Name of the instance, or its id if the name is unknown.';
+comment on column swr_report.freshness.last_published_at is 'When the last complete listing was published; NULL if none was.';
 comment on column swr_report.freshness.last_published_run_id is 'The run that published it.';
-comment on column swr_report.freshness.as_of is 'When that listing began: changes before it are in, changes after it may be missing.';
-comment on column swr_report.freshness.age is 'Time since then.';
-comment on column swr_report.freshness.failures_since is 'Runs that failed since.';
-comment on column swr_report.freshness.last_error is 'Why the latest of them failed.';
-comment on column swr_report.freshness.histories_waiting is 'Build histories that later runs will ask for again.';
+comment on column swr_report.freshness.as_of is 'When that listing began: earlier changes are included, later ones may be missing.';
+comment on column swr_report.freshness.age is 'Time since as_of.';
+comment on column swr_report.freshness.failures_since is 'Number of failed runs since then.';
+comment on column swr_report.freshness.last_error is 'Error of the latest of them.';
+comment on column swr_report.freshness.histories_waiting is 'Number of build histories that later runs will request again.';
 comment on column swr_report.freshness.instance_id is 'Key of swr.instance.';
 
 create view swr_report.history_failure as
@@ -1403,18 +1403,18 @@ where m.next_attempt_at is not null;
 
 comment on view swr_report.history_failure is
     'Which build histories are missing, and why? One row per digest that is in the registry and whose history could not be fetched.';
-comment on column swr_report.history_failure.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.history_failure.instance is 'Name of the instance, or its id if the name is unknown.';
 comment on column swr_report.history_failure.namespace is 'Name of the namespace.';
-comment on column swr_report.history_failure.repository is 'Name of the repository without the namespace; the first, if several hold the digest.';
+comment on column swr_report.history_failure.repository is 'Name of the repository without the namespace; the first one if several have the digest.';
 comment on column swr_report.history_failure.digest is 'Digest of the manifest.';
 comment on column swr_report.history_failure.outcome is 'How the latest attempt ended: forbidden, gone or failed; see swr.manifest.outcome.';
-comment on column swr_report.history_failure.http_status is 'Status of the latest answer; NULL if none came.';
-comment on column swr_report.history_failure.error_code is 'Error code of the latest answer.';
-comment on column swr_report.history_failure.error_message is 'Error message of the latest answer.';
+comment on column swr_report.history_failure.http_status is 'HTTP status of the latest response; NULL without a response.';
+comment on column swr_report.history_failure.error_code is 'Error code of the latest response.';
+comment on column swr_report.history_failure.error_message is 'Error message of the latest response.';
 comment on column swr_report.history_failure.waiting_since is 'When the first attempt failed.';
-comment on column swr_report.history_failure.attempts is 'Number of runs that asked for it.';
-comment on column swr_report.history_failure.attempted_at is 'When the latest answer arrived.';
-comment on column swr_report.history_failure.next_attempt_at is 'From when on a run asks again.';
+comment on column swr_report.history_failure.attempts is 'Number of runs that requested it.';
+comment on column swr_report.history_failure.attempted_at is 'When the latest response arrived.';
+comment on column swr_report.history_failure.next_attempt_at is 'Time from which a run requests it again.';
 comment on column swr_report.history_failure.artifacts is 'Number of artifacts with this digest.';
 comment on column swr_report.history_failure.artifact_id is 'Id of the first of them in SWR.';
 comment on column swr_report.history_failure.repository_id is 'Id of its repository in SWR.';
@@ -1436,18 +1436,18 @@ from swr.data_issue d
 join swr.instance i on i.instance_id = d.instance_id;
 
 comment on view swr_report.data_issue is
-    'What could not be stored as it came? One row per altered value, or row left out, with the original; it stays when the registry corrects the value.';
-comment on column swr_report.data_issue.instance is 'Name of the instance, or its id where the name is not known.';
-comment on column swr_report.data_issue."table" is 'The table of schema swr whose row is concerned.';
+    'Which values could not be stored unchanged? One row per altered value or omitted row, with the original. The row remains if the registry corrects the value later.';
+comment on column swr_report.data_issue.instance is 'Name of the instance, or its id if the name is unknown.';
+comment on column swr_report.data_issue."table" is 'The table of the row, in schema swr.';
 comment on column swr_report.data_issue.row_key is
-    'The row in the API''s terms: an id; the artifact of a tag; a digest, with the position of a build step. Empty for a row without a readable id.';
-comment on column swr_report.data_issue.field is 'The field of the API; empty where the whole row is concerned.';
-comment on column swr_report.data_issue.action is 'What was done to the value.';
+    'The key of the row in terms of the API: an id; the artifact of a tag; a digest, with the position of a build step. Empty for a row without a readable id.';
+comment on column swr_report.data_issue.field is 'The field of the API; empty for a whole row.';
+comment on column swr_report.data_issue.action is 'How the value was altered.';
 comment on column swr_report.data_issue.original is
-    'The value as it came; a string with the text of its JSON where jsonb cannot hold it, a byte that is no UTF-8 as \xff. May carry secrets if it was a build command.';
-comment on column swr_report.data_issue.first_seen_at is 'When a run met it first.';
-comment on column swr_report.data_issue.first_seen_run_id is 'That run.';
-comment on column swr_report.data_issue.data_issue_id is 'Names the issue by its content.';
+    'The original value; if jsonb cannot store it, a string with its JSON text, in which bytes that are not UTF-8 are written like \xff. May contain secrets if it is a build command.';
+comment on column swr_report.data_issue.first_seen_at is 'When it was first recorded.';
+comment on column swr_report.data_issue.first_seen_run_id is 'The run that recorded it.';
+comment on column swr_report.data_issue.data_issue_id is 'Hash of the issue.';
 comment on column swr_report.data_issue.instance_id is 'Key of swr.instance.';
 
 create view swr_report.verification as
@@ -1470,17 +1470,17 @@ from swr.verification v
 join swr.instance i on i.instance_id = v.instance_id;
 
 comment on view swr_report.verification is 'Does the mirror agree with the registry? One row per completed verification.';
-comment on column swr_report.verification.instance is 'Name of the instance, or its id where the name is not known.';
+comment on column swr_report.verification.instance is 'Name of the instance, or its id if the name is unknown.';
 comment on column swr_report.verification.verified_at is 'When the verification ended.';
 comment on column swr_report.verification.outcome is 'intact or corrupt.';
 comment on column swr_report.verification.artifacts_compared is 'Artifacts compared.';
 comment on column swr_report.verification.tags_compared is 'Tags compared.';
 comment on column swr_report.verification.histories_compared is 'Build histories fetched again and compared.';
-comment on column swr_report.verification.corrupt is 'Differences that changes of the registry do not explain.';
-comment on column swr_report.verification.changed is 'Differences that came about in the registry since.';
+comment on column swr_report.verification.corrupt is 'Differences that changes in the registry do not explain.';
+comment on column swr_report.verification.changed is 'Differences due to changes in the registry since then.';
 comment on column swr_report.verification.unlisted is 'Rows that the registry no longer lists.';
 comment on column swr_report.verification.differences is 'Differences by verdict, table and field.';
-comment on column swr_report.verification.histories_unavailable is 'Build histories that did not come.';
+comment on column swr_report.verification.histories_unavailable is 'Build histories that could not be fetched.';
 comment on column swr_report.verification.verified_run_id is 'The run whose result was compared.';
 comment on column swr_report.verification.run_id is 'The run that verified.';
 comment on column swr_report.verification.instance_id is 'Key of swr.instance.';

@@ -1,7 +1,7 @@
 //! What a run is currently doing, so that a watchdog can distinguish a waiting run from a stuck one.
 //!
-//! Requests, statements and planned delays register here for as long as they last, each with its own
-//! time limit. A run that has work to do while nothing registered is within its limit is stuck.
+//! Requests, statements and planned delays are registered here while they last, each with its
+//! time limit. A run is stuck if it has work to do and nothing registered is within its limit.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -16,16 +16,16 @@ pub struct Activity(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// When something last started or ended.
+    /// When the latest request, statement or delay started or ended.
     last_change: Option<Instant>,
-    /// When each thing in progress has to have ended.
+    /// The deadline of each request, statement or delay in progress.
     in_progress: HashMap<u64, Instant>,
     next_id: u64,
     /// What each stage waits for.
     stages: BTreeMap<&'static str, &'static str>,
 }
 
-/// A request, a statement or a delay in progress; it ends when this is dropped.
+/// A request, a statement or a delay in progress; dropping it ends it.
 #[derive(Debug)]
 pub struct InProgress {
     activity: Activity,
@@ -38,13 +38,13 @@ pub struct InProgress {
 pub struct Stages(BTreeMap<&'static str, &'static str>);
 
 impl Activity {
-    /// Registers something that ends by itself within `limit`.
+    /// Registers a request, statement or delay that ends within `limit`.
     pub fn begin(&self, limit: Duration) -> InProgress {
         self.register(limit, true)
     }
 
-    /// As [`begin`](Activity::begin), for what a run does at intervals whether or not its work
-    /// progresses: it may take as long as `limit`, but its start and end are no change.
+    /// As [`begin`](Activity::begin), for periodic work that does not depend on the progress of the
+    /// run: it may take as long as `limit`, but its start and end do not count as progress.
     pub fn begin_heartbeat(&self, limit: Duration) -> InProgress {
         self.register(limit, false)
     }
@@ -57,7 +57,7 @@ impl Activity {
         }
         let id = state.next_id;
         state.next_id += 1;
-        // A limit beyond the range of the clock is ignored: nothing is in progress for that long.
+        // A deadline beyond the range of the clock is ignored: nothing takes that long.
         let end = now.checked_add(limit).unwrap_or(now);
         state.in_progress.insert(id, end);
         InProgress {
@@ -67,23 +67,23 @@ impl Activity {
         }
     }
 
-    /// The latest time at which something started or ended, or has to have ended by; `None` before
-    /// anything has started.
+    /// The latest time at which something started or ended, or the latest deadline; `None` before
+    /// anything started.
     pub fn quiet_since(&self) -> Option<Instant> {
         let state = self.state();
         let ends = state.in_progress.values().copied();
         ends.chain(state.last_change).max()
     }
 
-    /// Notes what a stage waits for.
+    /// Records what a stage waits for.
     pub fn waits(&self, stage: &'static str, what: &'static str) {
         self.state().stages.insert(stage, what);
     }
 
-    /// Returns when nothing has started, ended or been within its limit for `patience`.
+    /// Returns when nothing has started, ended or been within its deadline for `patience`.
     ///
-    /// `external` gives the latest time until which something outside of this run, such as what
-    /// instances share, keeps it waiting.
+    /// `external` returns the latest time until which something outside this run, such as a pause that
+    /// instances share, delays it.
     pub async fn stalled(
         &self,
         patience: Duration,
@@ -100,7 +100,7 @@ impl Activity {
             if now >= end {
                 return Stages(self.state().stages.clone());
             }
-            // What is in progress usually ends long before its limit, so look again soon.
+            // Most things in progress end long before their deadline, so check again soon.
             tokio::time::sleep_until(end.min(now + patience / 4)).await;
         }
     }

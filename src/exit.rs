@@ -1,9 +1,9 @@
-//! How the program ends.
+//! The exit codes.
 
 macro_rules! define_exits {
     ($($name:ident = $code:literal, $retry:ident, $severity:literal, $meaning:literal;)+) => {
         /// The exit codes. The numbers are part of the program's interface: cron jobs
-        /// and Kubernetes pod failure policies decide by them.
+        /// and Kubernetes pod failure policies depend on them.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[repr(u8)]
         #[expect(missing_docs, reason = "`meaning` describes each")]
@@ -15,7 +15,7 @@ macro_rules! define_exits {
             /// All codes, in ascending order.
             pub const ALL: [Exit; [$($code),+].len()] = [$(Exit::$name),+];
 
-            /// As help, manual pages and documentation print it.
+            /// The text in help, manual pages and documentation.
             pub const fn meaning(self) -> &'static str {
                 match self {
                     $(Exit::$name => $meaning,)+
@@ -29,7 +29,7 @@ macro_rules! define_exits {
                 }
             }
 
-            /// Orders the results of several instances; the job exits with the code of the highest.
+            /// Order of severity; with several instances, the job exits with the most severe code.
             pub fn severity(self) -> u8 {
                 match self {
                     $(Exit::$name => $severity,)+
@@ -40,7 +40,7 @@ macro_rules! define_exits {
 }
 
 // Code, whether a retry helps, severity, meaning. Failures that a retry may fix are less severe than those
-// that need a change, and a signal explains all other results.
+// that need a change; a signal is the most severe, because it explains all other results.
 define_exits! {
     Success = 0, NotNeeded, 0, "published, complete; of other commands: success";
     Unexpected = 1, Helps, 4, "unexpected failure; of `status --max-age`: too old; of `verify`: the tables differ";
@@ -56,10 +56,10 @@ define_exits! {
 }
 
 impl Exit {
-    /// What was compared differs, as in `diff` and `cmp`.
+    /// The compared data differs, as in `diff` and `cmp`.
     pub const DIFFERENT: Exit = Exit::Unexpected;
 
-    /// The number that the process exits with.
+    /// The number of the exit code.
     pub const fn code(self) -> u8 {
         self as u8
     }
@@ -74,9 +74,9 @@ pub enum Retry {
     Helps,
     /// Somebody has to change something first.
     DoesNotHelp,
-    /// It depends on what the error says.
+    /// It depends on the error.
     Depends,
-    /// It is not needed and does no harm: another run is doing the work.
+    /// It is not needed but harmless: another run does the work.
     Harmless,
 }
 

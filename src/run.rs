@@ -1,4 +1,4 @@
-//! The nouns of a run: what it counts, and how it ends.
+//! Types of a run: its counters and outcomes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use crate::build_history::HistoryFailures;
 use crate::exit::Exit;
 
-/// What a request asks for.
+/// The kind of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RequestKind {
     /// A token from IAM.
@@ -43,9 +43,9 @@ impl RequestKind {
 /// The requests of a run: each attempt counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RequestCounts {
-    /// By kind and status; the status is `None` where no answer came.
+    /// By kind and status; the status is `None` if there was no response.
     pub by_kind_and_status: BTreeMap<(RequestKind, Option<u16>), u64>,
-    /// Attempts that repeated an earlier one.
+    /// Attempts after the first of a request.
     pub retries: u64,
 }
 
@@ -55,7 +55,7 @@ impl RequestCounts {
         self.count(|_, _| true)
     }
 
-    /// The requests of one kind, whatever came back.
+    /// All requests of one kind.
     pub fn of(&self, kind: RequestKind) -> u64 {
         self.count(|of, _| of == kind)
     }
@@ -87,11 +87,11 @@ impl RequestCounts {
     }
 }
 
-/// Passes the list of counters to a macro. A counter is a field of [`RunCounters`], and under the same
-/// name a column of swr.sync_run and a field of the summary file and of the log. The counters of one entry
-/// are one metric, and those of an entry with `by` differ in a label.
+/// Passes the list of counters to a macro. A counter is a field of [`RunCounters`], and has the same
+/// name as column of swr.sync_run, in the summary file and in the log. The counters of one entry
+/// are one metric; those of an entry with `by` differ in a label.
 ///
-/// `store::save_progress` names each column once more, so that the statement is checked.
+/// `store::save_progress` repeats the column names, so that the statement is checked at compile time.
 macro_rules! with_counters {
     ($callback:ident) => {
         $callback! {
@@ -101,11 +101,11 @@ macro_rules! with_counters {
                 [pages]
             artifacts_listed: "Artifacts in the last listing."
                 [artifacts_listed]
-            artifacts by change: "Artifacts by how they differ from the listing before: new, changed, removed, unchanged."
+            artifacts by change: "Artifacts by difference from the previous listing: new, changed, removed, unchanged."
                 [artifacts_new artifacts_changed artifacts_removed artifacts_unchanged]
-            tags by change: "Tags by how they differ from the listing before: new, moved, removed."
+            tags by change: "Tags by difference from the previous listing: new, moved, removed."
                 [tags_new tags_moved tags_removed]
-            histories by outcome: "Build histories by what became of them: fetched, reused, unsupported, gone, failed, skipped."
+            histories by outcome: "Build histories by outcome: fetched, reused, unsupported, gone, failed, skipped."
                 [histories_fetched histories_reused histories_unsupported histories_gone histories_failed histories_skipped]
             rows_written: "Rows of fact tables that the last run inserted or updated."
                 [rows_written]
@@ -118,7 +118,7 @@ pub(crate) use with_counters;
 
 macro_rules! define_counters {
     ($($metric:ident $(by $label:ident)?: $help:literal [$($name:ident)+])+) => {
-        /// What a run did. Rows of tables unless the name says otherwise.
+        /// What a run did. Counts rows of tables unless the name says otherwise.
         #[derive(Debug, Clone, Default, PartialEq, Eq)]
         #[expect(
             missing_docs,
@@ -145,17 +145,17 @@ with_counters!(define_counters);
 /// Counters as a metric.
 pub(crate) struct CounterMetric {
     pub name: &'static str,
-    /// The label whose value is the last word of the counter's name; empty if there is none.
+    /// The label; its value is the last word of the counter's name. Empty if there is none.
     pub label: &'static str,
     pub help: &'static str,
-    /// The name of each counter, and how it is read.
+    /// The name of each counter, and how to read it.
     pub counters: &'static [(&'static str, ReadCounter)],
 }
 
 type ReadCounter = fn(&RunCounters) -> u64;
 
 impl RunCounters {
-    /// The exit code of a run that came to its end.
+    /// The exit code of a completed run.
     pub fn exit(&self) -> Exit {
         if self.histories_failed > 0 || self.histories_skipped > 0 {
             Exit::Partial
@@ -164,7 +164,7 @@ impl RunCounters {
         }
     }
 
-    /// Build histories whose answer is stored, whatever it was.
+    /// Build histories with a stored response of any kind.
     pub fn histories_done(&self) -> u64 {
         self.histories_fetched
             + self.histories_unsupported
@@ -172,7 +172,7 @@ impl RunCounters {
             + self.histories_failed
     }
 
-    /// As JSON, by the columns of swr.sync_run.
+    /// As JSON, with the column names of swr.sync_run.
     pub fn to_json(&self) -> serde_json::Value {
         let requests = [
             ("requests", self.requests.to_json()),
@@ -186,23 +186,23 @@ impl RunCounters {
     }
 }
 
-/// How a run ended, as its row says.
+/// How a run ended, as stored in its row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunOutcome {
-    /// The listing is visible.
+    /// The listing was published.
     Published,
-    /// Complete, but not published because it was not asked for.
+    /// Complete, but not published: a dry run.
     DryRun,
-    /// Complete, and compared with what is published.
+    /// Complete, and compared with the published data.
     Verified,
     /// Nothing was published.
     Failed,
-    /// Ended by a signal, or by the time limit; nothing was published.
+    /// Stopped by a signal or the time limit; nothing was published.
     Stopped,
 }
 
 impl RunOutcome {
-    /// The word in the run row.
+    /// The value in the run row.
     pub fn as_str(self) -> &'static str {
         match self {
             RunOutcome::Published => "published",
@@ -223,21 +223,19 @@ impl fmt::Display for RunOutcome {
 /// A finished run.
 #[derive(Debug, Clone)]
 pub struct RunReport {
-    /// The number of the run.
     pub run_id: i64,
     /// How it ended.
     pub outcome: RunOutcome,
-    /// What it did.
     pub counters: RunCounters,
     /// Why histories are missing.
     pub failures: HistoryFailures,
     /// How long it took.
     pub elapsed: Duration,
-    /// What it found; `None` unless it verified.
+    /// The result of the verification; `None` for other runs.
     pub verification: Option<Verification>,
 }
 
-/// What a verification compared and found.
+/// The result of a verification.
 #[derive(Debug, Clone, Copy)]
 pub struct Verification {
     /// The instance in the database.
@@ -248,7 +246,6 @@ pub struct Verification {
     pub compared: Compared,
     /// Histories that were compared.
     pub histories: HistoriesCompared,
-    /// What was found.
     pub verdict: Verdict,
 }
 
@@ -262,18 +259,17 @@ impl Verification {
     }
 }
 
-/// The run whose result is verified: the latest that published.
+/// The verified run: the latest that published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VerifiedRun {
-    /// The run.
     pub run_id: i64,
-    /// When it started: what happened in the registry later may not be in the tables.
+    /// Start of that run: later changes in the registry may be missing in the tables.
     pub started_at: DateTime<Utc>,
     /// Histories it could not fetch, whose manifests may be missing.
     pub histories_missing: i64,
 }
 
-/// Rows that were on both sides.
+/// Rows that exist on both sides.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Compared {
     /// Artifacts.
@@ -282,21 +278,21 @@ pub struct Compared {
     pub tags: i64,
 }
 
-/// What came of the histories that were fetched again.
+/// Results of the histories that were fetched again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HistoriesCompared {
     /// Compared with what is stored.
     pub compared: i64,
-    /// Requested without success.
+    /// Requests that failed.
     pub unavailable: i64,
 }
 
-/// How many differences there are of each verdict.
+/// Number of differences by verdict.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// Not explained by a change of the registry.
+    /// Not explained by a change in the registry.
     pub corrupt: i64,
-    /// Explained by one.
+    /// Explained by a change in the registry.
     pub changed: i64,
     /// Rows that the registry no longer lists.
     pub unlisted: i64,

@@ -1,4 +1,4 @@
-//! The wish to stop: from a signal, or because the time is up.
+//! Stopping the program: by a signal, or at the time limit.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,19 +8,19 @@ use tokio::time::Instant;
 
 use crate::exit::Exit;
 
-/// Why the program is to come to an end.
+/// Why the program stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopReason {
     /// SIGINT.
     Interrupt,
     /// SIGTERM.
     Terminate,
-    /// It has taken as long as it may.
+    /// The time limit was reached.
     TimeLimit(Duration),
 }
 
 impl StopReason {
-    /// The exit code after a clean end.
+    /// The exit code after a clean shutdown.
     pub fn exit(self) -> Exit {
         match self {
             StopReason::Interrupt => Exit::Interrupted,
@@ -46,11 +46,11 @@ impl fmt::Display for StopReason {
     }
 }
 
-/// The sender's side of [`Stop`].
+/// The sending side of [`Stop`].
 #[derive(Debug)]
 pub struct Stopper(watch::Sender<Option<(StopReason, Instant)>>);
 
-/// Tells those who work that they should come to an end.
+/// The receiving side: reports that the program must stop.
 #[derive(Debug, Clone)]
 pub struct Stop {
     asked: watch::Receiver<Option<(StopReason, Instant)>>,
@@ -63,14 +63,14 @@ struct TimeLimit {
     end: Instant,
 }
 
-/// A pair of the two sides.
+/// Creates both sides.
 pub fn channel() -> (Stopper, Stop) {
     let (sender, asked) = watch::channel(None);
     (Stopper(sender), Stop { asked, limit: None })
 }
 
 impl Stopper {
-    /// Asks to stop. Only the first reason counts.
+    /// Requests a stop. Only the first reason counts.
     pub fn stop(&self, reason: StopReason) {
         self.0.send_if_modified(|current| {
             let is_first = current.is_none();
@@ -81,7 +81,7 @@ impl Stopper {
 }
 
 impl Stop {
-    /// Ends by itself, too, after so much time from now on. A limit beyond all calendars is none.
+    /// Also stops after the time limit. A limit beyond the range of the clock is ignored.
     pub fn within(self, limit: Duration) -> Stop {
         let end = Instant::now().checked_add(limit);
         Stop {
@@ -90,7 +90,7 @@ impl Stop {
         }
     }
 
-    /// Waits for the wish to stop; never returns if nobody can ask for it any more.
+    /// Waits for the request to stop; never returns if there can be none.
     pub async fn requested(&self) -> StopReason {
         let mut asked = self.asked.clone();
         let asking = async {
@@ -115,7 +115,7 @@ impl Stop {
         }
     }
 
-    /// Does work that may be cut short anywhere. It is not begun if there is a wish to stop.
+    /// Does work that may be cancelled at any point. Does not start it if a stop was requested.
     pub async fn or<T>(&self, work: impl Future<Output = T>) -> Result<T, StopReason> {
         tokio::select! {
             biased;
@@ -124,7 +124,7 @@ impl Stop {
         }
     }
 
-    /// When a signal came; `None` if none did.
+    /// When a signal was received; `None` without one.
     pub fn requested_at(&self) -> Option<Instant> {
         self.asked.borrow().map(|(_, since)| since)
     }

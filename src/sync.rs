@@ -256,11 +256,11 @@ async fn record_failure(
     match tokio::time::timeout(RECORD_GRACE, saving).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(
-            "the run row keeps no word of the failure: {}",
+            "cannot record the failure in the run row: {}",
             chain(&error)
         ),
         Err(_) => tracing::debug!(
-            "the run row keeps no word of the failure: the database does not answer"
+            "cannot record the failure in the run row: the database does not answer"
         ),
     }
 }

@@ -1,7 +1,7 @@
 //! Replaces the file of a command that this build does not have.
 #![allow(
     clippy::duplicate_mod,
-    reason = "there may be several such commands, each with a type of its own"
+    reason = "there may be several such commands, each each with its own type"
 )]
 
 use super::exit::{Exit, Failure};

@@ -1,4 +1,4 @@
-//! `swr-sync completions`: what a shell needs to complete our command lines.
+//! `swr-sync completions`: shell completion scripts.
 
 use clap::builder::PossibleValuesParser;
 use clap_complete::Shell;
@@ -7,16 +7,15 @@ use super::console::PROGRAM;
 use super::exit::{Exit, Failure};
 use super::{query, report};
 
-/// Arguments of `completions`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Shell that reads them
+    /// Shell to complete in
     #[arg(value_name = "SHELL")]
     shell: Shell,
 }
 
 pub(super) const AFTER_HELP: &str = "\
-Prints a script on stdout, for the shell to read when it starts. Print it anew after an upgrade.
+Prints a script on stdout for the shell to load when it starts. Print it again after an upgrade.
 
 Examples:
   swr-sync completions bash > ~/.local/share/bash-completion/completions/swr-sync
@@ -26,7 +25,7 @@ Examples:
   swr-sync completions powershell >> $PROFILE";
 
 pub(super) fn run(args: Args, command: clap::Command) -> Result<Exit, Failure> {
-    // The command itself takes any name, to say more of a wrong one than that it is wrong.
+    // The command accepts any name, so that its own error can list the right ones.
     let reports = PossibleValuesParser::new(report::names());
     let mut command = command.mut_subcommand("report", |report| {
         report.mut_arg("name", |name| name.value_parser(reports))
@@ -35,8 +34,8 @@ pub(super) fn run(args: Args, command: clap::Command) -> Result<Exit, Failure> {
     clap_complete::generate(args.shell, &mut command, PROGRAM, &mut script);
     let mut script = String::from_utf8_lossy(&script).into_owned();
     if args.shell == Shell::Bash {
-        // clap_complete 4.6 spells a dash in the program's name in two ways, and then does not find
-        // what it has written under the other.
+        // clap_complete 4.6 writes a dash in the program's name in two ways, and then does not find its own
+        // function names.
         let [found, looked_for] = ["__subcmd__", "__"].map(|dash| PROGRAM.replace('-', dash));
         script = script.replace(&found, &looked_for);
     }

@@ -1,4 +1,4 @@
-//! `swr-sync config`: looks at the configuration.
+//! `swr-sync config`: checks and shows the configuration.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -19,7 +19,6 @@ use super::{query, sync};
 use crate::database::reader::{ColumnKind, ResultColumn, RowSink};
 use crate::report::{CsvSink, Format, JsonSink, TableSink};
 
-/// Arguments of `config`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -28,13 +27,13 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Check file, flags and variables, and say what would be synced; asks nobody over the network
+    /// Check file, flags and variables, and list what would be synced; needs no network
     #[command(after_help = CHECK_AFTER_HELP)]
     Check(Box<CheckArgs>),
-    /// Show every setting, and where it comes from
+    /// Show every setting and where it comes from
     #[command(after_help = SHOW_AFTER_HELP)]
     Show(Box<ShowArgs>),
-    /// Print the JSON Schema of the file, for editors
+    /// Print the JSON Schema of the configuration file, for editors
     #[command(after_help = SCHEMA_AFTER_HELP)]
     Schema,
 }
@@ -47,17 +46,17 @@ struct CheckArgs {
 
 #[derive(Debug, clap::Args)]
 struct ShowArgs {
-    /// Form of the result
-    #[arg(long, value_name = "FORM", default_value = "table")]
+    /// Output format
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
     #[command(flatten)]
     settings: sync::Args,
 }
 
 pub(super) const AFTER_HELP: &str = "\
-A configuration file has settings by the names of the flags in snake_case, for what a variable can
-set, too: --max-in-flight is max_in_flight. A flag wins over a variable, a variable over the file.
-Each [[source]] is a project with some or all of its instances, and may have credentials of its own:
+The keys of a configuration file are the names of the flags in snake_case: --max-in-flight is
+max_in_flight. Every flag that has a variable has a key. Flags override variables, and variables override
+the file. Each [[source]] is a project with some or all of its instances, and may have its own credentials:
 
   max_parallel_instances = 4
 
@@ -82,7 +81,7 @@ Examples:
   swr-sync config check --config swr-sync.toml --source prod";
 
 const SHOW_AFTER_HELP: &str = "\
-Secrets are shown as ***.
+Secrets are printed as ***.
 
 Examples:
   swr-sync config show --config swr-sync.toml
@@ -93,7 +92,7 @@ Examples:
   swr-sync config schema > swr-sync.schema.json";
 
 impl Args {
-    /// The part that says which registries it is about.
+    /// The arguments that select the registries.
     pub(super) fn sources_mut(&mut self) -> Option<&mut SourceArgs> {
         match &mut self.action {
             Action::Check(args) => Some(&mut args.settings.sources),
@@ -115,7 +114,7 @@ pub(super) async fn run(
             show(&settings, format, command, layers)
         }
         Action::Schema => {
-            // A schema is always serialisable.
+            // A schema is always serializable.
             let text = format!("{:#}\n", schema(&keys(command)));
             query::written(io::stdout().write_all(text.as_bytes()))?;
             Ok(Exit::Success)
@@ -123,7 +122,7 @@ pub(super) async fn run(
     }
 }
 
-/// Says what would be synced, or all that keeps it from being so.
+/// Prints what would be synced, or all errors in the settings.
 fn check(settings: &sync::Args, layers: &Layers) -> Result<Exit, Failure> {
     let mut lines = Vec::new();
     let mut failures = Vec::new();
@@ -159,7 +158,7 @@ fn check(settings: &sync::Args, layers: &Layers) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-/// One failure of several, each with its hint.
+/// Combines several failures into one, each with its hint.
 fn together(mut failures: Vec<Failure>) -> Option<Failure> {
     let first = failures.pop()?;
     if failures.is_empty() {
@@ -174,7 +173,7 @@ fn together(mut failures: Vec<Failure>) -> Option<Failure> {
     Some(Failure::new(Exit::Usage, text).details(details))
 }
 
-/// Where the tables are, without a password.
+/// Location of the database, without a password.
 fn database(args: &DatabaseArgs) -> Result<String, Failure> {
     Ok(match args.named()? {
         Some(database) => database.place().to_owned(),
@@ -200,7 +199,7 @@ fn source(registry: &RegistryArgs) -> Result<String, Failure> {
     ))
 }
 
-/// A setting as it is shown.
+/// A setting as `config show` prints it.
 struct Row {
     source: Option<String>,
     key: String,
@@ -305,8 +304,7 @@ fn print(rows: &[Row], has_sources: bool, sink: &mut impl RowSink) -> io::Result
 
 const MASK: &str = "***";
 
-/// A setting of the command; `None` for those that only other commands have, or that have a row
-/// of their own.
+/// A setting of the command; `None` if only other commands have it, or if it has its own row.
 fn row(
     key: &Key,
     matches: &clap::ArgMatches,
@@ -320,7 +318,7 @@ fn row(
     let matches = leaf(matches);
     matches.try_contains_id(&key.argument).ok()?;
     let value = match key.kind {
-        // A variable may say it in several words.
+        // A variable may use another spelling of the value.
         Kind::Boolean => matches.get_flag(&key.argument).to_string(),
         _ => {
             let values = matches.get_raw(&key.argument).into_iter().flatten();
@@ -357,7 +355,7 @@ fn at(path: &Path, line: usize) -> String {
     format!("{}:{line}", path.display())
 }
 
-/// The URL may hold a password wherever it is from, and is shown as the place it names.
+/// The URL may contain a password, so its host and database are shown instead.
 fn database_rows(args: &DatabaseArgs, layers: &Layers) -> Vec<Row> {
     let matches = leaf(&layers.matches);
     let is_flag = |argument: &str| matches.value_source(argument) == Some(ValueSource::CommandLine);
@@ -391,7 +389,7 @@ fn database_rows(args: &DatabaseArgs, layers: &Layers) -> Vec<Row> {
     }]
 }
 
-/// Credentials that the file says nothing of.
+/// Credentials that are not in the file.
 fn ambient_row(registry: &RegistryArgs, has_sources: bool) -> Row {
     let name = registry.configured.name.clone();
     Row {
@@ -408,7 +406,7 @@ fn ambient_row(registry: &RegistryArgs, has_sources: bool) -> Row {
 fn credential_row(credential: &Credential) -> Row {
     let value = match &credential.held {
         Held::Here(_) if credential.key.is_secret => MASK.to_owned(),
-        // What is kept as a secret, but is none.
+        // Stored as a secret, but not confidential.
         Held::Here(value) => value.expose_secret().to_owned(),
         Held::InFile(path) => path.display().to_string(),
         Held::InVariable(name) => name.clone(),

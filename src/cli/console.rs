@@ -10,7 +10,7 @@ use crate::visible::visible;
 pub(super) const PROGRAM: &str = "swr-sync";
 
 /// Prints for people, and ignores a closed stderr. A line stays one line, and all lines are written
-/// at once, so that no other output comes between them.
+/// at once, so that no other output is mixed in.
 pub(super) fn print_lines(lines: impl IntoIterator<Item = impl AsRef<str>>) {
     let mut text = String::new();
     for line in lines {
@@ -20,7 +20,7 @@ pub(super) fn print_lines(lines: impl IntoIterator<Item = impl AsRef<str>>) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-/// Prints why a command, or one instance of several, failed.
+/// Prints the failure of a command, or of one of several instances.
 pub(super) fn tell_failure(failure: &Failure, target: Option<&Target>, telemetry: &Telemetry) {
     match (telemetry.format, target) {
         (LogFormat::Text, None) => print_lines(failure.lines()),

@@ -1,8 +1,8 @@
-//! Finds who we are: settings first, then a chain of links, of which the first that is given
-//! counts.
+//! Finds the credentials: first the settings, then a chain of links, where the first link with
+//! credentials is used.
 //!
-//! A link that is half given, a key without its secret, is an error and never passed over: the
-//! next one might be somebody else.
+//! An incomplete link, such as a key without its secret, is an error: the next link might belong to
+//! another user.
 
 use std::path::{Path, PathBuf};
 
@@ -20,37 +20,31 @@ use crate::registry::{
 };
 use crate::secret_file;
 
-/// What the settings of one source say of its credentials. What is given here wins over the
-/// environment; if nothing is, the chain runs.
+/// The credentials in the settings of one source. They override the environment; if there are
+/// none, the chain is used.
 #[derive(Debug, Clone, Default)]
 pub(super) struct CredentialSettings {
-    /// A token; it is not renewed.
+    /// A token, which is not renewed.
     pub token: Option<SecretString>,
-    /// An access key id.
     pub access_key: Option<String>,
-    /// Its secret.
     pub secret_key: Option<SecretString>,
-    /// Comes with a temporary key.
+    /// Security token of a temporary key.
     pub security_token: Option<SecretString>,
-    /// An IAM user.
     pub iam_user: Option<String>,
-    /// The user's password.
     pub iam_password: Option<SecretString>,
-    /// The user's account.
     pub iam_account: Option<String>,
-    /// A section of the profile file.
     pub profile: Option<String>,
-    /// The profile file, where it is not the SDK's.
+    /// The profile file, if it is not the SDK's default.
     pub profile_file: Option<PathBuf>,
-    /// The one link of the chain to use.
+    /// The only link of the chain to use.
     pub link: Option<Link>,
 }
 
-/// A link of the chain, by name.
+/// A link of the chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Link {
-    /// The variables of the environment.
+    /// Environment variables.
     Environment,
     /// The SDK's profile file.
     Profile,
@@ -60,13 +54,13 @@ pub(super) enum Link {
     Metadata,
 }
 
-/// Credentials as they were found, before anybody is asked for anything.
+/// Credentials as found in the settings; nothing has been requested yet.
 #[derive(Debug)]
 pub(super) struct Located {
     given: Given,
-    /// What they are and where they were found, without a value.
+    /// Kind and origin, without a value.
     source: String,
-    /// The project that the profile names with the key.
+    /// The project that the profile has with the key.
     pub project_id: Option<String>,
 }
 
@@ -85,16 +79,17 @@ enum Given {
     },
     Metadata {
         endpoint: Url,
-        /// The links before it, and why they gave nothing; `None` if it was named.
+        /// The links before it and why they have no credentials; `None` if it was selected explicitly.
         passed_over: Option<PassedOver>,
     },
 }
 
-/// Links of the chain, and why they gave nothing.
+/// Links of the chain, and why they have no credentials.
 #[derive(Debug, Default)]
 struct PassedOver(Vec<String>);
 
-/// Looks a variable up; an empty one, as compose files and manifests pass on, is none.
+/// Looks up a variable; an empty one counts as unset, because compose files and manifests pass unset
+/// variables on as empty ones.
 pub(super) type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// A variable of the environment.
@@ -105,7 +100,7 @@ pub(super) fn variable(name: &str) -> Option<String> {
         .filter(|value| !value.is_empty())
 }
 
-/// A secret from the variable, or from the file that `…_FILE` names.
+/// A secret from the variable, or from the file in `…_FILE`.
 pub(super) fn secret(name: &str) -> Result<Option<SecretString>, Failure> {
     secret_in(&variable, name)
 }
@@ -124,7 +119,7 @@ fn secret_in(variables: Variables<'_>, name: &str) -> Result<Option<SecretString
     }
 }
 
-/// The secret that a file holds; `whose` says who named the file.
+/// Reads a secret from a file; `whose` is the setting with the path.
 pub(super) fn read_secret(path: &Path, whose: &str) -> Result<SecretString, Failure> {
     let path_name = path.display();
     match secret_file::read(path) {
@@ -140,38 +135,38 @@ pub(super) fn read_secret(path: &Path, whose: &str) -> Result<SecretString, Fail
     }
 }
 
-/// The names of an access key's parts.
+/// The variables of an access key.
 struct KeyNames {
     access_key: &'static str,
     secret_key: &'static str,
     security_token: Option<&'static str>,
 }
 
-/// Of the SDKs.
+/// Those of the SDKs.
 const SDK: KeyNames = KeyNames {
     access_key: "HUAWEICLOUD_SDK_AK",
     secret_key: "HUAWEICLOUD_SDK_SK",
     security_token: Some("HUAWEICLOUD_SDK_SECURITY_TOKEN"),
 };
-/// Of the Terraform provider.
+/// Those of the Terraform provider.
 const TERRAFORM: KeyNames = KeyNames {
     access_key: "HW_ACCESS_KEY",
     secret_key: "HW_SECRET_KEY",
     security_token: Some("HW_SECURITY_TOKEN"),
 };
-/// Of the samples on the pages of the API.
+/// Those of the samples in the API documentation.
 const SAMPLES: KeyNames = KeyNames {
     access_key: "CLOUD_SDK_AK",
     secret_key: "CLOUD_SDK_SK",
     security_token: None,
 };
 
-/// The names of an IAM user's parts.
+/// The variables of an IAM user.
 struct UserNames {
     user: &'static str,
     password: &'static str,
     account: &'static str,
-    /// Whether the account alone says that a user was meant.
+    /// Whether the account alone means that a user was configured.
     is_account_of_user: bool,
 }
 
@@ -185,7 +180,7 @@ const TERRAFORM_USER: UserNames = UserNames {
     user: "HW_USER_NAME",
     password: "HW_USER_PASSWORD",
     account: "HW_DOMAIN_NAME",
-    // The Terraform provider takes it with an access key, too.
+    // The Terraform provider also accepts the account together with an access key.
     is_account_of_user: false,
 };
 
@@ -199,14 +194,14 @@ const PROFILE: &str = "SWR_PROFILE";
 const PROFILE_FILE: &str = "HUAWEICLOUD_SDK_CREDENTIALS_FILE";
 const POD_IDENTITY_URL: &str = "HC_CONTAINER_CREDENTIALS_FULL_URI";
 const POD_IDENTITY_FILE: &str = "HC_CONTAINER_AUTHORIZATION_TOKEN_FILE";
-/// For tests, and for a proxy that stands before the service.
+/// For tests, and for a proxy in front of the service.
 const METADATA_ENDPOINT: &str = "SWR_METADATA_ENDPOINT";
 const DEFAULT_METADATA_ENDPOINT: &str = "http://169.254.169.254";
-/// The section of the profile file for services of a project, as SWR is.
+/// The section of the profile file for services with projects, such as SWR.
 const BASIC: &str = "basic";
 
-/// Finds the credentials that the settings, the environment or the profile file give, without
-/// asking anybody for them.
+/// Finds the credentials in the settings, the environment or the profile file, without sending a
+/// request.
 pub(super) fn locate(
     settings: &CredentialSettings,
     variables: Variables<'_>,
@@ -241,8 +236,8 @@ fn along_the_chain(
         Ok(located) => return Ok(located),
         Err(reason) => passed_over.0.push(reason),
     }
-    // Before the metadata service, which is there for every pod of the node: that the two
-    // variables are set means that this pod's own identity was meant.
+    // Before the metadata service, which every pod of the node can reach: the two variables mean that
+    // this pod has its own identity.
     match from_pod_identity(variables)? {
         Ok(located) => return Ok(located),
         Err(reason) => passed_over.0.push(reason),
@@ -288,8 +283,8 @@ fn from_settings(settings: &CredentialSettings) -> Result<Option<Located>, Failu
     Ok(given.map(|given| Located::new(given, format!("an IAM user in {CONFIGURED}"))))
 }
 
-/// A token wins over a key, and a key over a user: the more specific was set on purpose. Names of
-/// other tools come after our own and the SDKs'.
+/// A token takes precedence over a key, and a key over a user: the more specific one was set on
+/// purpose. The names of other tools come after ours and the SDKs'.
 fn from_environment(
     variables: Variables<'_>,
     passed_over: &mut PassedOver,
@@ -341,7 +336,7 @@ fn key_from(
         return Ok(None);
     };
     let temporary = match &key.security_token {
-        Some(_) => format!(", a temporary one by {}", place_of(variables, token_name)),
+        Some(_) => format!(", temporary, with {}", place_of(variables, token_name)),
         None => String::new(),
     };
     let source = format!(
@@ -381,7 +376,7 @@ fn user_from(
     Ok(Some(Located::new(given, source)))
 }
 
-/// The SDK's profile file, or why it gives nothing. One that is named must give a key.
+/// The SDK's profile file, or why it has no key. A profile that was selected explicitly must have one.
 fn from_profile(
     settings: &CredentialSettings,
     variables: Variables<'_>,
@@ -399,7 +394,7 @@ fn from_profile(
         let reason = format!("profile file: neither {PROFILE_FILE} nor HOME is set");
         return absent(reason, must_be_there);
     };
-    // A home that is not ours to look into is the rule in containers.
+    // In containers, the home folder is often not readable.
     if let Err(error) = std::fs::metadata(&path) {
         let reason = format!("profile file {}: {error}", path.display());
         return absent(reason, must_be_there);
@@ -409,13 +404,13 @@ fn from_profile(
             Exit::Usage,
             format!("cannot use the profile file {}: {what}", path.display()),
         )
-        .hint("it is an INI file; a section such as [basic] holds ak, sk and perhaps security_token and project_id")
+        .hint("it must be an INI file with a section such as [basic] that contains ak, sk and optionally security_token and project_id")
     };
     let text = secret_file::read(&path).map_err(|error| failed(error.to_string()))?;
     let mut ini = Ini::new();
-    // Secrets may hold what begins a comment elsewhere.
+    // Secrets may contain characters that begin a comment elsewhere.
     ini.set_inline_comment_symbols(Some(&[]));
-    // The messages name lines and do not quote them.
+    // These messages contain line numbers, but not the lines.
     ini.read(text).map_err(failed)?;
     let value = |key: &str| ini.get(&section, key).filter(|value| !value.is_empty());
     if !ini.sections().contains(&section.to_lowercase()) {
@@ -430,7 +425,7 @@ fn from_profile(
     let names = ["ak", "sk", "security_token"];
     let key = parts.whole(names).map_err(|failure| {
         failed(format!("[{section}]: {}", failure.error))
-            .hint(format!("give both ak and sk in [{section}], or neither"))
+            .hint(format!("set both ak and sk in [{section}], or neither"))
     })?;
     let Some(key) = key else {
         let reason = format!(
@@ -449,7 +444,7 @@ fn from_profile(
     }))
 }
 
-/// A reason to go on, or to stop where the link was named.
+/// A reason to try the next link, or an error if this link was selected explicitly.
 fn absent(reason: String, must_be_there: bool) -> Result<Result<Located, String>, Failure> {
     match must_be_there {
         true => Err(no_credentials(reason)),
@@ -486,7 +481,7 @@ fn metadata(variables: Variables<'_>, passed_over: Option<PassedOver>) -> Result
     Ok(Located::new(given, source))
 }
 
-/// The address of a service of the machine. Its text is not repeated: it may hold a password.
+/// The address of a service of the machine. It is not quoted: it may contain a password.
 fn service_url(text: &str, name: &str) -> Result<Url, Failure> {
     let url = text.parse::<Url>().ok().filter(|url| {
         let is_http = matches!(url.scheme(), "http" | "https") && url.has_host();
@@ -506,7 +501,7 @@ struct KeyParts {
 }
 
 impl KeyParts {
-    /// The key, or nothing if no part is given; `names` are those of the parts.
+    /// The key, or `None` if no part is set; `names` are the names of the parts.
     fn whole(self, names: [&str; 3]) -> Result<Option<SigningKey>, Failure> {
         match (self.access_key, self.secret_key, self.security_token) {
             (Some(access_key), Some(secret_key), security_token) => Ok(Some(SigningKey {
@@ -556,13 +551,13 @@ impl Located {
         }
     }
 
-    /// What was found, and where, without a value and without asking anybody.
+    /// Kind and origin of the credentials, without a value and without a request.
     pub(super) fn source(&self) -> &str {
         &self.source
     }
 
-    /// Makes credentials of what was found, and says what they are, without a value. Of all
-    /// links only the metadata service is asked for a key now, since it may not be there.
+    /// Creates the client's credentials and returns their description, without a value. Only the metadata
+    /// service is requested immediately, because it may not exist.
     pub(super) async fn resolve(
         self,
         project_id: &str,
@@ -605,7 +600,7 @@ impl Located {
                     }
                     (Err(error), None) => return Err(no_key(error)),
                 };
-                let source = format!("temporary keys of {keys}; the first ends at {ends_at}");
+                let source = format!("temporary keys of {keys}; the first expires at {ends_at}");
                 return Ok((Credentials::Temporary(keys), source));
             }
         };
@@ -617,29 +612,29 @@ fn unexpected(error: reqwest::Error) -> Failure {
     Failure::new(Exit::Unexpected, error)
 }
 
-/// What to do about a temporary key that could not be had.
+/// The next step if a temporary key cannot be fetched.
 pub(super) fn key_hint(failure: &KeyFailure) -> &'static str {
     match failure {
         KeyFailure::NoAgency(_) => {
-            "attach an agency that may read SWR to the ECS (console: the server's page, Agency), or set \
+            "attach an agency with read access to SWR to the ECS (console: the server's page, Agency), or set \
              HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK"
         }
         KeyFailure::NoAnswer { .. } => {
-            "outside of ECS and CCE set HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK; on a server, look whether a \
-             firewall or network policy keeps the service from being reached"
+            "outside ECS and CCE, set HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK; on an ECS or CCE node, check \
+                         whether a firewall or network policy blocks the service"
         }
         KeyFailure::Status(failure) if matches!(failure.status, 401 | 403) => {
-            "check that the service account has a pod identity association, or the server an agency"
+            "check that the service account has a pod identity association, or that the server has an agency"
         }
         KeyFailure::Status(_) | KeyFailure::Malformed(_) => {
-            "the service has a problem of its own, or something else stands at its address; an access key in \
-             HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK does without it"
+            "the service has a problem, or another service uses its address; to use an access key instead, set \
+                         HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK"
         }
         KeyFailure::Expired { .. } => {
-            "check this machine's clock, and let NTP keep it (`timedatectl set-ntp true`)"
+            "set this machine's clock and enable NTP (`timedatectl set-ntp true`)"
         }
         KeyFailure::Authorization { .. } => {
-            "HC_CONTAINER_AUTHORIZATION_TOKEN_FILE names the file, which CCE mounts into the pod; check its volume"
+            "HC_CONTAINER_AUTHORIZATION_TOKEN_FILE is the path of the file, which CCE mounts into the pod: check the volume"
         }
     }
 }
@@ -656,7 +651,7 @@ fn no_key(error: RegistryError) -> Failure {
     Failure::new(exit, error).hint(hint)
 }
 
-/// The end of the chain. A service that is there and in trouble is not a matter of settings.
+/// The end of the chain. If a service exists but fails, that is not a configuration error.
 fn nobody_there(mut passed_over: PassedOver, error: &RegistryError) -> Failure {
     let (exit, reason) = match &error.failure {
         RequestFailure::NoKey(no_key) => match &no_key.failure {
@@ -676,7 +671,7 @@ fn nobody_there(mut passed_over: PassedOver, error: &RegistryError) -> Failure {
 
 fn nothing(passed_over: &PassedOver, exit: Exit) -> Failure {
     let links = (1..).zip(&passed_over.0);
-    Failure::new(exit, "no credentials; these links were tried")
+    Failure::new(exit, "no credentials found; these sources were tried")
         .details(links.map(|(number, link)| format!("{number}. {link}")))
         .hint(
             "set HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK (an access key), or SWR_AUTH_TOKEN, or \
@@ -687,17 +682,17 @@ fn nothing(passed_over: &PassedOver, exit: Exit) -> Failure {
 
 fn no_credentials(reason: String) -> Failure {
     Failure::new(Exit::Usage, format!("no credentials: {reason}"))
-        .hint("`swr-sync sync --help` lists where credentials are looked for")
+        .hint("`swr-sync sync --help` lists all sources of credentials")
 }
 
-/// A link that was begun. Going on to the next one might make us somebody else.
+/// An incomplete link. The next link might belong to another user.
 fn half_given(what: &str, name: &str) -> Failure {
     Failure::new(Exit::Usage, format!("no {what} given")).hint(format!(
         "set {name}; `swr-sync sync --help` lists all settings"
     ))
 }
 
-/// Which of the two variables holds a secret that was found.
+/// The variable that the secret was read from.
 fn place_of(variables: Variables<'_>, name: &str) -> String {
     match variables(name) {
         Some(_) => name.to_owned(),
@@ -717,7 +712,7 @@ mod tests {
 
     use super::*;
 
-    /// An environment in which each link of the chain would do.
+    /// An environment in which every link of the chain has credentials.
     fn everything(name: &str) -> Option<String> {
         let value = match name {
             "HUAWEICLOUD_SDK_AK" => "AK of the environment",
@@ -744,7 +739,7 @@ mod tests {
     fn what_the_settings_give_wins_over_the_environment() {
         let token = CredentialSettings {
             token: Some("t".into()),
-            // A token is more special than a key.
+            // A token is more specific than a key.
             access_key: Some("AK".to_owned()),
             secret_key: Some("sk".into()),
             ..CredentialSettings::default()
@@ -804,14 +799,14 @@ mod tests {
             passed_over: None,
         } = located.given
         else {
-            panic!("it was named, so nothing was passed over")
+            panic!("it was selected explicitly, so no link was skipped")
         };
         assert_eq!(endpoint.as_str(), "http://169.254.169.254/");
 
         for (link, words) in [
             (
                 Link::Environment,
-                "no credentials; these links were tried: 1. SWR_AUTH_TOKEN: not set",
+                "no credentials found; these sources were tried: 1. SWR_AUTH_TOKEN: not set",
             ),
             (
                 Link::PodIdentity,

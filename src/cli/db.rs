@@ -1,4 +1,4 @@
-//! `swr-sync db`: the embedded PostgreSQL server, by itself.
+//! `swr-sync db`: controls the embedded PostgreSQL server.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -19,7 +19,6 @@ pub(super) enum Command {
     Db(Args),
 }
 
-/// Arguments of `db`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -30,32 +29,32 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Start the server, print its URL, and leave it running until `db stop`
+    /// Start the server, print its URL, and keep it running until `db stop`
     #[command(after_help = "\
 Examples:
   swr-sync db start
-  psql \"$(swr-sync db start)\"          the server stays when psql has gone")]
+  psql \"$(swr-sync db start)\"          the server keeps running after psql exits")]
     Start,
     /// Stop the server
     #[command(after_help = "\
 Examples:
   swr-sync db stop
-  swr-sync db stop --force             although other programs are connected")]
+  swr-sync db stop --force             even if other programs are connected")]
     Stop {
         /// Stop it even if it is in use
         #[arg(long)]
         force: bool,
     },
-    /// Print the URL of the running server; start nothing
+    /// Print the URL of the running server; does not start it
     ///
-    /// A server that was not started with `db start` stops with the last
-    /// command that uses it, whoever else is connected.
+    /// A server that was not started with `db start` stops when the last swr-sync command that uses it
+    /// ends, even if other programs are connected.
     #[command(after_help = "\
 Examples:
   swr-sync db url
   export DATABASE_URL=\"$(swr-sync db url)\"      for other programs")]
     Url,
-    /// Run psql on the database, starting the server if need be
+    /// Run psql on the database; starts the server if necessary
     #[command(after_help = "\
 Examples:
   swr-sync db psql
@@ -73,7 +72,7 @@ Examples:
         )]
         arguments: Vec<OsString>,
     },
-    /// The process that owns the server; started by the others.
+    /// The process that owns the server. Internal: started by the other commands.
     #[command(hide = true)]
     Supervise {
         #[arg(long)]
@@ -86,7 +85,7 @@ Examples:
 }
 
 const AFTER_HELP: &str = "\
-Where no database is named, commands start this server and stop it when they end. `db start` keeps
+Without a database URL, commands start this server and stop it when they end. `db start` keeps
 it running, for psql and other programs.
 
 Examples:
@@ -146,8 +145,8 @@ async fn url(settings: &EmbeddedSettings) -> Result<Exit, Failure> {
     }
 }
 
-/// Becomes psql, which then holds the client's lock: there is no second process
-/// to pass signals and the exit code, and the server stays as long as psql does.
+/// Replaces this process with psql, which inherits the client's lock: signals and the exit code need
+/// no forwarding, and the server runs as long as psql.
 async fn psql(
     settings: &EmbeddedSettings,
     database: &str,
@@ -175,7 +174,7 @@ async fn psql(
         Exit::Database,
         format!("running {}: {error}", program.display()),
     )
-    .hint("install psql, which packages often call postgresql-client"))
+    .hint("install psql; the package is often named postgresql-client"))
 }
 
 fn print_line(line: &str) -> Result<Exit, Failure> {

@@ -1,4 +1,4 @@
-//! `swr-sync demo`: the whole program on one page.
+//! `swr-sync demo`: shows the whole program in one run.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -25,22 +25,21 @@ use swr_emulator::{Emulator, EmulatorSettings, Quirks, World, WorldSettings};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Try everything: an emulated registry, three syncs with changes, the reports
+    /// Try everything: an emulated registry, three syncs with changes, and the reports
     #[command(after_help = AFTER_HELP)]
     Demo(Args),
 }
 
-/// Arguments of `demo`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Artifacts in the emulated registry
     #[arg(long, value_name = "N", default_value_t = 2_000,
           value_parser = clap::value_parser!(u32).range(10..=200_000))]
     artifacts: u32,
-    /// Seed of the emulated registry: equal seeds give equal registries
+    /// Seed of the emulated registry: the same seed generates the same registry
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     seed: u64,
-    /// Rows to print of each report
+    /// Number of rows to print of each report
     #[arg(long, value_name = "N", default_value_t = 5)]
     limit: u64,
     #[command(flatten)]
@@ -48,18 +47,18 @@ pub(super) struct Args {
 }
 
 const AFTER_HELP: &str = "\
-Needs PostgreSQL's programs, and neither an account nor a running server. The data stays in the
+Needs the PostgreSQL binaries, but no account and no running server. The data stays in the
 database swr_demo of the embedded server until the next demo.
 
 Examples:
   swr-sync demo
   swr-sync demo --artifacts 20000 --limit 20
-  swr-sync db psql --database swr_demo      look around afterwards";
+  swr-sync db psql --database swr_demo      explore the data afterwards";
 
-/// The demo's own database, made anew each time and left for looking around.
+/// The demo's own database, created again by each demo and kept for the user to explore.
 const DATABASE: &str = "swr_demo";
 
-/// The reports it prints.
+/// The reports that the demo prints.
 const REPORTS: [&str; 4] = [
     "storage_by_repository",
     "stale_artifact",
@@ -67,7 +66,7 @@ const REPORTS: [&str; 4] = [
     "freshness",
 ];
 
-/// Questions the README answers too.
+/// Questions that the README also answers.
 const QUESTIONS: &[(&str, &str)] = &[
     (
         "Which layers are shared by the most images?",
@@ -97,7 +96,7 @@ pub(super) async fn run(command: Command, telemetry: &Telemetry) -> Result<Exit,
     let server = embedded.start().await?;
     let database = make_database(&server).await?;
     say(&format!(
-        "A PostgreSQL server of its own runs at\n  {}\n",
+        "A private PostgreSQL server runs at\n  {}\n",
         server.url_of(DATABASE)
     ))?;
 
@@ -127,7 +126,7 @@ pub(super) async fn run(command: Command, telemetry: &Telemetry) -> Result<Exit,
 
     say("1. The first sync fetches everything.")?;
     sync_once().await?;
-    say("2. Nothing changed: the second sync costs its list pages, and writes no row.")?;
+    say("2. Nothing changed: the second sync fetches only the list pages and writes no row.")?;
     sync_once().await?;
     let changes = emulator.with_world(|world| world.evolve(1));
     say(&format!(
@@ -166,7 +165,7 @@ async fn print_reports(database: &Database, limit: u64) -> Result<Exit, Failure>
     }
     reader.close().await;
     say(&format!(
-        "The data stays in the database {DATABASE}. Look around with\n  swr-sync db psql --database {DATABASE}"
+        "The data stays in the database {DATABASE}. Explore it with\n  swr-sync db psql --database {DATABASE}"
     ))?;
     Ok(Exit::Success)
 }
@@ -177,8 +176,8 @@ async fn start_emulator(seed: u64, artifacts: usize, clock: &Clock) -> Result<Em
         seed,
         artifacts,
         now: clock.now() - TimeDelta::days(2),
-        // Each run would request missing histories again, also the run that shows what an unchanged
-        // registry costs.
+        // Each run would request missing histories again, including the run that shows the cost of an
+        // unchanged registry.
         quirks: Quirks {
             gone: 0.0,
             ..Quirks::default()
@@ -206,7 +205,7 @@ fn sync_settings(emulator: &Emulator, settings: &ProjectSettings) -> SyncSetting
     }
 }
 
-/// The client's view of the emulator, with nothing to hold it back.
+/// A client for the emulator without rate limits.
 fn registry_settings(emulator: &Emulator, clock: Clock) -> Result<ProjectSettings, Failure> {
     let settings = emulator.settings();
     let endpoint: Url = emulator
@@ -232,7 +231,7 @@ fn registry_settings(emulator: &Emulator, clock: Clock) -> Result<ProjectSetting
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "a database is made outside of any schema"
+    reason = "a database is created outside of any schema"
 )]
 async fn make_database(server: &EmbeddedServer) -> Result<Database, Failure> {
     let fail = |error| Failure::new(Exit::Database, error);

@@ -1,8 +1,8 @@
-//! `swr-sync doctor`: everything a run needs, one probe after another.
+//! `swr-sync doctor`: checks everything that a run needs, one probe after another.
 //!
-//! The probes come in the order in which `sync` meets what they look at, so that the first one
-//! that fails tells how `sync` would end. None writes anything, and none signs a request once
-//! a signature was refused.
+//! The probes run in the order in which `sync` uses what they check, so the first probe that fails
+//! predicts how `sync` would end. No probe writes anything, and after a rejected signature none signs
+//! another request.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -29,25 +29,24 @@ use crate::store::{self, InstanceState, Session, StoreError};
 use crate::sync::{FIRST_VERSION, SyncError, is_older};
 use crate::visible::visible;
 
-/// Limit for one probe; longer than a connection to the database may take to stand.
+/// Timeout of one probe; longer than the timeout of a database connection.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Limits for one request of a probe, where the settings are more patient.
+/// Limits for one request of a probe, if the settings allow more.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// From this difference of the clocks on something is wrong, …
+/// A clock difference from which a warning is shown, …
 const SKEW_TO_WARN_SECONDS: u64 = 60;
-/// … and beyond this one signatures are refused (devg-apisign).
+/// … and one beyond which signatures are rejected (devg-apisign).
 const SKEW_TO_FAIL_SECONDS: u64 = 15 * 60;
-/// Catalog pages that are searched for the repository of one artifact.
+/// Maximum number of catalog pages to search for the repository of one artifact.
 const CATALOG_PAGES: u64 = 10;
-/// Free space below which an embedded database will not last long.
+/// Free space below which the embedded database gets a warning.
 const FREE_BYTES_TO_WARN: u64 = 1 << 30;
 
-/// Arguments of `doctor`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Output format
-    #[arg(long, value_name = "FORM", default_value = "table")]
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
     #[command(flatten)]
     pub(super) sources: SourceArgs,
@@ -56,7 +55,7 @@ pub(super) struct Args {
 }
 
 pub(super) const AFTER_HELP: &str = "\
-Uses the settings of `sync`, checks everything that a run needs, and says how to fix what fails. It
+Checks everything that a run needs with the settings of `sync`, and suggests a fix for each problem. It
 writes nothing, starts no database, and sends about eight requests, each once. After a rejected
 signature no more requests are signed: rejected signatures count towards locking the key.
 
@@ -84,7 +83,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let mut places = Vec::new();
     for (source, registry) in registries.iter().enumerate() {
         checkup.source = source;
-        // One alone needs no name.
+        // A single source needs no name in the output.
         checkup.subject = match &registries[..] {
             [_] => None,
             _ => registry.configured.name.clone(),
@@ -113,15 +112,15 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     Ok(checkup.exit())
 }
 
-/// A source whose settings were looked at.
+/// A source whose settings were checked.
 struct Place<'a> {
     /// `None` if they are incomplete.
     registry: Option<&'a RegistryArgs>,
-    /// Those that `sync` would mirror.
+    /// The instances that `sync` would mirror.
     instances: Vec<Names>,
 }
 
-/// What is of one instance: its row, and the registry.
+/// What the probes of one instance share.
 async fn check_instance(
     checkup: &mut Checkup,
     look: &mut Look,
@@ -136,26 +135,26 @@ async fn check_instance(
     check_row(checkup, look, names).await;
     let registry = match (registry, names) {
         (Some(registry), Some(names)) => Ok((registry, names)),
-        (Some(_), None) => Err("there is no instance to look at"),
+        (Some(_), None) => Err("there is no instance to check"),
         (None, _) => Err("the configuration is incomplete"),
     };
     check_registry(checkup, registry).await;
 }
 
-/// Each request is sent once, and not waited for as long as a run would.
+/// Each request is sent once, with a shorter timeout than in a run.
 fn be_brief(registry: &mut RegistryArgs) {
     registry.max_attempts = 1;
     registry.connect_timeout = (*registry.connect_timeout).min(CONNECT_TIMEOUT).into();
     registry.request_timeout = (*registry.request_timeout).min(REQUEST_TIMEOUT).into();
 }
 
-/// What an instance is found by.
+/// How instances are selected.
 struct Names {
     instance_id: String,
     project_id: String,
 }
 
-/// Gives the instances, as far as the settings are complete.
+/// Finds the instances if the settings are complete.
 async fn check_configuration(checkup: &mut Checkup, args: &RegistryArgs) -> Vec<Names> {
     let endpoint = async |args: &RegistryArgs| {
         let endpoint = args.endpoint()?;
@@ -210,20 +209,20 @@ async fn instances(args: &RegistryArgs) -> Probed<Instances> {
     found(instances, text)
 }
 
-/// Those that `sync` would mirror; which are left out, and why, is in the log.
+/// The instances that `sync` would mirror. The log lists those that are left out, with the reason.
 async fn list_instances(args: &RegistryArgs) -> Probed<Vec<String>> {
     let source = args.source(Clock::system()).await?;
     let ids = source.instance_ids().await;
     let ids = ids.map_err(|error| forbidden(error, "swr:instance:list"))?;
     if ids.is_empty() {
-        let hint = "an instance counts if it is Running, and of version 25.6.0 or later";
+        let hint = "only instances with status Running and version 25.6.0 or later are mirrored";
         return doubtful(ids, "no_instance", "allowed: none to mirror", hint);
     }
     let text = format!("allowed: {} to mirror: {}", ids.len(), ids.join(", "));
     found(ids, text)
 }
 
-/// What the probes of the database have found, for those of one instance.
+/// Results of the database probes that the probes of one instance need.
 struct Look {
     session: Result<Session<'static>, &'static str>,
     schema: Option<Schema>,
@@ -233,8 +232,8 @@ async fn check_database(checkup: &mut Checkup, args: &DatabaseArgs) -> Look {
     let place = checkup.run("database.place", Ok(args), place).await;
     let database = match &place {
         Some(Some(database)) => Ok(database),
-        Some(None) => Err("the embedded database is not running, and is not started for this"),
-        None => Err("there is no database to look at"),
+        Some(None) => Err("the embedded database is not running, and doctor does not start it"),
+        None => Err("there is no database to check"),
     };
     let session = checkup.run("database.connection", database, connect).await;
     let unreached = database.err().unwrap_or("there is no connection");
@@ -255,7 +254,7 @@ async fn check_row(checkup: &mut Checkup, look: &mut Look, names: Option<&Names>
     let row = match (as_mut(&mut look.session), names, look.schema) {
         (Err(reason), _, _) => Err(reason),
         (_, None, _) => Err("instance or project is not configured"),
-        (_, _, None) => Err("the schema is not as it should be"),
+        (_, _, None) => Err("the schema is not as expected"),
         (_, _, Some(Schema::MigrationNeeded)) => Err("the schema is not up to date yet"),
         (Ok(session), Some(names), Some(Schema::UpToDate)) => Ok((session, names)),
     };
@@ -324,7 +323,7 @@ async fn check_registry(
         .await;
 }
 
-/// Which database, by the settings; `None` for an embedded one that does not run.
+/// The configured database; `None` for an embedded one that is not running.
 async fn place(args: &DatabaseArgs) -> Probed<Option<Database>> {
     match args.named()? {
         Some(database) => {
@@ -348,7 +347,7 @@ async fn embedded_place(args: &DatabaseArgs) -> Probed<Option<Database>> {
     };
     let text = format!("{place}; {} MiB free", free_bytes >> 20);
     if free_bytes < FREE_BYTES_TO_WARN {
-        let hint = "make room, or have DATABASE_URL name another database";
+        let hint = "free disk space, or set DATABASE_URL to another database";
         return doubtful(database, "disk_low", text, hint);
     }
     found(database, text)
@@ -359,7 +358,7 @@ async fn connect(database: &Database) -> Probed<Session<'static>> {
     found(session.map_err(unreachable_database)?, "connected")
 }
 
-/// The driver's words for a refusal are worth more than that there was one.
+/// Distinguishes the reasons, because the driver's messages are specific.
 fn unreachable_database(error: DatabaseError) -> Finding {
     let code = match &error {
         DatabaseError::Timeout { .. } => "timeout",
@@ -377,15 +376,15 @@ async fn server(session: &mut Session<'_>) -> Probed<()> {
     let state = store::server_state(session).await.map_err(statement)?;
     let text = format!("PostgreSQL {}", state.version);
     if state.is_read_only {
-        let failure = Failure::new(Exit::Database, format!("{text}, which takes no writes"));
-        let failure =
-            failure.hint("name the primary, not a standby; see default_transaction_read_only");
+        let failure = Failure::new(Exit::Database, format!("{text}, which is read-only"));
+        let failure = failure
+            .hint("use the primary instead of a standby, or check default_transaction_read_only");
         return Err(Finding::failed("read_only", failure));
     }
     found((), text)
 }
 
-/// How far the schema is from the program's.
+/// How the schema compares with the program's.
 #[derive(Debug, Clone, Copy)]
 enum Schema {
     UpToDate,
@@ -399,7 +398,7 @@ async fn schema(database: &Database) -> Probed<Schema> {
             Schema::MigrationNeeded,
             "migration_needed",
             error.to_string(),
-            "`sync` migrates unless told not to, and so does `swr-sync migrate`",
+            "`swr-sync migrate` migrates it, and so does `sync` without --no-migrate",
         ),
         Err(error) => {
             let code = match &error {
@@ -412,13 +411,13 @@ async fn schema(database: &Database) -> Probed<Schema> {
     }
 }
 
-/// What the role may do: migrate, if that is needed, else write what a run writes.
+/// The privileges of the role: to migrate if that is needed, otherwise to write what a run writes.
 async fn rights(session: &mut Session<'_>, schema: Option<Schema>) -> Probed<()> {
     let (missing, purpose, hint) = match schema {
         Some(Schema::MigrationNeeded) => (
             store::missing_migration_rights(session).await,
             "migrate",
-            "run `swr-sync migrate` as a role that may: the owner of the database or of the schema",
+            "run `swr-sync migrate` as the owner of the database or of the schema",
         ),
         Some(Schema::UpToDate) | None => (
             store::missing_run_rights(session).await,
@@ -431,7 +430,7 @@ async fn rights(session: &mut Session<'_>, schema: Option<Schema>) -> Probed<()>
         return doubtful(
             (),
             "open_public",
-            format!("enough to {purpose}, but every role may create in schema public"),
+            format!("enough to {purpose}, but every role can create objects in schema public"),
             "`revoke create on schema public from public` if no other program needs it: a role can create \
              functions there that run with the rights of users who read the views with psql",
         );
@@ -478,14 +477,14 @@ async fn lock(state: Option<InstanceState>) -> Probed<()> {
     }
 }
 
-/// A client that reached its endpoint.
+/// A client whose endpoint was reached.
 struct Client {
     registry: Registry,
-    /// Whether each request is signed, and so depends on the clock.
+    /// Whether each request is signed and therefore depends on the clock.
     signs: bool,
 }
 
-/// Name, connection and TLS at once, by a request that nobody has signed.
+/// Checks name resolution, connection and TLS with one unsigned request.
 async fn reach((args, names): (&RegistryArgs, &Names)) -> Probed<Client> {
     let source = args.source(Clock::system()).await?;
     let registry = source.project.registry(&names.instance_id);
@@ -504,15 +503,15 @@ async fn clock(client: &Client) -> Probed<()> {
         return doubtful(
             (),
             "no_date",
-            "the answer has no Date",
-            "compare the clock by hand",
+            "the response has no Date header",
+            "compare the clock manually",
         );
     };
     let seconds = skew.num_seconds().unsigned_abs();
     let text = match skew.num_seconds() {
-        0 => "as the gateway's".to_owned(),
-        ..0 => format!("{seconds} s ahead of the gateway's"),
-        1.. => format!("{seconds} s behind the gateway's"),
+        0 => "same time as the gateway".to_owned(),
+        ..0 => format!("{seconds} s ahead of the gateway"),
+        1.. => format!("{seconds} s behind the gateway"),
     };
     if seconds > SKEW_TO_FAIL_SECONDS && client.signs {
         let failure = Failure::new(Exit::Denied, text).hint(HINT);
@@ -524,7 +523,7 @@ async fn clock(client: &Client) -> Probed<()> {
     found((), text)
 }
 
-/// A run asks for it, and goes on without it.
+/// A run also requests the description, and continues without it.
 async fn describe(registry: &Registry) -> Probed<InstanceDescription> {
     match registry.instance().await {
         Ok(description) => {
@@ -537,7 +536,7 @@ async fn describe(registry: &Registry) -> Probed<InstanceDescription> {
         Err(error) if error.status().is_some_and(|status| status.status == 403) => Err(Finding {
             status: Status::Warn,
             ..refused(error)
-                .hint("allow swr:instance:get; without it a run does not know the version")
+                .hint("allow swr:instance:get; without it, a run cannot read the version")
         }),
         Err(error) => Err(refused(error)),
     }
@@ -545,8 +544,8 @@ async fn describe(registry: &Registry) -> Probed<InstanceDescription> {
 
 async fn version(description: &InstanceDescription) -> Probed<()> {
     let Some(version) = description.version.clone() else {
-        let hint = "artifacts of a whole instance can be listed from 25.6.0 on";
-        return doubtful((), "no_version", "not given", hint);
+        let hint = "the artifact list requires version 25.6.0 or later";
+        return doubtful((), "no_version", "unknown", hint);
     };
     if is_older(&version, FIRST_VERSION) {
         let failure = failure(SyncError::UnsupportedVersion { version });
@@ -559,10 +558,10 @@ async fn status(description: &InstanceDescription) -> Probed<()> {
     match description.status.as_deref() {
         Some("Running") => found((), "Running"),
         Some(other) => {
-            let hint = "see the console; a run tries all the same";
+            let hint = "check the instance in the console; a run tries it anyway";
             doubtful((), "not_running", other, hint)
         }
-        None => found((), "not given"),
+        None => found((), "unknown"),
     }
 }
 
@@ -589,23 +588,23 @@ async fn list_artifacts(registry: &Registry) -> Probed<Option<Artifact>> {
     let first = registry.first_artifact().await;
     let first = first.map_err(|error| forbidden(error, "swr:instance:listAllArtifacts"))?;
     let text = match &first {
-        Some(artifact) => format!("allowed: first is artifact {}", artifact.artifact_id),
+        Some(artifact) => format!("allowed: the first is artifact {}", artifact.artifact_id),
         None => "allowed: the registry is empty".to_owned(),
     };
     found(first, text)
 }
 
-/// Refused histories do not keep a run from publishing, so its end is the partial one.
+/// Without permission for histories, a run still publishes, so its exit code is `Partial`.
 async fn build_history((registry, artifact): (&Registry, &Artifact)) -> Probed<()> {
     let repository = registry
         .find_repository(artifact.repository_id, CATALOG_PAGES)
         .await;
     let Some(repository) = repository.map_err(refused)? else {
         let text = format!(
-            "the beginning of the catalog does not name repository {}",
+            "the first catalog pages do not contain repository {}",
             artifact.repository_id
         );
-        let hint = "nothing was asked; `sync` reads the whole catalog and tells";
+        let hint = "no build history was requested; `sync` reads the whole catalog";
         return doubtful((), "no_repository", text, hint);
     };
     let outcome = registry.build_history(&repository, &artifact.digest).await;
@@ -634,7 +633,7 @@ async fn build_history((registry, artifact): (&Registry, &Artifact)) -> Probed<(
     };
     let hint = match refusal.status {
         Some(403) => "allow swr:repository:getTagAddition, which is in SWR ReadOnlyAccess",
-        _ => "try again; `sync` publishes without the histories that fail, and asks again later",
+        _ => "try again; `sync` publishes without the histories that fail, and retries them later",
     };
     Err(Finding::failed(
         code,
@@ -642,7 +641,7 @@ async fn build_history((registry, artifact): (&Registry, &Artifact)) -> Probed<(
     ))
 }
 
-/// The probe of one permission says which one it is.
+/// The hint names the permission that the probe needs.
 fn forbidden(error: RegistryError, action: &str) -> Finding {
     let is_forbidden = error.status().is_some_and(|status| status.status == 403);
     let finding = refused(error);
@@ -669,7 +668,7 @@ fn refused(error: RegistryError) -> Finding {
         | RequestFailure::EndlessCatalog { .. }
         | RequestFailure::IncompleteCatalog { .. } => "malformed".to_owned(),
     };
-    // The probe says what was asked.
+    // The name of the probe already says what was requested.
     let text = error.failure.to_string();
     Finding {
         text,
@@ -677,7 +676,7 @@ fn refused(error: RegistryError) -> Finding {
     }
 }
 
-/// How far a request came, by the words of the libraries.
+/// How far a request got, derived from the messages of the libraries.
 fn no_answer(reason: &str) -> &'static str {
     let has = |word: &str| reason.contains(word);
     if has("timed out") {
@@ -695,7 +694,7 @@ fn statement(error: StoreError) -> Finding {
     Finding::failed("statement", failure(error.into()))
 }
 
-/// What a probe brings: what it found, with a value for later probes; or why there is none.
+/// The result of a probe: what it found, with a value for later probes, or why it failed.
 type Probed<T> = Result<(Finding, T), Finding>;
 
 fn found<T>(value: T, text: impl Into<String>) -> Probed<T> {
@@ -707,7 +706,7 @@ fn configured(value: String) -> Probed<String> {
     found(value, text)
 }
 
-/// Found, but something is to be looked at.
+/// A result that the user should check.
 fn doubtful<T>(
     value: T,
     code: &str,
@@ -736,15 +735,14 @@ impl Status {
     }
 }
 
-/// What one probe found.
 #[derive(Debug)]
 struct Finding {
     status: Status,
-    /// For programs; does not change when words do.
+    /// For programs; stays the same when texts change.
     code: String,
     text: String,
     hint: Option<String>,
-    /// How `sync` would end; counts only if the probe failed.
+    /// How `sync` would end; used only if the probe failed.
     exit: Exit,
 }
 
@@ -773,7 +771,7 @@ impl Finding {
     }
 }
 
-/// A setting that is missing or wrong, or whatever else `sync` would say before it starts.
+/// A missing or wrong setting, or another error that `sync` would report before it starts.
 impl From<Failure> for Finding {
     fn from(failure: Failure) -> Finding {
         let code = match failure.exit {
@@ -790,10 +788,10 @@ impl From<DatabaseError> for Finding {
     }
 }
 
-/// A probe that was made, or skipped.
+/// A probe that ran or was skipped.
 #[derive(Debug)]
 struct Entry {
-    /// The source or instance it is about; `None` if there is one only, or for the database.
+    /// The source or instance; `None` for the database, or if there is only one.
     subject: Option<String>,
     source: usize,
     probe: &'static str,
@@ -805,14 +803,14 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Checkup {
     entries: Vec<Entry>,
-    /// Whom the next probes are about.
+    /// The source or instance of the next probes.
     subject: Option<String>,
-    /// Whose key they are signed with, by its place among the sources.
+    /// The index of the source whose key signs the requests.
     source: usize,
 }
 
 impl Checkup {
-    /// Makes a probe with what it needs, or skips it, for the reason given instead.
+    /// Runs a probe with what it needs, or skips it with the given reason.
     async fn run<D, T>(
         &mut self,
         probe: &'static str,
@@ -840,7 +838,7 @@ impl Checkup {
         value
     }
 
-    /// Whether the gateway refused who we are, or would, in any instance of the source.
+    /// Whether the gateway rejects the key of this source, in any of its instances.
     fn is_shut_out(&self) -> bool {
         let entries = self.entries.iter();
         let mut own = entries.filter(|entry| entry.source == self.source);
@@ -864,7 +862,7 @@ impl Checkup {
         })
     }
 
-    /// How `sync` would end: with what it meets first, and of several instances with the worst.
+    /// How `sync` would end: at the first failure, and with several instances at the worst of these.
     fn exit(&self) -> Exit {
         let subjects: BTreeSet<Option<&str>> = self
             .entries
@@ -900,7 +898,7 @@ impl Checkup {
         Ok(())
     }
 
-    /// A line for each probe, and one below it for its hint.
+    /// One line for each probe, followed by its hint.
     fn print_lines(&self, mut output: impl Write) -> io::Result<()> {
         let mut last = None;
         for entry in &self.entries {
@@ -987,7 +985,7 @@ impl Checkup {
 
 fn timed_out(probe: &str) -> Finding {
     let (exit, hint) = match probe.starts_with("database") {
-        true => (Exit::Database, "look at the server's load and locks"),
+        true => (Exit::Database, "check the server's load and locks"),
         false => (Exit::SourceUnavailable, "try again; the registry is slow"),
     };
     let text = format!("no answer within {} s", PROBE_TIMEOUT.as_secs());

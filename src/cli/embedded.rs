@@ -1,4 +1,4 @@
-//! The embedded PostgreSQL server, for commands that are given no database URL.
+//! The embedded PostgreSQL server, for commands without a database URL.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,18 +8,18 @@ pub(super) use embedded_postgres::{EmbeddedServer, free_bytes};
 
 use super::exit::{Exit, Failure};
 
-/// A new cluster takes 3 s on an idle machine.
+/// Creating a cluster takes 3 s on an idle machine.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Where the embedded server lives; for every command that may use it.
+/// Location of the embedded server, for every command that may use it.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Embedded database")]
 pub(super) struct EmbeddedArgs {
     /// Folder of the embedded database [default: /var/lib/swr-sync for root,
-    /// else $XDG_DATA_HOME/swr-sync]
+    /// $XDG_DATA_HOME/swr-sync for other users]
     #[arg(long, value_name = "FOLDER", env = "SWR_SYNC_DATA_DIR", global = true)]
     pub data_dir: Option<PathBuf>,
-    /// Folder with the programs `postgres` and `initdb` [default: the newest found]
+    /// Folder with the programs `postgres` and `initdb` [default: the newest version found]
     #[arg(
         long,
         value_name = "FOLDER",
@@ -47,25 +47,25 @@ impl EmbeddedArgs {
         })
     }
 
-    /// Starts the server, or uses the one that runs.
+    /// Starts the server, or uses the one that is running.
     pub(super) async fn start(&self) -> Result<EmbeddedServer, Failure> {
         Ok(EmbeddedServer::start(&self.settings()?).await?)
     }
 
-    /// The server's folder, and its URL if it runs. Starts nothing.
+    /// The server's folder, and its URL if it is running. Does not start it.
     pub(super) async fn look(&self) -> Result<(PathBuf, Option<String>), Failure> {
         let settings = self.settings()?;
         Ok((folder(&settings).await?, running_url(&settings).await?))
     }
 }
 
-/// `$XDG_DATA_HOME/swr-sync`, and `None` for root, whose home the server may not enter.
+/// `$XDG_DATA_HOME/swr-sync`; `None` for root, because the server cannot enter root's home folder.
 fn user_data_dir() -> Option<PathBuf> {
     if embedded_postgres::runs_as_root() {
         return None;
     }
     let folder = |name| std::env::var_os(name).map(PathBuf::from);
-    // The XDG specification has relative paths ignored.
+    // The XDG specification requires that relative paths are ignored.
     let data_home = folder("XDG_DATA_HOME")
         .filter(|path| path.is_absolute())
         .or_else(|| Some(folder("HOME")?.join(".local/share")))?;

@@ -21,10 +21,9 @@ pub(super) enum Command {
     Emulator(Args),
 }
 
-/// Arguments of `emulator`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Where to listen; port 0 takes any free one
+    /// Address to listen on; port 0 selects a free port
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -32,7 +31,7 @@ pub(super) struct Args {
         default_value = "127.0.0.1:8085"
     )]
     listen: SocketAddr,
-    /// How many artifacts the generated registry has
+    /// Number of artifacts in the generated registry
     #[arg(
         long,
         value_name = "N",
@@ -40,14 +39,14 @@ pub(super) struct Args {
         default_value_t = 2000
     )]
     artifacts: usize,
-    /// How many instances the project has, each with a registry of its own
+    /// Number of instances in the project, each with its own registry
     #[arg(long, env = "EMULATOR_INSTANCES", value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     instances: u32,
-    /// What the registry is generated from; the same seed gives the same registry
+    /// Seed of the generated registry; the same seed generates the same registry
     #[arg(long, value_name = "SEED", env = "EMULATOR_SEED", default_value_t = 1)]
     seed: u64,
-    /// How long each answer waits, in milliseconds
+    /// Delay of each response, in milliseconds
     #[arg(
         long,
         value_name = "MS",
@@ -55,29 +54,29 @@ pub(super) struct Args {
         default_value_t = 0
     )]
     latency_ms: u64,
-    /// Answer 429 beyond this many requests per second
+    /// Maximum number of requests per second; more are answered with 429
     #[arg(long, value_name = "N", env = "EMULATOR_REQUESTS_PER_SECOND")]
     requests_per_second: Option<u32>,
-    /// Misbehave: let some requests meet troubles, a mixture that follows from this number
+    /// Inject faults into some requests; the number is the seed of a random mixture
     ///
-    /// Among the troubles are throttling, server errors, broken connections, damaged bodies, odd
-    /// markers and rows, silence, and changes in the middle of a listing. Rows and build histories
-    /// get odd values, too. The same number gives the same troubles to the same requests.
+    /// The faults include throttling, server errors, broken connections, damaged bodies, unusual markers
+    /// and rows, missing responses, and changes during a listing. Rows and build histories also
+    /// get unusual values. The same number injects the same faults into the same requests.
     #[arg(long, env = "EMULATOR_FAULTS", value_name = "SEED")]
     faults: Option<u64>,
-    /// Ask nobody for credentials, for trying the API by hand
+    /// Accept requests without credentials, for trying the API by hand
     #[arg(long, env = "EMULATOR_NO_AUTH")]
     no_auth: bool,
 }
 
 const AFTER_HELP: &str = "\
-Prints the settings that `sync` needs for it, ready for a shell, and serves until it is stopped. It
-checks signatures and tokens as the gateway does; its key opens nothing else.
+Prints the settings that `sync` needs as shell commands, and serves until it is stopped. It checks
+signatures and tokens like the real gateway. Its key is valid only here.
 
 Examples:
   swr-sync emulator
   swr-sync emulator --artifacts 20000 --latency-ms 10 --requests-per-second 200
-  swr-sync emulator --faults 7                  the same troubles each time";
+  swr-sync emulator --faults 7                  the same faults each time";
 
 pub(super) async fn run(command: Command, _: &Telemetry) -> Result<Exit, Failure> {
     let Command::Emulator(args) = command;
@@ -85,7 +84,7 @@ pub(super) async fn run(command: Command, _: &Telemetry) -> Result<Exit, Failure
     let mut terminate = signal(SignalKind::terminate()).map_err(unexpected)?;
 
     let settings = settings(&args);
-    // An hour's room for the changes to come.
+    // Leaves an hour for later changes.
     let now = settings.clock.now() - TimeDelta::hours(1);
     let mut quirks = Quirks::default();
     if args.faults.is_some() {
@@ -114,7 +113,7 @@ pub(super) async fn run(command: Command, _: &Telemetry) -> Result<Exit, Failure
         emulator.add_instance(emulator.settings().further_instance(number), world(number));
     }
     if args.instances > 1 {
-        size = format!("{} instances, in the first {size}", args.instances);
+        size = format!("{} instances, the first with {size}", args.instances);
     }
     emulator.set_faults(args.faults.map(FaultPlan::random));
     introduce(&emulator, &size, args.instances).map_err(unexpected)?;
@@ -124,7 +123,7 @@ pub(super) async fn run(command: Command, _: &Telemetry) -> Result<Exit, Failure
         _ = terminate.recv() => {}
     }
     emulator.stop().await;
-    // Being stopped is how a server is meant to end.
+    // A server normally ends by a signal.
     Ok(Exit::Success)
 }
 
@@ -155,7 +154,7 @@ fn settings(args: &Args) -> EmulatorSettings {
     }
 }
 
-/// Prints what a client needs, ready to be pasted into a shell.
+/// Prints the client's settings as shell commands.
 fn introduce(emulator: &Emulator, size: &str, instances: u32) -> std::io::Result<()> {
     let EmulatorSettings {
         project_id,
@@ -174,7 +173,7 @@ fn introduce(emulator: &Emulator, size: &str, instances: u32) -> std::io::Result
     };
     writeln!(out, "export SWR_INSTANCE_ID={instance_id}")?;
     writeln!(out, "export HUAWEICLOUD_SDK_AK={}", credentials.access_key)?;
-    // The emulator's own key, which opens nothing else.
+    // The emulator's own key, which is valid only for the emulator.
     writeln!(
         out,
         "export HUAWEICLOUD_SDK_SK={}",

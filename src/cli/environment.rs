@@ -1,26 +1,26 @@
-//! The variables of the environment that no flag names: secrets, which must not stand on a command
-//! line, and what other programs agree on.
+//! Environment variables without a flag: secrets, which must not appear on a command line, and
+//! variables that other programs share.
 //!
-//! One table, of which `sync --help`, the manual pages and docs/configuration.md are made. A
-//! variable that belongs to a flag is not here, but at the flag (`env = "…"`). A new one needs a
-//! row in [`VARIABLES`]; a test finds every name in the sources of `src/cli` that has none.
+//! `sync --help`, the manual pages and docs/configuration.md are generated from this table. A
+//! variable with a flag is declared at the flag instead (`env = "…"`). A new variable needs a
+//! row in [`VARIABLES`]; a test finds every name in `src/cli` that has none.
 
 use std::fmt::Write;
 
-/// What a variable is for; in the order in which documents list them.
+/// Groups of variables, in the order in which documents list them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VariableGroup {
-    /// Who asks the registry. The rows are in the order of precedence.
+    /// Credentials, in order of precedence.
     Credentials,
-    /// How the registry is reached.
+    /// Connection to the registry.
     Registry,
-    /// Which database, and how it is reached.
+    /// Connection to the database.
     Database,
-    /// Where the embedded database lives.
+    /// Location of the embedded database.
     EmbeddedDatabase,
-    /// Whom to tell how a job ended.
+    /// Notifications about the end of a job.
     Reporting,
-    /// What the machine is called.
+    /// The machine.
     Machine,
 }
 
@@ -47,7 +47,7 @@ impl VariableGroup {
         }
     }
 
-    /// The flag, by its long name, that a command has if these variables matter to it.
+    /// The long flag whose commands use these variables.
     pub const fn flag(self) -> &'static str {
         match self {
             VariableGroup::Credentials | VariableGroup::Registry => "region",
@@ -59,108 +59,109 @@ impl VariableGroup {
     }
 }
 
-/// A variable of the environment that no flag names.
+/// An environment variable without a flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EnvironmentVariable {
-    /// Its name.
     pub name: &'static str,
-    /// What it says, in one line.
+    /// One line of help.
     pub meaning: &'static str,
-    /// Whether its value must not be shown to anybody.
+    /// Whether its value must not be shown.
     pub is_secret: bool,
-    /// Whether `…_FILE` can name a file that holds the value instead.
+    /// Whether `…_FILE` can contain the path of a file with the value instead.
     pub has_file_variant: bool,
-    /// What it is for.
     pub group: VariableGroup,
 }
 
-/// All of them.
 pub const VARIABLES: &[EnvironmentVariable] = &[
     secret(
         VariableGroup::Credentials,
         "SWR_AUTH_TOKEN",
-        "a token; it is not renewed",
+        "a token, which is not renewed",
     ),
     plain(
         VariableGroup::Credentials,
         "HUAWEICLOUD_SDK_AK",
-        "an access key",
+        "access key ID",
     ),
     secret(
         VariableGroup::Credentials,
         "HUAWEICLOUD_SDK_SK",
-        "the secret key of the access key",
+        "secret access key",
     ),
     secret(
         VariableGroup::Credentials,
         "HUAWEICLOUD_SDK_SECURITY_TOKEN",
-        "comes with an access key that is a temporary one",
+        "security token of a temporary access key",
     ),
     plain(
         VariableGroup::Credentials,
         "SWR_IAM_USER",
-        "an IAM user, for whom tokens are fetched and renewed",
+        "IAM user; tokens are fetched and renewed",
     ),
     secret(
         VariableGroup::Credentials,
         "SWR_IAM_PASSWORD",
-        "the password of the IAM user",
+        "password of the IAM user",
     ),
     plain(
         VariableGroup::Credentials,
         "SWR_IAM_ACCOUNT",
-        "the account that the IAM user belongs to",
+        "account of the IAM user",
     ),
     plain(
         VariableGroup::Credentials,
         "HW_ACCESS_KEY",
-        "an access key, by the name of the Terraform provider",
+        "access key ID, as the Terraform provider names it",
     ),
     secret(
         VariableGroup::Credentials,
         "HW_SECRET_KEY",
-        "its secret key",
+        "its secret access key",
     ),
     secret(
         VariableGroup::Credentials,
         "HW_SECURITY_TOKEN",
-        "comes with it if it is a temporary one",
+        "its security token, if it is temporary",
     ),
     plain(
         VariableGroup::Credentials,
         "HW_USER_NAME",
-        "an IAM user, by the name of the Terraform provider",
+        "IAM user, as the Terraform provider names it",
     ),
     secret(
         VariableGroup::Credentials,
         "HW_USER_PASSWORD",
-        "the password of that user",
+        "password of that user",
     ),
     plain(
         VariableGroup::Credentials,
         "HW_DOMAIN_NAME",
-        "the account of that user",
+        "account of that user",
     ),
     plain(
         VariableGroup::Credentials,
         "CLOUD_SDK_AK",
-        "an access key, by the name in the samples of the API's pages",
+        "access key ID, as the API's code samples name it",
     ),
-    secret(VariableGroup::Credentials, "CLOUD_SDK_SK", "its secret key"),
+    secret(
+        VariableGroup::Credentials,
+        "CLOUD_SDK_SK",
+        "its secret access key",
+    ),
     plain(
         VariableGroup::Credentials,
         "HUAWEICLOUD_SDK_CREDENTIALS_FILE",
-        "profile file of the SDKs, where it is not ~/.huaweicloud/credentials",
+        "profile file of the SDKs, if it is not ~/.huaweicloud/credentials",
     ),
     plain(
         VariableGroup::Credentials,
         "SWR_PROFILE",
-        "section of the profile file, where it is not [basic]",
+        "section of the profile file, if it is not [basic]",
     ),
     plain(
         VariableGroup::Credentials,
         "HC_CONTAINER_CREDENTIALS_FULL_URI",
-        "address of the pod identity of CCE, whose keys are renewed",
+        "address of CCE pod identity; its keys are renewed",
     ),
     plain(
         VariableGroup::Credentials,
@@ -170,27 +171,27 @@ pub const VARIABLES: &[EnvironmentVariable] = &[
     plain(
         VariableGroup::Credentials,
         "SWR_METADATA_ENDPOINT",
-        "metadata service of an ECS with an agency, whose keys are renewed; asked if nothing else is set",
+        "metadata service of an ECS with an agency; its keys are renewed; used if nothing else is set",
     ),
     plain(
         VariableGroup::Registry,
         "HUAWEICLOUD_SDK_PROJECT_ID",
-        "project of the instance, where SWR_PROJECT_ID does not name it",
+        "project of the instance, if SWR_PROJECT_ID is not set",
     ),
     plain(
         VariableGroup::Registry,
         "HW_PROJECT_ID",
-        "the same, by the name of the Terraform provider",
+        "the same, as the Terraform provider names it",
     ),
     plain(
         VariableGroup::Registry,
         "HW_REGION_NAME",
-        "region of the instance, where SWR_REGION does not name it",
+        "region of the instance, if SWR_REGION is not set",
     ),
     plain(
         VariableGroup::Registry,
         "HW_AUTH_URL",
-        "endpoint of IAM, where SWR_IAM_ENDPOINT does not name it",
+        "endpoint of IAM, if SWR_IAM_ENDPOINT is not set",
     ),
     EnvironmentVariable {
         is_secret: true,
@@ -224,19 +225,19 @@ pub const VARIABLES: &[EnvironmentVariable] = &[
     plain(
         VariableGroup::Registry,
         "NO_PROXY",
-        "hosts that are reached without the proxy",
+        "hosts to connect to without the proxy",
     ),
     secret(
         VariableGroup::Database,
         "DATABASE_URL",
-        "PostgreSQL to use, as postgresql://user:password@host:5432/name; --database-url wins",
+        "PostgreSQL to use, as postgresql://user:password@host:5432/name; --database-url overrides it",
     ),
     EnvironmentVariable {
         is_secret: true,
         ..plain(
             VariableGroup::Database,
             "PGPASSWORD",
-            "password, where the database URL holds none",
+            "password, if the database URL has none",
         )
     },
     plain(
@@ -252,62 +253,62 @@ pub const VARIABLES: &[EnvironmentVariable] = &[
     plain(
         VariableGroup::Database,
         "PGPASSFILE",
-        "password file of psql, where it is not ~/.pgpass",
+        "password file of psql, if it is not ~/.pgpass",
     ),
     plain(
         VariableGroup::EmbeddedDatabase,
         "XDG_DATA_HOME",
-        "folder in which the embedded database has its own, of users other than root",
+        "parent folder of the embedded database, for users other than root",
     ),
     plain(
         VariableGroup::EmbeddedDatabase,
         "HOME",
-        "its .local/share stands in for XDG_DATA_HOME",
+        "$HOME/.local/share replaces an unset XDG_DATA_HOME",
     ),
     plain(
         VariableGroup::EmbeddedDatabase,
         "PATH",
-        "where PostgreSQL's programs are looked for besides their usual folders",
+        "folders to search for the PostgreSQL binaries, in addition to the usual ones",
     ),
     secret(
         VariableGroup::Reporting,
         "SWR_SYNC_PING_URL",
-        "told when a job begins and how it ends, by the protocol of healthchecks.io",
+        "URL to ping when a job starts and ends, with the protocol of healthchecks.io",
     ),
     secret(
         VariableGroup::Reporting,
         "SWR_SYNC_PUSHGATEWAY_URL",
-        "Pushgateway, as http://user:password@host:9091; --pushgateway-url wins",
+        "Pushgateway, as http://user:password@host:9091; --pushgateway-url overrides it",
     ),
     plain(
         VariableGroup::Reporting,
         "OTEL_EXPORTER_OTLP_ENDPOINT",
-        "collector of traces, in builds with the feature otlp; all of OTEL_EXPORTER_OTLP_… count",
+        "OpenTelemetry collector for traces, in builds with the feature otlp; all OTEL_EXPORTER_OTLP_… variables are supported",
     ),
     plain(
         VariableGroup::Reporting,
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-        "the same, with its path",
+        "the same, including the path",
     ),
     plain(
         VariableGroup::Reporting,
         "OTEL_TRACES_EXPORTER",
-        "none, for no traces",
+        "none disables traces",
     ),
     plain(
         VariableGroup::Reporting,
         "OTEL_SDK_DISABLED",
-        "true, for no traces either",
+        "true also disables traces",
     ),
     plain(
         VariableGroup::Machine,
         "HOSTNAME",
-        "name of the machine, for the rows of runs",
+        "host name to store with each run",
     ),
     plain(
         VariableGroup::Machine,
         "JOB_COMPLETION_INDEX",
-        "number of the pod in an Indexed Job of Kubernetes, from 0, for --shard auto/N",
+        "index of the pod in a Kubernetes Indexed Job, from 0, for --shard auto/N",
     ),
 ];
 
@@ -325,7 +326,7 @@ const fn plain(
     }
 }
 
-/// One that `secret(…)` of the settings reads.
+/// A variable that `secret(…)` of the settings reads.
 const fn secret(
     group: VariableGroup,
     name: &'static str,
@@ -338,18 +339,17 @@ const fn secret(
     }
 }
 
-/// The rows of a group.
 pub fn variables(group: VariableGroup) -> impl Iterator<Item = &'static EnvironmentVariable> {
     VARIABLES
         .iter()
         .filter(move |variable| variable.group == group)
 }
 
-/// What stands above the credentials in help.
+/// Heading of the credentials in help.
 pub(super) const CREDENTIALS_HEADING: &str =
-    "Credentials; the first that is set counts, and one that is half set is an error";
+    "Credentials (the first complete one is used, an incomplete one is an error)";
 
-/// What the help of `sync` says of the secrets, which have no flags.
+/// The part of `sync --help` about secrets, which have no flags.
 pub(super) fn secrets_help() -> String {
     let reporting: Vec<_> = variables(VariableGroup::Reporting)
         .filter(|variable| variable.is_secret)
@@ -357,7 +357,7 @@ pub(super) fn secrets_help() -> String {
     let credentials: Vec<_> = variables(VariableGroup::Credentials).collect();
     format!(
         "{CREDENTIALS_HEADING}:\n{}\nReporting, from the environment:\n{}\n\
-         Each secret, and DATABASE_URL, can also stand in a file that NAME_FILE names.",
+         Each secret, and DATABASE_URL, can also be in a file whose path is in NAME_FILE.",
         rows(&credentials),
         rows(&reporting)
     )

@@ -7,11 +7,9 @@ pub use crate::exit::Exit;
 /// Why a command ended without success: the exit code, the error, and what the user can do.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// The code the process exits with.
     pub exit: Exit,
-    /// What failed, with its causes as `source`.
     pub error: Arc<dyn std::error::Error + Send + Sync>,
-    /// The parts of the error, one line each.
+    /// Parts of the error, one line each.
     pub details: Vec<String>,
     /// One sentence: the next step.
     pub hint: Option<String>,

@@ -40,7 +40,7 @@ fn clock_hint(error: &SyncError) -> Option<String> {
     ))
 }
 
-/// For whatever cannot start.
+/// If the process cannot start a thread or open a file.
 pub(super) const LOW_LIMITS: &str =
     "the limit on open files or threads is too low: see `ulimit -a`";
 

@@ -1,4 +1,4 @@
-//! Sends what a job leaves behind to others than the registry.
+//! Sends reports about a job to servers other than the registry.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,11 +16,11 @@ const ATTEMPTS: u32 = 3;
 /// Doubles after each attempt.
 const FIRST_DELAY: Duration = Duration::from_millis(250);
 
-/// A client for reports. Proxies of the environment hold for it, too.
+/// A client for reports. It uses the proxies of the environment.
 #[derive(Debug, Clone)]
 pub(super) struct Http(reqwest::Client);
 
-/// Why a report was not taken, without the address, which may be a secret.
+/// Why a report was not accepted, without the address, which may be a secret.
 #[derive(Debug)]
 pub(super) struct NotTaken(String);
 
@@ -42,7 +42,7 @@ impl Http {
             .map_err(|error| Failure::new(Exit::Unexpected, error))
     }
 
-    /// Sends a POST until it is taken, a few times.
+    /// Sends a POST, with a few attempts.
     pub(super) async fn post(
         &self,
         url: &Url,
@@ -67,20 +67,20 @@ impl Http {
         last.map_err(|(error, _)| error)
     }
 
-    /// Sends a request, and gives the status of the answer. What else is in the answer is not read:
+    /// Sends a request and returns the status of the response. The body is not read:
     /// it may quote the address.
     #[expect(
         clippy::disallowed_methods,
-        reason = "a report is no request to the registry: not paced, not signed, not counted"
+        reason = "a report is not a request to the registry: not paced, not signed, not counted"
     )]
     pub(super) async fn exchange(&self, request: reqwest::Request) -> Result<StatusCode, NotTaken> {
         match self.0.execute(request).await {
             Ok(response) => Ok(response.status()),
-            Err(error) => Err(NotTaken(format!("there is no answer: {}", reason(error)))),
+            Err(error) => Err(NotTaken(format!("no response: {}", reason(error)))),
         }
     }
 
-    /// One attempt; an error tells whether another one may help.
+    /// One attempt; the error shows whether a retry may help.
     async fn attempt(
         &self,
         url: &Url,
@@ -99,7 +99,7 @@ impl Http {
         }
         let is_passing = status.is_server_error() || matches!(status.as_u16(), 408 | 429);
         Err((
-            NotTaken(format!("the answer is HTTP {}", status.as_u16())),
+            NotTaken(format!("the response is HTTP {}", status.as_u16())),
             is_passing,
         ))
     }

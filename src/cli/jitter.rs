@@ -1,11 +1,11 @@
-//! A wait of random length before the work, so that many jobs of one schedule do not begin at
+//! A random delay before the work, so that jobs with the same schedule do not all start at
 //! the same moment.
 
 use std::time::Duration;
 
-/// A time from nothing up to `longest`, each as likely as the others.
+/// A random time from zero to `longest`, uniformly distributed.
 pub(super) fn draw(longest: Duration, random: &mut fastrand::Rng) -> Duration {
-    // In whole milliseconds: half a billion years are enough.
+    // In whole milliseconds: u64 covers half a billion years.
     let longest_ms = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
     Duration::from_millis(random.u64(0..=longest_ms))
 }

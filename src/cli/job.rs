@@ -1,4 +1,4 @@
-//! One execution of `sync`: what became of each instance, and how it all ended.
+//! One execution of `sync`: the results of its instances, and the result of the job.
 
 use std::time::Duration;
 
@@ -10,45 +10,45 @@ use super::source::Target;
 use crate::run::{RunCounters, RunOutcome, RunReport};
 use crate::sync::SyncError;
 
-/// What a job did.
+/// The result of a job.
 #[derive(Debug)]
 pub(super) struct JobReport {
-    /// Tells this execution from all others.
+    /// Unique id of this execution.
     pub job_id: Uuid,
     pub started_at: DateTime<Utc>,
     pub elapsed: Duration,
-    /// What it was to do, as far as the settings say; empty if they could not be read.
+    /// The configured targets; empty if the settings could not be read.
     pub targets: Vec<Target>,
-    /// One for each instance, and for each source whose instances could not be listed; in the
+    /// One report for each instance, and for each source whose instances could not be listed, in the
     /// order in which they ended.
     pub instances: Vec<InstanceReport>,
-    /// What kept the job from running any instance, or from ending well.
+    /// Why the job could not run any instance, or could not shut down cleanly.
     pub failure: Option<Failure>,
 }
 
-/// What became of one instance, whether its run was begun or not.
+/// The result for one instance, whether or not its run started.
 #[derive(Debug)]
 pub(super) struct InstanceReport {
-    /// Which one; `None` if the settings could not be read.
+    /// `None` if the settings could not be read.
     pub target: Option<Target>,
     pub started_at: DateTime<Utc>,
     pub elapsed: Duration,
-    /// The number of its row, if it has one.
+    /// The id of its row, if it has one.
     pub run_id: Option<i64>,
-    /// The exit code of this instance alone: success if it was left to another run.
+    /// The exit code of this instance alone: success if it was skipped because another run holds the lock.
     pub exit: Exit,
-    /// What it did until it ended, however it ended; `None` if the job failed before it.
+    /// What it did before it ended; `None` if the job failed before it started.
     pub counters: Option<RunCounters>,
     pub result: Result<RunReport, Failure>,
 }
 
 impl InstanceReport {
-    /// Whether it was left to the run that holds the lock; then `result` tells which one that is.
+    /// Whether it was skipped because another run holds the lock; `result` then describes that run.
     pub(super) fn is_skipped(&self) -> bool {
         self.result.is_err() && self.exit == Exit::Success
     }
 
-    /// The word for how it ended; that of the run's row, if there is one.
+    /// The outcome as a word; that of the run's row, if there is one.
     pub(super) fn outcome(&self) -> &'static str {
         match &self.result {
             Ok(report) => report.outcome.as_str(),
@@ -62,7 +62,7 @@ impl InstanceReport {
         }
     }
 
-    /// Whether it ended as a run that is complete, and in this way.
+    /// Whether the run is complete, with this outcome.
     pub(super) fn is(&self, outcome: RunOutcome) -> bool {
         let is_same = |report: &RunReport| report.outcome == outcome;
         self.result.as_ref().is_ok_and(is_same)
@@ -70,7 +70,6 @@ impl InstanceReport {
 }
 
 impl JobReport {
-    /// A job that begins now.
     pub(super) fn begin(started_at: DateTime<Utc>) -> JobReport {
         JobReport {
             job_id: uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid(),
@@ -82,8 +81,8 @@ impl JobReport {
         }
     }
 
-    /// Reports what kept the job from running any instance as the failure of each of them, and what
-    /// kept it from ending well as a failure of no instance.
+    /// If the job ran no instance, records its failure for each target; otherwise records it
+    /// without a target.
     pub(super) fn report_failure(&mut self) {
         let Some(failure) = &self.failure else {
             return;
@@ -106,7 +105,7 @@ impl JobReport {
         self.instances.extend(failed);
     }
 
-    /// The worst of what happened.
+    /// The most severe exit code.
     pub(super) fn exit(&self) -> Exit {
         let instances = self.instances.iter().map(|report| report.exit);
         let whole = self.failure.as_ref().map(|failure| failure.exit);
@@ -116,7 +115,7 @@ impl JobReport {
             .unwrap_or(Exit::Success)
     }
 
-    /// The end of the command. What failed in one of several instances was told when it did.
+    /// The result of the command. With several instances, their failures were already printed.
     pub(super) fn into_result(mut self) -> Result<Exit, Failure> {
         let exit = self.exit();
         if let Some(failure) = self.failure {

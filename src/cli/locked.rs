@@ -1,18 +1,18 @@
-//! What `sync` does where another run over the instance is going on.
+//! What `sync` does if another run of the instance is already running.
 
 use std::str::FromStr;
 use std::time::Duration;
 
 use super::settings::parse_time;
 
-/// The choice, as `--if-locked` has it.
+/// The value of `--if-locked`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum IfLocked {
-    /// That is an error.
+    /// Exit with an error.
     Fail,
-    /// That is fine: the other run does the work.
+    /// Skip the instance: the other run does the work.
     Skip,
-    /// Waits so long for its end; `None` for as long as it takes.
+    /// Wait for the other run, at most for this time; `None` waits without a limit.
     Wait(Option<Duration>),
 }
 

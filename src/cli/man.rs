@@ -1,4 +1,4 @@
-//! `swr-sync man`: the manual pages, made of what `--help` says.
+//! `swr-sync man`: manual pages, generated from the same definitions as `--help`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,9 @@ use super::exit::{Exit, Failure};
 use super::query;
 use super::reference::{self, CommandPage, EXAMPLES, EXIT_CODES};
 
-/// Arguments of `man`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Folder to write all pages to, one for each command; made if it is missing
+    /// Folder to write the pages of all commands to; created if it does not exist
     #[arg(long, value_name = "FOLDER")]
     dir: Option<PathBuf>,
 }
@@ -24,7 +23,7 @@ pub(super) struct Args {
 pub(super) const AFTER_HELP: &str = "\
 Examples:
   swr-sync man | man -l -                            read the main page
-  swr-sync man --dir ~/.local/share/man/man1         then `man swr-sync-sync` finds its page";
+  swr-sync man --dir ~/.local/share/man/man1         then `man swr-sync-sync` shows its page";
 
 pub(super) fn run(args: Args, command: clap::Command) -> Result<Exit, Failure> {
     let pages = reference::pages(command);
@@ -56,7 +55,7 @@ fn write(folder: &Path, path: &Path, text: &str) -> std::io::Result<()> {
     fs::write(path, text)
 }
 
-/// The page's name: `swr-sync-db-start`.
+/// The name of the page: `swr-sync-db-start`.
 fn name(page: &CommandPage) -> String {
     let mut name = PROGRAM.to_owned();
     for part in &page.path {
@@ -91,8 +90,8 @@ fn manual_page(page: &CommandPage, pages: &[CommandPage]) -> String {
     as_typed(&String::from_utf8_lossy(&text))
 }
 
-/// What is typed stays as it is, to be copied from the page: formatters make typographic marks of
-/// some letters, differ in the encoding they expect, and agree on escapes.
+/// Text to type is left unchanged, so that it can be copied from the page: formatters replace some
+/// characters with typographic ones, differ in the encoding they expect, and agree on escapes only.
 fn as_typed(text: &str) -> String {
     text.chars()
         .map(|letter| match letter {
@@ -109,7 +108,7 @@ fn append(text: &mut Vec<u8>, section: &Roff) {
     let _ = section.to_writer(text);
 }
 
-/// The usage, as help prints it. The synopsis of clap_mangen lists every flag there is.
+/// The usage, as in `--help`. The synopsis of clap_mangen lists every flag.
 fn synopsis(command: &Command) -> Roff {
     let usage = command.clone().render_usage().to_string();
     let usage = usage.trim_start_matches("Usage:").trim();
@@ -123,12 +122,12 @@ fn synopsis(command: &Command) -> Roff {
     roff
 }
 
-/// What stands below the options and belongs to no other section.
+/// The text below the options that belongs to no other section.
 fn details(command: &Command) -> Roff {
     let mut roff = Roff::new();
     for block in reference::help_blocks(command) {
         match block.heading.as_deref() {
-            // They have sections of their own.
+            // They have their own sections.
             Some(EXAMPLES | EXIT_CODES | CREDENTIALS_HEADING) => {}
             Some(heading) => {
                 roff.control("PP", []);
@@ -144,7 +143,7 @@ fn details(command: &Command) -> Roff {
     roff
 }
 
-/// Lines that stay as they are.
+/// Preformatted lines.
 fn verbatim(roff: &mut Roff, lines: &[String]) {
     roff.control("PP", []);
     roff.control("RS", ["4"]);
@@ -156,8 +155,8 @@ fn verbatim(roff: &mut Roff, lines: &[String]) {
     roff.control("RE", []);
 }
 
-/// The options of each heading become a part of OPTIONS instead of sections of their own, among
-/// which the standard ones would be hard to find.
+/// Makes the options of each heading a subsection of OPTIONS. As separate sections, they would hide
+/// the standard ones.
 fn append_options(text: &mut Vec<u8>, man: &Man) {
     let mut options = Vec::new();
     let _ = man.render_options_section(&mut options);
@@ -172,7 +171,7 @@ fn append_options(text: &mut Vec<u8>, man: &Man) {
     }
 }
 
-/// A heading in the case of a sentence: `"Embedded database"`.
+/// A heading in sentence case: `"Embedded database"`.
 fn sentence(heading: &str) -> String {
     let lower = heading.to_lowercase();
     match lower.strip_prefix('"') {
@@ -192,7 +191,7 @@ fn capitalised(text: &str) -> String {
 fn environment_section(page: &CommandPage, pages: &[CommandPage]) -> Roff {
     let mut roff = Roff::new();
     roff.control("SH", ["ENVIRONMENT"]);
-    roff.text([roman("A flag wins over its variable.")]);
+    roff.text([roman("A flag overrides its variable.")]);
     for group in VariableGroup::ALL {
         if is_used(group, page, pages) {
             for variable in environment::variables(group) {
@@ -215,12 +214,12 @@ fn explanation(variable: &EnvironmentVariable) -> String {
     } = variable;
     let meaning = capitalised(meaning);
     match has_file_variant {
-        true => format!("{meaning}. {name}_FILE can name a file that holds it."),
+        true => format!("{meaning}. {name}_FILE can be the path of a file that contains it."),
         false => format!("{meaning}."),
     }
 }
 
-/// The variables that flags have, with the flags; on the main page those of all commands.
+/// The variables of flags, with the flags; the main page has those of all commands.
 fn flags_with_variables(page: &CommandPage, pages: &[CommandPage]) -> Vec<(String, String)> {
     let of = |page: &CommandPage| {
         reference::settings(&page.command)
@@ -243,8 +242,8 @@ fn flags_with_variables(page: &CommandPage, pages: &[CommandPage]) -> Vec<(Strin
     found
 }
 
-/// Whether variables matter to a command, or, for the main page, to any: there one looks for what
-/// one does not know the command of.
+/// Whether a command uses the variables. The main page lists all of them, for readers who do not know
+/// which command to look up.
 fn is_used(group: VariableGroup, page: &CommandPage, pages: &[CommandPage]) -> bool {
     let has_flag = |page: &CommandPage| {
         let mut arguments = page.command.get_arguments();
@@ -253,7 +252,7 @@ fn is_used(group: VariableGroup, page: &CommandPage, pages: &[CommandPage]) -> b
     has_flag(page) || (page.path.is_empty() && pages.iter().any(has_flag))
 }
 
-/// What is read and kept elsewhere than in the database.
+/// Files that are used besides the database.
 fn files(page: &CommandPage, pages: &[CommandPage]) -> Roff {
     const FILES: [(VariableGroup, &str, &str); 4] = [
         (
@@ -264,7 +263,7 @@ fn files(page: &CommandPage, pages: &[CommandPage]) -> Roff {
         (
             VariableGroup::Database,
             "~/.pgpass",
-            "Passwords of databases, as psql reads them.",
+            "Database passwords, in the format of psql.",
         ),
         (
             VariableGroup::EmbeddedDatabase,
@@ -274,7 +273,7 @@ fn files(page: &CommandPage, pages: &[CommandPage]) -> Roff {
         (
             VariableGroup::EmbeddedDatabase,
             "~/.local/share/swr-sync",
-            "The embedded database of other users, unless XDG_DATA_HOME names another place.",
+            "The embedded database of other users, unless XDG_DATA_HOME is set.",
         ),
     ];
     let mut roff = Roff::new();
@@ -300,7 +299,7 @@ fn exit_status(page: &CommandPage) -> Roff {
     if !page.path.is_empty() {
         roff.control("PP", []);
         roff.text([roman(
-            "The codes are those of all commands; this one ends with some of them.",
+            "The codes of all commands; this one uses some of them.",
         )]);
     }
     roff
@@ -323,7 +322,7 @@ fn see_also(page: &CommandPage, pages: &[CommandPage]) -> Roff {
     let mut names: Vec<String> = pages
         .iter()
         .filter(|other| other.path != page.path)
-        // The page above, and those right below.
+        // The page above, and those directly below.
         .filter(|other| {
             let [longer, shorter] = match page.path.len() > other.path.len() {
                 true => [&page.path, &other.path],
@@ -340,7 +339,7 @@ fn see_also(page: &CommandPage, pages: &[CommandPage]) -> Roff {
     roff
 }
 
-/// A term, and below it what it means.
+/// A term with its description.
 fn entry(roff: &mut Roff, term: Inline, meaning: &str) {
     roff.control("TP", []);
     roff.text([term]);

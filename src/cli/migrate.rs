@@ -8,14 +8,13 @@ use super::settings::DatabaseArgs;
 use super::signals::{self, stopped};
 use crate::database::grants::{Roles, grants};
 
-/// Arguments of `migrate`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Change nothing; exit with 0 if the schema is up to date, 5 if it is not, 6 if it is newer
     #[arg(long)]
     check: bool,
-    /// Print SQL that gives the tables to three roles of least privilege (one to migrate, one to
-    /// sync with --no-migrate, one to report), and change nothing
+    /// Print SQL that creates three roles of least privilege (one to migrate, one to
+    /// sync with --no-migrate, one to report) and grants them the tables; changes nothing
     #[arg(long, conflicts_with = "check")]
     print_grants: bool,
     /// Role that owns the tables, for --print-grants
@@ -32,12 +31,12 @@ pub(super) struct Args {
 }
 
 pub(super) const AFTER_HELP: &str = "\
-`sync` migrates the database, too, unless told not to by --no-migrate. What --print-grants prints
-makes three roles of least privilege; docs/security.md says what each may do.
+`sync` also migrates the database, unless --no-migrate is set. --print-grants prints SQL
+for three roles of least privilege; docs/security.md lists their privileges.
 
 Examples:
   swr-sync migrate                  as the owner of the schema
-  swr-sync migrate --check          before a deployment: exits with 0 if nothing is to be done
+  swr-sync migrate --check          before a deployment: exits with 0 if there is nothing to do
   swr-sync migrate --print-grants | psql \"$DATABASE_URL\"";
 
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
@@ -77,7 +76,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-/// PostgreSQL cuts longer names, silently, and two roles could become one.
+/// PostgreSQL silently truncates longer names, so two roles could become one.
 fn parse_role(name: &str) -> Result<String, &'static str> {
     const LONGEST: usize = 63;
     if name.is_empty() || name.len() > LONGEST || name.contains('\0') {

@@ -33,7 +33,7 @@ mod telemetry;
 mod traces;
 mod verify;
 
-// Optional parts. Another file replaces each of them in builds without its feature.
+// Optional parts. In builds without their feature, another file replaces each of them.
 #[cfg_attr(not(feature = "embedded-db"), path = "absent.rs")]
 mod db;
 #[cfg_attr(
@@ -63,12 +63,12 @@ use settings::SourceArgs;
 use telemetry::{LogArgs, Telemetry};
 
 /// Mirrors a Huawei Cloud SWR Enterprise registry (artifacts, tags, build histories) into
-/// PostgreSQL, so that questions about it can be asked in SQL.
+/// PostgreSQL, so that you can query it with SQL.
 #[derive(Debug, Parser)]
 #[command(version, after_help = after_help())]
 struct Cli {
-    /// Configuration file in TOML: settings by the flags' names in snake_case, which flags and variables
-    /// override, and the registries as [[source]]; see `swr-sync config --help`
+    /// Configuration file in TOML. Its keys are the flags' names in snake_case; flags and variables
+    /// override it. The registries are its [[source]] tables; see `swr-sync config --help`
     #[arg(
         long,
         value_name = "FILE",
@@ -85,7 +85,7 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  swr-sync demo         try it: needs nothing but the PostgreSQL binaries
+  swr-sync demo         try it: needs only the PostgreSQL binaries
   swr-sync doctor       check what a run needs, and what is missing
   swr-sync sync         mirror a registry
   swr-sync status       show how old the data is
@@ -144,13 +144,13 @@ enum Command {
     Man(man::Args),
 }
 
-/// The definitions of the command line, for what is generated from them.
+/// The command line's definitions, for generated documents.
 pub fn command() -> clap::Command {
     Cli::command()
 }
 
 impl Command {
-    /// The part of the arguments that says which registries the command is about.
+    /// The arguments that select the registries.
     fn sources_mut(&mut self) -> Option<&mut SourceArgs> {
         match self {
             Command::Sync(args) => Some(&mut args.sources),
@@ -162,7 +162,7 @@ impl Command {
     }
 }
 
-/// Parses the command line, runs the command, and says how it ended.
+/// Parses the command line, runs the command, and returns its exit code.
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let matches = Cli::command().get_matches_from(&arguments);
@@ -174,7 +174,7 @@ pub fn main() -> ExitCode {
     };
     let mut runtime = match &command {
         // One thread: with two, waking each other and locks in the allocator took a fifth of the time, and
-        // no run was faster. Other commands may have to write much to someone who does not read.
+        // no run was faster. Other commands may block on a slow reader of their output.
         Command::Sync(_) => runtime::Builder::new_current_thread(),
         _ => runtime::Builder::new_multi_thread(),
     };
@@ -188,7 +188,7 @@ pub fn main() -> ExitCode {
         }
     };
     let result = runtime.block_on(run(command, &layers, &telemetry));
-    // Else a name that is being resolved would hold up the end.
+    // Otherwise a pending name resolution would delay the exit.
     runtime.shutdown_background();
     finish(result, &telemetry)
 }
@@ -197,7 +197,7 @@ fn exit_with(error: clap::Error) -> ! {
     error.format(&mut Cli::command()).exit()
 }
 
-/// Puts the configuration file below what was parsed, if there is one for this command.
+/// Merges the configuration file below the parsed command line, if this command uses one.
 fn layered(
     parsed: Cli,
     matches: clap::ArgMatches,

@@ -11,9 +11,9 @@ impl EmbeddedArgs {
     pub(super) async fn start(&self) -> Result<EmbeddedServer, Failure> {
         Err(Failure::new(
             Exit::Usage,
-            "no database is named, and this build has none of its own",
+            "no database URL is set, and this build has no embedded database",
         )
-        .hint("set DATABASE_URL, or DATABASE_URL_FILE to the path of a file that holds it"))
+        .hint("set DATABASE_URL, or DATABASE_URL_FILE to the path of a file that contains it"))
     }
 
     pub(super) async fn look(&self) -> Result<(PathBuf, Option<String>), Failure> {

@@ -1,8 +1,8 @@
-//! What `sync` leaves behind for those who watch it: a line for each run in a file, metrics, a
+//! The reports of `sync` to monitoring: a line for each run in a file, metrics, a
 //! ping, a message for Kubernetes.
 //!
-//! All of it is told after the fact and within a limit. What cannot be told is a warning, and
-//! changes nothing about how the job ended.
+//! They are sent after the runs, within a time limit. A failure is logged as a warning and
+//! does not change the exit code.
 
 mod metrics;
 mod ping;
@@ -28,32 +28,32 @@ use metrics::Metrics;
 use ping::{Ping, Started};
 use pushgateway::Pushgateway;
 
-/// What all outputs may take together, after the last run.
+/// Time limit for all outputs together, after the last run.
 const LIMIT: Duration = Duration::from_secs(10);
-/// The same after a signal, counted from the signal: runs have up to 4.5 s of it, and who sent it
-/// expects the end within 5.
+/// The same after a signal, counted from the signal: runs may use up to 4.5 s, and the program must
+/// end within 5 s.
 const LIMIT_AFTER_SIGNAL: Duration = Duration::from_millis(4_800);
-/// What is left in any case: a server in the same cluster answers within less.
+/// The minimum time for outputs in any case: a server in the same cluster answers faster.
 const LEAST: Duration = Duration::from_millis(300);
 
-/// Whom to tell how it ended.
+/// Where to report the result.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Reporting")]
 pub(super) struct OutputArgs {
     /// Append a line with a JSON object for each instance to this file; `-` for standard output
     #[arg(long, value_name = "FILE", env = "SWR_SYNC_SUMMARY_FILE")]
     summary_file: Option<OsString>,
-    /// Write metrics of the last runs to this file, for node_exporter's textfile collector; its name
-    /// must end in .prom. It is replaced, so each job needs its own
+    /// Write metrics of the last runs to this file, for node_exporter's textfile collector. The name
+    /// must end in .prom. The file is replaced, so each job needs its own
     #[arg(long, value_name = "FILE", env = "SWR_SYNC_METRICS_FILE")]
     metrics_file: Option<OsString>,
-    /// Pushgateway to send the metrics to, as http://host:9091. User and password are taken from
-    /// SWR_SYNC_PUSHGATEWAY_URL or from the file that SWR_SYNC_PUSHGATEWAY_URL_FILE names, and
-    /// never from here [env: SWR_SYNC_PUSHGATEWAY_URL]
-    // Not clap's `env`: a password may stand in the variable, and not on the command line.
+    /// Pushgateway to send the metrics to, as http://host:9091. User and password are read from
+    /// SWR_SYNC_PUSHGATEWAY_URL or from the file in SWR_SYNC_PUSHGATEWAY_URL_FILE, never from this flag [env:
+    /// SWR_SYNC_PUSHGATEWAY_URL]
+    // Not clap's `env`: the variable may contain a password, the command line must not.
     #[arg(long, value_name = "URL")]
     pushgateway_url: Option<String>,
-    /// Existing file for a short message about the result, which Kubernetes shows
+    /// Existing file for a short message about the result; Kubernetes shows it
     #[arg(
         long,
         value_name = "FILE",
@@ -63,7 +63,7 @@ pub(super) struct OutputArgs {
     termination_message_file: OsString,
 }
 
-/// The outputs that are asked for, checked as far as that is possible beforehand.
+/// The requested outputs. Their settings are checked as far as possible before the job.
 #[derive(Debug)]
 pub(super) struct Outputs {
     summary_file: Option<PathBuf>,
@@ -75,7 +75,7 @@ pub(super) struct Outputs {
 }
 
 impl OutputArgs {
-    /// Finds what is wrong with the settings. `certificates` are trusted beside the system's own.
+    /// Checks the settings. `certificates` are trusted in addition to the system's.
     pub(super) fn prepare(
         &self,
         certificates: Vec<Certificate>,
@@ -90,7 +90,7 @@ impl OutputArgs {
                 Exit::Usage,
                 format!("--metrics-file {} does not end in .prom", path.display()),
             )
-            .hint("node_exporter's textfile collector reads no other files"));
+            .hint("node_exporter's textfile collector only reads files with this ending"));
         }
         Ok(Outputs {
             summary_file,
@@ -106,7 +106,7 @@ impl OutputArgs {
     }
 }
 
-/// A file whose folder exists. An empty value is no value; `-` is no file, and has no folder.
+/// Checks that the folder of the file exists. An empty value counts as unset; `-` is not a file.
 fn file(flag: &str, value: Option<&OsString>) -> Result<Option<PathBuf>, Failure> {
     let Some(path) = value.filter(|value| !value.is_empty()).map(PathBuf::from) else {
         return Ok(None);
@@ -121,7 +121,7 @@ fn file(flag: &str, value: Option<&OsString>) -> Result<Option<PathBuf>, Failure
     } else if folder.is_dir() {
         None
     } else {
-        Some(format!("there is no folder {}", folder.display()))
+        Some(format!("the folder {} does not exist", folder.display()))
     };
     match problem {
         None => Ok(Some(path)),
@@ -129,17 +129,17 @@ fn file(flag: &str, value: Option<&OsString>) -> Result<Option<PathBuf>, Failure
             Exit::Usage,
             format!("cannot write {flag} {}: {problem}", path.display()),
         )
-        .hint("name a file in a folder that exists")),
+        .hint("use a file in an existing folder")),
     }
 }
 
 impl Outputs {
-    /// Says that the job begins, while it does.
+    /// Starts reporting that the job begins; does not wait.
     pub(super) fn begin(&self, report: &JobReport) -> Option<Started> {
         self.ping.as_ref().map(|ping| ping.start(report.job_id))
     }
 
-    /// Says how it ended, to everyone at once.
+    /// Sends the result to all outputs concurrently.
     pub(super) async fn end(
         self,
         started: Option<Started>,
@@ -205,7 +205,7 @@ impl Outputs {
     }
 }
 
-/// Gives an output its time, and tells if it failed.
+/// Runs one output within the time limit, and logs its failure.
 async fn within<E: Display>(
     stop: &Stop,
     what: &str,
@@ -217,13 +217,13 @@ async fn within<E: Display>(
     tokio::select! {
         biased;
         result = work => if let Err(error) = result {
-            tracing::warn!("{what} does not tell how the job ended: {error}");
+            tracing::warn!("cannot report the result through {what}: {error}");
         },
-        () = out_of_time(stop) => tracing::warn!("{what} does not tell how the job ended: there was no time left"),
+        () = out_of_time(stop) => tracing::warn!("cannot report the result through {what}: timed out"),
     }
 }
 
-/// Over when the outputs must have come to an end.
+/// Returns when the outputs must have ended.
 async fn out_of_time(stop: &Stop) {
     let signalled = async {
         stop.requested().await;
@@ -237,7 +237,7 @@ async fn out_of_time(stop: &Stop) {
     }
 }
 
-/// Work on files is done elsewhere: a file system can be out of reach, and a pipe has no limit.
+/// Runs work on files in another thread: a file system may hang, and a pipe has no time limit.
 async fn blocking(
     work: impl FnOnce() -> std::io::Result<()> + Send + 'static,
 ) -> std::io::Result<()> {

@@ -1,4 +1,4 @@
-//! What a run is doing: a live view on a terminal, a log line every 15 s elsewhere.
+//! The progress of a run: a live view on a terminal, otherwise a log line every 15 s.
 
 use std::time::Duration;
 
@@ -104,7 +104,7 @@ impl View<'_> {
         };
         let bar = self.bar.get_or_insert_with(|| {
             let bar = self.telemetry.bars.add(ProgressBar::new(0));
-            // The template is a constant; if it were wrong, the plain style would do.
+            // The template is a constant; if it were wrong, the default style would be used.
             if let Ok(style) = ProgressStyle::with_template(
                 "{spinner} {prefix:<18} {bar:24} {pos}/{len} histories  {msg}",
             ) {
@@ -125,7 +125,7 @@ impl View<'_> {
             counters.requests.retries,
             counters.requests.throttled(),
             limit(pace)
-                .map(|limit| format!(", limit found: {limit}"))
+                .map(|limit| format!(", limit detected: {limit}"))
                 .unwrap_or_default(),
             left.map(|left| format!(", {} left", HumanDuration(left))).unwrap_or_default()
         ));
@@ -142,12 +142,12 @@ impl View<'_> {
     }
 }
 
-/// Enough of an id to tell a few apart, on a line that has more to say.
+/// The first characters of an id: enough to distinguish a few instances.
 fn beginning(instance: &str) -> String {
     instance.chars().take(8).collect()
 }
 
-/// The gateway's limit as far as it is known: what it said, or what was found.
+/// The gateway's limit if known: quoted by the gateway, or detected.
 fn limit(pace: &PaceNow) -> Option<String> {
     match pace.quoted_limit {
         Some(quoted) => Some(format!("{quoted:.1}/s quoted")),

@@ -36,8 +36,8 @@ pub(super) fn check() -> Result<(), Failure> {
         if !value.is_some_and(is_proxy) {
             return failed(
                 "it is not the URL of an HTTP proxy",
-                "write it as http://user:password@host:3128, with special characters of user and \
-                 password percent-encoded; SOCKS is not supported",
+                "write it as http://user:password@host:3128, with special characters in user and \
+                             password percent-encoded; SOCKS is not supported",
             );
         }
         if std::env::var_os("REQUEST_METHOD").is_some() {

@@ -30,14 +30,13 @@ Examples:
   swr-sync status --max-age 26h                 health check: exits with 1 if a listing is older
   swr-sync status --runs 100 --format json      the last 100 runs with their counters";
 
-/// Arguments of `query`.
 #[derive(Debug, clap::Args)]
 pub(super) struct QueryArgs {
     /// One select statement; the views of swr_report and the tables of swr need no schema name
     #[arg(value_name = "SQL")]
     sql: String,
     /// Output format
-    #[arg(long, value_name = "FORM", default_value = "table")]
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
     /// With --format csv, prefix text cells that begin with =, +, -, @, tab or carriage return with ',
     /// so that a spreadsheet does not run them as formulas
@@ -47,11 +46,10 @@ pub(super) struct QueryArgs {
     database: DatabaseArgs,
 }
 
-/// Arguments of `status`.
 #[derive(Debug, clap::Args)]
 pub(super) struct StatusArgs {
     /// Output format
-    #[arg(long, value_name = "FORM", default_value = "table")]
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
     /// Number of runs to show
     #[arg(long, value_name = "N", default_value_t = 10)]
@@ -123,11 +121,11 @@ pub(super) async fn status(args: StatusArgs) -> Result<Exit, Failure> {
         let ages = ages.await.map_err(database_failure)?;
         if ages.is_empty() {
             return Err(Failure::new(Exit::Usage, unknown(instance))
-                .hint("`swr-sync status` lists those there are, by their names"));
+                .hint("`swr-sync status` lists all instances"));
         }
     }
     let waiting = format!(
-        "select instance, coalesce(build_history, 'not asked for') as build_history, count(distinct digest) as digests,
+        "select instance, coalesce(build_history, 'not requested') as build_history, count(distinct digest) as digests,
                 min(next_attempt_at) as next_attempt_at
          from (
              select a.instance_id, a.instance, a.build_history, a.digest, f.next_attempt_at
@@ -160,7 +158,7 @@ fn unknown(instance: &str) -> String {
     format!("the database has no instance {instance}")
 }
 
-/// Says in one line which instances are older than they may be.
+/// One line with the instances that are older than allowed.
 async fn check_age(
     reader: &mut Reader,
     limit: Duration,
@@ -178,7 +176,7 @@ async fn check_age(
         .iter()
         .filter_map(|ListingAge { instance, age }| match *age {
             Some(age) if age < -CLOCK_TOLERANCE => Some(format!(
-                "{instance} may be (its listing is dated {} in the future: a clock is wrong)",
+                "{instance} may be (the time of its listing is {} in the future: a clock is wrong)",
                 in_words(age)
             )),
             Some(age) if age <= oldest => None,
@@ -188,7 +186,7 @@ async fn check_age(
         .collect();
     let complaint = match (&ages[..], instance) {
         ([], Some(instance)) => unknown(instance),
-        ([], None) => "the database has no instance: nothing was ever synced".to_owned(),
+        ([], None) => "the database has no instance: nothing was synced yet".to_owned(),
         _ if stale.is_empty() => return Ok(Exit::Success),
         _ => stale.join(", "),
     };
@@ -291,10 +289,10 @@ fn database_failure(error: impl Error + Send + Sync + 'static) -> Failure {
     Failure::new(Exit::Database, error).hint(hint)
 }
 
-/// Whether the server has understood the query and holds it to be wrong.
+/// Whether the server rejected the query itself.
 fn is_refused(error: &ReadError) -> bool {
     /// SQLSTATEs with these prefixes are about the server: connections, transactions that it ended,
-    /// conflicts (of a standby with its primary), resources, locks, actions and settings of its
+    /// conflicts of a standby with its primary, resources, locks, actions and settings of its
     /// operator, system errors, and bugs.
     const OF_THE_SERVER: [&str; 8] = ["08", "25P", "40", "53", "55P", "57", "58", "XX"];
     let ReadError::Query(source) = error else {
@@ -304,7 +302,7 @@ fn is_refused(error: &ReadError) -> bool {
     code.is_some_and(|code| !OF_THE_SERVER.iter().any(|class| code.starts_with(class)))
 }
 
-/// Whether a table, a view or a schema of this name is missing.
+/// Whether a table, view or schema is missing.
 fn is_unknown_relation(error: &ReadError) -> bool {
     let ReadError::Query(source) = error else {
         return false;
@@ -312,7 +310,7 @@ fn is_unknown_relation(error: &ReadError) -> bool {
     matches!(source.code().as_deref(), Some("42P01" | "3F000"))
 }
 
-/// How writing a result ended; `| head` is not a failure.
+/// Handles the end of the output; `| head` is not a failure.
 pub(super) fn written(result: io::Result<()>) -> Result<(), Failure> {
     result.or_else(ignore_broken_pipe).map_err(output_failure)
 }

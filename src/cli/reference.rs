@@ -1,21 +1,21 @@
-//! What the definitions of the command line say, taken apart for manual pages and documents.
+//! The definitions of the command line in parts, for manual pages and documents.
 
 use clap::{Arg, ArgAction, Command};
 
 pub use super::configuration::keys::{CONFIG_FLAG, file_key};
 
-/// A command with its place: `["db", "start"]`. The program itself has an empty path.
+/// A command with its path: `["db", "start"]`. The path of the program itself is empty.
 #[derive(Debug, Clone)]
 pub struct CommandPage {
-    /// The names of the command and of those it is under, without the program's.
+    /// The names of the command and its parents, without the program's.
     pub path: Vec<String>,
-    /// The definition, built: with global arguments, and with usage and names of its own.
+    /// The definition after clap's build step, with global arguments and usage.
     pub command: Command,
 }
 
-/// The program and all commands that help shows, each before those that are under it.
+/// The program and all visible commands, each before its subcommands.
 pub fn pages(program: Command) -> Vec<CommandPage> {
-    // It would have a page of its own, for each command that has others under it.
+    // Otherwise each command with subcommands would get a page for `help`.
     let mut program = program.disable_help_subcommand(true);
     program.build();
     let mut pages = Vec::new();
@@ -43,26 +43,25 @@ fn collect(command: Command, path: &[String], pages: &mut Vec<CommandPage>) {
 /// A flag or an argument of a command, and the other ways to set it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
-    /// As it is written: `--region <REGION>`, `--dry-run`, or `[NAME]`.
+    /// As help prints it: `--region <REGION>`, `--dry-run`, or `[NAME]`.
     pub usage: String,
-    /// The variable of the environment that sets it, if one does.
+    /// The environment variable, if it has one.
     pub variable: Option<String>,
-    /// The key of the configuration file that sets it, if one does.
+    /// The key in the configuration file, if it has one.
     pub file_key: Option<String>,
-    /// What holds if nothing sets it, if that is a value.
     pub default: Option<String>,
-    /// The values there are, if they can be counted.
+    /// The allowed values, if there is a fixed list.
     pub possible_values: Vec<String>,
-    /// What it says.
+    /// Help text.
     pub meaning: String,
-    /// The heading it stands under in help.
+    /// Its heading in help.
     pub heading: String,
 }
 
-/// The heading of arguments that have none.
+/// The heading of arguments without one.
 const OWN_HEADING: &str = "Options";
 
-/// What a command can be told, in the order of its help; not the flags that every program has.
+/// The arguments of a command, in the order of its help, without the flags of every program.
 pub fn settings(command: &Command) -> Vec<Setting> {
     command
         .get_arguments()
@@ -78,8 +77,8 @@ fn is_question(argument: &Arg) -> bool {
     )
 }
 
-/// Takes a note out of the text, such as `[default: the newest found]`. Clap makes such notes, and
-/// help that says more than clap knows has them written out.
+/// Removes a note from the text, such as `[default: the newest found]`. Clap generates such notes; a few
+/// are written by hand where clap does not know the value.
 fn take_note(text: &mut String, name: &str) -> Option<String> {
     let start = text.find(&format!("[{name}: "))?;
     let length = text[start..].find(']')? + 1;
@@ -102,7 +101,7 @@ fn setting(argument: &Arg) -> Setting {
     let noted_variable = take_note(&mut meaning, "env");
     let default = (takes_value && !defaults.is_empty()).then(|| defaults.join(","));
     Setting {
-        // Clap's own way to write an argument.
+        // Clap's own notation of an argument.
         usage: argument.to_string(),
         variable: argument
             .get_env()
@@ -130,20 +129,20 @@ fn setting(argument: &Arg) -> Setting {
 /// A part of the text below a command's options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HelpBlock {
-    /// What stands above it, without the colon: `Examples`.
+    /// The heading, without the colon: `Examples`.
     pub heading: Option<String>,
-    /// Its lines, without a common indentation.
+    /// The lines, without common indentation.
     pub lines: Vec<String>,
 }
 
-/// The heading of the block that has a command's examples.
+/// The heading of the examples.
 pub const EXAMPLES: &str = "Examples";
 
-/// The heading of the block that has the exit codes.
+/// The heading of the exit codes.
 pub const EXIT_CODES: &str = "Exit codes";
 
-/// Takes apart what stands below a command's options: blocks with an empty line between them. A
-/// line that ends with a colon, above lines that are indented, is a heading.
+/// Splits the text below a command's options into blocks at empty lines. A
+/// line that ends with a colon, followed by indented lines, is a heading.
 pub fn help_blocks(command: &Command) -> Vec<HelpBlock> {
     let text = command
         .get_after_long_help()
@@ -174,7 +173,7 @@ fn help_block(text: &str) -> HelpBlock {
     }
 }
 
-/// The examples of a command: the line to type, and what it does, if that is said.
+/// The examples of a command: the command line, and its description, if there is one.
 pub fn examples(command: &Command) -> Vec<(String, Option<String>)> {
     help_blocks(command)
         .into_iter()

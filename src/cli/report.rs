@@ -1,4 +1,4 @@
-//! `swr-sync report`: lists the reports, prints one, or makes the page of all.
+//! `swr-sync report`: lists the reports, prints one, or creates the page with all of them.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,14 +22,13 @@ Examples:
   swr-sync report html --output registry.html       one page with charts, for a browser
   swr-sync report layer_usage --sql                 print the query instead of running it";
 
-/// Arguments of `report`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The report, or `html` for one page with all of them; without it, list the reports
+    /// Name of the report, or `html` for one page with all of them; without it, list the reports
     #[arg(value_name = "NAME")]
     name: Option<String>,
     /// Output format [default: table]
-    #[arg(long, value_name = "FORM")]
+    #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
     /// With --format csv, prefix text cells that begin with =, +, -, @, tab or carriage return with ',
     /// so that a spreadsheet does not run them as formulas
@@ -50,10 +49,10 @@ pub(super) struct Args {
     database: DatabaseArgs,
 }
 
-/// The name that stands for no report but for the page.
+/// The name of the page, among the names of reports.
 const PAGE: &str = "html";
 
-/// What a report is narrowed down by; it says so if it cannot be.
+/// Filters of a report; a filter that the report does not support is an error.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Filters")]
 struct FilterArgs {
@@ -66,13 +65,13 @@ struct FilterArgs {
     /// Only this repository, by its name without the namespace
     #[arg(long, value_name = "NAME")]
     repository: Option<String>,
-    /// Only this digest, or the digest that a report needs; may be repeated
+    /// Only this digest, or the digest that a report requires; may be repeated
     #[arg(long = "digest", value_name = "DIGEST")]
     digests: Vec<String>,
-    /// Only what was not used for this long: 90d, 12h
+    /// Only artifacts that were not used for this long: 90d, 12h
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     older_than: Option<Duration>,
-    /// The time that a report needs: 2026-03-01, '2026-03-01 12:00' (both UTC), or RFC 3339
+    /// The time that a report requires: 2026-03-01, '2026-03-01 12:00' (both UTC), or RFC 3339
     #[arg(long, value_name = "TIMESTAMP", value_parser = parse_time)]
     at: Option<DateTime<Utc>>,
 }
@@ -153,7 +152,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-/// Makes the page of all reports.
+/// Creates the page with all reports.
 async fn page(args: Args) -> Result<Exit, Failure> {
     let Args {
         name: _,
@@ -184,10 +183,11 @@ async fn page(args: Args) -> Result<Exit, Failure> {
         (at.is_some(), "--at"),
     ];
     if let Some((_, option)) = refused.into_iter().find(|(is_given, _)| *is_given) {
-        return Err(
-            Failure::new(Exit::Usage, format!("`report html` does not take {option}"))
-                .hint("`report html` takes --instance, --limit, --output"),
-        );
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("`report html` does not support {option}"),
+        )
+        .hint("`report html` supports --instance, --limit and --output"));
     }
     let open = database.open().await?;
     open.database.check().await?;
@@ -213,7 +213,7 @@ async fn page(args: Args) -> Result<Exit, Failure> {
     }
 }
 
-/// What `report` can be asked for by name.
+/// The names that `report` accepts.
 pub(super) fn names() -> Vec<&'static str> {
     let reports = REPORTS.iter().map(|report| report.name);
     reports.chain([PAGE]).collect()
@@ -223,7 +223,7 @@ fn list() -> Result<Exit, Failure> {
     let names = REPORTS.iter().map(|report| report.name.len());
     let width = names.max().unwrap_or(0);
     let reports = REPORTS.iter().map(|report| (report.name, report.question));
-    let page = (PAGE, "All at a glance: one page for a browser (--output).");
+    let page = (PAGE, "All reports on one page, for a browser (--output).");
     let lines: String = reports
         .chain([page])
         .map(|(name, question)| format!("{name:width$}  {question}\n"))
@@ -233,14 +233,14 @@ fn list() -> Result<Exit, Failure> {
 
 fn unknown(name: &str) -> Failure {
     Failure::new(Exit::Usage, format!("there is no report `{name}`"))
-        .hint(format!("reports are: {}", names().join(", ")))
+        .hint(format!("the reports are {}", names().join(", ")))
 }
 
 fn filter_failure(report: &Report, error: FilterError) -> Failure {
     let mut options: Vec<String> = report.filters.iter().map(ToString::to_string).collect();
     options.push("--limit".to_owned());
     Failure::new(Exit::Usage, error).hint(format!(
-        "the report `{}` takes {}",
+        "the report `{}` supports {}",
         report.name,
         options.join(", ")
     ))

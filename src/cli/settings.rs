@@ -1,4 +1,4 @@
-//! From flags and environment to what the modules need. Nothing else reads the environment.
+//! Converts flags and environment variables to settings. Only this part reads the environment.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use crate::database::{Database, DatabaseError, UrlProblem, is_ssl_mode};
 use crate::registry::{Credentials, Project, ProjectSettings, RetryPolicy, TransportSettings};
 use crate::secret_file::BYTE_ORDER_MARK;
 
-/// Which registries: the one of flags and variables, or those of the configuration file.
+/// Selects the registries: the one of flags and variables, or those of the configuration file.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct SourceArgs {
     /// Only these sources of the configuration file: names, separated by commas
@@ -31,18 +31,19 @@ pub(super) struct SourceArgs {
     source: Vec<String>,
     #[command(flatten)]
     registry: RegistryArgs,
-    /// Those of the file.
+    /// The sources of the configuration file.
     #[arg(skip)]
     pub configured: Vec<RegistryArgs>,
 }
 
 impl SourceArgs {
-    /// The sources; several only from a file.
+    /// The sources; more than one only from a file.
     pub(super) fn registries(&self) -> Result<&[RegistryArgs], Failure> {
         match (&self.configured[..], &self.source[..]) {
             ([], [name, ..]) => {
-                let text = format!("there is no configuration file that has a source `{name}`");
-                Err(Failure::new(Exit::Usage, text).hint("name it by --config or SWR_SYNC_CONFIG"))
+                let text = format!("without a configuration file there is no source `{name}`");
+                Err(Failure::new(Exit::Usage, text)
+                    .hint("set --config or SWR_SYNC_CONFIG to the file"))
             }
             ([], []) => Ok(std::slice::from_ref(&self.registry)),
             (configured, _) => Ok(configured),
@@ -50,14 +51,13 @@ impl SourceArgs {
     }
 }
 
-/// What the configuration file says of a source beyond its flags.
+/// Settings of a source that have no flag.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Configured {
-    /// What it is called.
     pub name: Option<String>,
-    /// Who asks there; empty if the environment says.
+    /// Empty if the credentials come from the environment.
     pub credentials: Vec<Credential>,
-    /// Of all its instances only these.
+    /// Only these of all its instances.
     pub among: Option<Vec<String>>,
 }
 
@@ -92,8 +92,8 @@ pub(super) struct RegistryArgs {
     /// TLS-inspecting proxy
     #[arg(long, value_name = "FILE", env = "SWR_CA_FILE")]
     pub ca_file: Option<PathBuf>,
-    /// Cap on requests started per second; 0 for none. Below it, the gateway's own limit is found
-    /// and kept to
+    /// Maximum number of requests per second; 0 for no maximum. A lower limit of the gateway is detected
+    /// and respected
     #[arg(
         long,
         value_name = "N",
@@ -102,7 +102,7 @@ pub(super) struct RegistryArgs {
         value_parser = parse_rate
     )]
     pub max_requests_per_second: f64,
-    /// Cap on requests on their way at a time. Below it, as many as rate and latency ask for
+    /// Maximum number of concurrent requests; the actual number depends on rate and latency
     #[arg(long, value_name = "N", env = "SWR_MAX_IN_FLIGHT", default_value_t = 256,
           value_parser = clap::builder::RangedU64ValueParser::<u16>::new().range(1..=1024))]
     pub max_in_flight: u16,
@@ -152,15 +152,15 @@ pub(super) struct RegistryArgs {
     /// describes how to fetch them again
     #[arg(long, env = "SWR_SYNC_REDACT_COMMANDS", value_parser = clap::builder::FalseyValueParser::new())]
     pub redact_commands: bool,
-    /// What has no flag.
+    /// The settings that have no flag.
     #[arg(skip)]
     pub configured: Configured,
 }
 
-/// No setting needs a longer time, and the clock's arithmetic has an end.
+/// No setting needs a longer time, and the clock's arithmetic would overflow.
 const LONGEST_TIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// A length of time, such as `10s`.
+/// A duration, such as `10s`.
 pub(super) fn parse_time(text: &str) -> Result<humantime::Duration, String> {
     let time: humantime::Duration = text.parse().map_err(|error| format!("{error}"))?;
     if *time > LONGEST_TIME {
@@ -169,7 +169,7 @@ pub(super) fn parse_time(text: &str) -> Result<humantime::Duration, String> {
     Ok(time)
 }
 
-/// Whatever is no rate would otherwise pass for "no cap".
+/// Other values would count as "no maximum".
 fn parse_rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if rate.is_finite() && rate >= 0.0 => Ok(rate),
@@ -178,18 +178,18 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Where the tables are.
+/// Location of the tables.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Database")]
 pub(super) struct DatabaseArgs {
     /// Database to use, as postgresql://user@host/name; the default is an embedded PostgreSQL. A
     /// password is read from DATABASE_URL, DATABASE_URL_FILE, PGPASSWORD or psql's password file, never
     /// from this flag, which every user of the machine can see [env: DATABASE_URL]
-    // Not clap's `env`: a password may stand in the variable, and not on the command line.
+    // Not clap's `env`: the variable may contain a password, the command line must not.
     #[arg(long, value_name = "URL")]
     pub database_url: Option<String>,
     /// File with the database URL, including the password [env: DATABASE_URL_FILE]
-    // As above: that both variables are set is a mistake, which clap would not tell.
+    // As above. It is an error to set both variables, which clap would not report.
     #[arg(long, value_name = "FILE", conflicts_with = "database_url")]
     pub database_url_file: Option<PathBuf>,
     /// Timeout for each statement on the database
@@ -205,17 +205,16 @@ pub(super) struct DatabaseArgs {
     pub(super) embedded: EmbeddedArgs,
 }
 
-/// A database that is ready to be connected to.
+/// A database that is ready for connections.
 #[derive(Debug)]
 pub(super) struct OpenDatabase {
-    /// The database.
     pub database: Database,
     /// Keeps the embedded server running.
     pub embedded: Option<EmbeddedServer>,
 }
 
 impl DatabaseArgs {
-    /// Finds the database; starts the embedded server, and says so, where none is named.
+    /// Returns the configured database; without one, starts the embedded server and logs that.
     pub(super) async fn open(&self) -> Result<OpenDatabase, Failure> {
         match self.named()? {
             Some(database) => Ok(OpenDatabase {
@@ -226,18 +225,18 @@ impl DatabaseArgs {
         }
     }
 
-    /// The database that the settings name, if they name one.
+    /// The configured database, if there is one.
     pub(super) fn named(&self) -> Result<Option<Database>, Failure> {
         let url = match given(&self.database_url) {
             Some(url) if holds_password(url) => {
                 return Err(Failure::new(
                     Exit::Usage,
-                    "--database-url holds a password, which other users of this machine can read in the list \
-                     of processes",
+                    "--database-url contains a password, which other users of this machine can read in the list \
+                                             of processes",
                 )
                 .hint(
-                    "set DATABASE_URL, or DATABASE_URL_FILE to the path of a file that holds it; or leave the \
-                     password out, for PGPASSWORD or ~/.pgpass",
+                    "set DATABASE_URL, or DATABASE_URL_FILE to the path of a file that contains it; or move the \
+                                             password to PGPASSWORD or ~/.pgpass",
                 ));
             }
             Some(url) => Some(url.to_owned()),
@@ -252,7 +251,7 @@ impl DatabaseArgs {
         Ok(database.map(|database| database.with_timeout(*self.database_timeout)))
     }
 
-    /// The URL in a file or in a variable.
+    /// The URL from a file or a variable.
     fn url_in_file(&self) -> Result<Option<SecretString>, Failure> {
         match self.database_url_file.as_deref() {
             Some(path) if !path.as_os_str().is_empty() => {
@@ -265,8 +264,8 @@ impl DatabaseArgs {
     async fn open_embedded(&self) -> Result<OpenDatabase, Failure> {
         let server = self.embedded.start().await?;
         tracing::warn!(
-            "no database is named (DATABASE_URL): using the embedded PostgreSQL; while it runs, \
-             psql reaches it with: psql '{}'",
+            "no database URL is set (DATABASE_URL): using the embedded PostgreSQL; while it runs, \
+                             connect to it with: psql '{}'",
             server.url()
         );
         Ok(OpenDatabase {
@@ -286,13 +285,13 @@ fn check_libpq_variables() -> Result<(), Failure> {
     for name in ["PGSSLMODE", "PGPORT"] {
         if variable(name).is_some_and(|value| !is_valid(name, &value)) {
             let text = format!("the value of {name} is not valid");
-            return Err(Failure::new(Exit::Usage, text).hint("correct it, or leave it unset"));
+            return Err(Failure::new(Exit::Usage, text).hint("correct it, or unset it"));
         }
     }
     Ok(())
 }
 
-/// Whether a database URL carries a password; also one that cannot be read and might.
+/// Whether a database URL contains a password; true if it cannot be parsed and may contain one.
 pub(super) fn holds_password(url: &str) -> bool {
     let Ok(url) = url.parse::<Url>() else {
         return url.contains('@');
@@ -327,7 +326,7 @@ impl From<DatabaseError> for Failure {
                 "sync into a new database (of the embedded server, another --data-dir); nothing migrates this schema"
             }
             DatabaseError::Stopped(_) => {
-                "a migration is applied as a whole or not at all; the next attempt continues from there"
+                "each migration is applied completely or not at all; the next attempt continues from there"
             }
             DatabaseError::Migration { .. } | DatabaseError::Migrations(_) => {
                 "the role must be allowed to create schemas in the database; `swr-sync migrate` tries again"
@@ -339,11 +338,11 @@ impl From<DatabaseError> for Failure {
 }
 
 impl RegistryArgs {
-    /// The endpoint as text, or the region's own.
+    /// The configured endpoint, or that of the region.
     pub(super) fn endpoint(&self) -> Result<Url, Failure> {
         let text = match (given(&self.endpoint), self.region().as_deref()) {
             (Some(endpoint), _) => endpoint.to_owned(),
-            // The one exception in the official SDKs' list of regions.
+            // The only exception in the official SDKs' list of regions.
             (None, Some("eu-west-101")) => {
                 "https://swr-api.eu-west-101.myhuaweicloud.eu".to_owned()
             }
@@ -355,8 +354,8 @@ impl RegistryArgs {
         parse_endpoint(&text)
     }
 
-    /// The project, under our name, the SDKs' or Terraform's, or as the profile with the key has
-    /// it.
+    /// The project: from our variable, the SDKs' or Terraform's, or from the profile that has the
+    /// key.
     pub(super) fn project_id(&self) -> Result<String, Failure> {
         let named = given(&self.project_id)
             .map(str::to_owned)
@@ -388,28 +387,28 @@ impl RegistryArgs {
             }),
             several if several.iter().any(|id| id == "all") => Err(Failure::new(
                 Exit::Usage,
-                "SWR_INSTANCE_ID names instances, and `all` besides",
+                "SWR_INSTANCE_ID contains both ids and `all`",
             )
-            .hint("give either the ids or `all`")),
+            .hint("set either the ids or `all`")),
             _ => Ok(Instances::These(ids)),
         }
     }
 
-    /// The region, under our name or Terraform's.
+    /// The region, from our variable or Terraform's.
     pub(super) fn region(&self) -> Option<String> {
         let own = given(&self.region).map(str::to_owned);
         own.or_else(|| variable("HW_REGION_NAME"))
     }
 
-    /// What the credentials are and where they were found, without a value.
+    /// Kind and origin of the credentials, without a value.
     pub(super) async fn credentials_source(&self, clock: &Clock) -> Result<String, Failure> {
-        // Only a user's own endpoint needs the project, and it is not asked here.
+        // Only a user's own IAM endpoint needs the project, and no request is sent here.
         let (_, source) = self.find_credentials("", clock).await?;
         Ok(source)
     }
 
-    /// Finds the credentials: those of the file, which are this source's own, or else whatever the
-    /// environment has.
+    /// Finds the credentials: those of the source in the file, otherwise those of the
+    /// environment.
     pub(super) fn locate_credentials(&self) -> Result<Located, Failure> {
         let own = credential_settings(&self.configured.credentials)?;
         credentials::locate(&own, &variable)
@@ -425,13 +424,13 @@ impl RegistryArgs {
         located.resolve(project_id, iam_endpoint, clock).await
     }
 
-    /// Prepares the client of the project.
+    /// Creates the client of the project.
     pub(super) async fn source(&self, clock: Clock) -> Result<Source, Failure> {
         let project_id = self.project_id()?;
         let instances = self.instances()?;
         let endpoint = self.endpoint()?;
         proxy::check()?;
-        // Before the metadata service is waited for.
+        // Checked first, because the metadata service may take long.
         let ca_certificates = self.ca_certificates()?;
         let (credentials, _) = self.find_credentials(&project_id, &clock).await?;
         warn_of_clear_text(&endpoint);
@@ -473,7 +472,7 @@ impl RegistryArgs {
         })
     }
 
-    /// The authorities to trust beside the system's own.
+    /// The authorities to trust in addition to the system's.
     pub(super) fn ca_certificates(&self) -> Result<Vec<Certificate>, Failure> {
         let Some(path) = self
             .ca_file
@@ -487,12 +486,14 @@ impl RegistryArgs {
                 Exit::Usage,
                 format!("cannot use the CA file {}: {what}", path.display()),
             )
-            .hint("SWR_CA_FILE names a file of certificates in PEM: -----BEGIN CERTIFICATE-----")
+            .hint("SWR_CA_FILE must be the path of a PEM file: -----BEGIN CERTIFICATE-----")
         };
         let pem = std::fs::read(path).map_err(|error| failed(&error.to_string()))?;
         let pem = pem.strip_prefix(BYTE_ORDER_MARK.as_bytes()).unwrap_or(&pem);
         match Certificate::from_pem_bundle(pem) {
-            Ok(certificates) if certificates.is_empty() => Err(failed("it holds no certificate")),
+            Ok(certificates) if certificates.is_empty() => {
+                Err(failed("it contains no certificate"))
+            }
             Ok(certificates) => Ok(certificates),
             Err(_) => Err(failed("it is not PEM")),
         }
@@ -500,7 +501,7 @@ impl RegistryArgs {
 
     fn iam_endpoint(&self) -> Result<Url, Failure> {
         let own = given(&self.iam_endpoint).map(str::to_owned);
-        // Terraform's has a path, which the client replaces by its own.
+        // Terraform's endpoint has a path, which the client replaces.
         let endpoint = own.or_else(|| variable("HW_AUTH_URL"));
         match (endpoint, self.region()) {
             (Some(endpoint), _) => parse_endpoint(&endpoint),
@@ -533,17 +534,17 @@ fn parse_endpoint(text: &str) -> Result<Url, Failure> {
     }
     Err(Failure::new(
         Exit::Usage,
-        "the endpoint must be scheme and host, and nothing secret",
+        "the endpoint must consist of scheme and host, without user, password, path or query",
     )
     .hint("write it as https://swr-api.cn-north-4.myhuaweicloud.com"))
 }
 
-/// Plain HTTP is for emulators. Refusing it would need an exception for each kind of private
+/// Plain HTTP is for emulators. Rejecting it would need an exception for each kind of private
 /// network, such as that of a compose file.
 pub(super) fn warn_of_clear_text(endpoint: &Url) {
     let host = endpoint.host_str().unwrap_or_default();
     let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
-    // Link-local addresses are those of a machine's own services.
+    // Link-local addresses belong to services of the machine.
     let stays_here = |address| match address {
         IpAddr::V4(address) => address.is_loopback() || address.is_link_local(),
         IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local(),
@@ -551,8 +552,8 @@ pub(super) fn warn_of_clear_text(endpoint: &Url) {
     let is_ours = host == "localhost" || address.is_ok_and(stays_here);
     if endpoint.scheme() == "http" && !is_ours {
         tracing::warn!(
-            "the endpoint {endpoint} is plain HTTP: whoever is on the way to it can read the requests, \
-             tokens and passwords included"
+            "the endpoint {endpoint} uses plain HTTP: others in the network can read the requests, \
+                         including tokens and passwords"
         );
     }
 }
@@ -563,7 +564,8 @@ fn missing(what: &str, names: &str) -> Failure {
     ))
 }
 
-/// An empty value, as compose files and manifests pass on, is no value.
+/// An empty value counts as unset, because compose files and manifests pass unset variables on as
+/// empty ones.
 pub(super) fn given(value: &Option<String>) -> Option<&str> {
     value
         .as_deref()
@@ -571,7 +573,7 @@ pub(super) fn given(value: &Option<String>) -> Option<&str> {
         .filter(|value| !value.is_empty())
 }
 
-/// The machine's name, for run rows.
+/// The host name for run rows.
 pub(super) fn host() -> String {
     variable("HOSTNAME")
         .or_else(|| {

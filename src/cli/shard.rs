@@ -10,15 +10,15 @@ use super::exit::{Exit, Failure};
 /// Set by Kubernetes in the pods of an Indexed Job, from 0.
 const JOB_INDEX: &str = "JOB_COMPLETION_INDEX";
 
-/// Which part of the instances, as it is written: `2/3` or `auto/3`.
+/// The part as the user writes it: `2/3` or `auto/3`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ShardSetting {
-    /// From 1; `None` for that of the pod.
+    /// From 1; `None` for the index of the pod.
     number: Option<u64>,
     count: u64,
 }
 
-/// One of so many parts.
+/// One of several parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shard {
     /// From 0.
@@ -34,11 +34,15 @@ impl FromStr for ShardSetting {
         let (number, count) = text.split_once('/').ok_or(FORM)?;
         let count: u64 = count.trim().parse().map_err(|_| FORM)?;
         if !(1..=10_000).contains(&count) {
-            return Err("the number of shards is from 1 to 10000".to_owned());
+            return Err("the number of shards must be from 1 to 10000".to_owned());
         }
         let number = match number.trim() {
             "auto" => None,
-            "0" => return Err(format!("shards are counted from 1: the first is 1/{count}")),
+            "0" => {
+                return Err(format!(
+                    "shards are numbered from 1: the first is 1/{count}"
+                ));
+            }
             number => match number.parse() {
                 Ok(number) if number <= count => Some(number),
                 Ok(number) => {
@@ -52,7 +56,7 @@ impl FromStr for ShardSetting {
 }
 
 impl ShardSetting {
-    /// Finds out which part it is.
+    /// Determines the part.
     pub(super) fn resolve(self) -> Result<Shard, Failure> {
         let ShardSetting { number, count } = self;
         let usage = |text: String, hint: String| Failure::new(Exit::Usage, text).hint(hint);
@@ -62,14 +66,14 @@ impl ShardSetting {
                 let text = variable(JOB_INDEX).ok_or_else(|| {
                     usage(
                         format!("--shard auto/{count} needs {JOB_INDEX}, which is not set"),
-                        "Kubernetes sets it in Jobs with completionMode: Indexed; elsewhere name the shard, as in 1/3"
+                        "Kubernetes sets it in Jobs with completionMode: Indexed; elsewhere, set the shard, as in 1/3"
                             .to_owned(),
                     )
                 })?;
                 text.parse().map_err(|_| {
                     usage(
-                        format!("{JOB_INDEX} is no number"),
-                        "Kubernetes counts from 0".to_owned(),
+                        format!("{JOB_INDEX} is not a number"),
+                        "Kubernetes sets it to a number from 0".to_owned(),
                     )
                 })?
             }
@@ -90,11 +94,11 @@ impl ShardSetting {
 }
 
 impl Shard {
-    /// Whether an instance is of this part.
+    /// Whether an instance belongs to this part.
     ///
-    /// Decided for each instance alone, and not by its place in the list: two pods may see
-    /// different lists, when an instance has just come or gone, and then one that has another
-    /// place for each of them would be left out by both.
+    /// This depends on the id of the instance only, not on its index in the list: if an instance
+    /// was just created or deleted, two pods may see different lists, and both could
+    /// skip an instance whose index differs.
     pub(super) fn has(self, swr_instance_id: &str) -> bool {
         let hash = Sha256::digest(swr_instance_id.as_bytes());
         let (first, _) = hash.split_at(size_of::<u64>());
@@ -105,7 +109,7 @@ impl Shard {
     }
 }
 
-/// As it is written.
+/// As the user writes it.
 impl std::fmt::Display for Shard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.index + 1, self.count)

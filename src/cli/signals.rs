@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM ask for a clean end; a second one gets an end at once.
+//! SIGINT and SIGTERM stop the program cleanly; a second one stops it immediately.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::exit::{Exit, Failure};
 use crate::stop::{self, Stop, StopReason};
 
-/// How long a command that only reads may take to end: a result on its way to a reader who does
-/// not read holds the whole program up.
+/// How long a command that only reads may take to stop: a blocked reader of its output would
+/// otherwise block the whole program.
 const READER_GRACE: Duration = Duration::from_secs(4);
 
-/// Listens for the rest of the process.
+/// Listens until the process ends.
 pub(super) fn listen() -> Result<Stop, Failure> {
     let (stopper, stop) = stop::channel();
     let fail = |error| Failure::new(Exit::Unexpected, error);
@@ -28,14 +28,14 @@ pub(super) fn listen() -> Result<Stop, Failure> {
         tracing::warn!(
             "stopping: a clean shutdown takes up to 5 s; a second signal stops immediately"
         );
-        // As hard as a kill, which the next run is made for.
+        // Like a kill, which the next run can handle.
         exit_at_once(next().await);
     });
     Ok(stop)
 }
 
-/// Runs a command that only reads: it may be cut short anywhere. In a container the program is
-/// process 1, which no signal ends that it does not listen for.
+/// Runs a command that only reads: it may be stopped at any point. In a container the program is
+/// process 1, which signals stop only if it handles them.
 pub(super) async fn reading(
     work: impl Future<Output = Result<Exit, Failure>>,
 ) -> Result<Exit, Failure> {
@@ -49,7 +49,7 @@ pub(super) async fn reading(
     stop.or(work).await.map_err(stopped)?
 }
 
-/// Nothing is left to say but why.
+/// A failure that only states the reason.
 pub(super) fn stopped(reason: StopReason) -> Failure {
     Failure::new(reason.exit(), format!("stopped by {reason}"))
 }

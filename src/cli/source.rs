@@ -1,4 +1,4 @@
-//! Which registries a command is about: the instances of its sources.
+//! Finds the instances that a command works on.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::registry::{Project, ProjectSettings, Registry, RegistryError};
 use crate::sync::{Ending, FIRST_VERSION, HEARTBEAT, PATIENCE, Safeguards, SyncSettings, is_older};
 
-/// What an instance is known by, or a source as a whole.
+/// Identifies an instance, or a source as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
     /// The source's name in the configuration file.
@@ -21,12 +21,12 @@ pub(super) struct Target {
     /// Scheme and host of the API.
     pub endpoint: String,
     pub project_id: String,
-    /// The instance; `None` if the project did not say which there are.
+    /// The instance; `None` if the project did not return its instances.
     pub swr_instance_id: Option<String>,
 }
 
 impl Target {
-    /// A source as far as its settings go, which may not be enough to reach it.
+    /// A source whose settings may be incomplete.
     pub(super) fn of_settings(registry: &RegistryArgs) -> Target {
         Target {
             source: registry.configured.name.clone(),
@@ -40,7 +40,7 @@ impl Target {
         }
     }
 
-    /// What the settings of a source say about its instances; nothing if they name no project.
+    /// The targets in the settings of a source; none if they have no project.
     pub(super) fn planned(registry: &RegistryArgs) -> Vec<Target> {
         let Ok(project_id) = registry.project_id() else {
             return Vec::new();
@@ -55,7 +55,6 @@ impl Target {
         }
     }
 
-    /// An instance of this source.
     fn instance(&self, swr_instance_id: &str) -> Target {
         Target {
             swr_instance_id: Some(swr_instance_id.to_owned()),
@@ -74,26 +73,25 @@ impl fmt::Display for Target {
     }
 }
 
-/// A project of a region, and which of its instances.
+/// A project of a region with some or all of its instances.
 #[derive(Debug)]
 pub(super) struct Source {
     pub target: Target,
-    /// How the project is reached.
+    /// The connection settings of the project.
     pub settings: ProjectSettings,
     /// The client that its instances share.
     pub project: Project,
     pub instances: Instances,
 }
 
-/// Which instances of a project.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Instances {
     /// All that are running and have an artifact list.
     All {
-        /// Of these only, if it is given.
+        /// Only these, if set.
         among: Option<Vec<String>>,
     },
-    /// These, by their ids.
+    /// These, by id.
     These(Vec<String>),
 }
 
@@ -106,7 +104,7 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    /// The settings of a run over it that publishes, with the usual safeguards, and does not wait for its
+    /// The settings of a run that publishes, with the usual safeguards, and does not wait for the
     /// lock.
     pub(super) fn sync_settings(&self, clock: &Clock) -> SyncSettings {
         SyncSettings {
@@ -125,15 +123,15 @@ impl Instance {
     }
 }
 
-/// A source that could not be prepared or asked, and why.
+/// A source that could not be prepared or listed, and why.
 #[derive(Debug)]
 pub(super) struct SourceFailure {
     pub target: Target,
     pub failure: Failure,
 }
 
-/// Prepares the clients. What is wrong with one source among several does not keep the others
-/// from their work; with one alone there is nothing else to do.
+/// Creates the clients. If one source of several has wrong settings, the others are still
+/// synced; a single one is an error.
 pub(super) async fn prepare(
     registries: &[RegistryArgs],
     clock: &Clock,
@@ -153,15 +151,15 @@ pub(super) async fn prepare(
     Ok((sources, failures))
 }
 
-/// The instances of all sources, and the sources that did not give theirs. So many are asked at
-/// a time.
+/// The instances of all sources, and the sources that failed. At most this many are requested
+/// concurrently.
 pub(super) async fn find_instances(
     sources: &[Source],
     parallel: usize,
 ) -> Result<(Vec<Instance>, Vec<SourceFailure>), Failure> {
     let mut instances = Vec::new();
     let mut failures = Vec::new();
-    // In the order of the file, whichever answers first.
+    // In the order of the file, not of the responses.
     let mut asked = stream::iter(sources)
         .map(async |source| (source, source.instance_ids().await))
         .buffered(parallel);
@@ -184,7 +182,7 @@ pub(super) async fn find_instances(
     Ok((instances, failures))
 }
 
-/// An instance that was asked for by its id is one that somebody expects to be there.
+/// An instance that was selected by id must exist.
 fn check_found(sources: &[Source], instances: &[Instance]) -> Result<(), Failure> {
     let among = sources.iter().filter_map(|source| match &source.instances {
         Instances::All { among } => among.as_ref(),
@@ -203,8 +201,8 @@ fn check_found(sources: &[Source], instances: &[Instance]) -> Result<(), Failure
 }
 
 impl Source {
-    /// The ids of the instances, which the project is asked for where they are not named. It is asked
-    /// anew in each run, so that a new instance needs no change of any settings.
+    /// The ids of the instances. If they are not configured, they are requested from the project in each
+    /// run, so that a new instance needs no change of the settings.
     pub(super) async fn instance_ids(&self) -> Result<Vec<String>, RegistryError> {
         match &self.instances {
             Instances::These(ids) => Ok(ids.clone()),
@@ -225,7 +223,7 @@ impl Source {
                 Some(reason) => tracing::warn!(
                     instance = instance.swr_instance_id,
                     name = instance.name,
-                    "left out: {reason}"
+                    "skipped: {reason}"
                 ),
             }
         }
@@ -245,7 +243,7 @@ fn unfit(instance: &ListedInstance) -> Option<String> {
     match (&instance.status, &instance.version) {
         (Some(status), _) if status != "Running" => Some(format!("its status is {status}")),
         (_, Some(version)) if is_older(version, FIRST_VERSION) => Some(format!(
-            "its version is {version}, and the artifact list exists from 25.6.0 on"
+            "its version is {version}, but the artifact list requires 25.6.0 or later"
         )),
         _ => None,
     }

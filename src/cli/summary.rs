@@ -1,4 +1,4 @@
-//! What a run did, in words and as fields.
+//! The summary of a run, as text and as fields.
 
 use super::console::print_lines;
 use super::job::{InstanceReport, JobReport};
@@ -6,7 +6,7 @@ use super::telemetry::{LogFormat, Telemetry};
 use crate::build_history::{FailureCause, GaveUp, HistoryFailureGroup, HistoryFailures};
 use crate::run::{RunCounters, RunOutcome, RunReport, with_counters};
 
-/// Says what a run did: lines for people, or fields for log collectors.
+/// Prints what a run did: lines for people, or fields for log collectors.
 pub(super) fn summarise(report: &RunReport, telemetry: &Telemetry) {
     let RunReport {
         run_id,
@@ -47,7 +47,7 @@ pub(super) fn summarise(report: &RunReport, telemetry: &Telemetry) {
     print_lines(lines);
 }
 
-/// Says what a job with several instances did: a line for each, and one for all.
+/// Prints what a job with several instances did: one line for each, and one for all.
 pub(super) fn summarise_job(report: &JobReport, telemetry: &Telemetry) {
     let JobReport {
         instances, elapsed, ..
@@ -109,7 +109,7 @@ fn instance_line(report: &InstanceReport) -> String {
     }
 }
 
-/// The summary in words, by lines.
+/// The summary as lines of text.
 pub(super) fn summary(report: &RunReport) -> Vec<String> {
     let RunReport {
         run_id,
@@ -128,7 +128,7 @@ pub(super) fn summary(report: &RunReport) -> Vec<String> {
     };
     let skipped = match counters.histories_skipped {
         0 => String::new(),
-        count => format!(", {count} not asked for"),
+        count => format!(", {count} not requested"),
     };
     let mut lines = vec![
         format!("run {run_id}: {verb} in {:.1} s", elapsed.as_secs_f64()),
@@ -172,7 +172,7 @@ pub(super) fn summary(report: &RunReport) -> Vec<String> {
 /// Groups of failed histories that the summary shows.
 const FAILURE_GROUPS: usize = 10;
 
-/// What failed why, and what to do about it; empty if nothing did.
+/// What failed, why, and how to fix it; empty if nothing failed.
 fn failure_lines(failures: &HistoryFailures, counters: &RunCounters) -> Vec<String> {
     let HistoryFailures { groups, gave_up } = failures;
     let mut lines = Vec::new();
@@ -184,7 +184,7 @@ fn failure_lines(failures: &HistoryFailures, counters: &RunCounters) -> Vec<Stri
             repository,
         } = group;
         let example = match repository {
-            Some(repository) => format!("; {repository} for example"),
+            Some(repository) => format!(", for example in {repository}"),
             None => String::new(),
         };
         lines.push(format!(
@@ -206,7 +206,7 @@ fn failure_lines(failures: &HistoryFailures, counters: &RunCounters) -> Vec<Stri
     lines
 }
 
-/// What failed why, most frequent first.
+/// The failures, most frequent first.
 pub(super) fn failures_json(failures: &HistoryFailures) -> serde_json::Value {
     let groups: Vec<serde_json::Value> = failures
         .groups
@@ -232,11 +232,13 @@ pub(super) fn failures_json(failures: &HistoryFailures) -> serde_json::Value {
     groups.into()
 }
 
-/// Why not all histories were asked for, and what the user can do, in a sentence.
+/// Why not all histories were requested, and what the user can do, in one sentence.
 pub(super) fn advice(gave_up: &GaveUp, counters: &RunCounters) -> String {
     const ACTION: &str = "swr:repository:getTagAddition, which is in SWR ReadOnlyAccess";
     let what = match gave_up {
-        GaveUp::Everywhere(cause) => format!("build histories kept failing alike ({cause})"),
+        GaveUp::Everywhere(cause) => {
+            format!("build histories kept failing with the same error ({cause})")
+        }
         GaveUp::Repositories { count, cause, .. } => {
             let repositories = if *count == 1 {
                 "1 repository".to_owned()
@@ -244,16 +246,16 @@ pub(super) fn advice(gave_up: &GaveUp, counters: &RunCounters) -> String {
                 format!("{count} repositories")
             };
             let how = if cause.may_be_of_one_repository() {
-                "were refused"
+                "were denied"
             } else {
-                "kept failing alike"
+                "kept failing with the same error"
             };
             format!("the build histories of {repositories} {how} ({cause})")
         }
     };
     let skipped = match counters.histories_skipped {
         0 => String::new(),
-        count => format!(", so {count} more were not asked for"),
+        count => format!(", so {count} more were not requested"),
     };
     let next = match gave_up {
         GaveUp::Repositories {
@@ -262,10 +264,10 @@ pub(super) fn advice(gave_up: &GaveUp, counters: &RunCounters) -> String {
             ..
         } if cause.may_be_of_one_repository() => {
             if *is_everywhere {
-                format!("no repository gave any: grant the user {ACTION}")
+                format!("all repositories denied them: grant the user {ACTION}")
             } else {
                 format!(
-                    "other repositories gave theirs: the user's policy is narrowed to some, widen {ACTION}, to all"
+                    "other repositories allowed them: the user's policy is limited to some repositories; extend it to all for {ACTION}"
                 )
             }
         }
@@ -276,19 +278,17 @@ pub(super) fn advice(gave_up: &GaveUp, counters: &RunCounters) -> String {
 
 fn remedy(cause: &FailureCause) -> &'static str {
     match cause.status {
-        None => "check the network; the next run asks again",
-        Some(403) => {
-            "the gateway keeps the user out: check its access rules; the next run asks again"
-        }
+        None => "check the network; the next run tries again",
+        Some(403) => "the gateway denies access: check its access rules; the next run tries again",
         Some(404) => {
-            "the gateway does not know the call: check region and endpoint; the next run asks again"
+            "the gateway does not have this API: check region and endpoint; the next run tries again"
         }
         Some(429) => {
-            "the gateway throttles: lower --max-requests-per-second; the next run asks again"
+            "the gateway throttles requests: lower --max-requests-per-second; the next run tries again"
         }
         Some(200) => {
-            "the service gives something else: if it happens again, show it to the maintainers"
+            "the responses are not build histories: if it happens again, report it to the maintainers"
         }
-        Some(_) => "the service has a problem of its own; the next run asks again",
+        Some(_) => "the service has a problem; the next run tries again",
     }
 }

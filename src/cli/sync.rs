@@ -28,29 +28,28 @@ use crate::stop::{Stop, StopReason};
 use crate::store::{LockHolder, StoreError};
 use crate::sync::{Ending, Progress, Safeguards, SyncError, SyncSettings, sync};
 
-/// Arguments of `sync`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Crawl, compare and print what would change, but publish nothing. Build histories are stored
-    /// nevertheless: they never change, and need not be fetched again
+    /// Crawl and print what would change, but publish nothing. Build histories are stored
+    /// anyway: they never change, so they need not be fetched again
     #[arg(long)]
     dry_run: bool,
-    /// Share of the artifacts, and of the tags of those that stay, that may be missing from one run
-    /// to the next, beyond the first 100 of each; if more are missing, nothing is published
+    /// Maximum percentage of artifacts, and of tags of the remaining artifacts, that may be missing compared
+    /// with the last run. The first 100 of each do not count; if more are missing, nothing is published
     #[arg(long, value_name = "PERCENT", env = "SWR_SYNC_MAX_REMOVALS_PERCENT", default_value_t = 20,
           value_parser = clap::value_parser!(u8).range(0..=100))]
     max_removals_percent: u8,
     /// Publish regardless of how many artifacts or tags are missing
     #[arg(long)]
     accept_removals: bool,
-    /// Mirror an instance although this database has another instance of the project with the same
-    /// name; both are kept, each under its id
+    /// Mirror an instance even if this database has another instance of the project with the same
+    /// name; both are kept, each with its id
     #[arg(long)]
     accept_new_instance: bool,
     /// Do not migrate the database; fail if it needs a migration
     #[arg(long, env = "SWR_SYNC_NO_MIGRATE", value_parser = clap::builder::FalseyValueParser::new())]
     no_migrate: bool,
-    /// Maximum number of instances crawled concurrently. Those of one project share one rate limit
+    /// Maximum number of instances crawled concurrently. Instances of one project share a rate limit
     #[arg(long, value_name = "N", env = "SWR_SYNC_MAX_PARALLEL_INSTANCES", default_value_t = 4,
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=64))]
     max_parallel_instances: usize,
@@ -68,7 +67,7 @@ pub(super) struct Args {
     /// after SIGTERM, with exit code 7: the data received so far is kept, and the next run continues
     #[arg(long, value_name = "TIME", env = "SWR_SYNC_MAX_DURATION", value_parser = parse_limit)]
     max_duration: Option<Duration>,
-    /// Before doing anything, wait a random time up to this
+    /// Random delay before the job starts, up to this time
     #[arg(
         long,
         value_name = "TIME",
@@ -104,7 +103,7 @@ Examples:
   swr-sync sync --config swr-sync.toml      the sources of a configuration file
   swr-sync sync --shard 2/3                 the second third of them
   swr-sync sync --dry-run                   crawl and compare, and publish nothing
-  swr-sync sync --accept-removals           publish once although too many artifacts are gone
+  swr-sync sync --accept-removals           publish once even if too many artifacts are missing
   swr-sync sync --log-format json           log lines and summary as JSON, for a CronJob
 
 From cron, every hour within the first ten minutes; an instance that is still being synced is skipped:
@@ -118,7 +117,7 @@ notifications (--pushgateway-url and the like) time out after 10 s.";
 
 pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failure> {
     let clock = Clock::system();
-    // A CA file that cannot be read is told as a failure of the job.
+    // An unreadable CA file is reported later, as a failure of the job.
     let registries = args.sources.registries().unwrap_or_default();
     let certificates = registries.iter().map(RegistryArgs::ca_certificates);
     let certificates = certificates.flat_map(Result::unwrap_or_default).collect();
@@ -142,7 +141,7 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
     report.into_result()
 }
 
-/// Writes into the span of something that has ended how it did.
+/// Records the result in a span.
 fn record_end(span: Span, exit: Exit) {
     span.record("exit_code", exit as u8);
     if exit != Exit::Success {
@@ -150,7 +149,7 @@ fn record_end(span: Span, exit: Exit) {
     }
 }
 
-/// Runs every instance; fails if none could be begun.
+/// Runs every instance; fails if none could be started.
 async fn run_instances(
     args: Args,
     clock: &Clock,
@@ -158,7 +157,7 @@ async fn run_instances(
     stop: &Stop,
     report: &mut JobReport,
 ) -> Result<(), Failure> {
-    // What is wrong with the settings shows before anything is started.
+    // Errors in the settings are reported before anything is started.
     let registries = args.sources.registries()?;
     report.targets = registries.iter().flat_map(Target::planned).collect();
     let shard = args.shard.map(ShardSetting::resolve).transpose()?;
@@ -221,7 +220,7 @@ fn stopped(reason: StopReason) -> Failure {
     hints::failure(reason.into())
 }
 
-/// The report of a source that could not be asked for its instances.
+/// The report of a source whose instances could not be listed.
 fn not_listed(failure: SourceFailure, now: DateTime<Utc>) -> InstanceReport {
     let SourceFailure { target, failure } = failure;
     InstanceReport {
@@ -244,7 +243,7 @@ struct Job<'a> {
     database: &'a Database,
     telemetry: &'a Telemetry,
     stop: &'a Stop,
-    /// Whether there are several instances, so that each line says which one it is about.
+    /// Whether there are several instances, so that each line must name its instance.
     has_several: bool,
 }
 
@@ -331,13 +330,13 @@ impl Job<'_> {
             .await
     }
 
-    /// Prints how a run ended that has no summary.
+    /// Prints the result of a run that has no summary.
     fn tell(&self, report: &InstanceReport) {
         match (&report.result, &report.target) {
             (Err(failure), Some(target)) if report.is_skipped() => {
                 tell_skip(target, failure, self.telemetry);
             }
-            // One alone is told at the end of the program.
+            // With a single instance, the failure is printed at the end of the program.
             (Err(failure), target) if self.has_several => {
                 tell_failure(failure, target.as_ref(), self.telemetry);
             }
@@ -346,11 +345,11 @@ impl Job<'_> {
     }
 }
 
-/// Lets a random part of `longest` pass, and says how much.
+/// Waits a random time up to `longest`, and logs it.
 async fn wait_for_jitter(longest: Duration, telemetry: &Telemetry) {
     let wait = jitter::draw(longest, &mut fastrand::Rng::new());
     let text = format!(
-        "waiting {} before the start, by chance from up to {}",
+        "waiting {} before the start (random, at most {})",
         humantime::format_duration(wait),
         humantime::format_duration(longest)
     );
@@ -361,7 +360,7 @@ async fn wait_for_jitter(longest: Duration, telemetry: &Telemetry) {
     tokio::time::sleep(wait).await;
 }
 
-/// Prints in one line that an instance is left to another run. If the lock is not held by a run,
+/// Prints in one line that an instance is skipped because of its lock. If the lock is not held by a run,
 /// nothing syncs the instance, so it is a warning.
 fn tell_skip(target: &Target, failure: &Failure, telemetry: &Telemetry) {
     let text = format!("{target} is skipped: {}", failure.message());
@@ -381,7 +380,7 @@ fn tell_skip(target: &Target, failure: &Failure, telemetry: &Telemetry) {
     }
 }
 
-/// Brings the schema up to date, or checks that it is.
+/// Migrates the schema, or checks that it is up to date.
 async fn prepare(database: &Database, no_migrate: bool, stop: &Stop) -> Result<(), Failure> {
     if no_migrate {
         let checked = stop.or(database.check()).await;

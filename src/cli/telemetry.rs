@@ -18,13 +18,13 @@ use tracing_subscriber::{EnvFilter, Layer};
 use super::traces::Traces;
 use crate::visible::{visible, visible_json};
 
-/// Our own words, which are looked through for secrets.
+/// Our own log lines, which are searched for secrets.
 const OWN: &str = "swr_sync";
-/// Speaks of an unknown parameter of the database URL with its value, which may be a password.
+/// Logs an unknown parameter of the database URL with its value, which may be a password.
 const DATABASE_OPTIONS: &str = "sqlx_postgres::options";
 
-/// Whether a line may be shown at all, whatever the user asks for: what libraries say below
-/// warnings is for debugging them, and quotes headers, requests and statements.
+/// Whether a line may be shown, regardless of the user's filter: below
+/// warnings, libraries log details for debugging, including headers, requests and statements.
 fn is_fit_to_show(metadata: &Metadata<'_>) -> bool {
     let is_of = |module: &str| {
         let rest = metadata.target().strip_prefix(module);
@@ -33,54 +33,54 @@ fn is_fit_to_show(metadata: &Metadata<'_>) -> bool {
     is_of(OWN) || (*metadata.level() <= Level::WARN && !is_of(DATABASE_OPTIONS))
 }
 
-/// How the program speaks.
+/// Logging.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Output")]
 pub(super) struct LogArgs {
-    /// Form of the log lines
+    /// Format of the log lines
     #[arg(
         long,
-        value_name = "FORM",
+        value_name = "FORMAT",
         env = "SWR_SYNC_LOG_FORMAT",
         default_value = "text",
         global = true
     )]
     pub log_format: LogFormat,
     /// What to log: off, error, warn, info, debug or trace, also by module as in
-    /// warn,swr_sync::sync=debug; of libraries, only warnings are shown [default: warn on a
-    /// terminal, where there is a live view, else info]
+    /// warn,swr_sync::sync=debug. Libraries only log warnings [default: warn on a
+    /// terminal, which has a live view, otherwise info]
     #[arg(long, value_name = "LEVEL", env = "SWR_SYNC_LOG", global = true,
           value_parser = parse_filter)]
     pub log: Option<String>,
 }
 
-/// The forms of log lines.
+/// The formats of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum LogFormat {
     /// For people
     Text,
-    /// For log collectors: one JSON object a line
+    /// For log collectors: one JSON object per line
     Json,
 }
 
-/// Where a command shows what it does.
+/// How a command shows its progress.
 #[derive(Debug, Clone)]
 pub(super) struct Telemetry {
-    /// The live view's bars.
+    /// The bars of the live view.
     pub bars: MultiProgress,
-    /// Whether there is a terminal to show them on.
+    /// Whether there is a terminal for it.
     pub is_live: bool,
-    /// The form of the log lines.
+    /// The format of the log lines.
     pub format: LogFormat,
-    /// Which of several instances is shown.
+    /// The instance that is shown, if there are several.
     pub instance: Option<String>,
-    /// Where the spans go, if anywhere.
+    /// The destination of spans, if there is one.
     #[cfg(feature = "otlp")]
     pub traces: Option<Traces>,
 }
 
 impl Telemetry {
-    /// The same, for one of several instances.
+    /// A copy for one of several instances.
     pub(super) fn of_instance(&self, instance: &str) -> Telemetry {
         Telemetry {
             instance: Some(instance.to_owned()),
@@ -90,7 +90,7 @@ impl Telemetry {
 }
 
 impl LogArgs {
-    /// Starts logging, and collecting spans where the environment asks for that.
+    /// Starts logging, and collecting spans if the environment configures that.
     pub(super) fn start(&self, runtime: Option<&Handle>) -> Telemetry {
         let is_live = io::stderr().is_terminal() && self.log_format == LogFormat::Text;
         let default = if is_live { "warn" } else { "info" };
@@ -117,7 +117,7 @@ impl LogArgs {
         let (traces, problem) = runtime.map(Traces::from_environment).unwrap_or_default();
         #[cfg(feature = "otlp")]
         let registry = registry.with(traces.as_ref().map(Traces::layer));
-        // Fails only if a subscriber is installed already, as in tests; then that one stays.
+        // Fails only if a subscriber is already installed, as in tests, which is then used.
         let _ = match self.log_format {
             LogFormat::Text => {
                 let lines = lines().with_writer(writer).fmt_fields(VisibleFields);
@@ -144,8 +144,8 @@ impl LogArgs {
     }
 }
 
-/// A filter in which every directive names its level. A lone word that is no level would pass
-/// for a module's name, and leave nothing else in the log.
+/// A filter in which every directive has a level. A single word that is not a level would count
+/// as the name of a module, and disable all other logs.
 fn parse_filter(text: &str) -> Result<String, &'static str> {
     let is_level = |text: &str| text.parse::<LevelFilter>().is_ok();
     let names_level = |directive: &str| match directive.trim().rsplit_once('=') {
@@ -159,7 +159,7 @@ fn parse_filter(text: &str) -> Result<String, &'static str> {
          also by module as in `warn,swr_sync::sync=debug`")
 }
 
-/// Message and fields in one line, without hidden characters and without ones that move the cursor.
+/// Message and fields in one line, without invisible characters and characters that move the cursor.
 #[derive(Debug)]
 struct VisibleFields;
 

@@ -1,8 +1,8 @@
-//! The spans of a job, for an OpenTelemetry collector: OTLP over HTTP, set up by the variables of
+//! The spans of a job, for an OpenTelemetry collector: OTLP over HTTP, configured with the variables of
 //! <https://opentelemetry.io/docs/specs/otel/protocol/exporter/>.
 //!
-//! Only our own spans leave, and of these the fields they are made with: no log line, and nothing
-//! of what was fetched.
+//! Only our own spans are exported, with the fields they are created with: no log lines, and no
+//! fetched data.
 
 use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +28,6 @@ use crate::spans;
 
 const SERVICE_NAME: &str = "swr-sync";
 
-/// Collects spans and sends them.
 #[derive(Debug, Clone)]
 pub(in crate::cli) struct Traces {
     provider: SdkTracerProvider,
@@ -36,8 +35,8 @@ pub(in crate::cli) struct Traces {
 }
 
 impl Traces {
-    /// `None` unless the environment names a collector. What is wrong with its settings is said
-    /// with the second value, since nothing can be logged yet.
+    /// `None` unless the environment configures a collector. The second value is an error in its
+    /// settings, because logging has not started yet.
     pub(in crate::cli) fn from_environment(runtime: &Handle) -> (Option<Traces>, Option<String>) {
         let is_named = [
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
@@ -52,11 +51,12 @@ impl Traces {
         }
         match Traces::new(runtime) {
             Ok(traces) => (Some(traces), None),
-            // Without the cause, which may repeat an address with a password.
+            // Without the cause, which may quote an address with a password.
             Err(_) => (
                 None,
                 Some(
-                    "there are no traces: what OTEL_EXPORTER_OTLP_… say cannot be used".to_owned(),
+                    "traces are disabled: the values of OTEL_EXPORTER_OTLP_… are not valid"
+                        .to_owned(),
                 ),
             ),
         }
@@ -83,7 +83,7 @@ impl Traces {
         })
     }
 
-    /// What hands the spans on.
+    /// The layer that exports the spans.
     pub(in crate::cli) fn layer(&self) -> impl Layer<Registry> + use<>
     where
         Registry: for<'a> LookupSpan<'a>,
@@ -100,8 +100,8 @@ impl Traces {
             .with_filter(is_ours)
     }
 
-    /// Sends what is not sent yet; blocks for as long as that may take. A failure is one of any
-    /// time of the job.
+    /// Sends the remaining spans; may block. Also returns a failure from earlier in the
+    /// job.
     pub(super) fn flush(&self, limit: Duration) -> std::io::Result<()> {
         let flushed = self.provider.shutdown_with_timeout(limit);
         let failure = self.last_failure();
@@ -118,7 +118,7 @@ impl Traces {
     }
 }
 
-/// Whose spans they are.
+/// The resource attributes of the spans.
 fn resource() -> Resource {
     let named = Resource::builder().build();
     let is_named = named
@@ -134,7 +134,7 @@ fn resource() -> Resource {
     }
 }
 
-/// Our own client, since the exporter works on a thread without a runtime.
+/// Our own client, because the exporter works on a thread without a runtime.
 #[derive(Debug)]
 struct Client {
     http: Http,
@@ -153,7 +153,7 @@ impl HttpClient for Client {
         let result = sending.await?;
         let failure = match &result {
             Ok(status) if status.is_success() => None,
-            Ok(status) => Some(format!("the answer is HTTP {}", status.as_u16())),
+            Ok(status) => Some(format!("the response is HTTP {}", status.as_u16())),
             Err(error) => Some(error.to_string()),
         };
         if failure.is_some() {

@@ -21,17 +21,16 @@ use crate::run::{Compared, HistoriesCompared, RunReport, Verdict, Verification};
 use crate::stop::Stop;
 use crate::sync::{Ending, Sample, SyncSettings, sync};
 
-/// Sources whose instances are listed at a time, and instances that are verified at a time.
+/// Maximum number of sources listed concurrently, and of instances verified concurrently.
 const PARALLEL: usize = 4;
 
-/// Arguments of `verify`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Number of randomly chosen build histories to fetch again and compare, or `all`
     #[arg(long, value_name = "N|all", default_value = "50")]
     histories: Histories,
     /// Output format of the differences
-    #[arg(long, value_name = "FORM", default_value = "table")]
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
     /// Maximum number of differences to print; 0 for all
     #[arg(long, value_name = "N", default_value_t = 50)]
@@ -82,7 +81,7 @@ impl FromStr for Histories {
     }
 }
 
-/// A verification that came to its end: the number of its run, how long it took, and what it found.
+/// A completed verification: the id of its run, how long it took, and what it found.
 type Finished = (i64, Duration, Verification);
 
 pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failure> {
@@ -138,7 +137,7 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
     conclude(&reports, failures, printed, telemetry)
 }
 
-/// Prints how each instance ended, and gives the exit code of the worst.
+/// Prints the result of each instance, and returns the most severe exit code.
 fn conclude(
     reports: &[Finished],
     failures: Vec<SourceFailure>,
@@ -148,7 +147,7 @@ fn conclude(
     let is_alone = reports.len() + failures.len() == 1;
     let mut exits = Vec::new();
     for SourceFailure { target, failure } in failures {
-        // One alone is told at the end of the program.
+        // With a single instance, the failure is printed at the end of the program.
         if is_alone {
             return Err(failure);
         }
@@ -192,7 +191,7 @@ async fn verify_instance(
     })
 }
 
-/// The differences, the worst first; of several instances, in one list.
+/// The differences, the worst first; those of several instances in one list.
 async fn print(
     database: &Database,
     reports: &[Finished],
@@ -250,7 +249,7 @@ fn summary((run_id, elapsed, found): &Finished) -> [String; 3] {
     };
     [
         format!(
-            "run {run_id}: what run {} published is {outcome}, verified in {:.1} s",
+            "run {run_id}: data of run {} is {outcome}, verified in {:.1} s",
             verified.run_id,
             elapsed.as_secs_f64()
         ),

@@ -43,8 +43,8 @@ impl fmt::Display for SqlError {
     }
 }
 
-/// Whether the detail of such an error quotes values, which may contain a secret: errors of data and
-/// constraints, and errors that a function raises.
+/// Whether the detail of such an error quotes values, which may be secrets: errors of data and
+/// constraints, and errors raised by functions.
 fn quotes_data(code: &str) -> bool {
     ["22", "23", "P0"]
         .iter()

@@ -1,28 +1,28 @@
-//! SQL for the three roles: who migrates, who syncs, who reads.
+//! SQL for the three roles: one migrates, one syncs, one reads.
 
 /// Names of the roles.
 #[derive(Debug, Clone)]
 pub struct Roles {
     /// Owns schemas and tables.
     pub migrate: String,
-    /// Writes rows, and can neither create, alter nor drop anything.
+    /// Writes rows; cannot create, alter or drop anything.
     pub sync: String,
     /// Reads the views.
     pub report: String,
 }
 
-/// The script for an administrator to run, any number of times, after the first migration.
+/// The script that an administrator runs after the first migration. It can be run again.
 ///
-/// Views, and the functions that read tables, run with the rights of their owner, so who reads them
-/// needs no right to the tables.
-/// What later migrations create has its grants from the owner's default privileges.
+/// Views, and the functions that read tables, run with the privileges of their owner, so readers
+/// need no privileges on the tables.
+/// Objects of later migrations get their grants from the owner's default privileges.
 pub fn grants(roles: &Roles) -> String {
     let Roles {
         migrate,
         sync,
         report,
     } = roles;
-    // A body between dollar signs cannot quote for itself, so it reads the names from settings.
+    // A dollar-quoted body cannot contain quoted names, so it reads the names from settings.
     let settings: String = [("migrate", migrate), ("sync", sync), ("report", report)]
         .map(|(name, role)| format!("set local swr_sync.{name}_role = {};\n", literal(role)))
         .concat();
@@ -30,9 +30,9 @@ pub fn grants(roles: &Roles) -> String {
     format!(
         r#"-- The roles of swr-sync: one owns and migrates the tables, one writes them, one reads the views.
 --
--- Run this connected to the database, after `swr-sync migrate`, as a superuser, or as the owner of the
--- schemas who may create roles. Running it again changes nothing. The roles have no passwords yet: set
--- them with \password in psql, or let them in as your server does.
+-- Run this in the database, after `swr-sync migrate`, as a superuser, or as the owner of the schemas with
+-- the right to create roles. Running it again changes nothing. The roles have no passwords yet: set them
+-- with \password in psql, or configure another authentication method on the server.
 begin;
 {settings}
 do $$
@@ -50,7 +50,7 @@ begin
         execute statement;
     end loop;
 
-    -- Only a superuser can give something to a role without being a member of it.
+    -- Only a superuser can change an owner to a role without being a member of it.
     if not pg_has_role(current_user, migrate_role, 'member') then
         execute format('grant %I to %I', migrate_role, current_user);
     end if;
@@ -75,7 +75,7 @@ begin
         execute statement;
     end loop;
 
-    -- The planner's counts; before PostgreSQL 17 they are left to the owner and the server.
+    -- For analyze. Before PostgreSQL 17, only the owner and autovacuum can run it.
     if current_setting('server_version_num')::integer >= 170000 then
         execute format('grant maintain on all tables in schema swr to %I', sync_role);
         execute format('alter default privileges for role %I in schema swr grant maintain on tables to %I',
@@ -84,7 +84,7 @@ begin
 end
 $$;
 
--- Who syncs writes rows, and can neither create, alter nor drop anything.
+-- The sync role writes rows, but cannot create, alter or drop anything.
 grant usage on schema swr to {sync};
 grant select, insert, update, delete on all tables in schema swr to {sync};
 revoke insert, update, delete on swr._sqlx_migrations from {sync};
@@ -93,7 +93,7 @@ alter default privileges for role {migrate} in schema swr grant select, insert, 
 grant execute on all functions in schema swr to {sync}, {report};
 alter default privileges for role {migrate} in schema swr grant execute on functions to {sync}, {report};
 
--- Who reports reads the views, which have their owner's rights to the tables, and what `status` shows.
+-- The report role reads the views, which have their owner's rights to the tables, and the tables of `status`.
 grant usage on schema swr, swr_report to {report};
 grant select on all tables in schema swr_report to {report};
 grant select on swr.instance, swr.sync_run, swr.data_issue, swr._sqlx_migrations to {report};

@@ -1,4 +1,4 @@
-//! What a user can do about an error of the database.
+//! What the user can do about a database error.
 
 use std::error::Error;
 
@@ -90,8 +90,8 @@ fn of_certificate(reason: &CertificateError) -> &'static str {
         }
         CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
             "the server's certificate is self-signed, and marked as one of an authority (CA:TRUE): \
-             install one that an authority signed, and set sslrootcert=FILE in the database URL to the \
-             authority's, or set sslmode=require, which encrypts but does not verify the server"
+                     install one that an authority signed, and set sslrootcert=FILE in the database URL to the \
+                     authority's, or set sslmode=require, which encrypts but does not verify the server"
         }
         _ => {
             "install a server certificate of X.509 version 3 that an authority signed, and set \
@@ -110,8 +110,8 @@ fn of_code(code: &str) -> Option<&'static str> {
         }
         "25P03" | "25P04" | "57P05" => {
             "the server ended the session because of its idle_in_transaction_session_timeout, \
-             transaction_timeout or idle_session_timeout: take the rows faster (into a file, for \
-             example), or raise the limit"
+                         transaction_timeout or idle_session_timeout: read the rows faster (write them to a file, for \
+                         example), or raise the limit"
         }
         "25006" => {
             "the database is read-only: use the primary instead of a standby, or check \

@@ -36,28 +36,28 @@ pub static MIGRATOR: Migrator = Migrator {
 /// The application name of our sessions in `pg_stat_activity`, before the version.
 pub(crate) const APPLICATION: &str = "swr-sync";
 
-/// Limit for a connection to stand, the wait for a server that is starting up included.
+/// Timeout for a connection, including the wait for a server that is starting up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long to wait before a server that is starting up is asked again.
+/// Interval between attempts while the server is starting up.
 const RECONNECT_DELAY: Duration = Duration::from_millis(200);
 
-/// What the wish to stop leaves to a migration that is cancelled.
+/// Time for cancelling a migration after a request to stop.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
-/// Limit for one step on the database, unless [`Database::with_timeout`] sets another.
+/// Timeout for one step on the database, unless [`Database::with_timeout`] sets another.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// What a step gets beyond the limit, for the server to say that it ended it.
+/// Additional time for the server to report that it ended a step at the timeout.
 const MARGIN: Duration = Duration::from_secs(2);
 
 /// The oldest PostgreSQL that supports our SQL.
 const FIRST_SERVER_VERSION: i32 = 140_000;
 
-/// What can go wrong before the first statement.
+/// Errors before the first statement.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
-    /// The URL cannot be used. It is not repeated, since it may contain a password.
+    /// The URL cannot be used. It is not quoted, because it may contain a password.
     #[error("the database URL is not valid: {0}")]
     Url(UrlProblem),
     /// No connection.
@@ -65,32 +65,32 @@ pub enum DatabaseError {
     Unreachable {
         /// Host and database, without user or password.
         place: String,
-        /// What came back.
+        /// The error of the driver.
         source: SqlError,
     },
-    /// No connection within the time-out.
+    /// No connection within the timeout.
     #[error("cannot connect to the database {place}: no answer within {} s", CONNECT_TIMEOUT.as_secs())]
     Timeout {
         /// Host and database, without user or password.
         place: String,
     },
-    /// The server or the database cannot hold the tables.
+    /// The server or the database cannot store the tables.
     #[error("the database {place} cannot be used: {problem}")]
     Unusable {
         /// Host and database, without user or password.
         place: String,
-        /// Why.
+        /// The reason.
         problem: Unusable,
     },
-    /// No answer within the limit.
+    /// No response within the timeout.
     #[error("cannot {doing}: no answer from the database within {}", humantime::format_duration(*limit))]
     Silent {
-        /// What was asked of it.
+        /// The step.
         doing: &'static str,
-        /// The limit.
+        /// The timeout.
         limit: Duration,
     },
-    /// The schema is not there, or older than the program.
+    /// The schema is missing, or older than the program.
     #[error("the database lacks {missing} of {known} migrations")]
     MigrationNeeded {
         /// Migrations to apply.
@@ -98,7 +98,7 @@ pub enum DatabaseError {
         /// Migrations the program knows.
         known: usize,
     },
-    /// The schema was made by a newer program.
+    /// The schema was migrated by a newer program.
     #[error(
         "the database has the migration {version}, which this program does not know: it is newer"
     )]
@@ -106,12 +106,12 @@ pub enum DatabaseError {
         /// The unknown migration.
         version: i64,
     },
-    /// The schema was made by files that no release has.
+    /// The schema was created by migrations of an unreleased version.
     #[error(
         "the schema is from an unreleased version of swr-sync: its migration {version} differs"
     )]
     UnreleasedSchema {
-        /// The migration of the same number whose text differs.
+        /// The migration with the same number but different text.
         version: i64,
     },
     /// A migration failed.
@@ -122,10 +122,10 @@ pub enum DatabaseError {
         /// The error of the database.
         source: SqlError,
     },
-    /// The bookkeeping of the migrations failed, or the applied ones differ from the program's.
+    /// The migrations table cannot be used, or applied migrations differ from the program's.
     #[error("cannot migrate the database")]
     Migrations(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// A signal, or the time limit, before all migrations were applied.
+    /// A signal or the time limit, before all migrations were applied.
     #[error("stopped by {0} while migrating the database")]
     Stopped(StopReason),
     /// The migrations table cannot be read.
@@ -133,17 +133,17 @@ pub enum DatabaseError {
     Version(#[source] SqlError),
 }
 
-/// Why a database cannot hold the tables.
+/// Why a database cannot store the tables.
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
     /// Not PostgreSQL, but a fork of PostgreSQL 9.2.
     #[error("the server is openGauss or GaussDB")]
     OpenGauss,
-    /// The version lacks SQL that is needed.
+    /// The version lacks required SQL.
     #[error("the server is too old: {0}")]
     OldServer(String),
-    /// Not every text that a registry holds can be stored.
-    #[error("its encoding is {0}, and names and commands of images need UTF8")]
+    /// The encoding cannot store every text that a registry contains.
+    #[error("its encoding is {0}, but names and commands of images need UTF8")]
     Encoding(String),
 }
 
@@ -162,7 +162,7 @@ impl Unusable {
 }
 
 impl DatabaseError {
-    /// The exit code it asks for.
+    /// The exit code.
     pub fn exit(&self) -> Exit {
         match self {
             DatabaseError::Url(_) => Exit::Usage,
@@ -200,7 +200,7 @@ impl fmt::Debug for Database {
 }
 
 impl Database {
-    /// Reads a URL such as `postgresql://user:password@host/name`; see libpq for its options.
+    /// Parses a URL such as `postgresql://user:password@host/name`; libpq documents its options.
     pub fn from_url(url: &str) -> Result<Database, DatabaseError> {
         let options = url::parse(url).map_err(DatabaseError::Url)?;
         let host = match options.get_socket() {
@@ -216,7 +216,7 @@ impl Database {
         );
         let options = options
             .application_name(&format!("{APPLICATION} {}", env!("CARGO_PKG_VERSION")))
-            // Poolers refuse what they do not know, and no table has a float.
+            // Poolers reject unknown settings, and no table has floats.
             .extra_float_digits(None)
             .disable_statement_logging();
         Ok(Database {
@@ -226,12 +226,12 @@ impl Database {
         })
     }
 
-    /// Sets the limit for one step on the database, such as a statement.
+    /// Sets the timeout for one step on the database, such as a statement.
     pub fn with_timeout(self, timeout: Duration) -> Database {
         Database { timeout, ..self }
     }
 
-    /// The limit for one step on the database.
+    /// The timeout for one step on the database.
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
@@ -241,8 +241,8 @@ impl Database {
         &self.place
     }
 
-    /// Opens a connection for writing. The server ends waits after the limit, and the session soon
-    /// after this process has ended, so that locks do not outlive their run.
+    /// Opens a connection for writing. The server ends statements at the timeout, and ends the session soon
+    /// after this process ended, so that locks do not outlive their run.
     pub async fn connect_to_write(&self) -> Result<PgConnection, DatabaseError> {
         let (connection, server) = self.connect(Purpose::Write).await?;
         match unusable(server) {
@@ -286,14 +286,14 @@ impl Database {
         }
     }
 
-    /// Applies the migrations that are missing, and gives their number.
+    /// Applies the missing migrations and returns their number.
     pub async fn migrate(&self) -> Result<usize, DatabaseError> {
         let (_stopper, never) = stop::channel();
         self.migrate_until(&never).await
     }
 
-    /// The same, unless it is to stop. Each migration is applied as a whole or not at all, so what
-    /// is left is done by the next attempt.
+    /// The same, with a check for a request to stop. Each migration is applied completely or not at all, so
+    /// the next attempt continues from there.
     pub async fn migrate_until(&self, stop: &Stop) -> Result<usize, DatabaseError> {
         let beginning = async {
             let missing = match self.check().await {
@@ -317,7 +317,7 @@ impl Database {
         let migrated = tokio::select! {
             migrated = &mut migrating => migrated,
             reason = stop.requested() => {
-                // Left alone, the session would go on for a while, and keep sqlx's lock.
+                // Otherwise the session would continue for a while and keep sqlx's lock.
                 let ending = async { tokio::join!(self.cancel(session), migrating).1 };
                 match tokio::time::timeout(STOP_GRACE, ending).await {
                     Ok(Some(Ok(()))) => return Ok(missing),
@@ -341,19 +341,19 @@ impl Database {
         Ok(missing)
     }
 
-    /// Ends the statement that another session of ours is in, as well as it can be done.
+    /// Tries to cancel the statement of another session of ours.
     pub async fn cancel(&self, session: i32) {
         if let Ok(mut connection) = self.connect_to_write().await {
             let _ = cancel(&mut connection, session).await;
         }
     }
 
-    /// Whether the schema is the one this program knows.
+    /// Checks that the schema is the one of this program.
     pub async fn check(&self) -> Result<(), DatabaseError> {
         let (mut connection, _) = self.connect(Purpose::Read).await?;
         let reading = async {
             let applied = applied_migrations(&mut connection).await;
-            // Nothing is pending on it.
+            // Nothing is pending on the connection.
             let _ = connection.close().await;
             applied
         };
@@ -384,22 +384,22 @@ impl Database {
     }
 }
 
-/// Gives a step on the database its limit, and a little more: where the server itself ends the
-/// wait, it says so in that time, and better.
+/// Applies the timeout of a step, and a little more: if the server itself ends the
+/// statement, it reports that within this time, with a better message.
 pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(limit.saturating_add(MARGIN), work)
         .await
         .ok()
 }
 
-/// The server's process behind a connection, for [`cancel`].
+/// The server process of a connection, for [`cancel`].
 async fn backend_process_id(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
     sqlx::query_scalar!(r#"select pg_backend_pid() as "backend_process_id!""#)
         .fetch_one(connection)
         .await
 }
 
-/// Ends the statement that another session of the same role is in, if any.
+/// Cancels the statement of another session of the same role, if one is running.
 async fn cancel(connection: &mut PgConnection, backend_process_id: i32) -> Result<(), sqlx::Error> {
     sqlx::query_scalar!("select pg_cancel_backend($1)", backend_process_id)
         .fetch_one(connection)
@@ -407,12 +407,12 @@ async fn cancel(connection: &mut PgConnection, backend_process_id: i32) -> Resul
     Ok(())
 }
 
-/// A limit as a setting of the server, where the largest value is about 24 days, and 0 no limit.
+/// A timeout as a server setting, whose maximum is about 24 days, and where 0 means none.
 fn milliseconds(limit: Duration) -> u128 {
     limit.as_millis().clamp(1, i32::MAX as u128)
 }
 
-/// The reason why the server cannot be written to, if there is one.
+/// Why the server cannot be used, if there is a reason.
 fn unusable(server: Server) -> Option<Unusable> {
     let Server {
         version,
@@ -430,7 +430,7 @@ fn unusable(server: Server) -> Option<Unusable> {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the table is made by sqlx and unknown to query!"
+    reason = "sqlx creates the table, so query! does not know it"
 )]
 async fn applied_migrations(
     connection: &mut PgConnection,
@@ -448,22 +448,22 @@ async fn applied_migrations(
     .await
 }
 
-/// Applies the migrations that are missing, over a connection of its own.
+/// Applies the missing migrations with a separate connection.
 ///
-/// A failed migration leaves sqlx's session lock held, so the connection must
-/// not outlive the attempt: it is taken by value and always closed.
+/// A failed migration keeps sqlx's session lock, so the connection must
+/// not be used afterwards: it is passed by value and always closed.
 pub async fn migrate(mut connection: PgConnection) -> Result<(), MigrateError> {
     let migrating = async {
         let migrator = migrator(&mut connection).await?;
         migrator.run(&mut connection).await
     };
     let result = migrating.await;
-    // The server notices a lost connection by itself; nothing is pending on it.
+    // The server notices a lost connection; nothing is pending on it.
     let _ = connection.close().await;
     result
 }
 
-/// The migrations, without statements that create schemas that exist: an administrator may have
+/// The migrations, without statements that create existing schemas: an administrator may have
 /// created them for a role that cannot create schemas.
 async fn migrator(connection: &mut PgConnection) -> Result<Migrator, MigrateError> {
     let schemas: Vec<String> = sqlx::query_scalar!(

@@ -1,4 +1,4 @@
-//! Read-only SQL: for reports, and for whatever the user types.
+//! Read-only SQL, for reports and for queries of the user.
 
 use std::time::Duration;
 
@@ -13,13 +13,12 @@ use super::{SqlError, within};
 /// A column of a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResultColumn {
-    /// The name.
     pub name: String,
-    /// The kind of its values.
+    /// Type of the values.
     pub kind: ColumnKind,
 }
 
-/// How a column's values are shown.
+/// How the values of a column are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ColumnKind {
     /// Numbers.
@@ -28,28 +27,28 @@ pub enum ColumnKind {
     Boolean,
     /// JSON documents.
     Json,
-    /// Anything else, in PostgreSQL's own text format.
+    /// All other types, in PostgreSQL's text format.
     Text,
 }
 
-/// Takes a result row by row.
+/// Receives a result row by row.
 pub trait RowSink {
-    /// The columns; called once, before any row.
+    /// The columns; called once, before all rows.
     fn columns(&mut self, columns: Vec<ResultColumn>) -> std::io::Result<()>;
     /// A row's values in PostgreSQL's text format; `None` is NULL.
     fn row(&mut self, values: &[Option<&str>]) -> std::io::Result<()>;
 }
 
-/// Why a query brought no result.
+/// Why a query has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The database refused it.
+    /// The database rejected it.
     #[error("the query failed: {0}")]
     Query(#[source] SqlError),
-    /// No answer within the limit.
+    /// No response within the timeout.
     #[error("the query failed: no answer from the database within {}", humantime::format_duration(*limit))]
     Silent {
-        /// The limit.
+        /// The timeout.
         limit: Duration,
     },
     /// The result could not be written.
@@ -57,12 +56,12 @@ pub enum ReadError {
     Output(#[from] std::io::Error),
 }
 
-/// Rows fetched at a time: bounds the memory of a large result.
+/// Number of rows to fetch at once: limits the memory for a large result.
 const FETCH: &str = "fetch 1000 from swr_result";
 
-/// A connection to read from, with a limit for each step of a query.
+/// A connection for reading, with a timeout for each step of a query.
 ///
-/// The limit does not include the time in which the consumer processes rows. For that, the server
+/// The time in which the consumer processes rows does not count; for that, the server
 /// waits up to an hour.
 #[derive(Debug)]
 pub struct Reader {
@@ -75,7 +74,7 @@ impl Reader {
         Reader { connection, limit }
     }
 
-    /// Begins a read-only transaction, in which all queries see the database as it was at the
+    /// Starts a read-only transaction, in which all queries see the database as it was at the
     /// first of them.
     pub async fn snapshot(&mut self) -> Result<Snapshot<'_>, ReadError> {
         let Reader { connection, limit } = self;
@@ -85,53 +84,53 @@ impl Reader {
         Ok(Snapshot { transaction, limit })
     }
 
-    /// Runs one query in a transaction of its own; see [`Snapshot::read`].
+    /// Runs one query in its own transaction; see [`Snapshot::read`].
     pub async fn read(&mut self, sql: &str, sink: &mut dyn RowSink) -> Result<(), ReadError> {
         let mut snapshot = self.snapshot().await?;
         snapshot.read(sql, sink).await?;
         snapshot.end().await
     }
 
-    /// The connection, for the store's own questions.
+    /// The connection, for statements of the store.
     pub fn connection(&mut self) -> &mut PgConnection {
         &mut self.connection
     }
 
-    /// Says goodbye to the server.
+    /// Closes the connection.
     pub async fn close(self) {
         // Nothing is pending on it.
         let _ = within(self.limit, self.connection.close()).await;
     }
 }
 
-/// A read-only transaction whose queries all see the same.
+/// A read-only transaction whose queries all see the same data.
 pub struct Snapshot<'c> {
     transaction: Transaction<'c, Postgres>,
     limit: Duration,
 }
 
 impl Snapshot<'_> {
-    /// Runs one query and hands its rows to `sink`.
+    /// Runs one query and passes its rows to `sink`.
     ///
-    /// The query becomes that of a cursor, so it must be one `select`, `with`, `table` or
-    /// `values`, and the database itself refuses anything that writes.
+    /// The query is declared as a cursor, so it must be one `select`, `with`, `table` or
+    /// `values`, and the database rejects anything that writes.
     #[expect(
         clippy::disallowed_methods,
-        reason = "the door for SQL that is not known at compile time"
+        reason = "the only place for SQL that is not known at compile time"
     )]
     pub async fn read(&mut self, sql: &str, sink: &mut dyn RowSink) -> Result<(), ReadError> {
         let Snapshot { transaction, limit } = self;
         let limit = *limit;
         let sql = sql.trim().trim_end_matches(';').trim_end();
-        // Prepared, so that the server takes one statement and no second one after it; a result
-        // without rows has its columns from here too.
+        // Prepared, so that the server accepts one statement only; a result
+        // without rows also gets its columns from here.
         let prepare = transaction.prepare(AssertSqlSafe(sql).into_sql_str());
         let statement = step(limit, prepare).await?;
         sink.columns(statement.columns().iter().map(result_column).collect())?;
         let declare = format!("declare swr_result no scroll cursor for {sql}");
         let declare = sqlx::query(AssertSqlSafe(declare)).execute(&mut **transaction);
         step(limit, declare).await?;
-        // Neither prepared nor with parameters: values arrive as text, whatever their types.
+        // Not prepared and without parameters: values arrive as text, regardless of their types.
         loop {
             let fetch = sqlx::raw_sql(FETCH).fetch_all(&mut **transaction);
             let rows = step(limit, fetch).await?;
@@ -162,7 +161,7 @@ impl Snapshot<'_> {
         Ok(())
     }
 
-    /// Ends it.
+    /// Ends the transaction.
     pub async fn end(self) -> Result<(), ReadError> {
         step(self.limit, self.transaction.rollback()).await
     }

@@ -74,7 +74,7 @@ const OF_WRITERS: &[(&str, &str)] = &[
     // A function or operator in a schema that others can create in would run as our role. All names
     // in our SQL are qualified.
     ("search_path", "pg_catalog"),
-    // A row hidden by a policy would count as missing: an error is better.
+    // A row hidden by a row security policy would count as missing: an error is better.
     ("row_security", "off"),
 ];
 

@@ -162,7 +162,7 @@ impl TemporaryKeySource {
                     })),
                 });
             }
-            tracing::debug!(attempts, "{request}: {failure}; asking again");
+            tracing::debug!(attempts, "{request}: {failure}; retrying");
             tokio::time::sleep(RETRY.delay(attempts, fastrand::f64(), None)).await;
         }
     }

@@ -378,7 +378,7 @@ impl Transport {
                 kind = outgoing.kind.as_str(),
                 attempts = sent,
                 delay_ms = delay.as_millis() as u64,
-                "{failure}; trying again"
+                "{failure}; retrying"
             );
             let _delay = self.begin(delay);
             tokio::time::sleep(delay).await;

@@ -1,4 +1,4 @@
-//! What reports are narrowed down by, and how that gets into their queries.
+//! The filters of reports, and their SQL.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::Report;
 
-/// What a report can be narrowed down by; on the command line, an option of that name.
+/// A filter of reports; on the command line, the option with this name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Filter {
     /// An instance, by its id in SWR or its name.
@@ -25,7 +25,7 @@ pub enum Filter {
 }
 
 impl Filter {
-    /// Where a function takes the value, in the query of its report.
+    /// The place of the value in the query of a function.
     fn argument(self) -> Option<&'static str> {
         match self {
             Filter::Digest => Some("{digests}"),
@@ -35,7 +35,7 @@ impl Filter {
         }
     }
 
-    /// What a function is given without a value; it cannot do without digests.
+    /// The default argument of a function; digests have none.
     fn default_argument(self) -> Option<&'static str> {
         match self {
             Filter::OlderThan => Some("interval '90 days'"),
@@ -72,7 +72,7 @@ impl fmt::Display for Filter {
     }
 }
 
-/// Values for filters; one that is left out does not narrow.
+/// Values of filters; a filter without a value does not restrict the result.
 #[derive(Debug, Clone, Default)]
 #[expect(missing_docs, reason = "each is described at its filter")]
 pub struct FilterValues {
@@ -102,23 +102,19 @@ impl FilterValues {
     }
 }
 
-/// Why a report cannot be asked like that.
+/// Why the filters do not fit the report.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum FilterError {
     /// The report has no such filter.
-    #[error("the report `{report}` does not take {filter}")]
+    #[error("the report `{report}` does not support {filter}")]
     Unknown {
-        /// The report.
         report: &'static str,
-        /// The filter it was given.
         filter: Filter,
     },
-    /// The report answers nothing without this filter.
+    /// The report requires this filter.
     #[error("the report `{report}` needs {filter}")]
     Missing {
-        /// The report.
         report: &'static str,
-        /// The filter it needs.
         filter: Filter,
     },
 }
@@ -133,7 +129,7 @@ const ALL: [Filter; 6] = [
 ];
 
 impl Report {
-    /// The query with the values in it, to be run or pasted; a limit of 0 is none.
+    /// The query with literal values, to run or to copy; a limit of 0 means none.
     pub fn query(&self, values: &FilterValues, limit: u64) -> Result<String, FilterError> {
         let report = self.name;
         let mut sql = self.sql.to_owned();
@@ -165,8 +161,8 @@ impl Report {
     }
 }
 
-/// Text as a literal, whatever `standard_conforming_strings` is: the only way in which text of
-/// the user's gets into a query.
+/// Text as a literal, regardless of `standard_conforming_strings`: the only way for the user's
+/// text into a query.
 pub(crate) fn quoted(text: &str) -> String {
     let text = text.replace('\'', "''");
     if text.contains('\\') {

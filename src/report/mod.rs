@@ -11,16 +11,15 @@ pub use render::{CsvSink, Format, JsonSink, TableSink};
 /// A question and the query that answers it.
 #[derive(Debug, Clone, Copy)]
 pub struct Report {
-    /// The name on the command line; also the view's or function's.
+    /// The name on the command line, and of the view or function.
     pub name: &'static str,
-    /// What it answers.
     pub question: &'static str,
-    /// The columns worth reading in a terminal, and the view; or the function, whose arguments
+    /// The columns to show, and the view or function. Arguments of a function
     /// are filters: `{digests}`, `{older-than}`, `{at}`.
     pub sql: &'static str,
     /// The order of rows.
     pub order_by: &'static str,
-    /// What it can be narrowed down by.
+    /// The filters it supports.
     pub filters: &'static [Filter],
 }
 
@@ -53,7 +52,7 @@ from swr_report.artifact",
         question: "What does each tag point to?",
         sql: "select instance, namespace, repository, tag, digest, size_bytes, pushed_at, pulled_at
 from swr_report.tag",
-        // The order of an index, as far as the repository.
+        // The order of an index, up to the repository.
         order_by: "instance_id, namespace, repository, tag",
         filters: ARTIFACT,
     },
@@ -76,13 +75,13 @@ from swr_report.tag_at({at})",
         question: "How was each image built?",
         sql: "select instance, namespace, repository, digest, position, created_at, empty_layer, layer_size_bytes, command
 from swr_report.build_history",
-        // The order of a key, so that the first rows are there at once.
+        // The order of a key, so that the first rows are found immediately.
         order_by: "instance_id, artifact_id, position",
         filters: ARTIFACT,
     },
     Report {
         name: "storage_by_namespace",
-        question: "Which namespaces take the space, and how much of it do they share?",
+        question: "Which namespaces use the most space, and how much of it do they share?",
         sql: "select instance, namespace, repositories, artifacts, logical_bytes, layer_bytes, shared_bytes, exclusive_bytes, unknown_bytes, last_pushed_at, last_pulled_at
 from swr_report.storage_by_namespace",
         order_by: "exclusive_bytes desc, instance, namespace",
@@ -90,7 +89,7 @@ from swr_report.storage_by_namespace",
     },
     Report {
         name: "storage_by_repository",
-        question: "Which repositories take the space, and how much of it do they share?",
+        question: "Which repositories use the most space, and how much of it do they share?",
         sql: "select instance, namespace, repository, artifacts, logical_bytes, layer_bytes, shared_bytes, exclusive_bytes, unknown_bytes, last_pushed_at, last_pulled_at
 from swr_report.storage_by_repository",
         order_by: "exclusive_bytes desc, instance, namespace, repository",
@@ -98,7 +97,7 @@ from swr_report.storage_by_repository",
     },
     Report {
         name: "artifact_size",
-        question: "How big is each artifact really, and what would deleting it free?",
+        question: "How large is each artifact, and how much space would deleting it free?",
         sql: "select instance, namespace, repository, digest, tags, total_bytes, layers, layer_bytes, shared_bytes, exclusive_bytes, pushed_at
 from swr_report.artifact_size",
         order_by: "exclusive_bytes desc nulls last, artifact_id",
@@ -114,7 +113,7 @@ from swr_report.layer_usage",
     },
     Report {
         name: "repository_layer",
-        question: "Which layers does each repository hold?",
+        question: "Which layers does each repository have?",
         sql: "select instance, namespace, repository, layer_digest, size_bytes, artifacts
 from swr_report.repository_layer",
         order_by: "instance_id, namespace, repository, size_bytes desc nulls last, layer_digest",
@@ -122,7 +121,7 @@ from swr_report.repository_layer",
     },
     Report {
         name: "reclaimable",
-        question: "What would deleting these digests together free (--digest, once for each)?",
+        question: "How much space would deleting these digests together free (one --digest for each)?",
         sql: "select instance, artifacts, logical_bytes, layers, reclaimable_bytes, unknown_bytes
 from swr_report.reclaimable({digests})",
         order_by: "instance",
@@ -130,7 +129,7 @@ from swr_report.reclaimable({digests})",
     },
     Report {
         name: "stale_artifact",
-        question: "What was neither pushed nor pulled for 90 days?",
+        question: "Which artifacts were neither pushed nor pulled for 90 days?",
         sql: "select instance, namespace, repository, digest, tags, size_bytes, pushed_at, pulled_at
 from swr_report.stale_artifact({older-than})",
         order_by: "size_bytes desc nulls last, artifact_id",
@@ -138,7 +137,7 @@ from swr_report.stale_artifact({older-than})",
     },
     Report {
         name: "untagged_artifact",
-        question: "What does no tag name?",
+        question: "Which artifacts are untagged?",
         sql: "select instance, namespace, repository, digest, type, size_bytes, exclusive_bytes, may_be_in_index, last_used_at
 from swr_report.untagged_artifact",
         order_by: "exclusive_bytes desc nulls last, artifact_id",
@@ -154,7 +153,7 @@ from swr_report.duplicate_artifact",
     },
     Report {
         name: "base_image",
-        question: "Which artifact is the exact base of which?",
+        question: "Which artifact is the exact base of each image?",
         sql: "select instance, namespace, repository, digest, tags, base_namespace, base_repository, base_tags, base_digest, base_layers, layers
 from swr_report.base_image",
         order_by: "instance_id, namespace, repository, artifact_id",
@@ -162,7 +161,7 @@ from swr_report.base_image",
     },
     Report {
         name: "unknown_base",
-        question: "Which bases that the registry does not hold are in use?",
+        question: "Which base images in use are not in the registry?",
         sql: "select instance, layers, layer_bytes, artifacts, repositories, example_namespace, example_repository, example_digest, last_pushed_at
 from swr_report.unknown_base",
         order_by: "repositories desc, artifacts desc, instance, chain_id",
@@ -170,7 +169,7 @@ from swr_report.unknown_base",
     },
     Report {
         name: "built_on",
-        question: "What must be rebuilt when a base changes (--digest)?",
+        question: "Which images must be rebuilt when a base changes (--digest)?",
         sql: "select base_digest, instance, namespace, repository, digest, tags, is_direct, pushed_at, pulled_at
 from unnest({digests}) as base (base_digest) cross join lateral swr_report.built_on(base_digest)",
         order_by: "base_digest, instance, namespace, repository, artifact_id",
@@ -178,7 +177,7 @@ from unnest({digests}) as base (base_digest) cross join lateral swr_report.built
     },
     Report {
         name: "build_command_finding",
-        question: "Which build commands carry secrets, or let others in, and where do they come from?",
+        question: "Which build commands contain secrets or security risks, and where do they come from?",
         sql: "select instance, severity, rule, title, artifacts, repositories, origin_namespace, origin_repository, origin_tags, origin_position, command
 from swr_report.build_command_finding",
         order_by: "array_position(array['high', 'medium', 'low', 'info'], severity), artifacts desc, instance, rule, command_id",
@@ -186,7 +185,7 @@ from swr_report.build_command_finding",
     },
     Report {
         name: "artifact_finding",
-        question: "Which artifacts carry what was found in build commands?",
+        question: "Which artifacts are affected by the findings in build commands?",
         sql: "select instance, namespace, repository, digest, tags, severity, rule, position, command
 from swr_report.artifact_finding",
         order_by: "array_position(array['high', 'medium', 'low', 'info'], severity), instance, namespace, repository, artifact_id, position, rule",
@@ -194,7 +193,7 @@ from swr_report.artifact_finding",
     },
     Report {
         name: "tag_move",
-        question: "Which tags moved or went away, and when?",
+        question: "Which tags moved or were removed, and when?",
         sql: "select instance, namespace, repository, tag, moved_at, from_digest, to_digest
 from swr_report.tag_move",
         order_by: "moved_at desc, instance, namespace, repository, tag",
@@ -202,7 +201,7 @@ from swr_report.tag_move",
     },
     Report {
         name: "change",
-        question: "What did each run find added, changed, moved or removed?",
+        question: "Which artifacts and tags did each run find added, changed, moved or removed?",
         sql: "select instance, run_id, change, namespace, repository, tag, digest, previous_digest, size_bytes, changed_at
 from swr_report.change",
         order_by: "run_id desc, instance_id, artifact_id, change, tag",
@@ -226,7 +225,7 @@ from swr_report.history_failure",
     },
     Report {
         name: "freshness",
-        question: "How old is what I see?",
+        question: "How old is the data?",
         sql: "select instance, last_published_at, as_of, age, failures_since, last_error, histories_waiting
 from swr_report.freshness",
         order_by: "instance",
@@ -234,7 +233,7 @@ from swr_report.freshness",
     },
     Report {
         name: "data_issue",
-        question: "What could not be stored as it came?",
+        question: "Which values could not be stored unchanged?",
         sql: "select instance, \"table\", row_key, field, action, original, first_seen_at, first_seen_run_id
 from swr_report.data_issue",
         order_by: "first_seen_at desc, instance, \"table\", row_key, field, action",
@@ -250,7 +249,6 @@ from swr_report.verification",
     },
 ];
 
-/// The report of that name.
 pub fn find(name: &str) -> Option<&'static Report> {
     REPORTS.iter().find(|report| report.name == name)
 }

@@ -9,25 +9,25 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 use crate::database::reader::{ColumnKind, ResultColumn, RowSink};
 use crate::visible::visible;
 
-/// How a result is printed.
+/// Output formats.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// For reading; long values are cut, digests shortened
+    /// For reading; long values are cut, digests are shortened
     #[default]
     Table,
-    /// For spreadsheets: a header, then a line per row; NULL is empty
+    /// For spreadsheets: a header, then one line per row; NULL is empty
     Csv,
     /// For programs: an array of objects
     Json,
 }
 
-/// Longest value a table shows; CSV and JSON show all.
+/// Maximum length of a value in a table; CSV and JSON show all of it.
 const CELL_CHARS: usize = 72;
 
-/// Characters of a digest in a table: enough to tell them apart, as container tools show them.
+/// Characters of a digest in a table: enough to distinguish digests, as in container tools.
 const DIGEST_CHARS: usize = "sha256:".len() + 12;
 
-/// A table for reading. It needs all rows before it can print the first.
+/// A table for reading. It needs all rows before it prints the first.
 pub struct TableSink<W> {
     output: W,
     columns: Vec<ResultColumn>,
@@ -50,7 +50,6 @@ impl<W: Write> TableSink<W> {
         }
     }
 
-    /// Prints the table.
     pub fn finish(mut self) -> io::Result<()> {
         writeln!(self.output, "{}", self.table)?;
         let noun = if self.rows == 1 { "row" } else { "rows" };
@@ -81,7 +80,7 @@ impl<W: Write> RowSink for TableSink<W> {
     }
 }
 
-/// What a cell shows of a value: one line, in which nothing hides or moves the cursor.
+/// The text of a cell: one line, without invisible characters and characters that move the cursor.
 fn shortened(value: &str) -> String {
     if is_digest(value) {
         return value[..DIGEST_CHARS].to_owned();
@@ -89,7 +88,7 @@ fn shortened(value: &str) -> String {
     let mut text = String::new();
     let mut length = 0;
     for character in value.chars() {
-        // Commands have many of these, and spelt out they would push the rest out of the cell.
+        // Commands contain many of these; escape sequences would push the rest out of the cell.
         let character = match character {
             '\t' | '\n' => ' ',
             other => other,
@@ -115,12 +114,12 @@ fn is_digest(value: &str) -> bool {
 /// Comma-separated values (RFC 4180).
 pub struct CsvSink<W: Write> {
     writer: csv::Writer<W>,
-    /// Whether each column may hold what a spreadsheet takes for a formula, if that is escaped.
+    /// Whether each column may contain text that a spreadsheet takes for a formula, if that is escaped.
     escaped: Option<Vec<bool>>,
 }
 
 impl<W: Write> CsvSink<W> {
-    /// Prints to `output` as rows come.
+    /// Prints to `output` row by row.
     pub fn new(output: W) -> CsvSink<W> {
         CsvSink {
             writer: csv::Writer::from_writer(output),
@@ -128,7 +127,7 @@ impl<W: Write> CsvSink<W> {
         }
     }
 
-    /// Puts a `'` before what a spreadsheet would take for a formula:
+    /// Puts a `'` before text that a spreadsheet would take for a formula:
     /// <https://owasp.org/www-community/attacks/CSV_Injection>.
     pub fn escape_formulas(self) -> CsvSink<W> {
         CsvSink {
@@ -137,7 +136,7 @@ impl<W: Write> CsvSink<W> {
         }
     }
 
-    /// Prints what is left.
+    /// Flushes the output.
     pub fn finish(mut self) -> io::Result<()> {
         self.writer.flush()
     }
@@ -177,7 +176,7 @@ impl<W: Write> RowSink for CsvSink<W> {
     }
 }
 
-/// The library's own conversion hides the kind, and with it that a pipe was closed.
+/// The library's own conversion loses the kind of the error, such as a closed pipe.
 fn io_error(error: csv::Error) -> io::Error {
     match error.into_kind() {
         csv::ErrorKind::Io(error) => error,
@@ -193,7 +192,7 @@ pub struct JsonSink<W> {
 }
 
 impl<W: Write> JsonSink<W> {
-    /// Prints to `output` as rows come.
+    /// Prints to `output` row by row.
     pub fn new(output: W) -> JsonSink<W> {
         JsonSink {
             output,
@@ -236,7 +235,7 @@ impl<W: Write> RowSink for JsonSink<W> {
     }
 }
 
-/// Numbers and documents are JSON as they come; reading them first would round what is longer
+/// Numbers and documents are copied as JSON: parsing them would round numbers that are longer
 /// than a Rust number.
 fn write_json(output: &mut impl Write, kind: ColumnKind, value: Option<&str>) -> io::Result<()> {
     let Some(text) = value else {
@@ -247,7 +246,7 @@ fn write_json(output: &mut impl Write, kind: ColumnKind, value: Option<&str>) ->
     match kind {
         ColumnKind::Boolean => output.write_all(if text == "t" { b"true" } else { b"false" }),
         ColumnKind::Number if is_finite => output.write_all(text.as_bytes()),
-        // A line break can only stand between its tokens.
+        // A line break can only be between its tokens.
         ColumnKind::Json => output.write_all(text.replace(['\n', '\r'], " ").as_bytes()),
         ColumnKind::Number | ColumnKind::Text => Ok(serde_json::to_writer(output, text)?),
     }

@@ -307,7 +307,7 @@ async fn describe_instance(registry: &Registry, is_new: bool) -> Result<Descript
                 (true, _) => Ok(Description::Refused),
                 (false, true) => Err(error.into()),
                 (false, false) => {
-                    tracing::debug!("name and version of the instance are not updated: {error}");
+                    tracing::debug!("cannot update name and version of the instance: {error}");
                     Ok(Description::NotRequested)
                 }
             };

@@ -160,13 +160,13 @@ impl<'a> Listing<'a> {
         let run = self.crawl.run;
         let mut doubts = store::doubtful_removals(self.lock, run).await?;
         if doubts.catalog && self.catalog_may_shift {
-            tracing::debug!("the catalog lacks what it had before: reading it again");
+            tracing::debug!("entries are missing from the catalog: reading it again");
             self.read_catalog().await?;
             doubts = store::doubtful_removals(self.lock, run).await?;
         }
         if doubts.artifacts {
             tracing::info!(
-                "the listing lacks artifacts, and the catalog's counts do not explain that: listing once more"
+                "artifacts are missing from the listing, and the catalog's counts do not explain it: listing again"
             );
             self.is_second_listing = true;
             self.rows_listed = 0;

@@ -20,7 +20,7 @@ const ANALYZE_ROWS: u64 = 1_000;
 pub(super) async fn tidy_up(lock: &mut InstanceLock, run: Run, counters: &RunCounters) {
     if let Err(error) = store::update_findings(lock, run).await {
         tracing::warn!(
-            "the findings in build commands may be those of older rules until the next run: {}",
+            "cannot update the findings in build commands; the next run tries again: {}",
             chain(&error)
         );
     }
@@ -52,7 +52,7 @@ pub(super) async fn show_publishing(
     let Err(error) = result;
     // It is the publish that counts, and that tells what is wrong with the database.
     tracing::debug!(
-        "the run row keeps no word of the publish: {}",
+        "cannot update the run row during publishing: {}",
         chain(&error)
     );
     future::pending().await

@@ -262,7 +262,7 @@ async fn the_jitter_passes_before_anything_is_opened_or_asked() {
             .database_url(&nowhere)
             .args(&["--jitter", "365days", "--max-duration", "1ms"])
             .start();
-        wait_for_words(&run, "before the start, by chance from up to ").await;
+        wait_for_words(&run, "before the start (random, at most ").await;
         run.signal(signal);
         run.finish()
             .await
@@ -283,7 +283,7 @@ async fn the_jitter_passes_before_anything_is_opened_or_asked() {
         .await
         .code(0)
         .says(&[
-            "before the start, by chance from up to 1ms",
+            "before the start (random, at most 1ms",
             "run 1: published in ",
         ]);
 }
@@ -352,7 +352,7 @@ async fn a_migration_that_is_stopped_leaves_no_lock() {
         let finished = run.finish().await.code(143);
         finished.says(&[
             "error: stopped by a signal while migrating the database",
-            "hint: a migration is applied as a whole or not at all",
+            "hint: each migration is applied completely or not at all",
         ]);
     }
     // What the first one waited for is still there.

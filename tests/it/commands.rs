@@ -258,11 +258,13 @@ async fn what_is_wrong_with_the_settings_shows_before_anything_starts() {
         ),
         (
             sync().env("SWR_ENDPOINT", "localhost:8085"),
-            &["the endpoint must be scheme and host"],
+            &["the endpoint must consist of scheme and host"],
         ),
         (
             sync().secret("SWR_ENDPOINT", "https://user:p-not-to-be-shown@example.com"),
-            &["the endpoint must be scheme and host, and nothing secret"],
+            &[
+                "the endpoint must consist of scheme and host, without user, password, path or query",
+            ],
         ),
         (
             sync().without("SWR_ENDPOINT"),
@@ -775,7 +777,7 @@ async fn the_list_of_reports_needs_no_database() {
         "html",
     ];
     assert_eq!(names, expected);
-    let line = "freshness              How old is what I see?";
+    let line = "freshness              How old is the data?";
     assert!(
         finished.stdout.lines().any(|known| known == line),
         "{}",
@@ -854,7 +856,7 @@ async fn an_unknown_report_is_answered_with_the_known_ones() {
     let reports = REPORTS.iter().map(|report| report.name);
     let names: Vec<&str> = reports.chain(["html"]).collect();
     let expected = format!(
-        "error: there is no report `unknown`\n  hint: reports are: {}\n",
+        "error: there is no report `unknown`\n  hint: the reports are {}\n",
         names.join(", ")
     );
     assert_eq!(finished.error(), expected);

@@ -212,7 +212,7 @@ async fn the_variable_names_the_file_and_a_file_without_sources_leaves_them_to_t
         .run()
         .await
         .code(2)
-        .says(&["has no [[source]], and nothing else names a registry"]);
+        .says(&["has no [[source]], and flags and variables select no registry"]);
 
     let program = Program::new(&["config", "check"])
         .env("SWR_SYNC_CONFIG", file.path())
@@ -279,14 +279,14 @@ async fn each_mistake_is_told_with_its_line() {
     let cases: Vec<(String, &str)> = vec![
         (
             "max_in_flihgt = 8".into(),
-            "1: unknown key `max_in_flihgt`; is `max_in_flight` meant?",
+            "1: unknown key `max_in_flihgt`; did you mean `max_in_flight`?",
         ),
         ("zzz = 8".into(), "1: unknown key `zzz`"),
         ("dry_run = true".into(), "1: unknown key `dry_run`"),
         ("config = 'a'".into(), "1: unknown key `config`"),
         (
             "[sources]".into(),
-            "1: unknown key `sources`; is `source` meant?",
+            "1: unknown key `sources`; did you mean `source`?",
         ),
         (
             "\nmax_in_flight = 5000".into(),
@@ -294,11 +294,11 @@ async fn each_mistake_is_told_with_its_line() {
         ),
         (
             "max_in_flight = '8'".into(),
-            "1: `max_in_flight` is a whole number, without quotes",
+            "1: `max_in_flight` must be a whole number, without quotes",
         ),
         (
             "max_requests_per_second = 'a'".into(),
-            "1: `max_requests_per_second` is a number, without quotes",
+            "1: `max_requests_per_second` must be a number, without quotes",
         ),
         (
             "max_requests_per_second = -1".into(),
@@ -318,11 +318,11 @@ async fn each_mistake_is_told_with_its_line() {
         ),
         (
             "redact_commands = 1".into(),
-            "1: `redact_commands` is true or false",
+            "1: `redact_commands` must be true or false",
         ),
         (
             "connect_timeout = 10".into(),
-            "1: `connect_timeout` is a string, in quotes",
+            "1: `connect_timeout` must be a string, in quotes",
         ),
         (
             "connect_timeout = '10'".into(),
@@ -330,12 +330,12 @@ async fn each_mistake_is_told_with_its_line() {
         ),
         (
             "log_format = 'yaml'".into(),
-            "1: `log_format`: it is one of text, json",
+            "1: `log_format`: it must be one of text, json",
         ),
         ("log = 'loud'".into(), "1: `log`: expected off, error,"),
         (
             "shard = '0/3'".into(),
-            "1: `shard`: shards are counted from 1: the first is 1/3",
+            "1: `shard`: shards are numbered from 1: the first is 1/3",
         ),
         ("if_locked = 'sometimes'".into(), "1: `if_locked`: expected"),
         (
@@ -344,7 +344,7 @@ async fn each_mistake_is_told_with_its_line() {
         ),
         (
             "project_id = 'a'".into(),
-            "1: `project_id` belongs into a [[source]]",
+            "1: `project_id` belongs in a [[source]]",
         ),
         (
             "[source]\nname = 'a'".into(),
@@ -356,63 +356,63 @@ async fn each_mistake_is_told_with_its_line() {
         ),
         (
             format!("{source}max_parallel_instances = 2"),
-            "5: `max_parallel_instances` holds for all sources",
+            "5: `max_parallel_instances` applies to all sources",
         ),
         (
             format!("{source}regoin = 'a'"),
-            "5: unknown key of a source `regoin`; is `region` meant?",
+            "5: unknown key of a source `regoin`; did you mean `region`?",
         ),
         (
             format!("{source}name = 'a b'"),
-            "5: `name` is a string of 1 to 63 letters",
+            "5: `name` must be a string of 1 to 63 letters",
         ),
         (
             "[[source]]\ninstances = []".into(),
-            "2: `instances` is a list of ids, or \"all\"",
+            "2: `instances` must be a list of ids, or \"all\"",
         ),
         (
             "[[source]]\ninstances = ['all', 'a']".into(),
-            "2: `instances` is a list of ids, or \"all\"",
+            "2: `instances` must be a list of ids, or \"all\"",
         ),
         (
             "[[source]]\ninstances = 'a,b'".into(),
-            "2: `instances` is a list of ids, or \"all\"",
+            "2: `instances` must be a list of ids, or \"all\"",
         ),
         (
             "[[source]]\ninstances = [1]".into(),
-            "2: `instances` is a list of strings",
+            "2: `instances` must be a list of strings",
         ),
         (
             format!("{credentials}secret_kye = '{SECRET}'"),
-            "6: unknown key of credentials `secret_kye`; is `secret_key` meant?",
+            "6: unknown key of credentials `secret_kye`; did you mean `secret_key`?",
         ),
         (
             format!("{credentials}secret_key = ''"),
-            "6: `secret_key` is a string that is not empty",
+            "6: `secret_key` must be a string that is not empty",
         ),
         (
             format!("{credentials}secret_key = ['{SECRET}']"),
-            "6: `secret_key` is a string that is not empty",
+            "6: `secret_key` must be a string that is not empty",
         ),
         (
             format!("{credentials}secret_key = '{SECRET}'\nsecret_key_env = 'A'"),
-            "7: both `secret_key` and `secret_key_env` are given",
+            "7: both `secret_key` and `secret_key_env` are set",
         ),
         (
             format!("{credentials}use = 'magic'"),
-            "6: `use`: it is one of environment, profile, pod-identity, metadata",
+            "6: `use`: must be one of environment, profile, pod-identity, metadata",
         ),
         (
             format!("{source}credentials = 'a'"),
-            "5: credentials are a table",
+            "5: credentials must be a table",
         ),
         (
             format!("database_url = 'postgresql://me:{SECRET}@host/name'"),
-            "1: `database_url` holds a password: have `database_url_file` name a file",
+            "1: `database_url` contains a password: set `database_url_file` to a file",
         ),
         (
             "database_url = 'a'\ndatabase_url_file = 'b'".into(),
-            "2: both `database_url` and `database_url_file` are given",
+            "2: both `database_url` and `database_url_file` are set",
         ),
         (format!("secret_key = '{SECRET}"), "1: "),
         (
@@ -446,12 +446,12 @@ project_id = 'q'
 ";
     let mistakes = File::new(text).mistakes().await;
     let expected = [
-        "7: a source among several needs `project_id`",
-        "7: the source of line 1 has the name `a`, too",
-        "10: line 4 has the instance `two`, too",
-        "12: a source among several needs `instances`",
-        "12: a source among several needs `region` or `endpoint`",
-        "12: a source among several needs a `name`",
+        "7: the source in line 1 has the same name `a`",
+        "7: with several sources, each needs `project_id`",
+        "10: line 4 has the same instance `two`",
+        "12: with several sources, each needs `instances`",
+        "12: with several sources, each needs `region` or `endpoint`",
+        "12: with several sources, each needs a `name`",
     ];
     assert_eq!(mistakes, expected);
 
@@ -470,7 +470,7 @@ instances = ['one']
 ";
     let mistakes = File::new(text).mistakes().await;
     let expected =
-        "7: the source of line 1 is of the same project, and one of the two has all its instances";
+        "7: the source of line 1 has the same project, and one of the two has all instances";
     assert_eq!(mistakes, [expected]);
 }
 
@@ -502,19 +502,19 @@ async fn what_is_of_one_registry_does_not_fit_a_file_of_several() {
     let file = File::new(TWO_SOURCES);
     for variable in ["SWR_REGION", "SWR_ENDPOINT", "SWR_PROJECT_ID"] {
         let program = file.config("check").env(variable, "https://elsewhere.test");
-        let expected = format!("{variable} is of one registry, and");
+        let expected = format!("{variable} applies to one registry, but");
         program
             .run()
             .await
             .code(2)
-            .says(&[&expected, "has 2 sources (prod, test)", "leave"]);
+            .says(&[&expected, "has 2 sources (prod, test)", "omit"]);
     }
     let program = file.config("check").args(&["--project-id", "a"]);
     program
         .run()
         .await
         .code(2)
-        .says(&["--project-id is of one registry"]);
+        .says(&["--project-id applies to one registry"]);
 }
 
 #[tokio::test]
@@ -548,7 +548,7 @@ async fn a_command_can_be_about_some_of_the_sources_and_instances() {
     );
 
     let unknown = check().args(&["--source", "tset"]).run().await.code(2);
-    unknown.says(&["has no source `tset`", "hint: is `test` meant?"]);
+    unknown.says(&["has no source `tset`", "hint: did you mean `test`?"]);
     let elsewhere = check().args(&["--source", "test", "--instance-id", "three"]);
     elsewhere
         .run()
@@ -560,7 +560,7 @@ async fn a_command_can_be_about_some_of_the_sources_and_instances() {
         .run()
         .await
         .code(2)
-        .says(&["there is no configuration file that has a source `a`"]);
+        .says(&["without a configuration file there is no source `a`"]);
 }
 
 #[tokio::test]
@@ -616,11 +616,9 @@ async fn show_has_no_secret() {
     assert_eq!(get(&rows, "", "endpoint"), ("***", ":5"));
     // A command that goes wrong shows none, either.
     let program = Program::new(&["sync", "--config", &file.path()]).hides(SECRET);
-    program
-        .run()
-        .await
-        .code(2)
-        .says(&["the endpoint must be scheme and host, and nothing secret"]);
+    program.run().await.code(2).says(&[
+        "the endpoint must consist of scheme and host, without user, password, path or query",
+    ]);
 }
 
 #[tokio::test]

@@ -267,7 +267,7 @@ async fn each_link_gives_credentials_that_the_registry_accepts() {
     }
     let metadata = found(scene.with_metadata(scene.doctor())).await;
     let words = format!(
-        "temporary keys of the metadata service at {}; the first ends at ",
+        "temporary keys of the metadata service at {}; the first expires at ",
         scene.emulator.endpoint()
     );
     assert!(metadata.starts_with(&words), "{metadata}");
@@ -334,13 +334,13 @@ async fn a_security_token_belongs_to_the_key_of_its_own_family() {
     let sdk = scene.with_sdk(scene.doctor());
     let words = found(sdk.env("HUAWEICLOUD_SDK_SECURITY_TOKEN", token)).await;
     assert!(
-        words.ends_with(", a temporary one by HUAWEICLOUD_SDK_SECURITY_TOKEN"),
+        words.ends_with(", temporary, with HUAWEICLOUD_SDK_SECURITY_TOKEN"),
         "{words}"
     );
     let terraform = scene.with_terraform(scene.doctor());
     let words = found(terraform.env("HW_SECURITY_TOKEN", token)).await;
     assert!(
-        words.ends_with(", a temporary one by HW_SECURITY_TOKEN"),
+        words.ends_with(", temporary, with HW_SECURITY_TOKEN"),
         "{words}"
     );
     let profile = format!("{}security_token = {token}\n", scene.profile("basic"));
@@ -447,7 +447,7 @@ async fn half_a_link_is_an_error_and_not_passed_over() {
             profile("[basic]\nsk = x-not-to-be-shown\n"),
             [
                 "[basic]: no access key given",
-                "give both ak and sk in [basic]",
+                "set both ak and sk in [basic]",
             ],
         ),
     ] {
@@ -560,7 +560,7 @@ async fn where_nothing_is_found_each_link_says_why() {
     let finished = program.env("HOME", "/no/such/home").run().await.code(2);
     let error = finished.error();
     let lines = [
-        "error: no credentials; these links were tried:",
+        "error: no credentials found; these sources were tried:",
         "  1. SWR_AUTH_TOKEN: not set",
         "  2. HUAWEICLOUD_SDK_AK, HUAWEICLOUD_SDK_SK: not set",
         "  3. SWR_IAM_USER, SWR_IAM_PASSWORD, SWR_IAM_ACCOUNT: not set",

@@ -212,7 +212,7 @@ fn root_is_told_which_folder_the_server_cannot_enter() {
     let inside = closed.join("data");
     let refused = world.run(&["--data-dir", inside.to_str().unwrap(), "start"]);
     assert_eq!(refused.status.code(), Some(5));
-    let expected = format!("who may not enter {}", closed.display());
+    let expected = format!("this user has no access to {}", closed.display());
     assert!(refused.stderr.contains(&expected), "{}", refused.stderr);
 }
 
@@ -225,7 +225,7 @@ fn data_of_another_major_are_refused() {
     let refused = world.run(&["start"]);
     assert_eq!(refused.status.code(), Some(5));
     let expected = format!(
-        "error: the data in {} belong to PostgreSQL 99, and only ",
+        "error: the data in {} needs PostgreSQL 99, but only ",
         world.data_dir().display()
     );
     assert!(refused.stderr.starts_with(&expected), "{}", refused.stderr);

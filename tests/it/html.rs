@@ -103,7 +103,7 @@ async fn the_page_tells_without_scripts_what_the_registry_holds() {
         "<dt>Stored layers</dt><dd><strong>17.0 MiB</strong><span>4 distinct</span>",
         "<dt>Without sharing</dt><dd><strong>49.0 MiB</strong><span>2.9 times what is stored</span>",
         "<dt>Unused for 90 days</dt><dd><strong>47 %</strong><span>of the bytes, 2 artifacts</span>",
-        "<dt>Untagged</dt><dd><strong>0</strong><span>hold 0 B alone</span>",
+        "<dt>Untagged</dt><dd><strong>0</strong><span>0 B exclusive</span>",
         "<dt>Base known</dt><dd><strong>75 %</strong><span>of 4 images</span>",
         "No run failed since",
     ] {
@@ -131,7 +131,7 @@ async fn the_page_tells_without_scripts_what_the_registry_holds() {
     assert_eq!(table(&page, "Days").len(), 4);
     let stale = "shop | &lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt; | v1&quot;&gt;&lt;img src=x onerror=alert(2)&gt; | d2d2d2d2d2d2 | 13.0 MiB | 1.0 MiB";
     assert_eq!(
-        without_days(table(&page, "Unused for 90 days, by what each holds alone"))[0],
+        without_days(table(&page, "Unused for 90 days, by exclusive size"))[0],
         stale
     );
     let bases = table(&page, "Bases in the registry");
@@ -194,7 +194,7 @@ async fn tables_are_cut_and_say_so() {
     let whole = page(&database, &["--limit", "0"]).await;
     assert!(whole.contains("Namespaces <span class=\"size\">3</span>"));
     let other = page(&database, &["--instance", "elsewhere"]).await;
-    assert!(other.contains("There is no artifact in the database."));
+    assert!(other.contains("The database contains no artifacts."));
 }
 
 #[tokio::test]
@@ -226,11 +226,11 @@ async fn options_that_mean_nothing_here_are_refused() {
     for (arguments, complaint) in [
         (
             ["report", "html", "--format", "csv"],
-            "`report html` does not take --format",
+            "`report html` does not support --format",
         ),
         (
             ["report", "html", "--namespace", "shop"],
-            "`report html` does not take --namespace",
+            "`report html` does not support --namespace",
         ),
         (
             ["report", "artifact", "--output", "file"],
@@ -351,7 +351,7 @@ async fn a_registry_full_of_odd_values_has_a_page() {
 async fn an_empty_database_has_a_page() {
     let database = TestDatabase::create().await;
     let page = page(&database, &[]).await;
-    assert!(page.contains("There is no artifact in the database."));
+    assert!(page.contains("The database contains no artifacts."));
     let Some(mut browser) = Browser::start().await else {
         return;
     };

@@ -114,7 +114,7 @@ async fn all_instances_are_those_that_run_and_list_artifacts_in_every_run_anew()
 
     let finished = sync_all(&emulator, &database).run().await.code(0);
     let expected = [
-        "its version is 25.5.0, and the artifact list exists from 25.6.0 on",
+        "its version is 25.5.0, but the artifact list requires 25.6.0 or later",
         "its status is Creating",
         "3 of 3 instances succeeded",
     ];
@@ -387,7 +387,7 @@ async fn what_is_wrong_with_a_shard_is_told_before_anything_is_asked() {
     let expected = ["JOB_COMPLETION_INDEX is 3", "indexes 0 to 2"];
     beyond.run().await.code(2).says(&expected);
     let zero = sync("0/3").run().await.code(2);
-    zero.says(&["shards are counted from 1: the first is 1/3"]);
+    zero.says(&["shards are numbered from 1: the first is 1/3"]);
     assert_eq!(emulator.requests().total(), 0);
 }
 
@@ -504,7 +504,7 @@ async fn doctor_says_so_if_it_does_not_know_the_instances() {
     let refused = line("permission.list_instances").unwrap();
     assert!(refused.starts_with("fail"), "{refused}");
     for (probe, reason) in [
-        ("clock", "there is no instance to look at"),
+        ("clock", "there is no instance to check"),
         (
             "permission.list_artifacts",
             "no more requests are signed after a rejected signature",

@@ -288,7 +288,8 @@ async fn a_job_that_is_stopped_sends_its_spans_and_nobody_has_to_listen() {
 
     // A collector that refuses is a warning, and none is no news.
     job.collector.answer_next(&[401; 8]);
-    let words = ["the collector of traces does not tell how the job ended: the answer is HTTP 401"];
+    let words =
+        ["cannot report the result through the collector of traces: the response is HTTP 401"];
     job.sync().run().await.code(0).says(&words);
     let off = job
         .sync()
@@ -304,5 +305,5 @@ async fn a_job_that_is_stopped_sends_its_spans_and_nobody_has_to_listen() {
         .run()
         .await
         .code(0)
-        .says(&["there are no traces: "]);
+        .says(&["traces are disabled: "]);
 }

@@ -287,9 +287,9 @@ async fn files_that_cannot_be_written_are_told_before_anything_starts() {
     let missing = job.path("missing/x.prom");
     let folder = job.folder.path().display().to_string();
     for (flag, value, words) in [
-        ("--summary-file", missing.as_str(), "there is no folder "),
+        ("--summary-file", missing.as_str(), "the folder "),
         ("--summary-file", &folder, "it is a folder"),
-        ("--metrics-file", &missing, "there is no folder "),
+        ("--metrics-file", &missing, "the folder "),
         (
             "--metrics-file",
             &job.path("x.txt"),
@@ -337,10 +337,10 @@ async fn an_output_that_fails_is_a_warning_and_no_more() {
         .code(0);
     finished.says(&[
         "run 1: published in ",
-        "the summary file does not tell how the job ended: No space left on device",
-        "the ping does not tell that the job began: the answer is HTTP 404",
-        "the ping does not tell how the job ended: the answer is HTTP 404",
-        "the Pushgateway does not tell how the job ended: there is no answer: Connection refused",
+        "cannot report the result through the summary file: No space left on device",
+        "cannot report the start of the job through the ping: the response is HTTP 404",
+        "cannot report the result through the ping: the response is HTTP 404",
+        "cannot report the result through the Pushgateway: no response: Connection refused",
     ]);
     job.read("x.prom");
 }
@@ -562,7 +562,7 @@ async fn addresses_that_are_wrong_are_refused_without_being_repeated() {
         .run()
         .await
         .code(2)
-        .says(&["--pushgateway-url holds a password"]);
+        .says(&["--pushgateway-url contains a password"]);
     for (name, word) in [
         (
             "SWR_SYNC_PUSHGATEWAY_URL",
@@ -570,7 +570,7 @@ async fn addresses_that_are_wrong_are_refused_without_being_repeated() {
         ),
         (
             "SWR_SYNC_PING_URL",
-            "what SWR_SYNC_PING_URL holds is not a URL",
+            "SWR_SYNC_PING_URL does not contain a URL",
         ),
     ] {
         let wrong = job.sync().secret(name, &format!("{PING_SECRET}:80"));
@@ -700,7 +700,7 @@ async fn a_job_that_is_stopped_tells_so_within_its_five_seconds() {
     let silent = Proxy::before_endpoint(&format!("http://{}", receiver.address())).await;
     silent.fall_silent();
     let (finished, elapsed) = pings_of(silent.endpoint().trim_start_matches("http://")).await;
-    finished.says(&["the ping does not tell how the job ended: "]);
+    finished.says(&["cannot report the result through the ping: "]);
     // What it is held to, and what a busy machine adds.
     assert!(elapsed < Duration::from_secs(9), "{elapsed:?}");
     assert!(Path::new(&job.path("x.prom")).exists());

@@ -169,11 +169,11 @@ async fn a_policy_that_lacks_the_action_is_told_in_one_sentence() {
     let skipped = 300 - failed;
     let finished = finished.says(&[
         "run 1: published in ",
-        &format!("0 gone, {failed} failed, {skipped} not asked for\n"),
-        &format!("  missing    {failed} × forbidden, HTTP 403 SVCSTG.SWR.4030170: no permission; team/app-"),
+        &format!("0 gone, {failed} failed, {skipped} not requested\n"),
+        &format!("  missing    {failed} × forbidden, HTTP 403 SVCSTG.SWR.4030170: no permission, for example in team/app-"),
         &format!(
-            "the build histories of 30 repositories were refused (forbidden, HTTP 403 SVCSTG.SWR.4030170), so \
-             {skipped} more were not asked for; no repository gave any: grant the user swr:repository:getTagAddition"
+            "the build histories of 30 repositories were denied (forbidden, HTTP 403 SVCSTG.SWR.4030170), so \
+             {skipped} more were not requested; all repositories denied them: grant the user swr:repository:getTagAddition"
         ),
         "`swr-sync report history_failure` lists what is missing\n",
     ]);
@@ -202,7 +202,7 @@ async fn a_policy_that_lacks_the_action_is_told_in_one_sentence() {
         .stdout;
     let waiting: Vec<&str> = status
         .lines()
-        .filter(|line| line.contains("forbidden") || line.contains("not asked for"))
+        .filter(|line| line.contains("forbidden") || line.contains("not requested"))
         .collect();
     assert_eq!(waiting.len(), 2, "{status}");
     assert!(waiting[0].contains(&failed.to_string()), "{status}");
@@ -631,8 +631,7 @@ async fn status_tells_whether_the_data_is_fresh_enough() {
         assert_eq!(finished.stderr, stderr);
         finished.stdout
     };
-    let never =
-        "error: older than 1day 2h: the database has no instance: nothing was ever synced\n";
+    let never = "error: older than 1day 2h: the database has no instance: nothing was synced yet\n";
     check(&[], 1, never).await;
 
     let first = emulator(world_of(1, 1)).await;
@@ -697,7 +696,7 @@ async fn a_listing_that_is_dated_in_the_future_does_not_count_as_fresh() {
     date("10 hours").await;
     let finished = status().run().await.code(1);
     finished.says(&[
-        "error: older than 1day 2h: demo may be (its listing is dated ",
+        "error: older than 1day 2h: demo may be (the time of its listing is ",
         " in the future: a clock is wrong)\n",
     ]);
 

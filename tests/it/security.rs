@@ -215,7 +215,7 @@ async fn a_ca_file_that_is_none_is_a_usage_error() {
         path
     };
     for (path, word) in [
-        (file("empty.pem", ""), "it holds no certificate"),
+        (file("empty.pem", ""), "it contains no certificate"),
         (
             file("broken.pem", "-----BEGIN CERTIFICATE-----\n!\n"),
             "it is not PEM",
@@ -385,7 +385,7 @@ async fn requests_go_through_the_proxy_of_the_environment() {
 async fn plain_http_to_another_machine_is_warned_of() {
     let emulator = emulator(world()).await;
     let database = TestDatabase::create().await;
-    let warning = "is plain HTTP: whoever is on the way to it can read the requests";
+    let warning = "uses plain HTTP: others in the network can read the requests";
     let loopback = Program::sync(&emulator, &database).run().await.code(0);
     assert!(!loopback.stderr.contains(warning), "{}", loopback.stderr);
     // The name leads nowhere; the warning comes before the attempt.
@@ -723,7 +723,7 @@ async fn a_password_in_the_flag_is_refused_and_may_come_from_elsewhere() {
                 .await
                 .code(2);
             finished.says(&[
-                "--database-url holds a password, which other users of this machine can read",
+                "--database-url contains a password, which other users of this machine can read",
                 "hint: set DATABASE_URL, or DATABASE_URL_FILE",
             ]);
         }

@@ -166,7 +166,7 @@ async fn a_database_in_another_encoding_is_refused_before_anything_is_written() 
         .await;
     let database = TestDatabase::at(server.url(SUPERUSER, "mirror"));
     let words = [
-        "its encoding is LATIN1, and names and commands of images need UTF8",
+        "its encoding is LATIN1, but names and commands of images need UTF8",
         "hint: create another database, with `create database NAME encoding 'UTF8' locale 'C' template template0`",
     ];
     for command in ["migrate", "sync"] {

@@ -944,7 +944,7 @@ mod command {
         let finished = verify(&[]).run().await.code(0);
         assert_eq!(finished.stdout, "");
         finished.says(&[
-            "run 2: what run 1 published is intact, verified in ",
+            "run 2: data of run 1 is intact, verified in ",
             "  compared     1 artifacts, ",
             " 1 histories (0 unavailable)\n",
             "  differences  0 corrupt, 0 changed since the run of ",

@@ -1,6 +1,6 @@
-//! Whether an installer is told which version it should install.
+//! Checks whether an installer gets package versions.
 
-/// Options that take the next word.
+/// Options whose value is the next word.
 const WITH_VALUE: &[&str] = &[
     "-r",
     "--requirement",
@@ -35,13 +35,13 @@ const WITH_VALUE: &[&str] = &[
     "--cert",
 ];
 
-/// Whether a package stands among the arguments without its version. `program` is the installer
-/// with its command, such as `pip install`.
+/// Whether the arguments contain a package without a version. `program` is the installer
+/// with its subcommand, such as `pip install`.
 pub(super) fn is_unpinned(program: &str, arguments: &str) -> bool {
     let mut words = arguments
         .split_whitespace()
         .map(|word| word.trim_matches(['"', '\'']))
-        // BuildKit's comment, or the author's.
+        // A comment of BuildKit or of the author.
         .take_while(|word| *word != "#")
         .peekable();
     let installer = program.split_whitespace().next().unwrap_or_default();
@@ -55,7 +55,7 @@ pub(super) fn is_unpinned(program: &str, arguments: &str) -> bool {
         if WITH_VALUE.contains(&word) {
             words.next();
         } else if words.peek() == Some(&"@") {
-            // `name @ URL` says exactly what it wants.
+            // `name @ URL` is exact.
             words.next();
             words.next();
         } else if is_name(word) && is_free(word) {
@@ -65,13 +65,13 @@ pub(super) fn is_unpinned(program: &str, arguments: &str) -> bool {
     false
 }
 
-/// What a project's own file pins is not seen here, so only global packages count.
+/// Packages pinned in a project file are not visible here, so only global packages count.
 fn is_global(program: &str, arguments: &str) -> bool {
     let is_flag = |word| matches!(word, "-g" | "--global" | "--location=global");
     program.starts_with("yarn") || arguments.split_whitespace().any(is_flag)
 }
 
-/// No option, path, URL or variable.
+/// Not an option, path, URL or variable.
 fn is_name(word: &str) -> bool {
     let begins_well = word.starts_with(|first: char| first.is_ascii_alphabetic() || first == '@');
     begins_well && !word.contains("://") && !word.contains('$')
@@ -86,7 +86,7 @@ fn is_free_for_pip(word: &str) -> bool {
 }
 
 fn is_free_for_npm(word: &str) -> bool {
-    // The first character is that of a scope: `@scope/name@version`.
+    // The first character may belong to a scope: `@scope/name@version`.
     let version = word.get(1..).and_then(|rest| rest.rsplit_once('@'));
     let is_pinned = version.is_some_and(|(_, version)| !matches!(version, "" | "latest" | "next"));
     !is_pinned && !word.ends_with(".tgz")

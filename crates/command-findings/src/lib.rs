@@ -1,8 +1,8 @@
-//! What is wrong with a build command, by its text: secrets, and habits that let others in.
+//! Finds problems in the text of build commands: secrets and risky practices.
 //!
-//! Takes the forms in which histories show a step: `/bin/sh -c #(nop)  ENV A=b` of the classic
+//! Accepts the forms of a step in build histories: `/bin/sh -c #(nop)  ENV A=b` of the classic
 //! builder, `ENV A=b` and `RUN |1 A=b /bin/sh -c … # buildkit` of BuildKit. The time is linear in
-//! the length of the command, whatever it holds.
+//! the length of the command.
 
 mod install;
 mod rules;
@@ -14,48 +14,48 @@ use regex::{Captures, Regex, RegexSet};
 
 pub use rules::{RULES, RULES_VERSION};
 
-/// What stands in place of a secret.
+/// Replacement for a secret.
 pub const MASK: &str = "[redacted]";
 
-/// Something to look for in a build command.
+/// A rule for build commands.
 #[derive(Debug)]
 pub struct Rule {
-    /// Names it; never used for another rule.
+    /// Identifies the rule; never reused for another one.
     pub id: &'static str,
-    /// How much it matters.
+    /// Severity of its findings.
     pub severity: Severity,
-    /// What was found, in a few words.
+    /// Short description of the finding.
     pub title: &'static str,
     /// Why it matters.
     pub why: &'static str,
-    /// Each is searched alone: in one regex of alternatives, one that waits for its end would
-    /// make each search for another run to the end of the command.
+    /// Each pattern is searched separately: in one regex of alternatives, a long match of one
+    /// would make every search for another scan to the end of the command.
     patterns: &'static [&'static str],
     reading: Reading,
 }
 
 impl Rule {
-    /// The regular expressions that begin a finding.
+    /// The regular expressions that start a finding.
     pub fn patterns(&self) -> &'static [&'static str] {
         self.patterns
     }
 }
 
-/// How much a finding matters.
+/// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
-    /// Builds that cannot be repeated.
+    /// A build that is not reproducible.
     Info,
-    /// A habit to drop.
+    /// A bad practice.
     Low,
-    /// Others may get in.
+    /// A security risk.
     Medium,
-    /// A secret: replace it.
+    /// A secret, which must be replaced.
     High,
 }
 
 impl Severity {
-    /// The word stored in the database.
+    /// The value stored in the database.
     pub fn as_str(self) -> &'static str {
         match self {
             Severity::Info => "info",
@@ -66,30 +66,30 @@ impl Severity {
     }
 }
 
-/// How a match becomes a finding.
+/// How a match is evaluated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reading {
-    /// The match is the finding, its group the secret.
+    /// The match is the finding; its group is the secret.
     Pattern,
-    /// The match ends where a value begins, which is a secret unless it is obvious that it is not.
+    /// A value follows the match; it is a secret unless it obviously is not.
     NamedValue,
-    /// The match ends where the packages begin.
+    /// Package names follow the match.
     Install,
 }
 
-/// What a rule found.
+/// A match of a rule.
 #[derive(Debug, Clone)]
 pub struct Finding {
     /// The rule.
     pub rule: &'static Rule,
-    /// Where, in bytes.
+    /// Position, in bytes.
     pub range: Range<usize>,
-    /// The secret's value, where the rule is about one.
+    /// Position of the secret, if the rule is about one.
     pub secret: Option<Range<usize>>,
 }
 
-/// All findings in a command, in the order of their places. A secret is found once, by the first
-/// rule that knows it.
+/// All findings in a command, in order of position. A secret is reported once, by the first
+/// rule that matches it.
 pub fn find(command: &str) -> Vec<Finding> {
     let literal = literal_part(command);
     let mut findings = Vec::new();
@@ -105,12 +105,12 @@ pub fn find(command: &str) -> Vec<Finding> {
     one_for_each_secret(findings)
 }
 
-/// The command with [`MASK`] in place of each secret; `None` if it holds none.
+/// The command with each secret replaced by [`MASK`]; `None` if it contains none.
 pub fn mask(command: &str) -> Option<String> {
     masked(command, &find(command))
 }
 
-/// The same, with what [`find`] found in the command.
+/// The same, for the result of [`find`] for this command.
 pub fn masked(command: &str, findings: &[Finding]) -> Option<String> {
     let mut masked = String::new();
     let mut end = 0;
@@ -130,7 +130,7 @@ pub fn masked(command: &str, findings: &[Finding]) -> Option<String> {
 }
 
 struct Patterns {
-    /// Tells in one pass which patterns are worth a search.
+    /// Finds in one pass which patterns need a search.
     any: RegexSet,
     each: Vec<(&'static Rule, Regex)>,
 }
@@ -165,13 +165,13 @@ fn regex(pattern: &str) -> Regex {
     Regex::new(&ascii_boundaries(pattern)).expect("a constant that compiles")
 }
 
-/// Names and tokens are ASCII, and for boundaries of Unicode's words the fast engines give up at
-/// the first character beyond ASCII: each search would then cost as much as the whole command.
+/// Names and tokens are ASCII. With Unicode word boundaries, the fast regex engines stop at
+/// the first non-ASCII character: each search would then cost as much as the whole command.
 fn ascii_boundaries(pattern: &str) -> String {
     pattern.replace(r"\b", r"(?-u:\b)")
 }
 
-/// What a match comes to, and where to go on.
+/// Evaluates a match, and returns where to continue.
 fn read(
     rule: &'static Rule,
     command: &str,
@@ -198,7 +198,7 @@ fn read(
         Reading::NamedValue => {
             let suffix = group.map_or("", |group| group.as_str());
             let name = &command[range.clone()];
-            // The user of a URL, whose password has a rule of its own.
+            // The user part of a URL, whose password has another rule.
             let is_user = name.ends_with(':') && command[..=range.start].ends_with("//");
             if is_user {
                 return (None, range.end);
@@ -231,10 +231,10 @@ fn read(
     }
 }
 
-/// Joins findings whose secrets overlap, under the first of their rules, and puts all in order.
+/// Merges findings whose secrets overlap under the first of their rules, and sorts all.
 fn one_for_each_secret(mut findings: Vec<Finding>) -> Vec<Finding> {
     let place = |finding: &Finding| finding.secret.as_ref().unwrap_or(&finding.range).start;
-    // Stable: of those that start alike, the first rule's comes first.
+    // Stable: with equal positions, the earlier rule stays first.
     findings.sort_by_key(place);
     let mut joined: Vec<Finding> = Vec::with_capacity(findings.len());
     let mut last_secret = None;
@@ -277,8 +277,8 @@ fn position(rule: &Rule) -> usize {
         .unwrap_or(RULES.len())
 }
 
-/// The part of a step in which values stand as they are, without quotes, blanks included: what
-/// follows `ENV`, `ARG` or `LABEL`, and the build arguments before the shell of a `RUN |2 …`.
+/// The part of a step in which values are unquoted and may contain blanks: the text
+/// after `ENV`, `ARG` or `LABEL`, and the build arguments before the shell of a `RUN |2 …`.
 fn literal_part(command: &str) -> Range<usize> {
     static START: LazyLock<Regex> = LazyLock::new(|| {
         regex(
@@ -299,8 +299,8 @@ fn literal_part(command: &str) -> Range<usize> {
     at..end.max(at)
 }
 
-/// The secret that follows a telling name, if it is one. Looks at a bounded part of what it
-/// rejects, so that all of a command is read about once.
+/// The secret after a name like `password`, if the value is one. Reads a bounded part of rejected
+/// values, so that the whole command is read about once.
 fn named_secret(
     command: &str,
     name: &str,
@@ -331,14 +331,14 @@ fn named_secret(
     if is_no_secret(text) {
         return None;
     }
-    // Prose has colons and equal signs too: `password: see the manual`.
+    // Prose also contains colons and equal signs: `password: see the manual`.
     let separator = name.trim_end_matches(['"', '\'']);
     let is_assignment = separator.ends_with('=') && !separator.ends_with([' ', '\t']);
     let is_sure = (is_assignment || quote.is_some()) && !is_vague(name);
     (is_sure || looks_random(text)).then_some(value)
 }
 
-/// `AUTH=` is as often followed by the kind of authentication as by a secret.
+/// The value of `AUTH=` is often the kind of authentication instead of a secret.
 fn is_vague(name: &str) -> bool {
     let word = name.trim_end_matches(|last: char| !last.is_ascii_alphanumeric());
     word.get(word.len().saturating_sub(4)..)
@@ -349,7 +349,7 @@ fn ends_word(character: char) -> bool {
     character.is_whitespace() || ";&|<>()\"'`".contains(character)
 }
 
-/// Up to the quote that ends it, or all.
+/// The text up to the closing quote, or all of it.
 fn quoted_length(text: &str, quote: char) -> usize {
     let mut is_escaped = false;
     for (index, character) in text.char_indices() {
@@ -363,7 +363,7 @@ fn quoted_length(text: &str, quote: char) -> usize {
     text.len()
 }
 
-/// The end of a value that stands without quotes: the next `NAME=`, or the end of the part.
+/// The end of an unquoted value: the next `NAME=`, or the end of the part.
 fn next_pair(command: &str, at: usize, end: usize) -> usize {
     static PAIR: LazyLock<Regex> =
         LazyLock::new(|| regex(r#"\s["']?[A-Za-z_][A-Za-z0-9_.\-]*["']?="#));
@@ -371,7 +371,7 @@ fn next_pair(command: &str, at: usize, end: usize) -> usize {
     at + PAIR.find(part).map_or(part.len(), |pair| pair.start())
 }
 
-/// What follows the telling word where the value is no secret: `TOKEN_URL`, `PASSWORD_FILE`.
+/// Suffixes of names whose value is not secret: `TOKEN_URL`, `PASSWORD_FILE`.
 fn names_no_secret(suffix: &str) -> bool {
     const HARMLESS: &[&str] = &[
         "algorithm",
@@ -446,11 +446,11 @@ fn names_no_secret(suffix: &str) -> bool {
         "version",
     ];
     let last = suffix.rsplit(['_', '-', '.']).next().unwrap_or_default();
-    // `ACCESS_KEY_ID` has no secret of its own, and is half of one.
+    // The value of `ACCESS_KEY_ID` is not secret by itself.
     HARMLESS.iter().any(|word| last.eq_ignore_ascii_case(word))
 }
 
-/// Whether a value begins like the name of a value that is elsewhere.
+/// Whether a value looks like a reference to another place.
 fn is_reference(text: &str) -> bool {
     const PREFIXES: &[&str] = &[
         "`",
@@ -506,7 +506,7 @@ fn is_reference(text: &str) -> bool {
     PREFIXES.iter().any(|prefix| text.starts_with(prefix))
 }
 
-/// Whether a value is a reference, or a word that stands where a secret would.
+/// Whether a value is a reference or a placeholder.
 fn is_no_secret(text: &str) -> bool {
     const WORDS: &[&str] = &[
         "",
@@ -557,7 +557,7 @@ fn is_no_secret(text: &str) -> bool {
         "not_a_secret",
         "notasecret",
     ];
-    /// Longer values are no placeholders; also bounds the work.
+    /// Maximum length of a placeholder; also bounds the work.
     const LONGEST: usize = 64;
     const SHORTEST: usize = 4;
     if is_reference(text) {

@@ -1,4 +1,4 @@
-//! The rules on a labelled corpus: real histories, seeded cases, and what only looks like one.
+//! Tests of the rules with labelled commands: real histories, seeded cases, and false friends.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,13 +7,13 @@ use std::time::Duration;
 use command_findings::{MASK, RULES, Severity, find, mask};
 use serde::Deserialize;
 
-/// A command and what should be found in it.
+/// A command and the expected findings.
 #[derive(Deserialize)]
 struct Case {
     command: String,
     /// Rule ids, one for each finding.
     rules: Vec<String>,
-    /// The values that are secret, whole.
+    /// The complete secret values.
     secrets: Vec<String>,
 }
 
@@ -26,7 +26,7 @@ fn cases() -> Vec<Case> {
     serde_json::from_str(&read("cases.json")).unwrap()
 }
 
-/// The distinct commands of the real histories. Nobody's secret is in them.
+/// The distinct commands of the real histories. They contain no real secrets.
 fn real_commands() -> BTreeSet<String> {
     let images: Vec<serde_json::Value> =
         serde_json::from_str(&read("real-histories.json")).unwrap();
@@ -46,9 +46,9 @@ fn ids(command: &str) -> Vec<&'static str> {
     ids
 }
 
-/// Every seeded case is found by its rule and nothing else is, so the measure that must not get
-/// worse is the best one: recall 1 and no false positive. A case that a rule cannot get right
-/// would be kept with what it gives, and counted here.
+/// Every seeded case is found by its rule and by no other, so the required measure is the
+/// best one: recall 1 and no false positive. A case that a rule cannot get right
+/// would be listed with its actual result, and counted here.
 #[test]
 fn the_corpus_is_found_whole_and_nothing_else() {
     let (mut missed, mut false_positives) = (vec![], vec![]);
@@ -118,8 +118,8 @@ fn a_secret_rule_always_says_where_the_secret_is() {
     }
 }
 
-/// Commands made to send a pattern on long ways again and again. Each takes milliseconds where the
-/// time is linear, and minutes where it is quadratic.
+/// Commands that force a pattern into long searches again and again. Each takes milliseconds if the
+/// time is linear, and minutes if it is quadratic.
 #[test]
 #[expect(
     clippy::disallowed_methods,

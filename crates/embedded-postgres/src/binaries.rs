@@ -1,4 +1,4 @@
-//! Finding the server's programs.
+//! Finds the server's programs.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,8 @@ use tokio::process::Command;
 use super::EmbeddedSettings;
 use super::error::{EmbeddedError, OLDEST_MAJOR};
 
-/// Where packages put their programs: a folder, the beginning of the names of
-/// its folders with one version each, and the programs' folder in those.
+/// Where packages install the programs: a folder, the prefix of its version
+/// folders, and the folder of the programs in those.
 const USUAL_PLACES: [(&str, &str, &str); 7] = [
     ("/usr/lib/postgresql", "", "bin"),
     ("/usr", "pgsql-", "bin"),
@@ -21,7 +21,7 @@ const USUAL_PLACES: [(&str, &str, &str); 7] = [
     ("/Applications/Postgres.app/Contents/Versions", "", "bin"),
 ];
 
-/// `postgres --version` takes milliseconds; a sick file system may never answer.
+/// `postgres --version` takes milliseconds; a broken file system may hang.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A folder with `postgres` and `initdb`.
@@ -60,10 +60,10 @@ pub(super) async fn installed(settings: &EmbeddedSettings) -> Result<Vec<Binarie
     Ok(installed)
 }
 
-/// Which of the installed ones to run: that of the newest data, or the newest.
+/// Selects the version to run: that of the newest data, or the newest installed one.
 ///
-/// Data of a major that is not installed are never passed over in silence: the
-/// user would find an empty database where theirs was.
+/// If the version of existing data is not installed, this is an error: otherwise the
+/// user would see an empty database.
 pub(super) fn choose(
     installed: Vec<Binaries>,
     clusters: &[u32],
@@ -93,8 +93,8 @@ fn usual_folders() -> Vec<PathBuf> {
     folders
 }
 
-/// The folders of the `postgres` programs on the path. Links are followed,
-/// because `initdb` stands beside the program and not beside the link.
+/// The folders of the `postgres` programs in PATH. Links are followed,
+/// because `initdb` is in the folder of the program, not of the link.
 fn path_folders(search_path: Option<&OsStr>) -> Vec<PathBuf> {
     std::env::split_paths(search_path.unwrap_or_default())
         .filter_map(|folder| folder.join("postgres").canonicalize().ok())
@@ -169,7 +169,7 @@ mod tests {
         let error = choose(vec![binaries(17), binaries(14)], &[14, 15], Path::new("/d"));
         assert_eq!(
             error.unwrap_err().to_string(),
-            "the data in /d belong to PostgreSQL 15, and only 17, 14 is at hand"
+            "the data in /d needs PostgreSQL 15, but only 17, 14 is installed"
         );
     }
 

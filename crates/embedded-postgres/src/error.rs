@@ -1,13 +1,13 @@
-//! What can go wrong, and what to do about it.
+//! Errors, and their next steps.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fmt, io};
 
-/// The oldest PostgreSQL that is run.
+/// The oldest supported PostgreSQL.
 pub(super) const OLDEST_MAJOR: u32 = 14;
 
-/// Why the embedded server could not be used.
+/// Why the embedded server cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedError {
     /// No usable PostgreSQL is installed.
@@ -18,12 +18,12 @@ pub enum EmbeddedError {
         OLDEST_MAJOR
     )]
     NoBinaries {
-        /// Where they were looked for.
+        /// Where they were searched.
         searched: String,
     },
-    /// The data were written by a PostgreSQL that is not the one to be run.
+    /// The data needs a PostgreSQL version that is not available.
     #[error(
-        "the data in {} belong to PostgreSQL {found}, and only {available} is at hand",
+        "the data in {} needs PostgreSQL {found}, but only {available} is installed",
         folder.display()
     )]
     OtherMajor {
@@ -35,33 +35,33 @@ pub enum EmbeddedError {
         available: String,
     },
     /// No folder for the data is known.
-    #[error("there is no folder for the embedded database: neither XDG_DATA_HOME nor HOME is set")]
+    #[error("no folder for the embedded database: neither XDG_DATA_HOME nor HOME is set")]
     NoDataDir,
-    /// A folder belongs to somebody else.
+    /// A folder belongs to another user.
     #[error("{} belongs to the user with id {owner}, not to {expected}", path.display())]
     ForeignFolder {
         /// The folder.
         path: PathBuf,
-        /// Whose it is.
+        /// User id of its owner.
         owner: u32,
-        /// Whose it should be.
+        /// User id of the expected owner.
         expected: u32,
     },
-    /// PostgreSQL refuses to run as root, and there is nobody to run it as.
+    /// PostgreSQL refuses to run as root, and there is no user to run it as.
     #[error("PostgreSQL does not run as root, and there is no user `postgres` or `nobody`")]
     NoServerUser,
-    /// The user that PostgreSQL runs as cannot get to its data.
+    /// The user that PostgreSQL runs as has no access to its data.
     #[error(
-        "PostgreSQL does not run as root but as `{user}`, who may not enter {}",
+        "PostgreSQL runs as `{user}` instead of root, and this user has no access to {}",
         path.display()
     )]
     Unreachable {
-        /// The closed folder.
+        /// The folder without access.
         path: PathBuf,
         /// The user.
         user: String,
     },
-    /// A step ended badly.
+    /// A step failed.
     #[error("{what} in {} failed ({status})", folder.display())]
     Failed {
         /// The step.
@@ -84,41 +84,41 @@ pub enum EmbeddedError {
         what: &'static str,
         /// The folder of this PostgreSQL major.
         folder: PathBuf,
-        /// How long it was waited for.
+        /// The timeout.
         waited: Duration,
         /// The last lines of the server's log; empty in the log itself.
         log: String,
     },
-    /// The server is to be stopped, and clients use it.
+    /// The server cannot be stopped, because clients use it.
     #[error("the server in {} is in use by {}", folder.display(), listed(clients))]
     InUse {
         /// The folder of this PostgreSQL major.
         folder: PathBuf,
-        /// Each client's command and process id, where the system tells them.
+        /// Each client's command and process id, if the system provides them.
         clients: Vec<String>,
     },
-    /// The file system or the kernel refused something.
+    /// An error of the file system or the kernel.
     #[error("{action} {}", path.display())]
     Io {
-        /// What was tried, as "opening".
+        /// The action, such as "opening".
         action: &'static str,
-        /// On which file or program.
+        /// The file or program.
         path: PathBuf,
-        /// What came back.
+        /// The error.
         source: io::Error,
     },
-    /// The server answered with an error.
+    /// The server returned an error.
     #[error("connecting to the server in {}", folder.display())]
     Connect {
         /// The folder of this PostgreSQL major.
         folder: PathBuf,
-        /// What came back.
+        /// The error.
         source: SqlError,
     },
 }
 
 impl EmbeddedError {
-    /// The last lines of the server's log, where they may explain the error.
+    /// The last lines of the server's log, if they may explain the error.
     pub fn log(&self) -> &str {
         match self {
             EmbeddedError::Failed { log, .. } | EmbeddedError::TimedOut { log, .. } => log,
@@ -126,13 +126,13 @@ impl EmbeddedError {
         }
     }
 
-    /// The next step, where the message does not name it already.
+    /// The next step, if the message does not contain it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             EmbeddedError::NoBinaries { .. } => None,
             EmbeddedError::OtherMajor { .. } => Some(
-                "install that version beside the other, or move the data with pg_dump or \
-                 pg_upgrade, or begin anew with another --data-dir",
+                "install that version as well, or migrate the data with pg_dump or \
+                             pg_upgrade, or start a new database with another --data-dir",
             ),
             EmbeddedError::NoDataDir
             | EmbeddedError::ForeignFolder { .. }
@@ -141,17 +141,17 @@ impl EmbeddedError {
                 Some("create a user `postgres`, or run swr-sync as an ordinary user")
             }
             EmbeddedError::TimedOut { .. } => Some(
-                "after a crash PostgreSQL first recovers its data, which goes on meanwhile: \
-                 try again; the whole log is server.log in that folder",
+                "after a crash, PostgreSQL first recovers its data, which continues in the background: \
+                             try again; the complete log is server.log in that folder",
             ),
-            // Written to that very log by the supervisor.
+            // The supervisor writes these errors to that log.
             EmbeddedError::Failed { log, .. } if log.is_empty() => None,
             EmbeddedError::Failed { .. } | EmbeddedError::Connect { .. } => {
-                Some("the whole log is server.log in that folder")
+                Some("the complete log is server.log in that folder")
             }
             EmbeddedError::InUse { .. } => Some("wait for them, or use --force"),
             EmbeddedError::Io { source, .. } => (source.kind() == io::ErrorKind::PermissionDenied)
-                .then_some("choose a folder of your own with --data-dir"),
+                .then_some("choose another folder with --data-dir"),
         }
     }
 }
@@ -174,7 +174,7 @@ impl fmt::Display for SqlError {
 }
 
 pub(super) trait ResultExt<T> {
-    /// Says what was being done to which file.
+    /// Adds the action and the file to an error.
     fn at(self, action: &'static str, path: impl AsRef<Path>) -> Result<T, EmbeddedError>;
 }
 

@@ -1,19 +1,19 @@
-//! A private PostgreSQL server, for when no database URL is given.
+//! A private PostgreSQL server, used if no database URL is set.
 //!
 //! ```text
 //! client ──shared──▶ clients.lock ◀──exclusive── supervisor ──parent──▶ postgres
 //!    └── connects ─────────────────────────────────────────────────────▲ socket/
 //! ```
 //!
-//! Every client holds a shared lock on `clients.lock` for as long as it uses
-//! the server. The first one finds `supervisor.lock` free, takes it, and hands
+//! Every client holds a shared lock on `clients.lock` while it uses
+//! the server. The first one finds `supervisor.lock` free, takes it, and passes
 //! it to a detached supervisor process, which starts the server and then waits
 //! for the exclusive lock on `clients.lock`: it gets that when the last client
-//! is gone, and stops the server. The kernel drops a lock with the process that
-//! holds it, whatever ends it, so nobody has to clean up after a crash.
+//! has ended, and stops the server. The kernel releases a lock when the process that
+//! holds it ends, so nothing needs a clean-up after a crash.
 //!
 //! Read [`EmbeddedServer::start`] for the client's side, `supervisor` for the
-//! other, `place` for what lies where, `binaries` for which server is run.
+//! other, `place` for the files, `binaries` for the choice of the server.
 
 mod binaries;
 mod error;
@@ -41,42 +41,42 @@ use error::ResultExt;
 use locks::{Supervisor, holders};
 use place::Place;
 
-/// How long to sleep between two looks at a lock or a socket.
+/// Interval between checks of a lock or a socket.
 const POLL: Duration = Duration::from_millis(20);
 
 /// How long [`EmbeddedServer::close`] and [`stop`] wait for the server to end.
-/// Longer than the supervisor's own patience with it.
+/// Longer than the supervisor's timeout.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How many looks in a row must find another client before a closing one
-/// believes it: a lock is also held for an instant by one that closes at the
+/// Number of consecutive checks that must find another client before a closing client
+/// assumes one: a lock is also held briefly by a client that closes at the
 /// same time, and by a copy in a process between `fork` and `exec`.
 const LOOKS_FOR_OTHERS: u32 = 25;
 
 /// Which server to run, and where.
 #[derive(Debug, Clone)]
 pub struct EmbeddedSettings {
-    /// The folder that holds everything; below it each PostgreSQL major has a
-    /// folder of its own. `None` is `/var/lib/swr-sync`, and for root only.
+    /// The folder with all data; each PostgreSQL major version has its own
+    /// folder in it. `None` means `/var/lib/swr-sync`, and is for root only.
     pub data_dir: Option<PathBuf>,
-    /// The folder with `postgres` and `initdb`. `None` looks in the usual places.
+    /// The folder with `postgres` and `initdb`. `None` searches the usual places.
     pub binaries_dir: Option<PathBuf>,
-    /// The value of `PATH`, looked through when the usual places hold nothing.
+    /// The value of `PATH`, searched if the usual places have no server.
     pub search_path: Option<OsString>,
     /// The `swr-sync` program, which is started again as the supervisor.
     pub supervisor_executable: PathBuf,
-    /// How long to wait until the server answers.
+    /// Timeout until the server accepts connections.
     pub start_timeout: Duration,
-    /// `false` turns `fsync` and its like off: faster, and lost with a power
-    /// cut. For tests only. Applies to a server that this call starts.
+    /// `false` disables `fsync` and similar settings: faster, but a power failure loses
+    /// data. For tests only. Applies to a server that this call starts.
     pub durable: bool,
 }
 
-/// The database made with the cluster.
+/// The database that is created with the cluster.
 pub const DATABASE: &str = place::ROLE;
 
-/// A client's hold on the running server. Dropping it lets the server stop,
-/// unless other clients use it or it was told to [stay](EmbeddedServer::keep_running).
+/// A client's lock on the running server. Dropping it lets the server stop,
+/// unless other clients use it or it was told to [keep running](EmbeddedServer::keep_running).
 #[derive(Debug)]
 pub struct EmbeddedServer {
     place: Place,
@@ -86,7 +86,7 @@ pub struct EmbeddedServer {
 }
 
 impl EmbeddedServer {
-    /// Returns when the server answers: one that runs already, or a new one.
+    /// Returns when the server accepts connections: one that is already running, or a new one.
     pub async fn start(settings: &EmbeddedSettings) -> Result<EmbeddedServer, EmbeddedError> {
         let (place, binaries) = choose(settings).await?;
         place.prepare()?;
@@ -107,7 +107,7 @@ impl EmbeddedServer {
             tokio::time::sleep(POLL).await;
         }
 
-        // From here on no supervisor can stop a server that is ready.
+        // From here on, no supervisor can stop a server that is ready.
         let mut started: Option<StartedSupervisor> = None;
         loop {
             match Supervisor::look(&place)? {
@@ -133,8 +133,8 @@ impl EmbeddedServer {
         })
     }
 
-    /// The URL to connect with. It holds no secret: the socket's folder is
-    /// closed to others.
+    /// The URL to connect to. It contains no secret: other users have no access to
+    /// the socket's folder.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -149,27 +149,27 @@ impl EmbeddedServer {
         self.place.folder()
     }
 
-    /// The server's programs, among them usually `psql`.
+    /// The server's programs, usually including `psql`.
     pub fn binaries_dir(&self) -> &Path {
         &self.binaries.dir
     }
 
-    /// Makes the server outlive its clients, until [`stop`] or its end.
+    /// Lets the server run without clients, until [`stop`] or until it ends.
     pub fn keep_running(&self) -> Result<(), EmbeddedError> {
         let marker = self.place.keep_marker();
         std::fs::write(&marker, "").at("writing", marker)
     }
 
-    /// The open lock of this client, which a program that replaces this process inherits. The
+    /// The open lock of this client, for a program that replaces this process. The
     /// server runs until the lock is closed.
     pub fn into_inheritable_lock(self) -> std::io::Result<File> {
         fcntl(&self.clients, FcntlArg::F_SETFD(FdFlag::empty()))?;
         Ok(self.clients)
     }
 
-    /// Lets go of the server, and returns when it has stopped, or soon when it
-    /// stays for others. Worth calling where the end of this process ends
-    /// everything, as in a container: the server then stops in good order.
+    /// Releases the server, and returns when it has stopped, or soon if
+    /// other clients use it. Useful if the end of this process ends
+    /// everything, as in a container: the server is then shut down cleanly.
     pub async fn close(self) -> Result<(), EmbeddedError> {
         let EmbeddedServer { place, clients, .. } = self;
         drop(clients);
@@ -204,21 +204,21 @@ pub fn runs_as_root() -> bool {
     geteuid().is_root()
 }
 
-/// Free bytes for ordinary users in a folder, which need not exist yet; `None` if they cannot be read.
+/// Free bytes for ordinary users in a folder, which may not exist yet; `None` if unknown.
 pub fn free_bytes(folder: &Path) -> Option<u64> {
     let existing = folder.ancestors().find(|folder| folder.exists())?;
     let space = nix::sys::statvfs::statvfs(existing).ok()?;
-    // Elsewhere than on Linux the types are smaller.
+    // On systems other than Linux, the types are smaller.
     Some(space.blocks_available() as u64 * space.fragment_size() as u64)
 }
 
-/// The folder the server has, or would have once it is started. Makes nothing.
+/// The folder of the server, even if it is not started yet. Creates nothing.
 pub async fn folder(settings: &EmbeddedSettings) -> Result<PathBuf, EmbeddedError> {
     let (place, _) = choose(settings).await?;
     Ok(place.folder().to_owned())
 }
 
-/// The URL of the running server; `None` when none runs. Starts nothing.
+/// The URL of the running server; `None` if none is running. Starts nothing.
 pub async fn running_url(settings: &EmbeddedSettings) -> Result<Option<String>, EmbeddedError> {
     let (place, _) = choose(settings).await?;
     if !place.folder().exists() {
@@ -230,9 +230,9 @@ pub async fn running_url(settings: &EmbeddedSettings) -> Result<Option<String>, 
     })
 }
 
-/// Stops the server and returns when it has ended; `false` when none ran.
+/// Stops the server and returns when it has ended; `false` if none was running.
 ///
-/// Refuses with [`EmbeddedError::InUse`] while clients use it, unless `force`.
+/// Fails with [`EmbeddedError::InUse`] while clients use it, unless `force` is set.
 pub async fn stop(settings: &EmbeddedSettings, force: bool) -> Result<bool, EmbeddedError> {
     let (place, _) = choose(settings).await?;
     if !place.folder().exists() {
@@ -244,11 +244,11 @@ pub async fn stop(settings: &EmbeddedSettings, force: bool) -> Result<bool, Embe
     loop {
         match Supervisor::look(&place)? {
             Supervisor::Absent(_) => return Ok(asked),
-            // Starting or stopping: there is nobody to ask yet, or any more.
+            // Starting or stopping: no process can be signalled.
             Supervisor::Busy => {}
             Supervisor::Ready { .. } if asked => {}
             Supervisor::Ready { pid } => {
-                // Held until the server has ended, so that no client comes in between.
+                // Held until the server has ended, so that no client starts in between.
                 let unused = locks::try_exclusive(&clients).at("locking", place.clients_lock())?;
                 if !unused && !force {
                     return Err(EmbeddedError::InUse {
@@ -289,14 +289,14 @@ fn stop_timed_out(place: &Place) -> EmbeddedError {
 
 struct StartedSupervisor {
     process: Child,
-    /// The size of the log before, so that an error quotes this start only.
+    /// Previous size of the log, so that an error quotes this start only.
     log_offset: u64,
 }
 
 impl StartedSupervisor {
-    /// Why the supervisor gave its lock back before the server was ready.
+    /// Why the supervisor released its lock before the server was ready.
     async fn failure(&mut self, place: &Place) -> EmbeddedError {
-        // It has let go of the lock, so it has ended or is about to.
+        // It released the lock, so it has ended or is about to.
         let status = tokio::time::timeout(Duration::from_secs(5), self.process.wait()).await;
         EmbeddedError::Failed {
             what: "starting PostgreSQL",
@@ -311,8 +311,8 @@ impl StartedSupervisor {
     }
 }
 
-/// Starts the supervisor, which inherits `lock` as its standard input: there is
-/// no instant at which the lock is free and a second client could start another.
+/// Starts the supervisor, which inherits `lock` as its standard input, so that the lock
+/// is never free in between and no second client can start another.
 fn start_supervisor(
     settings: &EmbeddedSettings,
     place: &Place,
@@ -320,7 +320,7 @@ fn start_supervisor(
     lock: File,
 ) -> Result<StartedSupervisor, EmbeddedError> {
     tracing::info!(
-        // The program shows only warnings of other crates.
+        // The program only shows warnings of other crates.
         target: "swr_sync::database::embedded",
         "starting PostgreSQL {} in {}",
         binaries.major,
@@ -340,8 +340,8 @@ fn start_supervisor(
     if !settings.durable {
         command.arg("--volatile");
     }
-    // It outlives this process: it must not keep its secrets, its folder, or
-    // the pipe that someone reads its output from.
+    // It outlives this process, so it must not keep its secrets, its folder, or
+    // the pipe of its output.
     let process = command
         .env_clear()
         .current_dir("/")

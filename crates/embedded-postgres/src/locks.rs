@@ -1,4 +1,4 @@
-//! The advisory locks that say who is there.
+//! The advisory locks of clients and supervisor.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -11,13 +11,13 @@ use nix::unistd::Pid;
 use super::error::{EmbeddedError, ResultExt};
 use super::place::Place;
 
-/// What `supervisor.lock` tells.
+/// State of the supervisor, from `supervisor.lock`.
 pub(super) enum Supervisor {
-    /// There is none. The lock is now held by the caller, who may pass it on.
+    /// There is none. The caller now holds the lock, and may pass it on.
     Absent(File),
-    /// There is one, and it is starting or stopping the server.
+    /// It is starting or stopping the server.
     Busy,
-    /// There is one, and its server accepts connections.
+    /// Its server accepts connections.
     Ready {
         /// The supervisor's process.
         pid: Pid,
@@ -29,15 +29,15 @@ impl Supervisor {
         let path = place.supervisor_lock();
         let mut file = place.open_supervisor_lock()?;
         if try_exclusive(&file).at("locking", &path)? {
-            // What a killed supervisor has left there is no longer true.
+            // The content written by a killed supervisor is outdated.
             file.set_len(0).at("emptying", &path)?;
             return Ok(Supervisor::Absent(file));
         }
         let mut text = String::new();
         file.read_to_string(&mut text).at("reading", &path)?;
         let pid = text.strip_suffix('\n').and_then(|pid| pid.parse().ok());
-        // The lock may just have passed to a client that has not emptied the
-        // file yet; then the process it names is dead.
+        // A client may just have taken the lock without emptying the
+        // file yet; then the process in the file is dead.
         Ok(match pid.map(Pid::from_raw) {
             Some(pid) if is_alive(pid) => Supervisor::Ready { pid },
             _ => Supervisor::Busy,
@@ -45,7 +45,7 @@ impl Supervisor {
     }
 }
 
-/// `supervisor.lock` in the hands of the supervisor: held until it ends.
+/// `supervisor.lock`, held by the supervisor until it ends.
 pub(super) struct SupervisorLock(File);
 
 impl SupervisorLock {
@@ -61,35 +61,33 @@ impl SupervisorLock {
         let there = std::fs::metadata(&path).at("opening", &path)?;
         let ours = inherited.metadata().at("taking over", &path)?;
         let same_file = (there.dev(), there.ino()) == (ours.dev(), ours.ino());
-        // Locking again what this open file holds already changes nothing.
+        // Locking again what this open file already holds changes nothing.
         if !same_file || !try_exclusive(&inherited).at("locking", &path)? {
-            return Err(io::Error::other(
-                "the supervisor is started by its clients only",
-            ))
-            .at("taking over", &path);
+            return Err(io::Error::other("only a client can start the supervisor"))
+                .at("taking over", &path);
         }
         Ok(SupervisorLock(inherited))
     }
 
-    /// Tells clients that the server accepts connections.
+    /// Records that the server accepts connections.
     pub(super) fn publish(&mut self) -> io::Result<()> {
         self.0.rewind()?;
         // One write, so that a reader sees the whole line or nothing.
         self.0.write_all(format!("{}\n", Pid::this()).as_bytes())
     }
 
-    /// Tells clients that the server is going away.
+    /// Records that the server is stopping.
     pub(super) fn withdraw(&mut self) -> io::Result<()> {
         self.0.set_len(0)
     }
 }
 
-/// Takes the exclusive lock if nobody else holds any; `false` otherwise.
+/// Takes the exclusive lock if no other process holds a lock; otherwise `false`.
 pub(super) fn try_exclusive(file: &File) -> io::Result<bool> {
     granted(file.try_lock())
 }
 
-/// Takes a shared lock unless somebody holds the exclusive one; `false` then.
+/// Takes a shared lock unless another process holds the exclusive one; then `false`.
 pub(super) fn try_shared(file: &File) -> io::Result<bool> {
     granted(file.try_lock_shared())
 }
@@ -102,8 +100,8 @@ fn granted(result: Result<(), TryLockError>) -> io::Result<bool> {
     }
 }
 
-/// The processes, other than `except`, that have the file open: name and id.
-/// Empty where the system does not tell.
+/// The processes, other than `except`, that have opened the file: name and id.
+/// Empty if the system does not provide them.
 pub(super) fn holders(file: &Path, except: &[Pid]) -> Vec<String> {
     let (Ok(file), Ok(processes)) = (file.canonicalize(), std::fs::read_dir("/proc")) else {
         return Vec::new();
@@ -126,17 +124,17 @@ pub(super) fn holders(file: &Path, except: &[Pid]) -> Vec<String> {
         if except.contains(&Pid::from_raw(pid)) || !has_open(&process.path()) {
             continue;
         }
-        // The name only: arguments may hold secrets.
+        // The name only: arguments may contain secrets.
         let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
         holders.push(format!("{} (process {pid})", name.trim_end()));
     }
     holders
 }
 
-/// Whether the process runs. One that has ended and was not waited for does not.
+/// Whether the process is running. Zombie processes are not.
 pub(super) fn is_alive(pid: Pid) -> bool {
     if let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) {
-        // The state follows the command, which is in brackets and may hold any character.
+        // The state follows the command, which is in brackets and may contain any character.
         let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
         return !state.is_some_and(|state| state.starts_with(['Z', 'X']));
     }

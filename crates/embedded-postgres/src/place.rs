@@ -1,14 +1,14 @@
-//! What lies where, and who may enter.
+//! Files and folders, and their permissions.
 //!
 //! ```text
 //! <data folder>/postgresql-15/
-//! ├── data/             the cluster, mode 0700, owned by who runs the server
-//! ├── socket/           mode 0700, owned by the same
+//! ├── data/             the cluster, mode 0700, owned by the server's user
+//! ├── socket/           mode 0700, same owner
 //! ├── socket-folder     if this path is too long: the path of a folder in /tmp that is used instead
 //! ├── clients.lock      shared: clients; exclusive: the supervisor, or `db stop`
 //! ├── supervisor.lock   exclusive: the supervisor; its process id once the server is ready
-//! ├── keep-running      `db start` was here
-//! └── server.log        what the supervisor and the server say
+//! ├── keep-running      created by `db start`
+//! └── server.log        log of the supervisor and the server
 //! ```
 
 use std::ffi::OsString;
@@ -23,43 +23,43 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
 use super::error::{EmbeddedError, ResultExt};
 
-/// The database role, and superuser, that everything connects as.
+/// The database role, a superuser, of all connections.
 pub(super) const ROLE: &str = "swr";
 
-/// The port names the socket's file; nothing listens on the network.
+/// Part of the name of the socket's file; the server does not listen on the network.
 pub(super) const PORT: u16 = 5432;
 
 const FOLDER_PREFIX: &str = "postgresql-";
 
 const UNFINISHED_PREFIX: &str = "data.new-";
 
-/// The kernel takes 107 bytes on Linux and 103 on macOS.
+/// The kernel allows 107 bytes on Linux and 103 on macOS.
 const SOCKET_PATH_BYTES: usize = 100;
 
-/// A log that has grown beyond this is set aside at the next start.
+/// Size from which the log is rotated at the next start.
 const LOG_BYTES: u64 = 4 << 20;
 
-/// How many lines of the log an error quotes.
+/// Number of log lines that an error quotes.
 const LOG_LINES: usize = 20;
 
-/// What may stand in a query parameter as it is, for sqlx and libpq alike.
+/// Characters that need no encoding in a query parameter, for sqlx and libpq.
 const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'/')
     .remove(b'-')
     .remove(b'_')
     .remove(b'.');
 
-/// The folder that holds everything.
+/// The folder with all data.
 pub(super) fn data_dir(chosen: Option<&Path>) -> Result<PathBuf, EmbeddedError> {
     match chosen {
-        // The supervisor's working folder is another.
+        // The supervisor has another working folder.
         Some(path) => std::path::absolute(path).at("resolving", path),
         None if geteuid().is_root() => Ok(PathBuf::from("/var/lib/swr-sync")),
         None => Err(EmbeddedError::NoDataDir),
     }
 }
 
-/// The PostgreSQL majors that have data below the folder.
+/// The PostgreSQL major versions with data in the folder.
 pub(super) fn clusters(data_dir: &Path) -> Result<Vec<u32>, EmbeddedError> {
     let entries = match std::fs::read_dir(data_dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -81,7 +81,7 @@ pub(super) fn clusters(data_dir: &Path) -> Result<Vec<u32>, EmbeddedError> {
     Ok(majors)
 }
 
-/// The folder of one PostgreSQL major.
+/// The folder of one PostgreSQL major version.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     folder: PathBuf,
@@ -104,12 +104,12 @@ impl Place {
         self.folder.join("data")
     }
 
-    /// Where a supervisor makes the data.
+    /// Where a supervisor creates the data.
     pub(super) fn unfinished_data(&self, supervisor: u32) -> PathBuf {
         self.folder.join(format!("{UNFINISHED_PREFIX}{supervisor}"))
     }
 
-    /// Removes what killed supervisors have left, as far as nobody else is at it.
+    /// Removes what killed supervisors left, unless another process uses it.
     pub(super) fn remove_unfinished_data(&self) {
         for entry in std::fs::read_dir(&self.folder)
             .into_iter()
@@ -155,11 +155,11 @@ impl Place {
         let folder = self.folder.join("socket");
         let socket = folder.join(format!(".s.PGSQL.{PORT}"));
         if socket.as_os_str().len() <= SOCKET_PATH_BYTES {
-            // A data folder may have been moved here from a deeper place.
+            // The data folder may have been moved here from a longer path.
             self.remove_short_socket_dir();
             return make_private_folder(&folder, user);
         }
-        // Reuses the folder that a killed supervisor left behind.
+        // Reuses the folder of a killed supervisor.
         if let Some(kept) = self.kept_socket_dir()
             && make_private_folder(&kept, user).is_ok()
         {
@@ -188,15 +188,15 @@ impl Place {
     /// Removes the folder in /tmp.
     pub(super) fn remove_short_socket_dir(&self) {
         if let Some(folder) = self.kept_socket_dir() {
-            // Fails if the folder is still in use or not ours.
+            // Fails if the folder is still in use or belongs to another user.
             let _ = std::fs::remove_dir(folder);
             let _ = std::fs::remove_file(self.socket_folder_file());
         }
     }
 
-    /// The port and the TLS mode are named because a client would otherwise take
-    /// them from its environment (`PGPORT`, `PGSSLMODE`). The host `localhost`
-    /// is overridden by the folder; sqlx does not parse a URL without one.
+    /// Port and TLS mode are set because a client would otherwise take
+    /// them from its environment (`PGPORT`, `PGSSLMODE`). The folder overrides the
+    /// host `localhost`; sqlx does not parse a URL without a host.
     pub(super) fn url(&self) -> String {
         self.url_of(ROLE)
     }
@@ -207,9 +207,9 @@ impl Place {
         format!("postgresql://{ROLE}@localhost:{PORT}/{database}?host={host}&sslmode=disable")
     }
 
-    /// Makes the folder, and checks that it is ours and that the server can get to it.
+    /// Creates the folder, and checks that it is ours and that the server can access it.
     pub(super) fn prepare(&self) -> Result<(), EmbeddedError> {
-        // As root the server runs as somebody else, who has to pass through.
+        // As root, the server runs as another user, who needs access.
         let mode = if geteuid().is_root() { 0o755 } else { 0o700 };
         if let Some(data_dir) = self.folder.parent() {
             make_folder(data_dir, mode)?;
@@ -226,7 +226,7 @@ impl Place {
         self.data().join("PG_VERSION").exists()
     }
 
-    /// Checks that the data are of the major that the folder is named for.
+    /// Checks that the data has the major version in the folder's name.
     pub(super) fn check_version(&self) -> Result<(), EmbeddedError> {
         let path = self.data().join("PG_VERSION");
         let found = match std::fs::read_to_string(&path) {
@@ -275,8 +275,8 @@ impl Place {
         Ok((file, size_bytes(&path)))
     }
 
-    /// The last lines of the log that begin at or after `offset` bytes. Empty
-    /// when there is none, since it only serves to explain another error.
+    /// The last lines of the log from `offset` bytes on. Empty
+    /// without a log, because it only explains another error.
     pub(super) fn log_tail(&self, offset: u64) -> String {
         let read = || -> io::Result<Vec<u8>> {
             let mut file = File::open(self.log())?;
@@ -293,7 +293,7 @@ impl Place {
     }
 }
 
-/// Who runs the server when the supervisor is root, which PostgreSQL refuses.
+/// The user that runs the server if the supervisor is root, which PostgreSQL does not allow.
 #[derive(Debug, Clone)]
 pub(super) struct ServerUser {
     pub(super) uid: u32,
@@ -302,12 +302,12 @@ pub(super) struct ServerUser {
 }
 
 impl ServerUser {
-    /// `None` for an ordinary user, who runs the server himself.
+    /// `None` for an ordinary user, who runs the server directly.
     pub(super) fn choose(place: &Place) -> Result<Option<ServerUser>, EmbeddedError> {
         if !geteuid().is_root() {
             return Ok(None);
         }
-        // Data that exist go on belonging to whoever made them: the user
+        // Existing data keeps its owner: the user
         // `postgres` may have been created since.
         if let Ok(data) = std::fs::metadata(place.data())
             && data.uid() != 0
@@ -330,8 +330,8 @@ impl ServerUser {
         Err(EmbeddedError::NoServerUser)
     }
 
-    /// Checks that the user can pass through every folder above, by their modes.
-    /// `initdb` would fail too, but without saying which folder it is.
+    /// Checks by their modes that the user can enter every parent folder.
+    /// `initdb` would also fail, but without the name of the folder.
     fn check_reach(&self, folder: &Path) -> Result<(), EmbeddedError> {
         for path in folder.ancestors() {
             let metadata = std::fs::metadata(path).at("reading", path)?;
@@ -353,7 +353,7 @@ impl ServerUser {
     }
 }
 
-/// Makes a folder that only the server's user may enter.
+/// Creates a folder that only the server's user can enter.
 pub(super) fn make_private_folder(
     path: &Path,
     user: Option<&ServerUser>,
@@ -364,7 +364,7 @@ pub(super) fn make_private_folder(
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error).at("creating", path),
     }
-    // Another user may have created a folder, or a link, with this name.
+    // Another user may have created a folder or a link with this name.
     check_owner(path, owner)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).at("closing", path)
 }
@@ -390,7 +390,7 @@ fn check_owner(path: &Path, expected: Uid) -> Result<(), EmbeddedError> {
     })
 }
 
-/// Makes a folder with exactly this mode, whatever the umask; leaves an existing one alone.
+/// Creates a folder with exactly this mode, regardless of the umask; does not change an existing one.
 fn make_folder(path: &Path, mode: u32) -> Result<(), EmbeddedError> {
     if path.exists() {
         return Ok(());
@@ -435,7 +435,7 @@ mod tests {
         assert_ne!(first, other.socket_dir());
         let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!(mode(&first), 0o700);
-        // It is reused, unless something else has its name.
+        // It is reused, unless another file has its name.
         deep.make_socket_dir(None).unwrap();
         assert_eq!(deep.socket_dir(), first);
         std::fs::remove_dir(&first).unwrap();

@@ -1,4 +1,4 @@
-//! The process that owns the server: starts it, waits for its clients to go, stops it.
+//! The process that owns the server: starts it, waits until its clients have ended, stops it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,24 +20,24 @@ use super::error::{EmbeddedError, ResultExt, SqlError};
 use super::locks::{SupervisorLock, is_alive};
 use super::place::{Place, ROLE, ServerUser, make_private_folder};
 
-/// 1 to 3 s on an idle machine, mostly spent writing.
+/// Takes 1 to 3 s on an idle machine, mostly for writing.
 const INITDB_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// Ample, because recovery after a crash must not be cut short: the next start
-/// would have to begin it anew.
+/// Long, because recovery after a crash must not be interrupted: the next start
+/// would have to repeat it.
 const READY_TIMEOUT: Duration = Duration::from_secs(900);
 
-/// How long one connection and statement may take.
+/// Timeout for one connection and statement.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a fast shutdown may take before an immediate one is asked for.
+/// How long a fast shutdown may take before an immediate one is requested.
 const FAST_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long an immediate shutdown may take before the process is killed.
 const IMMEDIATE_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the server is always run with. Statements and their values stay out of
-/// the log: they hold what users have built.
+/// Settings of every server. Statements and their values are not logged: they contain build
+/// commands.
 const SETTINGS: [&str; 9] = [
     "listen_addresses=",
     "unix_socket_permissions=0700",
@@ -51,7 +51,7 @@ const SETTINGS: [&str; 9] = [
     "log_min_error_statement=panic",
 ];
 
-/// Speed for tests; a power cut would destroy the data.
+/// Faster, for tests; a power failure would destroy the data.
 const VOLATILE_SETTINGS: [&str; 5] = [
     "fsync=off",
     "synchronous_commit=off",
@@ -60,34 +60,34 @@ const VOLATILE_SETTINGS: [&str; 5] = [
     "max_wal_senders=0",
 ];
 
-/// What a supervisor is told by the client that starts it.
+/// Arguments from the client that starts the supervisor.
 #[derive(Debug)]
 pub struct Supervision {
-    /// The folder of one PostgreSQL major.
+    /// The folder of one PostgreSQL major version.
     pub folder: PathBuf,
     /// The folder with `postgres` and `initdb`.
     pub binaries_dir: PathBuf,
-    /// `false` turns `fsync` and its like off.
+    /// `false` disables `fsync` and similar settings.
     pub durable: bool,
 }
 
-/// Runs the server until the last client is gone, or SIGTERM or SIGINT comes.
+/// Runs the server until the last client has ended, or until SIGTERM or SIGINT.
 ///
-/// Standard input must be the locked `supervisor.lock`. To be awaited on the
+/// Standard input must be the locked `supervisor.lock`. Must be awaited on the
 /// main thread: the kernel ties the server's life to the thread that starts it.
 pub async fn supervise(supervision: Supervision) -> Result<(), EmbeddedError> {
     let place = Place::at(supervision.folder.clone());
     let folder = place.folder();
     let mut lock = SupervisorLock::inherit(&place)?;
-    // Out of the client's terminal, so that its Ctrl-C does not come here. It
-    // fails only for a process that leads a group, which is out already.
+    // Leaves the client's terminal, so that it does not receive Ctrl-C. This
+    // only fails for a process group leader, which has already left it.
     let _ = setsid();
     let mut terminate = signal(SignalKind::terminate()).at("supervising", folder)?;
     let mut interrupt = signal(SignalKind::interrupt()).at("supervising", folder)?;
 
     let mut server = tokio::select! {
         server = bring_up(&place, &supervision) => server?,
-        // What has been started so far goes down with this process.
+        // What was started so far ends with this process.
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
@@ -97,7 +97,7 @@ pub async fn supervise(supervision: Supervision) -> Result<(), EmbeddedError> {
         status = server.wait() => Some(status.at("waiting for", folder)?),
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
-        // The lock is held until this process ends: a client that comes now waits.
+        // The lock is held until this process ends, so a new client waits.
         locked = last_client_gone(&place) => { locked.at("locking", place.clients_lock())?; None }
     };
     lock.withdraw().at("emptying", place.supervisor_lock())?;
@@ -128,8 +128,8 @@ async fn bring_up(place: &Place, supervision: &Supervision) -> Result<Child, Emb
     Ok(server)
 }
 
-/// Stops the server of a supervisor that was killed. On Linux the kernel has
-/// told it to stop already, and it may still be at it.
+/// Stops the server of a supervisor that was killed. On Linux, the kernel has
+/// already signalled it, and it may still be shutting down.
 async fn stop_leftover(place: &Place) -> Result<(), EmbeddedError> {
     let Some(pid) = leftover(place).await else {
         return Ok(());
@@ -154,18 +154,18 @@ async fn stop_leftover(place: &Place) -> Result<(), EmbeddedError> {
         }
     }
     Err(EmbeddedError::TimedOut {
-        what: "stopping the server that a killed supervisor has left",
+        what: "stopping the server of a killed supervisor",
         folder: place.folder().to_owned(),
         waited: FAST_SHUTDOWN_TIMEOUT + IMMEDIATE_SHUTDOWN_TIMEOUT,
         log: String::new(),
     })
 }
 
-/// The server that runs on our data, if there is one.
+/// The server that is running on our data, if there is one.
 async fn leftover(place: &Place) -> Option<Pid> {
     let pid_file = std::fs::read_to_string(place.data().join("postmaster.pid")).ok()?;
     let pid: i32 = pid_file.lines().next()?.trim().parse().ok()?;
-    // After a crash of the machine the id may be that of somebody else's process.
+    // After a crash of the machine, the id may belong to another process.
     let is_ours = pid > 1 && command_line(pid).await.contains(place.data().to_str()?);
     (is_ours && is_alive(Pid::from_raw(pid))).then(|| Pid::from_raw(pid))
 }
@@ -183,8 +183,8 @@ async fn command_line(pid: i32) -> String {
     }
 }
 
-/// Runs `initdb` in a folder aside, which is renamed at the end: one that was
-/// killed leaves nothing that looks like data. The name is this process's own,
+/// Runs `initdb` in a temporary folder, which is renamed at the end: a killed
+/// `initdb` leaves nothing that looks like data. The name contains the process id,
 /// because an interrupted `initdb` may still be cleaning up its folder.
 async fn create_cluster(
     place: &Place,
@@ -248,8 +248,8 @@ fn start_server(
     command.spawn().at("running postgres in", place.folder())
 }
 
-/// A program of the server, run as its user, with nothing of our environment,
-/// writing to our log, and told by the kernel to stop when this process dies.
+/// A program of the server, run as its user, without our environment,
+/// logging to our log, and signalled by the kernel to stop when this process dies.
 fn server_command(program: &Path, user: Option<&ServerUser>) -> Command {
     let mut command = Command::new(program);
     if let Some(user) = user {
@@ -270,7 +270,7 @@ fn interrupt_with_parent(command: &mut Command) {
     let parent = Pid::this();
     let set = move || {
         nix::sys::prctl::set_pdeathsig(Signal::SIGINT)?;
-        // The parent may have died before the kernel knew.
+        // The parent may have died before the kernel was told.
         if nix::unistd::getppid() != parent {
             return Err(Errno::ESRCH.into());
         }
@@ -279,14 +279,14 @@ fn interrupt_with_parent(command: &mut Command) {
     #[expect(
         unsafe_code,
         reason = "between fork and exec: two system calls, no allocation, no lock. After the \
-                  change of user, which would clear the setting"
+                     change of user, which would clear the setting"
     )]
     unsafe {
         command.pre_exec(set);
     }
 }
 
-/// Elsewhere the next start stops what is left over.
+/// On other systems, the next start stops a remaining server.
 #[cfg(not(target_os = "linux"))]
 fn interrupt_with_parent(_: &mut Command) {}
 
@@ -340,7 +340,7 @@ fn unreachable(place: &Place, error: sqlx::Error) -> EmbeddedError {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the database for the schema is made here, so there is none to check against"
+    reason = "this creates the database, so there is none to check against"
 )]
 async fn execute(place: &Place, database: &str, sql: &'static str) -> Result<(), sqlx::Error> {
     let options: PgConnectOptions = place.url_of(database).parse()?;
@@ -360,18 +360,18 @@ fn sqlstate(error: &sqlx::Error) -> String {
     code.map_or_else(String::new, |code| code.into_owned())
 }
 
-/// Returns with the exclusive lock on `clients.lock` once nobody else has it
-/// open, which is never while the server is to be kept running.
+/// Returns with the exclusive lock on `clients.lock` when no other process holds a lock,
+/// which is never while the server must keep running.
 async fn last_client_gone(place: &Place) -> io::Result<std::fs::File> {
     let clients = place.open_clients_lock().map_err(io::Error::other)?;
     let marker = place.keep_marker();
     let (sender, receiver) = oneshot::channel();
-    // A thread of its own, which ends with the process: it may wait for days.
+    // A separate thread, which ends with the process: it may wait for days.
     std::thread::Builder::new()
         .name("last-client".to_owned())
         .spawn(move || {
             let locked = clients.lock();
-            // Checked with the lock in hand: a client writes it while it holds its own.
+            // Checked with the lock held: a client writes the file while it holds its own.
             if locked.is_ok() && marker.exists() {
                 return;
             }
@@ -391,7 +391,7 @@ async fn stop_server(server: &mut Child, place: &Place) -> Result<(), EmbeddedEr
         (Signal::SIGKILL, IMMEDIATE_SHUTDOWN_TIMEOUT),
     ];
     for (signal, patience) in stages {
-        // No id means that it has ended and was waited for.
+        // Without an id, it has ended and was waited for.
         let Some(pid) = server.id().and_then(|pid| i32::try_from(pid).ok()) else {
             return Ok(());
         };

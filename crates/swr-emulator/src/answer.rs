@@ -1,4 +1,4 @@
-//! Answers and refusals, in the shapes of gateway, service and IAM.
+//! Responses and errors, in the formats of gateway, service and IAM.
 
 use std::convert::Infallible;
 use std::io::Write;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::fault::{ErrorBody, Fault};
 
-/// With a length, or in chunks.
+/// With a length, or chunked.
 pub(super) type Body = Either<
     Full<Bytes>,
     StreamBody<stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>,
@@ -31,7 +31,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Called JSON, whatever it is.
+    /// Labelled as JSON, even if it is not.
     pub(super) fn bytes(status: StatusCode, body: Vec<u8>) -> Answer {
         Answer {
             status,
@@ -56,7 +56,7 @@ impl Answer {
         Answer::bytes(status, body.into_bytes())
     }
 
-    /// As nginx, which such gateways are made of, words its errors.
+    /// In the format of nginx, which such gateways are based on.
     pub(super) fn web_page(status: StatusCode, title: &str) -> Answer {
         let page = format!(
             "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n</body>\r\n</html>\r\n"
@@ -80,7 +80,7 @@ impl Answer {
         }
     }
 
-    /// What a fault does to the answer on its way to the client.
+    /// Applies a fault to the response before it is sent.
     pub(super) fn spoil(&mut self, fault: &Fault, accepts_gzip: bool) {
         match fault {
             Fault::Chunked | Fault::UnfinishedChunks => self.is_chunked = true,
@@ -101,7 +101,7 @@ impl Answer {
 
     fn compress(&mut self) {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        // Writing to memory does not fail; if it did, the body would go out as it is.
+        // Writing to memory does not fail; if it did, the body would be sent unchanged.
         let compressed = encoder
             .write_all(&self.body)
             .and_then(|()| encoder.finish());
@@ -143,7 +143,7 @@ impl Answer {
     }
 }
 
-/// Why a request is not answered, by whom.
+/// Why a request is rejected, and by which component.
 #[derive(Debug)]
 pub(super) enum Refusal {
     /// Codes of devg-apisign, api-sign-errorcode.

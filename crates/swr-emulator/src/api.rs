@@ -1,4 +1,4 @@
-//! From a request's raw path to its answer.
+//! Handles requests, from the raw path to the response.
 
 use hyper::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
@@ -19,10 +19,10 @@ use super::world::{CannedAnswer, Namespace, Repository, World};
 
 /// The first instance version that lists artifacts (swr_03_0306).
 const ARTIFACT_LIST_SINCE: [u32; 3] = [25, 6, 0];
-/// The largest page of every list.
+/// The maximum page size of every list.
 const LARGEST_PAGE: usize = 100;
 
-/// What a path asks for, with its parameters decoded.
+/// The operation of a path, with its parameters decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Route {
     Token,
@@ -47,9 +47,9 @@ pub(super) struct BuildHistoryRoute {
 }
 
 impl Route {
-    /// The route of a path as it came over the wire, or `None` for the gateway's
+    /// The route of a raw path, or `None` for the gateway's
     /// 404. The gateway decodes before it routes, so a slash that is encoded once
-    /// splits its segment and leads nowhere.
+    /// splits its segment and matches no route.
     pub(super) fn of(method: &Method, path: &str) -> Option<Route> {
         let segments: Option<Vec<String>> = path
             .strip_prefix('/')?
@@ -98,7 +98,7 @@ impl Route {
                 "additions",
                 addition,
             ] => {
-                // This one parameter the service decodes once more (swr_03_0305).
+                // The service decodes this parameter a second time (swr_03_0305).
                 let repository = percent_decode_str(repository).decode_utf8().ok()?;
                 Some(Route::BuildHistory(Box::new(BuildHistoryRoute {
                     project,
@@ -127,12 +127,12 @@ impl Route {
         }
     }
 
-    /// The instance it is of, if it is of one.
+    /// The instance of the route, if it has one.
     pub(super) fn instance(&self) -> Option<&str> {
         self.project_and_instance().1
     }
 
-    /// Whether the gateway knows the route for an instance of this version.
+    /// Whether the gateway has the route for an instance of this version.
     pub(super) fn exists_in(&self, version: &str) -> bool {
         !matches!(self, Route::Artifacts { .. }) || lists_artifacts(version)
     }
@@ -150,7 +150,7 @@ impl Route {
     }
 }
 
-/// Answers everything but tokens and keys.
+/// Handles everything except tokens and keys.
 pub(super) fn answer(
     route: &Route,
     query: &str,
@@ -287,7 +287,7 @@ fn list_artifacts(
     let (marker, limit) = match (marker, limit) {
         (None, None) => (1, 10),
         (Some(marker), Some(limit)) => (marker, checked_limit(limit)?),
-        // "marker and limit must be used together"; that 400 follows is a guess.
+        // "marker and limit must be used together"; the status 400 is a guess.
         _ => {
             return Err(Refusal::bad_parameter(
                 "marker and limit must be used together",
@@ -393,7 +393,7 @@ impl Query {
         Ok(Page { offset, limit })
     }
 
-    /// Lists are newest first unless asked otherwise.
+    /// Lists are newest first by default.
     fn in_order<T>(&self, mut ascending: Vec<T>) -> Result<Vec<T>, Refusal> {
         match self.get("order_type") {
             Some("asc") => Ok(ascending),
@@ -425,13 +425,13 @@ fn checked_limit(limit: usize) -> Result<usize, Refusal> {
     }
 }
 
-/// A segment decoded once, or `None` if that brings a slash to light.
+/// A segment decoded once, or `None` if it then contains a slash.
 fn decode_segment(segment: &str) -> Option<String> {
     let decoded = percent_decode_str(segment).decode_utf8().ok()?;
     (!decoded.contains('/')).then(|| decoded.into_owned())
 }
 
-/// Component by component; what is no number counts as 0.
+/// Compares component by component; a component that is not a number counts as 0.
 fn lists_artifacts(version: &str) -> bool {
     let mut parts = version
         .trim_start_matches('v')

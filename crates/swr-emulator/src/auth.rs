@@ -1,4 +1,4 @@
-//! Who may enter: tokens as IAM issues them, and signed requests.
+//! Authentication: tokens as issued by IAM, and signed requests.
 
 use std::collections::HashMap;
 
@@ -16,9 +16,9 @@ use super::requests::Arrived;
 use super::settings::{Authentication, EmulatorSettings};
 use super::signature::Authorization;
 
-/// How far `X-Sdk-Date` may be from the gateway's clock (devg-apisign).
+/// Maximum difference of `X-Sdk-Date` from the gateway's clock (devg-apisign).
 const SIGNATURE_VALID_MINUTES: i64 = 15;
-/// More failed checks in a row than this lock the key (devg-apisign, api-sign-0001).
+/// More consecutive failed checks than this lock the key (devg-apisign, api-sign-0001).
 const FAILED_CHECKS_ALLOWED: u32 = 5;
 const LOCK_MINUTES: i64 = 5;
 
@@ -34,11 +34,11 @@ pub(super) struct Gatekeeper {
     pub(super) machine: Machine,
     /// Accepted instead of the one in the settings.
     pub(super) secret_key: Option<SecretString>,
-    /// All failed signature checks, for the tests' questions.
+    /// Number of failed signature checks, for tests.
     pub(super) failed_checks: u64,
 }
 
-/// What counts against a key.
+/// Failures that count towards locking the key.
 #[derive(Debug, Default)]
 struct KeyFailures {
     in_a_row: u32,
@@ -46,7 +46,7 @@ struct KeyFailures {
 }
 
 impl Gatekeeper {
-    /// Lets a request in, by token or signature. A token takes precedence.
+    /// Authenticates a request by token or signature. A token takes precedence.
     pub(super) fn check(
         &mut self,
         settings: &EmulatorSettings,
@@ -70,14 +70,14 @@ impl Gatekeeper {
         Ok(())
     }
 
-    /// As if all tokens had reached their end.
+    /// Expires all tokens.
     pub(super) fn expire_tokens(&mut self) {
         for expires_at in self.expiry_by_token.values_mut() {
             *expires_at = DateTime::UNIX_EPOCH;
         }
     }
 
-    /// Whether an issued token or temporary key has been accepted as often as it may.
+    /// Whether an issued token or temporary key has reached its maximum number of uses.
     fn is_used_up(&self, settings: &EmulatorSettings, name: &str) -> bool {
         let uses = self.uses.get(name).copied().unwrap_or_default();
         settings.uses_per_secret.is_some_and(|limit| uses >= limit)
@@ -170,7 +170,7 @@ impl Gatekeeper {
         }
     }
 
-    /// Answers `POST /v3/auth/tokens` (api-iam, iam_30_0001).
+    /// Handles `POST /v3/auth/tokens` (api-iam, iam_30_0001).
     pub(super) fn issue_token(
         &mut self,
         settings: &EmulatorSettings,
@@ -207,7 +207,7 @@ impl Gatekeeper {
         let lifetime = Duration::from_std(settings.token_lifetime).unwrap_or(Duration::MAX);
         let expires_at = now + lifetime;
         self.issued += 1;
-        // Real tokens are a signed message in base 64, which begins like this.
+        // Real tokens are a signed message in base 64, with this beginning.
         let token = format!(
             "MIIE{}",
             Digest::of(&[&self.issued.to_le_bytes(), b"token"])

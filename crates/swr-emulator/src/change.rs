@@ -1,4 +1,4 @@
-//! What happens to a registry between two runs.
+//! Changes of a registry between two runs.
 
 use chrono::Duration;
 use rand::RngExt;
@@ -8,10 +8,10 @@ use serde::Serialize;
 use super::recipe::{Chance, chance};
 use super::world::World;
 
-/// What a round of changes did, in numbers.
+/// Numbers of changes in a round.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Changes {
-    /// New artifacts, promoted ones not counted.
+    /// New artifacts, without promoted ones.
     pub pushed: usize,
     /// Digests that appeared in another repository.
     pub promoted: usize,
@@ -19,7 +19,7 @@ pub struct Changes {
     pub tags_moved: usize,
     /// Artifacts whose pull time changed.
     pub pulled: usize,
-    /// Artifacts deleted, those of deleted repositories included.
+    /// Deleted artifacts, including those of deleted repositories.
     pub artifacts_deleted: usize,
     /// Repositories deleted.
     pub repositories_deleted: usize,
@@ -29,7 +29,7 @@ pub struct Changes {
     pub namespaces_created: usize,
 }
 
-/// What happened to several instances.
+/// Changes of several instances.
 impl std::ops::AddAssign for Changes {
     fn add_assign(&mut self, other: Changes) {
         let Changes {
@@ -53,7 +53,7 @@ impl std::ops::AddAssign for Changes {
     }
 }
 
-/// A single change while a client looks.
+/// A single change during a listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
     ArtifactDeleted,
@@ -63,19 +63,19 @@ pub(super) enum Event {
     TagMoved,
 }
 
-/// What precedes the time of an event in the names of its sequences of chance.
+/// Prefix of an event's time in the names of its random sequences.
 const EVENT_CHANCE: u64 = 1 << 43;
-/// What precedes the number of a round in the names of its sequences of chance.
+/// Prefix of a round's number in the names of its random sequences.
 const ROUND_CHANCE: u64 = 1 << 41;
 /// Maximum number of artifacts to try until one has a tag that can move.
 const MOST_TRIED: usize = 50;
-/// A registry with no more repositories than this loses none.
+/// A registry with at most this many repositories loses none.
 const FEWEST_REPOSITORIES: usize = 4;
 
 impl World {
-    /// What happens to a registry between two runs: about 2 % new artifacts, 1 %
+    /// Applies the changes of one interval between runs: about 2 % new artifacts, 1 %
     /// deleted, some promoted, some tags rolled back, a tenth pulled, a repository
-    /// gone, and a team that starts. Equal worlds change equally in equal rounds.
+    /// deleted, and a new team. Equal worlds change equally in equal rounds.
     pub fn evolve(&mut self, round: u32) -> Changes {
         let mut chance = chance(self.seed, ROUND_CHANCE + u64::from(round));
         let artifacts = self.artifacts.len();
@@ -124,7 +124,7 @@ impl World {
         changes
     }
 
-    /// Lets this befall something at random. Equal worlds suffer equally.
+    /// Applies this change to a random object. Equal worlds change equally.
     pub(super) fn happen(&mut self, event: Event) {
         let time = self.now.timestamp_micros().unsigned_abs();
         let mut chance = chance(self.seed, EVENT_CHANCE ^ time);

@@ -1,4 +1,4 @@
-//! Planned misbehaviour: the ways in which a request can go wrong, and the plans
+//! Fault injection: the ways in which a request can fail, and the plans
 //! that choose among them.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -11,13 +11,13 @@ use super::image::roll;
 use super::recipe::chance;
 use super::requests::RequestKind;
 
-/// One way for a request to go wrong.
+/// A fault of a request.
 ///
-/// Some are troubles on the way, which a client should hide; some are answers that
-/// no client can use; some are legal, if rare, and must not be taken for trouble.
+/// Some are transport errors, which a client should hide; some are responses that
+/// no client can use; some are legal but rare, and must not be treated as errors.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Fault {
-    /// This status and body, whatever was asked.
+    /// This status and body, for any request.
     Answer {
         /// The status.
         status: u16,
@@ -33,34 +33,34 @@ pub enum Fault {
     ServerError {
         /// 500, 502, 503 or 504.
         status: u16,
-        /// Who words it.
+        /// The format of the body.
         body: ErrorBody,
     },
-    /// No answer, until the client gives up.
+    /// No response until the client gives up.
     Hang,
-    /// The right answer, so much later.
+    /// The correct response, after this delay.
     Late(Duration),
-    /// The connection is reset before the first byte of the answer.
+    /// The connection is reset before the first byte of the response.
     ResetBeforeHeaders,
-    /// The connection is reset in the middle of the answer's headers.
+    /// The connection is reset within the headers.
     ResetWithinHeaders,
-    /// The connection is reset after the headers, in the middle of the body.
+    /// The connection is reset after the headers, within the body.
     ResetWithinBody,
-    /// The connection ends in an orderly way before the promised `Content-Length`.
+    /// The connection is closed cleanly before the promised `Content-Length`.
     ShortBody,
-    /// A chunked body ends in the middle of a chunk.
+    /// A chunked body ends within a chunk.
     UnfinishedChunks,
     /// A chunked body. Legal.
     Chunked,
     /// A compressed body, if the client accepts one. Legal.
     Gzip,
-    /// A compressed body that was damaged on the way, if the client accepts one.
+    /// A compressed body that was damaged, if the client accepts one.
     DamagedGzip,
-    /// The right body, called `text/html`.
+    /// The correct body with the content type `text/html`.
     WrongContentType,
-    /// Status 200 with an error document for a body.
+    /// Status 200 with an error document as body.
     ErrorDocument,
-    /// Status 200 with a web page for a body, as from a proxy that wants a login.
+    /// Status 200 with a web page as body, as from a proxy that requires a login.
     WebPage,
     /// Status 200 without a body.
     EmptyBody,
@@ -68,47 +68,47 @@ pub enum Fault {
     HalfDocument,
     /// All tokens issued so far are no longer valid.
     ExpiredTokens,
-    /// The next marker is the one that was asked for.
+    /// The next marker is the one in the request.
     RepeatedMarker,
-    /// The next marker leads back to an earlier place, from where the listing goes on. Markers are
-    /// opaque, so that is legal; rows repeat.
+    /// The next marker leads back to an earlier position, from which the listing continues. Markers are
+    /// opaque, so this is legal; rows repeat.
     DecreasingMarker,
-    /// From here on each page has the same rows and another next marker.
+    /// All following pages have the same rows and different next markers.
     EndlessMarkers,
-    /// A page without rows, but with a next marker, from where the listing goes on. Legal.
+    /// A page without rows but with a next marker, from which the listing continues. Legal.
     EmptyPage,
     /// Half a page, with a next marker. Legal.
     ShortPage,
     /// A page begins with rows of the page before it, as when a listing by offset shifts.
     DuplicateRows,
-    /// A page, but for the first one of the artifact list, lacks its first row, as when a listing
-    /// by offset shifts. Hits no artifact twice.
+    /// A page, except the first one of the artifact list, lacks its first row, as when a listing
+    /// by offset shifts. Affects each artifact once at most.
     MissingRows,
-    /// An artifact is deleted just before the answer.
+    /// An artifact is deleted just before the response.
     ArtifactDeleted,
-    /// An artifact is pushed just before the answer.
+    /// An artifact is pushed just before the response.
     ArtifactPushed,
-    /// A repository is deleted with its artifacts just before the answer.
+    /// A repository is deleted with its artifacts just before the response.
     RepositoryDeleted,
-    /// A repository is created, with an artifact, just before the answer.
+    /// A repository is created, with an artifact, just before the response.
     RepositoryCreated,
-    /// A tag moves to an older artifact of its repository just before the answer.
+    /// A tag moves to an older artifact of its repository just before the response.
     TagMoved,
 }
 
-/// Who words the body of an error.
+/// The format of an error body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorBody {
-    /// The service, in JSON.
+    /// JSON of the service.
     Json,
-    /// A load balancer, in HTML.
+    /// HTML of a load balancer.
     Html,
-    /// Nobody.
+    /// No body.
     Empty,
 }
 
 impl Fault {
-    /// One of each kind, with each status and body, but for [`Fault::Answer`].
+    /// One of each kind, with each status and body, except [`Fault::Answer`].
     pub fn every() -> Vec<Fault> {
         use Fault::*;
         let mut faults = vec![
@@ -155,7 +155,7 @@ impl Fault {
         faults
     }
 
-    /// Whether it can befall a request of this kind.
+    /// Whether it can be injected into a request of this kind.
     pub fn befalls(&self, kind: RequestKind) -> bool {
         use RequestKind::{Artifacts, BuildHistory, Namespaces, Repositories, Token, Unknown};
         match self {
@@ -178,7 +178,7 @@ impl Fault {
     }
 }
 
-/// Which requests meet which fault: the n-th request of a kind always meets the same.
+/// The faults of requests: the n-th request of a kind always gets the same.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FaultPlan {
     seed: u64,
@@ -186,12 +186,12 @@ pub struct FaultPlan {
     weighted: Vec<(u32, Fault)>,
 }
 
-/// What precedes the seed of a plan in the names of its sequence of chance.
+/// Prefix of a plan's seed in the name of its random sequence.
 const PLAN_CHANCE: u64 = 1 << 42;
 
 impl FaultPlan {
-    /// Lets this share of the requests, between 0 and 1, meet a fault, each as often as its
-    /// weight says among those that can befall the request.
+    /// Injects faults into this share of the requests, between 0 and 1. Each fault is chosen with its
+    /// weight among those that fit the request.
     pub fn new(seed: u64, share: f64, weighted: Vec<(u32, Fault)>) -> FaultPlan {
         FaultPlan {
             seed,
@@ -200,7 +200,7 @@ impl FaultPlan {
         }
     }
 
-    /// A mixture of its own for each seed: some of the faults, of which some are frequent, for
+    /// A different mixture for each seed: some of the faults, a few of them frequent, for
     /// 1 to 25 % of the requests.
     pub fn random(seed: u64) -> FaultPlan {
         let mut chance = chance(seed, PLAN_CHANCE);
@@ -215,7 +215,7 @@ impl FaultPlan {
         FaultPlan::new(seed, share, weighted)
     }
 
-    /// What the request of this number among those of its kind meets.
+    /// The fault of the request with this number among those of its kind.
     fn fault(&self, kind: RequestKind, number: u64) -> Option<&Fault> {
         let subject = self.seed ^ (number << 8) ^ kind as u64;
         if roll(subject, 0) >= self.share {
@@ -237,14 +237,14 @@ impl FaultPlan {
     }
 }
 
-/// The faults to come.
+/// Queued and planned faults.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     queued: HashMap<RequestKind, VecDeque<Fault>>,
     plan: Option<FaultPlan>,
     /// Requests of each kind since the plan was set.
     numbers: HashMap<RequestKind, u64>,
-    /// How many requests met each fault.
+    /// Number of requests with each fault.
     pub(super) met: HashMap<Fault, u64>,
 }
 
@@ -266,8 +266,8 @@ impl Faults {
         self.numbers.clear();
     }
 
-    /// Asked once for each request, before anything else is done with it. Whatever
-    /// kind of fault there may be, this is where it is chosen.
+    /// Called once for each request, before anything else. This is the only place that chooses
+    /// faults.
     pub(super) fn next(&mut self, kind: RequestKind) -> Option<Fault> {
         let queued = self.queued.get_mut(&kind).and_then(VecDeque::pop_front);
         let fault = queued.or_else(|| self.planned(kind))?;
@@ -283,7 +283,7 @@ impl Faults {
     }
 }
 
-/// What a listing suffers.
+/// The faults of a listing.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Disturbance<'a> {
     pub(super) fault: Option<&'a Fault>,
@@ -292,13 +292,13 @@ pub(super) struct Disturbance<'a> {
 }
 
 impl Disturbance<'_> {
-    /// Whether this artifact is to be missing now; at most once.
+    /// Whether this artifact must be missing now; at most once.
     pub(super) fn loses(&self, artifact_id: i64) -> bool {
         let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         lost.insert(artifact_id)
     }
 
-    /// Disturbs a page of a listing by offset.
+    /// Applies faults to a page of a listing by offset.
     pub(super) fn shift<T: Clone>(&self, rows: &mut Vec<T>) {
         match self.fault {
             Some(Fault::DuplicateRows) => rows.extend(rows.last().cloned()),

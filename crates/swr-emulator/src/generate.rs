@@ -15,16 +15,16 @@ use super::image::{Digest, Layer, Manifest, ManifestKind, REAL_IMAGES, Segment};
 use super::recipe::{Build, Chance, chance, pick};
 use super::world::{BaseImage, Quirks, Source, World};
 
-/// What a generated world is made from.
+/// Settings of a generated world.
 #[derive(Debug, Clone)]
 pub struct WorldSettings {
-    /// Equal settings give equal worlds, byte for byte.
+    /// Equal settings generate equal worlds, byte for byte.
     pub seed: u64,
     /// The exact number of artifacts.
     pub artifacts: usize,
-    /// The newest push is shortly before.
+    /// The newest push is shortly before this time.
     pub now: DateTime<Utc>,
-    /// How odd the data is.
+    /// Frequencies of unusual data.
     pub quirks: Quirks,
 }
 
@@ -47,13 +47,13 @@ const PARTS: &[&str] = &[
     "server", "cli", "cron", "sidecar", "ui", "init",
 ];
 
-/// The oldest generated builds are this old.
+/// Maximum age of generated builds.
 const YEARS_BACK_DAYS: i64 = 900;
 
-/// At most, per base image: one in five weeks.
+/// Maximum rate per base image: one in five weeks.
 const BASE_RELEASES: usize = 26;
 
-/// A push that will happen, in the order of time.
+/// A future push; ordered by time.
 struct Push {
     at: DateTime<Utc>,
     repository_id: i64,
@@ -78,7 +78,7 @@ impl World {
         })
     }
 
-    /// A registry as described.
+    /// Generates a registry.
     pub fn generate_with(settings: &WorldSettings) -> World {
         let mut world = World::empty(settings.now);
         world.seed = settings.seed;
@@ -226,7 +226,7 @@ impl World {
         } = self.quirks;
         let mut names = HashSet::new();
         for (number, quota) in quotas.iter().copied().enumerate() {
-            // The first repositories see to it that no namespace stays empty.
+            // The first repositories ensure that no namespace is empty.
             let team = if number < teams {
                 number
             } else {
@@ -322,7 +322,7 @@ impl World {
             .collect()
     }
 
-    /// The newest builds again, a day after each.
+    /// Pushes the newest builds again, a day after each.
     fn plan_releases(
         &mut self,
         from: i64,
@@ -350,7 +350,7 @@ impl World {
             .collect()
     }
 
-    /// What time leaves behind: pulls, and dates of repositories and namespaces.
+    /// Adds pulls, and dates of repositories and namespaces.
     fn settle(&mut self, chance: &mut Chance) {
         for artifact in self.artifacts.values_mut() {
             let never_pulled = if artifact.tags.is_empty() { 0.6 } else { 0.12 };
@@ -394,7 +394,7 @@ impl World {
     }
 }
 
-/// Splits the artifacts over repositories: a few get many, most get few.
+/// Distributes the artifacts over repositories: a few get many, most get few.
 fn quotas(chance: &mut Chance, repositories: usize, artifacts: usize) -> Vec<usize> {
     let weights: Vec<usize> = (0..repositories)
         .map(|_| {
@@ -452,7 +452,7 @@ fn lifetime(chance: &mut Chance, now: DateTime<Utc>) -> (DateTime<Utc>, DateTime
     (first, last)
 }
 
-/// Ascending times, one at random in each of `count` equal parts.
+/// Ascending times, a random one in each of `count` equal parts.
 fn times_between(
     chance: &mut Chance,
     first: DateTime<Utc>,

@@ -1,16 +1,16 @@
-//! Values that no client expects, as data: the field, and the JSON that stands in it.
+//! Unexpected values, as data: a field and its JSON.
 //!
-//! Written as bytes, because some are no JSON, and some no text.
+//! Written as bytes, because some are not JSON, and some are not text.
 
 use serde::Serialize;
 use serde_json::Value;
 
 use super::image::Digest;
 
-/// A field, and what stands in it.
+/// A field and its value.
 pub(super) type HostileValue = (&'static str, Raw);
 
-/// JSON as it goes over the wire.
+/// Raw JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Raw {
     /// These bytes.
@@ -106,7 +106,7 @@ pub(super) const BROKEN_ROW: &[HostileValue] = &[
 /// In an entry of a build history.
 #[rustfmt::skip]
 pub(super) const STEP: &[HostileValue] = &[
-    // Times (7.3 of the API facts): 0 to 9 decimals, offsets, and times that never were.
+    // Times (7.3 of the API facts): 0 to 9 decimals, offsets, and invalid times.
     ("created", raw("\"2025-12-01T03:04:05Z\"")),
     ("created", raw("\"2025-12-01T03:04:05.1Z\"")),
     ("created", raw("\"2025-12-01T03:04:05.123456Z\"")),
@@ -172,7 +172,7 @@ pub(super) const BROKEN_STEP: &[HostileValue] = &[
     ("x_\\ud800", raw("1")),
 ];
 
-/// The one that a number from 0 up to but excluding 1 falls on.
+/// Selects an element by a number in [0, 1).
 pub(super) fn pick(values: &'static [HostileValue], rolled: f64) -> &'static HostileValue {
     &values[(rolled * values.len() as f64) as usize]
 }
@@ -182,8 +182,8 @@ pub(super) fn write_with(json: &mut Vec<u8>, object: &impl Serialize, hostile: &
     let (name, value) = hostile;
     json.push(b'{');
     if let Ok(Value::Object(mut fields)) = serde_json::to_value(object) {
-        // The registry is odd, but does not contradict itself: a layer has one size, whichever
-        // history tells of it.
+        // Values are unusual but not contradictory: a layer has the same size in all
+        // histories.
         if fields.contains_key("digest") && fields.contains_key("mediaType") {
             match (*name, value) {
                 ("size", Raw::Bytes(size)) => {
@@ -199,7 +199,7 @@ pub(super) fn write_with(json: &mut Vec<u8>, object: &impl Serialize, hostile: &
             json.extend_from_slice(format!("{}:{value},", Value::from(field.as_str())).as_bytes());
         }
     }
-    // The name stands as it is, so that it may hold escapes of its own.
+    // The name is written unescaped, so that it can contain escapes.
     json.extend_from_slice(format!("\"{name}\":").as_bytes());
     match value {
         Raw::Bytes(bytes) => json.extend_from_slice(bytes),

@@ -1,4 +1,4 @@
-//! Images as the emulated registry keeps them: digests, layers, build steps,
+//! Images of the emulated registry: digests, layers, build steps,
 //! and the parts of a build history that images share.
 
 use std::fmt;
@@ -14,8 +14,8 @@ use sha2::{Digest as _, Sha256};
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// The digest of a content given in parts. Each part's length is hashed too,
-    /// so that the parts cannot run into each other.
+    /// The digest of a content in parts. Each part's length is also hashed,
+    /// so that moving a boundary changes the digest.
     pub fn of(parts: &[&[u8]]) -> Digest {
         let mut hash = Sha256::new();
         for part in parts {
@@ -39,8 +39,8 @@ impl Digest {
         Some(Digest(bytes))
     }
 
-    /// A number from 0 up to but excluding 1 which depends on the digest and on
-    /// the question alone. Decides which documents show which oddity.
+    /// A number in [0, 1) that depends only on the digest and the
+    /// question. Decides which documents have which quirk.
     pub(super) fn roll(&self, question: u64) -> f64 {
         let mut head = [0; 8];
         head.copy_from_slice(&self.0[..8]);
@@ -83,8 +83,8 @@ pub(super) fn roll(subject: u64, question: u64) -> f64 {
     (mixed >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// Two digits per byte at once: `{:02x}` goes through the number formatter,
-/// which shows in the time a page of digests takes.
+/// Two digits per byte at once: `{:02x}` uses the number formatter,
+/// which is noticeably slower for a page of digests.
 fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8; 32]) -> fmt::Result {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for byte in bytes {
@@ -95,7 +95,7 @@ fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8; 32]) -> fmt::Result {
     Ok(())
 }
 
-/// The time of a build step, written as its build tool wrote it: with 0 to 9
+/// The time of a build step in the format of its build tool: with 0 to 9
 /// decimals, in UTC (`Z`) or with an offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Created {
@@ -176,12 +176,12 @@ pub struct Step {
     pub layer: Option<Layer>,
 }
 
-/// Steps which always occur together, shared by all images that have them: a
+/// Steps that always occur together and are shared by images: a
 /// base image, the toolchain of a repository, one build's own steps.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Segment {
     pub(super) steps: Box<[Step]>,
-    /// Of the content of the steps, so that a manifest's digest follows from its
+    /// Hash of the steps, so that a manifest's digest follows from its
     /// segments without hashing shared steps again.
     pub(super) digest: Digest,
 }
@@ -217,7 +217,7 @@ impl Segment {
     }
 }
 
-/// What kind of thing a manifest describes, with the three type fields of the
+/// The type of an artifact, with the three type fields of the
 /// artifact list (swr_03_0306; values from Harbor, whose types they are).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ManifestKind {
@@ -228,7 +228,7 @@ pub enum ManifestKind {
     OciImage,
     /// A list of images for several platforms; has no build history.
     ImageIndex,
-    /// BuildKit's attestation; an image without history to the registry.
+    /// BuildKit's attestation; the registry treats it as an image without history.
     Attestation,
     /// A Helm chart; has no build history.
     Chart,
@@ -259,23 +259,23 @@ impl ManifestKind {
     }
 }
 
-/// What a digest names. Promoted artifacts share it.
+/// The content of a digest. Promoted artifacts share it.
 #[derive(Debug, PartialEq)]
 pub struct Manifest {
     /// Of the manifest.
     pub digest: Digest,
-    /// Decides the type fields of the list.
+    /// Determines the type fields of the list.
     pub kind: ManifestKind,
     /// Manifest, config and layers.
     pub size_bytes: u64,
     pub(super) history: History,
 }
 
-/// How the registry answers for a manifest's build history.
+/// The response for a manifest's build history.
 #[derive(Debug, PartialEq)]
 pub(super) enum History {
     Steps(Box<[Arc<Segment>]>),
-    /// Answered word for word.
+    /// This response, word for word.
     Document(Value),
     /// 400: not an image.
     Unsupported,
@@ -289,13 +289,13 @@ impl Manifest {
         Arc::new(Manifest {
             digest: Digest::of(&parts),
             kind,
-            // Config and manifest take some hundred bytes for each step.
+            // Config and manifest take a few hundred bytes for each step.
             size_bytes: layer_bytes + 1500 + 400 * steps as u64,
             history: History::Steps(segments.into()),
         })
     }
 
-    /// The build steps, oldest first; none if the answer is no list of steps.
+    /// The build steps, oldest first; none if the response is not a list of steps.
     pub fn steps(&self) -> impl Iterator<Item = &Step> {
         let segments = match &self.history {
             History::Steps(segments) => &segments[..],
@@ -308,12 +308,12 @@ impl Manifest {
 /// A real image's build history, as published in the test data of public projects.
 #[derive(Debug)]
 pub(super) struct RealImage {
-    /// A repository name made of the image's.
+    /// A repository name derived from the image's.
     pub(super) name: String,
     pub(super) steps: Vec<Step>,
 }
 
-/// The real build histories that have entries, in the order of the file.
+/// The real build histories with entries, in the order of the file.
 pub(super) static REAL_IMAGES: LazyLock<Vec<RealImage>> = LazyLock::new(|| {
     #[expect(
         clippy::expect_used,
@@ -387,7 +387,7 @@ impl RealDocument {
             .to_owned()
     }
 
-    /// The n-th entry that is not an empty layer has the n-th layer of the manifest.
+    /// The n-th entry with a layer has the n-th layer of the manifest.
     fn into_steps(self) -> Vec<Step> {
         let mut layers = self.layers.into_iter();
         self.history
@@ -407,7 +407,7 @@ impl RealDocument {
 
 impl RealLayer {
     fn into_layer(self) -> Option<Layer> {
-        // Layers compress to about two fifths; some sources only give the whole size.
+        // Layers compress to about two fifths; some sources only have the uncompressed size.
         let compressed = self.uncompressed_size.map(|size| size * 2 / 5);
         Some(Layer {
             digest: Digest::parse(&self.digest)?,

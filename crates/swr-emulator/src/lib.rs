@@ -1,20 +1,20 @@
-//! The emulated SWR API: the nearest thing to a live registry that a laptop can
-//! have. Serves the demo, the compose file, the tests and the benchmarks.
+//! The emulated SWR API, as close to a live registry as possible on a
+//! laptop. Used by the demo, the compose file, the tests and the benchmarks.
 //!
 //! ```text
 //! request ─▶ fault? ─▶ route (raw path) ─▶ token or signature ─▶ throttle ─▶ latency ─▶ world ─▶ JSON
 //!            test's     gateway 404         gateway 401           gateway 429             service
 //! ```
 //!
-//! It answers from a [`World`], which is generated from a seed and real build
-//! histories or put together by hand, and which changes between runs. It checks
-//! what a client sends at least as strictly as the documentation lets expect.
-//! Nothing here uses the client's reading of the API, so that the two cannot be
-//! wrong together. The signature, too, is written twice, and tested with the same vectors.
+//! Responses come from a [`World`], which is generated from a seed and real build
+//! histories or built by hand, and which changes between runs. Requests are checked
+//! at least as strictly as documented. The emulator shares no code with the client, so that
+//! both cannot contain the same mistake. This includes the signature, which both test with the
+//! same vectors.
 //!
-//! In the order to read them: `server` (sockets, order of checks), `api` (routes),
+//! Reading order: `server` (sockets, order of checks), `api` (routes),
 //! `wire` (JSON), `auth`, `signature`, `metadata` (temporary keys), `answer`; `load` (latency and limit),
-//! `fault` (what goes wrong with requests), `line` (how connections break), `hostile` (odd values); `world` (state and single
+//! `fault` (faults of requests), `line` (broken connections), `hostile` (unexpected values); `world` (state and single
 //! changes), `image`, `recipe`, `generate`, `change`.
 
 mod answer;

@@ -1,4 +1,4 @@
-//! A connection that can be cut in the middle of an answer.
+//! A connection that can be cut within a response.
 
 use std::io;
 use std::pin::Pin;
@@ -8,14 +8,14 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Where an answer breaks off, and how.
+/// Where a response is cut, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cut {
     pub(super) place: Place,
     pub(super) manner: Manner,
 }
 
-/// Where an answer breaks off.
+/// Where a response is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     Start,
@@ -26,13 +26,13 @@ pub(super) enum Place {
 /// How a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Manner {
-    /// With a FIN, as if all were said.
+    /// With a FIN, as after a complete response.
     Close,
     /// With a RST.
     Reset,
 }
 
-/// The other end of a [`Line`]: says where the answer to come breaks off.
+/// Controls a [`Line`]: sets where the next response is cut.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Scissors(Arc<Mutex<Option<Cut>>>);
 
@@ -51,11 +51,11 @@ impl Scissors {
 pub(super) struct Line {
     stream: TcpStream,
     scissors: Scissors,
-    /// Bytes that still go out before the cut.
+    /// Bytes to send before the cut.
     left: Option<usize>,
 }
 
-/// In the middle of the first header, after `HTTP/1.1 200 OK`.
+/// Within the first header, after `HTTP/1.1 200 OK`.
 const WITHIN_HEADERS: usize = 21;
 
 impl Line {
@@ -67,7 +67,7 @@ impl Line {
         }
     }
 
-    /// The server hands out the headers in one piece, and a small body with them.
+    /// The server writes the headers at once, together with a small body.
     fn bytes_before(place: Place, answer: &[u8]) -> usize {
         let end_of_headers = answer.windows(4).position(|four| four == b"\r\n\r\n");
         let headers = end_of_headers.map_or(answer.len(), |position| position + 4);
@@ -117,7 +117,7 @@ impl AsyncWrite for Line {
         if manner == Manner::Reset {
             self.stream.set_zero_linger()?;
         }
-        // The server gives up a connection that cannot be written to, and so closes it.
+        // The server closes a connection that it cannot write to.
         Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
     }
 

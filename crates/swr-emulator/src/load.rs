@@ -15,7 +15,7 @@ pub(super) struct Service {
     load: Load,
     pub(super) latency: Duration,
     started_at: Instant,
-    /// When the serial worker has finished all its requests.
+    /// When the serial worker will have finished all its requests.
     worker_is_free_at: Instant,
 }
 
@@ -30,7 +30,7 @@ impl Service {
         }
     }
 
-    /// How long the answer to the request of this number takes.
+    /// The latency of the request with this number.
     pub(super) fn delay(&mut self, request: u64) -> Duration {
         let now = Instant::now();
         let Load {
@@ -150,7 +150,7 @@ mod tests {
             ..Load::default()
         });
         let quantile = |share: f64| delays[(share * 10_000.0) as usize].as_secs_f64() / 0.04;
-        // Quantiles of the lognormal distribution: e to the power of those of the normal one.
+        // Quantiles of the lognormal distribution are e to the power of those of the normal distribution.
         assert!((0.95..1.05).contains(&quantile(0.5)), "{}", quantile(0.5));
         assert!((9.0..11.5).contains(&quantile(0.99)), "{}", quantile(0.99));
     }

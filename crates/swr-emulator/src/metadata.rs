@@ -1,9 +1,9 @@
-//! The machine's own services, and the keys they hand out: the metadata service of an ECS and the
+//! The machine's own services, which issue temporary keys: the metadata service of an ECS and the
 //! pod identity agent of CCE.
 //!
-//! They are served at the same address as the API; in the cloud the first is at 169.254.169.254,
-//! and the second wherever `HC_CONTAINER_CREDENTIALS_FULL_URI` says. The gateway checks their keys
-//! like any other, and their security token and expiry besides.
+//! They have the same address as the API; in the cloud the first is at 169.254.169.254,
+//! and the second at `HC_CONTAINER_CREDENTIALS_FULL_URI`. The gateway checks their keys
+//! like any other, and also their security token and expiry.
 
 use std::collections::HashMap;
 
@@ -16,10 +16,10 @@ use super::answer::Answer;
 use super::requests::Arrived;
 use super::settings::{KeySpelling, MetadataSettings, MetadataTokens};
 
-/// The longest that a metadata token may be asked for, in seconds.
+/// Maximum lifetime of a metadata token, in seconds.
 const LONGEST_TOKEN_SECONDS: i64 = 21_600;
 
-/// A service's request.
+/// A request to one of the services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MetadataRoute {
     /// `PUT /meta-data/latest/api/token`.
@@ -30,7 +30,7 @@ pub(super) enum MetadataRoute {
     PodIdentity,
 }
 
-/// A key as it was handed out.
+/// An issued key.
 #[derive(Debug, Clone)]
 pub(super) struct TemporaryKey {
     access_key: String,
@@ -39,7 +39,7 @@ pub(super) struct TemporaryKey {
     pub(super) expires_at: DateTime<Utc>,
 }
 
-/// What the services have handed out.
+/// Issued tokens and keys.
 #[derive(Debug, Default)]
 pub(super) struct Machine {
     issued: u64,
@@ -53,7 +53,7 @@ impl Machine {
         self.keys.get(access_key)
     }
 
-    /// As if all keys had reached their end.
+    /// Expires all keys.
     pub(super) fn expire_keys(&mut self) {
         for key in self.keys.values_mut() {
             key.expires_at = DateTime::UNIX_EPOCH;

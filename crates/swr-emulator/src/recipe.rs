@@ -1,5 +1,5 @@
-//! How an application repository builds its images: a Dockerfile's steps, which
-//! of them come from the build cache, and what a rebuild changes.
+//! How an application repository builds its images: the steps of a Dockerfile, which of
+//! them come from the build cache, and what a rebuild changes.
 //!
 //! Each build is base image + toolchain + dependencies + the build's own steps.
 //! A change of one part rebuilds all parts after it, as a build cache does.
@@ -15,11 +15,11 @@ use super::image::{
     Created, DOCKER_LAYER, Digest, Layer, Manifest, ManifestKind, OCI_LAYER, Segment, Step,
 };
 
-/// The generator behind everything random in a world. Its algorithm is fixed by
-/// name, so a seed gives the same world with every release of `rand`.
+/// The generator of all random values in a world. It is a fixed
+/// algorithm, so a seed generates the same world with every release of `rand`.
 pub(super) type Chance = Xoshiro256PlusPlus;
 
-/// An independent sequence for each subject, so that what happens to one
+/// An independent sequence for each subject, so that one
 /// repository does not depend on the others.
 pub(super) fn chance(seed: u64, subject: u64) -> Chance {
     Chance::seed_from_u64(seed ^ subject.wrapping_mul(0x9e37_79b9_7f4a_7c15))
@@ -35,7 +35,7 @@ pub(super) struct Recipe {
     tool: BuildTool,
     tagging: Tagging,
     kind: ManifestKind,
-    /// Of the machine that builds; most build in UTC.
+    /// Time zone of the build machine; most use UTC.
     offset_minutes: i16,
     /// Makes layers of equal commands differ between repositories.
     salt: u64,
@@ -47,7 +47,7 @@ pub(super) struct Recipe {
     commands: Vec<Arc<str>>,
 }
 
-/// The parts of the last build that the next one takes over.
+/// The parts of the last build that the next one reuses.
 #[derive(Debug, Clone)]
 struct Cache {
     base: Arc<Segment>,
@@ -59,34 +59,34 @@ struct Cache {
 #[derive(Debug, Clone)]
 pub(super) struct Build {
     pub(super) manifest: Arc<Manifest>,
-    /// Tags which belong to this build for good.
+    /// Tags that stay at this build.
     pub(super) tags: Vec<String>,
-    /// Tags which move to each new build.
+    /// Tags that move to each new build.
     pub(super) moving_tags: &'static [&'static str],
 }
 
-/// What wrote the history entries.
+/// The tool that wrote the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum BuildTool {
     BuildKit,
     Classic,
-    /// Java without a Dockerfile; all steps are of 1970.
+    /// Java without a Dockerfile; all steps have a time in 1970.
     Jib,
-    /// Go without a Dockerfile; times are the zero time.
+    /// Go without a Dockerfile; all steps have the zero time.
     Ko,
 }
 
-/// How a repository's pipeline names its builds.
+/// How a repository names its builds.
 #[derive(Debug, Clone, Copy)]
 enum Tagging {
     Version,
     Commit,
     VersionAndCommit,
-    /// Older builds end up untagged.
+    /// Older builds become untagged.
     LatestOnly,
 }
 
-/// A Dockerfile instruction, as far as build histories show it.
+/// A Dockerfile instruction, as far as build histories contain it.
 enum Instruction<'a> {
     Run(String),
     Copy(&'a str, &'a str),
@@ -196,18 +196,18 @@ const TAGGINGS: &[Tagging] = &[
     Tagging::LatestOnly,
 ];
 
-/// How often, per build, a new release of the base image is taken up.
+/// Probability per build that a new release of the base image is used.
 const BASE_FOLLOWED: f64 = 0.1;
-/// How often, per build, the Dockerfile's first part changes.
+/// Probability per build that the Dockerfile's first part changes.
 const TOOLCHAIN_CHANGES: f64 = 0.02;
-/// How often, per build, the lock files change.
+/// Probability per build that the lock files change.
 const DEPENDENCIES_CHANGE: f64 = 0.1;
-/// As many as two builds have between them.
+/// About the number of commands of two builds.
 const COMMANDS_KEPT: usize = 32;
-/// What Go programs write for a time that was never set.
+/// What Go programs write for a time that was not set.
 const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
 
-/// Software fetched by hand in long RUN steps: name and address.
+/// Software that long RUN steps download: name and address.
 const DOWNLOADS: &[(&str, &str)] = &[
     ("tini", "https://github.com/krallin/tini/releases/download"),
     ("gosu", "https://github.com/tianon/gosu/releases/download"),
@@ -232,7 +232,7 @@ const DOWNLOADS: &[(&str, &str)] = &[
 ];
 
 impl Recipe {
-    /// A repository's way of building, chosen from its own sequence of chance.
+    /// A repository's way of building, chosen from its random sequence.
     pub(super) fn new(mut chance: Chance, base: usize) -> Recipe {
         let tool = match chance.random_range(0..100) {
             0..62 => BuildTool::BuildKit,
@@ -287,7 +287,7 @@ impl Recipe {
         }
     }
 
-    /// What the build cache holds after this build: a part that changed, and all after it, anew.
+    /// The build cache after this build: a changed part and all later ones are replaced.
     fn refresh_cache(&mut self, base: &Arc<Segment>, at: DateTime<Utc>) -> Cache {
         let known = self.cached.take().filter(|cache| {
             cache.base.digest == base.digest || !self.chance.random_bool(BASE_FOLLOWED)
@@ -423,7 +423,7 @@ impl Recipe {
         }
     }
 
-    /// Most commands of a build stood in the last one already; one copy serves all.
+    /// Most commands of a build are equal to those of the last one; they share one copy.
     fn shared(&mut self, command: String) -> Arc<str> {
         if let Some(known) = self.commands.iter().find(|known| ***known == *command) {
             return Arc::clone(known);
@@ -458,7 +458,7 @@ impl Recipe {
     }
 }
 
-/// Steps in the making, each a little later than the one before.
+/// A list of steps under construction, each a little later than the one before.
 struct Dockerfile<'a> {
     recipe: &'a mut Recipe,
     clock: DateTime<Utc>,
@@ -513,7 +513,7 @@ impl<'a> Dockerfile<'a> {
         });
     }
 
-    /// How the classic builder writes an instruction; the odd spaces are its own.
+    /// An instruction in the format of the classic builder, including its irregular spaces.
     fn classic(&mut self, instruction: &Instruction<'_>) -> String {
         match instruction {
             Instruction::Run(command) => format!("/bin/sh -c {command}"),
@@ -527,7 +527,7 @@ impl<'a> Dockerfile<'a> {
         }
     }
 
-    /// A RUN step of 400 to 700 characters; the tabs are those of continued lines.
+    /// A RUN step of 400 to 700 characters; the tabs come from continued lines.
     fn package_installation(&mut self) -> String {
         let language = self.recipe.language;
         let mut command = String::from(
@@ -541,7 +541,7 @@ impl<'a> Dockerfile<'a> {
         command
     }
 
-    /// A RUN step of 900 to 2500 characters: programs fetched, checked and unpacked.
+    /// A RUN step of 900 to 2500 characters: programs are downloaded, checked and unpacked.
     fn tool_installation(&mut self) -> String {
         let mut command = String::from(
             "set -eux; \tarch=\"$(dpkg --print-architecture)\"; \tcase \"${arch##*-}\" in \t\tamd64|arm64) ;; \t\t*) echo >&2 \"error: unsupported architecture: '$arch'\"; exit 1 ;; \tesac",
@@ -570,8 +570,8 @@ impl<'a> Dockerfile<'a> {
         (chance.random_range(0..30), chance.random_range(0..12))
     }
 
-    /// Build arguments and variables do end up in histories with their values.
-    /// These are made up on the spot and unlock nothing.
+    /// Build arguments and variables appear in histories with their values.
+    /// These are random and not valid anywhere.
     fn add_leaked_credential(&mut self) {
         let instruction = match self.chance().random_range(0..100) {
             0..2 => Instruction::Env(format!(
@@ -603,7 +603,7 @@ impl<'a> Dockerfile<'a> {
     }
 }
 
-/// How BuildKit writes an instruction.
+/// An instruction in the format of BuildKit.
 fn buildkit(instruction: &Instruction<'_>) -> String {
     match instruction {
         Instruction::Run(command) => format!("RUN /bin/sh -c {command} # buildkit"),
@@ -618,8 +618,8 @@ fn buildkit(instruction: &Instruction<'_>) -> String {
     }
 }
 
-/// A size between the smallest and twice that, doubled up to so many times:
-/// small layers are as frequent as large ones, in whole numbers only.
+/// A size between the smallest and twice that, doubled up to this many times:
+/// small layers are as frequent as large ones; uses integers only.
 pub(super) fn size_bytes(chance: &mut Chance, smallest: u64, doublings: u32) -> u64 {
     let low = smallest << chance.random_range(0..=doublings);
     chance.random_range(low..low * 2)

@@ -1,4 +1,4 @@
-//! What was asked of the emulator: a request as it arrived, and how many there were.
+//! Received requests, and their counts.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fmt;
 use hyper::header::HeaderMap;
 use serde::{Serialize, Serializer};
 
-/// A request as it arrived, nothing decoded.
+/// A request as received, not decoded.
 pub(super) struct Arrived<'a> {
     pub(super) method: &'a str,
     pub(super) path: &'a str,
@@ -21,7 +21,7 @@ impl Arrived<'_> {
     }
 }
 
-/// The operation a request is for.
+/// The operation of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RequestKind {
@@ -72,29 +72,29 @@ pub struct RequestCounts {
     answered: BTreeMap<(RequestKind, u16), u64>,
     /// AK/SK checks that failed. The gateway locks a key after more than five in a row.
     pub failed_signatures: u64,
-    /// Most requests that were on their way at the same time.
+    /// Maximum number of concurrent requests.
     pub peak_in_flight: u64,
     #[serde(skip)]
     in_flight: u64,
 }
 
 impl RequestCounts {
-    /// All requests, answered or not.
+    /// All requests, with or without a response.
     pub fn total(&self) -> u64 {
         self.arrived.values().sum()
     }
 
-    /// Requests of a kind, answered or not.
+    /// Requests of a kind, with or without a response.
     pub fn of(&self, kind: RequestKind) -> u64 {
         self.arrived.get(&kind).copied().unwrap_or(0)
     }
 
-    /// Requests of a kind that were answered with a status.
+    /// Requests of a kind with this status.
     pub fn answered(&self, kind: RequestKind, status: u16) -> u64 {
         self.answered.get(&(kind, status)).copied().unwrap_or(0)
     }
 
-    /// Requests of any kind that were answered with a status.
+    /// Requests of any kind with this status.
     pub fn with_status(&self, status: u16) -> u64 {
         let answered = self.answered.iter();
         answered
@@ -117,7 +117,7 @@ impl RequestCounts {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
 
-    /// Forgets everything but the requests that are still on their way.
+    /// Resets everything except the requests in progress.
     pub(super) fn reset(&mut self) {
         *self = RequestCounts {
             in_flight: self.in_flight,

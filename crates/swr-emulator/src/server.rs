@@ -1,5 +1,5 @@
-//! The running emulator: sockets, the order in which a request is checked, and
-//! what tests can see and change meanwhile.
+//! The running emulator: sockets, the order of checks, and
+//! what tests can observe and change meanwhile.
 
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
@@ -31,10 +31,10 @@ use super::requests::{Arrived, RequestCounts, RequestKind};
 use super::settings::{EmulatorSettings, Instance, MetadataSettings, Throttle};
 use super::world::World;
 
-/// The gateway takes no larger body (devg-apisign).
+/// The gateway's maximum body size (devg-apisign).
 const LARGEST_BODY_BYTES: usize = 12 * 1024 * 1024;
 
-/// An emulated SWR instance that answers over HTTP until it is stopped or dropped.
+/// An emulated SWR instance that serves HTTP until it is stopped or dropped.
 #[derive(Debug)]
 pub struct Emulator {
     state: Arc<State>,
@@ -43,7 +43,7 @@ pub struct Emulator {
 }
 
 impl Emulator {
-    /// Listens, and answers from now on.
+    /// Starts listening and serving.
     pub async fn start(settings: EmulatorSettings, world: World) -> std::io::Result<Emulator> {
         let listener = TcpListener::bind(settings.listen).await?;
         let address = listener.local_addr()?;
@@ -83,29 +83,29 @@ impl Emulator {
         format!("http://{address}")
     }
 
-    /// What it was started with.
+    /// The settings.
     pub fn settings(&self) -> &EmulatorSettings {
         &self.state.settings
     }
 
-    /// What was asked since the start or the last reset.
+    /// Requests since the start or the last reset.
     pub fn requests(&self) -> RequestCounts {
         self.state.request_counts()
     }
 
-    /// How often the build history of each digest was asked for since the start or the last
-    /// reset, answered or not.
+    /// How often the build history of each digest was requested since the start or the last
+    /// reset, with or without a response.
     pub fn history_requests(&self) -> HashMap<String, u64> {
         lock(&self.state.requests_by_digest).clone()
     }
 
-    /// What was asked of one instance since the start or the last reset.
+    /// Requests to one instance since the start or the last reset.
     pub fn requests_of(&self, instance_id: &str) -> RequestCounts {
         let counts = lock(&self.state.counts_by_instance);
         counts.get(instance_id).cloned().unwrap_or_default()
     }
 
-    /// Counts from 0 again.
+    /// Resets the counts.
     pub fn reset_requests(&self) {
         lock(&self.state.counts).reset();
         lock(&self.state.counts_by_instance)
@@ -121,17 +121,17 @@ impl Emulator {
         self.state.instances_mut().push((instance, world));
     }
 
-    /// Looks at the first instance's registry or changes it; no request is answered meanwhile.
+    /// Reads or changes the first instance's registry; no request is handled meanwhile.
     pub fn with_world<T>(&self, change: impl FnOnce(&mut World) -> T) -> T {
         self.with_instance(&self.state.settings.instance_id, |_, world| change(world))
     }
 
-    /// Looks at an instance or changes it; no request is answered meanwhile.
+    /// Reads or changes an instance's registry; no request is handled meanwhile.
     ///
     /// # Panics
     ///
     /// If there is no such instance.
-    #[expect(clippy::panic, reason = "a mistake in the test that asks")]
+    #[expect(clippy::panic, reason = "a mistake in the calling test")]
     pub fn with_instance<T>(
         &self,
         instance_id: &str,
@@ -145,12 +145,12 @@ impl Emulator {
         }
     }
 
-    /// How long an answer takes from now on.
+    /// Sets the latency from now on.
     pub fn set_latency(&self, latency: Duration) {
         lock(&self.state.service).latency = latency;
     }
 
-    /// How many requests are let through from now on.
+    /// Sets the throttle from now on.
     pub fn set_throttle(&self, throttle: Option<Throttle>) {
         let load = self.state.settings.load;
         *lock(&self.state.throttle) = throttle.map(|throttle| Bucket::full(throttle, load));
@@ -161,12 +161,12 @@ impl Emulator {
         lock(&self.state.gatekeeper).secret_key = Some(secret_key.into());
     }
 
-    /// How the machine's own services behave from now on.
+    /// Sets the behaviour of the machine's own services from now on.
     pub fn set_metadata(&self, settings: MetadataSettings) {
         *lock(&self.state.metadata) = settings;
     }
 
-    /// As if all temporary keys had reached their end.
+    /// Expires all temporary keys.
     pub fn expire_keys(&self) {
         lock(&self.state.gatekeeper).machine.expire_keys();
     }
@@ -182,35 +182,35 @@ impl Emulator {
         self.disturb_next(kind, Fault::Hang);
     }
 
-    /// Lets the next request of this kind meet this fault. Calls queue up.
+    /// Injects this fault into the next request of this kind. Calls queue up.
     pub fn disturb_next(&self, kind: RequestKind, fault: Fault) {
         lock(&self.state.faults).queue(kind, fault);
     }
 
-    /// Discards the faults that wait for a request.
+    /// Discards the queued faults.
     pub fn clear_faults(&self) {
         lock(&self.state.faults).clear();
     }
 
-    /// The faults that wait for their request.
+    /// The queued faults.
     pub fn queued_faults(&self) -> usize {
         lock(&self.state.faults).queued()
     }
 
-    /// How many requests met each fault since the start or the last reset of the counts.
+    /// Number of requests with each fault since the start or the last reset of the counts.
     pub fn met_faults(&self) -> HashMap<Fault, u64> {
         lock(&self.state.faults).met.clone()
     }
 
-    /// Lets requests meet the faults of this plan from now on, from its beginning.
+    /// Injects the faults of this plan from now on, from its beginning.
     pub fn set_faults(&self, plan: Option<FaultPlan>) {
         lock(&self.state.faults).follow(plan);
     }
 
-    /// Stops listening and cuts all connections.
+    /// Stops listening and closes all connections.
     pub async fn stop(mut self) {
         self.serving.abort();
-        // The task was cancelled on purpose; there is nothing to learn from it.
+        // The task was cancelled on purpose, so its result is not needed.
         let _ = (&mut self.serving).await;
     }
 }
@@ -224,7 +224,7 @@ impl Drop for Emulator {
 #[derive(Debug)]
 struct State {
     settings: EmulatorSettings,
-    /// The first is the one of the settings.
+    /// The first is the one in the settings.
     instances: RwLock<Vec<(Instance, World)>>,
     counts: Mutex<RequestCounts>,
     counts_by_instance: Mutex<HashMap<String, RequestCounts>>,
@@ -240,7 +240,7 @@ struct State {
     rounds: AtomicU32,
 }
 
-/// Accepts connections. They are tasks of this one, so that its end is theirs.
+/// Accepts connections. Their tasks belong to this one and end with it.
 async fn serve(listener: TcpListener, state: Arc<State>) {
     let mut connections = JoinSet::new();
     loop {
@@ -249,14 +249,14 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
             Ok((stream, _)) => {
                 connections.spawn(converse(stream, Arc::clone(&state)));
             }
-            // Out of file descriptors, most likely: some connection will end.
+            // Probably out of file descriptors: some connection will end.
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
 }
 
 async fn converse(stream: TcpStream, state: Arc<State>) {
-    // Without it, small answers wait for the client's delayed acknowledgement.
+    // Otherwise small responses wait for the client's delayed acknowledgement.
     let _ = stream.set_nodelay(true);
     let scissors = Scissors::default();
     let line = Line::new(stream, scissors.clone());
@@ -264,7 +264,7 @@ async fn converse(stream: TcpStream, state: Arc<State>) {
         let (state, scissors) = (Arc::clone(&state), scissors.clone());
         async move { Ok::<_, Infallible>(state.respond(request, &scissors).await) }
     });
-    // A broken connection is the client's business.
+    // A broken connection is handled by the client.
     let _ = http1::Builder::new()
         .serve_connection(TokioIo::new(line), service)
         .await;
@@ -309,7 +309,7 @@ impl State {
             None => self.admit(route.as_ref(), &arrived),
             Some(_) => Ok(()),
         };
-        // The gateway refuses at once; what takes time is the service behind it.
+        // The gateway rejects immediately; the latency is that of the service behind it.
         if admitted.is_ok() {
             let delay = lock(&self.service).delay(number);
             if !delay.is_zero() {
@@ -341,7 +341,7 @@ impl State {
         response
     }
 
-    /// What a fault does before the request is answered.
+    /// Applies a fault before the request is handled.
     async fn befall(&self, fault: &Fault, instance_id: Option<&str>) {
         let event = match fault {
             Fault::Hang => return std::future::pending().await,
@@ -382,7 +382,7 @@ impl State {
         }
     }
 
-    /// The gateway's order: is there such a route, who asks, how often.
+    /// The gateway's order: route, authentication, throttle.
     fn admit(&self, route: Option<&Route>, request: &Arrived<'_>) -> Result<(), Refusal> {
         let route = self.existing(route)?;
         if matches!(route, Route::Token | Route::Metadata(_)) {
@@ -440,7 +440,7 @@ impl State {
         }
     }
 
-    /// What the program offers besides the API, for scripts around it.
+    /// Endpoints of the emulator itself, for scripts.
     fn control(&self, method: &Method, path: &str) -> Answer {
         match (method, path) {
             (&Method::GET, "/_emulator/requests") => {
@@ -450,7 +450,7 @@ impl State {
                 let round = self.rounds.fetch_add(1, Ordering::Relaxed) + 1;
                 let mut changes = Changes::default();
                 for (_, world) in &mut *self.instances_mut() {
-                    // What happens now is dated now, after whatever a client has seen so far.
+                    // Changes are dated now, after everything that a client has seen so far.
                     let now = self.settings.clock.now().max(world.now());
                     world.set_now(now);
                     changes += world.evolve(round);
@@ -471,7 +471,7 @@ impl State {
     }
 }
 
-/// The answer that a fault puts in the place of the right one.
+/// The response that a fault returns instead of the correct one.
 fn instead(fault: &Fault) -> Option<Result<Answer, Refusal>> {
     match fault {
         Fault::Answer { status, body } => Some(Ok(Answer::text(*status, body.clone()))),
@@ -499,7 +499,7 @@ fn cut(fault: &Fault) -> Option<Cut> {
     Some(Cut { place, manner })
 }
 
-/// Counts a request as on its way until it is answered, or given up by the client.
+/// Counts a request as in progress until it is answered, or cancelled by the client.
 struct Present<'a> {
     state: &'a State,
     instance_id: Option<&'a str>,
@@ -518,13 +518,13 @@ impl Drop for Present<'_> {
     }
 }
 
-/// As in RFC 9110, 5.6.7; by the emulator's clock, not by the machine's.
+/// As in RFC 9110, 5.6.7, with the emulator's clock.
 fn http_date(now: DateTime<Utc>) -> HeaderValue {
     let date = now.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
     HeaderValue::from_str(&date).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// A panic while a lock was held is the test's own and already reported.
+/// A panic while a lock was held comes from the test and is already reported.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! How the emulated registry is reached, and how it behaves.
+//! Address and behaviour of the emulated registry.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use secrecy::SecretString;
 /// demo credentials, no delay, and no throttle.
 #[derive(Debug, Clone)]
 pub struct EmulatorSettings {
-    /// Port 0 takes any free one.
+    /// Port 0 selects a free one.
     pub listen: SocketAddr,
     /// The project in every path.
     pub project_id: String,
@@ -24,25 +24,25 @@ pub struct EmulatorSettings {
     pub instance_name: String,
     /// Below 25.6.0 the route of the artifact list does not exist.
     pub instance_version: String,
-    /// Who may enter.
+    /// Accepted credentials.
     pub credentials: Credentials,
-    /// Whether credentials are asked for.
+    /// Whether credentials are required.
     pub authentication: Authentication,
-    /// How long issued tokens are valid; 24 hours in the cloud.
+    /// Lifetime of tokens; 24 hours in the cloud.
     pub token_lifetime: Duration,
-    /// How many requests an issued token or temporary key can be used for; `None` for no limit.
+    /// Maximum number of requests for an issued token or temporary key; `None` for no limit.
     pub uses_per_secret: Option<u64>,
-    /// What tokens and signature dates are checked against.
+    /// The clock for tokens and signature dates.
     pub clock: Clock,
-    /// How long an answer takes.
+    /// Delay of each response.
     pub latency: Duration,
-    /// How many requests are let through.
+    /// Rate limit.
     pub throttle: Option<Throttle>,
     /// How latency and limit vary.
     pub load: Load,
-    /// Spellings which the documentation leaves open.
+    /// Variants that the documentation leaves open.
     pub dialect: Dialect,
-    /// How the machine's own services behave.
+    /// Behaviour of the machine's own services.
     pub metadata: MetadataSettings,
 }
 
@@ -69,7 +69,7 @@ impl Default for EmulatorSettings {
     }
 }
 
-/// An instance of the project, as ListInstance shows it.
+/// An instance of the project, as in ListInstance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
     /// Its id.
@@ -78,7 +78,7 @@ pub struct Instance {
     pub name: String,
     /// Below 25.6.0 the route of the artifact list does not exist.
     pub version: String,
-    /// `Running`, or another word of the API such as `Creating`.
+    /// `Running`, or another status of the API such as `Creating`.
     pub status: String,
 }
 
@@ -107,7 +107,7 @@ impl EmulatorSettings {
     }
 }
 
-/// The one user and key the emulator knows.
+/// The only user and key of the emulator.
 #[derive(Debug, Clone)]
 pub struct Credentials {
     /// The access key id (AK).
@@ -122,7 +122,7 @@ pub struct Credentials {
     pub password: SecretString,
     /// The account (`domain` in IAM) of the user.
     pub account: String,
-    /// A token which is accepted without having been issued, and never expires.
+    /// A token that is accepted without having been issued, and never expires.
     pub fixed_token: Option<SecretString>,
 }
 
@@ -143,25 +143,25 @@ impl Default for Credentials {
     }
 }
 
-/// Whether requests must prove who sends them.
+/// Whether requests must be authenticated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Authentication {
     /// As in the cloud.
     #[default]
     Required,
-    /// Everybody may read; for trying the API by hand.
+    /// Everyone can read; for trying the API by hand.
     Off,
 }
 
 /// A limit as the gateway applies it: a bucket that holds `burst` requests and
-/// refills steadily.
+/// refills at a constant rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Throttle {
     /// The sustained rate.
     pub requests_per_second: u32,
-    /// How many requests a rested bucket lets through at once.
+    /// Number of requests that a full bucket allows at once.
     pub burst: u32,
-    /// Sent as `Retry-After`, in whole seconds; none is documented.
+    /// Sent as `Retry-After`, in whole seconds; not documented.
     pub retry_after: Option<Duration>,
     /// Whether the message of a 429 quotes the rate.
     pub quotes_limit: bool,
@@ -174,17 +174,17 @@ pub struct Load {
     /// Answer times are lognormal: the latency is the median, and this is sigma. With 1, one answer
     /// in a hundred takes ten times as long.
     pub jitter: f64,
-    /// A share of the answers takes long.
+    /// Some responses take long.
     pub slow_tail: Option<SlowTail>,
-    /// From time to time, nothing is answered.
+    /// Periods without responses.
     pub stalls: Option<Stalls>,
-    /// One worker answers all requests one after the other, at most this many per second.
+    /// One worker handles all requests one after the other, at most this many per second.
     pub serial_worker: Option<u32>,
-    /// The limit of the throttle rises and falls, because others use it, too.
+    /// The limit rises and falls, because other clients use it too.
     pub limit_swing: Option<Swing>,
 }
 
-/// Answers that take long.
+/// Responses that take long.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SlowTail {
     /// Their share, between 0 and 1.
@@ -193,10 +193,10 @@ pub struct SlowTail {
     pub latency: Duration,
 }
 
-/// Times in which nothing is answered.
+/// Periods without responses.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Stalls {
-    /// From the end of one to the end of the next.
+    /// From the end of one period to the end of the next.
     pub every: Duration,
     /// How long each takes.
     pub lasting: Duration,
@@ -211,20 +211,20 @@ pub struct Swing {
     pub period: Duration,
 }
 
-/// Spellings which the documentation leaves open, or gives in two ways.
+/// Variants that the documentation leaves open, or describes in two ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Dialect {
     /// The name of a build step's time.
     pub build_time: BuildTime,
     /// The type of `next_marker`.
     pub next_marker: NextMarker,
-    /// What stands for `next_marker` on the last page.
+    /// The value of `next_marker` on the last page.
     pub last_marker: LastMarker,
-    /// What the pages of namespaces and repositories claim as `total`.
+    /// The `total` of the pages of namespaces and repositories.
     pub catalog_total: CatalogTotal,
 }
 
-/// What the pages of namespaces and repositories claim as `total`.
+/// The `total` of the pages of namespaces and repositories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CatalogTotal {
     /// The number of entries, as documented.
@@ -272,7 +272,7 @@ pub enum NextMarker {
     Text,
 }
 
-/// What stands for `next_marker` on the last page.
+/// The value of `next_marker` on the last page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LastMarker {
     /// Nothing, as documented.
@@ -282,20 +282,20 @@ pub enum LastMarker {
     Null,
 }
 
-/// How the machine's services behave.
+/// Behaviour of the machine's services.
 #[derive(Debug, Clone)]
 pub struct MetadataSettings {
-    /// Whether the metadata service has tokens.
+    /// Whether the metadata service uses tokens.
     pub tokens: MetadataTokens,
     /// Whether an agency is attached to the ECS; without one it gets no key.
     pub has_agency: bool,
-    /// How long a key is valid; 24 hours in the cloud.
+    /// Lifetime of a key; 24 hours in the cloud.
     pub key_lifetime: Duration,
-    /// Whether the same key is handed out until its end.
+    /// Whether the same key is returned until it expires.
     pub keeps_key: bool,
-    /// What a pod proves itself by.
+    /// The token of a pod.
     pub pod_authorization: SecretString,
-    /// How the pod identity agent spells a key.
+    /// The field names of the pod identity agent.
     pub spelling: KeySpelling,
 }
 
@@ -312,18 +312,18 @@ impl Default for MetadataSettings {
     }
 }
 
-/// Whether the metadata service has tokens.
+/// Whether the metadata service uses tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetadataTokens {
-    /// Without one, nothing is given.
+    /// Requests without a token are rejected.
     Required,
-    /// With one or without.
+    /// Tokens are optional.
     Optional,
-    /// It answers with this status where a token is asked for: 404, 405 or 503.
+    /// Token requests get this status: 404, 405 or 503.
     Unsupported(u16),
 }
 
-/// The names of a key's parts, as the SDKs accept them.
+/// The field names of a key, as the SDKs accept them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeySpelling {
     /// `access`, `secret`, `securitytoken`, `expires_at` in `credential`.
@@ -334,7 +334,7 @@ pub enum KeySpelling {
     Snake,
 }
 
-/// The emulator's time. Copies share it.
+/// The emulator's clock. Copies share it.
 #[derive(Debug, Clone)]
 pub struct Clock(Option<Arc<AtomicI64>>);
 
@@ -344,15 +344,15 @@ impl Clock {
         Clock(None)
     }
 
-    /// A clock that only moves when told to.
+    /// A clock that only moves when set.
     pub fn manual(at: DateTime<Utc>) -> Clock {
         Clock(Some(Arc::new(AtomicI64::new(at.timestamp_micros()))))
     }
 
-    /// The time, to the microsecond if set by hand.
+    /// The time, to the microsecond if set manually.
     #[expect(
         clippy::disallowed_methods,
-        reason = "a clock of the emulator's own, which shares none with the client it tests"
+        reason = "a separate clock, not shared with the client under test"
     )]
     pub fn now(&self) -> DateTime<Utc> {
         match &self.0 {
@@ -363,7 +363,7 @@ impl Clock {
         }
     }
 
-    /// Moves a manual clock on; the machine's clock goes its own way.
+    /// Advances a manual clock; has no effect on the machine's clock.
     pub fn advance(&self, by: Duration) {
         if let Some(micros) = &self.0 {
             let by = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);

@@ -1,6 +1,6 @@
 //! SDK-HMAC-SHA256 as the gateway checks it (devg-apisign, api-sign-algorithm-002 and -003).
 //!
-//! No code is shared with the client that signs, so that a mistake in one is not in both. Each is
+//! Shares no code with the client, so that both cannot contain the same mistake. Both are
 //! tested with the same published vectors.
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -19,10 +19,10 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'.')
     .remove(b'~');
 
-/// An `Authorization` header, taken apart.
+/// A parsed `Authorization` header.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Authorization<'a> {
-    /// Names the key; the secret must be looked up.
+    /// Identifies the key, whose secret must be looked up.
     pub(super) access_key: &'a str,
     /// Lower-case names joined by `;`.
     signed_headers: &'a str,
@@ -42,8 +42,8 @@ impl<'a> Authorization<'a> {
         parts.next().is_none().then_some(authorization)
     }
 
-    /// Whether the signature is the one this request and this secret give. Says
-    /// nothing about the date's age. `X-Sdk-Date` must be among the signed headers.
+    /// Whether the signature is correct for this request and secret. Does not
+    /// check the age of the date. `X-Sdk-Date` must be among the signed headers.
     pub(super) fn matches(&self, request: &Arrived<'_>, secret_key: &SecretString) -> bool {
         let is_dated = self
             .signed_headers
@@ -105,7 +105,7 @@ fn canonical_query(query: &str) -> String {
     encoded.collect::<Vec<_>>().join("&")
 }
 
-/// The decoded names and values of a query, in the order they came.
+/// The decoded names and values of a query, in their order.
 pub(super) fn parse_query(query: &str) -> Vec<(String, String)> {
     query
         .split('&')

@@ -1,4 +1,4 @@
-//! The JSON of the API, field for field and in the order of its pages.
+//! The JSON of the API, with fields in the order of its documentation.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use super::image::{Created, Digest, Manifest, Step, roll};
 use super::settings::{BuildTime, Dialect, EmulatorSettings, Instance, LastMarker, NextMarker};
 use super::world::{Artifact, Namespace, Quirks, Repository, Tag, World, question};
 
-/// A field which may also be missing, or be there without a value.
+/// A field that may also be missing or null.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Field<T> {
     Absent,
@@ -34,8 +34,8 @@ impl<T: Serialize> Serialize for Field<T> {
     }
 }
 
-/// Harbor's way of writing times: UTC with three decimals. A time that never
-/// was is Go's zero time.
+/// Harbor's time format: UTC with three decimals. A missing time is Go's zero
+/// time.
 #[derive(Debug, Clone, Copy)]
 struct Milliseconds(Option<DateTime<Utc>>);
 
@@ -52,20 +52,20 @@ impl Serialize for Milliseconds {
 pub(super) struct ArtifactPage<'a> {
     world: &'a World,
     limit: usize,
-    /// The marker as it was asked for, and the id it means.
+    /// The marker in the request, and the id it means.
     asked: i64,
     from: i64,
     artifacts: Vec<&'a Artifact>,
     next_marker: Option<i64>,
 }
 
-/// Ids are below; so much more, any number of times, is another marker for the same id.
+/// Ids are below this; adding it any number of times gives another marker for the same id.
 const OTHER_MARKER: i64 = 1 << 57;
 /// From here on, markers only lead to further ones.
 const ENDLESS_MARKERS: i64 = 1 << 62;
 
 impl<'a> ArtifactPage<'a> {
-    /// The artifacts from the id that `marker` means on, and the id the next page begins with.
+    /// The artifacts from the id of `marker` on, and the id the next page begins with.
     pub(super) fn new(world: &'a World, marker: i64, limit: usize) -> ArtifactPage<'a> {
         let from = if marker < OTHER_MARKER {
             marker
@@ -101,13 +101,13 @@ impl<'a> ArtifactPage<'a> {
         artifacts
     }
 
-    /// Whether there are pages before this one, and this holds for the id of its first row.
+    /// Whether there are pages before this one, and this applies to the id of its first row.
     fn has_before_and(&self, holds: impl FnOnce(i64) -> bool) -> bool {
         let first = self.artifacts.first();
         !self.before(self.from, 1).is_empty() && first.is_some_and(|first| holds(first.id))
     }
 
-    /// Applies what goes wrong with pages.
+    /// Applies the faults of pages.
     pub(super) fn disturb(&mut self, disturbance: Disturbance<'_>) {
         match disturbance.fault {
             Some(Fault::RepeatedMarker) => self.next_marker = Some(self.asked),
@@ -140,7 +140,7 @@ impl<'a> ArtifactPage<'a> {
         }
     }
 
-    /// Written by hand, since rows may be no JSON.
+    /// Written by hand, because rows may not be JSON.
     pub(super) fn to_json(&self, dialect: Dialect) -> Vec<u8> {
         let mut json = br#"{"artifacts":["#.to_vec();
         for (position, artifact) in self.artifacts.iter().enumerate() {
@@ -249,7 +249,7 @@ fn write(json: &mut Vec<u8>, value: &impl Serialize) {
     let _ = serde_json::to_writer(json, value);
 }
 
-/// With the namespace before it, as in Harbor; the page does not say.
+/// With the namespace as prefix, as in Harbor; not documented.
 fn repository_name(world: &World, id: i64, repository: Option<&Repository>) -> Field<String> {
     let rate = world.quirks.repository_name_missing;
     let rolled = roll(id.unsigned_abs(), question::REPOSITORY_NAME);
@@ -294,9 +294,9 @@ pub(super) struct BuildHistoryPage<'a> {
     total: usize,
     is_empty_layer_spelled: bool,
     empty_layer_fields: Field<()>,
-    /// The position of the entry that lacks its command.
+    /// The position of the entry without a command.
     without_command: Option<usize>,
-    /// The position of the entry that has a value no client expects.
+    /// The position of the entry with an unexpected value.
     hostile: Option<(usize, &'static HostileValue)>,
 }
 
@@ -326,7 +326,7 @@ enum LayerDigest {
 }
 
 impl<'a> BuildHistoryPage<'a> {
-    /// The history as the quirks of this digest have it.
+    /// The history with the quirks of this digest.
     pub(super) fn new(manifest: &'a Manifest, quirks: &Quirks, dialect: Dialect) -> Self {
         let digest = manifest.digest;
         let entries = manifest.steps().count();
@@ -367,7 +367,7 @@ impl<'a> BuildHistoryPage<'a> {
         }
     }
 
-    /// Written by hand, since entries may be no JSON.
+    /// Written by hand, because entries may not be JSON.
     pub(super) fn to_json(&self) -> Vec<u8> {
         let mut json = br#"{"build_histories":["#.to_vec();
         for (position, step) in self.manifest.steps().enumerate() {

@@ -1,5 +1,5 @@
 //! The state of the emulated registry: namespaces, repositories, artifacts and
-//! tags, and the single changes that can befall them.
+//! tags, and single changes of them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::image::{Digest, History, Manifest, ManifestKind, REAL_IMAGES, Segment, roll};
 use super::recipe::{Build, Recipe, chance};
 
-/// Everything one emulated instance holds. Made by [`World::generate`], or built
+/// The content of one emulated instance. Created by [`World::generate`], or
 /// by hand from [`World::empty`].
 #[derive(Debug)]
 pub struct World {
@@ -24,9 +24,9 @@ pub struct World {
     /// By `namespace/name`.
     repository_ids: HashMap<String, i64>,
     pub(super) bases: Vec<BaseImage>,
-    /// Rows of the artifact list that are answered word for word.
+    /// Rows of the artifact list that are returned word for word.
     pub(super) rows: BTreeMap<i64, Vec<u8>>,
-    /// Answers for a build history that replace the derived ones, by reference.
+    /// Responses for build histories that replace the derived ones, by reference.
     pub(super) answers: HashMap<String, CannedAnswer>,
     last_artifact_id: i64,
     last_tag_id: i64,
@@ -43,14 +43,14 @@ pub struct Namespace {
     pub name: String,
     /// When it was created.
     pub created_at: DateTime<Utc>,
-    /// Whether anybody may pull from it.
+    /// Whether everyone can pull from it.
     pub is_public: bool,
 }
 
 /// A repository.
 #[derive(Debug)]
 pub struct Repository {
-    /// May be negative, as in databases that Harbor 1.x began.
+    /// May be negative, as in databases that started with Harbor 1.x.
     pub id: i64,
     /// Its namespace.
     pub namespace_id: i64,
@@ -60,20 +60,20 @@ pub struct Repository {
     pub created_at: DateTime<Utc>,
     /// When something was last pushed.
     pub updated_at: DateTime<Utc>,
-    /// All pulls ever.
+    /// Number of all pulls.
     pub pull_count: u64,
     pub(super) artifact_ids: BTreeMap<Digest, i64>,
     pub(super) source: Source,
 }
 
-/// Where the artifacts of a repository come from.
+/// How the artifacts of a repository are created.
 #[derive(Debug)]
 pub(super) enum Source {
     Base(usize),
     Application(Box<Recipe>),
-    /// Builds an index over its image, and at times an attestation.
+    /// Builds an index over its image, and sometimes an attestation.
     MultiArch(Box<Recipe>),
-    /// Helm charts, this many so far.
+    /// Helm charts; the number of those so far.
     Chart(u32),
     /// Builds of another repository that passed its checks.
     Release {
@@ -88,7 +88,7 @@ pub struct Artifact {
     pub id: i64,
     /// Its repository.
     pub repository_id: i64,
-    /// What the digest names; shared with the artifact it was promoted from.
+    /// The content of the digest; shared with the artifact it was promoted from.
     pub manifest: Arc<Manifest>,
     /// When it was pushed.
     pub pushed_at: DateTime<Utc>,
@@ -108,13 +108,13 @@ impl Artifact {
 /// A tag of an artifact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tag {
-    /// Stays when the tag moves.
+    /// Stays the same when the tag moves.
     pub id: i64,
     /// Unique in its repository.
     pub name: String,
     /// When it was last set.
     pub pushed_at: DateTime<Utc>,
-    /// When it was last pulled by this name, if ever.
+    /// When it was last pulled by this name; `None` if never.
     pub pulled_at: Option<DateTime<Utc>>,
 }
 
@@ -126,27 +126,27 @@ pub(super) struct BaseImage {
 }
 
 impl BaseImage {
-    /// What a build at that time starts from; the first release if it is older than all.
+    /// The release that a build at this time uses; the first one if all are newer.
     pub(super) fn release_at(&self, at: DateTime<Utc>) -> &Arc<Segment> {
         let newer = self.releases.partition_point(|(since, _)| *since <= at);
         &self.releases[newer.saturating_sub(1)].1
     }
 }
 
-/// A status and body to answer with.
+/// A fixed status and body.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct CannedAnswer {
     pub(super) status: u16,
-    /// Sent as JSON, whatever it is.
+    /// Sent as JSON, even if it is not.
     pub(super) body: Vec<u8>,
 }
 
 /// An artifact made by hand.
 #[derive(Debug, Clone, Default)]
 pub struct ArtifactSpec {
-    /// Decides the type fields.
+    /// Determines the type fields.
     pub kind: ManifestKind,
-    /// By default one that follows from the artifact's id.
+    /// By default derived from the artifact's id.
     pub digest: Option<Digest>,
     /// Manifest, config and layers.
     pub size_bytes: u64,
@@ -154,15 +154,15 @@ pub struct ArtifactSpec {
     pub pushed_at: Option<DateTime<Utc>>,
     /// Never by default.
     pub pulled_at: Option<DateTime<Utc>>,
-    /// Taken from the artifacts of the repository that hold them.
+    /// By default from the artifacts of the repository.
     pub tags: Vec<String>,
-    /// The answer for the build history, word for word. Without one, an image
-    /// answers with a null list, and an index or a chart with 400.
+    /// The fixed response for the build history. Without one, an image
+    /// returns a null list, and an index or a chart 400.
     pub history: Option<Value>,
 }
 
-/// How often generated data show the oddities of the live service and of the
-/// Harbor it descends from. Shares between 0 and 1.
+/// How often generated data contains the quirks of the live service and of
+/// Harbor, which it is based on. Shares between 0 and 1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quirks {
     /// Rows without `repository_name`, and as many where it is null.
@@ -171,7 +171,7 @@ pub struct Quirks {
     pub untagged_spellings: bool,
     /// Listed artifacts whose build history is 404: deleted in between.
     pub gone: f64,
-    /// Histories that spell `"empty_layer": false` out.
+    /// Histories with an explicit `"empty_layer": false`.
     pub empty_layer_spelled: f64,
     /// Histories whose empty layers have media type and digest `""` and size 0, and
     /// as many where they are null.
@@ -182,18 +182,18 @@ pub struct Quirks {
     pub command_missing: f64,
     /// Repositories of Helm charts.
     pub chart_repositories: f64,
-    /// Repositories whose tags name an index, some with attestations.
+    /// Repositories whose tags point to an index, some with attestations.
     pub multi_arch_repositories: f64,
     /// Repositories of artifacts promoted from another one.
     pub release_repositories: f64,
     /// Whether one repository has a negative id.
     pub negative_repository_id: bool,
-    /// Artifacts with a value that no client expects in their row, and as many in their build
-    /// history: odd types, sizes, times and text. See `hostile`.
+    /// Artifacts with an unexpected value in their row, and as many in their build
+    /// history: types, sizes, times and text. See `hostile`.
     pub hostile: f64,
-    /// As `hostile`, with text that is no Unicode: lone surrogates and invalid UTF-8.
+    /// As `hostile`, with text that is not Unicode: lone surrogates and invalid UTF-8.
     pub broken_text: f64,
-    /// Ids of artifacts leap beyond 2^31 and 2^53, this often.
+    /// How often ids of artifacts skip 2^31 and 2^53.
     pub id_leaps: f64,
 }
 
@@ -219,7 +219,7 @@ impl Default for Quirks {
 }
 
 impl Quirks {
-    /// Only what the documentation shows.
+    /// Only documented data.
     pub fn none() -> Quirks {
         Quirks {
             repository_name_missing: 0.0,
@@ -240,7 +240,7 @@ impl Quirks {
     }
 }
 
-/// The questions that [`roll`] answers about an artifact id or a digest.
+/// The questions of [`roll`] about an artifact id or a digest.
 pub(super) mod question {
     pub(crate) const REPOSITORY_NAME: u64 = 1;
     pub(crate) const UNTAGGED: u64 = 2;
@@ -260,14 +260,14 @@ pub(super) mod question {
     pub(crate) const BROKEN_STEP: u64 = 16;
 }
 
-/// What ids leap over: the ends of int4 and of what a double holds exactly.
+/// Limits that ids skip: the end of int4, and of exact integers in a double.
 const ID_LEAPS: [i64; 2] = [i32::MAX as i64 - 4, (1 << 53) - 4];
 
-/// What precedes the id of a repository in the names of its sequences of chance.
+/// Prefix of a repository's id in the names of its random sequences.
 const REPOSITORY_CHANCE: u64 = 1 << 40;
 
 impl World {
-    /// A registry without anything in it, and without quirks.
+    /// A registry without content and without quirks.
     pub fn empty(now: DateTime<Utc>) -> World {
         World {
             seed: 0,
@@ -287,12 +287,12 @@ impl World {
         }
     }
 
-    /// The world's time: changes happen then. It moves on with each change.
+    /// The world's time, used for changes. Each change advances it.
     pub fn now(&self) -> DateTime<Utc> {
         self.now
     }
 
-    /// Sets the time of the changes to come.
+    /// Sets the time of later changes.
     pub fn set_now(&mut self, now: DateTime<Utc>) {
         self.now = now;
     }
@@ -336,7 +336,7 @@ impl World {
         artifacts
     }
 
-    /// Adds a namespace, or finds it; its id.
+    /// Adds a namespace if it does not exist, and returns its id.
     pub fn add_namespace(&mut self, name: &str) -> i64 {
         let known = self.namespaces.values().find(|known| known.name == name);
         if let Some(known) = known {
@@ -356,7 +356,7 @@ impl World {
         id
     }
 
-    /// Adds a repository, and its namespace if need be; its id. A known one is left as it is.
+    /// Adds a repository, and its namespace if needed, and returns its id. An existing one is not changed.
     pub fn add_repository(&mut self, namespace: &str, name: &str) -> i64 {
         if let Some(known) = self.repository(namespace, name) {
             return known.id;
@@ -366,7 +366,7 @@ impl World {
         self.add_repository_as(id, namespace, name)
     }
 
-    /// Adds a repository under an id of the caller's choice.
+    /// Adds a repository with this id.
     pub fn add_repository_as(&mut self, id: i64, namespace: &str, name: &str) -> i64 {
         self.ensure_a_base_image();
         let base = usize::try_from(id.unsigned_abs()).unwrap_or(0) % self.bases.len();
@@ -390,7 +390,7 @@ impl World {
         id
     }
 
-    /// Adds an artifact as described; its id, or `None` if there is no such repository.
+    /// Adds an artifact and returns its id, or `None` if there is no such repository.
     pub fn add_artifact(&mut self, repository_id: i64, spec: ArtifactSpec) -> Option<i64> {
         let ArtifactSpec {
             kind,
@@ -424,24 +424,24 @@ impl World {
         Some(id)
     }
 
-    /// Answers an artifact's row of the list with this value instead.
+    /// Returns this value for an artifact's row of the list.
     pub fn override_row(&mut self, artifact_id: i64, row: Value) {
         self.override_row_bytes(artifact_id, row.to_string());
     }
 
-    /// As [`override_row`](World::override_row), with bytes that need not be JSON, nor text.
+    /// As [`override_row`](World::override_row), with bytes that need not be JSON or text.
     pub fn override_row_bytes(&mut self, artifact_id: i64, row: impl Into<Vec<u8>>) {
         self.rows.insert(artifact_id, row.into());
     }
 
-    /// Answers for the build history of this reference (a digest) with this
-    /// instead, whether or not there is such an artifact.
+    /// Returns this for the build history of this reference (a digest),
+    /// whether or not there is such an artifact.
     pub fn override_build_history(&mut self, reference: &str, status: u16, body: Value) {
         self.override_build_history_bytes(reference, status, body.to_string());
     }
 
     /// As [`override_build_history`](World::override_build_history), with bytes that need not be
-    /// JSON, nor text.
+    /// JSON or text.
     pub fn override_build_history_bytes(
         &mut self,
         reference: &str,
@@ -454,21 +454,21 @@ impl World {
     }
 
     /// Builds and pushes the next image (or chart, or base image, or promotion)
-    /// of a repository. The tags that follow the newest build move to it.
+    /// of a repository. The tags of the newest build move to it.
     pub fn push(&mut self, repository_id: i64) -> Option<Artifact> {
         let at = self.tick();
         let id = self.push_at(repository_id, at)?;
         self.artifacts.get(&id).cloned()
     }
 
-    /// Points a tag to another artifact of its repository, or sets a new tag.
-    /// Says whether there are such a repository and artifact.
+    /// Points a tag to another artifact of its repository, or adds a tag.
+    /// Returns whether repository and artifact exist.
     pub fn move_tag(&mut self, repository_id: i64, name: &str, artifact_id: i64) -> bool {
         let at = self.tick();
         self.set_tag(repository_id, name, artifact_id, at)
     }
 
-    /// Removes a tag; says whether there was one.
+    /// Removes a tag; returns whether there was one.
     pub fn remove_tag(&mut self, repository_id: i64, name: &str) -> bool {
         self.tick();
         self.take_tag(repository_id, name).is_some()
@@ -485,7 +485,7 @@ impl World {
         Some(artifact)
     }
 
-    /// Deletes a repository with its artifacts; the number of those, if there was one.
+    /// Deletes a repository with its artifacts, and returns their number if it existed.
     pub fn delete_repository(&mut self, id: i64) -> Option<usize> {
         self.tick();
         let repository = self.repositories.remove(&id)?;
@@ -499,15 +499,15 @@ impl World {
         Some(repository.artifact_ids.len())
     }
 
-    /// Copies an artifact into another repository: the same digest under another
-    /// id, with the same tags. An artifact that is there already is returned as it is.
+    /// Copies an artifact into another repository: the same digest with another
+    /// id, with the same tags. Returns an existing copy unchanged.
     pub fn promote(&mut self, artifact_id: i64, repository_id: i64) -> Option<Artifact> {
         let at = self.tick();
         let id = self.promote_at(artifact_id, repository_id, at)?;
         self.artifacts.get(&id).cloned()
     }
 
-    /// Notes a pull, by each of the artifact's tags; says whether there is such an artifact.
+    /// Records a pull, by each of the artifact's tags; returns whether there is such an artifact.
     pub fn pull(&mut self, artifact_id: i64, at: DateTime<Utc>) -> bool {
         let Some(artifact) = self.artifacts.get_mut(&artifact_id) else {
             return false;
@@ -569,7 +569,7 @@ impl World {
         Some(id)
     }
 
-    /// The image untagged, then the attestation if there is one, then the tagged index.
+    /// The untagged image, then the attestation if there is one, then the tagged index.
     pub(super) fn insert_multi_arch(
         &mut self,
         repository_id: i64,
@@ -580,7 +580,7 @@ impl World {
         let image = Arc::clone(&build.manifest);
         self.insert(repository_id, Arc::clone(&image), at)?;
         if is_attested {
-            // Harbor gives a null list; an empty one is as likely from SWR.
+            // Harbor returns a null list; SWR may as well return an empty one.
             let list = if image.digest.roll(question::UNTAGGED) < 0.5 {
                 Value::Null
             } else {
@@ -597,7 +597,7 @@ impl World {
         let index = Manifest {
             digest: Digest::of(&[b"index", image.digest.bytes()]),
             kind: ManifestKind::ImageIndex,
-            // An index counts the bytes of its images again.
+            // The size of an index includes its images.
             size_bytes: image.size_bytes + 1609,
             history: History::Unsupported,
         };
@@ -650,7 +650,7 @@ impl World {
         Some(id)
     }
 
-    /// Adds an artifact without tags. The same digest pushed again keeps its id.
+    /// Adds an artifact without tags. A digest that is pushed again keeps its id.
     fn insert(
         &mut self,
         repository_id: i64,
@@ -724,14 +724,14 @@ impl World {
         None
     }
 
-    /// Two changes never happen at the same instant, and thousands pass in minutes, so
-    /// that a world made an hour ago does not run ahead of the clock.
+    /// Two changes never have the same time, and thousands fit into minutes, so
+    /// that a world created an hour ago does not get ahead of the clock.
     fn tick(&mut self) -> DateTime<Utc> {
         self.now += Duration::milliseconds(100);
         self.now
     }
 
-    /// Worlds made by hand have no base repositories; their builds start from a real image.
+    /// Worlds built by hand have no base repositories; their builds start from a real image.
     fn ensure_a_base_image(&mut self) {
         if self.bases.is_empty() {
             let real = &REAL_IMAGES[0];

@@ -1,4 +1,4 @@
-//! The credentials of a source, as its table `[source.credentials]` gives them.
+//! The credentials of a source: its table `[source.credentials]`.
 
 use std::path::PathBuf;
 
@@ -10,79 +10,81 @@ use super::super::exit::{Exit, Failure};
 /// A key of `[source.credentials]`.
 #[derive(Debug)]
 pub(crate) struct CredentialKey {
-    /// In the file; with `_file` or `_env` behind it, where [`has_places`](CredentialKey::has_places).
+    /// Name in the file; with `_file` or `_env` appended where [`has_places`](CredentialKey::has_places).
     pub name: &'static str,
-    /// Whether its value is not to be shown.
+    /// Whether its value must not be shown.
     pub is_secret: bool,
     /// Whether a file or a variable can hold the value.
     pub has_places: bool,
-    /// The values there are, if they can be counted.
+    /// The allowed values, if there is a fixed list.
     pub possible_values: &'static [&'static str],
-    /// What it is.
+    /// Help text.
     pub help: &'static str,
     set: fn(&mut CredentialSettings, SecretString),
 }
 
-/// All of them.
+/// All keys.
 pub(crate) static CREDENTIAL_KEYS: [CredentialKey; 10] = [
     CredentialKey {
         is_secret: true,
-        ..placed("token", "A token; it is not renewed", |settings, value| {
-            settings.token = Some(value);
-        })
+        ..placed(
+            "token",
+            "A token, which is not renewed",
+            |settings, value| {
+                settings.token = Some(value);
+            },
+        )
     },
-    placed("access_key", "An access key id", |settings, value| {
+    placed("access_key", "Access key ID", |settings, value| {
         settings.access_key = Some(plain(&value));
     }),
     CredentialKey {
         is_secret: true,
-        ..placed(
-            "secret_key",
-            "The secret of the access key",
-            |settings, value| settings.secret_key = Some(value),
-        )
+        ..placed("secret_key", "Secret access key", |settings, value| {
+            settings.secret_key = Some(value)
+        })
     },
     CredentialKey {
         is_secret: true,
         ..placed(
             "security_token",
-            "Comes with an access key that is a temporary one",
+            "Security token of a temporary access key",
             |settings, value| settings.security_token = Some(value),
         )
     },
     placed(
         "iam_user",
-        "An IAM user, for whom tokens are fetched and renewed",
+        "IAM user; tokens are fetched and renewed",
         |settings, value| settings.iam_user = Some(plain(&value)),
     ),
     CredentialKey {
         is_secret: true,
         ..placed(
             "iam_password",
-            "The password of the IAM user",
+            "Password of the IAM user",
             |settings, value| settings.iam_password = Some(value),
         )
     },
     placed(
         "iam_account",
-        "The account that the IAM user belongs to",
+        "Account of the IAM user",
         |settings, value| settings.iam_account = Some(plain(&value)),
     ),
     simple(
         "profile",
-        "A section of the SDKs' profile file",
+        "Section of the SDKs' profile file",
         |settings, value| settings.profile = Some(plain(&value)),
     ),
     simple(
         "profile_file",
-        "The profile file, where it is not the SDKs' own",
+        "Profile file, if it is not the SDKs' default",
         |settings, value| settings.profile_file = Some(plain(&value).into()),
     ),
     CredentialKey {
         possible_values: &["environment", "profile", "pod-identity", "metadata"],
         ..simple(
             "use",
-            "The one place where credentials are looked for; without it, one after the other",
+            "The only place to look for credentials; without it, all places are tried in order",
             |settings, value| {
                 settings.link = match value.expose_secret() {
                     "environment" => Some(Link::Environment),
@@ -122,35 +124,33 @@ const fn simple(
     }
 }
 
-/// What is no secret is kept as one until here.
+/// Values that are not secret are kept as secrets until here.
 fn plain(value: &SecretString) -> String {
     value.expose_secret().to_owned()
 }
 
-/// Where a value is, by the ending of the key.
+/// Where a value is: the suffix of the key.
 #[derive(Debug, Clone)]
 pub(crate) enum Held {
     /// In the configuration file itself.
     Here(SecretString),
-    /// In a file of its own: `…_file`.
+    /// In a file: `…_file`.
     InFile(PathBuf),
-    /// In a variable of the environment: `…_env`.
+    /// In an environment variable: `…_env`.
     InVariable(String),
 }
 
 /// A line of `[source.credentials]`.
 #[derive(Debug, Clone)]
 pub(crate) struct Credential {
-    /// What it says.
     pub key: &'static CredentialKey,
-    /// Where the value is.
     pub held: Held,
-    /// Where the line is: file and number.
+    /// File and line number.
     pub place: String,
 }
 
 impl Credential {
-    /// The key as it is written.
+    /// The key with its suffix.
     pub(crate) fn written(&self) -> String {
         let ending = match self.held {
             Held::Here(_) => "",
@@ -160,7 +160,7 @@ impl Credential {
         format!("{}{ending}", self.key.name)
     }
 
-    /// Fetches the value.
+    /// Reads the value.
     fn value(&self) -> Result<SecretString, Failure> {
         let (name, place) = (self.written(), &self.place);
         match &self.held {
@@ -172,14 +172,14 @@ impl Credential {
                         Exit::Usage,
                         format!("{place}: {name} names {variable_name}, which is not set"),
                     )
-                    .hint(format!("set {variable_name}, or name another variable"))
+                    .hint(format!("set {variable_name}, or use another variable"))
                 })
             }
         }
     }
 }
 
-/// Fetches what the file says of a source's credentials.
+/// Reads the credentials of a source from the file.
 pub(crate) fn credential_settings(
     credentials: &[Credential],
 ) -> Result<CredentialSettings, Failure> {

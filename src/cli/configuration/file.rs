@@ -1,5 +1,5 @@
-//! Reads the configuration file. Whatever is wrong with it is said at once, with line and key,
-//! and never with a value, which may be a secret in the wrong place.
+//! Reads the configuration file. Reports all errors at once, with line and key but without values,
+//! because a value may be a misplaced secret.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,36 +16,34 @@ use super::credential_keys::{CREDENTIAL_KEYS, Credential, CredentialKey, Held};
 use super::keys::{DATABASE_URL, DATABASE_URL_FILE, INSTANCES, Key, Kind, Place, nearest};
 use crate::secret_file::{self, BYTE_ORDER_MARK};
 
-/// The tables of the file, by the name of their key.
+/// The tables of the file.
 pub(crate) const SOURCE: &str = "source";
 pub(crate) const CREDENTIALS: &str = "credentials";
 pub(crate) const NAME: &str = "name";
-/// Names go into logs, metrics and `--source`, so they have nothing that must be quoted there.
+/// Names appear in logs, metrics and `--source`, so they must not need quoting.
 pub(crate) const NAME_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$";
 
-/// A configuration file without a mistake that shows without the environment.
+/// A configuration file without errors; references to the environment are not resolved yet.
 #[derive(Debug)]
 pub(crate) struct ConfigurationFile {
-    /// Where it is.
     pub path: PathBuf,
-    /// What stands at the top.
+    /// Settings at the top of the file.
     pub settings: Vec<Setting>,
-    /// The registries.
+    /// The sources.
     pub sources: Vec<FileSource>,
 }
 
-/// A key with its value, which the flag's parser takes.
+/// A key with its value, in the form that the flag's parser accepts.
 #[derive(Clone)]
 pub(crate) struct Setting {
-    /// The key.
     pub key: String,
-    /// The value as the flag would have it; several for a list.
+    /// The value as the flag's text; several for a list.
     pub values: Vec<String>,
     /// Where the key is.
     pub line: usize,
 }
 
-/// Without the values, which may be secrets.
+/// Omits the values, which may be secrets.
 impl fmt::Debug for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Setting")
@@ -58,31 +56,30 @@ impl fmt::Debug for Setting {
 /// One `[[source]]`.
 #[derive(Debug)]
 pub(crate) struct FileSource {
-    /// Its name; given if there are several.
+    /// Its name; required if there are several sources.
     pub name: Option<String>,
     /// Where it begins.
     pub line: usize,
-    /// What it sets.
+    /// Its settings.
     pub settings: Vec<Setting>,
-    /// Who asks there; empty if the environment says.
+    /// Its credentials; empty if they come from the environment.
     pub credentials: Vec<Credential>,
 }
 
 impl FileSource {
-    /// The values of a key that stands in the source.
+    /// The values of a key of the source.
     pub(crate) fn get(&self, key: &str) -> Option<&Setting> {
         self.settings.iter().find(|setting| setting.key == key)
     }
 }
 
-/// Reads and checks the file.
 pub(crate) fn read(path: &Path, keys: &[Key]) -> Result<ConfigurationFile, Failure> {
     let cannot_read = |error: std::io::Error| {
         let text = format!(
             "cannot read the configuration file {}: {error}",
             path.display()
         );
-        Failure::new(Exit::Usage, text).hint("--config or SWR_SYNC_CONFIG names it")
+        Failure::new(Exit::Usage, text).hint("check --config or SWR_SYNC_CONFIG")
     };
     let mode = secret_file::checked_mode(path).map_err(cannot_read)?;
     let text = std::fs::read_to_string(path).map_err(cannot_read)?;
@@ -96,10 +93,10 @@ pub(crate) fn read(path: &Path, keys: &[Key]) -> Result<ConfigurationFile, Failu
     };
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
-        // Not the error itself, which quotes the line.
+        // The error itself quotes the line.
         reading.problem(error.span().unwrap_or_default(), error.message());
     }
-    // What could not be parsed would be missed further below.
+    // Without a complete parse, the checks below would report false errors.
     let (settings, sources) = match errors.is_empty() {
         true => reading.top(table.get_ref()),
         false => Default::default(),
@@ -115,14 +112,13 @@ pub(crate) fn read(path: &Path, keys: &[Key]) -> Result<ConfigurationFile, Failu
     })
 }
 
-/// A file while it is read.
+/// A file that is being read.
 struct Reading<'a> {
     path: &'a Path,
     text: &'a str,
     keys: &'a [Key],
-    /// By line.
     problems: Vec<(usize, String)>,
-    /// Where secrets stand.
+    /// Places of secrets.
     secret_lines: Vec<usize>,
 }
 
@@ -150,7 +146,7 @@ impl Reading<'_> {
             }
             match self.keys.iter().find(|key| key.name == name) {
                 Some(key) if key.place == Place::Source => {
-                    self.problem(at, format!("`{name}` belongs into a [[source]]"));
+                    self.problem(at, format!("`{name}` belongs in a [[source]]"));
                 }
                 Some(key) => settings.extend(self.setting(key, at, value)),
                 None => {
@@ -164,7 +160,7 @@ impl Reading<'_> {
         self.check_sources(&settings, &sources);
         let has = |key: &str| settings.iter().find(|setting| setting.key == key);
         if let (Some(_), Some(second)) = (has(DATABASE_URL), has(DATABASE_URL_FILE)) {
-            let text = format!("both `{DATABASE_URL}` and `{DATABASE_URL_FILE}` are given");
+            let text = format!("both `{DATABASE_URL}` and `{DATABASE_URL_FILE}` are set");
             self.problems.push((second.line, text));
         }
         (settings, sources)
@@ -200,7 +196,7 @@ impl Reading<'_> {
                 _ => match self.keys.iter().find(|key| key.name == name) {
                     Some(key) if key.place == Place::Top => {
                         let text = format!(
-                            "`{name}` holds for all sources: it belongs to the top of the file, \
+                            "`{name}` applies to all sources: it belongs at the top of the file, \
                              before the first [[source]]"
                         );
                         self.problem(at, text);
@@ -229,7 +225,7 @@ impl Reading<'_> {
         match value.get_ref().as_str() {
             Some(name) if is_plain(name) => Some(name.to_owned()),
             _ => {
-                let text = "`name` is a string of 1 to 63 letters, digits, `.`, `_` and `-`, the first \
+                let text = "`name` must be a string of 1 to 63 letters, digits, `.`, `_` and `-`, the first \
                             a letter or digit";
                 self.problem(value.span(), text);
                 None
@@ -237,8 +233,8 @@ impl Reading<'_> {
         }
     }
 
-    /// What can only be seen when all sources are known. One alone may leave to flags and variables
-    /// which registry it is.
+    /// Checks that need all sources. A single source may leave the choice of the registry to flags and
+    /// variables.
     fn check_sources(&mut self, top: &[Setting], sources: &[FileSource]) {
         let mut lines_by_name = BTreeMap::new();
         let mut lines_by_instance = BTreeMap::new();
@@ -249,19 +245,20 @@ impl Reading<'_> {
             let needed: [&[&str]; 3] = [&["region", "endpoint"], &["project_id"], &[INSTANCES]];
             for keys in needed {
                 if sources.len() > 1 && !keys.iter().any(|key| has(key)) {
-                    let text = format!("a source among several needs `{}`", keys.join("` or `"));
+                    let text =
+                        format!("with several sources, each needs `{}`", keys.join("` or `"));
                     self.problems.push((source.line, text));
                 }
             }
             match &source.name {
                 None if sources.len() > 1 => {
-                    let text = "a source among several needs a `name`";
+                    let text = "with several sources, each needs a `name`";
                     self.problems.push((source.line, text.to_owned()));
                 }
                 None => {}
                 Some(name) => {
                     if let Some(line) = lines_by_name.insert(name, source.line) {
-                        let text = format!("the source of line {line} has the name `{name}`, too");
+                        let text = format!("the source in line {line} has the same name `{name}`");
                         self.problems.push((source.line, text));
                     }
                 }
@@ -271,7 +268,7 @@ impl Reading<'_> {
             };
             for id in instances.values.iter().filter(|id| *id != "all") {
                 if let Some(line) = lines_by_instance.insert(id, instances.line) {
-                    let text = format!("line {line} has the instance `{id}`, too");
+                    let text = format!("line {line} has the same instance `{id}`");
                     self.problems.push((instances.line, text));
                 }
             }
@@ -282,7 +279,7 @@ impl Reading<'_> {
         let DeValue::Table(table) = value.get_ref() else {
             self.problem(
                 value.span(),
-                "credentials are a table, [source.credentials]",
+                "credentials must be a table, [source.credentials]",
             );
             return Vec::new();
         };
@@ -299,17 +296,17 @@ impl Reading<'_> {
                 .as_str()
                 .filter(|text| !text.trim().is_empty())
             else {
-                self.problem(at, format!("`{name}` is a string that is not empty"));
+                self.problem(at, format!("`{name}` must be a string that is not empty"));
                 continue;
             };
             if !key.possible_values.is_empty() && !key.possible_values.contains(&text) {
                 let values = key.possible_values.join(", ");
-                self.problem(at, format!("`{name}`: it is one of {values}"));
+                self.problem(at, format!("`{name}`: must be one of {values}"));
                 continue;
             }
             let mut others = credentials.iter();
             if let Some(other) = others.find(|other| other.key.name == key.name) {
-                let text = format!("both `{}` and `{name}` are given", other.written());
+                let text = format!("both `{}` and `{name}` are set", other.written());
                 self.problem(at, text);
                 continue;
             }
@@ -324,11 +321,11 @@ impl Reading<'_> {
         credentials
     }
 
-    /// A value of the right type, which the flag's parser takes.
+    /// A value of the right type that the flag's parser accepts.
     fn setting(&mut self, key: &Key, at: Range<usize>, value: &Value<'_>) -> Option<Setting> {
         let name = &key.name;
         let Some(values) = values(key.kind, value.get_ref()) else {
-            let text = format!("`{name}` is {}", expected(key.kind));
+            let text = format!("`{name}` must be {}", expected(key.kind));
             self.problem(at, text);
             return None;
         };
@@ -340,11 +337,11 @@ impl Reading<'_> {
         }
         if key.name == INSTANCES {
             let has_all = values.iter().any(|id| id == "all");
-            // The flag would take it for several.
+            // The flag's parser would split it into several values.
             let is_id = |id: &String| !id.is_empty() && !id.contains(',');
             let are_ids = !values.is_empty() && values.iter().all(is_id);
             if !are_ids || (has_all && values.len() > 1) {
-                let text = format!("`{name}` is a list of ids, or \"all\"");
+                let text = format!("`{name}` must be a list of ids, or \"all\"");
                 self.problem(at, text);
                 return None;
             }
@@ -352,7 +349,7 @@ impl Reading<'_> {
         let has_password = values.iter().any(|value| holds_password(value));
         if key.name == DATABASE_URL && has_password {
             let text = format!(
-                "`{DATABASE_URL}` holds a password: have `{DATABASE_URL_FILE}` name a file with the URL, or set \
+                "`{DATABASE_URL}` contains a password: set `{DATABASE_URL_FILE}` to a file that contains the URL, or set \
                  DATABASE_URL"
             );
             self.problem(at, text);
@@ -369,8 +366,8 @@ impl Reading<'_> {
         })
     }
 
-    /// Others must not be able to change where the program goes with its keys, nor to read a
-    /// secret. A group may: that is how an orchestrator hands a file to the user of a container.
+    /// Other users must not be able to change the endpoint that receives the keys, or to read a
+    /// secret. A group may read: orchestrators give files to the user of a container this way.
     fn check_mode(&mut self, mode: u32) {
         let first_secret = self.secret_lines.iter().min();
         if let Some(line) = first_secret
@@ -407,7 +404,7 @@ impl Reading<'_> {
 
 fn unknown<'a>(name: &str, of: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     match nearest(name, known) {
-        Some(nearest) => format!("unknown key{of} `{name}`; is `{nearest}` meant?"),
+        Some(nearest) => format!("unknown key{of} `{name}`; did you mean `{nearest}`?"),
         None => format!("unknown key{of} `{name}`"),
     }
 }
@@ -422,7 +419,7 @@ fn expected(kind: Kind) -> &'static str {
     }
 }
 
-/// The value as the flag would have it, if it is of the kind.
+/// The value as the flag's text, if it has the right type.
 fn values(kind: Kind, value: &DeValue<'_>) -> Option<Vec<String>> {
     let one = match (kind, value) {
         (Kind::Boolean, DeValue::Boolean(value)) => value.to_string(),

@@ -1,4 +1,4 @@
-//! The keys of the configuration file, made of the flags: what a variable can set, the file can.
+//! The keys of the configuration file, derived from the flags: every flag with a variable has a key.
 
 use std::any::TypeId;
 use std::collections::BTreeSet;
@@ -11,48 +11,46 @@ use super::super::settings::RegistryArgs;
 
 /// The flag that names the file.
 pub const CONFIG_FLAG: &str = "config";
-/// Its key says what it holds; the flag is named after the variable.
+/// Named after its variable in the file, not after the flag.
 const INSTANCE_FLAG: &str = "instance-id";
-/// Which instances a source has.
+/// The key for the instances of a source.
 pub(crate) const INSTANCES: &str = "instances";
-/// Which database. Its variable is none of clap's, since a password may stand in it.
+/// The key for the database. Clap does not read its variable, because it may contain a password.
 pub(crate) const DATABASE_URL: &str = "database_url";
-/// The file that holds its URL.
+/// The key for a file that contains the database URL.
 pub(crate) const DATABASE_URL_FILE: &str = "database_url_file";
-/// What only one source can have.
+/// Keys that only a source can have.
 const IDENTITY: [&str; 2] = ["project_id", INSTANCES];
-/// What says of one source which it is: given beside a file of several, it fits none of them.
+/// Arguments that identify one source. They are rejected with a file of several sources.
 pub(crate) const IDENTITY_ARGUMENTS: [&str; 3] = ["region", "endpoint", "project_id"];
-/// The argument that names instances.
 pub(crate) const INSTANCE_ARGUMENT: &str = "instance_id";
 
-/// A key, and the flag it stands for.
+/// A key and the flag it corresponds to.
 #[derive(Debug, Clone)]
 pub(crate) struct Key {
-    /// In the file.
+    /// Name in the file.
     pub name: String,
-    /// The argument, by clap's id.
+    /// Clap's id of the argument.
     pub argument: String,
     /// The flag, with its dashes.
     pub flag: String,
-    /// The variable that wins over the file.
+    /// The variable that overrides the file.
     pub variable: Option<String>,
-    /// What is written for it.
+    /// Type of the value.
     pub kind: Kind,
-    /// Where it may stand.
+    /// Where the key is allowed.
     pub place: Place,
-    /// The values there are, if they can be counted.
+    /// The allowed values, if there is a fixed list.
     pub possible_values: Vec<String>,
-    /// What holds without it.
     pub default: Option<String>,
-    /// What it is for.
+    /// Help text.
     pub help: String,
-    /// Whether its value is not to be shown.
+    /// Whether its value must not be shown.
     pub is_secret: bool,
     parser: ValueParser,
 }
 
-/// What is written for a key in TOML.
+/// Type of a value in TOML.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// `true` or `false`.
@@ -63,23 +61,23 @@ pub(crate) enum Kind {
     Number,
     /// A string.
     Text,
-    /// Strings, or one.
+    /// A list of strings, or a string.
     Texts,
 }
 
-/// Where a key may stand.
+/// Where a key is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
     /// At the top.
     Top,
-    /// In a source, and at the top for those that do not have it.
+    /// In a source, and at the top as the default of all sources.
     TopOrSource,
-    /// In a source.
+    /// In a source only.
     Source,
 }
 
-/// The key of a flag, if it has one: its name in snake_case. A flag without a variable is about
-/// one execution (`--dry-run`), and the emulator's settings are not those of a mirror.
+/// The key of a flag, if it has one: its name in snake_case. A flag without a variable applies to
+/// one execution (`--dry-run`), and the emulator's settings do not belong in the file.
 pub fn file_key(argument: &Arg) -> Option<String> {
     let flag = argument.get_long()?;
     let key = match flag {
@@ -153,7 +151,7 @@ impl Key {
         }
     }
 
-    /// Whether the flag's parser takes the value; if not, why.
+    /// Checks whether the flag's parser accepts the value.
     pub(crate) fn check(&self, value: &str) -> Result<(), String> {
         let argument = Arg::new("value")
             .value_parser(self.parser.clone())
@@ -168,14 +166,14 @@ impl Key {
         if let Some(ContextValue::Strings(values)) = error.get(ContextKind::ValidValue)
             && !values.is_empty()
         {
-            return Err(format!("it is one of {}", values.join(", ")));
+            return Err(format!("it must be one of {}", values.join(", ")));
         }
         let cause = std::error::Error::source(&error);
-        Err(cause.map_or_else(|| "the value is not taken".to_owned(), ToString::to_string))
+        Err(cause.map_or_else(|| "the value is not valid".to_owned(), ToString::to_string))
     }
 }
 
-/// The note is of a variable that clap does not know.
+/// The note names a variable that clap does not read.
 fn without_variable(help: &str) -> &str {
     help.rsplit_once(" [env: ")
         .map_or(help, |(before, _)| before)
@@ -203,9 +201,9 @@ fn kind(argument: &Arg) -> Kind {
     }
 }
 
-/// The known name that an unknown one was most likely meant to be.
+/// The known name that is closest to an unknown one.
 pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    /// As clap has it for its suggestions.
+    /// The same measure as clap's suggestions.
     const ALIKE: f64 = 0.7;
     let alike = known
         .into_iter()

@@ -1,8 +1,8 @@
 //! The configuration file, as a layer below flags and variables.
 //!
-//! Clap does the layering: the command line is parsed once more, with the file's values in the
-//! place of the defaults. So a flag wins over a variable, a variable over the file, the file over
-//! what is built in, and the same parsers look at every value. With several sources, it is parsed
+//! Clap does the layering: the command line is parsed again, with the file's values as the
+//! defaults. So flags override variables, variables override the file, the file overrides the built-in
+//! defaults, and the same parsers check every value. With several sources, it is parsed
 //! once for each, with the source's values over those at the top of the file.
 
 pub(super) mod credential_keys;
@@ -29,27 +29,26 @@ use keys::{
 /// Where the settings of a command come from.
 #[derive(Debug)]
 pub(super) struct Layers {
-    /// What is parsed, with the file's values.
+    /// The parsed command line, with the file's values.
     pub matches: ArgMatches,
     /// The file, if there is one.
     pub file: Option<ConfigurationFile>,
-    /// The sources of the file that the command is about.
+    /// The sources that the command uses.
     pub sources: Vec<LayeredSource>,
 }
 
-/// A source of the file.
 #[derive(Debug)]
 pub(super) struct LayeredSource {
     /// Its settings.
     pub registry: RegistryArgs,
-    /// Where they are from.
+    /// Where they come from.
     pub matches: ArgMatches,
-    /// Its place in the file, from 0.
+    /// Its index in the file, from 0.
     pub index: usize,
 }
 
 impl Layers {
-    /// Flags and variables alone.
+    /// Flags and variables only.
     pub(super) fn without_file(matches: ArgMatches) -> Layers {
         Layers {
             matches,
@@ -59,8 +58,8 @@ impl Layers {
     }
 }
 
-/// Reads the file and puts it below what was parsed. Fails with all that is wrong with the file,
-/// or with what is given beside it.
+/// Reads the file and merges it below the parsed command line. Fails with all errors in the file,
+/// or in the arguments that do not fit it.
 pub(super) fn layer(
     command: &Command,
     arguments: &[OsString],
@@ -90,7 +89,7 @@ pub(super) fn layer(
         let source = &file.sources[index];
         let mut defaults = top.clone();
         if source.get("region").is_some() {
-            // They are of another region, or this source would not name its own.
+            // They may belong to another region, so only this source's own values count.
             defaults.remove("endpoint");
             defaults.remove("iam_endpoint");
         }
@@ -123,16 +122,16 @@ pub(super) fn layer(
     })
 }
 
-/// The last of the commands, which has the settings.
+/// The innermost subcommand, which has the settings.
 pub(super) fn leaf(matches: &ArgMatches) -> &ArgMatches {
     matches
         .subcommand()
         .map_or(matches, |(_, matches)| leaf(matches))
 }
 
-/// Whether the command has settings that a file can hold, beside those of every command. What the
-/// program starts for itself is told all by its arguments, and may run as a user who must not read
-/// the file.
+/// Whether the command has settings that a file can hold, other than those of every command. Processes
+/// that the program starts for itself get all settings as arguments, and may run as a user who must not
+/// read the file.
 pub(super) fn has_settings(command: &Command, parsed: &ArgMatches) -> bool {
     let mut has_any = false;
     let (mut command, mut parsed) = (command, parsed);
@@ -173,7 +172,7 @@ fn with_defaults(command: Command, defaults: &Defaults<'_>) -> Command {
             let Some(setting) = key.and_then(|key| defaults.get(key.as_str())) else {
                 return argument;
             };
-            // An empty variable, as compose files and manifests pass on, is none.
+            // Compose files and manifests pass unset variables on as empty ones.
             let is_set = argument
                 .get_env()
                 .is_some_and(|name| variable(&name.to_string_lossy()).is_some());
@@ -186,16 +185,16 @@ fn with_defaults(command: Command, defaults: &Defaults<'_>) -> Command {
         .mut_subcommands(|command| with_defaults(command, defaults))
 }
 
-/// Each value was looked at before; the error's own words would repeat it.
+/// The error itself would only repeat a value that was checked before.
 fn refused(error: clap::Error) -> Failure {
     let text = format!(
         "the configuration does not fit this command: {}",
         error.kind()
     );
-    Failure::new(Exit::Usage, text).hint("`swr-sync config check` says more")
+    Failure::new(Exit::Usage, text).hint("`swr-sync config check` shows details")
 }
 
-/// What the command line and the environment give.
+/// The command line and the environment, without the file.
 struct Given<'a>(&'a ArgMatches);
 
 impl Given<'_> {
@@ -203,7 +202,7 @@ impl Given<'_> {
         self.0.try_contains_id(argument).is_ok()
     }
 
-    /// How an argument was given: by flag, or by a variable that is not empty.
+    /// How an argument was set: by flag, or by a variable that is not empty.
     fn by(&self, argument: &str) -> Option<ValueSource> {
         if !self.has(argument) {
             return None;
@@ -239,16 +238,16 @@ impl Given<'_> {
     }
 }
 
-/// A source that the command is about.
+/// A source that the command uses.
 struct Selected {
     index: usize,
     /// Its instances, or `all`.
     instances: Vec<String>,
-    /// Those of all its instances that the command is about, if not all.
+    /// The selected instances, if not all.
     among: Option<Vec<String>>,
 }
 
-/// Which sources a command is about, and which of their instances.
+/// Selects the sources and instances that a command uses.
 fn select(file: &ConfigurationFile, given: &Given<'_>) -> Result<Vec<Selected>, Failure> {
     let path = file.path.display();
     let names: Vec<&str> = file.sources.iter().filter_map(name_of).collect();
@@ -256,9 +255,9 @@ fn select(file: &ConfigurationFile, given: &Given<'_>) -> Result<Vec<Selected>, 
     if let Some(unknown) = asked.iter().find(|name| !names.contains(&name.as_str())) {
         let nearest = nearest(unknown, names.iter().copied());
         let hint = match nearest {
-            Some(nearest) => format!("is `{nearest}` meant?"),
+            Some(nearest) => format!("did you mean `{nearest}`?"),
             None if names.is_empty() => "no source of the file has a name".to_owned(),
-            None => format!("there are {}", names.join(", ")),
+            None => format!("the sources are {}", names.join(", ")),
         };
         let text = format!("{path} has no source `{unknown}`");
         return Err(Failure::new(Exit::Usage, text).hint(hint));
@@ -286,12 +285,12 @@ fn select(file: &ConfigurationFile, given: &Given<'_>) -> Result<Vec<Selected>, 
         })
         .collect();
     if selected.is_empty() && !names_registry(given) {
-        let text = format!("{path} has no [[source]], and nothing else names a registry");
+        let text = format!("{path} has no [[source]], and flags and variables select no registry");
         return Err(Failure::new(Exit::Usage, text)
-            .hint("write one, as docs/swr-sync.example.toml shows, or set SWR_REGION, SWR_PROJECT_ID and SWR_INSTANCE_ID"));
+            .hint("add one, as in docs/swr-sync.example.toml, or set SWR_REGION, SWR_PROJECT_ID and SWR_INSTANCE_ID"));
     }
     let ids = given.texts(INSTANCE_ARGUMENT);
-    // One source alone is set by flags and variables as without a file.
+    // Flags and variables configure a single source, as without a file.
     if file.sources.len() < 2 || ids.is_empty() || ids.iter().any(|id| id == "all") {
         return Ok(selected);
     }
@@ -304,7 +303,7 @@ fn names_registry(given: &Given<'_>) -> bool {
     given_arguments.next().is_some()
 }
 
-/// Leaves of the sources those that have one of the instances, or may have it.
+/// Keeps the sources that have one of the instances, or may have it.
 fn restrict(selected: Vec<Selected>, ids: &[String], path: &str) -> Result<Vec<Selected>, Failure> {
     let mut unfound: BTreeSet<&String> = ids.iter().collect();
     let mut restricted = Vec::new();
@@ -328,9 +327,9 @@ fn restrict(selected: Vec<Selected>, ids: &[String], path: &str) -> Result<Vec<S
         Some(id) if !asks_a_project => {
             let text = format!("no source of {path} has the instance {id}");
             Err(Failure::new(Exit::Usage, text)
-                .hint("--instance-id chooses among the instances of the file; `swr-sync config check` lists them"))
+                .hint("--instance-id selects from the instances of the file; `swr-sync config check` lists them"))
         }
-        // Those that are found need not be looked for.
+        // Instances that were found in a source need not be searched for.
         None => {
             restricted.retain(|source| source.among.is_none());
             Ok(restricted)
@@ -350,16 +349,16 @@ fn ambiguous(argument: &str, by: ValueSource, path: &str, names: &[&str]) -> Fai
         _ => format!("SWR_{}", argument.to_uppercase()),
     };
     let text = format!(
-        "{setting} is of one registry, and {path} has {} sources ({})",
+        "{setting} applies to one registry, but {path} has {} sources ({})",
         names.len(),
         names.join(", ")
     );
     Failure::new(Exit::Usage, text).hint(format!(
-        "leave {setting} out; each [[source]] has its own `{key}`"
+        "omit {setting}: each [[source]] has its own `{key}`"
     ))
 }
 
-/// Two sources of one project may share it, but no instance.
+/// Two sources may use the same project, but not the same instance.
 fn check_overlap(file: &ConfigurationFile, sources: &[LayeredSource]) -> Result<(), Failure> {
     for (position, one) in sources.iter().enumerate() {
         for other in &sources[..position] {
@@ -375,13 +374,13 @@ fn check_overlap(file: &ConfigurationFile, sources: &[LayeredSource]) -> Result<
             if is_same && (has_all(one) || has_all(other)) {
                 let lines = [other, one].map(|source| file.sources[source.index].line);
                 let text = format!(
-                    "{}:{}: the source of line {} is of the same project, and one of the two has all its instances",
+                    "{}:{}: the source of line {} has the same project, and one of the two has all instances",
                     file.path.display(),
                     lines[1],
                     lines[0]
                 );
                 return Err(Failure::new(Exit::Usage, text).hint(
-                    "an instance has one source: list the ids in both, or leave one source out",
+                    "an instance belongs to one source: list the ids in both, or remove one source",
                 ));
             }
         }

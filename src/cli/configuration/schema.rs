@@ -1,4 +1,4 @@
-//! The configuration file as a JSON Schema (2020-12), for editors: made of the same definitions
+//! The JSON Schema (2020-12) of the configuration file, for editors, derived from the definitions
 //! as the command line.
 
 use serde_json::{Map, Value, json};
@@ -13,7 +13,7 @@ pub(crate) fn schema(keys: &[Key]) -> Value {
     top.insert(
         SOURCE.to_owned(),
         json!({
-            "description": "A project of a region, and which of its instances",
+            "description": "A project of a region with some or all of its instances",
             "type": "array",
             "items": { "$ref": "#/$defs/source" },
         }),
@@ -22,8 +22,8 @@ pub(crate) fn schema(keys: &[Key]) -> Value {
     source.insert(
         NAME.to_owned(),
         json!({
-            "description": "What the source is called: for --source, in logs, summaries and metrics. \
-                            Needed if there are several",
+            "description": "Name of the source, for --source, logs, summaries and metrics. \
+                            Required if there are several",
             "type": "string",
             "pattern": NAME_PATTERN,
         }),
@@ -114,15 +114,18 @@ fn credentials() -> Value {
                 "minLength": 1,
             })
         };
-        properties.insert(file.clone(), text("a file that holds it"));
-        properties.insert(variable.clone(), text("the variable that holds it"));
+        properties.insert(file.clone(), text("file that contains it"));
+        properties.insert(
+            variable.clone(),
+            text("environment variable that contains it"),
+        );
         conflicts.push(json!({ "required": [name, file] }));
         conflicts.push(json!({ "required": [name, variable] }));
         conflicts.push(json!({ "required": [file, variable] }));
     }
     json!({
-        "description": "Who asks there. Without it, the environment says, and the profile file, pod identity \
-                        or metadata service",
+        "description": "Credentials. If absent, they come from environment variables, the profile file, pod \
+                        identity or the metadata service",
         "type": "object",
         "properties": properties,
         "additionalProperties": false,

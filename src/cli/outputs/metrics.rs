@@ -1,9 +1,9 @@
-//! How the last runs ended, in the text format of Prometheus (0.0.4):
+//! The results of the last runs, in the text format of Prometheus (0.0.4):
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>.
 //!
-//! A job is over before it could be scraped, so all of it are gauges that say what the last run
-//! did. The libraries for Prometheus keep counters of a process that lives on, and write
-//! OpenMetrics, which node_exporter does not read.
+//! A job ends before it could be scraped, so all metrics are gauges about the last run.
+//! The Prometheus libraries keep counters of a long-running process, and write
+//! OpenMetrics, which node_exporter cannot read.
 
 use std::fs;
 use std::io;
@@ -14,18 +14,17 @@ use super::super::replace_file::{Mode, replace_file};
 use super::super::source::Target;
 use crate::run::{COUNTER_METRICS, CounterMetric, RequestCounts, RunCounters, RunOutcome};
 
-/// What it is on the wire.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Of all metrics the one that outlives a run.
+/// The only metric that is kept after a failed run.
 const LAST_SUCCESS: &str = "swr_sync_last_success_timestamp_seconds";
 
-/// Values, each with the labels it has beside those of the target.
+/// Values, each with its labels in addition to those of the target.
 type Values = Vec<(Vec<(&'static str, String)>, f64)>;
 
 type ReadValues = fn(&InstanceReport) -> Values;
 
-/// Name, help and values of the metrics that are no counters of a run. The last comes after these.
+/// Name, help and values of the metrics other than counters of a run. The last comes after the counters.
 const METRICS: [(&str, &str, ReadValues); 9] = [
     (
         "swr_sync_build_info",
@@ -57,7 +56,7 @@ const METRICS: [(&str, &str, ReadValues); 9] = [
     ),
     (
         "swr_sync_last_run_requests",
-        "Requests of the last run, by what they asked for and the HTTP status; `error` where no answer came.",
+        "Requests of the last run by kind and HTTP status; `error` if there was no response.",
         |report| {
             let requests = requests(report);
             requests.map(by_kind_and_status).unwrap_or_default()
@@ -65,7 +64,7 @@ const METRICS: [(&str, &str, ReadValues); 9] = [
     ),
     (
         "swr_sync_last_run_retries",
-        "Requests of the last run that repeated an earlier one.",
+        "Retries in the last run.",
         |report| one(requests(report).map(|requests| requests.retries as f64)),
     ),
     (
@@ -75,12 +74,12 @@ const METRICS: [(&str, &str, ReadValues); 9] = [
     ),
     (
         "swr_sync_last_run_dry_run",
-        "1 if the last run was told not to publish.",
+        "1 if the last run was a dry run.",
         |report| one(Some(f64::from(u8::from(report.is(RunOutcome::DryRun))))),
     ),
 ];
 
-/// A metric with its samples, one a line.
+/// A metric with its samples, one per line.
 #[derive(Debug)]
 struct Metric {
     name: &'static str,
@@ -88,7 +87,7 @@ struct Metric {
     lines: Vec<String>,
 }
 
-/// All metrics. The table in the documentation has the same order.
+/// All metrics, in the order of the table in the documentation.
 fn metrics(reports: &[InstanceReport]) -> Vec<Metric> {
     let metric = |name, help, values: &dyn Fn(&InstanceReport) -> Values| Metric {
         name,
@@ -157,11 +156,11 @@ fn ended_at(report: &InstanceReport) -> f64 {
     (report.started_at.timestamp_millis() + elapsed_ms) as f64 / 1_000.0
 }
 
-/// What there is to say about one job.
+/// The metrics of one job.
 #[derive(Debug)]
 pub(super) struct Metrics {
     metrics: Vec<Metric>,
-    /// `None` where the settings could not be read, so that there may be others.
+    /// `None` if the settings could not be read, so that there may be other targets.
     targets: Vec<Option<Target>>,
 }
 
@@ -190,9 +189,9 @@ impl Metrics {
         text
     }
 
-    /// Takes the times of the last success from the file before this one, where there is no newer
-    /// one: of the targets of this job, and of those it could not find out about. Others are no
-    /// longer mirrored, and would alert permanently.
+    /// Takes over times of the last success from the previous file, if this job has no newer
+    /// one. Only those of this job's targets, and of those it could not determine: others are no
+    /// longer mirrored, and would cause alerts permanently.
     fn keep_last_success(&mut self, before: &str) {
         let Metrics { metrics, targets } = self;
         let is_about_us = |line: &str| {
@@ -201,7 +200,7 @@ impl Metrics {
                 Some(target) if target.swr_instance_id.is_some() => {
                     labels_of(line) == target_labels(target)
                 }
-                // The project did not say which instances it has.
+                // The project did not return its instances.
                 Some(target) => {
                     labels_of(line).starts_with(&label("project_id", &target.project_id))
                 }
@@ -250,7 +249,7 @@ fn label(name: &str, value: &str) -> String {
     format!("{name}=\"{value}\"")
 }
 
-/// What a line is a sample of: all but its value.
+/// Identifies the sample of a line: everything but its value.
 fn series_of(line: &str) -> &str {
     line.rsplit_once(' ').map_or(line, |(series, _)| series)
 }
@@ -267,13 +266,13 @@ fn labels_of(line: &str) -> &str {
         .unwrap_or_default()
 }
 
-/// Puts the file in place at once, readable for whoever collects it.
+/// Replaces the file atomically, readable for the collector.
 pub(super) fn write(file: &Path, mut metrics: Metrics) -> io::Result<()> {
     match fs::read_to_string(file) {
         Ok(before) => metrics.keep_last_success(&before),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        // It is to be replaced, whatever it is.
-        Err(error) => tracing::warn!("the metrics file before this one cannot be read: {error}"),
+        // The file is replaced anyway.
+        Err(error) => tracing::warn!("cannot read the previous metrics file: {error}"),
     }
     replace_file(file, metrics.text().as_bytes(), Mode::Exactly(0o644))
 }
@@ -335,7 +334,7 @@ swr_sync_last_run_exit_code{project_id="p",swr_instance_id="a"} 0
         };
         assert_eq!(kept(Some(target("p", Some("a")))), "1");
         assert_eq!(kept(Some(target("p", Some("d")))), "");
-        // A project that did not give its instances, and settings that could not be read.
+        // A project that did not return its instances, and settings that could not be read.
         assert_eq!(kept(Some(target("p", None))), "12");
         assert_eq!(kept(None), "123");
     }

@@ -1,6 +1,6 @@
-//! Tells a dead man's switch when a job begins and how it ends, by the protocol of healthchecks.io:
-//! <https://healthchecks.io/docs/http_api/>. `URL/start` begins a measured run, `URL/0` ends it
-//! well, any other number ends it as a failure; `rid` joins the two.
+//! Pings a monitoring service when a job starts and ends, with the protocol of healthchecks.io:
+//! <https://healthchecks.io/docs/http_api/>. `URL/start` starts a measured run, `URL/0` ends it
+//! successfully, any other number ends it as a failure; `rid` connects the two.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use super::super::job::JobReport;
 
 const NAME: &str = "SWR_SYNC_PING_URL";
 const TEXT: &str = "text/plain; charset=utf-8";
-/// What the first ping may still take when the last one is due.
+/// How long to wait for the first ping before sending the last one.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Where to ping. Whoever knows the address can ping too, so it is a secret.
+/// The URL to ping. It is a secret: everyone who knows it can send pings.
 pub(super) struct Ping {
     url: Url,
     http: Http,
@@ -32,7 +32,7 @@ impl fmt::Debug for Ping {
     }
 }
 
-/// The first ping, which is on its way while the job runs.
+/// The first ping, sent while the job runs.
 pub(super) type Started = JoinHandle<()>;
 
 impl Ping {
@@ -44,32 +44,33 @@ impl Ping {
         let is_web = |url: &Url| matches!(url.scheme(), "http" | "https") && url.has_host();
         let Some(url) = url.filter(is_web) else {
             return Err(
-                Failure::new(Exit::Usage, format!("what {NAME} holds is not a URL"))
-                    .hint("write it as https://hc-ping.com/… or as the check's page shows it"),
+                Failure::new(Exit::Usage, format!("{NAME} does not contain a URL")).hint(
+                    "write it as https://hc-ping.com/… or copy it from the page of the check",
+                ),
             );
         };
         let http = Http::new(certificates)?;
         Ok(Some(Ping { url, http }))
     }
 
-    /// Says that a job begins, without waiting for it to be heard.
+    /// Reports that a job starts; does not wait.
     pub(super) fn start(&self, job_id: Uuid) -> Started {
         let (http, url) = (self.http.clone(), self.url("start", job_id));
         tokio::spawn(async move {
             if let Err(error) = http.post(&url, TEXT, None, String::new()).await {
-                tracing::warn!("the ping does not tell that the job began: {error}");
+                tracing::warn!("cannot report the start of the job through the ping: {error}");
             }
         })
     }
 
-    /// Says how it ended.
+    /// Reports how the job ended.
     pub(super) async fn end(
         &self,
         started: Option<Started>,
         report: &JobReport,
         text: String,
     ) -> Result<(), NotTaken> {
-        // In this order, or a job that has ended would begin.
+        // Wait for the first ping, or the service could receive the start after the end.
         if let Some(mut started) = started
             && tokio::time::timeout(PATIENCE, &mut started).await.is_err()
         {

@@ -19,12 +19,12 @@ use super::super::settings::given;
 use super::metrics::{self, Metrics};
 
 const NAME: &str = "SWR_SYNC_PUSHGATEWAY_URL";
-/// Groups that are sent at a time.
+/// Number of concurrent requests.
 const IN_FLIGHT: usize = 8;
 
 /// Where to push.
 pub(super) struct Pushgateway {
-    /// Ends with the job; without user and password.
+    /// Ends with the path of the job; has no user and password.
     base: Url,
     authorization: Option<HeaderValue>,
     http: Http,
@@ -49,7 +49,7 @@ impl Pushgateway {
                 None => return Ok(None),
             },
         };
-        // Without the text, which may hold a password.
+        // Without the text, which may contain a password.
         let wrong = |what: &str, hint: &str| Failure::new(Exit::Usage, what).hint(hint);
         let url = text.parse::<Url>().ok();
         let is_web = |url: &Url| matches!(url.scheme(), "http" | "https") && url.has_host();
@@ -62,10 +62,10 @@ impl Pushgateway {
         let (user, password) = (decoded(base.username()), base.password().map(decoded));
         if password.is_some() && !is_secret {
             return Err(wrong(
-                "--pushgateway-url holds a password, which other users of this machine can read in the \
-                 list of processes",
+                "--pushgateway-url contains a password, which other users of this machine can read in the \
+                                 list of processes",
                 "set SWR_SYNC_PUSHGATEWAY_URL, or SWR_SYNC_PUSHGATEWAY_URL_FILE to the path of a file \
-                 that holds it",
+                                 that contains it",
             ));
         }
         let authorization = (!user.is_empty() || password.is_some())
@@ -88,7 +88,7 @@ impl Pushgateway {
         }))
     }
 
-    /// Pushes what there is of each instance. By POST, which leaves the metrics that are not sent:
+    /// Pushes the metrics of each instance with POST, which keeps metrics that are not sent:
     /// the time of the last success.
     pub(super) async fn push(&self, reports: &[InstanceReport]) -> Result<(), NotTaken> {
         let groups = reports.iter().filter_map(|report| {

@@ -12,10 +12,10 @@ use super::super::summary;
 use crate::run::RunCounters;
 use crate::visible::visible_json;
 
-/// Counted up when a field changes its meaning or goes; new fields may come at any time.
+/// Increased when a field changes its meaning or is removed; new fields may be added at any time.
 const FORMAT_VERSION: u32 = 1;
 
-/// A line for each target, without the line break.
+/// A line for each target, without a line break.
 pub(super) fn lines(job_id: Uuid, reports: &[InstanceReport], host: &str) -> Vec<String> {
     let line = |report| visible_json(&object(job_id, report, host).to_string()).into_owned();
     reports.iter().map(line).collect()
@@ -52,7 +52,7 @@ fn object(job_id: Uuid, report: &InstanceReport, host: &str) -> Value {
     })
 }
 
-/// Appends the lines. Each is one write, so that several processes may share the file.
+/// Appends the lines. Each is one write, so that several processes can share the file.
 pub(super) fn append(file: &Path, lines: &[String]) -> io::Result<()> {
     if file == Path::new("-") {
         let mut stdout = io::stdout().lock();

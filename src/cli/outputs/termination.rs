@@ -1,4 +1,4 @@
-//! The message that Kubernetes shows for a container that has ended.
+//! The message that Kubernetes shows for a terminated container.
 //!
 //! The kubelet reads at most 4096 bytes of the file, and shows them in the status of the pod:
 //! <https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/>.
@@ -11,10 +11,10 @@ use super::super::job::InstanceReport;
 use super::text::{cut, short, worst_first};
 
 const MAX_BYTES: usize = 2_048;
-/// One long error does not push out the others.
+/// Prevents one long error from hiding the others.
 const MAX_LINE_BYTES: usize = 700;
 
-/// A line for each target, the worst first.
+/// A line for each target, the most severe first.
 pub(super) fn message(reports: &[InstanceReport]) -> String {
     const REST_BYTES: usize = 40;
     let reports = worst_first(reports);
@@ -31,7 +31,7 @@ pub(super) fn message(reports: &[InstanceReport]) -> String {
     message
 }
 
-/// Writes over what is there. Outside of Kubernetes there is no such file, or not for us.
+/// Overwrites the file. Outside Kubernetes, it does not exist or is not writable.
 pub(super) fn write(file: &Path, message: &str) -> io::Result<()> {
     if file.as_os_str().is_empty() {
         return Ok(());

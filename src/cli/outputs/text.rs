@@ -1,4 +1,4 @@
-//! How a job ended, in words.
+//! The result of a job as text.
 
 use std::cmp::Reverse;
 
@@ -6,10 +6,10 @@ use super::super::job::InstanceReport;
 use super::super::summary;
 use crate::visible::visible;
 
-/// Receivers of pings keep about so much of a body.
+/// Ping services keep about this much of a body.
 const LONG_BYTES: usize = 10_000;
 
-/// What the log ends with, for each target, the worst first.
+/// The end of the log, for each target, the most severe first.
 pub(super) fn long(reports: &[InstanceReport]) -> String {
     let mut text = String::new();
     for report in worst_first(reports) {
@@ -31,7 +31,7 @@ pub(super) fn long(reports: &[InstanceReport]) -> String {
     cut(&text, LONG_BYTES)
 }
 
-/// How it ended for one target, in a line.
+/// The result for one target, in one line.
 pub(super) fn short(report: &InstanceReport) -> String {
     let exit = report.exit as u8;
     let target = match &report.target {
@@ -68,8 +68,8 @@ pub(super) fn short(report: &InstanceReport) -> String {
     visible(&format!("exit {exit}: {target}{text}")).into_owned()
 }
 
-/// The ends that are not well first, and these by severity; equal ones by name, for the order in
-/// which they ended says nothing.
+/// Failures first, the most severe at the beginning; equal ones ordered by name, because the order of
+/// their ends is random.
 pub(super) fn worst_first(reports: &[InstanceReport]) -> Vec<&InstanceReport> {
     let mut reports: Vec<&InstanceReport> = reports.iter().collect();
     reports.sort_by_cached_key(|report| {
@@ -79,7 +79,7 @@ pub(super) fn worst_first(reports: &[InstanceReport]) -> Vec<&InstanceReport> {
     reports
 }
 
-/// As much of a text as fits, and a mark where it was cut.
+/// Truncates a text and marks where it was cut.
 pub(super) fn cut(text: &str, max_bytes: usize) -> String {
     const MARK: &str = "…";
     if text.len() <= max_bytes {

@@ -1,4 +1,4 @@
-//! What the charts draw, as the JSON block that the page's script reads.
+//! The data of the charts, as the JSON block that the page's script reads.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::data::{Data, Storage, Text};
 
-/// The bars a chart shows; a table has the rest.
+/// Maximum number of bars in a chart; the table shows the rest.
 const BARS: usize = 12;
 
 #[derive(Debug, Serialize)]
@@ -25,7 +25,7 @@ pub(super) struct Charts {
 struct Node {
     name: String,
     value: i64,
-    /// Layers of several, not one namespace or repository.
+    /// Layers of several namespaces or repositories.
     shared: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     children: Vec<Node>,
@@ -47,7 +47,7 @@ struct Day {
     total: i64,
 }
 
-/// Bytes by the time since they were last used.
+/// Bytes by time since the last use.
 #[derive(Debug, Serialize)]
 struct Usage {
     name: String,
@@ -61,7 +61,7 @@ struct Base {
     known: bool,
 }
 
-/// What a rule found.
+/// The findings of a rule.
 #[derive(Debug, Serialize)]
 struct Finding {
     name: String,
@@ -135,14 +135,14 @@ impl Charts {
         }
     }
 
-    /// As JSON that cannot end the element it stands in.
+    /// As JSON that cannot close the element that contains it.
     pub(super) fn to_json(&self) -> Result<String, serde_json::Error> {
         Ok(serde_json::to_string(self)?.replace('<', "\\u003c"))
     }
 }
 
-/// Namespaces and their repositories, each by the bytes nobody else has, and the rest as what is
-/// shared, so that the areas add up to what is stored.
+/// Namespaces and their repositories with their exclusive bytes, and the remaining bytes as
+/// shared, so that the areas add up to the stored bytes.
 fn storage(data: &Data, name: &dyn Fn(&Text, &Option<Text>) -> String) -> Vec<Node> {
     let mut repositories: BTreeMap<(&Text, &Option<Text>), Vec<Node>> = BTreeMap::new();
     for row in &data.repositories.rows {
@@ -203,7 +203,7 @@ fn storage(data: &Data, name: &dyn Fn(&Text, &Option<Text>) -> String) -> Vec<No
     nodes
 }
 
-/// Ends at the largest number, as the sums of the reports do.
+/// Ends at the largest number, like the sums of the reports.
 fn total(nodes: &[Node]) -> i64 {
     let values = nodes.iter().map(|node| node.value);
     values.fold(0, i64::saturating_add)

@@ -1,4 +1,4 @@
-//! What the page shows, read in one snapshot.
+//! The data of the page, read in one snapshot.
 
 use std::io;
 
@@ -10,14 +10,13 @@ use super::super::filter::{Filter, quoted};
 use crate::database::reader::{ReadError, Reader, ResultColumn, RowSink, Snapshot};
 use crate::visible::visible;
 
-/// What a treemap can show; smaller ones are a hair wide.
+/// Maximum number of rectangles in a treemap; smaller ones would be invisible.
 const TREEMAP_NAMESPACES: u64 = 300;
 const TREEMAP_REPOSITORIES: u64 = 1000;
 
-/// The days a chart of growth shows.
+/// Number of days in the chart of growth.
 const GROWTH_DAYS: u64 = 400;
 
-/// Everything on the page.
 pub(super) struct Data {
     pub(super) freshness: Top<Freshness>,
     pub(super) totals: Totals,
@@ -34,7 +33,7 @@ pub(super) struct Data {
 }
 
 impl Data {
-    /// Reads it all as it is at one moment, up to `limit` rows of each table; 0 for all.
+    /// Reads all data in one snapshot, up to `limit` rows of each table; 0 for all.
     pub(super) async fn read(
         reader: &mut Reader,
         instance: Option<&str>,
@@ -112,13 +111,13 @@ impl Data {
 #[derive(Debug)]
 pub(super) struct Top<T> {
     pub(super) rows: Vec<T>,
-    /// Rows there are.
+    /// Total number of rows.
     pub(super) total: u64,
 }
 
 struct Tables<'a, 'c> {
     snapshot: &'a mut Snapshot<'c>,
-    /// The condition that narrows each query to the wanted instance, `{only}` in it.
+    /// The condition for the selected instance, for `{only}` in each query.
     only: String,
 }
 
@@ -142,7 +141,7 @@ impl Tables<'_, '_> {
     }
 }
 
-/// Takes rows of a count and a JSON object.
+/// Reads rows of a count and a JSON object.
 struct TopSink<T>(Top<T>);
 
 impl<T: DeserializeOwned> RowSink for TopSink<T> {
@@ -159,11 +158,11 @@ impl<T: DeserializeOwned> RowSink for TopSink<T> {
     }
 }
 
-/// Longest text shown; names are shorter, errors need not be.
+/// Maximum length of text; names are shorter, errors are cut.
 const TEXT_CHARS: usize = 300;
 
-/// Text that others wrote, shortened, and safe to look at. (The template
-/// escapes it as markup.)
+/// Text from the registry, shortened and without control characters. (The template
+/// escapes it for HTML.)
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(from = "String")]
 pub(super) struct Text(pub(super) String);
@@ -250,14 +249,14 @@ cross join (
     where {only}
 ) b";
 
-/// A namespace or a repository, and the space it takes.
+/// A namespace or a repository with its size.
 #[derive(Debug, Deserialize)]
 pub(super) struct Storage {
     pub(super) instance: Text,
-    /// Of a repository.
+    /// For a repository.
     pub(super) namespace: Option<Text>,
     pub(super) name: Option<Text>,
-    /// In a namespace.
+    /// For a namespace.
     pub(super) repositories: Option<i64>,
     pub(super) artifacts: i64,
     pub(super) logical_bytes: i64,
@@ -374,7 +373,7 @@ select instance, namespace, repository, digest, tags, total_bytes, exclusive_byt
 from swr_report.artifact_size
 where {only} and greatest(pushed_at, pulled_at) < now() - interval '90 days'";
 
-/// An artifact others are built on.
+/// An artifact that is a base of others.
 #[derive(Debug, Deserialize)]
 pub(super) struct Base {
     pub(super) instance: Text,
@@ -396,7 +395,7 @@ from swr_report.base_image
 where {only} and base_artifact_id is not null
 group by instance, instance_id, base_artifact_id";
 
-/// What images of several repositories begin with, and the registry does not hold.
+/// Layers that images of several repositories begin with, without an artifact in the registry.
 #[derive(Debug, Deserialize)]
 pub(super) struct UnknownBase {
     pub(super) instance: Text,
@@ -415,10 +414,10 @@ select instance, layers, layer_bytes, artifacts as images, repositories, example
 from swr_report.unknown_base
 where {only} and repositories > 1";
 
-/// What matters most comes first.
+/// The most severe first.
 const BY_SEVERITY: &str = "array_position(array['high', 'medium', 'low', 'info'], severity)";
 
-/// A rule that found something.
+/// A rule with findings.
 #[derive(Debug, Deserialize)]
 pub(super) struct Rule {
     pub(super) severity: Text,
@@ -434,7 +433,7 @@ from swr_report.build_command_finding
 where {only}
 group by rule, severity, title, why";
 
-/// A command in which a rule found something; secrets in it are masked.
+/// A command with a finding; secrets in it are masked.
 #[derive(Debug, Deserialize)]
 pub(super) struct Finding {
     pub(super) instance: Text,

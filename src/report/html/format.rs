@@ -10,7 +10,7 @@ pub(super) fn bytes(bytes: i64) -> String {
     }
     let mut value = bytes as f64 / 1024.0;
     let mut unit = 0;
-    // What would be rounded to 1024.0 belongs to the next unit.
+    // A value that would be rounded to 1024.0 gets the next unit.
     while value.abs() >= 1023.95 && unit < UNITS.len() - 1 {
         value /= 1024.0;
         unit += 1;
@@ -31,7 +31,7 @@ pub(super) fn count(count: i64) -> String {
     if count < 0 { format!("-{text}") } else { text }
 }
 
-/// `12 %`; `–` of nothing.
+/// `12 %`; `–` if the total is 0.
 pub(super) fn percent(part: i64, whole: i64) -> String {
     if whole == 0 {
         return "–".to_owned();
@@ -43,7 +43,7 @@ pub(super) fn percent(part: i64, whole: i64) -> String {
     }
 }
 
-/// `3 h 20 min`: two units at most.
+/// `3 h 20 min`: at most two units.
 pub(super) fn duration(seconds: i64) -> String {
     const UNITS: [(i64, &str); 3] = [(86_400, "d"), (3_600, "h"), (60, "min")];
     let mut rest = seconds.max(0);

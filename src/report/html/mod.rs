@@ -1,7 +1,7 @@
-//! All reports at a glance: one page that needs nothing but a browser.
+//! All reports on one page, which needs only a browser.
 //!
-//! Everything is in the file, and its content security policy forbids the browser to fetch or run
-//! anything else. Tables hold all that charts show, so that the page reads without JavaScript.
+//! The file contains everything, and its content security policy forbids the browser to fetch or run
+//! anything else. Tables contain all data of the charts, so the page works without JavaScript.
 
 mod charts;
 mod data;
@@ -20,23 +20,23 @@ use crate::database::reader::{ReadError, Reader};
 use charts::Charts;
 use data::Data;
 
-/// Apache ECharts, as `charts/build` makes it.
+/// Apache ECharts, as built by `charts/build`.
 const LIBRARY: &[u8] = include_bytes!("charts/echarts.min.js.gz");
 const SCRIPT: &str = include_str!("page.js");
 const STYLE: &str = include_str!("page.css");
 
-/// What the page is about.
+/// Options of the page.
 #[derive(Debug)]
 pub struct Options<'a> {
     /// Only this instance: its id in SWR, or its name.
     pub instance: Option<&'a str>,
     /// Rows of each table; 0 for all.
     pub limit: u64,
-    /// When the page is made.
+    /// The time shown on the page.
     pub made_at: DateTime<Utc>,
 }
 
-/// The page, of the registry as it is stored at one moment.
+/// Creates the page from one snapshot of the database.
 pub async fn page(reader: &mut Reader, options: &Options<'_>) -> Result<String, ReadError> {
     let data = Data::read(reader, options.instance, options.limit).await?;
     let charts = Charts::new(&data).to_json().map_err(io::Error::other)?;
@@ -52,7 +52,7 @@ pub async fn page(reader: &mut Reader, options: &Options<'_>) -> Result<String, 
     Ok(page::render(&data, options, &parts).into_string())
 }
 
-/// Allows these scripts and this style, and nothing else from anywhere.
+/// Allows these scripts and this style, and nothing else.
 fn policy(scripts: &[&str], style: &str) -> String {
     let source = |text: &str| format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text)));
     let scripts: Vec<String> = scripts.iter().map(|text| source(text)).collect();

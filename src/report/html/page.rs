@@ -1,4 +1,4 @@
-//! The page as HTML. Whatever is not written here is escaped by the template.
+//! The page as HTML. The template escapes everything that is not written here.
 
 use chrono::{DateTime, Utc};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -10,7 +10,7 @@ use super::data::{
 };
 use super::format;
 
-/// What goes into the page as it is.
+/// Parts of the page that are not escaped.
 pub(super) struct Parts<'a> {
     pub(super) policy: &'a str,
     pub(super) style: &'a str,
@@ -42,7 +42,7 @@ pub(super) fn render(data: &Data, options: &Options, parts: &Parts) -> Markup {
                 main {
                     @if data.totals.artifacts == 0 {
                         p.card.empty {
-                            "There is no artifact in the database. "
+                            "The database contains no artifacts. "
                             code { "swr-sync sync" } " mirrors a registry into it."
                         }
                     } @else {
@@ -61,8 +61,8 @@ pub(super) fn render(data: &Data, options: &Options, parts: &Parts) -> Markup {
                     (runs(data, options))
                 }
                 footer {
-                    "Made by swr-sync " (env!("CARGO_PKG_VERSION")) " on " (time(options.made_at))
-                    ". Sizes are those of compressed layers, in units of 1,024."
+                    "Created by swr-sync " (env!("CARGO_PKG_VERSION")) " on " (time(options.made_at))
+                    ". Sizes are of compressed layers; 1 KiB is 1,024 bytes."
                 }
                 script type="application/json" id="data" { (PreEscaped(parts.charts)) }
                 script { (PreEscaped(parts.library)) }
@@ -134,14 +134,14 @@ fn figures(totals: &Totals) -> Markup {
             )))
             (figure("Stored layers", format::bytes(*layer_bytes), format!("{} distinct", format::count(*layers))))
             (figure("Without sharing", format::bytes(*logical_bytes), match layer_bytes {
-                0 => "the artifacts’ sizes, added up".to_owned(),
+                0 => "sum of the artifacts’ sizes".to_owned(),
                 stored => format!("{:.1} times what is stored", *logical_bytes as f64 / *stored as f64),
             }))
             (figure("Unused for 90 days", format::percent(*stale_bytes, *used_bytes), format!(
                 "of the bytes, {}", counted(*stale_artifacts, "artifact", "artifacts")
             )))
             (figure("Untagged", format::count(*untagged_artifacts), format!(
-                "hold {} alone", format::bytes(*untagged_exclusive_bytes)
+                "{} exclusive", format::bytes(*untagged_exclusive_bytes)
             )))
             (figure("Base known", format::percent(*images_with_base, *images), format!(
                 "of {}", counted(*images, "image", "images")
@@ -157,10 +157,10 @@ fn storage(data: &Data, options: &Options) -> Markup {
         section.card {
             h2 { "Storage by namespace" }
             p.lead {
-                "The area is what is stored: each repository by the layers nobody else has, and grey what is shared."
+                "The area shows the stored bytes: each repository has its exclusive layers, and shared layers are grey."
                 @if unknown_bytes > 0 {
-                    " Not in it: " (format::bytes(unknown_bytes))
-                    " of charts, and of images whose build history is not known."
+                    " Not included: " (format::bytes(unknown_bytes))
+                    " of charts, and of images without a stored build history."
                 }
             }
             (chart("storage", "Treemap of stored bytes by namespace and repository", "tall"))
@@ -195,9 +195,9 @@ fn sharing(data: &Data, options: &Options) -> Markup {
         section.card {
             h2 { "Layer sharing" }
             p.lead {
-                "The artifacts’ sizes added up, the layers once each, and those no other namespace has: what deleting the namespace would free."
+                "The sum of the artifacts’ sizes, the distinct layers, and the layers that no other namespace has, which deleting the namespace would free."
             }
-            (chart("sharing", "Bars of the bytes of each namespace without sharing, after sharing, and exclusive", ""))
+            (chart("sharing", "Bars of the bytes of each namespace: without sharing, after sharing, and exclusive", ""))
             (table(&data.layers, options.limit, "Most shared layers", false, data.freshness.total > 1, &[
                 Column::digest("Layer", |row: &Layer| row.digest.clone()),
                 Column::bytes("Size", |row| row.size_bytes),
@@ -214,12 +214,12 @@ fn growth(data: &Data, options: &Options) -> Markup {
         section.card {
             h2 { "Growth" }
             p.lead {
-                "Bytes pushed and removed by day, without sharing, and their sum so far. An artifact pushed again counts on the day of its last push."
+                "Bytes pushed and removed per day, without sharing, and their running total. An artifact that was pushed again counts on the day of its last push."
             }
             @if data.growth.rows.len() > 1 {
-                (chart("growth", "Bars of bytes pushed and removed by day, and a line of their sum", ""))
+                (chart("growth", "Bars of bytes pushed and removed per day, and a line of their running total", ""))
             } @else {
-                p.empty { "A chart needs two days with a push or a removal." }
+                p.empty { "The chart needs two days with a push or a removal." }
             }
             (table(&data.growth, options.limit, "Days", false, false, &[
                 Column::new("Day", Kind::Time, |row: &Day| Cell::of(row.day.to_string())),
@@ -239,7 +239,7 @@ fn usage(data: &Data, options: &Options) -> Markup {
     html! {
         section.card {
             h2 { "Use" }
-            p.lead { "Each namespace’s bytes by the time since its artifacts were last pushed or pulled." }
+            p.lead { "Bytes of each namespace by time since the last push or pull of its artifacts." }
             (chart("usage", "Bars of each namespace’s bytes by time since the last use", ""))
             (table(&data.use_by_namespace, options.limit, "Unused for 90 days by namespace", false, several, &[
                 Column::text("Namespace", |row: &Use| row.namespace.clone()),
@@ -253,7 +253,7 @@ fn usage(data: &Data, options: &Options) -> Markup {
                     title: None,
                 }),
             ]))
-            (table(&data.stale, options.limit, "Unused for 90 days, by what each holds alone", false, several, &[
+            (table(&data.stale, options.limit, "Unused for 90 days, by exclusive size", false, several, &[
                 Column::text("Namespace", |row: &Stale| row.namespace.clone()),
                 Column::text("Repository", |row| row.repository.clone()),
                 Column::tags("Tags", |row| &row.tags),
@@ -274,10 +274,10 @@ fn bases(data: &Data, options: &Options) -> Markup {
         section.card {
             h2 { "Base images" }
             p.lead {
-                "How many images are built directly on which artifact; and on layers that several repositories begin with, but no artifact of the registry is."
+                "The number of images that are built directly on each artifact, and on layers that images of several repositories share but that are no artifact of the registry."
             }
             @if is_empty {
-                p.empty { "No image begins with the layers of another one." }
+                p.empty { "No image begins with the layers of another image." }
             } @else {
                 (chart("bases", "Bars of the number of images by base", ""))
             }
@@ -290,7 +290,7 @@ fn bases(data: &Data, options: &Options) -> Markup {
                 Column::day("Pushed", |row| row.pushed_at),
             ]))
             (table(&data.unknown_bases, options.limit, "Bases not in the registry", false, several, &[
-                Column::text("Example of an image on it", |row: &UnknownBase| row.example()),
+                Column::text("Example image", |row: &UnknownBase| row.example()),
                 Column::digest("Its digest", |row| row.example_digest.clone()),
                 Column::count("Layers", |row| Some(row.layers)),
                 Column::bytes("Bytes", |row| row.layer_bytes),
@@ -309,7 +309,7 @@ fn findings(data: &Data, options: &Options) -> Markup {
         section.card {
             h2 { "Findings in build commands" }
             p.lead {
-                "Distinct commands that carry secrets, or let others in. Secrets are masked here, but stand in the images."
+                "Distinct commands with secrets or security risks. Secrets are masked here, but not in the images."
             }
             @if rules.rows.is_empty() {
                 p.empty { "The rules found nothing." }
@@ -342,7 +342,7 @@ fn runs(data: &Data, options: &Options) -> Markup {
     html! {
         section.card {
             h2 { "Freshness" }
-            p.lead { "Changes before the time the listing began are in; later ones may be missing." }
+            p.lead { "Changes before the start of the listing are included; later ones may be missing." }
             (table(&data.freshness, options.limit, "Instances", true, false, &[
                 Column::text("Instance", |row: &Freshness| Some(row.instance.clone())),
                 Column::minute("As of", |row| row.as_of),
@@ -396,7 +396,7 @@ fn place(namespace: &Option<Text>, repository: &Option<Text>) -> String {
     names.join("/")
 }
 
-/// `namespace/repository:tag`, or the digest where there is no tag.
+/// `namespace/repository:tag`, or the digest if there is no tag.
 fn reference(place: &str, tags: &[Text], digest: &Text) -> String {
     match tags.first() {
         Some(tag) => format!("{place}:{}", tag.0),
@@ -404,7 +404,7 @@ fn reference(place: &str, tags: &[Text], digest: &Text) -> String {
     }
 }
 
-/// As container tools show digests.
+/// Shortened like in container tools.
 fn short(digest: &str) -> String {
     let digest = digest.strip_prefix("sha256:").unwrap_or(digest);
     digest.chars().take(12).collect()
@@ -419,7 +419,7 @@ fn time(at: DateTime<Utc>) -> Markup {
     html! { time datetime=(at.to_rfc3339()) { (format::minute(at)) } }
 }
 
-/// The place of a chart; without JavaScript, nothing.
+/// The place of a chart; empty without JavaScript.
 fn chart(name: &str, label: &str, class: &str) -> Markup {
     html! { div class={ "chart " (class) } data-chart=(name) role="img" aria-label=(label) {} }
 }
@@ -442,9 +442,9 @@ struct Column<T> {
 
 struct Cell {
     text: String,
-    /// What it is sorted by.
+    /// Sort key.
     key: String,
-    /// What it stands for in full.
+    /// Full text of a shortened value.
     title: Option<String>,
 }
 
@@ -457,7 +457,7 @@ impl Cell {
         }
     }
 
-    /// No value; comes last whichever way it is sorted.
+    /// No value; last in both sort orders.
     fn none() -> Cell {
         Cell::of(String::new())
     }
@@ -536,7 +536,7 @@ impl<T: 'static> Column<T> {
         })
     }
 
-    /// Sorted by how much it matters.
+    /// Sorted by severity.
     fn severity(value: fn(&T) -> &Text) -> Column<T> {
         Column::new("Severity", Kind::Text, move |row| {
             let Text(severity) = value(row);
@@ -554,7 +554,7 @@ impl<T: 'static> Column<T> {
         })
     }
 
-    /// The first tags, and how many more there are.
+    /// The first tags, and the number of the others.
     fn tags(title: &'static str, value: fn(&T) -> &Vec<Text>) -> Column<T> {
         const SHOWN: usize = 3;
         Column::new(title, Kind::Text, move |row| {
@@ -569,7 +569,7 @@ impl<T: 'static> Column<T> {
     }
 }
 
-/// A table to fold away, with the instance of each row if there are several.
+/// A collapsible table, with the instance of each row if there are several.
 fn table<T>(
     top: &Top<T>,
     limit: u64,
@@ -639,7 +639,7 @@ where
     }
 }
 
-/// A row that belongs to an instance, or to none in particular.
+/// A row that belongs to one instance, or to all.
 trait OfInstance {
     fn instance(&self) -> &str;
 }
@@ -665,7 +665,7 @@ of_instance!(
     Finding
 );
 
-/// Days and rules are of all instances.
+/// Days and rules belong to all instances.
 impl OfInstance for Day {
     fn instance(&self) -> &str {
         ""

@@ -84,8 +84,8 @@ async fn without_a_database_url_a_server_of_its_own_is_used_and_named() {
     let first = sync().run().await.code(0);
     assert_eq!(first.stdout, "");
     first.says(&[
-        "no database is named (DATABASE_URL): using the embedded PostgreSQL",
-        "reaches it with: psql 'postgresql://",
+        "no database URL is set (DATABASE_URL): using the embedded PostgreSQL",
+        "connect to it with: psql 'postgresql://",
         "run 1: published in ",
         "3 new, 0 changed",
     ]);
@@ -162,15 +162,15 @@ async fn the_demo_shows_it_all() {
         .await
         .code(0);
     for heading in [
-        "A PostgreSQL server of its own runs at\n  postgresql://",
+        "A private PostgreSQL server runs at\n  postgresql://",
         "An emulated registry of 200 artifacts serves the SWR API at http://127.0.0.1:",
         "1. The first sync fetches everything.",
-        "2. Nothing changed: the second sync costs its list pages, and writes no row.",
+        "2. Nothing changed: the second sync fetches only the list pages and writes no row.",
         "3. A day passes: ",
-        "Which repositories take the space, and how much of it do they share?   (swr-sync report storage_by_repository)",
-        "What was neither pushed nor pulled for 90 days?   (swr-sync report stale_artifact)",
-        "Which tags moved or went away, and when?   (swr-sync report tag_move)",
-        "How old is what I see?   (swr-sync report freshness)",
+        "Which repositories use the most space, and how much of it do they share?   (swr-sync report storage_by_repository)",
+        "Which artifacts were neither pushed nor pulled for 90 days?   (swr-sync report stale_artifact)",
+        "Which tags moved or were removed, and when?   (swr-sync report tag_move)",
+        "How old is the data?   (swr-sync report freshness)",
         "Which layers are shared by the most images?",
         "Which build commands are the most common?",
         "swr-sync db psql --database swr_demo",

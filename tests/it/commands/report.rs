@@ -116,13 +116,13 @@ limit 3;
 async fn a_filter_the_report_has_not_is_answered_with_those_it_has() {
     let wrong = ["report", "layer_usage", "--namespace", "team", "--sql"];
     let finished = check_failure(Program::new(&wrong), 2, &[]).await;
-    let expected = "error: the report `layer_usage` does not take --namespace
-  hint: the report `layer_usage` takes --instance, --limit
+    let expected = "error: the report `layer_usage` does not support --namespace
+  hint: the report `layer_usage` supports --instance, --limit
 ";
     assert_eq!(finished.error(), expected);
     let finished = check_failure(Program::new(&["report", "built_on"]), 2, &[]).await;
     let expected = "error: the report `built_on` needs --digest
-  hint: the report `built_on` takes --instance, --namespace, --repository, --digest, --limit
+  hint: the report `built_on` supports --instance, --namespace, --repository, --digest, --limit
 ";
     assert_eq!(finished.error(), expected);
     for (option, value) in [("--at", "yesterday"), ("--older-than", "old")] {

@@ -68,8 +68,8 @@ async fn findings_show_where_they_come_from_and_which_artifacts_carry_them() {
     let found = [
         "demo | high | named-secret | Credential in a variable, argument or setting | 4 | 2 | base | os | {12,latest} | 2 | ENV DB_PASSWORD=[redacted]",
         "demo | high | named-secret | Credential in a variable, argument or setting | 2 | 1 | shop | api | {v2} | 4 | ARG GÄSTE_TOKEN=[redacted] B_SECRET=[redacted]",
-        "demo | medium | pipe-to-shell | Download run unseen | 4 | 2 | shop | web | {v1} | 3 | RUN curl -k https://get.example | sh",
-        "demo | medium | unverified-download | Download without checking certificate or signature | 4 | 2 | shop | web | {v1} | 3 | RUN curl -k https://get.example | sh",
+        "demo | medium | pipe-to-shell | Remote script piped to a shell | 4 | 2 | shop | web | {v1} | 3 | RUN curl -k https://get.example | sh",
+        "demo | medium | unverified-download | Download without certificate or signature check | 4 | 2 | shop | web | {v1} | 3 | RUN curl -k https://get.example | sh",
     ];
     check_report(&mirror, "build_command_finding", &found).await;
     let rest =
