@@ -22,7 +22,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("clap", &["report", "cli"]),
     ("env::var", &["cli"]),
     // Both escape hidden characters.
-    ("io::stderr", &["cli/mod", "cli/telemetry"]),
+    ("io::stderr", &["cli/console", "cli/telemetry"]),
 ];
 
 #[test]
