@@ -284,7 +284,7 @@ mod tests {
         /// Runs the whole pipeline, connected as in the crawl. Returns the stored digests.
         async fn run(self: Arc<Simulation>) -> HashSet<u64> {
             let case = self.case.clone();
-            let (answered_sender, mut answered) = mpsc::channel(256);
+            let (answered_sender, mut answered) = mpsc::channel(1_000);
             let (wanted, requests) = mpsc::channel(case.wanted_capacity);
             let fetching = Arc::clone(&self);
             let fetched = tokio::spawn(async move {
