@@ -3,6 +3,7 @@
 //! It awaits statements, and the channels to the tasks that send requests; it sends none itself.
 
 use std::collections::HashMap;
+use std::iter;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -25,8 +26,8 @@ use crate::store::{
 /// considered endless.
 const ENDLESS_ROWS: u64 = 100_000;
 const ENDLESS_FACTOR: u64 = 10;
-/// Pages are staged together up to about this many rows.
-const MOST_ROWS_AT_ONCE: usize = 300;
+/// Maximum number of pages that are staged together with one before them.
+const MOST_PAGES_JOINED: usize = 3;
 /// Number of digests per query for other repositories that have them.
 const ALTERNATIVES: usize = 1_000;
 
@@ -180,24 +181,23 @@ impl<'a> Listing<'a> {
 
     async fn read_pages(&mut self, wanted: Option<&mpsc::Sender<Wanted>>) -> Result<(), SyncError> {
         let mut pages = Pages::spawn(self.crawl.registry.artifact_pages());
-        while let Some(mut page) = self.next_page(&mut pages).await? {
-            Progress::add(&self.crawl.progress.pages, 1);
-            while page.rows.len() <= MOST_ROWS_AT_ONCE
-                && let Some(more) = pages.arrived()
-            {
+        while let Some(first) = self.next_page(&mut pages).await? {
+            let arrived = iter::from_fn(|| pages.arrived()).take(MOST_PAGES_JOINED);
+            let mut joined = Page::default();
+            for page in iter::once(first).chain(arrived) {
                 Progress::add(&self.crawl.progress.pages, 1);
-                page.append(more);
+                self.rows_listed += page.rows_given("artifact");
+                if let Some(counted) = self.artifacts_counted
+                    && self.rows_listed > ENDLESS_ROWS.max(counted.saturating_mul(ENDLESS_FACTOR))
+                {
+                    return Err(SyncError::EndlessListing {
+                        listed: self.rows_listed,
+                        counted,
+                    });
+                }
+                joined.append(page);
             }
-            self.rows_listed += page.rows_given("artifact");
-            if let Some(counted) = self.artifacts_counted
-                && self.rows_listed > ENDLESS_ROWS.max(counted.saturating_mul(ENDLESS_FACTOR))
-            {
-                return Err(SyncError::EndlessListing {
-                    listed: self.rows_listed,
-                    counted,
-                });
-            }
-            self.take_in(&page, wanted).await?;
+            self.take_in(&joined, wanted).await?;
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ use crate::artifact::{Artifact, Page};
 use crate::registry::{ArtifactPages, CatalogPages, RegistryError};
 
 /// Pages that may wait to be staged. Those that wait are staged together, which takes less time for each.
-const PAGES_CAPACITY: usize = 4;
+const PAGES_CAPACITY: usize = 3;
 
 /// A listing that is read page by page.
 pub(crate) trait PageSource: Send + 'static {

@@ -63,9 +63,9 @@ impl Pushgateway {
         if password.is_some() && !is_secret {
             return Err(wrong(
                 "--pushgateway-url contains a password, which other users of this machine can read in the \
-                                 list of processes",
+                 list of processes",
                 "set SWR_SYNC_PUSHGATEWAY_URL, or SWR_SYNC_PUSHGATEWAY_URL_FILE to the path of a file \
-                                 that contains it",
+                 that contains it",
             ));
         }
         let authorization = (!user.is_empty() || password.is_some())
