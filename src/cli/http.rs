@@ -1,6 +1,7 @@
-//! Sends reports about a job to servers other than the registry.
+//! Sends reports about a job to servers other than the registry, and warns of plain HTTP.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, HeaderValue};
@@ -102,5 +103,24 @@ impl Http {
             NotTaken(format!("the response is HTTP {}", status.as_u16())),
             is_passing,
         ))
+    }
+}
+
+/// Plain HTTP is for emulators. Rejecting it would need an exception for each kind of private
+/// network, such as that of a compose file.
+pub(super) fn warn_of_clear_text(endpoint: &Url) {
+    let host = endpoint.host_str().unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    // Link-local addresses belong to services of the machine.
+    let stays_here = |address| match address {
+        IpAddr::V4(address) => address.is_loopback() || address.is_link_local(),
+        IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local(),
+    };
+    let is_ours = host == "localhost" || address.is_ok_and(stays_here);
+    if endpoint.scheme() == "http" && !is_ours {
+        tracing::warn!(
+            "the endpoint {endpoint} uses plain HTTP: others in the network can read the requests, \
+                         including tokens and passwords"
+        );
     }
 }

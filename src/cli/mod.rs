@@ -31,6 +31,7 @@ mod sync;
 mod telemetry;
 #[cfg(feature = "otlp")]
 mod traces;
+mod variables;
 mod verify;
 
 // Optional parts. In builds without their feature, another file replaces each of them.

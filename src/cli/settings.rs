@@ -1,6 +1,5 @@
 //! Converts flags and environment variables to settings. Only this part reads the environment.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,14 +7,11 @@ use reqwest::{Certificate, Url};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::configuration::credential_keys::{Credential, credential_settings};
-use super::credentials::{self, Located, read_secret, secret, variable};
+use super::credentials::{self, Located};
 use super::embedded::{EmbeddedArgs, EmbeddedServer};
 use super::exit::{Exit, Failure};
-use super::proxy;
-use super::source::{Instances, Source, Target};
-use crate::clock::Clock;
+use super::variables::{given, read_secret, secret, variable};
 use crate::database::{Database, DatabaseError, UrlProblem, is_ssl_mode};
-use crate::registry::{Credentials, Project, ProjectSettings, RetryPolicy, TransportSettings};
 use crate::secret_file::BYTE_ORDER_MARK;
 
 /// Selects the registries: the one of flags and variables, or those of the configuration file.
@@ -155,6 +151,18 @@ pub(super) struct RegistryArgs {
     /// The settings that have no flag.
     #[arg(skip)]
     pub configured: Configured,
+}
+
+/// The instances that a source selects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Instances {
+    /// All that are running and have an artifact list.
+    All {
+        /// Only these, if set.
+        among: Option<Vec<String>>,
+    },
+    /// These, by id.
+    These(Vec<String>),
 }
 
 /// No setting needs a longer time, and the clock's arithmetic would overflow.
@@ -400,76 +408,11 @@ impl RegistryArgs {
         own.or_else(|| variable("HW_REGION_NAME"))
     }
 
-    /// Kind and origin of the credentials, without a value.
-    pub(super) async fn credentials_source(&self, clock: &Clock) -> Result<String, Failure> {
-        // Only a user's own IAM endpoint needs the project, and no request is sent here.
-        let (_, source) = self.find_credentials("", clock).await?;
-        Ok(source)
-    }
-
     /// Finds the credentials: those of the source in the file, otherwise those of the
     /// environment.
     pub(super) fn locate_credentials(&self) -> Result<Located, Failure> {
         let own = credential_settings(&self.configured.credentials)?;
         credentials::locate(&own, &variable)
-    }
-
-    async fn find_credentials(
-        &self,
-        project_id: &str,
-        clock: &Clock,
-    ) -> Result<(Credentials, String), Failure> {
-        let located = self.locate_credentials()?;
-        let iam_endpoint = || self.iam_endpoint();
-        located.resolve(project_id, iam_endpoint, clock).await
-    }
-
-    /// Creates the client of the project.
-    pub(super) async fn source(&self, clock: Clock) -> Result<Source, Failure> {
-        let project_id = self.project_id()?;
-        let instances = self.instances()?;
-        let endpoint = self.endpoint()?;
-        proxy::check()?;
-        // Checked first, because the metadata service may take long.
-        let ca_certificates = self.ca_certificates()?;
-        let (credentials, _) = self.find_credentials(&project_id, &clock).await?;
-        warn_of_clear_text(&endpoint);
-        if let Credentials::Password(login) = &credentials {
-            warn_of_clear_text(&login.iam_endpoint);
-        }
-        let settings = ProjectSettings {
-            endpoint,
-            credentials,
-            project_id,
-            transport: TransportSettings {
-                connect_timeout: *self.connect_timeout,
-                request_timeout: *self.request_timeout,
-                retry: RetryPolicy {
-                    max_attempts: self.max_attempts,
-                    base_delay: *self.retry_delay,
-                    max_delay: (*self.max_retry_delay).max(Duration::from_millis(1)),
-                    ..RetryPolicy::default()
-                },
-                max_in_flight: usize::from(self.max_in_flight),
-                max_requests_per_second: (self.max_requests_per_second > 0.0)
-                    .then_some(self.max_requests_per_second),
-                ca_certificates,
-            },
-            redact_commands: self.redact_commands,
-            clock,
-        };
-        let project = Project::new(settings.clone())
-            .map_err(|error| Failure::new(Exit::Unexpected, error))?;
-        let target = Target {
-            project_id: settings.project_id.clone(),
-            ..Target::of_settings(self)
-        };
-        Ok(Source {
-            target,
-            settings,
-            project,
-            instances,
-        })
     }
 
     /// The authorities to trust in addition to the system's.
@@ -499,7 +442,7 @@ impl RegistryArgs {
         }
     }
 
-    fn iam_endpoint(&self) -> Result<Url, Failure> {
+    pub(super) fn iam_endpoint(&self) -> Result<Url, Failure> {
         let own = given(&self.iam_endpoint).map(str::to_owned);
         // Terraform's endpoint has a path, which the client replaces.
         let endpoint = own.or_else(|| variable("HW_AUTH_URL"));
@@ -539,48 +482,8 @@ fn parse_endpoint(text: &str) -> Result<Url, Failure> {
     .hint("write it as https://swr-api.cn-north-4.myhuaweicloud.com"))
 }
 
-/// Plain HTTP is for emulators. Rejecting it would need an exception for each kind of private
-/// network, such as that of a compose file.
-pub(super) fn warn_of_clear_text(endpoint: &Url) {
-    let host = endpoint.host_str().unwrap_or_default();
-    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
-    // Link-local addresses belong to services of the machine.
-    let stays_here = |address| match address {
-        IpAddr::V4(address) => address.is_loopback() || address.is_link_local(),
-        IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local(),
-    };
-    let is_ours = host == "localhost" || address.is_ok_and(stays_here);
-    if endpoint.scheme() == "http" && !is_ours {
-        tracing::warn!(
-            "the endpoint {endpoint} uses plain HTTP: others in the network can read the requests, \
-                         including tokens and passwords"
-        );
-    }
-}
-
 fn missing(what: &str, names: &str) -> Failure {
     Failure::new(Exit::Usage, format!("no {what} given")).hint(format!(
         "set {names}; `swr-sync sync --help` lists all settings"
     ))
-}
-
-/// An empty value counts as unset, because compose files and manifests pass unset variables on as
-/// empty ones.
-pub(super) fn given(value: &Option<String>) -> Option<&str> {
-    value
-        .as_deref()
-        .map(str::trim)
-        .filter(|value| !value.is_empty())
-}
-
-/// The host name for run rows.
-pub(super) fn host() -> String {
-    variable("HOSTNAME")
-        .or_else(|| {
-            std::fs::read_to_string("/proc/sys/kernel/hostname")
-                .ok()
-                .map(|name| name.trim().to_owned())
-        })
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "unknown".to_owned())
 }

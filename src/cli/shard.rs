@@ -4,8 +4,8 @@ use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
-use super::credentials::variable;
 use super::exit::{Exit, Failure};
+use super::variables::variable;
 
 /// Set by Kubernetes in the pods of an Indexed Job, from 0.
 const JOB_INDEX: &str = "JOB_COMPLETION_INDEX";

@@ -6,10 +6,15 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 
 use super::exit::{Exit, Failure};
-use super::settings::{RegistryArgs, host};
+use super::http::warn_of_clear_text;
+use super::proxy;
+use super::settings::{Instances, RegistryArgs};
+use super::variables::host;
 use crate::artifact::ListedInstance;
 use crate::clock::Clock;
-use crate::registry::{Project, ProjectSettings, Registry, RegistryError};
+use crate::registry::{
+    Credentials, Project, ProjectSettings, Registry, RegistryError, RetryPolicy, TransportSettings,
+};
 use crate::sync::{Ending, FIRST_VERSION, HEARTBEAT, PATIENCE, Safeguards, SyncSettings, is_older};
 
 /// Identifies an instance, or a source as a whole.
@@ -84,15 +89,71 @@ pub(super) struct Source {
     pub instances: Instances,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Instances {
-    /// All that are running and have an artifact list.
-    All {
-        /// Only these, if set.
-        among: Option<Vec<String>>,
-    },
-    /// These, by id.
-    These(Vec<String>),
+impl RegistryArgs {
+    /// Kind and origin of the credentials, without a value.
+    pub(super) async fn credentials_source(&self, clock: &Clock) -> Result<String, Failure> {
+        // Only a user's own IAM endpoint needs the project, and no request is sent here.
+        let (_, source) = self.find_credentials("", clock).await?;
+        Ok(source)
+    }
+
+    async fn find_credentials(
+        &self,
+        project_id: &str,
+        clock: &Clock,
+    ) -> Result<(Credentials, String), Failure> {
+        let located = self.locate_credentials()?;
+        let iam_endpoint = || self.iam_endpoint();
+        located.resolve(project_id, iam_endpoint, clock).await
+    }
+
+    /// Creates the client of the project.
+    pub(super) async fn source(&self, clock: Clock) -> Result<Source, Failure> {
+        let project_id = self.project_id()?;
+        let instances = self.instances()?;
+        let endpoint = self.endpoint()?;
+        proxy::check()?;
+        // Checked first, because the metadata service may take long.
+        let ca_certificates = self.ca_certificates()?;
+        let (credentials, _) = self.find_credentials(&project_id, &clock).await?;
+        warn_of_clear_text(&endpoint);
+        if let Credentials::Password(login) = &credentials {
+            warn_of_clear_text(&login.iam_endpoint);
+        }
+        let settings = ProjectSettings {
+            endpoint,
+            credentials,
+            project_id,
+            transport: TransportSettings {
+                connect_timeout: *self.connect_timeout,
+                request_timeout: *self.request_timeout,
+                retry: RetryPolicy {
+                    max_attempts: self.max_attempts,
+                    base_delay: *self.retry_delay,
+                    max_delay: (*self.max_retry_delay).max(Duration::from_millis(1)),
+                    ..RetryPolicy::default()
+                },
+                max_in_flight: usize::from(self.max_in_flight),
+                max_requests_per_second: (self.max_requests_per_second > 0.0)
+                    .then_some(self.max_requests_per_second),
+                ca_certificates,
+            },
+            redact_commands: self.redact_commands,
+            clock,
+        };
+        let project = Project::new(settings.clone())
+            .map_err(|error| Failure::new(Exit::Unexpected, error))?;
+        let target = Target {
+            project_id: settings.project_id.clone(),
+            ..Target::of_settings(self)
+        };
+        Ok(Source {
+            target,
+            settings,
+            project,
+            instances,
+        })
+    }
 }
 
 /// One instance of a source.

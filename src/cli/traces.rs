@@ -21,9 +21,8 @@ use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry};
 
-use super::credentials::variable;
 use super::http::Http;
-use super::settings::host;
+use super::variables::{host, variable};
 use crate::spans;
 
 const SERVICE_NAME: &str = "swr-sync";

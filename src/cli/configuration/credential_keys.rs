@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::super::credentials::{CredentialSettings, Link, read_secret, variable};
+use super::super::credentials::{CredentialSettings, Link};
 use super::super::exit::{Exit, Failure};
+use super::super::variables::{read_secret, variable};
 
 /// A key of `[source.credentials]`.
 #[derive(Debug)]

@@ -17,9 +17,9 @@ use std::path::Path;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, FromArgMatches};
 
-use super::credentials::variable;
 use super::exit::{Exit, Failure};
 use super::settings::{Configured, RegistryArgs};
+use super::variables::variable;
 use file::{ConfigurationFile, FileSource, Setting};
 use keys::{
     DATABASE_URL, DATABASE_URL_FILE, IDENTITY_ARGUMENTS, INSTANCE_ARGUMENT, INSTANCES, file_key,

@@ -10,10 +10,10 @@ use secrecy::ExposeSecret;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use super::super::credentials::secret;
 use super::super::exit::{Exit, Failure};
 use super::super::http::{Http, NotTaken};
 use super::super::job::JobReport;
+use super::super::variables::secret;
 
 const NAME: &str = "SWR_SYNC_PING_URL";
 const TEXT: &str = "text/plain; charset=utf-8";

@@ -11,11 +11,10 @@ use reqwest::header::HeaderValue;
 use reqwest::{Certificate, Url};
 use secrecy::ExposeSecret;
 
-use super::super::credentials::secret;
 use super::super::exit::{Exit, Failure};
 use super::super::http::{Http, NotTaken};
 use super::super::job::InstanceReport;
-use super::super::settings::given;
+use super::super::variables::{given, secret};
 use super::metrics::{self, Metrics};
 
 const NAME: &str = "SWR_SYNC_PUSHGATEWAY_URL";
