@@ -49,6 +49,95 @@ return coalesce(manifest_media_type in (
 comment on function swr.is_index(text) is
     'Whether a manifest of this media type lists other manifests, one for each platform, instead of layers.';
 
+-- The names and digests that a user can choose: what exists, and what existed.
+
+create function swr_report.known_digests(beginning text)
+returns table (digest text)
+language plpgsql
+stable
+parallel safe
+-- Roles that can query the views can also call this, without privileges on the tables.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    digits text := regexp_replace(lower(beginning), '^sha256:', '');
+begin
+    if digits !~ '^[0-9a-f]{7,64}$' then
+        raise exception '"%" is no digest', beginning
+        using errcode = 'invalid_parameter_value',
+            hint = 'Give at least 7 hexadecimal digits, with or without sha256:.';
+    end if;
+    return query
+    select distinct d.digest
+    from (
+        -- The letter g follows the last hexadecimal digit.
+        select a.digest
+        from swr.instance i
+        join swr.artifact a on a.instance_id = i.instance_id
+        where a.digest >= 'sha256:' || digits and a.digest < 'sha256:' || digits || 'g'
+        union all
+        select t.digest
+        from swr.tag_history t
+        where t.digest >= 'sha256:' || digits and t.digest < 'sha256:' || digits || 'g'
+    ) d
+    order by d.digest
+    limit 5;
+end
+$$;
+
+comment on function swr_report.known_digests(text) is
+    'Which digests begin like this? At least 7 hexadecimal digits, with or without sha256:. Digests of artifacts that exist or existed, and that a tag pointed to; the first five.';
+
+create function swr_report.known_digest(beginning text)
+returns text
+language plpgsql
+stable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    candidates text[] := array(select digest from swr_report.known_digests(beginning));
+begin
+    if cardinality(candidates) = 0 then
+        raise exception 'no artifact has or had the digest "%"', beginning using errcode = 'no_data_found';
+    end if;
+    if cardinality(candidates) > 1 then
+        raise exception 'the digest "%" is ambiguous', beginning
+        using errcode = 'cardinality_violation',
+            hint = 'Use more digits; digests that begin like this: ' || array_to_string(candidates, ', ');
+    end if;
+    return candidates[1];
+end
+$$;
+
+comment on function swr_report.known_digest(text) is
+    'The digest that begins like this; an error if there is none, or more than one.';
+
+create function swr_report.known_repositories()
+returns table (instance_id integer, namespace text, repository text)
+language plpgsql
+stable
+parallel safe
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    return query
+    select n.instance_id, n.name, null::text
+    from swr.namespace n
+    union
+    select r.instance_id, r.namespace_name, r.name
+    from swr.repository r
+    where r.namespace_name is not null;
+end
+$$;
+
+comment on function swr_report.known_repositories() is
+    'Which namespaces and repositories exist or existed? A row without a repository is a namespace.';
+
 create view swr.named_repository as
 select
     r.instance_id,

@@ -5,7 +5,8 @@ use clap_complete::Shell;
 
 use super::console::PROGRAM;
 use super::exit::{Exit, Failure};
-use super::{query, report};
+use super::report;
+use super::result;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -39,5 +40,5 @@ pub(super) fn run(args: Args, command: clap::Command) -> Result<Exit, Failure> {
         let [found, looked_for] = ["__subcmd__", "__"].map(|dash| PROGRAM.replace('-', dash));
         script = script.replace(&found, &looked_for);
     }
-    query::write_stdout(&script)
+    result::write_stdout(&script)
 }

@@ -1,6 +1,5 @@
 //! `swr-sync config`: checks and shows the configuration.
 
-use std::io::{self, Write};
 use std::path::Path;
 
 use clap::parser::ValueSource;
@@ -12,11 +11,12 @@ use super::configuration::keys::{DATABASE_URL, DATABASE_URL_FILE, Key, Kind, Pla
 use super::configuration::schema::schema;
 use super::configuration::{Layers, leaf};
 use super::exit::{Exit, Failure};
+use super::result::{Printer, write_stdout};
 use super::settings::{DatabaseArgs, Instances, RegistryArgs, SourceArgs, holds_password};
+use super::sync;
 use super::variables::variable;
-use super::{query, sync};
-use crate::database::reader::{ColumnKind, ResultColumn, RowSink};
-use crate::report::{CsvSink, Format, JsonSink, TableSink};
+use crate::database::reader::ResultColumn;
+use crate::report::Format;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -110,13 +110,12 @@ pub(super) async fn run(
         Action::Check(args) => check(&args.settings, layers),
         Action::Show(args) => {
             let ShowArgs { format, settings } = *args;
-            show(&settings, format, command, layers)
+            show(&settings, &Printer::with(format)?, command, layers)
         }
         Action::Schema => {
             // A schema is always serializable.
             let text = format!("{:#}\n", schema(&keys(command)));
-            query::written(io::stdout().write_all(text.as_bytes()))?;
-            Ok(Exit::Success)
+            write_stdout(&text)
         }
     }
 }
@@ -153,8 +152,7 @@ fn check(settings: &sync::Args, layers: &Layers) -> Result<Exit, Failure> {
         return Err(failure);
     }
     lines.push(String::new());
-    query::written(io::stdout().write_all(lines.join("\n").as_bytes()))?;
-    Ok(Exit::Success)
+    write_stdout(&lines.join("\n"))
 }
 
 /// Combines several failures into one, each with its hint.
@@ -208,7 +206,7 @@ struct Row {
 
 fn show(
     settings: &sync::Args,
-    format: Format,
+    printer: &Printer,
     command: &clap::Command,
     layers: &Layers,
 ) -> Result<Exit, Failure> {
@@ -254,51 +252,26 @@ fn show(
             .filter(|registry| registry.configured.credentials.is_empty())
             .map(|registry| ambient_row(registry, has_sources)),
     );
-    let output = io::stdout();
-    query::written(match format {
-        Format::Table => {
-            let mut sink = TableSink::new(output);
-            print(&rows, has_sources, &mut sink).and_then(|()| sink.finish())
-        }
-        Format::Csv => {
-            let mut sink = CsvSink::new(output);
-            print(&rows, has_sources, &mut sink).and_then(|()| sink.finish())
-        }
-        Format::Json => {
-            let mut sink = JsonSink::new(output);
-            print(&rows, has_sources, &mut sink).and_then(|()| sink.finish())
-        }
-    })?;
-    Ok(Exit::Success)
-}
-
-fn print(rows: &[Row], has_sources: bool, sink: &mut impl RowSink) -> io::Result<()> {
-    let column = |name: &str| ResultColumn {
-        name: name.to_owned(),
-        kind: ColumnKind::Text,
-    };
-    let mut columns = vec![column("key"), column("value"), column("origin")];
+    let mut columns = vec!["key", "value", "origin"];
     if has_sources {
-        columns.insert(0, column("source"));
+        columns.insert(0, "source");
     }
-    sink.columns(columns)?;
-    for Row {
-        source,
-        key,
-        value,
-        origin,
-    } in rows
-    {
-        let row = [
-            source.as_deref(),
-            Some(key),
-            value.as_deref(),
-            Some(origin.as_str()),
-        ];
-        let hidden = usize::from(!has_sources);
-        sink.row(&row[hidden..])?;
-    }
-    Ok(())
+    let columns: Vec<ResultColumn> = columns.into_iter().map(ResultColumn::text).collect();
+    let rows = rows.into_iter().map(|row| {
+        let Row {
+            source,
+            key,
+            value,
+            origin,
+        } = row;
+        let mut row = vec![Some(key), value, Some(origin)];
+        if has_sources {
+            row.insert(0, source);
+        }
+        row
+    });
+    printer.print_rows(&columns, &rows.collect::<Vec<_>>())?;
+    Ok(Exit::Success)
 }
 
 const MASK: &str = "***";

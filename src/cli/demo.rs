@@ -11,7 +11,7 @@ use sqlx::Connection;
 
 use super::embedded::{EmbeddedArgs, EmbeddedServer};
 use super::exit::{Exit, Failure};
-use super::query::print;
+use super::result::Printer;
 use super::telemetry::Telemetry;
 use super::variables::host;
 use super::{signals, sync};
@@ -149,6 +149,7 @@ pub(super) async fn run(command: Command, telemetry: &Telemetry) -> Result<Exit,
 }
 
 async fn print_reports(database: &Database, limit: u64) -> Result<Exit, Failure> {
+    let printer = Printer::with(Format::Table)?;
     let mut reader = database.connect_to_read().await?;
     for name in REPORTS {
         if let Some(report) = report::find(name) {
@@ -156,12 +157,13 @@ async fn print_reports(database: &Database, limit: u64) -> Result<Exit, Failure>
             let sql = report
                 .query(&FilterValues::default(), limit)
                 .map_err(|error| Failure::new(Exit::Unexpected, error))?;
-            print(&mut reader, &sql, Format::Table).await?;
+            printer.print(&mut reader, &sql, None).await?;
         }
     }
     for (question, sql) in QUESTIONS {
         say(&format!("{question}\n\n{sql}\nlimit {limit};"))?;
-        print(&mut reader, &format!("{sql}\nlimit {limit}"), Format::Table).await?;
+        let sql = format!("{sql}\nlimit {limit}");
+        printer.print(&mut reader, &sql, None).await?;
     }
     reader.close().await;
     say(&format!(

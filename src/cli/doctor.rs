@@ -15,15 +15,16 @@ use super::embedded::free_bytes;
 use super::exit::{Exit, Failure};
 use super::hints::failure;
 use super::proxy;
+use super::result::Printer;
 use super::settings::{DatabaseArgs, Instances, RegistryArgs, SourceArgs};
 use crate::activity::Activity;
 use crate::artifact::{Artifact, InstanceDescription};
 use crate::build_history::HistoryOutcome;
 use crate::clock::Clock;
-use crate::database::reader::{ColumnKind, ResultColumn, RowSink};
+use crate::database::reader::ResultColumn;
 use crate::database::{Database, DatabaseError, Unusable};
 use crate::registry::{Registry, RegistryError, RequestFailure};
-use crate::report::{CsvSink, Format, JsonSink};
+use crate::report::Format;
 use crate::store::{self, InstanceState, Session, StoreError};
 use crate::sync::{FIRST_VERSION, SyncError, is_older};
 use crate::visible::visible;
@@ -76,6 +77,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         sources,
         database,
     } = args;
+    let printer = Printer::with(format)?;
     let mut registries = sources.registries()?.to_vec();
     registries.iter_mut().for_each(be_brief);
     let mut checkup = Checkup::default();
@@ -107,7 +109,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
             check_instance(&mut checkup, &mut look, place.registry, None, is_alone).await;
         }
     }
-    checkup.print(format)?;
+    checkup.print(&printer)?;
     Ok(checkup.exit())
 }
 
@@ -879,20 +881,11 @@ impl Checkup {
             .unwrap_or(Exit::Success)
     }
 
-    fn print(&self, format: Format) -> Result<(), Failure> {
-        let output = io::stdout();
-        let printed = match format {
-            Format::Table => self.print_lines(output),
-            Format::Csv => {
-                let mut sink = CsvSink::new(output);
-                self.print_rows(&mut sink).and_then(|()| sink.finish())
-            }
-            Format::Json => {
-                let mut sink = JsonSink::new(output);
-                self.print_rows(&mut sink).and_then(|()| sink.finish())
-            }
-        };
-        super::query::written(printed)?;
+    fn print(&self, printer: &Printer) -> Result<(), Failure> {
+        match printer.format() {
+            Format::Table => super::result::written(self.print_lines(io::stdout()))?,
+            _ => self.print_rows(printer)?,
+        }
         print_lines([self.summary()]);
         Ok(())
     }
@@ -922,25 +915,20 @@ impl Checkup {
         output.flush()
     }
 
-    fn print_rows(&self, sink: &mut impl RowSink) -> io::Result<()> {
-        let column = |name: &str, kind| ResultColumn {
-            name: name.to_owned(),
-            kind,
-        };
+    fn print_rows(&self, printer: &Printer) -> Result<(), Failure> {
         let mut columns = vec![
-            column("probe", ColumnKind::Text),
-            column("status", ColumnKind::Text),
-            column("code", ColumnKind::Text),
-            column("elapsed_ms", ColumnKind::Number),
-            column("found", ColumnKind::Text),
-            column("hint", ColumnKind::Text),
+            ResultColumn::text("probe"),
+            ResultColumn::text("status"),
+            ResultColumn::text("code"),
+            ResultColumn::number("elapsed_ms"),
+            ResultColumn::text("found"),
+            ResultColumn::text("hint"),
         ];
         let has_subjects = self.entries.iter().any(|entry| entry.subject.is_some());
         if has_subjects {
-            columns.push(column("instance", ColumnKind::Text));
+            columns.push(ResultColumn::text("instance"));
         }
-        sink.columns(columns)?;
-        for entry in &self.entries {
+        let rows = self.entries.iter().map(|entry| {
             let Entry {
                 subject,
                 source: _,
@@ -948,21 +936,20 @@ impl Checkup {
                 elapsed,
                 finding,
             } = entry;
-            let elapsed_ms = elapsed.as_millis().to_string();
             let mut row = vec![
-                Some(*probe),
-                Some(finding.status.as_str()),
-                Some(&finding.code),
-                Some(&elapsed_ms),
-                Some(&finding.text),
-                finding.hint.as_deref(),
+                Some((*probe).to_owned()),
+                Some(finding.status.as_str().to_owned()),
+                Some(finding.code.clone()),
+                Some(elapsed.as_millis().to_string()),
+                Some(finding.text.clone()),
+                finding.hint.clone(),
             ];
             if has_subjects {
-                row.push(subject.as_deref());
+                row.push(subject.clone());
             }
-            sink.row(&row)?;
-        }
-        Ok(())
+            row
+        });
+        printer.print_rows(&columns, &rows.collect::<Vec<_>>())
     }
 
     fn summary(&self) -> String {

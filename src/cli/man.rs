@@ -10,8 +10,8 @@ use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
 use super::console::{PROGRAM, print_lines};
 use super::environment::{self, CREDENTIALS_HEADING, EnvironmentVariable, VariableGroup};
 use super::exit::{Exit, Failure};
-use super::query;
 use super::reference::{self, CommandPage, EXAMPLES, EXIT_CODES};
+use super::result;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -30,7 +30,7 @@ pub(super) fn run(args: Args, command: clap::Command) -> Result<Exit, Failure> {
     let Some(folder) = args.dir else {
         // The program comes before its commands.
         let main = pages.first().map(|page| manual_page(page, &pages));
-        return query::write_stdout(&main.unwrap_or_default());
+        return result::write_stdout(&main.unwrap_or_default());
     };
     for page in &pages {
         let path = folder.join(format!("{}.1", name(page)));

@@ -15,6 +15,7 @@ mod job;
 mod locked;
 mod man;
 mod migrate;
+mod names;
 mod outputs;
 mod progress;
 mod proxy;
@@ -22,10 +23,12 @@ mod query;
 pub mod reference;
 mod replace_file;
 mod report;
+mod result;
 mod settings;
 mod shard;
 mod signals;
 mod source;
+mod status;
 mod summary;
 mod sync;
 mod telemetry;
@@ -117,14 +120,14 @@ enum Command {
     #[command(after_help = verify::AFTER_HELP)]
     Verify(Box<verify::Args>),
     /// Show the last runs, and how old the data is
-    #[command(after_help = query::STATUS_AFTER_HELP)]
-    Status(query::StatusArgs),
+    #[command(after_help = status::AFTER_HELP)]
+    Status(status::Args),
     /// List the reports, or print one
     #[command(after_help = report::AFTER_HELP)]
     Report(Box<report::Args>),
     /// Run a read-only query
-    #[command(after_help = query::QUERY_AFTER_HELP)]
-    Query(query::QueryArgs),
+    #[command(after_help = query::AFTER_HELP)]
+    Query(query::Args),
     /// Bring the database's schema up to date
     #[command(after_help = migrate::AFTER_HELP)]
     Migrate(migrate::Args),
@@ -227,9 +230,9 @@ async fn run(command: Command, layers: &Layers, telemetry: &Telemetry) -> Result
         Command::Sync(args) => sync::run(*args, telemetry).await,
         Command::Doctor(args) => signals::reading(doctor::run(*args)).await,
         Command::Verify(args) => verify::run(*args, telemetry).await,
-        Command::Status(args) => signals::reading(query::status(args)).await,
+        Command::Status(args) => signals::reading(status::run(args)).await,
         Command::Report(args) => signals::reading(report::run(*args)).await,
-        Command::Query(args) => signals::reading(query::query(args)).await,
+        Command::Query(args) => signals::reading(query::run(args)).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Config(args) => config::run(args, &Cli::command(), layers).await,
         Command::Demo(command) => demo::run(command, telemetry).await,

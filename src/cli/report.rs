@@ -1,16 +1,19 @@
 //! `swr-sync report`: lists the reports, prints one, or creates the page with all of them.
 
-use std::path::PathBuf;
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 
+use super::console::print_lines;
 use super::exit::{Exit, Failure};
-use super::query::{Form, print, query_failure, write_stdout};
+use super::names::{self, unknown};
 use super::replace_file::{Mode, replace_file};
+use super::result::{ExportArgs, Limit, ResultArgs, not_written, query_failure, write_stdout};
 use super::settings::DatabaseArgs;
 use crate::clock::Clock;
-use crate::report::{self, FilterError, FilterValues, Format, REPORTS, Report, html};
+use crate::report::{self, FilterError, FilterValues, Format, REPORTS, Report, html, human};
+use crate::store::Session;
 
 pub(super) const AFTER_HELP: &str = "\
 Examples:
@@ -27,24 +30,18 @@ pub(super) struct Args {
     /// Name of the report, or `html` for one page with all of them; without it, list the reports
     #[arg(value_name = "NAME")]
     name: Option<String>,
-    /// Output format [default: table]
-    #[arg(long, value_name = "FORMAT")]
-    format: Option<Format>,
-    /// With --format csv, prefix text cells that begin with =, +, -, @, tab or carriage return with ',
-    /// so that a spreadsheet does not run them as formulas
-    #[arg(long)]
-    escape_formulas: bool,
-    /// Maximum number of rows, of `html` in each table; 0 for all
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    limit: u64,
+    /// Maximum number of rows; 0 for all [default: 50 in a table on a terminal, otherwise all]
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
     /// Print the query instead of running it
     #[arg(long)]
     sql: bool,
-    /// With `html`, write the page to this file instead of stdout
-    #[arg(long, value_name = "FILE")]
-    output: Option<PathBuf>,
     #[command(flatten)]
     filters: FilterArgs,
+    #[command(flatten)]
+    result: ResultArgs,
+    #[command(flatten)]
+    export: ExportArgs,
     #[command(flatten)]
     database: DatabaseArgs,
 }
@@ -62,10 +59,11 @@ struct FilterArgs {
     /// Only this namespace
     #[arg(long, value_name = "NAME")]
     namespace: Option<String>,
-    /// Only this repository, by its name without the namespace
+    /// Only this repository: its name, or NAMESPACE/NAME
     #[arg(long, value_name = "NAME")]
     repository: Option<String>,
-    /// Only this digest, or the digest that a report requires; may be repeated
+    /// Only this digest, or the digest that a report requires: at least 7 hexadecimal digits, with or
+    /// without sha256:; may be repeated
     #[arg(long = "digest", value_name = "DIGEST")]
     digests: Vec<String>,
     /// Only artifacts that were not used for this long: 90d, 12h
@@ -119,36 +117,44 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     }
     let Args {
         name,
-        format,
-        escape_formulas,
         limit,
         filters,
         sql,
-        output,
+        result,
+        export,
         database,
     } = args;
-    if output.is_some() {
-        return Err(
-            Failure::new(Exit::Usage, "--output works with `report html` only")
-                .hint("a report is printed on stdout; redirect it to a file"),
-        );
-    }
     let Some(name) = name else { return list() };
-    let report = report::find(&name).ok_or_else(|| unknown(&name))?;
-    let query = report
-        .query(&filters.into_values(), limit)
-        .map_err(|error| filter_failure(report, error))?;
+    let report = report::find(&name).ok_or_else(|| unknown("report", &name, names()))?;
+    let mut values = filters.into_values();
+    let query = |values: &FilterValues, limit: u64| {
+        let query = report.query(values, limit);
+        query.map_err(|error| filter_failure(report, error))
+    };
+    let whole = query(&values, limit.unwrap_or(0))?;
     if sql {
-        return write_stdout(&format!("{query};\n"));
+        return write_stdout(&format!("{whole};\n"));
     }
+    let printer = result.printer(export)?;
     let open = database.open().await?;
     open.database.check().await?;
     let mut reader = open.database.connect_to_read().await?;
-    let form = Form {
-        format: format.unwrap_or_default(),
-        escape_formulas,
-    };
-    print(&mut reader, &query, form).await?;
+    let mut session = Session::over(reader.connection(), open.database.timeout());
+    names::resolve(&mut values, &mut session).await?;
+    drop(session);
+    let whole = query(&values, 0)?;
+    match printer.limit(limit) {
+        None => printer.print(&mut reader, &whole, None).await?,
+        Some(rows) => {
+            // One more, to know whether there are more.
+            let some = query(&values, rows.saturating_add(1))?;
+            let limit = Limit {
+                rows,
+                whole: &whole,
+            };
+            printer.print(&mut reader, &some, Some(limit)).await?;
+        }
+    }
     Ok(Exit::Success)
 }
 
@@ -156,12 +162,11 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
 async fn page(args: Args) -> Result<Exit, Failure> {
     let Args {
         name: _,
-        format,
-        escape_formulas,
         limit,
         filters,
         sql,
-        output,
+        result,
+        export,
         database,
     } = args;
     let FilterArgs {
@@ -173,10 +178,11 @@ async fn page(args: Args) -> Result<Exit, Failure> {
         at,
     } = filters;
     let refused = [
-        (format.is_some(), "--format"),
-        (escape_formulas, "--escape-formulas"),
+        (result.format != Format::Table, "--format"),
+        (result.timezone.is_some(), "--timezone"),
+        (export.escape_formulas, "--escape-formulas"),
+        (export.bom, "--bom"),
         (sql, "--sql"),
-        (namespace.is_some(), "--namespace"),
         (repository.is_some(), "--repository"),
         (!digests.is_empty(), "--digest"),
         (older_than.is_some(), "--older-than"),
@@ -187,30 +193,43 @@ async fn page(args: Args) -> Result<Exit, Failure> {
             Exit::Usage,
             format!("`report html` does not support {option}"),
         )
-        .hint("`report html` supports --instance, --limit and --output"));
+        .hint("`report html` supports --instance, --namespace, --limit and --output"));
+    }
+    let output = export.output;
+    if output.is_none() && io::stdout().is_terminal() {
+        let text = "the page cannot be printed on a terminal";
+        return Err(
+            Failure::new(Exit::Usage, text).hint("write it to a file: --output registry.html")
+        );
     }
     let open = database.open().await?;
     open.database.check().await?;
     let mut reader = open.database.connect_to_read().await?;
+    let mut values = FilterValues {
+        instance,
+        namespace,
+        ..FilterValues::default()
+    };
+    let mut session = Session::over(reader.connection(), open.database.timeout());
+    names::resolve(&mut values, &mut session).await?;
+    drop(session);
     let options = html::Options {
-        instance: instance.as_deref(),
-        limit,
+        instance: values.instance.as_deref(),
+        namespace: values.namespace.as_deref(),
+        limit: limit.unwrap_or(0),
         made_at: Clock::system().now(),
     };
     let page = html::page(&mut reader, &options)
         .await
         .map_err(query_failure)?;
-    match output {
-        None => write_stdout(&page),
-        Some(path) => match replace_file(&path, page.as_bytes(), Mode::Umask(0o666)) {
-            Ok(()) => Ok(Exit::Success),
-            Err(error) => Err(Failure::new(
-                Exit::Unexpected,
-                format!("cannot write {}: {error}", path.display()),
-            )
-            .hint("the folder must exist and be writable: the page is written to a temporary file there and renamed")),
-        },
-    }
+    let Some(path) = output else {
+        return write_stdout(&page);
+    };
+    replace_file(&path, page.as_bytes(), Mode::Umask(0o666))
+        .map_err(|error| not_written(&path, &error))?;
+    let size = human::bytes(i64::try_from(page.len()).unwrap_or(i64::MAX));
+    print_lines([format!("wrote {} ({size})", path.display())]);
+    Ok(Exit::Success)
 }
 
 /// The names that `report` accepts.
@@ -229,11 +248,6 @@ fn list() -> Result<Exit, Failure> {
         .map(|(name, question)| format!("{name:width$}  {question}\n"))
         .collect();
     write_stdout(&lines)
-}
-
-fn unknown(name: &str) -> Failure {
-    Failure::new(Exit::Usage, format!("there is no report `{name}`"))
-        .hint(format!("the reports are {}", names().join(", ")))
 }
 
 fn filter_failure(report: &Report, error: FilterError) -> Failure {

@@ -9,7 +9,7 @@ use tracing::{Instrument, Span};
 
 use super::console::{print_lines, tell_failure};
 use super::exit::{Exit, Failure};
-use super::query;
+use super::result::{ExportArgs, Limit, Printer, ResultArgs};
 use super::settings::{DatabaseArgs, SourceArgs};
 use super::source::{self, Instance, SourceFailure};
 use super::telemetry::Telemetry;
@@ -29,12 +29,12 @@ pub(super) struct Args {
     /// Number of randomly chosen build histories to fetch again and compare, or `all`
     #[arg(long, value_name = "N|all", default_value = "50")]
     histories: Histories,
-    /// Output format of the differences
-    #[arg(long, value_name = "FORMAT", default_value = "table")]
-    format: Format,
-    /// Maximum number of differences to print; 0 for all
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    limit: u64,
+    /// Maximum number of differences to print; 0 for all [default: 50 in a table on a terminal, otherwise
+    /// all]
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    #[command(flatten)]
+    result: ResultArgs,
     #[command(flatten)]
     pub(super) sources: SourceArgs,
     #[command(flatten)]
@@ -87,11 +87,12 @@ type Finished = (i64, Duration, Verification);
 pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failure> {
     let Args {
         histories: Histories(histories),
-        format,
         limit,
+        result,
         sources,
         database,
     } = args;
+    let printer = result.printer(ExportArgs::default())?;
     let clock = Clock::system();
     let stop = signals::listen()?;
     let opening = async {
@@ -126,7 +127,7 @@ pub(super) async fn run(args: Args, telemetry: &Telemetry) -> Result<Exit, Failu
     let printed = match reports.is_empty() {
         true => Ok(()),
         false => {
-            let printing = print(&open.database, &reports, format, limit);
+            let printing = print(&open.database, &reports, &printer, limit);
             let printed = stop.or(printing).await;
             printed.unwrap_or_else(|reason| Err(signals::stopped(reason)))
         }
@@ -195,17 +196,13 @@ async fn verify_instance(
 async fn print(
     database: &Database,
     reports: &[Finished],
-    format: Format,
-    limit: u64,
+    printer: &Printer,
+    limit: Option<u64>,
 ) -> Result<(), Failure> {
     let is_same = |(_, _, found): &Finished| found.verdict == Verdict::default();
-    if reports.iter().all(is_same) && format == Format::Table {
+    if reports.iter().all(is_same) && printer.format() == Format::Table {
         return Ok(());
     }
-    let limit = match limit {
-        0 => String::new(),
-        limit => format!("limit {limit}"),
-    };
     let instance = match reports.len() {
         1 => "",
         _ => "i.swr_instance_id as instance,",
@@ -220,12 +217,18 @@ async fn print(
          join swr.instance i using (instance_id)
          where (instance_id, run_id) in ({})
          order by array_position(array['corrupt', 'unlisted', 'changed'], verdict), instance_id, table_name, row_key,
-             field
-         {limit}",
+             field",
         runs.join(", ")
     );
     let mut reader = database.connect_to_read().await?;
-    query::print(&mut reader, &sql, format).await
+    match printer.limit(limit) {
+        None => printer.print(&mut reader, &sql, None).await,
+        Some(rows) => {
+            let some = format!("{sql}\nlimit {}", rows.saturating_add(1));
+            let limit = Limit { rows, whole: &sql };
+            printer.print(&mut reader, &some, Some(limit)).await
+        }
+    }
 }
 
 fn summary((run_id, elapsed, found): &Finished) -> [String; 3] {

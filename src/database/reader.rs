@@ -18,6 +18,24 @@ pub struct ResultColumn {
     pub kind: ColumnKind,
 }
 
+impl ResultColumn {
+    /// A column of text.
+    pub fn text(name: &str) -> ResultColumn {
+        ResultColumn {
+            name: name.to_owned(),
+            kind: ColumnKind::Text,
+        }
+    }
+
+    /// A column of numbers.
+    pub fn number(name: &str) -> ResultColumn {
+        ResultColumn {
+            name: name.to_owned(),
+            kind: ColumnKind::Number,
+        }
+    }
+}
+
 /// How the values of a column are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ColumnKind {
@@ -27,6 +45,10 @@ pub enum ColumnKind {
     Boolean,
     /// JSON documents.
     Json,
+    /// Arrays.
+    List,
+    /// Points in time, in the session's time zone.
+    Time,
     /// All other types, in PostgreSQL's text format.
     Text,
 }
@@ -91,6 +113,13 @@ impl Reader {
         snapshot.end().await
     }
 
+    /// Sets the time zone that times are shown in; an unknown one is an error.
+    pub async fn set_time_zone(&mut self, zone: &str) -> Result<(), ReadError> {
+        let set = sqlx::query_scalar!("select set_config('timezone', $1, false)", zone);
+        step(self.limit, set.fetch_one(&mut self.connection)).await?;
+        Ok(())
+    }
+
     /// The connection, for statements of the store.
     pub fn connection(&mut self) -> &mut PgConnection {
         &mut self.connection
@@ -114,20 +143,63 @@ impl Snapshot<'_> {
     ///
     /// The query is declared as a cursor, so it must be one `select`, `with`, `table` or
     /// `values`, and the database rejects anything that writes.
+    pub async fn read(&mut self, sql: &str, sink: &mut dyn RowSink) -> Result<(), ReadError> {
+        self.run(sql, Shape::Columns, sink).await
+    }
+
+    /// The same, but each row is one value: an object, as PostgreSQL's `row_to_json` writes it.
+    pub async fn read_as_json(
+        &mut self,
+        sql: &str,
+        sink: &mut dyn RowSink,
+    ) -> Result<(), ReadError> {
+        self.run(sql, Shape::Json, sink).await
+    }
+
+    /// Number of rows of a query.
+    pub async fn count(&mut self, sql: &str) -> Result<u64, ReadError> {
+        /// The last value, which is the only one.
+        struct Count(u64);
+        impl RowSink for Count {
+            fn columns(&mut self, _: Vec<ResultColumn>) -> std::io::Result<()> {
+                Ok(())
+            }
+            fn row(&mut self, values: &[Option<&str>]) -> std::io::Result<()> {
+                let count = values.first().copied().flatten();
+                self.0 = count.and_then(|count| count.parse().ok()).unwrap_or(0);
+                Ok(())
+            }
+        }
+        let mut count = Count(0);
+        let sql = format!("select count(*) from ({}\n) as result", one_statement(sql));
+        self.run(&sql, Shape::Columns, &mut count).await?;
+        Ok(count.0)
+    }
+
     #[expect(
         clippy::disallowed_methods,
         reason = "the only place for SQL that is not known at compile time"
     )]
-    pub async fn read(&mut self, sql: &str, sink: &mut dyn RowSink) -> Result<(), ReadError> {
+    async fn run(
+        &mut self,
+        sql: &str,
+        shape: Shape,
+        sink: &mut dyn RowSink,
+    ) -> Result<(), ReadError> {
         let Snapshot { transaction, limit } = self;
         let limit = *limit;
-        let sql = sql.trim().trim_end_matches(';').trim_end();
+        let sql = one_statement(sql);
         // Prepared, so that the server accepts one statement only; a result
         // without rows also gets its columns from here.
         let prepare = transaction.prepare(AssertSqlSafe(sql).into_sql_str());
         let statement = step(limit, prepare).await?;
         sink.columns(statement.columns().iter().map(result_column).collect())?;
-        let declare = format!("declare swr_result no scroll cursor for {sql}");
+        let query = match shape {
+            Shape::Columns => sql.to_owned(),
+            // A comment may end the query.
+            Shape::Json => format!("select row_to_json(result) from ({sql}\n) as result"),
+        };
+        let declare = format!("declare swr_result no scroll cursor for {query}");
         let declare = sqlx::query(AssertSqlSafe(declare)).execute(&mut **transaction);
         step(limit, declare).await?;
         // Not prepared and without parameters: values arrive as text, regardless of their types.
@@ -167,6 +239,19 @@ impl Snapshot<'_> {
     }
 }
 
+/// How the rows of a result are passed on.
+#[derive(Debug, Clone, Copy)]
+enum Shape {
+    /// One value for each column.
+    Columns,
+    /// One JSON object for each row.
+    Json,
+}
+
+fn one_statement(sql: &str) -> &str {
+    sql.trim().trim_end_matches(';').trim_end()
+}
+
 async fn step<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, sqlx::Error>>,
@@ -186,6 +271,8 @@ fn result_column(column: &PgColumn) -> ResultColumn {
             }
             "BOOL" => ColumnKind::Boolean,
             "JSON" | "JSONB" => ColumnKind::Json,
+            "TIMESTAMPTZ" => ColumnKind::Time,
+            name if name.ends_with("[]") => ColumnKind::List,
             _ => ColumnKind::Text,
         },
     }

@@ -2,11 +2,16 @@
 
 mod filter;
 pub mod html;
+pub(crate) mod human;
 mod render;
+mod table;
+mod xlsx;
 
 pub(crate) use filter::quoted;
 pub use filter::{Filter, FilterError, FilterValues};
-pub use render::{CsvSink, Format, JsonSink, TableSink};
+pub use render::{CsvSink, Format, JsonSink, Limited};
+pub use table::{Medium, Note, TableSink};
+pub use xlsx::XlsxSink;
 
 /// A question and the query that answers it.
 #[derive(Debug, Clone, Copy)]

@@ -1,114 +1,22 @@
-//! Results as a table, as CSV, or as JSON.
+//! Results as CSV and as JSON.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
 
-use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
-
 use crate::database::reader::{ColumnKind, ResultColumn, RowSink};
-use crate::visible::visible;
 
 /// Output formats.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// For reading; long values are cut, digests are shortened
+    /// For reading: long values are cut, digests are shortened, sizes and times have units that people read
     #[default]
     Table,
-    /// For spreadsheets: a header, then one line per row; NULL is empty
+    /// For spreadsheets and programs: a header, then one line per row; NULL is empty
     Csv,
-    /// For programs: an array of objects
+    /// For programs: an array of objects, with the values of PostgreSQL's row_to_json
     Json,
-}
-
-/// Maximum length of a value in a table; CSV and JSON show all of it.
-const CELL_CHARS: usize = 72;
-
-/// Characters of a digest in a table: enough to distinguish digests, as in container tools.
-const DIGEST_CHARS: usize = "sha256:".len() + 12;
-
-/// A table for reading. It needs all rows before it prints the first.
-pub struct TableSink<W> {
-    output: W,
-    columns: Vec<ResultColumn>,
-    table: Table,
-    rows: usize,
-}
-
-impl<W: Write> TableSink<W> {
-    /// Prints to `output` when finished.
-    pub fn new(output: W) -> TableSink<W> {
-        let mut table = Table::new();
-        table
-            .load_style(UTF8_FULL_CONDENSED)
-            .set_content_arrangement(ContentArrangement::Disabled);
-        TableSink {
-            output,
-            columns: Vec::new(),
-            table,
-            rows: 0,
-        }
-    }
-
-    pub fn finish(mut self) -> io::Result<()> {
-        writeln!(self.output, "{}", self.table)?;
-        let noun = if self.rows == 1 { "row" } else { "rows" };
-        writeln!(self.output, "({} {noun})", self.rows)?;
-        self.output.flush()
-    }
-}
-
-impl<W: Write> RowSink for TableSink<W> {
-    fn columns(&mut self, columns: Vec<ResultColumn>) -> io::Result<()> {
-        self.table
-            .set_header(columns.iter().map(|column| visible(&column.name)));
-        self.columns = columns;
-        Ok(())
-    }
-
-    fn row(&mut self, values: &[Option<&str>]) -> io::Result<()> {
-        self.rows += 1;
-        let cells = values.iter().zip(&self.columns).map(|(value, column)| {
-            let text = value.map(shortened).unwrap_or_default();
-            match column.kind {
-                ColumnKind::Number => Cell::new(text).set_alignment(CellAlignment::Right),
-                ColumnKind::Boolean | ColumnKind::Json | ColumnKind::Text => Cell::new(text),
-            }
-        });
-        self.table.add_row(cells.collect::<Vec<_>>());
-        Ok(())
-    }
-}
-
-/// The text of a cell: one line, without invisible characters and characters that move the cursor.
-fn shortened(value: &str) -> String {
-    if is_digest(value) {
-        return value[..DIGEST_CHARS].to_owned();
-    }
-    let mut text = String::new();
-    let mut length = 0;
-    for character in value.chars() {
-        // Commands contain many of these; escape sequences would push the rest out of the cell.
-        let character = match character {
-            '\t' | '\n' => ' ',
-            other => other,
-        };
-        let mut buffer = [0; 4];
-        let shown = visible(character.encode_utf8(&mut buffer));
-        length += shown.chars().count();
-        if length > CELL_CHARS {
-            text.push('…');
-            break;
-        }
-        text.push_str(&shown);
-    }
-    text
-}
-
-fn is_digest(value: &str) -> bool {
-    value
-        .strip_prefix("sha256:")
-        .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    /// For Excel and WPS: a workbook
+    Xlsx,
 }
 
 /// Comma-separated values (RFC 4180).
@@ -184,21 +92,28 @@ fn io_error(error: csv::Error) -> io::Error {
     }
 }
 
-/// An array of objects, one line each.
+/// An array of objects, one line each. Its rows are from [`Snapshot::read_as_json`].
+///
+/// [`Snapshot::read_as_json`]: crate::database::reader::Snapshot::read_as_json
 pub struct JsonSink<W> {
     output: W,
-    columns: Vec<ResultColumn>,
     rows: usize,
 }
 
 impl<W: Write> JsonSink<W> {
     /// Prints to `output` row by row.
     pub fn new(output: W) -> JsonSink<W> {
-        JsonSink {
-            output,
-            columns: Vec::new(),
-            rows: 0,
-        }
+        JsonSink { output, rows: 0 }
+    }
+
+    /// Prints an object.
+    pub fn object(&mut self, json: &str) -> io::Result<()> {
+        let before: &[u8] = if self.rows == 0 { b"[\n  " } else { b",\n  " };
+        self.rows += 1;
+        self.output.write_all(before)?;
+        // A line break can only be between the tokens of a document that is stored as text.
+        let line = json.replace(['\n', '\r'], " ");
+        self.output.write_all(line.as_bytes())
     }
 
     /// Prints the end of the array.
@@ -210,44 +125,49 @@ impl<W: Write> JsonSink<W> {
 }
 
 impl<W: Write> RowSink for JsonSink<W> {
-    fn columns(&mut self, columns: Vec<ResultColumn>) -> io::Result<()> {
-        self.columns = columns;
+    fn columns(&mut self, _: Vec<ResultColumn>) -> io::Result<()> {
         Ok(())
     }
 
     fn row(&mut self, values: &[Option<&str>]) -> io::Result<()> {
-        let JsonSink {
-            output,
-            columns,
-            rows,
-        } = self;
-        output.write_all(if *rows == 0 { b"[\n  {" } else { b",\n  {" })?;
-        *rows += 1;
-        for (index, (column, value)) in columns.iter().zip(values).enumerate() {
-            if index > 0 {
-                output.write_all(b",")?;
-            }
-            serde_json::to_writer(&mut *output, &column.name)?;
-            output.write_all(b":")?;
-            write_json(output, column.kind, *value)?;
-        }
-        output.write_all(b"}")
+        self.object(values.first().copied().flatten().unwrap_or("null"))
     }
 }
 
-/// Numbers and documents are copied as JSON: parsing them would round numbers that are longer
-/// than a Rust number.
-fn write_json(output: &mut impl Write, kind: ColumnKind, value: Option<&str>) -> io::Result<()> {
-    let Some(text) = value else {
-        return output.write_all(b"null");
-    };
-    // NaN and Infinity have no JSON form.
-    let is_finite = text.ends_with(|last: char| last.is_ascii_digit());
-    match kind {
-        ColumnKind::Boolean => output.write_all(if text == "t" { b"true" } else { b"false" }),
-        ColumnKind::Number if is_finite => output.write_all(text.as_bytes()),
-        // A line break can only be between its tokens.
-        ColumnKind::Json => output.write_all(text.replace(['\n', '\r'], " ").as_bytes()),
-        ColumnKind::Number | ColumnKind::Text => Ok(serde_json::to_writer(output, text)?),
+/// Passes the first rows on, and notices that there are more.
+pub struct Limited<S> {
+    /// Receives the rows.
+    pub sink: S,
+    limit: Option<u64>,
+    rows: u64,
+}
+
+impl<S: RowSink> Limited<S> {
+    /// Passes at most `limit` rows on.
+    pub fn new(sink: S, limit: Option<u64>) -> Limited<S> {
+        Limited {
+            sink,
+            limit,
+            rows: 0,
+        }
+    }
+
+    /// Whether there are more rows than the limit.
+    pub fn is_cut(&self) -> bool {
+        self.limit.is_some_and(|limit| self.rows > limit)
+    }
+}
+
+impl<S: RowSink> RowSink for Limited<S> {
+    fn columns(&mut self, columns: Vec<ResultColumn>) -> io::Result<()> {
+        self.sink.columns(columns)
+    }
+
+    fn row(&mut self, values: &[Option<&str>]) -> io::Result<()> {
+        self.rows += 1;
+        match self.is_cut() {
+            true => Ok(()),
+            false => self.sink.row(values),
+        }
     }
 }

@@ -9,6 +9,7 @@ mod findings;
 mod history;
 mod layering;
 mod lock;
+mod names;
 mod publish;
 mod readiness;
 mod removal;
@@ -31,6 +32,9 @@ pub use history::{
     HistoryWriter, HistoryWrites, has_other_instances, histories_wanted, reuse_histories,
 };
 pub use lock::{InstanceLock, LockAttempt, LockHolder};
+pub use names::{
+    InstanceName, RepositoryName, digests, instance_names, namespace_names, repository_names,
+};
 pub use publish::{MassRemoval, Publishing, RemovedKind, RepositoryLoss, analyze, publish};
 pub use readiness::{
     InstanceState, ServerState, instance_state, is_public_open, missing_migration_rights,
@@ -38,8 +42,8 @@ pub use readiness::{
 };
 pub use removal::{DoubtfulRemovals, doubtful_removals};
 pub use runs::{
-    Instance, ListingAge, Namesake, OtherClocks, Run, RunEnd, describe_instance, find_namesake,
-    listing_ages, note_listing, other_clocks, save_progress,
+    Instance, InstanceStatus, ListingAge, Namesake, OtherClocks, Run, RunEnd, describe_instance,
+    find_namesake, instance_statuses, listing_ages, note_listing, other_clocks, save_progress,
 };
 pub use session::Session;
 pub use stage::{

@@ -126,6 +126,69 @@ pub async fn find_namesake(
         .await
 }
 
+/// What a user wants to know about an instance first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceStatus {
+    /// Its name, or its id in SWR where the name is not known.
+    pub instance: String,
+    /// The run that published the listing; `None` if none was ever published.
+    pub published_run_id: Option<i64>,
+    /// Time since that listing began.
+    pub listing_age_seconds: Option<i64>,
+    /// Artifacts of that listing.
+    pub artifacts: Option<i64>,
+    /// Runs that failed since then, with the error and the time of the latest.
+    pub failures_since: i64,
+    pub last_error: Option<String>,
+    /// To the minute, in the session's time zone.
+    pub last_failure_at: Option<String>,
+    /// Build histories that later runs request again.
+    pub histories_waiting: i64,
+    /// Digests whose build history was never requested.
+    pub histories_not_requested: i64,
+}
+
+/// Gives the status of each instance, or of those with this id or name.
+pub async fn instance_statuses(
+    session: &mut Session<'_>,
+    instance: Option<&str>,
+) -> Result<Vec<InstanceStatus>, StoreError> {
+    let query = sqlx::query_as!(
+        InstanceStatus,
+        r#"select
+               f.instance as "instance!",
+               f.last_published_run_id as published_run_id,
+               extract(epoch from f.age)::bigint as listing_age_seconds,
+               p.artifacts_listed as "artifacts?",
+               f.failures_since as "failures_since!",
+               f.last_error,
+               to_char(l.failed_at, 'YYYY-MM-DD HH24:MI') as last_failure_at,
+               f.histories_waiting as "histories_waiting!",
+               coalesce(n.digests, 0) as "histories_not_requested!"
+           from swr_report.freshness f
+           join swr.instance i on i.instance_id = f.instance_id
+           left join swr.sync_run p on p.instance_id = f.instance_id and p.run_id = f.last_published_run_id
+           left join (
+               select s.instance_id, max(s.started_at) as failed_at
+               from swr.sync_run s
+               where s.outcome in ('failed', 'stopped', 'abandoned')
+               group by s.instance_id
+           ) l on l.instance_id = f.instance_id
+           left join (
+               select a.instance_id, count(distinct a.digest) as digests
+               from swr_report.artifact a
+               where a.build_history is null
+               group by a.instance_id
+           ) n on n.instance_id = f.instance_id
+           where $1::text is null or $1 in (i.swr_instance_id, i.name)
+           order by 1, f.instance_id"#,
+        instance
+    );
+    session
+        .fetch_all("see the status of the instances", query)
+        .await
+}
+
 /// How old the published listing of an instance is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListingAge {

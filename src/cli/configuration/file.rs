@@ -11,9 +11,10 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::super::exit::{Exit, Failure};
+use super::super::names::nearest;
 use super::super::settings::holds_password;
 use super::credential_keys::{CREDENTIAL_KEYS, Credential, CredentialKey, Held};
-use super::keys::{DATABASE_URL, DATABASE_URL_FILE, INSTANCES, Key, Kind, Place, nearest};
+use super::keys::{DATABASE_URL, DATABASE_URL_FILE, INSTANCES, Key, Kind, Place};
 use crate::secret_file::{self, BYTE_ORDER_MARK};
 
 /// The tables of the file.

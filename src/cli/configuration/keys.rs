@@ -200,16 +200,3 @@ fn kind(argument: &Arg) -> Kind {
         Kind::Text
     }
 }
-
-/// The known name that is closest to an unknown one.
-pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    /// The same measure as clap's suggestions.
-    const ALIKE: f64 = 0.7;
-    let alike = known
-        .into_iter()
-        .map(|known| (strsim::jaro_winkler(name, known), known));
-    let nearest = alike.max_by(|(one, _), (other, _)| one.total_cmp(other));
-    nearest
-        .filter(|(likeness, _)| *likeness > ALIKE)
-        .map(|(_, known)| known)
-}

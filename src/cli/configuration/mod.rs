@@ -18,12 +18,13 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, FromArgMatches};
 
 use super::exit::{Exit, Failure};
+use super::names::nearest;
 use super::settings::{Configured, RegistryArgs};
 use super::variables::variable;
 use file::{ConfigurationFile, FileSource, Setting};
 use keys::{
     DATABASE_URL, DATABASE_URL_FILE, IDENTITY_ARGUMENTS, INSTANCE_ARGUMENT, INSTANCES, file_key,
-    keys, nearest,
+    keys,
 };
 
 /// Where the settings of a command come from.

@@ -5,7 +5,6 @@
 
 mod charts;
 mod data;
-mod format;
 mod page;
 
 use std::io::{self, Read};
@@ -30,6 +29,8 @@ const STYLE: &str = include_str!("page.css");
 pub struct Options<'a> {
     /// Only this instance: its id in SWR, or its name.
     pub instance: Option<&'a str>,
+    /// Only this namespace.
+    pub namespace: Option<&'a str>,
     /// Rows of each table; 0 for all.
     pub limit: u64,
     /// The time shown on the page.

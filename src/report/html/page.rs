@@ -3,12 +3,12 @@
 use chrono::{DateTime, Utc};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use super::super::human as format;
 use super::Options;
 use super::data::{
     Base, Data, Day, Finding, Freshness, Layer, Rule, Stale, Storage, Text, Top, Totals,
     UnknownBase, Use,
 };
-use super::format;
 
 /// Parts of the page that are not escaped.
 pub(super) struct Parts<'a> {

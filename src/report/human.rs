@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 /// `1.5 GiB`.
-pub(super) fn bytes(bytes: i64) -> String {
+pub(crate) fn bytes(bytes: i64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if bytes.unsigned_abs() < 1024 {
         return format!("{bytes} B");
@@ -19,7 +19,7 @@ pub(super) fn bytes(bytes: i64) -> String {
 }
 
 /// `1,234,567`.
-pub(super) fn count(count: i64) -> String {
+pub(crate) fn count(count: i64) -> String {
     let digits = count.unsigned_abs().to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -32,7 +32,7 @@ pub(super) fn count(count: i64) -> String {
 }
 
 /// `12 %`; `–` if the total is 0.
-pub(super) fn percent(part: i64, whole: i64) -> String {
+pub(crate) fn percent(part: i64, whole: i64) -> String {
     if whole == 0 {
         return "–".to_owned();
     }
@@ -44,7 +44,7 @@ pub(super) fn percent(part: i64, whole: i64) -> String {
 }
 
 /// `3 h 20 min`: at most two units.
-pub(super) fn duration(seconds: i64) -> String {
+pub(crate) fn duration(seconds: i64) -> String {
     const UNITS: [(i64, &str); 3] = [(86_400, "d"), (3_600, "h"), (60, "min")];
     let mut rest = seconds.max(0);
     let mut parts = Vec::new();
@@ -63,12 +63,12 @@ pub(super) fn duration(seconds: i64) -> String {
 }
 
 /// `2026-03-01`.
-pub(super) fn day(at: DateTime<Utc>) -> String {
+pub(crate) fn day(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d").to_string()
 }
 
 /// `2026-03-01 12:30 UTC`.
-pub(super) fn minute(at: DateTime<Utc>) -> String {
+pub(crate) fn minute(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M UTC").to_string()
 }
 

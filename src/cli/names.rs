@@ -1,0 +1,176 @@
+//! Checks that the names and digests of filters exist: an empty answer to a wrong name reads like
+//! "there is none".
+
+use super::exit::{Exit, Failure};
+use super::result::database_failure;
+use crate::report::FilterValues;
+use crate::store::{self, InstanceName, RepositoryName, Session, StoreError};
+
+const ALGORITHM: &str = "sha256:";
+/// Fewer digits of a digest are too likely to be those of another one.
+const FEWEST_DIGITS: usize = 7;
+/// Digits of a whole digest.
+const DIGITS: usize = 64;
+
+/// Checks that each name and digest exists. A digest may be given by its first digits, and a repository
+/// as NAMESPACE/NAME; afterwards both are whole.
+pub(super) async fn resolve(
+    values: &mut FilterValues,
+    session: &mut Session<'_>,
+) -> Result<(), Failure> {
+    if let Some(given) = &values.instance {
+        let instances = store::instance_names(session).await.map_err(failed)?;
+        check_instance(given, &instances)?;
+    }
+    let instance = values.instance.as_deref();
+    if let Some(given) = &values.namespace {
+        let names = store::namespace_names(session, instance)
+            .await
+            .map_err(failed)?;
+        if !names.contains(given) {
+            return Err(unknown(
+                "namespace",
+                given,
+                names.iter().map(String::as_str),
+            ));
+        }
+    }
+    if let Some(given) = values.repository.take() {
+        let namespace = values.namespace.as_deref();
+        let (namespace, name) = repository(session, instance, namespace, given).await?;
+        values.namespace = namespace.or(values.namespace.take());
+        values.repository = Some(name);
+    }
+    for digest in &mut values.digests {
+        *digest = whole_digest(session, digest).await?;
+    }
+    Ok(())
+}
+
+/// Checks that exactly one instance has this id or name.
+pub(super) fn check_instance(given: &str, instances: &[InstanceName]) -> Result<(), Failure> {
+    let meant: Vec<&str> = instances
+        .iter()
+        .filter(|instance| instance.is(given))
+        .map(|instance| instance.swr_instance_id.as_str())
+        .collect();
+    match meant[..] {
+        [_] => Ok(()),
+        [] => {
+            let names = instances.iter().flat_map(|instance| {
+                let InstanceName {
+                    swr_instance_id,
+                    name,
+                } = instance;
+                [Some(swr_instance_id), name.as_ref()].into_iter().flatten()
+            });
+            Err(unknown("instance", given, names.map(String::as_str)))
+        }
+        _ => {
+            let text = format!("{} instances are named `{given}`", meant.len());
+            Err(Failure::new(Exit::Usage, text)
+                .hint(format!("use the id of one: {}", meant.join(", "))))
+        }
+    }
+}
+
+/// The namespace, if the path has it, and the name.
+async fn repository(
+    session: &mut Session<'_>,
+    instance: Option<&str>,
+    namespace: Option<&str>,
+    given: String,
+) -> Result<(Option<String>, String), Failure> {
+    let known = store::repository_names(session, instance, namespace, Some(&given)).await;
+    let known = known.map_err(failed)?;
+    // A name can contain a slash, too.
+    if known.iter().any(|repository| repository.name == given) {
+        return Ok((None, given));
+    }
+    if let Some(RepositoryName { namespace, name }) = known.into_iter().next() {
+        return Ok((Some(namespace), name));
+    }
+    let all = store::repository_names(session, instance, namespace, None).await;
+    let all = all.map_err(failed)?;
+    let names = all.iter().map(|repository| match given.contains('/') {
+        true => format!("{}/{}", repository.namespace, repository.name),
+        false => repository.name.clone(),
+    });
+    let names: Vec<String> = names.collect();
+    let names = names.iter().map(String::as_str);
+    Err(unknown("repository", &given, names))
+}
+
+/// The digest of which these are the first digits.
+async fn whole_digest(session: &mut Session<'_>, given: &str) -> Result<String, Failure> {
+    let digits = given.strip_prefix(ALGORITHM).unwrap_or(given);
+    let is_hexadecimal = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !is_hexadecimal || !(FEWEST_DIGITS..=DIGITS).contains(&digits.len()) {
+        let text = format!("`{given}` is no digest");
+        return Err(Failure::new(Exit::Usage, text).hint(format!(
+            "give at least {FEWEST_DIGITS} hexadecimal digits, with or without {ALGORITHM}"
+        )));
+    }
+    let beginning = format!("{ALGORITHM}{}", digits.to_ascii_lowercase());
+    let mut digests = store::digests(session, &beginning).await.map_err(failed)?;
+    match (digests.pop(), &digests[..]) {
+        (Some(digest), []) => Ok(digest),
+        (Some(last), others) => {
+            let candidates = [others, &[last]].concat().join(", ");
+            Err(
+                Failure::new(Exit::Usage, format!("the digest `{given}` is ambiguous")).hint(
+                    format!("use more digits; digests that begin like this: {candidates}"),
+                ),
+            )
+        }
+        (None, _) => Err(Failure::new(
+            Exit::Usage,
+            format!("no artifact has or had the digest `{given}`"),
+        )
+        .hint("`swr-sync report artifact --format csv` prints whole digests")),
+    }
+}
+
+/// A name that does not exist, with the nearest one.
+pub(super) fn unknown<'a>(
+    kind: &str,
+    given: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Failure {
+    let failure = Failure::new(Exit::Usage, format!("there is no {kind} `{given}`"));
+    let mut known: Vec<&str> = known.into_iter().collect();
+    if let Some(nearest) = nearest(given, known.iter().copied()) {
+        return failure.hint(format!("did you mean `{nearest}`?"));
+    }
+    /// More names make a line that nobody reads.
+    const MOST_LISTED: usize = 10;
+    known.sort_unstable();
+    known.dedup();
+    let more = if known.len() > MOST_LISTED {
+        ", …"
+    } else {
+        ""
+    };
+    known.truncate(MOST_LISTED);
+    match known.is_empty() {
+        true => failure.hint("the database is empty: run `swr-sync sync` first"),
+        false => failure.hint(format!("there are: {}{more}", known.join(", "))),
+    }
+}
+
+/// The known name that is closest to an unknown one.
+pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    /// The same measure as clap's suggestions.
+    const ALIKE: f64 = 0.7;
+    let alike = known
+        .into_iter()
+        .map(|known| (strsim::jaro_winkler(name, known), known));
+    let nearest = alike.max_by(|(one, _), (other, _)| one.total_cmp(other));
+    nearest
+        .filter(|(likeness, _)| *likeness > ALIKE)
+        .map(|(_, known)| known)
+}
+
+fn failed(error: StoreError) -> Failure {
+    database_failure(error)
+}
