@@ -190,6 +190,7 @@ fn source(registry: &RegistryArgs) -> Result<String, Failure> {
         },
     };
     let credentials = registry.locate_credentials()?;
+    credentials.check_secrets()?;
     Ok(format!(
         "{instances} of project {project_id} at {endpoint}, with {}",
         credentials.source()

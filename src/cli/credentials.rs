@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use configparser::ini::Ini;
 use reqwest::Url;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::exit::{Exit, Failure};
@@ -17,7 +17,8 @@ use super::variables::{Variables, secret_in};
 use crate::clock::Clock;
 use crate::registry::signature::SigningKey;
 use crate::registry::{
-    Credentials, KeyFailure, PasswordLogin, RegistryError, RequestFailure, TemporaryKeySource,
+    Credentials, KeyFailure, PasswordLogin, RegistryError, RequestFailure, SHORTEST_SECRET,
+    TemporaryKeySource,
 };
 use crate::secret_file;
 
@@ -497,6 +498,25 @@ impl UserParts {
 }
 
 impl Located {
+    /// An error if a secret is so short that it cannot be a real one. It could not be removed from messages
+    /// either, because ordinary words contain it.
+    pub(super) fn check_secrets(&self) -> Result<(), Failure> {
+        let secret = match &self.given {
+            Given::Token(token) => token.expose_secret(),
+            Given::Key(key) => key.secret_key.expose_secret(),
+            Given::User { password, .. } => password.expose_secret(),
+            Given::PodIdentity { .. } | Given::Metadata { .. } => return Ok(()),
+        };
+        if secret.chars().count() >= SHORTEST_SECRET {
+            return Ok(());
+        }
+        let text = format!(
+            "the secret of {} has fewer than {SHORTEST_SECRET} characters",
+            self.source
+        );
+        Err(Failure::new(Exit::Usage, text).hint("check whether it is complete"))
+    }
+
     fn new(given: Given, source: String) -> Located {
         Located {
             given,

@@ -53,7 +53,11 @@ Examples:
 Examples:
   swr-sync db url
   export DATABASE_URL=\"$(swr-sync db url)\"      for other programs")]
-    Url,
+    Url {
+        /// Database on the server
+        #[arg(long, value_name = "NAME", default_value = embedded_postgres::DATABASE)]
+        database: String,
+    },
     /// Run psql on the database; starts the server if necessary
     #[command(after_help = "\
 Examples:
@@ -99,7 +103,7 @@ pub(super) async fn run(command: Command, _: &Telemetry) -> Result<Exit, Failure
     match action {
         Action::Start => start(&embedded.settings()?).await,
         Action::Stop { force } => stop(&embedded.settings()?, force).await,
-        Action::Url => url(&embedded.settings()?).await,
+        Action::Url { database } => url(&embedded.settings()?, &database).await,
         Action::Psql {
             database,
             arguments,
@@ -135,8 +139,8 @@ async fn stop(settings: &EmbeddedSettings, force: bool) -> Result<Exit, Failure>
     Ok(Exit::Success)
 }
 
-async fn url(settings: &EmbeddedSettings) -> Result<Exit, Failure> {
-    match embedded_postgres::running_url(settings).await? {
+async fn url(settings: &EmbeddedSettings, database: &str) -> Result<Exit, Failure> {
+    match embedded_postgres::running_url(settings, database).await? {
         Some(url) => print_line(&url),
         None => Err(
             Failure::new(Exit::Database, "the embedded server is not running")

@@ -1,6 +1,7 @@
 //! `swr-sync demo`: shows the whole program in one run.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,10 @@ use sqlx::Connection;
 
 use super::embedded::{EmbeddedArgs, EmbeddedServer};
 use super::exit::{Exit, Failure};
-use super::result::Printer;
+use super::replace_file::{Mode, replace_file};
+use super::result::{Printer, query_failure, written};
+use super::settings::DEMO_DATABASE;
+use super::summary::summary;
 use super::telemetry::Telemetry;
 use super::variables::host;
 use super::{signals, sync};
@@ -19,7 +23,7 @@ use crate::clock::Clock;
 use crate::database::Database;
 use crate::registry::signature::SigningKey;
 use crate::registry::{Credentials, ProjectSettings, Registry, TransportSettings};
-use crate::report::{self, FilterValues, Format};
+use crate::report::{self, FilterValues, Format, html};
 use crate::sync::{Ending, HEARTBEAT, PATIENCE, Progress, Safeguards, SyncSettings};
 use swr_emulator::{Emulator, EmulatorSettings, Quirks, World, WorldSettings};
 
@@ -48,7 +52,8 @@ pub(super) struct Args {
 
 const AFTER_HELP: &str = "\
 Needs the PostgreSQL binaries, but no account and no running server. The data stays in the
-database swr_demo of the embedded server until the next demo.
+database swr_demo of the embedded server until the next demo. As long as no registry was synced into the
+embedded database, `status`, `report` and `query` use the demo's.
 
 Examples:
   swr-sync demo
@@ -56,7 +61,9 @@ Examples:
   swr-sync db psql --database swr_demo      explore the data afterwards";
 
 /// The demo's own database, created again by each demo and kept for the user to explore.
-const DATABASE: &str = "swr_demo";
+const DATABASE: &str = DEMO_DATABASE;
+/// The file of the report page.
+const PAGE: &str = "swr-sync-demo.html";
 
 /// The reports that the demo prints.
 const REPORTS: [&str; 4] = [
@@ -113,15 +120,15 @@ pub(super) async fn run(command: Command, telemetry: &Telemetry) -> Result<Exit,
         let registry = Registry::new(settings.clone(), &sync_settings.swr_instance_id)
             .map_err(|error| Failure::new(Exit::Unexpected, error))?;
         let progress = Arc::<Progress>::default();
-        sync::run_once(
+        let run = sync::run_once(
             &registry,
             &database,
             &sync_settings,
             &progress,
             telemetry,
             &stop,
-        )
-        .await
+        );
+        say(&summary(&run.await?).join("\n"))
     };
 
     say("1. The first sync fetches everything.")?;
@@ -140,7 +147,7 @@ pub(super) async fn run(command: Command, telemetry: &Telemetry) -> Result<Exit,
     sync_once().await?;
 
     let exit = tokio::select! {
-        printed = print_reports(&database, limit) => printed?,
+        printed = print_reports(&database, limit, embedded.data_dir.as_deref()) => printed?,
         reason = stop.requested() => reason.exit(),
     };
     emulator.stop().await;
@@ -148,7 +155,11 @@ pub(super) async fn run(command: Command, telemetry: &Telemetry) -> Result<Exit,
     Ok(exit)
 }
 
-async fn print_reports(database: &Database, limit: u64) -> Result<Exit, Failure> {
+async fn print_reports(
+    database: &Database,
+    limit: u64,
+    data_dir: Option<&Path>,
+) -> Result<Exit, Failure> {
     let printer = Printer::with(Format::Table)?;
     let mut reader = database.connect_to_read().await?;
     for name in REPORTS {
@@ -165,9 +176,36 @@ async fn print_reports(database: &Database, limit: u64) -> Result<Exit, Failure>
         let sql = format!("{sql}\nlimit {limit}");
         printer.print(&mut reader, &sql, None).await?;
     }
+    let page = html::Options {
+        instance: None,
+        namespace: None,
+        limit: 0,
+        made_at: Clock::system().now(),
+    };
+    let page = html::page(&mut reader, &page)
+        .await
+        .map_err(query_failure)?;
     reader.close().await;
+    let folder = match data_dir {
+        Some(folder) => format!(" --data-dir {}", folder.display()),
+        None => String::new(),
+    };
+    // The working folder may be read-only.
+    let written = std::env::current_dir()
+        .map(|here| here.join(PAGE))
+        .and_then(|path| replace_file(&path, page.as_bytes(), Mode::Umask(0o666)).map(|()| path));
+    say(&match written {
+        Ok(path) => format!("The report page, for a browser:\n  {}", path.display()),
+        Err(_) => format!(
+            "The report page, for a browser:\n  swr-sync report html{folder} --output /tmp/{PAGE}"
+        ),
+    })?;
     say(&format!(
-        "The data stays in the database {DATABASE}. Explore it with\n  swr-sync db psql --database {DATABASE}"
+        "The data stays in the database {DATABASE}, which these commands use until a registry is synced:\n  \
+         swr-sync status{folder}\n  \
+         swr-sync report stale_artifact{folder}\n\n\
+         Explore it with SQL:\n  \
+         swr-sync db psql{folder} --database {DATABASE}"
     ))?;
     Ok(Exit::Success)
 }
@@ -254,5 +292,5 @@ async fn make_database(server: &EmbeddedServer) -> Result<Database, Failure> {
 }
 
 fn say(text: &str) -> Result<(), Failure> {
-    writeln!(io::stdout(), "\n{text}").map_err(|error| Failure::new(Exit::Unexpected, error))
+    written(writeln!(io::stdout(), "\n{text}"))
 }

@@ -8,15 +8,17 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use anstyle::{AnsiColor, Style};
 use tokio::time::Instant;
 
 use super::console::print_lines;
 use super::embedded::free_bytes;
 use super::exit::{Exit, Failure};
-use super::hints::failure;
+use super::hints::{failure, unknown_region};
 use super::proxy;
 use super::result::Printer;
 use super::settings::{DatabaseArgs, Instances, RegistryArgs, SourceArgs};
+use super::source::{NotChosen, is_id};
 use crate::activity::Activity;
 use crate::artifact::{Artifact, InstanceDescription};
 use crate::build_history::HistoryOutcome;
@@ -160,7 +162,11 @@ async fn check_configuration(checkup: &mut Checkup, args: &RegistryArgs) -> Vec<
     let endpoint = async |args: &RegistryArgs| {
         let endpoint = args.endpoint()?;
         proxy::check()?;
-        found((), endpoint.to_string())
+        let region = args.region().filter(|_| args.endpoint.is_none());
+        match region.as_deref().and_then(unknown_region) {
+            Some(hint) => doubtful((), "unknown_region", endpoint.to_string(), hint),
+            None => found((), endpoint.to_string()),
+        }
     };
     let project = async |args: &RegistryArgs| configured(args.project_id()?);
     let credentials =
@@ -178,9 +184,9 @@ async fn check_configuration(checkup: &mut Checkup, args: &RegistryArgs) -> Vec<
         .run("configuration.credentials", Ok(args), credentials)
         .await;
     let ids = match instances {
-        Some(Instances::These(ids)) => ids,
+        Some(Instances::These(ids)) if ids.iter().all(|id| is_id(id)) => ids,
         None => Vec::new(),
-        Some(Instances::All { .. }) => {
+        Some(_) => {
             let args = checkup.is_configured().then_some(args);
             let given = args.ok_or("the configuration is incomplete");
             let listed = checkup
@@ -213,8 +219,14 @@ async fn instances(args: &RegistryArgs) -> Probed<Instances> {
 /// The instances that `sync` would mirror. The log lists those that are left out, with the reason.
 async fn list_instances(args: &RegistryArgs) -> Probed<Vec<String>> {
     let source = args.source(Clock::system()).await?;
-    let ids = source.instance_ids().await;
-    let ids = ids.map_err(|error| forbidden(error, "swr:instance:list"))?;
+    let chosen = source.chosen().await.map_err(|error| match error {
+        NotChosen::Registry(error) => forbidden(error, "swr:instance:list"),
+        NotChosen::Name(failure) => failure.into(),
+    })?;
+    let ids: Vec<String> = chosen
+        .into_iter()
+        .map(|found| found.swr_instance_id)
+        .collect();
     if ids.is_empty() {
         let hint = "only instances with status Running and version 25.6.0 or later are mirrored";
         return doubtful(ids, "no_instance", "allowed: none to mirror", hint);
@@ -726,6 +738,15 @@ enum Status {
 }
 
 impl Status {
+    fn style(self) -> Style {
+        match self {
+            Status::Ok => AnsiColor::Green.on_default(),
+            Status::Warn => AnsiColor::Yellow.on_default(),
+            Status::Fail => AnsiColor::Red.on_default().bold(),
+            Status::Skipped => Style::new().dimmed(),
+        }
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             Status::Ok => "ok",
@@ -883,7 +904,7 @@ impl Checkup {
 
     fn print(&self, printer: &Printer) -> Result<(), Failure> {
         match printer.format() {
-            Format::Table => super::result::written(self.print_lines(io::stdout()))?,
+            Format::Table => super::result::written(self.print_lines(anstream::stdout()))?,
             _ => self.print_rows(printer)?,
         }
         print_lines([self.summary()]);
@@ -905,9 +926,19 @@ impl Checkup {
                 writeln!(output, "{}:", visible(subject))?;
             }
             last = subject.as_ref();
-            let (status, elapsed_ms) = (finding.status.as_str(), elapsed.as_millis());
+            let status = finding.status;
+            let style = status.style();
             let text = visible(&finding.text);
-            writeln!(output, "{status:8}{probe:30}{elapsed_ms:>6} ms  {text}")?;
+            // Only what waits for an answer takes a time that is worth reading.
+            let elapsed = match elapsed.as_millis() {
+                0 => String::new(),
+                elapsed_ms => format!("{elapsed_ms} ms"),
+            };
+            let name = status.as_str();
+            writeln!(
+                output,
+                "{style}{name:8}{style:#}{probe:30}{elapsed:>9}  {text}"
+            )?;
             if let Some(hint) = &finding.hint {
                 writeln!(output, "{:8}hint: {}", "", visible(hint))?;
             }
@@ -965,7 +996,8 @@ impl Checkup {
             Exit::Success => "`sync` can run".to_owned(),
             exit => format!("`sync` would exit with {}", exit as u8),
         };
-        format!("{ok} ok, {warn} warnings, {fail} failed, {skipped} skipped: {end}")
+        let warnings = if warn == 1 { "warning" } else { "warnings" };
+        format!("{ok} ok, {warn} {warnings}, {fail} failed, {skipped} skipped: {end}")
     }
 }
 

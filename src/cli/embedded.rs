@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use embedded_postgres::{EmbeddedError, EmbeddedSettings, folder, running_url};
+use embedded_postgres::{DATABASE, EmbeddedError, EmbeddedSettings, folder, running_url};
 pub(super) use embedded_postgres::{EmbeddedServer, free_bytes};
 
 use super::exit::{Exit, Failure};
@@ -15,12 +15,24 @@ const START_TIMEOUT: Duration = Duration::from_secs(120);
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Embedded database")]
 pub(super) struct EmbeddedArgs {
+    /// Use the embedded PostgreSQL; `--database-url embedded` is the same. Without a database URL, `sync`
+    /// uses it unasked on a terminal only
+    #[arg(long, env = "SWR_SYNC_EMBEDDED", global = true,
+          value_parser = clap::builder::FalseyValueParser::new())]
+    pub embedded: bool,
     /// Folder of the embedded database [default: /var/lib/swr-sync for root,
     /// $XDG_DATA_HOME/swr-sync for other users]
-    #[arg(long, value_name = "FOLDER", env = "SWR_SYNC_DATA_DIR", global = true)]
+    #[arg(
+        hide_short_help = true,
+        long,
+        value_name = "FOLDER",
+        env = "SWR_SYNC_DATA_DIR",
+        global = true
+    )]
     pub data_dir: Option<PathBuf>,
     /// Folder with the programs `postgres` and `initdb` [default: the newest version found]
     #[arg(
+        hide_short_help = true,
         long,
         value_name = "FOLDER",
         env = "SWR_SYNC_POSTGRES_BIN_DIR",
@@ -33,6 +45,7 @@ impl EmbeddedArgs {
     /// The server's settings, from the arguments and the user's environment.
     pub(super) fn settings(&self) -> Result<EmbeddedSettings, Failure> {
         let EmbeddedArgs {
+            embedded: _,
             data_dir,
             postgres_bin_dir,
         } = self.clone();
@@ -47,6 +60,11 @@ impl EmbeddedArgs {
         })
     }
 
+    /// Whether the settings ask for the embedded server.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.embedded
+    }
+
     /// Starts the server, or uses the one that is running.
     pub(super) async fn start(&self) -> Result<EmbeddedServer, Failure> {
         Ok(EmbeddedServer::start(&self.settings()?).await?)
@@ -55,7 +73,10 @@ impl EmbeddedArgs {
     /// The server's folder, and its URL if it is running. Does not start it.
     pub(super) async fn look(&self) -> Result<(PathBuf, Option<String>), Failure> {
         let settings = self.settings()?;
-        Ok((folder(&settings).await?, running_url(&settings).await?))
+        Ok((
+            folder(&settings).await?,
+            running_url(&settings, DATABASE).await?,
+        ))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::credentials;
 use super::exit::Failure;
+use super::names::nearest;
 use crate::registry::{RegistryError, RequestFailure};
 use crate::stop::StopReason;
 use crate::store::{LockHolder, StoreError};
@@ -9,7 +10,7 @@ use crate::sync::SyncError;
 
 /// An error as the user reads it, with the exit code and the next step.
 pub(super) fn failure(error: SyncError) -> Failure {
-    let hints: Vec<String> = match clock_hint(&error) {
+    let hints: Vec<String> = match clock_hint(&error).or_else(|| region_hint(&error)) {
         Some(hint) => vec![hint],
         None => [crate::database::hint(&error), hint(&error)]
             .into_iter()
@@ -39,6 +40,71 @@ fn clock_hint(error: &SyncError) -> Option<String> {
          a signature is valid for 15 minutes before and after the gateway's time"
     ))
 }
+
+/// The name of the endpoint is not known if the region is misspelt.
+fn region_hint(error: &SyncError) -> Option<String> {
+    let SyncError::Registry(error) = error else {
+        return None;
+    };
+    let RequestFailure::NoAnswer { .. } = &error.failure else {
+        return None;
+    };
+    let (_, after) = error.request.split_once("://swr-api.")?;
+    let (region, _) = after.split_once('.')?;
+    unknown_region(region)
+}
+
+/// What to say about a region that is not in the list of the SDKs. New regions are not in it either, so
+/// it is no error.
+pub(super) fn unknown_region(region: &str) -> Option<String> {
+    if REGIONS.contains(&region) {
+        return None;
+    }
+    let nearest = nearest(region, REGIONS);
+    Some(match nearest {
+        Some(nearest) => format!("the region `{region}` is not known; did you mean `{nearest}`?"),
+        None => format!("the region `{region}` is not known; check SWR_REGION"),
+    })
+}
+
+/// The regions of the official SDKs (huaweicloud-sdk-go-v3, services/swr/v2/region).
+const REGIONS: [&str; 35] = [
+    "ae-ad-1",
+    "af-north-1",
+    "af-south-1",
+    "ap-southeast-1",
+    "ap-southeast-2",
+    "ap-southeast-3",
+    "ap-southeast-4",
+    "ap-southeast-5",
+    "cn-east-2",
+    "cn-east-3",
+    "cn-east-4",
+    "cn-east-5",
+    "cn-north-1",
+    "cn-north-11",
+    "cn-north-12",
+    "cn-north-2",
+    "cn-north-4",
+    "cn-north-9",
+    "cn-south-1",
+    "cn-south-2",
+    "cn-south-4",
+    "cn-southwest-2",
+    "cn-southwest-3",
+    "eu-west-0",
+    "eu-west-101",
+    "la-north-2",
+    "la-south-2",
+    "me-east-1",
+    "my-kualalumpur-1",
+    "na-mexico-1",
+    "ru-moscow-1",
+    "ru-northwest-2",
+    "sa-brazil-1",
+    "sa-peru-1",
+    "tr-west-1",
+];
 
 /// If the process cannot start a thread or open a file.
 pub(super) const LOW_LIMITS: &str =

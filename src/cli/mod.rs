@@ -111,7 +111,10 @@ fn after_help() -> String {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Crawl one or more instances and publish what they contain
-    #[command(after_help = format!("{}\n\n{}", environment::secrets_help(), sync::AFTER_HELP))]
+    #[command(
+        after_help = sync::SHORT_AFTER_HELP,
+        after_long_help = format!("{}\n\n{}", environment::secrets_help(), sync::AFTER_HELP)
+    )]
     Sync(Box<sync::Args>),
     /// Check everything that a run needs, without writing anything
     #[command(after_help = doctor::AFTER_HELP)]
@@ -148,9 +151,36 @@ enum Command {
     Man(man::Args),
 }
 
-/// The command line's definitions, for generated documents.
+/// The command line's definitions.
 pub fn command() -> clap::Command {
-    Cli::command()
+    reflowed(Cli::command())
+}
+
+/// Joins the lines of each paragraph, so that help is wrapped to the terminal. Indented lines stay.
+fn reflowed(mut command: clap::Command) -> clap::Command {
+    let joined = |text: &clap::builder::StyledStr| {
+        let text = text.to_string();
+        let mut joined = String::new();
+        let mut was_prose = false;
+        for line in text.lines() {
+            let is_prose = !line.is_empty() && !line.starts_with(' ');
+            joined.push_str(match (joined.is_empty(), was_prose && is_prose) {
+                (true, _) => "",
+                (false, true) => " ",
+                (false, false) => "\n",
+            });
+            joined.push_str(line);
+            was_prose = is_prose;
+        }
+        joined
+    };
+    if let Some(text) = command.get_after_help().map(joined) {
+        command = command.after_help(text);
+    }
+    if let Some(text) = command.get_after_long_help().map(joined) {
+        command = command.after_long_help(text);
+    }
+    command.mut_subcommands(reflowed)
 }
 
 impl Command {
@@ -169,7 +199,7 @@ impl Command {
 /// Parses the command line, runs the command, and returns its exit code.
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let matches = Cli::command().get_matches_from(&arguments);
+    let matches = configuration::without_empty_variables(command()).get_matches_from(&arguments);
     let parsed = Cli::from_arg_matches(&matches).unwrap_or_else(|error| exit_with(error));
     let without_file = parsed.log.clone();
     let (Cli { log, command, .. }, layers) = match layered(parsed, matches, &arguments) {
@@ -198,7 +228,7 @@ pub fn main() -> ExitCode {
 }
 
 fn exit_with(error: clap::Error) -> ! {
-    error.format(&mut Cli::command()).exit()
+    error.format(&mut command()).exit()
 }
 
 /// Merges the configuration file below the parsed command line, if this command uses one.
@@ -207,7 +237,7 @@ fn layered(
     matches: clap::ArgMatches,
     arguments: &[OsString],
 ) -> Result<(Cli, Layers), Failure> {
-    let command = Cli::command();
+    let command = command();
     let path = parsed
         .config
         .as_ref()
@@ -234,12 +264,12 @@ async fn run(command: Command, layers: &Layers, telemetry: &Telemetry) -> Result
         Command::Report(args) => signals::reading(report::run(*args)).await,
         Command::Query(args) => signals::reading(query::run(args)).await,
         Command::Migrate(args) => migrate::run(args).await,
-        Command::Config(args) => config::run(args, &Cli::command(), layers).await,
+        Command::Config(args) => config::run(args, &self::command(), layers).await,
         Command::Demo(command) => demo::run(command, telemetry).await,
         Command::Emulator(command) => emulator::run(command, telemetry).await,
         Command::Db(command) => db::run(command, telemetry).await,
-        Command::Completions(args) => completions::run(args, Cli::command()),
-        Command::Man(args) => man::run(args, Cli::command()),
+        Command::Completions(args) => completions::run(args, self::command()),
+        Command::Man(args) => man::run(args, self::command()),
     }
 }
 

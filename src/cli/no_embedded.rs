@@ -8,6 +8,10 @@ use super::exit::{Exit, Failure};
 pub(super) struct EmbeddedArgs {}
 
 impl EmbeddedArgs {
+    pub(super) fn is_wanted(&self) -> bool {
+        false
+    }
+
     pub(super) async fn start(&self) -> Result<EmbeddedServer, Failure> {
         Err(Failure::new(
             Exit::Usage,
@@ -26,6 +30,10 @@ pub(super) enum EmbeddedServer {}
 
 impl EmbeddedServer {
     pub(super) fn url(&self) -> &str {
+        match *self {}
+    }
+
+    pub(super) fn url_of(&self, _: &str) -> String {
         match *self {}
     }
 

@@ -41,20 +41,31 @@ const LEAST: Duration = Duration::from_millis(300);
 #[command(next_help_heading = "Reporting")]
 pub(super) struct OutputArgs {
     /// Append a line with a JSON object for each instance to this file; `-` for standard output
-    #[arg(long, value_name = "FILE", env = "SWR_SYNC_SUMMARY_FILE")]
+    #[arg(
+        hide_short_help = true,
+        long,
+        value_name = "FILE",
+        env = "SWR_SYNC_SUMMARY_FILE"
+    )]
     summary_file: Option<OsString>,
     /// Write metrics of the last runs to this file, for node_exporter's textfile collector. The name
     /// must end in .prom. The file is replaced, so each job needs its own
-    #[arg(long, value_name = "FILE", env = "SWR_SYNC_METRICS_FILE")]
+    #[arg(
+        hide_short_help = true,
+        long,
+        value_name = "FILE",
+        env = "SWR_SYNC_METRICS_FILE"
+    )]
     metrics_file: Option<OsString>,
     /// Pushgateway to send the metrics to, as http://host:9091. User and password are read from
     /// SWR_SYNC_PUSHGATEWAY_URL or from the file in SWR_SYNC_PUSHGATEWAY_URL_FILE, never from this flag [env:
     /// SWR_SYNC_PUSHGATEWAY_URL]
     // Not clap's `env`: the variable may contain a password, the command line must not.
-    #[arg(long, value_name = "URL")]
+    #[arg(hide_short_help = true, long, value_name = "URL")]
     pushgateway_url: Option<String>,
     /// Existing file for a short message about the result; Kubernetes shows it
     #[arg(
+        hide_short_help = true,
         long,
         value_name = "FILE",
         env = "SWR_SYNC_TERMINATION_MESSAGE_FILE",

@@ -40,9 +40,6 @@ pub(super) async fn show<T>(
             _ = tick.tick() => view.show(progress, registry),
         }
     };
-    if let Some(bar) = view.bar {
-        bar.finish_and_clear();
-    }
     result
 }
 
@@ -52,13 +49,22 @@ struct View<'a> {
     begin: Instant,
 }
 
+impl Drop for View<'_> {
+    /// Also when the run is given up, which drops everything.
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 impl View<'_> {
     fn show(&mut self, progress: &Progress, registry: &Registry) {
         let (phase, histories_wanted) = (progress.phase(), progress.histories_wanted());
         let counters = progress.counters(&registry.meter());
         let pace = registry.pace();
         if self.telemetry.is_live {
-            self.draw(phase, histories_wanted, &counters, &pace);
+            self.draw(phase, progress, &counters, &pace);
         } else if phase != Phase::Waiting {
             // `sync` logs the wait itself, less often: it may take hours.
             self.log(phase, histories_wanted, &counters, &pace);
@@ -87,48 +93,45 @@ impl View<'_> {
         );
     }
 
-    fn draw(
-        &mut self,
-        phase: Phase,
-        histories_wanted: u64,
-        counters: &RunCounters,
-        pace: &PaceNow,
-    ) {
+    fn draw(&mut self, phase: Phase, progress: &Progress, counters: &RunCounters, pace: &PaceNow) {
         let requests_per_second = self.requests_per_second(counters);
+        // An artifact is done when it is listed and its history is there.
         let histories_over = counters.histories_done() + counters.histories_skipped;
-        let histories_left = histories_wanted.saturating_sub(histories_over);
-        // The number of histories is known once the listing is complete.
+        let histories_left = progress.histories_wanted().saturating_sub(histories_over);
+        let done = counters.artifacts_listed.saturating_sub(histories_left);
+        let all = progress.artifacts_expected().max(counters.artifacts_listed);
         let left = match phase {
-            Phase::Histories => self.time_left(histories_left, counters.histories_done()),
+            Phase::Listing | Phase::Histories => self.time_left(all.saturating_sub(done), done),
             _ => None,
         };
         let bar = self.bar.get_or_insert_with(|| {
             let bar = self.telemetry.bars.add(ProgressBar::new(0));
             // The template is a constant; if it were wrong, the default style would be used.
-            if let Ok(style) = ProgressStyle::with_template(
-                "{spinner} {prefix:<18} {bar:24} {pos}/{len} histories  {msg}",
-            ) {
+            if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:16} {pos}/{wide_msg}") {
                 bar.set_style(style);
             }
             bar
         });
         bar.set_prefix(match &self.telemetry.instance {
             None => words(phase).to_owned(),
-            Some(instance) => format!("{} {}", visible(&beginning(instance)), words(phase)),
+            Some(instance) => format!("{}: {}", visible(instance), words(phase)),
         });
-        bar.set_length(histories_wanted);
-        bar.set_position(histories_over);
-        bar.set_message(format!(
-            "{} artifacts on {} pages, {requests_per_second:.0} requests/s, {} retries, {} throttled{}{}",
-            counters.artifacts_listed,
-            counters.pages,
-            counters.requests.retries,
-            counters.requests.throttled(),
-            limit(pace)
-                .map(|limit| format!(", limit detected: {limit}"))
-                .unwrap_or_default(),
-            left.map(|left| format!(", {} left", HumanDuration(left))).unwrap_or_default()
-        ));
+        // A bar of length 0 would be full.
+        bar.set_length(all.max(1));
+        bar.set_position(done);
+        let mut parts = vec![format!("{all} artifacts")];
+        parts.extend(left.map(|left| format!("{} left", HumanDuration(left))));
+        parts.push(format!("{requests_per_second:.0} requests/s"));
+        parts.extend(limit(pace).map(|limit| format!("limit {limit}")));
+        for (count, what) in [
+            (counters.requests.retries, "retries"),
+            (counters.requests.throttled(), "throttled"),
+        ] {
+            if count > 0 {
+                parts.push(format!("{count} {what}"));
+            }
+        }
+        bar.set_message(parts.join(", "));
         bar.tick();
     }
 
@@ -140,11 +143,6 @@ impl View<'_> {
         let is_known = left > 0 && done > 0;
         is_known.then(|| self.begin.elapsed().mul_f64(left as f64 / done as f64))
     }
-}
-
-/// The first characters of an id: enough to distinguish a few instances.
-fn beginning(instance: &str) -> String {
-    instance.chars().take(8).collect()
 }
 
 /// The gateway's limit if known: quoted by the gateway, or detected.

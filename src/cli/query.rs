@@ -58,7 +58,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         (None, None) => String::new(),
     };
     let printer = result.printer(export)?;
-    let open = database.open().await?;
+    let open = database.open_to_read().await?;
     let mut reader = open.database.connect_to_read().await?;
     // `query "$(cat FILE)"` passes one.
     let sql = sql.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&sql);

@@ -30,7 +30,8 @@ pub(super) struct Args {
     /// Name of the report, or `html` for one page with all of them; without it, list the reports
     #[arg(value_name = "NAME")]
     name: Option<String>,
-    /// Maximum number of rows; 0 for all [default: 50 in a table on a terminal, otherwise all]
+    /// Maximum number of rows; 0 for all [default: 50 in a table on a terminal, 5000 in each table of
+    /// `html`, otherwise all]
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
     /// Print the query instead of running it
@@ -48,6 +49,9 @@ pub(super) struct Args {
 
 /// The name of the page, among the names of reports.
 const PAGE: &str = "html";
+
+/// Rows of each table of the page, unless another limit is given: more are slow in a browser.
+const PAGE_ROWS: u64 = 5_000;
 
 /// Filters of a report; a filter that the report does not support is an error.
 #[derive(Debug, clap::Args)]
@@ -100,14 +104,21 @@ fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
         let date = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
         Some(date.and_time(chrono::NaiveTime::MIN))
     };
-    let in_utc = ["%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S"]
-        .iter()
-        .find_map(|format| NaiveDateTime::parse_from_str(text, format).ok())
-        .or_else(midnight);
+    let in_utc = [
+        "%Y-%m-%d %H:%M",
+        "%Y-%m-%d %H:%M:%S",
+        "%Y-%m-%dT%H:%M",
+        "%Y-%m-%dT%H:%M:%S",
+    ]
+    .iter()
+    .find_map(|format| NaiveDateTime::parse_from_str(text, format).ok())
+    .or_else(midnight);
     match (in_utc, DateTime::parse_from_rfc3339(text)) {
         (Some(time), _) => Ok(time.and_utc()),
         (None, Ok(time)) => Ok(time.to_utc()),
-        (None, Err(_)) => Err("neither a date, nor a date and time, nor RFC 3339".to_owned()),
+        (None, Err(_)) => Err(
+            "expected a date, or a date and time: 2026-03-01, '2026-03-01 12:00' or 2026-03-01T12:00:00+08:00".to_owned(),
+        ),
     }
 }
 
@@ -136,7 +147,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         return write_stdout(&format!("{whole};\n"));
     }
     let printer = result.printer(export)?;
-    let open = database.open().await?;
+    let open = database.open_to_read().await?;
     open.database.check().await?;
     let mut reader = open.database.connect_to_read().await?;
     let mut session = Session::over(reader.connection(), open.database.timeout());
@@ -202,7 +213,7 @@ async fn page(args: Args) -> Result<Exit, Failure> {
             Failure::new(Exit::Usage, text).hint("write it to a file: --output registry.html")
         );
     }
-    let open = database.open().await?;
+    let open = database.open_to_read().await?;
     open.database.check().await?;
     let mut reader = open.database.connect_to_read().await?;
     let mut values = FilterValues {
@@ -216,7 +227,7 @@ async fn page(args: Args) -> Result<Exit, Failure> {
     let options = html::Options {
         instance: values.instance.as_deref(),
         namespace: values.namespace.as_deref(),
-        limit: limit.unwrap_or(0),
+        limit: limit.unwrap_or(PAGE_ROWS),
         made_at: Clock::system().now(),
     };
     let page = html::page(&mut reader, &options)
@@ -270,6 +281,7 @@ mod tests {
             ("2026-03-01", "2026-03-01T00:00:00Z"),
             ("2026-03-01 12:30", "2026-03-01T12:30:00Z"),
             ("2026-03-01 12:30:05", "2026-03-01T12:30:05Z"),
+            ("2026-03-01T12:30", "2026-03-01T12:30:00Z"),
             ("2026-03-01T12:30:05.5+02:00", "2026-03-01T10:30:05.5Z"),
         ] {
             assert_eq!(parse_time(text), Ok(time.parse().unwrap()), "{text}");

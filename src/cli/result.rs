@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Map, Value};
 use terminal_size::{Height, Width, terminal_size_of};
+use unicode_width::UnicodeWidthStr;
 
 use super::console::print_lines;
 use super::exit::{Exit, Failure};
@@ -173,7 +174,10 @@ impl Printer {
         match printing.await {
             Ok(()) => Ok(()),
             Err(ReadError::Output(error)) => self.written(Err(error)),
-            Err(error) => Err(query_failure(error)),
+            Err(error) => {
+                let details = marked(sql, &error);
+                Err(query_failure(error).details(details))
+            }
         }
     }
 
@@ -396,10 +400,14 @@ fn page(text: &[u8]) -> io::Result<bool> {
 
 /// The name of the local time zone, as PostgreSQL accepts it.
 fn local_time_zone() -> Option<String> {
-    match variable("TZ") {
-        Some(zone) => Some(zone.trim_start_matches(':').to_owned()),
-        None => iana_time_zone::get_timezone().ok(),
-    }
+    let zone = match variable("TZ") {
+        Some(zone) => zone.trim_start_matches(':').to_owned(),
+        None => iana_time_zone::get_timezone().ok()?,
+    };
+    Some(match zone.as_str() {
+        "Etc/UTC" => "UTC".to_owned(),
+        _ => zone,
+    })
 }
 
 /// Whether the locale names an encoding other than UTF-8. Containers often have no locale, and
@@ -459,9 +467,40 @@ pub(super) fn not_written(path: &Path, error: &dyn fmt::Display) -> Failure {
     .hint("the folder must exist and be writable: a temporary file is written there and renamed")
 }
 
+/// The line of the query in which the server found the error, with a mark below it, as psql shows it.
+fn marked(sql: &str, error: &ReadError) -> Vec<String> {
+    let ReadError::Query(source) = error else {
+        return Vec::new();
+    };
+    let Some(position) = source.position() else {
+        return Vec::new();
+    };
+    // As the reader sends it.
+    let before: String = sql
+        .trim()
+        .chars()
+        .take(position.saturating_sub(1))
+        .collect();
+    let number = before.matches('\n').count();
+    let Some(line) = sql.trim().lines().nth(number) else {
+        return Vec::new();
+    };
+    let column = before.rsplit('\n').next().unwrap_or_default().width();
+    let label = format!("LINE {}: ", number + 1);
+    let line = line.replace('\t', " ");
+    vec![
+        format!("{label}{line}"),
+        format!("{:width$}^", "", width = label.len() + column),
+    ]
+}
+
 /// An invalid query is a usage error; a failure of the database is a database error.
 pub(super) fn query_failure(error: ReadError) -> Failure {
     if is_refused(&error) {
+        let of_server = match &error {
+            ReadError::Query(source) => source.hint().map(str::to_owned),
+            _ => None,
+        };
         let hint = match is_unknown_relation(&error) {
             true => {
                 "`swr-sync report` lists the views; a new database has none before `swr-sync migrate`"
@@ -470,6 +509,7 @@ pub(super) fn query_failure(error: ReadError) -> Failure {
                 "the query must be one select statement that does not write; docs/schema.md describes the columns"
             }
         };
+        let hint = of_server.unwrap_or_else(|| hint.to_owned());
         return Failure::new(Exit::Usage, error).hint(hint);
     }
     database_failure(error)

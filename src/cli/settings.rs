@@ -1,5 +1,6 @@
 //! Converts flags and environment variables to settings. Only this part reads the environment.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,10 +8,11 @@ use reqwest::{Certificate, Url};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::configuration::credential_keys::{Credential, credential_settings};
+use super::console::print_lines;
 use super::credentials::{self, Located};
 use super::embedded::{EmbeddedArgs, EmbeddedServer};
 use super::exit::{Exit, Failure};
-use super::variables::{given, read_secret, secret, variable};
+use super::variables::{given, is_set_but_empty, read_secret, secret, variable};
 use crate::database::{Database, DatabaseError, UrlProblem, is_ssl_mode};
 use crate::secret_file::BYTE_ORDER_MARK;
 
@@ -19,6 +21,7 @@ use crate::secret_file::BYTE_ORDER_MARK;
 pub(super) struct SourceArgs {
     /// Only these sources of the configuration file: names, separated by commas
     #[arg(
+        hide_short_help = true,
         long,
         value_name = "NAME",
         value_delimiter = ',',
@@ -82,15 +85,21 @@ pub(super) struct RegistryArgs {
     )]
     pub instance_id: Vec<String>,
     /// Endpoint of IAM, if it is not the default of the region; used with an IAM user
-    #[arg(long, value_name = "URL", env = "SWR_IAM_ENDPOINT")]
+    #[arg(
+        hide_short_help = true,
+        long,
+        value_name = "URL",
+        env = "SWR_IAM_ENDPOINT"
+    )]
     pub iam_endpoint: Option<String>,
     /// PEM file with CA certificates to trust in addition to the system's: for a private endpoint or a
     /// TLS-inspecting proxy
-    #[arg(long, value_name = "FILE", env = "SWR_CA_FILE")]
+    #[arg(hide_short_help = true, long, value_name = "FILE", env = "SWR_CA_FILE")]
     pub ca_file: Option<PathBuf>,
     /// Maximum number of requests per second; 0 for no maximum. A lower limit of the gateway is detected
     /// and respected
     #[arg(
+        hide_short_help = true,
         long,
         value_name = "N",
         env = "SWR_MAX_REQUESTS_PER_SECOND",
@@ -99,11 +108,12 @@ pub(super) struct RegistryArgs {
     )]
     pub max_requests_per_second: f64,
     /// Maximum number of concurrent requests; the actual number depends on rate and latency
-    #[arg(long, value_name = "N", env = "SWR_MAX_IN_FLIGHT", default_value_t = 256,
+    #[arg(hide_short_help = true, long, value_name = "N", env = "SWR_MAX_IN_FLIGHT", default_value_t = 256,
           value_parser = clap::builder::RangedU64ValueParser::<u16>::new().range(1..=1024))]
     pub max_in_flight: u16,
     /// Timeout for establishing a connection
     #[arg(
+        hide_short_help = true,
         long,
         value_name = "TIME",
         env = "SWR_CONNECT_TIMEOUT",
@@ -113,6 +123,7 @@ pub(super) struct RegistryArgs {
     pub connect_timeout: humantime::Duration,
     /// Timeout for one attempt of a request
     #[arg(
+        hide_short_help = true,
         long,
         value_name = "TIME",
         env = "SWR_REQUEST_TIMEOUT",
@@ -122,11 +133,12 @@ pub(super) struct RegistryArgs {
     pub request_timeout: humantime::Duration,
     /// Maximum number of attempts per request, including the first. Throttled attempts (429) do not
     /// count: a request fails when it has been throttled for 15 minutes
-    #[arg(long, value_name = "N", env = "SWR_MAX_ATTEMPTS", default_value_t = 8,
+    #[arg(hide_short_help = true, long, value_name = "N", env = "SWR_MAX_ATTEMPTS", default_value_t = 8,
           value_parser = clap::value_parser!(u32).range(1..=100))]
     pub max_attempts: u32,
     /// Maximum wait before the second attempt; doubles with each further attempt
     #[arg(
+        hide_short_help = true,
         long,
         value_name = "TIME",
         env = "SWR_RETRY_DELAY",
@@ -136,6 +148,7 @@ pub(super) struct RegistryArgs {
     pub retry_delay: humantime::Duration,
     /// Maximum wait between two attempts, and maximum pause of all requests after a 429 or 503
     #[arg(
+        hide_short_help = true,
         long,
         value_name = "TIME",
         env = "SWR_MAX_RETRY_DELAY",
@@ -146,7 +159,7 @@ pub(super) struct RegistryArgs {
     /// Replace secrets that the finding rules recognise in build commands with [redacted] before
     /// anything is stored. Commands that are stored already are not changed: docs/security.md
     /// describes how to fetch them again
-    #[arg(long, env = "SWR_SYNC_REDACT_COMMANDS", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(hide_short_help = true, long, env = "SWR_SYNC_REDACT_COMMANDS", value_parser = clap::builder::FalseyValueParser::new())]
     pub redact_commands: bool,
     /// The settings that have no flag.
     #[arg(skip)]
@@ -190,18 +203,24 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Database")]
 pub(super) struct DatabaseArgs {
-    /// Database to use, as postgresql://user@host/name; the default is an embedded PostgreSQL. A
-    /// password is read from DATABASE_URL, DATABASE_URL_FILE, PGPASSWORD or psql's password file, never
+    /// Database to use, as postgresql://user@host/name, or `embedded`; the default is an embedded
+    /// PostgreSQL. A password is read from DATABASE_URL, DATABASE_URL_FILE, PGPASSWORD or psql's password file, never
     /// from this flag, which every user of the machine can see [env: DATABASE_URL]
     // Not clap's `env`: the variable may contain a password, the command line must not.
     #[arg(long, value_name = "URL")]
     pub database_url: Option<String>,
     /// File with the database URL, including the password [env: DATABASE_URL_FILE]
     // As above. It is an error to set both variables, which clap would not report.
-    #[arg(long, value_name = "FILE", conflicts_with = "database_url")]
+    #[arg(
+        hide_short_help = true,
+        long,
+        value_name = "FILE",
+        conflicts_with = "database_url"
+    )]
     pub database_url_file: Option<PathBuf>,
     /// Timeout for each statement on the database
     #[arg(
+        hide_short_help = true,
         long,
         value_name = "TIME",
         env = "SWR_SYNC_DATABASE_TIMEOUT",
@@ -212,6 +231,12 @@ pub(super) struct DatabaseArgs {
     #[command(flatten)]
     pub(super) embedded: EmbeddedArgs,
 }
+
+/// The database of `swr-sync demo` on the embedded server.
+pub(super) const DEMO_DATABASE: &str = "swr_demo";
+
+/// The URL that means the embedded server.
+const EMBEDDED: &str = "embedded";
 
 /// A database that is ready for connections.
 #[derive(Debug)]
@@ -233,9 +258,64 @@ impl DatabaseArgs {
         }
     }
 
-    /// The configured database, if there is one.
+    /// The same for a command that only reads. Until a registry is synced into the embedded server, it reads
+    /// the demo's data, if there are some.
+    pub(super) async fn open_to_read(&self) -> Result<OpenDatabase, Failure> {
+        let open = self.open().await?;
+        let Some(server) = &open.embedded else {
+            return Ok(open);
+        };
+        let is_empty = matches!(
+            open.database.check().await,
+            Err(DatabaseError::MigrationNeeded { missing, known }) if missing == known
+        );
+        if !is_empty {
+            return Ok(open);
+        }
+        let demo = Database::from_url(&server.url_of(DEMO_DATABASE))?;
+        let demo = demo.with_timeout(*self.database_timeout);
+        if demo.check().await.is_err() {
+            return Ok(open);
+        }
+        print_lines([format!(
+            "nothing was synced yet: this is the data of `swr-sync demo` (database {DEMO_DATABASE})"
+        )]);
+        Ok(OpenDatabase {
+            database: demo,
+            ..open
+        })
+    }
+
+    /// The same for a job. Without a terminal, it must be told to use the embedded server: otherwise a
+    /// missing setting would fill a private database, and the real one would get old.
+    pub(super) async fn open_for_job(&self) -> Result<OpenDatabase, Failure> {
+        let is_asked = self.embedded.is_wanted() || std::io::stderr().is_terminal();
+        if is_asked || self.url()?.is_some() {
+            return self.open().await;
+        }
+        Err(Failure::new(Exit::Usage, "no database is configured").hint(
+            "set DATABASE_URL, or DATABASE_URL_FILE to the path of a file that contains it; --embedded uses the \
+             embedded PostgreSQL",
+        ))
+    }
+
+    /// The configured database; `None` means the embedded one.
     pub(super) fn named(&self) -> Result<Option<Database>, Failure> {
-        let url = match given(&self.database_url) {
+        let url = self.url()?.filter(|url| url != EMBEDDED);
+        if url.is_some() && self.embedded.is_wanted() {
+            let text = "--embedded is set, and a database URL, too";
+            return Err(Failure::new(Exit::Usage, text).hint("omit one of them"));
+        }
+        if url.is_some() {
+            check_libpq_variables()?;
+        }
+        let database = url.as_deref().map(Database::from_url).transpose()?;
+        Ok(database.map(|database| database.with_timeout(*self.database_timeout)))
+    }
+
+    /// The URL, or `embedded`; `None` if nothing is configured.
+    fn url(&self) -> Result<Option<String>, Failure> {
+        Ok(match given(&self.database_url) {
             Some(url) if holds_password(url) => {
                 return Err(Failure::new(
                     Exit::Usage,
@@ -251,12 +331,7 @@ impl DatabaseArgs {
             None => self
                 .url_in_file()?
                 .map(|url| url.expose_secret().to_owned()),
-        };
-        if url.is_some() {
-            check_libpq_variables()?;
-        }
-        let database = url.as_deref().map(Database::from_url).transpose()?;
-        Ok(database.map(|database| database.with_timeout(*self.database_timeout)))
+        })
     }
 
     /// The URL from a file or a variable.
@@ -265,17 +340,33 @@ impl DatabaseArgs {
             Some(path) if !path.as_os_str().is_empty() => {
                 read_secret(path, "with the database URL").map(Some)
             }
-            _ => secret("DATABASE_URL"),
+            _ => {
+                let url = secret("DATABASE_URL")?;
+                // A Secret with an empty key, or a misspelt variable in a compose file.
+                let empty = ["DATABASE_URL", "DATABASE_URL_FILE"];
+                let empty = empty.into_iter().find(|name| is_set_but_empty(name));
+                match (url, empty) {
+                    (Some(url), _) => Ok(Some(url)),
+                    (None, Some(name)) if !self.embedded.is_wanted() => {
+                        let text = format!("{name} is set, but empty");
+                        Err(Failure::new(Exit::Usage, text)
+                            .hint("set it to a URL, or to `embedded`; or unset it"))
+                    }
+                    (None, _) => Ok(None),
+                }
+            }
         }
     }
 
     async fn open_embedded(&self) -> Result<OpenDatabase, Failure> {
         let server = self.embedded.start().await?;
-        tracing::warn!(
-            "no database URL is set (DATABASE_URL): using the embedded PostgreSQL; while it runs, \
-                             connect to it with: psql '{}'",
-            server.url()
-        );
+        if !self.embedded.is_wanted() && self.url()?.is_none() {
+            tracing::warn!(
+                "no database URL is set (DATABASE_URL): using the embedded PostgreSQL; while it runs, connect to \
+                 it with: psql '{}'",
+                server.url()
+            );
+        }
         Ok(OpenDatabase {
             database: Database::from_url(server.url())?.with_timeout(*self.database_timeout),
             embedded: Some(server),
@@ -323,6 +414,9 @@ impl From<DatabaseError> for Failure {
             | DatabaseError::Timeout { .. }
             | DatabaseError::Silent { .. } => {
                 "check that the server runs, that host and port are correct, and that it accepts this user"
+            }
+            DatabaseError::MigrationNeeded { missing, known } if missing == known => {
+                "run `swr-sync sync` first, or `swr-sync migrate` as the owner of the database"
             }
             DatabaseError::MigrationNeeded { .. } => {
                 "run `swr-sync migrate` as the owner of the schema"

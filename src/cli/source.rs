@@ -6,7 +6,9 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 
 use super::exit::{Exit, Failure};
+use super::hints;
 use super::http::warn_of_clear_text;
+use super::names::unknown;
 use super::proxy;
 use super::settings::{Instances, RegistryArgs};
 use super::variables::host;
@@ -92,6 +94,7 @@ pub(super) struct Source {
 impl RegistryArgs {
     /// Kind and origin of the credentials, without a value.
     pub(super) async fn credentials_source(&self, clock: &Clock) -> Result<String, Failure> {
+        self.locate_credentials()?.check_secrets()?;
         // Only a user's own IAM endpoint needs the project, and no request is sent here.
         let (_, source) = self.find_credentials("", clock).await?;
         Ok(source)
@@ -160,6 +163,8 @@ impl RegistryArgs {
 #[derive(Debug)]
 pub(super) struct Instance {
     pub swr_instance_id: String,
+    /// The name that the project lists it with, if it was asked.
+    pub name: Option<String>,
     pub target: Target,
     pub registry: Registry,
 }
@@ -222,18 +227,19 @@ pub(super) async fn find_instances(
     let mut failures = Vec::new();
     // In the order of the file, not of the responses.
     let mut asked = stream::iter(sources)
-        .map(async |source| (source, source.instance_ids().await))
+        .map(async |source| (source, source.chosen().await))
         .buffered(parallel);
     while let Some((source, found)) = asked.next().await {
         match found {
-            Ok(ids) => instances.extend(ids.into_iter().map(|swr_instance_id| Instance {
-                target: source.target.instance(&swr_instance_id),
-                registry: source.project.registry(&swr_instance_id),
-                swr_instance_id,
+            Ok(chosen) => instances.extend(chosen.into_iter().map(|chosen| Instance {
+                target: source.target.instance(&chosen.swr_instance_id),
+                registry: source.project.registry(&chosen.swr_instance_id),
+                swr_instance_id: chosen.swr_instance_id,
+                name: chosen.name,
             })),
             Err(error) => failures.push(SourceFailure {
                 target: source.target.clone(),
-                failure: super::hints::failure(error.into()),
+                failure: error.into(),
             }),
         }
     }
@@ -249,10 +255,10 @@ fn check_found(sources: &[Source], instances: &[Instance]) -> Result<(), Failure
         Instances::All { among } => among.as_ref(),
         Instances::These(_) => None,
     });
-    let has = |id: &String| {
-        instances
-            .iter()
-            .any(|instance| instance.swr_instance_id == *id)
+    let has = |wanted: &String| {
+        instances.iter().any(|instance| {
+            instance.swr_instance_id == *wanted || instance.name.as_ref() == Some(wanted)
+        })
     };
     let Some(unfound) = among.flatten().find(|id| !has(id)) else {
         return Ok(());
@@ -262,25 +268,70 @@ fn check_found(sources: &[Source], instances: &[Instance]) -> Result<(), Failure
 }
 
 impl Source {
-    /// The ids of the instances. If they are not configured, they are requested from the project in each
+    /// The instances. Those that are not configured by their id are requested from the project in each
     /// run, so that a new instance needs no change of the settings.
-    pub(super) async fn instance_ids(&self) -> Result<Vec<String>, RegistryError> {
+    pub(super) async fn chosen(&self) -> Result<Vec<Chosen>, NotChosen> {
         match &self.instances {
-            Instances::These(ids) => Ok(ids.clone()),
-            Instances::All { among: None } => self.discover().await,
-            Instances::All { among: Some(among) } => {
-                let mut ids = self.discover().await?;
-                ids.retain(|id| among.contains(id));
-                Ok(ids)
+            Instances::These(ids) if ids.iter().all(|id| is_id(id)) => {
+                Ok(ids.iter().map(|id| Chosen::by_id(id)).collect())
+            }
+            Instances::These(names) => self.by_name(names).await,
+            Instances::All { among } => {
+                let mut found = self.discover().await?;
+                if let Some(among) = among {
+                    found.retain(|found| among.iter().any(|among| found.is(among)));
+                }
+                Ok(found)
             }
         }
     }
 
-    async fn discover(&self) -> Result<Vec<String>, RegistryError> {
-        let mut ids = Vec::new();
-        for instance in self.project.instances().await? {
+    /// The instances with these ids or names.
+    async fn by_name(&self, names: &[String]) -> Result<Vec<Chosen>, NotChosen> {
+        let listed = match self.project.instances().await {
+            Ok(listed) => listed,
+            // Without the permission to list them, it can only be an id of another form.
+            Err(error) if error.status().is_some_and(|status| status.status == 403) => {
+                return Ok(names.iter().map(|id| Chosen::by_id(id)).collect());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let all: Vec<Chosen> = listed.into_iter().map(Chosen::listed).collect();
+        let mut chosen: Vec<Chosen> = Vec::new();
+        for name in names {
+            let found: Vec<&Chosen> = all.iter().filter(|listed| listed.is(name)).collect();
+            match found[..] {
+                [found] => chosen.push(found.clone()),
+                [] => {
+                    let known = all
+                        .iter()
+                        .flat_map(|listed| [Some(&listed.swr_instance_id), listed.name.as_ref()]);
+                    let known = known.flatten().map(String::as_str);
+                    return Err(NotChosen::Name(unknown("instance", name, known)));
+                }
+                _ => {
+                    let ids: Vec<&str> = found
+                        .iter()
+                        .map(|found| found.swr_instance_id.as_str())
+                        .collect();
+                    let text = format!("{} instances are named `{name}`", ids.len());
+                    let failure = Failure::new(Exit::Usage, text)
+                        .hint(format!("use the id of one: {}", ids.join(", ")));
+                    return Err(NotChosen::Name(failure));
+                }
+            }
+        }
+        chosen.sort_by(|one, other| one.swr_instance_id.cmp(&other.swr_instance_id));
+        chosen.dedup();
+        Ok(chosen)
+    }
+
+    async fn discover(&self) -> Result<Vec<Chosen>, RegistryError> {
+        let listed = self.project.instances().await?;
+        let mut chosen = Vec::new();
+        for instance in listed {
             match unfit(&instance) {
-                None => ids.push(instance.swr_instance_id),
+                None => chosen.push(Chosen::listed(instance)),
                 Some(reason) => tracing::warn!(
                     instance = instance.swr_instance_id,
                     name = instance.name,
@@ -288,15 +339,71 @@ impl Source {
                 ),
             }
         }
-        if ids.is_empty() {
+        if chosen.is_empty() {
             tracing::warn!(
                 project_id = self.target.project_id,
                 "the project has no instance to mirror"
             );
         }
-        ids.sort();
-        Ok(ids)
+        chosen.sort_by(|one, other| one.swr_instance_id.cmp(&other.swr_instance_id));
+        Ok(chosen)
     }
+}
+
+/// Why the instances are not known.
+pub(super) enum NotChosen {
+    /// The project did not list them.
+    Registry(RegistryError),
+    /// A name of the settings is wrong.
+    Name(Failure),
+}
+
+impl From<RegistryError> for NotChosen {
+    fn from(error: RegistryError) -> NotChosen {
+        NotChosen::Registry(error)
+    }
+}
+
+impl From<NotChosen> for Failure {
+    fn from(error: NotChosen) -> Failure {
+        match error {
+            NotChosen::Registry(error) => hints::failure(error.into()),
+            NotChosen::Name(failure) => failure,
+        }
+    }
+}
+
+/// An instance to work on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Chosen {
+    pub swr_instance_id: String,
+    /// If the project was asked for its instances.
+    pub name: Option<String>,
+}
+
+impl Chosen {
+    fn by_id(id: &str) -> Chosen {
+        Chosen {
+            swr_instance_id: id.to_owned(),
+            name: None,
+        }
+    }
+
+    fn listed(instance: ListedInstance) -> Chosen {
+        Chosen {
+            swr_instance_id: instance.swr_instance_id,
+            name: instance.name,
+        }
+    }
+
+    fn is(&self, id_or_name: &str) -> bool {
+        self.swr_instance_id == id_or_name || self.name.as_deref() == Some(id_or_name)
+    }
+}
+
+/// Whether this is an id of SWR, a UUID, and no name.
+pub(super) fn is_id(text: &str) -> bool {
+    text.len() == 36 && uuid::Uuid::try_parse(text).is_ok()
 }
 
 /// Why an instance cannot be crawled.

@@ -47,7 +47,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         database,
     } = args;
     let printer = result.printer(ExportArgs::default())?;
-    let open = database.open().await?;
+    let open = database.open_to_read().await?;
     open.database.check().await?;
     let limit = open.database.timeout();
     let mut reader = open.database.connect_to_read().await?;

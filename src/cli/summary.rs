@@ -1,6 +1,7 @@
 //! The summary of a run, as text and as fields.
 
 use super::console::print_lines;
+use super::exit::Exit;
 use super::job::{InstanceReport, JobReport};
 use super::telemetry::{LogFormat, Telemetry};
 use crate::build_history::{FailureCause, GaveUp, HistoryFailureGroup, HistoryFailures};
@@ -8,6 +9,9 @@ use crate::run::{RunCounters, RunOutcome, RunReport, with_counters};
 
 /// Prints what a run did: lines for people, or fields for log collectors.
 pub(super) fn summarise(report: &RunReport, telemetry: &Telemetry) {
+    if telemetry.is_quiet && report.counters.exit() == Exit::Success {
+        return;
+    }
     let RunReport {
         run_id,
         outcome,
@@ -52,7 +56,8 @@ pub(super) fn summarise_job(report: &JobReport, telemetry: &Telemetry) {
     let JobReport {
         instances, elapsed, ..
     } = report;
-    if instances.len() < 2 {
+    let is_silent = telemetry.is_quiet && report.exit() == Exit::Success;
+    if instances.len() < 2 || is_silent {
         return;
     }
     let count = |is: fn(&&InstanceReport) -> bool| instances.iter().filter(is).count();

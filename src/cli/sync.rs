@@ -37,7 +37,7 @@ pub(super) struct Args {
     dry_run: bool,
     /// Maximum percentage of artifacts, and of tags of the remaining artifacts, that may be missing compared
     /// with the last run. The first 100 of each do not count; if more are missing, nothing is published
-    #[arg(long, value_name = "PERCENT", env = "SWR_SYNC_MAX_REMOVALS_PERCENT", default_value_t = 20,
+    #[arg(hide_short_help = true, long, value_name = "PERCENT", env = "SWR_SYNC_MAX_REMOVALS_PERCENT", default_value_t = 20,
           value_parser = clap::value_parser!(u8).range(0..=100))]
     max_removals_percent: u8,
     /// Publish regardless of how many artifacts or tags are missing
@@ -45,13 +45,13 @@ pub(super) struct Args {
     accept_removals: bool,
     /// Mirror an instance even if this database has another instance of the project with the same
     /// name; both are kept, each with its id
-    #[arg(long)]
+    #[arg(hide_short_help = true, long)]
     accept_new_instance: bool,
     /// Do not migrate the database; fail if it needs a migration
-    #[arg(long, env = "SWR_SYNC_NO_MIGRATE", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(hide_short_help = true, long, env = "SWR_SYNC_NO_MIGRATE", value_parser = clap::builder::FalseyValueParser::new())]
     no_migrate: bool,
     /// Maximum number of instances crawled concurrently. Instances of one project share a rate limit
-    #[arg(long, value_name = "N", env = "SWR_SYNC_MAX_PARALLEL_INSTANCES", default_value_t = 4,
+    #[arg(hide_short_help = true, long, value_name = "N", env = "SWR_SYNC_MAX_PARALLEL_INSTANCES", default_value_t = 4,
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=64))]
     max_parallel_instances: usize,
     /// What to do if another sync of the instance is already running: `fail` exits with 75, `skip`
@@ -66,10 +66,11 @@ pub(super) struct Args {
     if_locked: IfLocked,
     /// Time limit for the whole job, after the jitter. When it is reached, the job stops as cleanly as
     /// after SIGTERM, with exit code 7: the data received so far is kept, and the next run continues
-    #[arg(long, value_name = "TIME", env = "SWR_SYNC_MAX_DURATION", value_parser = parse_limit)]
+    #[arg(hide_short_help = true, long, value_name = "TIME", env = "SWR_SYNC_MAX_DURATION", value_parser = parse_limit)]
     max_duration: Option<Duration>,
     /// Random delay before the job starts, up to this time
     #[arg(
+        hide_short_help = true,
         long,
         value_name = "TIME",
         env = "SWR_SYNC_JITTER",
@@ -79,7 +80,12 @@ pub(super) struct Args {
     jitter: humantime::Duration,
     /// Sync only a part of the instances: I/N with I from 1 to N, or auto/N to take I from the index
     /// of the pod in a Kubernetes Job with completionMode: Indexed
-    #[arg(long, value_name = "I/N", env = "SWR_SYNC_SHARD")]
+    #[arg(
+        hide_short_help = true,
+        long,
+        value_name = "I/N",
+        env = "SWR_SYNC_SHARD"
+    )]
     shard: Option<ShardSetting>,
     #[command(flatten)]
     pub(super) sources: SourceArgs,
@@ -96,6 +102,16 @@ fn parse_limit(text: &str) -> Result<Duration, String> {
         limit => Ok(limit),
     }
 }
+
+pub(super) const SHORT_AFTER_HELP: &str = "\
+Credentials come from HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK, or from other places.
+
+Examples:
+  swr-sync sync                             with all settings from the environment
+  swr-sync sync --instance-id all           every running instance of the project
+  swr-sync sync --dry-run                   crawl and compare, and publish nothing
+
+`swr-sync sync --help` explains all settings, variables and examples.";
 
 pub(super) const AFTER_HELP: &str = "\
 Examples:
@@ -179,7 +195,10 @@ async fn run_instances(
     }
     let preparing = source::prepare(registries, clock);
     let (sources, mut failures) = stop.or(preparing).await.map_err(stopped)??;
-    let open = stop.or(args.database.open()).await.map_err(stopped)??;
+    let open = stop
+        .or(args.database.open_for_job())
+        .await
+        .map_err(stopped)??;
     prepare(&open.database, args.no_migrate, &stop).await?;
     let finding = source::find_instances(&sources, args.max_parallel_instances);
     let (mut instances, unlisted) = stop.or(finding).await.map_err(stopped)??;
@@ -315,19 +334,27 @@ impl Job<'_> {
         };
         let (database, stop) = (self.database, self.stop);
         if !self.has_several {
-            return run_once(
+            let run = run_once(
                 registry,
                 database,
                 &settings,
                 progress,
                 self.telemetry,
                 stop,
-            )
-            .await;
+            );
+            let report = run.await?;
+            summary::summarise(&report, self.telemetry);
+            return Ok(report);
         }
-        let telemetry = self.telemetry.of_instance(swr_instance_id);
-        run_once(registry, database, &settings, progress, &telemetry, stop)
-            .instrument(tracing::info_span!("sync", instance = swr_instance_id))
+        let name = instance.name.as_deref().unwrap_or(swr_instance_id);
+        let telemetry = self.telemetry.of_instance(name);
+        let run = async {
+            let run = run_once(registry, database, &settings, progress, &telemetry, stop);
+            let report = run.await?;
+            summary::summarise(&report, &telemetry);
+            Ok(report)
+        };
+        run.instrument(tracing::info_span!("sync", instance = swr_instance_id))
             .await
     }
 
@@ -376,6 +403,7 @@ fn tell_skip(target: &Target, failure: &Failure, telemetry: &Telemetry) {
         return;
     }
     match telemetry.format {
+        LogFormat::Text if telemetry.is_quiet => {}
         LogFormat::Text => print_lines([text]),
         LogFormat::Json => tracing::info!(instance = target.swr_instance_id.as_deref(), "{text}"),
     }
@@ -401,7 +429,7 @@ async fn prepare(database: &Database, no_migrate: bool, stop: &Stop) -> Result<(
     Ok(())
 }
 
-/// One run with progress and summary.
+/// One run with progress.
 pub(super) async fn run_once(
     registry: &Registry,
     database: &Database,
@@ -411,9 +439,6 @@ pub(super) async fn run_once(
     stop: &Stop,
 ) -> Result<RunReport, Failure> {
     let work = sync(registry, database, settings, progress, stop);
-    let report = progress::show(telemetry, progress, registry, work)
-        .await
-        .map_err(hints::failure)?;
-    summary::summarise(&report, telemetry);
-    Ok(report)
+    let shown = progress::show(telemetry, progress, registry, work);
+    shown.await.map_err(hints::failure)
 }

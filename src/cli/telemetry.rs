@@ -39,6 +39,7 @@ fn is_fit_to_show(metadata: &Metadata<'_>) -> bool {
 pub(super) struct LogArgs {
     /// Format of the log lines
     #[arg(
+        hide_short_help = true,
         long,
         value_name = "FORMAT",
         env = "SWR_SYNC_LOG_FORMAT",
@@ -49,9 +50,14 @@ pub(super) struct LogArgs {
     /// What to log: off, error, warn, info, debug or trace, also by module as in
     /// warn,swr_sync::sync=debug. Libraries only log warnings [default: warn on a
     /// terminal, which has a live view, otherwise info]
-    #[arg(long, value_name = "LEVEL", env = "SWR_SYNC_LOG", global = true,
+    #[arg(hide_short_help = true, long, value_name = "LEVEL", env = "SWR_SYNC_LOG", global = true,
           value_parser = parse_filter)]
     pub log: Option<String>,
+    /// Print nothing unless something is wrong: no progress, no summary of a success, and no log lines
+    /// below errors
+    #[arg(long, short, env = "SWR_SYNC_QUIET", global = true,
+          value_parser = clap::builder::FalseyValueParser::new())]
+    pub quiet: bool,
 }
 
 /// The formats of log lines.
@@ -72,6 +78,8 @@ pub(super) struct Telemetry {
     pub is_live: bool,
     /// The format of the log lines.
     pub format: LogFormat,
+    /// Whether a success prints nothing.
+    pub is_quiet: bool,
     /// The instance that is shown, if there are several.
     pub instance: Option<String>,
     /// The destination of spans, if there is one.
@@ -92,8 +100,13 @@ impl Telemetry {
 impl LogArgs {
     /// Starts logging, and collecting spans if the environment configures that.
     pub(super) fn start(&self, runtime: Option<&Handle>) -> Telemetry {
-        let is_live = io::stderr().is_terminal() && self.log_format == LogFormat::Text;
-        let default = if is_live { "warn" } else { "info" };
+        let is_live =
+            io::stderr().is_terminal() && self.log_format == LogFormat::Text && !self.quiet;
+        let default = match (self.quiet, is_live) {
+            (true, _) => "error",
+            (false, true) => "warn",
+            (false, false) => "info",
+        };
         let directives = self
             .log
             .as_deref()
@@ -137,6 +150,7 @@ impl LogArgs {
             bars,
             is_live,
             format: self.log_format,
+            is_quiet: self.quiet,
             instance: None,
             #[cfg(feature = "otlp")]
             traces,

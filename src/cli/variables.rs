@@ -19,6 +19,11 @@ pub(super) fn variable(name: &str) -> Option<String> {
         .filter(|value| !value.is_empty())
 }
 
+/// Whether a variable is set to nothing.
+pub(super) fn is_set_but_empty(name: &str) -> bool {
+    std::env::var_os(name).is_some() && variable(name).is_none()
+}
+
 /// A secret from the variable, or from the file in `…_FILE`.
 pub(super) fn secret(name: &str) -> Result<Option<SecretString>, Failure> {
     secret_in(&variable, name)

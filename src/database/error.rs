@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use sqlx::postgres::PgDatabaseError;
+use sqlx::postgres::{PgDatabaseError, PgErrorPosition};
 
 /// An error of the driver, with its SQLSTATE and without a line number of PostgreSQL's source.
 ///
@@ -15,6 +15,23 @@ impl SqlError {
     /// The SQLSTATE, if the server sent one.
     pub fn code(&self) -> Option<Cow<'_, str>> {
         self.0.as_database_error()?.code()
+    }
+
+    /// What the server suggests.
+    pub fn hint(&self) -> Option<&str> {
+        self.postgres()?.hint()
+    }
+
+    /// The number of the character in the query where the server found the error, from 1.
+    pub fn position(&self) -> Option<usize> {
+        match self.postgres()?.position()? {
+            PgErrorPosition::Original(position) => Some(position),
+            PgErrorPosition::Internal { .. } => None,
+        }
+    }
+
+    fn postgres(&self) -> Option<&PgDatabaseError> {
+        self.0.as_database_error()?.try_downcast_ref()
     }
 }
 
@@ -33,9 +50,7 @@ impl fmt::Display for SqlError {
         };
         f.write_str(error.message())?;
         let code = error.code().unwrap_or_default();
-        let detail = error
-            .try_downcast_ref::<PgDatabaseError>()
-            .and_then(PgDatabaseError::detail);
+        let detail = self.postgres().and_then(PgDatabaseError::detail);
         if let Some(detail) = detail.filter(|_| !quotes_data(&code)) {
             write!(f, ": {detail}")?;
         }

@@ -91,7 +91,7 @@ pub enum DatabaseError {
         limit: Duration,
     },
     /// The schema is missing, or older than the program.
-    #[error("the database lacks {missing} of {known} migrations")]
+    #[error("{}", lacking(*missing, *known))]
     MigrationNeeded {
         /// Migrations to apply.
         missing: usize,
@@ -179,6 +179,13 @@ impl DatabaseError {
             | DatabaseError::Migrations(_)
             | DatabaseError::Version(_) => Exit::Database,
         }
+    }
+}
+
+fn lacking(missing: usize, known: usize) -> String {
+    match missing == known {
+        true => "the database is empty: nothing was synced into it yet".to_owned(),
+        false => format!("the database lacks {missing} of {known} migrations"),
     }
 }
 

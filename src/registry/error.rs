@@ -245,6 +245,8 @@ impl StatusFailure {
     }
 }
 
+/// No key, token or password of the service is shorter. A shorter one occurs in ordinary words.
+pub const SHORTEST_SECRET: usize = 8;
 const MESSAGE_CHARS: usize = 1_000;
 /// Of more than this, nothing is shown; bounds the work on a body of megabytes.
 const LONGEST_REDACTED: usize = 1 << 16;
@@ -298,7 +300,10 @@ fn redact(message: &str, secrets: &[&str]) -> String {
     ];
     let mut text = message.to_owned();
     for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
-        text = text.replace(secret, MASK);
+        text = match secret.len() < SHORTEST_SECRET {
+            true => replace_word(&text, secret, MASK),
+            false => text.replace(secret, MASK),
+        };
     }
     text.truncate(text.floor_char_boundary(LONGEST_REDACTED));
     for mark in MARKS {
@@ -316,6 +321,22 @@ fn redact(message: &str, secrets: &[&str]) -> String {
         }
     }
     mask(&text).unwrap_or(text)
+}
+
+/// Replaces text where it stands alone: a part of a word that equals a very short secret reveals nothing.
+fn replace_word(text: &str, word: &str, by: &str) -> String {
+    let mut replaced = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(word) {
+        let (before, after) = (&rest[..at], &rest[at + word.len()..]);
+        let is_letter = |letter: Option<char>| letter.is_some_and(char::is_alphanumeric);
+        let is_part = is_letter(before.chars().next_back()) || is_letter(after.chars().next());
+        replaced.push_str(before);
+        replaced.push_str(if is_part { word } else { by });
+        rest = after;
+    }
+    replaced.push_str(rest);
+    replaced
 }
 
 fn find_ignoring_case(text: &str, mark: &str) -> Option<usize> {

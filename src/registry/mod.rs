@@ -34,7 +34,8 @@ use tokio::time::Instant;
 
 pub use credentials::{Credentials, PasswordLogin};
 pub use error::{
-    KeyFailure, Malformed, NoKey, RegistryError, RequestFailure, StatusFailure, TooLarge,
+    KeyFailure, Malformed, NoKey, RegistryError, RequestFailure, SHORTEST_SECRET, StatusFailure,
+    TooLarge,
 };
 #[cfg(test)]
 pub(crate) use http::AnswerMemory;

@@ -58,6 +58,8 @@ impl Default for TransportSettings {
 
 /// Larger answers are decoded on a separate thread: they take milliseconds.
 const MAX_INLINE_BYTES: usize = 100_000;
+/// Time between two warnings about retries: enough to see the cause, without a flood.
+const RETRY_INTERVAL: Duration = Duration::from_secs(15);
 /// How often one request is sent with another token or key after a refusal. Reached only if all of
 /// them work for other requests.
 const MAX_REFUSALS: u32 = 50;
@@ -85,8 +87,26 @@ struct Shared {
     gate: Gate,
     clock: Clock,
     clock_skew: StdMutex<Option<TimeDelta>>,
+    /// When a retry was last logged as a warning.
+    retry_shown_at: StdMutex<Option<Instant>>,
     /// What all clients do: any of them may wait for another one's token, probe or request.
     activity: Activity,
+}
+
+impl Shared {
+    /// Whether a retry is logged as a warning: the first one, and then at most one in each interval.
+    fn is_retry_shown(&self) -> bool {
+        let now = Instant::now();
+        let mut shown_at = self
+            .retry_shown_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let is_shown = shown_at.is_none_or(|at| now.duration_since(at) >= RETRY_INTERVAL);
+        if is_shown {
+            *shown_at = Some(now);
+        }
+        is_shown
+    }
 }
 
 /// A GET below the endpoint.
@@ -190,6 +210,7 @@ impl Transport {
                 gate: Gate::new(probes),
                 clock,
                 clock_skew: StdMutex::default(),
+                retry_shown_at: StdMutex::default(),
                 activity: Activity::default(),
             }),
             meter: Arc::default(),
@@ -374,12 +395,18 @@ impl Transport {
                 return Err(fail(sent, failure));
             }
             let delay = policy.delay(failed_attempts, fastrand::f64(), retry_after);
-            tracing::debug!(
-                kind = outgoing.kind.as_str(),
-                attempts = sent,
-                delay_ms = delay.as_millis() as u64,
-                "{failure}; retrying"
+            let host = outgoing.url.host_str().unwrap_or_default();
+            let text = format!(
+                "{failure} ({} from {host}); trying again in {:.1} s, attempt {} of {}",
+                outgoing.kind.as_str(),
+                delay.as_secs_f64(),
+                failed_attempts + 1,
+                policy.max_attempts
             );
+            match self.shared.is_retry_shown() {
+                true => tracing::warn!("{text}"),
+                false => tracing::debug!("{text}"),
+            }
             let _delay = self.begin(delay);
             tokio::time::sleep(delay).await;
         }

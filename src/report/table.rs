@@ -290,8 +290,14 @@ fn longest_line(name: &str) -> usize {
     name.lines().map(UnicodeWidthStr::width).max().unwrap_or(0)
 }
 
+/// A name that is not longer stays in one line.
+const SHORTEST_BROKEN: usize = 9;
+
 /// Breaks a name at its underscores into lines of at most `width`, or of one word.
 fn break_name(name: &str, width: usize) -> String {
+    if name.width() <= SHORTEST_BROKEN {
+        return name.to_owned();
+    }
     let mut lines = vec![String::new()];
     let words: Vec<&str> = name.split_inclusive('_').collect();
     let width = words

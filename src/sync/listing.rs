@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::iter;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use chrono::{DateTime, Utc};
 use indexmap::IndexMap;
@@ -133,6 +134,8 @@ impl<'a> Listing<'a> {
             Progress::add(&crawl.progress.catalog_pages, 1);
         }
         self.artifacts_counted = counted;
+        let expected = counted.unwrap_or(0);
+        (crawl.progress.artifacts_expected).store(expected, Ordering::Relaxed);
         self.catalog_may_shift |= pages > 2;
         Ok(())
     }

@@ -16,6 +16,8 @@ macro_rules! define_progress {
             pub(super) run_id: AtomicI64,
             pub(super) phase: AtomicU8,
             pub(super) histories_wanted: AtomicU64,
+            /// As the catalog counts them; 0 if it does not.
+            pub(super) artifacts_expected: AtomicU64,
             $($(pub(super) $name: AtomicU64,)+)+
         }
 
@@ -66,6 +68,11 @@ impl Progress {
     /// Requests for build histories that were found necessary so far.
     pub fn histories_wanted(&self) -> u64 {
         self.histories_wanted.load(Ordering::Relaxed)
+    }
+
+    /// Artifacts of the registry as the catalog counts them; 0 before it is read, or if it does not.
+    pub fn artifacts_expected(&self) -> u64 {
+        self.artifacts_expected.load(Ordering::Relaxed)
     }
 
     /// The number of the run; `None` before it has a row.

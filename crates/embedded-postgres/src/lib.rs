@@ -218,14 +218,17 @@ pub async fn folder(settings: &EmbeddedSettings) -> Result<PathBuf, EmbeddedErro
     Ok(place.folder().to_owned())
 }
 
-/// The URL of the running server; `None` if none is running. Starts nothing.
-pub async fn running_url(settings: &EmbeddedSettings) -> Result<Option<String>, EmbeddedError> {
+/// The URL of a database on the running server; `None` if none is running. Starts nothing.
+pub async fn running_url(
+    settings: &EmbeddedSettings,
+    database: &str,
+) -> Result<Option<String>, EmbeddedError> {
     let (place, _) = choose(settings).await?;
     if !place.folder().exists() {
         return Ok(None);
     }
     Ok(match Supervisor::look(&place)? {
-        Supervisor::Ready { .. } => Some(place.url()),
+        Supervisor::Ready { .. } => Some(place.url_of(database)),
         Supervisor::Busy | Supervisor::Absent(_) => None,
     })
 }

@@ -15,7 +15,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Command, FromArgMatches};
+use clap::{Arg, ArgMatches, Command, FromArgMatches};
 
 use super::exit::{Exit, Failure};
 use super::names::nearest;
@@ -170,20 +170,35 @@ fn with_defaults(command: Command, defaults: &Defaults<'_>) -> Command {
     command
         .mut_args(|argument| {
             let key = file_key(&argument);
-            let Some(setting) = key.and_then(|key| defaults.get(key.as_str())) else {
-                return argument;
-            };
-            // Compose files and manifests pass unset variables on as empty ones.
-            let is_set = argument
-                .get_env()
-                .is_some_and(|name| variable(&name.to_string_lossy()).is_some());
-            let argument = argument.default_values(&setting.values);
-            match is_set {
-                true => argument,
-                false => argument.env(None::<&str>),
+            let setting = key.and_then(|key| defaults.get(key.as_str()));
+            let argument = without_empty_variable(argument);
+            match setting {
+                Some(setting) => argument.default_values(&setting.values),
+                None => argument,
             }
         })
         .mut_subcommands(|command| with_defaults(command, defaults))
+}
+
+/// An empty variable counts as unset: compose files and manifests pass unset variables on as empty
+/// ones.
+pub(super) fn without_empty_variables(command: Command) -> Command {
+    command
+        .mut_args(without_empty_variable)
+        .mut_subcommands(without_empty_variables)
+}
+
+fn without_empty_variable(argument: Arg) -> Arg {
+    let is_empty = argument.get_env().is_some_and(|name| {
+        let name = name.to_string_lossy();
+        variable(&name).is_none()
+            && std::env::var_os(&*name)
+                .is_some_and(|value| value.to_str().is_some_and(|value| value.trim().is_empty()))
+    });
+    match is_empty {
+        true => argument.env(None::<&str>),
+        false => argument,
+    }
 }
 
 /// The error itself would only repeat a value that was checked before.

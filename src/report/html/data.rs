@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::super::filter::{Filter, quoted};
+use super::Options;
 use crate::database::reader::{ReadError, Reader, ResultColumn, RowSink, Snapshot};
 use crate::visible::visible;
 
@@ -33,21 +34,42 @@ pub(super) struct Data {
 }
 
 impl Data {
-    /// Reads all data in one snapshot, up to `limit` rows of each table; 0 for all.
+    /// Reads all data in one snapshot, of one instance or namespace if these are given, up to `limit` rows
+    /// of each table; 0 for all.
     pub(super) async fn read(
         reader: &mut Reader,
-        instance: Option<&str>,
-        limit: u64,
+        options: &Options<'_>,
     ) -> Result<Data, ReadError> {
-        let limit = if limit == 0 { u64::MAX >> 1 } else { limit };
-        let only = match instance {
-            Some(instance) => Filter::Instance.condition(&quoted(instance)),
+        let limit = match options.limit {
+            0 => u64::MAX >> 1,
+            limit => limit,
+        };
+        let condition = |filter: Filter, value: Option<&str>| match value {
+            Some(value) => filter.condition(&quoted(value)),
             None => "true".to_owned(),
+        };
+        let only = condition(Filter::Instance, options.instance);
+        let here = format!(
+            "{only} and {}",
+            condition(Filter::Namespace, options.namespace)
+        );
+        // They have no namespace of their own.
+        let (unknown_bases, of_commands) = match options.namespace {
+            Some(_) => ("false", COMMANDS_HERE),
+            None => ("true", "true"),
+        };
+        let layers = match options.namespace {
+            Some(_) => NAMESPACE_LAYERS,
+            None => ALL_LAYERS,
         };
         let mut snapshot = reader.snapshot().await?;
         let mut reader = Tables {
             snapshot: &mut snapshot,
             only,
+            here,
+            layers,
+            unknown_bases,
+            of_commands,
         };
         let totals: Top<Totals> = reader.read(TOTALS, "artifacts", 1).await?;
         let data = Data {
@@ -117,8 +139,15 @@ pub(super) struct Top<T> {
 
 struct Tables<'a, 'c> {
     snapshot: &'a mut Snapshot<'c>,
-    /// The condition for the selected instance, for `{only}` in each query.
+    /// The condition for the selected instance, for `{only}` in a query.
     only: String,
+    /// The same with the selected namespace, for `{here}`.
+    here: String,
+    /// The layers of the selection, for `{layers}`.
+    layers: &'static str,
+    /// Conditions for bases that are not in the registry, and for commands.
+    unknown_bases: &'static str,
+    of_commands: &'static str,
 }
 
 impl Tables<'_, '_> {
@@ -128,7 +157,13 @@ impl Tables<'_, '_> {
         order_by: &str,
         limit: u64,
     ) -> Result<Top<T>, ReadError> {
-        let sql = sql.replace("{only}", &self.only);
+        let sql = sql
+            .replace("{layers}", self.layers)
+            .replace("{unknown_bases}", self.unknown_bases)
+            .replace("{of_commands}", self.of_commands);
+        let sql = sql
+            .replace("{only}", &self.only)
+            .replace("{here}", &self.here);
         let sql = format!(
             "select count(*) over () as total, row_to_json(q) as row from ({sql}) q order by {order_by} limit {limit}"
         );
@@ -222,12 +257,11 @@ from (
         coalesce(swr.total_bytes(sum(logical_bytes)), 0) as logical_bytes,
         coalesce(swr.total_bytes(sum(unknown_bytes)), 0) as unknown_bytes
     from swr_report.storage_by_namespace
-    where {only}
+    where {here}
 ) n
 cross join (
     select count(*) as layers, coalesce(swr.total_bytes(sum(size_bytes)), 0) as layer_bytes
-    from swr_report.layer_usage
-    where {only}
+    from ({layers}) l
 ) l
 cross join (
     select
@@ -236,17 +270,17 @@ cross join (
             as stale_bytes,
         coalesce(swr.total_bytes(sum(total_bytes)), 0) as used_bytes
     from swr_report.artifact_size
-    where {only}
+    where {here}
 ) s
 cross join (
     select count(*) as untagged_artifacts, coalesce(swr.total_bytes(sum(exclusive_bytes)), 0) as untagged_exclusive_bytes
     from swr_report.untagged_artifact
-    where {only}
+    where {here}
 ) u
 cross join (
     select count(*) as images, count(base_digest) as images_with_base
     from swr_report.base_image
-    where {only}
+    where {here}
 ) b";
 
 /// A namespace or a repository with its size.
@@ -271,13 +305,13 @@ const NAMESPACES: &str = "
 select instance, namespace as name, repositories, artifacts, logical_bytes, layer_bytes, shared_bytes,
        exclusive_bytes, last_pushed_at, last_pulled_at
 from swr_report.storage_by_namespace
-where {only}";
+where {here}";
 
 const REPOSITORIES: &str = "
 select instance, namespace, repository as name, artifacts, logical_bytes, layer_bytes, shared_bytes,
        exclusive_bytes, last_pushed_at, last_pulled_at
 from swr_report.storage_by_repository
-where {only}";
+where {here}";
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Layer {
@@ -290,10 +324,22 @@ pub(super) struct Layer {
 }
 
 const LAYERS: &str = "
-select instance, layer_digest as digest, size_bytes, artifacts::bigint as artifacts, repositories,
-       saved_bytes
-from swr_report.layer_usage
-where {only} and artifacts > 1";
+select instance, layer_digest as digest, size_bytes, artifacts, repositories, saved_bytes
+from ({layers}) l
+where artifacts > 1";
+
+const ALL_LAYERS: &str = "
+    select instance, layer_digest, size_bytes, artifacts::bigint as artifacts, repositories, saved_bytes
+    from swr_report.layer_usage
+    where {only}";
+
+/// The layers of a namespace, with what they save within it.
+const NAMESPACE_LAYERS: &str = "
+    select instance, layer_digest, size_bytes, sum(artifacts)::bigint as artifacts, count(*) as repositories,
+           swr.total_bytes(size_bytes * (sum(artifacts) - 1)) as saved_bytes
+    from swr_report.repository_layer
+    where {here}
+    group by instance, instance_id, layer_digest, layer_id, size_bytes";
 
 /// A day with a push or a removal.
 #[derive(Debug, Deserialize)]
@@ -317,7 +363,7 @@ from (
         day, sum(pushes)::bigint as pushes, swr.total_bytes(sum(pushed_bytes)) as pushed_bytes,
         sum(removals)::bigint as removals, swr.total_bytes(sum(removed_bytes)) as removed_bytes
     from swr_report.growth_by_day
-    where {only} and day is not null
+    where {here} and day is not null
     group by day
 ) d";
 
@@ -351,7 +397,7 @@ select
 from (
     select instance, instance_id, namespace, total_bytes, now() - greatest(pushed_at, pulled_at) as unused_for
     from swr_report.artifact_size
-    where {only}
+    where {here}
 ) a
 group by instance, instance_id, namespace";
 
@@ -371,7 +417,7 @@ pub(super) struct Stale {
 const STALE: &str = "
 select instance, namespace, repository, digest, tags, total_bytes, exclusive_bytes, pushed_at, pulled_at
 from swr_report.artifact_size
-where {only} and greatest(pushed_at, pulled_at) < now() - interval '90 days'";
+where {here} and greatest(pushed_at, pulled_at) < now() - interval '90 days'";
 
 /// An artifact that is a base of others.
 #[derive(Debug, Deserialize)]
@@ -392,7 +438,7 @@ select instance, min(base_namespace) as namespace, min(base_repository) as repos
        min(base_tags) as tags, min(base_layer_bytes)::bigint as layer_bytes, min(base_pushed_at) as pushed_at,
        count(*) as images, count(distinct repository_id) as repositories
 from swr_report.base_image
-where {only} and base_artifact_id is not null
+where {here} and base_artifact_id is not null
 group by instance, instance_id, base_artifact_id";
 
 /// Layers that images of several repositories begin with, without an artifact in the registry.
@@ -412,10 +458,13 @@ const UNKNOWN_BASES: &str = "
 select instance, layers, layer_bytes, artifacts as images, repositories, example_namespace, example_repository,
        example_digest
 from swr_report.unknown_base
-where {only} and repositories > 1";
+where {only} and repositories > 1 and {unknown_bases}";
 
 /// The most severe first.
 const BY_SEVERITY: &str = "array_position(array['high', 'medium', 'low', 'info'], severity)";
+
+/// The commands with a finding in the selected namespace.
+const COMMANDS_HERE: &str = "(instance_id, command_id) in (select instance_id, command_id from swr_report.artifact_finding where {here})";
 
 /// A rule with findings.
 #[derive(Debug, Deserialize)]
@@ -430,7 +479,7 @@ pub(super) struct Rule {
 const RULES: &str = "
 select rule, severity, title, why, count(*) as commands, sum(occurrences)::bigint as occurrences
 from swr_report.build_command_finding
-where {only}
+where {only} and {of_commands}
 group by rule, severity, title, why";
 
 /// A command with a finding; secrets in it are masked.
@@ -453,7 +502,7 @@ const FINDINGS: &str = "
 select instance, severity, rule, title, command, artifacts, repositories, origin_namespace, origin_repository,
        origin_digest, origin_tags, origin_position, command_id
 from swr_report.build_command_finding
-where {only}";
+where {only} and {of_commands}";
 
 #[cfg(test)]
 mod tests {

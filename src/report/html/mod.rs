@@ -39,7 +39,7 @@ pub struct Options<'a> {
 
 /// Creates the page from one snapshot of the database.
 pub async fn page(reader: &mut Reader, options: &Options<'_>) -> Result<String, ReadError> {
-    let data = Data::read(reader, options.instance, options.limit).await?;
+    let data = Data::read(reader, options).await?;
     let charts = Charts::new(&data).to_json().map_err(io::Error::other)?;
     let mut library = String::new();
     GzDecoder::new(LIBRARY).read_to_string(&mut library)?;

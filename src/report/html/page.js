@@ -351,8 +351,60 @@
         heading.setAttribute('aria-sort', order);
     };
 
+    // What a cell holds, not how it is written: numbers without units, whole digests.
+    const valueOf = (cell) => cell.classList.contains('number') || cell.classList.contains('code')
+        ? cell.dataset.key || cell.textContent
+        : cell.textContent;
+    // RFC 4180. An apostrophe keeps spreadsheets from running text as a formula.
+    const csvCell = (value, isNumber) => {
+        const text = !isNumber && /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
+        return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+    };
+    const saveCsv = (table, title) => {
+        const line = (row) => [...row.cells]
+            .map((cell) => csvCell(valueOf(cell), cell.classList.contains('number')))
+            .join(',');
+        const rows = [table.tHead.rows[0], ...table.tBodies[0].rows].map(line);
+        // The byte order mark tells Excel that the file is UTF-8.
+        const blob = new Blob(['\ufeff', rows.join('\r\n'), '\r\n'], { type: 'text/csv' });
+        const link = document.createElement('a');
+        link.href = URL.createObjectURL(blob);
+        link.download = `${title.toLowerCase().replaceAll(/[^a-z0-9]+/g, '-')}.csv`;
+        link.click();
+        setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    };
+    const search = (table, text) => {
+        const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+        for (const row of table.tBodies[0].rows) {
+            const content = row.textContent.toLowerCase();
+            row.hidden = !words.every((word) => content.includes(word));
+        }
+    };
+    const addTools = (table) => {
+        const region = table.parentElement;
+        const title = region.getAttribute('aria-label');
+        const tools = document.createElement('div');
+        tools.className = 'tools';
+        if (table.tBodies[0].rows.length > 10) {
+            const field = document.createElement('input');
+            field.type = 'search';
+            field.placeholder = 'Search';
+            field.setAttribute('aria-label', `Search in ${title}`);
+            field.addEventListener('input', () => search(table, field.value));
+            tools.append(field);
+        }
+        const button = document.createElement('button');
+        button.type = 'button';
+        button.textContent = 'CSV';
+        button.title = `Save ${title} as CSV`;
+        button.addEventListener('click', () => saveCsv(table, title));
+        tools.append(button);
+        region.before(tools);
+    };
+
     const startTables = () => {
         for (const table of document.querySelectorAll('table')) {
+            addTools(table);
             [...table.tHead.rows[0].cells].forEach((heading, column) => {
                 const button = document.createElement('button');
                 button.type = 'button';

@@ -25,6 +25,7 @@ pub(super) fn render(data: &Data, options: &Options, parts: &Parts) -> Markup {
         (Some(instance), _) => Text::from(instance.to_owned()).0,
         (None, rows) => format!("{} instances", rows.len()),
     };
+    let namespace = options.namespace.map(|name| Text::from(name.to_owned()).0);
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -38,7 +39,7 @@ pub(super) fn render(data: &Data, options: &Options, parts: &Parts) -> Markup {
                 style { (PreEscaped(parts.style)) }
             }
             body {
-                (header(data, &title))
+                (header(data, &title, namespace.as_deref()))
                 main {
                     @if data.totals.artifacts == 0 {
                         p.card.empty {
@@ -72,7 +73,7 @@ pub(super) fn render(data: &Data, options: &Options, parts: &Parts) -> Markup {
     }
 }
 
-fn header(data: &Data, title: &str) -> Markup {
+fn header(data: &Data, title: &str, namespace: Option<&str>) -> Markup {
     let rows = &data.freshness.rows;
     let oldest = rows.iter().max_by_key(|row| row.age_seconds);
     let failures: i64 = rows.iter().map(|row| row.failures_since).sum();
@@ -82,6 +83,9 @@ fn header(data: &Data, title: &str) -> Markup {
             div {
                 p.kicker { "Registry report" }
                 h1 { bdi { (title) } }
+                @if let Some(namespace) = namespace {
+                    p { "Only the namespace " strong { bdi { (namespace) } } "; bases and findings count all images" }
+                }
             }
             div.state {
                 @if let Some(Freshness { as_of: Some(as_of), age_seconds: Some(age), .. }) = oldest {
