@@ -22,6 +22,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::support::wire::{all_pages, next_target};
+use crate::support::cases;
+use crate::support::{assert_contains, assert_ends_with};
 
 /// A request: the path after the project, and the query.
 #[derive(Debug, Clone)]
@@ -268,7 +270,7 @@ async fn a_catalog_that_stays_incomplete_is_read_three_times() {
         .await
         .unwrap_err();
     let words = "the catalog gives 149 of 150 repositories and does not settle";
-    assert!(error.to_string().ends_with(words), "{error}");
+    assert_ends_with(&error, words);
     assert_eq!(gateway.count(), 9);
 }
 
@@ -416,11 +418,8 @@ async fn an_artifact_that_is_too_large_on_its_own_ends_the_listing_with_its_size
         .await
         .unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("artifacts?limit=1&marker=1: "), "{text}");
-    assert!(
-        text.contains("the page has 34603028 bytes; the limit is 33554432"),
-        "{text}"
-    );
+    assert_contains(&text, "artifacts?limit=1&marker=1: ");
+    assert_contains(&text, "the page has 34603028 bytes; the limit is 33554432");
     let limits = gateway.asked_for(["limit"]).concat();
     assert_eq!(limits, [100, 50, 25, 5, 1]);
 }
@@ -657,23 +656,14 @@ async fn a_history_holds_the_memory_that_it_takes_when_it_is_decoded() {
 
 #[tokio::test]
 async fn only_a_400_in_the_words_of_the_service_is_final() {
-    for (body, is_final) in [
-        (
-            r#"{"error_code":"SVCSTG.SWR.4000013","error_msg":"no image"}"#,
-            true,
-        ),
-        (
-            r#"{"errors":[{"errorCode":"A","errorMessage":"no image"}]}"#,
-            true,
-        ),
-        (
-            r#"{"error_code":"APIGW.0106","error_msg":"no such parameter"}"#,
-            false,
-        ),
-        ("<html><body>Bad Request</body></html>", false),
-        ("{}", false),
-        ("", false),
-    ] {
+    for (body, is_final) in cases! {
+        r#"{"error_code":"SVCSTG.SWR.4000013","error_msg":"no image"}"# => true;
+        r#"{"errors":[{"errorCode":"A","errorMessage":"no image"}]}"# => true;
+        r#"{"error_code":"APIGW.0106","error_msg":"no such parameter"}"# => false;
+        "<html><body>Bad Request</body></html>" => false;
+        "{}" => false;
+        "" => false;
+    } {
         let gateway = Gateway::start(move |_| Reply::new(400, body)).await;
         match history(&gateway.registry()).await.outcome {
             HistoryOutcome::Unsupported(_) => assert!(is_final, "{body}"),

@@ -26,6 +26,7 @@ use super::support::mirror::{
 };
 use super::support::program::Program;
 use super::support::proxy::Proxy;
+use crate::support::assert_contains;
 
 /// Generous: a run that hangs never ends.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -227,10 +228,7 @@ async fn a_stuck_run_is_ended_by_its_watchdog() {
         .unwrap_err();
     assert_eq!(error.exit(), Exit::Unexpected);
     let text = error.to_string();
-    assert!(
-        text.contains("lister: waiting for a page of the registry"),
-        "{text}"
-    );
+    assert_contains(&text, "lister: waiting for a page of the registry");
     drop(asking);
 }
 
@@ -318,13 +316,11 @@ async fn histories_that_wait_for_a_slow_database_take_a_bounded_memory() {
             status: 200,
             body: body.clone(),
         };
-        mirror
-            .emulator
-            .disturb_next(RequestKind::BuildHistory, answer);
+        mirror.disturb_next(RequestKind::BuildHistory, answer);
     }
     let program = Program::sync(&mirror.emulator, &mirror.database);
     let held_up = HeldUp::start(&mirror, "manifest", program).await;
-    let requested = || mirror.emulator.requests().of(RequestKind::BuildHistory);
+    let requested = || mirror.requests().of(RequestKind::BuildHistory);
     wait_until(
         "as many histories are requested as may be in flight",
         async || requested() >= 256,

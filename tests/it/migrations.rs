@@ -208,19 +208,18 @@ async fn a_key_that_moves_out_of_extra_changes_no_artifact() {
                      set extra = coalesce(extra, '{}') || jsonb_build_object('manifest_media_type', manifest_media_type),
                          manifest_media_type = null
                      where manifest_media_type is not null";
-    mirror.database.snapshot(as_it_was).await;
+    mirror.snapshot(as_it_was).await;
     let moved = "select count(*) > 30 from swr.artifact where extra ? 'manifest_media_type'";
-    assert_eq!(mirror.database.snapshot(moved).await, "t");
+    assert_eq!(mirror.snapshot(moved).await, "t");
     let contributing = include_str!("../../CONTRIBUTING.md");
     let (_, after) = contributing
         .split_once("```sql\nupdate swr.artifact")
         .unwrap();
     let (migration, _) = after.split_once("```").unwrap();
     mirror
-        .database
         .snapshot(&format!("update swr.artifact{migration}"))
         .await;
     mirror.sync().await;
     let changes = "select count(*) from swr.artifact_change";
-    assert_eq!(mirror.database.snapshot(changes).await, "0");
+    assert_eq!(mirror.snapshot(changes).await, "0");
 }

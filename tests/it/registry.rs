@@ -18,6 +18,7 @@ use swr_sync::registry::{
 
 use super::support::mirror::{client_settings, start_of_time, wait_until};
 use super::support::wire::all_pages;
+use crate::support::{assert_contains, assert_ends_with, assert_lacks};
 
 async fn emulate(settings: EmulatorSettings) -> Emulator {
     let mut world = World::empty(start_of_time());
@@ -391,12 +392,7 @@ async fn a_token_that_is_refused_at_its_first_use_ends_all_requests() {
     assert_eq!(emulator.requests().of(RequestKind::BuildHistory), 1);
     assert_eq!(emulator.requests().of(RequestKind::Token), 1);
     let error = list(&registry).await.unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("HTTP 401 APIGW.0301: token expired"),
-        "{error}"
-    );
+    assert_contains(&error, "HTTP 401 APIGW.0301: token expired");
     assert_eq!(emulator.requests().total(), 2);
 }
 
@@ -463,7 +459,7 @@ async fn a_wrong_password_is_tried_once() {
     let error = list(&client(settings)).await.unwrap_err();
     assert_eq!(error.status().unwrap().status, 401);
     assert_eq!(emulator.requests().total(), 1);
-    assert!(!error.to_string().contains("wrong-password"), "{error}");
+    assert_lacks(&error, "wrong-password");
 }
 
 #[tokio::test]
@@ -515,7 +511,7 @@ async fn an_answer_of_iam_without_a_token_is_retried() {
     }
     let error = list(&client(settings)).await.unwrap_err();
     let words = "unreadable answer: the answer has no X-Subject-Token header (after 3 attempts in ";
-    assert!(error.to_string().contains(words), "{error}");
+    assert_contains(&error, words);
 }
 
 #[tokio::test]
@@ -594,7 +590,7 @@ async fn a_refused_signature_tells_how_far_the_clocks_are_apart() {
         settings.clock =
             Clock::from_fn(move || start_of_time() + chrono::TimeDelta::minutes(minutes));
         let error = list(&client(settings)).await.unwrap_err();
-        assert!(error.to_string().ends_with(words), "{error}");
+        assert_ends_with(&error, words);
         assert_eq!(emulator.requests().failed_signatures, 1);
     }
 }

@@ -23,23 +23,18 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::support::cases;
 use crate::support::database::TestDatabase;
+use crate::support::mirror::world_of;
 use crate::support::mirror::{client_settings, start_of_time};
 use crate::support::program::{Program, emulator, emulator_settings};
 use crate::support::receiver::Receiver;
+use crate::support::{assert_contains, assert_lacks};
 
 /// Asks each library to say all it can, by modules that are more special than any other directive.
 const LOUDEST: &str = "trace,hyper=trace,hyper_util::client=trace,hyper_util::client::legacy::connect=trace,\
                        reqwest::connect=trace,rustls::client=trace,sqlx::query=trace,sqlx::postgres=trace,\
                        sqlx_postgres::connection=trace,sqlx_postgres::options::parse=trace,h2=trace,mio=trace";
-
-fn world() -> World {
-    let mut world = World::empty(start_of_time());
-    let repository = world.add_repository("team", "app/api");
-    world.push(repository).unwrap();
-    world.push(repository).unwrap();
-    world
-}
 
 /// The digests of the world's images.
 fn digests(emulator: &Emulator) -> Vec<String> {
@@ -167,38 +162,33 @@ async fn read_head(stream: &mut TcpStream) -> String {
 
 #[tokio::test]
 async fn a_certificate_of_an_unknown_authority_is_refused_and_one_of_the_ca_file_accepted() {
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(2)).await;
     let database = TestDatabase::create().await;
     let endpoint = format!("https://localhost:{}", tls_in_front_of(&emulator).await);
     let sync = || Program::sync(&emulator, &database).env("SWR_ENDPOINT", &endpoint);
 
-    let refused = sync().run().await.code(7);
+    let refused = sync().code(7).await;
     let refused = refused.says(&[
         "the server's certificate is not trusted: ",
         "hint: if this is a private endpoint or a TLS-inspecting proxy, set SWR_CA_FILE to the certificate",
     ]);
     assert_eq!(emulator.requests().total(), 0);
     // It was not tried again and again.
-    assert!(!refused.error().contains("attempts"), "{}", refused.error());
+    assert_lacks(refused.error(), "attempts");
 
-    let accepted = sync()
-        .env("SWR_CA_FILE", data("ca.pem"))
-        .run()
-        .await
-        .code(0);
+    let accepted = sync().env("SWR_CA_FILE", data("ca.pem")).code(0).await;
     accepted.says(&["published in "]);
     let ca_file = data("ca.pem");
     let by_flag = sync().args(&["--ca-file", ca_file.to_str().unwrap()]);
-    by_flag.run().await.code(0);
+    by_flag.code(0).await;
 
     // The right authority, and another name.
     let other_name = endpoint.replace("localhost", "127.0.0.1");
     let refused = sync()
         .env("SWR_ENDPOINT", other_name)
         .env("SWR_CA_FILE", &ca_file)
-        .run()
-        .await
-        .code(7);
+        .code(7)
+        .await;
     refused.says(&[
         "the server's certificate is not trusted: ",
         "not valid for name",
@@ -207,7 +197,7 @@ async fn a_certificate_of_an_unknown_authority_is_refused_and_one_of_the_ca_file
 
 #[tokio::test]
 async fn a_ca_file_that_is_none_is_a_usage_error() {
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(2)).await;
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
         let path = folder.path().join(name);
@@ -225,9 +215,8 @@ async fn a_ca_file_that_is_none_is_a_usage_error() {
         Program::new(&["sync"])
             .registry(&emulator)
             .env("SWR_CA_FILE", &path)
-            .run()
-            .await
             .code(2)
+            .await
             .says(&[&format!(
                 "cannot use the CA file {}: {word}",
                 path.display()
@@ -237,7 +226,7 @@ async fn a_ca_file_that_is_none_is_a_usage_error() {
 
 #[tokio::test]
 async fn a_byte_order_mark_at_the_start_of_a_file_is_ignored() {
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(2)).await;
     let database = TestDatabase::create().await;
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
@@ -265,40 +254,26 @@ async fn a_byte_order_mark_at_the_start_of_a_file_is_ignored() {
             file("credentials", &keys),
         )
         .env("SWR_CA_FILE", file("ca.pem", &authority))
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
     Program::new(&["query", "\u{feff}select 1"])
         .database(&database)
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
 }
 
 #[tokio::test]
 async fn an_invalid_proxy_is_not_bypassed() {
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(2)).await;
     let database = TestDatabase::create().await;
     let bad = "http://user:hidden-1@proxy.example:port";
-    for (variables, named) in [
-        (&[("HTTP_PROXY", bad)][..], "HTTP_PROXY"),
-        (&[("HTTPS_PROXY", bad)], "HTTPS_PROXY"),
-        (
-            &[("all_proxy", "socks5://user:hidden-1@proxy.example")],
-            "all_proxy",
-        ),
-        (
-            &[("HTTPS_PROXY", ""), ("https_proxy", "http://proxy.example")],
-            "https_proxy",
-        ),
-        (
-            &[
-                ("ALL_PROXY", "http://proxy.example"),
-                ("REQUEST_METHOD", "GET"),
-            ],
-            "ALL_PROXY",
-        ),
-    ] {
+    for (variables, named) in cases! {
+        &[("HTTP_PROXY", bad)][..] => "HTTP_PROXY";
+        &[("HTTPS_PROXY", bad)] => "HTTPS_PROXY";
+        &[("all_proxy", "socks5://user:hidden-1@proxy.example")] => "all_proxy";
+        &[("HTTPS_PROXY", ""), ("https_proxy", "http://proxy.example")] => "https_proxy";
+        &[("ALL_PROXY", "http://proxy.example"), ("REQUEST_METHOD", "GET")] => "ALL_PROXY";
+    } {
         for command in ["sync", "doctor", "verify"] {
             let program = Program::new(&[command])
                 .registry(&emulator)
@@ -307,43 +282,30 @@ async fn an_invalid_proxy_is_not_bypassed() {
             let program = variables
                 .iter()
                 .fold(program, |program, (name, value)| program.env(name, value));
-            let finished = program.run().await.code(2);
+            let finished = program.code(2).await;
             let words = format!("cannot use the proxy in {named}");
             let output = finished.stdout + &finished.stderr;
-            assert!(output.contains(&words), "{output}");
+            assert_contains(&output, &words);
         }
     }
     assert_eq!(emulator.requests().total(), 0);
     // An empty variable counts as unset.
     Program::sync(&emulator, &database)
         .env("HTTPS_PROXY", "")
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
 }
 
 #[tokio::test]
 async fn requests_go_through_the_proxy_of_the_environment() {
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(2)).await;
     let database = TestDatabase::create().await;
     let port = tls_in_front_of(&emulator).await;
-    for (variable, endpoint, first_line) in [
-        (
-            "HTTP_PROXY",
-            emulator.endpoint(),
-            format!("GET {}/v2/", emulator.endpoint()),
-        ),
-        (
-            "HTTPS_PROXY",
-            format!("https://localhost:{port}"),
-            format!("CONNECT localhost:{port} "),
-        ),
-        (
-            "ALL_PROXY",
-            format!("https://localhost:{port}"),
-            format!("CONNECT localhost:{port} "),
-        ),
-    ] {
+    for (variable, endpoint, first_line) in cases! {
+        "HTTP_PROXY", emulator.endpoint() => format!("GET {}/v2/", emulator.endpoint());
+        "HTTPS_PROXY", format!("https://localhost:{port}") => format!("CONNECT localhost:{port} ");
+        "ALL_PROXY", format!("https://localhost:{port}") => format!("CONNECT localhost:{port} ");
+    } {
         let proxy = Proxy::in_front_of(&emulator).await;
         let url = format!(
             "http://proxy-user:proxy-password-not-to-be-shown@{}",
@@ -357,7 +319,7 @@ async fn requests_go_through_the_proxy_of_the_environment() {
                 .hides("proxy-password-not-to-be-shown")
                 .args(&["--log", LOUDEST])
         };
-        sync().run().await.code(0);
+        sync().code(0).await;
         let heads = proxy.heads();
         assert!(!heads.is_empty(), "{variable}");
         for head in heads {
@@ -372,29 +334,24 @@ async fn requests_go_through_the_proxy_of_the_environment() {
 
         // Where the endpoint is excepted, nothing reaches the proxy.
         let before = proxy.heads().len();
-        sync()
-            .env("NO_PROXY", "localhost,127.0.0.1")
-            .run()
-            .await
-            .code(0);
+        sync().env("NO_PROXY", "localhost,127.0.0.1").code(0).await;
         assert_eq!(proxy.heads().len(), before, "{variable}");
     }
 }
 
 #[tokio::test]
 async fn plain_http_to_another_machine_is_warned_of() {
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(2)).await;
     let database = TestDatabase::create().await;
     let warning = "uses plain HTTP: others in the network can read the requests";
-    let loopback = Program::sync(&emulator, &database).run().await.code(0);
-    assert!(!loopback.stderr.contains(warning), "{}", loopback.stderr);
+    let loopback = Program::sync(&emulator, &database).code(0).await;
+    assert_lacks(&loopback.stderr, warning);
     // The name leads nowhere; the warning comes before the attempt.
     let elsewhere = Program::sync(&emulator, &database)
         .env("SWR_ENDPOINT", "http://swr.invalid")
         .args(&["--max-attempts", "1"])
-        .run()
-        .await
-        .code(7);
+        .code(7)
+        .await;
     elsewhere.says(&["the endpoint http://swr.invalid/", warning]);
 }
 
@@ -459,7 +416,7 @@ fn values(request: &str) -> String {
 #[tokio::test]
 async fn a_failing_run_shows_no_secret_however_much_is_logged() {
     const ISSUED: &str = "token-issued-by-iam-not-to-be-shown";
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(2)).await;
     let database = TestDatabase::create().await;
     // A parameter that sqlx does not know, and warns of with its value.
     let mut database_url: Url = database.url().parse().unwrap();
@@ -536,14 +493,14 @@ async fn a_failing_run_shows_no_secret_however_much_is_logged() {
                 for secret in secrets {
                     program = program.hides(secret);
                 }
-                let finished = program.run().await.code(4);
+                let finished = program.code(4).await;
                 finished.says(&["HTTP 403"]);
             }
         }
     }
     let errors = database.snapshot("select error from swr.sync_run").await;
     assert_eq!(errors.lines().count(), 30, "{errors}");
-    assert!(errors.contains("[redacted]"), "{errors}");
+    assert_contains(&errors, "[redacted]");
     let mut told = everything_stored(&database).await;
     for name in ["summary.jsonl", "swr_sync.prom", "termination-log"] {
         let text = std::fs::read_to_string(file(name)).unwrap();
@@ -585,14 +542,14 @@ fn seed_secrets(emulator: &Emulator) {
 
 #[tokio::test]
 async fn a_secret_in_a_build_command_is_not_logged() {
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(2)).await;
     seed_secrets(&emulator);
     let database = TestDatabase::create().await;
     for format in ["text", "json"] {
         let program = Program::sync(&emulator, &database)
             .args(&["--log", LOUDEST, "--log-format", format])
             .hides(COMMAND_SECRET);
-        program.run().await.code(0);
+        program.code(0).await;
     }
     // It was there to be logged, and is stored as it came.
     assert!(everything_stored(&database).await.contains(COMMAND_SECRET));
@@ -600,11 +557,11 @@ async fn a_secret_in_a_build_command_is_not_logged() {
 
 #[tokio::test]
 async fn redacted_commands_reach_no_table() {
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(2)).await;
     seed_secrets(&emulator);
     let database = TestDatabase::create().await;
     let program = Program::sync(&emulator, &database).args(&["--redact-commands"]);
-    program.run().await.code(0);
+    program.code(0).await;
 
     let stored = everything_stored(&database).await;
     assert!(!stored.contains(COMMAND_SECRET));
@@ -636,21 +593,17 @@ async fn redacted_commands_reach_no_table() {
 
 #[tokio::test]
 async fn what_was_stored_with_secrets_is_fetched_again_after_the_documented_clean_up() {
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(2)).await;
     seed_secrets(&emulator);
     let database = TestDatabase::create().await;
-    Program::sync(&emulator, &database).run().await.code(0);
+    Program::sync(&emulator, &database).code(0).await;
     let redacting = || Program::sync(&emulator, &database).env("SWR_SYNC_REDACT_COMMANDS", "true");
-    redacting().run().await.code(0);
+    redacting().code(0).await;
     assert!(everything_stored(&database).await.contains(COMMAND_SECRET));
 
     let clean_up = documented("clean-up.sql");
     database.snapshot(&clean_up).await;
-    redacting()
-        .run()
-        .await
-        .code(0)
-        .says(&["2 fetched, 0 known"]);
+    redacting().code(0).await.says(&["2 fetched, 0 known"]);
     assert!(!everything_stored(&database).await.contains(COMMAND_SECRET));
 }
 
@@ -658,7 +611,7 @@ async fn what_was_stored_with_secrets_is_fetched_again_after_the_documented_clea
 async fn what_is_gone_before_its_history_is_fetched_again_is_not_counted_after_the_clean_up() {
     let emulator = emulator(World::generate(5, 20, start_of_time())).await;
     let database = TestDatabase::create().await;
-    Program::sync(&emulator, &database).run().await.code(0);
+    Program::sync(&emulator, &database).code(0).await;
     let clean_up = documented("clean-up.sql");
     database.snapshot(&clean_up).await;
     emulator.with_world(|world| {
@@ -668,14 +621,14 @@ async fn what_is_gone_before_its_history_is_fetched_again_is_not_counted_after_t
         }
     });
 
-    Program::sync(&emulator, &database).run().await.code(0);
+    Program::sync(&emulator, &database).code(0).await;
 
     let shared = "select 'r', repository_id, layer_bytes, null::uuid from swr.repository_layering
                   union all select 'n', namespace_id, exclusive_bytes, null from swr.namespace_layering
                   union all select 'a', artifact_id, exclusive_bytes, shared_chain_id from swr.artifact_layering
                   order by 1, 2, 3, 4";
     let undisturbed = TestDatabase::create().await;
-    Program::sync(&emulator, &undisturbed).run().await.code(0);
+    Program::sync(&emulator, &undisturbed).code(0).await;
     assert_eq!(
         database.snapshot(shared).await,
         undisturbed.snapshot(shared).await
@@ -719,9 +672,8 @@ async fn a_password_in_the_flag_is_refused_and_may_come_from_elsewhere() {
             let finished = Program::new(command)
                 .args(&["--database-url", url])
                 .hides("flag-password-not-to-be-shown")
-                .run()
-                .await
-                .code(2);
+                .code(2)
+                .await;
             finished.says(&[
                 "--database-url contains a password, which other users of this machine can read",
                 "hint: set DATABASE_URL, or DATABASE_URL_FILE",
@@ -733,9 +685,8 @@ async fn a_password_in_the_flag_is_refused_and_may_come_from_elsewhere() {
         .args(&["--database-url", &plain])
         .env("DATABASE_URL", "postgresql://nowhere.invalid/x")
         .env("PGPASSWORD", password)
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
 }
 
 #[cfg(unix)]
@@ -748,23 +699,18 @@ async fn a_secret_file_that_everyone_may_write_is_refused_and_one_that_everyone_
     let file = folder.path().join("database-url");
     std::fs::write(&file, database.url()).unwrap();
     let mut said = BTreeSet::new();
-    for (mode, code, word) in [
-        (0o600, 0, ""),
-        (0o640, 0, ""),
-        (
-            0o644,
-            0,
-            "every user of this machine can read the secret in ",
-        ),
-        (0o666, 2, "every user can write to it (mode 0666)"),
-        (0o602, 2, "every user can write to it (mode 0602)"),
-    ] {
+    for (mode, code, word) in cases! {
+        0o600, 0 => "";
+        0o640, 0 => "";
+        0o644, 0 => "every user of this machine can read the secret in ";
+        0o666, 2 => "every user can write to it (mode 0666)";
+        0o602, 2 => "every user can write to it (mode 0602)";
+    } {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
         let finished = Program::new(&["query", "select 1"])
             .env("DATABASE_URL_FILE", &file)
-            .run()
-            .await
             .code(code)
+            .await
             .says(&[word]);
         if word.is_empty() {
             assert_eq!(finished.stderr, "", "{mode:o}");
@@ -811,9 +757,8 @@ impl Roles<'_> {
         let printed = Program::new(&["migrate", "--print-grants"])
             .args(&["--migrate-role", &self.migrate])
             .args(&["--sync-role", &self.sync, "--report-role", &self.report])
-            .run()
-            .await
-            .code(0);
+            .code(0)
+            .await;
         self.database.snapshot(&printed.stdout).await;
     }
 
@@ -868,7 +813,7 @@ const TRAPS: &str = "
 
 #[tokio::test]
 async fn nothing_that_a_reader_creates_in_schema_public_is_run_by_others() {
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(2)).await;
     let database = TestDatabase::create().await;
     database
         .snapshot("grant create on schema public to public")
@@ -884,9 +829,8 @@ async fn nothing_that_a_reader_creates_in_schema_public_is_run_by_others() {
         Program::new(&arguments)
             .registry(&emulator)
             .database_url(&roles.url(role))
-            .run()
-            .await
-            .code(0);
+            .code(0)
+            .await;
     }
     // Like a user of psql, whose search path has the schema.
     for view in ["storage_by_repository", "stale_artifact()", "reclaimable()"] {
@@ -907,16 +851,12 @@ async fn nothing_that_a_reader_creates_in_schema_public_is_run_by_others() {
 
 #[tokio::test]
 async fn roles_can_do_their_work_if_not_everyone_may_execute_functions() {
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(2)).await;
     let database = TestDatabase::create_empty().await;
     database
         .snapshot("alter default privileges revoke execute on functions from public")
         .await;
-    Program::new(&["migrate"])
-        .database(&database)
-        .run()
-        .await
-        .code(0);
+    Program::new(&["migrate"]).database(&database).code(0).await;
     let roles = Roles::create(&database).await;
     let doctor = async || {
         let doctor = Program::new(&["doctor"]).registry(&emulator);
@@ -934,15 +874,13 @@ async fn roles_can_do_their_work_if_not_everyone_may_execute_functions() {
     Program::sync(&emulator, &database)
         .database_url(&roles.url(&roles.sync))
         .args(&["--no-migrate"])
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
     for report in ["storage_by_repository", "stale_artifact", "layer_usage"] {
         Program::new(&["report", report])
             .database_url(&roles.url(&roles.report))
-            .run()
-            .await
-            .code(0);
+            .code(0)
+            .await;
     }
     // A function of a later migration.
     let stricter = "alter default privileges revoke execute on functions from public";
@@ -956,7 +894,7 @@ async fn roles_can_do_their_work_if_not_everyone_may_execute_functions() {
 
 #[tokio::test]
 async fn each_role_can_do_its_work_and_no_more() {
-    let mut world = world();
+    let mut world = world_of(2);
     let repository = world.repository("team", "app/api").unwrap().id;
     // Enough rows that the planner's counts are to be brought up to date.
     for _ in 0..1_000 {
@@ -969,11 +907,10 @@ async fn each_role_can_do_its_work_and_no_more() {
     let synced = Program::sync(&emulator, &database)
         .database_url(&roles.url(&roles.sync))
         .args(&["--no-migrate"])
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
     // Neither does it try what it may not.
-    assert!(!synced.stderr.contains("WARN"), "{}", synced.stderr);
+    assert_lacks(&synced.stderr, "WARN");
 
     let report_url = roles.url(&roles.report);
     for report in REPORTS {
@@ -984,63 +921,33 @@ async fn each_role_can_do_its_work_and_no_more() {
         Program::new(&["report", report.name])
             .args(digest)
             .database_url(&report_url)
-            .run()
-            .await
-            .code(0);
+            .code(0)
+            .await;
     }
     Program::new(&["status"])
         .database_url(&report_url)
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
 
     let denied = "permission denied for ";
     let owner = "must be owner of ";
-    for (role, sql, expected) in [
-        (&roles.sync, "create table swr.x ()", Some(denied)),
-        (&roles.sync, "create schema x", Some(denied)),
-        (&roles.sync, "drop table swr.tag_history", Some(owner)),
-        (&roles.sync, "drop schema swr_report cascade", Some(owner)),
-        (
-            &roles.sync,
-            "alter table swr.artifact add x integer",
-            Some(owner),
-        ),
-        (&roles.sync, "truncate swr.artifact", Some(denied)),
-        (
-            &roles.sync,
-            "delete from swr._sqlx_migrations",
-            Some(denied),
-        ),
-        (
-            &roles.sync,
-            "select * from swr_report.artifact",
-            Some(denied),
-        ),
-        (
-            &roles.report,
-            "select * from swr.staged_artifact",
-            Some(denied),
-        ),
-        (&roles.report, "select * from swr.command", Some(denied)),
-        (&roles.report, "delete from swr.sync_run", Some(denied)),
-        (
-            &roles.report,
-            "insert into swr.staged_tag select",
-            Some(denied),
-        ),
-        (&roles.report, "create table swr_report.x ()", Some(denied)),
-        (
-            &roles.report,
-            "create or replace view swr_report.tag as select 1",
-            Some(denied),
-        ),
-        (
-            &roles.report,
-            "select * from swr_report.build_history",
-            None,
-        ),
-    ] {
+    for (role, sql, expected) in cases! {
+        &roles.sync, "create table swr.x ()" => Some(denied);
+        &roles.sync, "create schema x" => Some(denied);
+        &roles.sync, "drop table swr.tag_history" => Some(owner);
+        &roles.sync, "drop schema swr_report cascade" => Some(owner);
+        &roles.sync, "alter table swr.artifact add x integer" => Some(owner);
+        &roles.sync, "truncate swr.artifact" => Some(denied);
+        &roles.sync, "delete from swr._sqlx_migrations" => Some(denied);
+        &roles.sync, "select * from swr_report.artifact" => Some(denied);
+        &roles.report, "select * from swr.staged_artifact" => Some(denied);
+        &roles.report, "select * from swr.command" => Some(denied);
+        &roles.report, "delete from swr.sync_run" => Some(denied);
+        &roles.report, "insert into swr.staged_tag select" => Some(denied);
+        &roles.report, "create table swr_report.x ()" => Some(denied);
+        &roles.report, "create or replace view swr_report.tag as select 1" => Some(denied);
+        &roles.report, "select * from swr_report.build_history" => None;
+    } {
         let refused = roles.refused(role, sql).await;
         match expected {
             Some(words) => assert!(
@@ -1070,7 +977,7 @@ async fn each_role_can_do_its_work_and_no_more() {
 /// What holds a secret prints itself without it.
 #[tokio::test]
 async fn debug_output_has_no_secret() {
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(2)).await;
     let mut settings = client_settings(&emulator);
     let password = "database-password-not-to-be-shown";
     let url = format!("postgresql://user:{password}@localhost/x?sslkey=/key");
@@ -1093,7 +1000,7 @@ async fn debug_output_has_no_secret() {
             Registry::new(settings.clone(), "i").unwrap()
         ));
     }
-    assert!(!text.contains("not-to-be-shown"), "{text}");
+    assert_lacks(&text, "not-to-be-shown");
 }
 
 /// As much of PostgreSQL as it takes to ask for a password; gives what it was told.

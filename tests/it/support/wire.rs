@@ -1,7 +1,10 @@
 //! Requests as a server reads them, and pages as a client reads them.
 
+use std::net::TcpListener;
+
+use swr_emulator::Emulator;
 use swr_sync::registry::{CatalogPages, RegistryError};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// The target of the next request on a connection; `None` if it ends. The request must be a GET, and
@@ -26,4 +29,24 @@ pub(crate) async fn all_pages<T: Send + 'static>(
         all.push(page.rows);
     }
     Ok(all)
+}
+
+/// One request by hand; the whole answer.
+pub(crate) async fn http(emulator: &Emulator, request: &str, headers: &str, body: &str) -> String {
+    let address = emulator.endpoint().replace("http://", "");
+    let mut stream = TcpStream::connect(&address).await.unwrap();
+    let request = format!(
+        "{request} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+/// A port at which nobody answers.
+pub(crate) fn closed_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
 }
