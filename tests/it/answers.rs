@@ -21,9 +21,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use super::support::assert_contains;
 use super::support::wire::{all_pages, next_target};
+use crate::support::assert_ends_with;
 use crate::support::cases;
-use crate::support::{assert_contains, assert_ends_with};
 
 /// A request: the path after the project, and the query.
 #[derive(Debug, Clone)]
@@ -228,8 +229,15 @@ fn ids(count: u64) -> Vec<u64> {
 
 #[tokio::test]
 async fn a_total_that_is_missing_or_too_small_does_not_end_the_catalog() {
-    for (total, requests) in [(None, 4), (Some(0), 4), (Some(130), 4), (Some(250), 3)] {
-        let gateway = Gateway::start(move |asked| repositories(&ids(250), asked, total)).await;
+    for (count, total, requests) in [
+        (250, None, 4),
+        (250, Some(0), 4),
+        (250, Some(130), 4),
+        (250, Some(250), 3),
+        // The total spares the empty page.
+        (200, Some(200), 2),
+    ] {
+        let gateway = Gateway::start(move |asked| repositories(&ids(count), asked, total)).await;
         let pages = all_pages(gateway.registry().repository_pages())
             .await
             .unwrap();
@@ -238,7 +246,7 @@ async fn a_total_that_is_missing_or_too_small_does_not_end_the_catalog() {
             .flatten()
             .map(|row| row.repository_id)
             .collect();
-        assert_eq!(distinct.len(), 250, "{total:?}");
+        assert_eq!(distinct.len() as u64, count, "{total:?}");
         assert_eq!(gateway.count(), requests, "{total:?}");
     }
 }
@@ -291,6 +299,7 @@ async fn a_catalog_that_repeats_one_page_ends() {
         matches!(error.failure, RequestFailure::EndlessListing { pages: 100 }),
         "{error}"
     );
+    assert_contains(&error, "never end");
     assert_eq!(gateway.count(), 101);
 }
 
@@ -460,19 +469,24 @@ async fn a_page_with_more_values_than_may_be_kept_is_requested_in_smaller_parts(
 
 #[tokio::test]
 async fn the_next_marker_is_found_under_each_of_its_names() {
-    let names: [fn(u64) -> Value; 4] = [
+    let names: [fn(u64) -> Value; 5] = [
         |marker| json!({"next_marker": marker}),
+        |marker| json!({"next_marker": marker.to_string()}),
         |marker| json!({"nextMarker": marker}),
         |marker| json!({"page_info": {"next_marker": marker.to_string()}}),
         |marker| json!({"next_marker": null, "page_info": {"nextMarker": marker}}),
     ];
-    for named in names {
+    for (named, last) in names.into_iter().zip(
+        [json!({}), json!({"next_marker": null})]
+            .into_iter()
+            .cycle(),
+    ) {
         let gateway = Gateway::start(move |asked| {
             let marker = asked.get("marker");
             let mut page = if marker < 201 {
                 named(marker + 100)
             } else {
-                json!({})
+                last.clone()
             };
             let rows = marker..marker + 100;
             let row = |id| json!({"id": id, "digest": format!("d{id}"), "repository_id": 1});

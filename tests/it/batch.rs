@@ -16,13 +16,14 @@ use crate::support::database::TestDatabase;
 use crate::support::held_up::{is_waited_for, wait_until_alone};
 use crate::support::mirror::world_of;
 use crate::support::mirror::{Mirror, facts, sync_into, wait_until};
-use crate::support::program::{Program, Running, emulator, emulator_settings};
+use crate::support::program::{
+    Program, Running, emulator, emulator_and_database, emulator_settings,
+};
 use crate::support::wire::closed_port;
 
 /// An emulator, a database, and a run that waits for a page with the lock in its hands.
 async fn run_with_lock() -> (Emulator, TestDatabase, Running) {
-    let emulator = emulator(world_of(1)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(1)).await;
     emulator.hang_next(RequestKind::Artifacts);
     let run = Program::sync(&emulator, &database).start();
     wait_for_requests(&emulator, RequestKind::Artifacts, 1).await;
@@ -81,8 +82,7 @@ async fn a_run_that_skips_leaves_the_instance_to_the_one_that_is_going_on() {
 
 #[tokio::test]
 async fn a_session_that_is_no_run_and_holds_the_lock_is_named() {
-    let emulator = emulator(world_of(1)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(1)).await;
     Program::sync(&emulator, &database).code(0).await;
     // The last run was killed, so its row still says that it is running.
     database
@@ -236,8 +236,14 @@ async fn a_job_that_waited_for_a_lock_until_its_time_was_up_is_locked_out() {
 
 #[tokio::test]
 async fn a_job_ends_when_its_time_is_up_and_the_next_goes_on() {
-    let emulator = emulator(world_of(3)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(3)).await;
+    // Less than it takes to connect.
+    let program = Program::sync(&emulator, &database).args(&["--max-duration", "1ns"]);
+    let words = [
+        "error: stopped by the time limit of 1ns; the data received so far is stored, nothing was published",
+        "hint: the next run continues from there; --max-duration sets the limit",
+    ];
+    program.fails(7, &words).await;
     emulator.hang_next(RequestKind::BuildHistory);
     let program = Program::sync(&emulator, &database).env("SWR_SYNC_MAX_DURATION", "2s");
     let words = [
@@ -290,8 +296,7 @@ async fn the_jitter_passes_before_anything_is_opened_or_asked() {
 
 #[tokio::test]
 async fn several_instances_and_their_discovery_end_when_they_are_told_to() {
-    let emulator = emulator(world_of(1)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(1)).await;
     let sync = |instances: &str| {
         Program::sync(&emulator, &database)
             .env("SWR_INSTANCE_ID", instances)
@@ -374,8 +379,7 @@ async fn stop_waiting(run: Running, what: &str, waits: impl AsyncFn() -> bool) {
 
 #[tokio::test]
 async fn commands_that_read_end_when_they_are_told_to() {
-    let emulator = emulator(world_of(1)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(1)).await;
     Program::sync(&emulator, &database).code(0).await;
     let run = |arguments: &[&str]| {
         Program::new(arguments)

@@ -2,7 +2,6 @@
 
 use std::io::pipe;
 
-use reqwest::Url;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use swr_emulator::{ArtifactSpec, Clock, Digest, Emulator, EmulatorSettings, RequestKind, World};
@@ -16,7 +15,7 @@ use crate::support::database::lacks_all_migrations;
 use crate::support::mirror::GATEWAY_REFUSAL;
 use crate::support::mirror::start_of_time;
 use crate::support::mirror::world_of;
-use crate::support::program::{Program, emulator, emulator_settings};
+use crate::support::program::{Program, emulator, emulator_and_database, emulator_settings};
 use crate::support::wire::closed_port;
 use crate::support::wire::http;
 use crate::support::{assert_contains, assert_ends_with, assert_lacks, assert_starts_with};
@@ -102,8 +101,7 @@ async fn a_failure_is_an_object_of_the_json_log_too() {
 
 #[tokio::test]
 async fn a_dry_run_publishes_nothing_and_keeps_the_histories() {
-    let emulator = emulator(world_of(3)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(3)).await;
     Program::sync(&emulator, &database).code(0).await;
     emulator.with_world(|world| {
         let repository = world.repository("team", "app/api").unwrap().id;
@@ -128,6 +126,8 @@ async fn a_dry_run_publishes_nothing_and_keeps_the_histories() {
     assert_eq!(database.last_run().await, "dry_run | 0");
     let published_at = "select published_at from swr.sync_run where run_id = 2";
     assert_eq!(database.snapshot(published_at).await, "NULL");
+    let staged = "select count(*) from swr.staged_artifact";
+    assert_eq!(database.snapshot(staged).await, "0");
 
     emulator.reset_requests();
     let run = Program::sync(&emulator, &database).code(0).await;
@@ -193,52 +193,29 @@ async fn help_shows_the_variables_but_no_secret() {
 }
 
 #[tokio::test]
-async fn a_secret_may_come_from_a_file() {
-    let emulator = emulator(world_of(1)).await;
-    let database = TestDatabase::create().await;
-    let secret_key = emulator.settings().credentials.secret_key.expose_secret();
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("secret-key");
-    std::fs::write(&file, format!("{secret_key}\n")).unwrap();
-    Program::sync(&emulator, &database)
-        .without("HUAWEICLOUD_SDK_SK")
-        .env("HUAWEICLOUD_SDK_SK_FILE", &file)
-        .code(0)
-        .await;
-    let url = folder.path().join("database-url");
-    std::fs::write(&url, format!("{}\n", database.url())).unwrap();
-    let finished = Program::sync(&emulator, &database)
-        .without("DATABASE_URL")
-        .env("DATABASE_URL_FILE", &url)
-        .code(0)
-        .await;
-    finished.says(&["run 2: published"]);
-}
-
-#[tokio::test]
 async fn a_wrong_clock_is_told_from_a_wrong_key() {
-    let now = swr_sync::clock::Clock::system().now();
-    let settings = EmulatorSettings {
-        // Half a minute more, so that the test may take as long.
-        clock: Clock::manual(now + chrono::TimeDelta::seconds(20 * 60 + 30)),
-        ..emulator_settings()
-    };
-    let emulator = Emulator::start(settings, world_of(1)).await.unwrap();
-    let database = TestDatabase::create().await;
-    let words = [
-        "HTTP 401 APIGW.0301",
-        "signature expired",
-        "this machine's clock is 20 minutes behind the gateway's",
-        "hint: set this machine's clock 20 minutes forward",
-    ];
-    Program::sync(&emulator, &database).fails(4, &words).await;
-    assert_eq!(emulator.requests().failed_signatures, 1);
+    // Some seconds more, so that the test may take as long.
+    for (seconds, found, way) in cases! {
+        20 * 60 + 30, "this machine's clock is 20 minutes behind the gateway's" => "20 minutes forward";
+        -20 * 60 - 5, "this machine's clock is 20 minutes ahead of the gateway's" => "20 minutes back";
+    } {
+        let now = swr_sync::clock::Clock::system().now();
+        let settings = EmulatorSettings {
+            clock: Clock::manual(now + chrono::TimeDelta::seconds(seconds)),
+            ..emulator_settings()
+        };
+        let emulator = Emulator::start(settings, world_of(1)).await.unwrap();
+        let database = TestDatabase::create().await;
+        let hint = format!("hint: set this machine's clock {way}");
+        let words = ["HTTP 401 APIGW.0301", "signature expired", found, &hint];
+        Program::sync(&emulator, &database).fails(4, &words).await;
+        assert_eq!(emulator.requests().failed_signatures, 1);
+    }
 }
 
 #[tokio::test]
 async fn a_wrong_password_of_an_iam_user_is_tried_once() {
-    let emulator = emulator(world_of(1)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(1)).await;
     let program = Program::sync(&emulator, &database)
         .iam_user(&emulator, &"wrong-password-not-to-be-shown".into());
     let words = [
@@ -252,30 +229,17 @@ async fn a_wrong_password_of_an_iam_user_is_tried_once() {
 }
 
 #[tokio::test]
-async fn an_iam_user_gets_in_with_one_token() {
-    let emulator = emulator(world_of(3)).await;
-    let database = TestDatabase::create().await;
-    let password = emulator.settings().credentials.password.clone();
-    Program::sync(&emulator, &database)
-        .iam_user(&emulator, &password)
-        .args(&["--log", "trace"])
-        .code(0)
-        .await;
+async fn an_iam_user_gets_in_with_one_token_and_a_given_token_without_one() {
+    let (emulator, database) = emulator_and_database(world_of(3)).await;
+    let credentials = &emulator.settings().credentials;
+    let sync = || Program::sync(&emulator, &database).args(&["--log", "trace"]);
+    let user = sync().iam_user(&emulator, &credentials.password);
+    user.code(0).await;
     assert_eq!(emulator.requests().answered(RequestKind::Token, 201), 1);
+    let token = credentials.fixed_token.as_ref().unwrap();
+    sync().token(token.expose_secret()).code(0).await;
+    assert_eq!(emulator.requests().of(RequestKind::Token), 1);
     assert_eq!(emulator.requests().with_status(401), 0);
-}
-
-#[tokio::test]
-async fn a_token_gets_in() {
-    let emulator = emulator(world_of(1)).await;
-    let database = TestDatabase::create().await;
-    let token = emulator.settings().credentials.fixed_token.clone().unwrap();
-    Program::sync(&emulator, &database)
-        .token(token.expose_secret())
-        .args(&["--log", "trace"])
-        .code(0)
-        .await;
-    assert_eq!(emulator.requests().of(RequestKind::Token), 0);
 }
 
 #[tokio::test]
@@ -393,44 +357,6 @@ async fn refusing_database(password: &str) -> (String, tokio::task::JoinHandle<S
 }
 
 #[tokio::test]
-async fn a_database_url_that_cannot_be_read_is_not_repeated() {
-    for url in [
-        "user:pass-not-to-be-shown@localhost/mirror",
-        "postgresql://user:pass-not-to-be-shown@localhost:port/mirror",
-        "mysql://user:pass-not-to-be-shown@localhost/mirror",
-        // Not encoded: what precedes the slash is a port to URLs.
-        "postgresql://user:1/pass-not-to-be-shown@localhost/mirror",
-        // Not encoded: what follows is a fragment to URLs.
-        "postgresql://user:pass-not-to-be-shown#1@localhost/mirror",
-    ] {
-        // Not as a URL's password, which is what the program must find out.
-        let program = Program::new(&["status"])
-            .secret("UNUSED", "pass-not-to-be-shown")
-            .env("DATABASE_URL", url);
-        let words = [
-            "error: the database URL is not valid: ",
-            "hint: write it as postgresql://user:password@host:5432/name\n",
-        ];
-        program.fails(2, &words).await;
-    }
-}
-
-#[tokio::test]
-async fn a_parameter_of_the_database_url_that_is_not_known_does_not_show() {
-    let database = TestDatabase::create_empty().await;
-    let mut url: Url = database.url().parse().unwrap();
-    url.query_pairs_mut()
-        .append_pair("sslpassword", "pass-not-to-be-shown");
-    for log in ["trace", "info,sqlx_postgres=trace"] {
-        Program::new(&["query", "select 1", "--log", log])
-            .env("DATABASE_URL", url.as_str())
-            .secret("UNUSED", "pass-not-to-be-shown")
-            .code(0)
-            .await;
-    }
-}
-
-#[tokio::test]
 async fn a_log_level_that_does_not_exist_is_answered_with_those_that_do() {
     for log in [
         "nonsense",
@@ -526,8 +452,7 @@ fn json_text(value: &Value) -> String {
 
 /// A database with something for each report to show.
 async fn synced_registry() -> (Emulator, TestDatabase) {
-    let emulator = emulator(world_of(3)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(3)).await;
     Program::sync(&emulator, &database).code(0).await;
     emulator.with_world(|world| {
         let repository = world.repository("team", "app/api").unwrap().id;

@@ -6,19 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use swr_emulator::{
     Clock as EmulatorClock, Credentials as Known, Emulator, EmulatorSettings, KeySpelling,
     MetadataSettings, MetadataTokens, RequestKind,
 };
-use swr_sync::build_history::{HistoryOutcome, RepositoryPath};
 use swr_sync::clock::Clock;
 use swr_sync::registry::signature::SigningKey;
-use swr_sync::registry::{
-    Credentials, ProjectSettings, Registry, RegistryError, TemporaryKeySource,
-};
+use swr_sync::registry::{Credentials, ProjectSettings, Registry, TemporaryKeySource};
 use swr_sync::stop;
 use swr_sync::sync::Progress;
 use tempfile::TempDir;
@@ -28,6 +24,7 @@ use super::support::mirror::{client_settings, facts, run_as, start_of_time, sync
 use super::support::program::{Finished, Program, emulator, emulator_settings};
 use crate::support::cases;
 use crate::support::mirror::world_of;
+use crate::support::wire::{ask_for_histories, list};
 use crate::support::{assert_contains, assert_ends_with, assert_lacks, assert_starts_with};
 
 const POD_TOKEN: &str = "emulator-pod-token-of-no-value";
@@ -682,33 +679,6 @@ fn client(emulator: &Emulator, source: TemporaryKeySource) -> (Registry, Project
 /// The only instance of the emulated project.
 fn registry_of(settings: ProjectSettings) -> Registry {
     Registry::new(settings, &EmulatorSettings::default().instance_id).unwrap()
-}
-
-async fn list(registry: &Registry) -> Result<usize, RegistryError> {
-    let mut pages = registry.artifact_pages();
-    let mut count = 0;
-    while let Some(page) = pages.next().await? {
-        count += page.rows.len();
-    }
-    Ok(count)
-}
-
-async fn ask_for_histories(
-    registry: &Registry,
-    emulator: &Emulator,
-    count: usize,
-) -> Vec<Result<HistoryOutcome, RegistryError>> {
-    let digest =
-        emulator.with_world(|world| world.artifacts().next().unwrap().digest().to_string());
-    let path = RepositoryPath {
-        namespace: "team".into(),
-        name: "app/api".into(),
-    };
-    join_all((0..count).map(|_| async {
-        let fetched = registry.build_history(&path, &digest).await?;
-        Ok(fetched.outcome)
-    }))
-    .await
 }
 
 fn lifetime(minutes: u64) -> MetadataSettings {

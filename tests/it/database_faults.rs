@@ -67,10 +67,10 @@ async fn a_server_that_crashes_in_any_phase_ends_the_run_and_nothing_is_lost() {
         server.start();
         assert_eq!(published_artifacts(&mirror.database).await, "0", "{phase}");
         check_convergence(&mirror).await;
-        let outcomes = "select outcome from swr.sync_run order by run_id";
+        let outcomes = "select outcome, finished_at is null from swr.sync_run order by run_id";
         assert_eq!(
             mirror.snapshot(outcomes).await,
-            "abandoned\npublished",
+            "abandoned | t\npublished | f",
             "{phase}"
         );
     }

@@ -10,7 +10,9 @@ use tokio::net::TcpListener;
 
 use super::support::database::TestDatabase;
 use super::support::mirror::{GATEWAY_REFUSAL, start_of_time, world_of};
-use super::support::program::{Finished, Program, emulator, emulator_settings, synced};
+use super::support::program::{
+    Finished, Program, emulator, emulator_and_database, emulator_settings, synced,
+};
 use crate::support::assert_contains;
 use crate::support::cases;
 
@@ -129,8 +131,7 @@ async fn a_new_database_needs_a_migration_which_the_doctor_leaves_to_sync() {
 
 #[tokio::test]
 async fn an_empty_registry_has_no_history_to_ask_for() {
-    let emulator = emulator(World::empty(start_of_time())).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(World::empty(start_of_time())).await;
     let expected = [(LAST_PROBE, "skipped")];
     let finished = check(doctor(&emulator, &database), 0, &expected).await;
     assert!(finished.stdout.contains("the registry is empty"));
@@ -488,7 +489,7 @@ async fn credentials_are_named_by_where_they_were_found() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("key");
     let key = "secret-key-not-to-be-shown";
-    std::fs::write(&file, key).unwrap();
+    std::fs::write(&file, format!("{key}\n")).unwrap();
     let program = doctor(&emulator, &database)
         .without("HUAWEICLOUD_SDK_SK")
         .env("HUAWEICLOUD_SDK_SK_FILE", &file);

@@ -9,7 +9,6 @@ use flate2::read::GzDecoder;
 use serde_json::{Value, json};
 use swr_emulator::{Authentication, Emulator, EmulatorSettings, Fault, RequestKind, World};
 use swr_sync::exit::Exit;
-use swr_sync::registry::{Credentials, PasswordLogin};
 use swr_sync::run::RunReport;
 use swr_sync::stop;
 use swr_sync::sync::SyncError;
@@ -17,9 +16,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::support::database::TestDatabase;
-use super::support::mirror::{
-    Mirror, client_settings, facts, run_as, start_of_time, sync_into, sync_settings,
-};
+use super::support::mirror::{Mirror, facts, run_as, start_of_time, sync_into, sync_settings};
+use crate::support::mirror::user_settings;
 
 /// Two pages of artifacts.
 fn world() -> World {
@@ -358,20 +356,8 @@ fn effect(fault: &Fault, kind: RequestKind) -> Effect {
 
 /// A run of an IAM user.
 async fn sync_as_user(mirror: &Mirror, timeout: Duration) -> Result<RunReport, SyncError> {
-    let mut client = client_settings(&mirror.emulator);
+    let mut client = user_settings(&mirror.emulator, "emulator-password");
     client.transport.request_timeout = timeout;
-    let EmulatorSettings {
-        credentials,
-        project_id,
-        ..
-    } = mirror.settings();
-    client.credentials = Credentials::Password(PasswordLogin {
-        iam_endpoint: client.endpoint.clone(),
-        user: credentials.user.clone(),
-        password: credentials.password.clone(),
-        account: credentials.account.clone(),
-        project_id: project_id.clone(),
-    });
     let (_stopper, stop) = stop::channel();
     let settings = sync_settings(&client);
     run_as(client, settings, &mirror.database, &Arc::default(), &stop).await

@@ -713,10 +713,8 @@ async fn an_unchanged_registry_with_issues_writes_no_row_and_another_instance_ge
     .await;
     assert_eq!(mirror.sync().await.counters.data_issues, 5);
     let report = mirror.sync().await;
-    assert_eq!(
-        (report.counters.data_issues, report.counters.rows_written),
-        (0, 0)
-    );
+    assert_eq!(report.counters.data_issues, 0);
+    assert_eq!(report.counters.rows_written, 0);
 
     let report = mirror.try_sync("the-other-instance").await.unwrap();
     assert_eq!(report.counters.histories_reused, 1);

@@ -10,7 +10,7 @@ use crate::support::assert_ends_with;
 use crate::support::browser::Browser;
 use crate::support::cases;
 use crate::support::database::TestDatabase;
-use crate::support::program::{Program, emulator};
+use crate::support::program::{Program, emulator_and_database};
 
 const SCRIPT: &str = "</script><script>alert(1)</script>";
 const TAG: &str = "v1\"><img src=x onerror=alert(2)>";
@@ -59,8 +59,7 @@ fn world() -> World {
 }
 
 async fn synced(world: World) -> TestDatabase {
-    let emulator = emulator(world).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world).await;
     Program::sync(&emulator, &database).code(0).await;
     database
 }

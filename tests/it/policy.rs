@@ -13,7 +13,7 @@ use swr_sync::sync::Progress;
 
 use crate::support::database::TestDatabase;
 use crate::support::mirror::{Mirror, start_of_time, sync_into, wait_until};
-use crate::support::program::{Program, emulator, emulator_settings};
+use crate::support::program::{Program, emulator, emulator_and_database, emulator_settings};
 use crate::support::{assert_contains, assert_lacks, assert_starts_with};
 
 /// As many repositories `team/app-N`, with as many artifacts each.
@@ -260,8 +260,7 @@ async fn what_is_deleted_from_the_registry_is_not_waited_for() {
 
 #[tokio::test]
 async fn a_listing_that_lacks_much_of_the_registry_is_not_published_unless_accepted() {
-    let emulator = emulator(world_of(3, 200)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(3, 200)).await;
     Program::sync(&emulator, &database).code(0).await;
     let published = "select count(*) from swr_report.artifact";
     // 20 % are no mass removal, one more is.
@@ -339,8 +338,7 @@ fn remove_tags(emulator: &Emulator, repository: &str, numbers: std::ops::Range<u
 
 #[tokio::test]
 async fn a_listing_that_lacks_many_tags_of_what_stays_is_not_published_unless_accepted() {
-    let emulator = emulator(tagged_world_of(3, 200)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(tagged_world_of(3, 200)).await;
     Program::sync(&emulator, &database).code(0).await;
     let tags = "select (select count(*) from swr_report.tag),
                        (select count(*) from swr.tag_history where valid_to is null),
@@ -408,8 +406,7 @@ async fn a_first_listing_far_below_the_counts_of_the_catalog_is_published_with_a
     let warning =
         "the first listing has 99 artifacts, but the repositories of the catalog count 200";
     for (artifacts, warns) in [(99, true), (100, false)] {
-        let emulator = emulator(world_of(1, artifacts)).await;
-        let database = TestDatabase::create().await;
+        let (emulator, database) = emulator_and_database(world_of(1, artifacts)).await;
         for is_first in [true, false] {
             let page = emulator.with_world(|world| {
                 let repository = world.repository("team", "app-0").unwrap();
@@ -443,6 +440,10 @@ async fn an_empty_listing_is_a_mass_removal() {
     assert_eq!(error.exit(), Exit::Refused, "{error}");
     assert_contains(&error, "lacks 101 of the 101 artifacts");
     assert_eq!((mirror.facts().await, mirror.writes().await), before);
+    // So it is when the registry is in fact empty.
+    delete_artifacts(&mirror.emulator, "app-0", 101);
+    let error = mirror.try_sync().await.unwrap_err();
+    assert_contains(&error, "lacks 101 of the 101 artifacts");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -483,17 +484,6 @@ async fn a_long_publish_shows_in_its_row_that_it_goes_on() {
     assert_eq!(report.unwrap().outcome, RunOutcome::Published);
 }
 
-#[tokio::test]
-async fn an_instance_that_does_not_exist_leaves_no_row() {
-    let emulator = emulator(world_of(1, 1)).await;
-    let database = TestDatabase::create().await;
-    let unknown = "99999999-9999-9999-9999-999999999999";
-    let program = Program::sync(&emulator, &database).env("SWR_INSTANCE_ID", unknown);
-    program.code(2).await.says(&["HTTP 404 SVCSTG.SWR."]);
-    assert_eq!(database.snapshot("select from swr.instance").await, "");
-    assert_eq!(emulator.requests().total(), 1);
-}
-
 /// An instance of the same name, in the same project or another one.
 async fn namesake(instance_id: &str, project_id: Option<&str>) -> Emulator {
     let mut settings = EmulatorSettings {
@@ -508,8 +498,7 @@ async fn namesake(instance_id: &str, project_id: Option<&str>) -> Emulator {
 
 #[tokio::test]
 async fn an_instance_of_a_known_name_is_taken_up_only_when_told() {
-    let first = emulator(world_of(1, 1)).await;
-    let database = TestDatabase::create().await;
+    let (first, database) = emulator_and_database(world_of(1, 1)).await;
     Program::sync(&first, &database).code(0).await;
 
     let anew = namesake("22222222-2222-2222-2222-222222222222", None).await;
@@ -539,8 +528,7 @@ async fn an_instance_of_a_known_name_is_taken_up_only_when_told() {
 
 #[tokio::test]
 async fn a_renamed_instance_has_its_new_name_within_a_day() {
-    let first = emulator(world_of(1, 1)).await;
-    let database = TestDatabase::create().await;
+    let (first, database) = emulator_and_database(world_of(1, 1)).await;
     Program::sync(&first, &database).code(0).await;
     // Another instance with the same name was accepted.
     let other = namesake("22222222-2222-2222-2222-222222222222", None).await;
@@ -581,8 +569,7 @@ async fn a_renamed_instance_has_its_new_name_within_a_day() {
 
 #[tokio::test]
 async fn instances_of_one_name_in_different_projects_are_nothing_special() {
-    let first = emulator(world_of(1, 1)).await;
-    let database = TestDatabase::create().await;
+    let (first, database) = emulator_and_database(world_of(1, 1)).await;
     Program::sync(&first, &database).code(0).await;
     let project = Some("ffffffffffffffffffffffffffffffff");
     let other = namesake("22222222-2222-2222-2222-222222222222", project).await;
@@ -663,8 +650,7 @@ async fn status_tells_whether_the_data_is_fresh_enough() {
 
 #[tokio::test]
 async fn a_listing_that_is_dated_in_the_future_does_not_count_as_fresh() {
-    let emulator = emulator(world_of(1, 1)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(1, 1)).await;
     let first = Program::sync(&emulator, &database).code(0).await;
     assert_lacks(&first.stderr, "clock");
     let status = || Program::new(&["status", "--max-age", "26h"]).database(&database);
@@ -697,6 +683,7 @@ async fn what_cannot_be_asked_for_by_name_is_counted_with_the_rest() {
     }
     let report = mirror.sync().await;
     assert_eq!(report.counters.histories_failed, 30);
+    assert_eq!(mirror.requests().of(RequestKind::BuildHistory), 0);
     assert_eq!(report.failures.gave_up, None);
     assert_eq!(report.failures.groups[0].count, 30);
     assert_eq!(report.failures.groups[0].repository, None);

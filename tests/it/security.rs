@@ -27,7 +27,7 @@ use crate::support::cases;
 use crate::support::database::TestDatabase;
 use crate::support::mirror::world_of;
 use crate::support::mirror::{client_settings, start_of_time};
-use crate::support::program::{Program, emulator, emulator_settings};
+use crate::support::program::{Program, emulator, emulator_and_database, emulator_settings};
 use crate::support::receiver::Receiver;
 use crate::support::{assert_contains, assert_lacks};
 
@@ -162,8 +162,7 @@ async fn read_head(stream: &mut TcpStream) -> String {
 
 #[tokio::test]
 async fn a_certificate_of_an_unknown_authority_is_refused_and_one_of_the_ca_file_accepted() {
-    let emulator = emulator(world_of(2)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(2)).await;
     let endpoint = format!("https://localhost:{}", tls_in_front_of(&emulator).await);
     let sync = || Program::sync(&emulator, &database).env("SWR_ENDPOINT", &endpoint);
 
@@ -226,8 +225,7 @@ async fn a_ca_file_that_is_none_is_a_usage_error() {
 
 #[tokio::test]
 async fn a_byte_order_mark_at_the_start_of_a_file_is_ignored() {
-    let emulator = emulator(world_of(2)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(2)).await;
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
         let path = folder.path().join(name);
@@ -264,8 +262,7 @@ async fn a_byte_order_mark_at_the_start_of_a_file_is_ignored() {
 
 #[tokio::test]
 async fn an_invalid_proxy_is_not_bypassed() {
-    let emulator = emulator(world_of(2)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(2)).await;
     let bad = "http://user:hidden-1@proxy.example:port";
     for (variables, named) in cases! {
         &[("HTTP_PROXY", bad)][..] => "HTTP_PROXY";
@@ -298,8 +295,7 @@ async fn an_invalid_proxy_is_not_bypassed() {
 
 #[tokio::test]
 async fn requests_go_through_the_proxy_of_the_environment() {
-    let emulator = emulator(world_of(2)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(2)).await;
     let port = tls_in_front_of(&emulator).await;
     for (variable, endpoint, first_line) in cases! {
         "HTTP_PROXY", emulator.endpoint() => format!("GET {}/v2/", emulator.endpoint());
@@ -341,8 +337,7 @@ async fn requests_go_through_the_proxy_of_the_environment() {
 
 #[tokio::test]
 async fn plain_http_to_another_machine_is_warned_of() {
-    let emulator = emulator(world_of(2)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(2)).await;
     let warning = "uses plain HTTP: others in the network can read the requests";
     let loopback = Program::sync(&emulator, &database).code(0).await;
     assert_lacks(&loopback.stderr, warning);
@@ -416,8 +411,7 @@ fn values(request: &str) -> String {
 #[tokio::test]
 async fn a_failing_run_shows_no_secret_however_much_is_logged() {
     const ISSUED: &str = "token-issued-by-iam-not-to-be-shown";
-    let emulator = emulator(world_of(2)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(2)).await;
     // A parameter that sqlx does not know, and warns of with its value.
     let mut database_url: Url = database.url().parse().unwrap();
     database_url
@@ -609,8 +603,7 @@ async fn what_was_stored_with_secrets_is_fetched_again_after_the_documented_clea
 
 #[tokio::test]
 async fn what_is_gone_before_its_history_is_fetched_again_is_not_counted_after_the_clean_up() {
-    let emulator = emulator(World::generate(5, 20, start_of_time())).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(World::generate(5, 20, start_of_time())).await;
     Program::sync(&emulator, &database).code(0).await;
     let clean_up = documented("clean-up.sql");
     database.snapshot(&clean_up).await;
@@ -697,7 +690,7 @@ async fn a_secret_file_that_everyone_may_write_is_refused_and_one_that_everyone_
     let database = TestDatabase::create().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("database-url");
-    std::fs::write(&file, database.url()).unwrap();
+    std::fs::write(&file, format!("{}\n", database.url())).unwrap();
     let mut said = BTreeSet::new();
     for (mode, code, word) in cases! {
         0o600, 0 => "";
@@ -813,8 +806,7 @@ const TRAPS: &str = "
 
 #[tokio::test]
 async fn nothing_that_a_reader_creates_in_schema_public_is_run_by_others() {
-    let emulator = emulator(world_of(2)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(2)).await;
     database
         .snapshot("grant create on schema public to public")
         .await;
@@ -900,8 +892,7 @@ async fn each_role_can_do_its_work_and_no_more() {
     for _ in 0..1_000 {
         world.push(repository).unwrap();
     }
-    let emulator = emulator(world).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world).await;
     let roles = Roles::create(&database).await;
 
     let synced = Program::sync(&emulator, &database)

@@ -578,15 +578,14 @@ async fn a_signal_ends_a_verification_which_says_so() {
 
 mod command {
     use super::*;
-    use crate::support::program::{Program, emulator};
+    use crate::support::program::{Program, emulator_and_database};
 
     #[tokio::test]
     async fn the_exit_code_tells_and_the_differences_are_listed() {
         let mut world = World::empty(start_of_time());
         let repository = world.add_repository("team", "app/api");
         let pushed = world.push(repository).unwrap();
-        let emulator = emulator(world).await;
-        let database = TestDatabase::create().await;
+        let (emulator, database) = emulator_and_database(world).await;
         let verify = |arguments: &[&str]| {
             Program::new(&["verify"])
                 .args(arguments)

@@ -9,7 +9,9 @@ use swr_emulator::{Emulator, EmulatorSettings, World};
 use swr_sync::clock::Clock;
 use swr_sync::database::Database;
 use swr_sync::registry::signature::SigningKey;
-use swr_sync::registry::{Credentials, ProjectSettings, Registry, RetryPolicy, TransportSettings};
+use swr_sync::registry::{
+    Credentials, PasswordLogin, ProjectSettings, Registry, RetryPolicy, TransportSettings,
+};
 use swr_sync::run::{RunReport, Verification};
 use swr_sync::stop::{self, Stop};
 use swr_sync::sync::{
@@ -67,6 +69,23 @@ pub(crate) fn client_settings(emulator: &Emulator) -> ProjectSettings {
         },
         redact_commands: false,
         clock: Clock::system(),
+    }
+}
+
+/// The same for the IAM user with this password.
+pub(crate) fn user_settings(emulator: &Emulator, password: &str) -> ProjectSettings {
+    let settings = client_settings(emulator);
+    let credentials = &emulator.settings().credentials;
+    let login = PasswordLogin {
+        iam_endpoint: settings.endpoint.clone(),
+        user: credentials.user.clone(),
+        password: password.into(),
+        account: credentials.account.clone(),
+        project_id: settings.project_id.clone(),
+    };
+    ProjectSettings {
+        credentials: Credentials::Password(login),
+        ..settings
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::net::TcpListener;
 
+use futures_util::future::join_all;
 use swr_emulator::Emulator;
-use swr_sync::registry::{CatalogPages, RegistryError};
+use swr_sync::build_history::{HistoryOutcome, RepositoryPath};
+use swr_sync::registry::{CatalogPages, Registry, RegistryError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -49,4 +51,33 @@ pub(crate) async fn http(emulator: &Emulator, request: &str, headers: &str, body
 pub(crate) fn closed_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
+}
+
+/// Lists all artifacts and counts them.
+pub(crate) async fn list(registry: &Registry) -> Result<usize, RegistryError> {
+    let mut pages = registry.artifact_pages();
+    let mut count = 0;
+    while let Some(page) = pages.next().await? {
+        count += page.rows.len();
+    }
+    Ok(count)
+}
+
+/// Asks for as many build histories of an image of `team/app/api` at the same time.
+pub(crate) async fn ask_for_histories(
+    registry: &Registry,
+    emulator: &Emulator,
+    count: usize,
+) -> Vec<Result<HistoryOutcome, RegistryError>> {
+    let digest =
+        emulator.with_world(|world| world.artifacts().next().unwrap().digest().to_string());
+    let path = RepositoryPath {
+        namespace: "team".into(),
+        name: "app/api".into(),
+    };
+    join_all((0..count).map(|_| async {
+        let fetched = registry.build_history(&path, &digest).await?;
+        Ok(fetched.outcome)
+    }))
+    .await
 }
