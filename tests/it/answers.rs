@@ -18,11 +18,10 @@ use swr_sync::registry::{
     RetryPolicy, TransportSettings,
 };
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::net::TcpStream;
 
 use super::support::assert_contains;
-use super::support::wire::{all_pages, next_target};
+use super::support::wire::{all_pages, listen, next_request};
 use crate::support::assert_ends_with;
 use crate::support::cases;
 
@@ -107,28 +106,16 @@ type Answer = dyn Fn(&Asked) -> Reply + Send + Sync;
 struct Gateway {
     endpoint: String,
     asked: Arc<Mutex<Vec<Asked>>>,
-    _serving: JoinSet<()>,
 }
 
 impl Gateway {
     async fn start(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Gateway {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
         let answer: Arc<Answer> = Arc::new(answer);
-        let mut serving = JoinSet::new();
         let remembered = Arc::clone(&asked);
-        serving.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(serve(stream, Arc::clone(&answer), Arc::clone(&remembered)));
-            }
-        });
-        Gateway {
-            endpoint,
-            asked,
-            _serving: serving,
-        }
+        let serve = move |stream| serve(stream, Arc::clone(&answer), Arc::clone(&remembered));
+        let endpoint = format!("http://{}", listen(serve).await);
+        Gateway { endpoint, asked }
     }
 
     fn project_with(&self, change: impl FnOnce(&mut TransportSettings)) -> Project {
@@ -174,8 +161,9 @@ impl Gateway {
 }
 
 async fn serve(mut stream: TcpStream, answer: Arc<Answer>, asked: Arc<Mutex<Vec<Asked>>>) {
-    while let Some(target) = next_target(&mut stream).await {
-        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    while let Some(request) = next_request(&mut stream).await {
+        let target = request.target();
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         let numbers = pairs.filter_map(|(name, value)| Some((name.into(), value.parse().ok()?)));
         let asking = {

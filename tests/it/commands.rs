@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use swr_emulator::{ArtifactSpec, Clock, Digest, Emulator, EmulatorSettings, RequestKind, World};
 use swr_sync::database::MIGRATOR;
 use swr_sync::report::{FilterError, FilterValues, REPORTS, Report};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::cases;
 use crate::support::database::TestDatabase;
@@ -17,7 +16,7 @@ use crate::support::mirror::start_of_time;
 use crate::support::mirror::world_of;
 use crate::support::program::{Program, emulator, emulator_and_database, emulator_settings};
 use crate::support::wire::closed_port;
-use crate::support::wire::http;
+use crate::support::wire::{asking_database, http};
 use crate::support::{assert_contains, assert_ends_with, assert_lacks, assert_starts_with};
 
 #[cfg(target_os = "linux")]
@@ -316,7 +315,8 @@ async fn an_instance_without_the_artifact_list_is_told_to_upgrade() {
 
 #[tokio::test]
 async fn a_refused_password_does_not_show() {
-    let (url, server) = refusing_database("pass-not-to-be-shown").await;
+    let (address, mut passwords) = asking_database().await;
+    let url = format!("postgresql://user:pass-not-to-be-shown@{address}/mirror?sslmode=disable");
     let program = Program::new(&["status"]).database_url(&url);
     let words = [
         "cannot connect to the database mirror at",
@@ -324,36 +324,7 @@ async fn a_refused_password_does_not_show() {
     ];
     program.fails(5, &words).await;
     // The program did send it.
-    assert_eq!(server.await.unwrap(), "pass-not-to-be-shown");
-}
-
-/// As much of PostgreSQL as it takes to ask for a password and not to like it, for the test
-/// servers take any.
-async fn refusing_database(password: &str) -> (String, tokio::task::JoinHandle<String>) {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let url = format!("postgresql://user:{password}@{address}/mirror?sslmode=disable");
-    let server = tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let startup = stream.read_u32().await.unwrap() - 4;
-        stream
-            .read_exact(&mut vec![0; startup as usize])
-            .await
-            .unwrap();
-        // AuthenticationCleartextPassword.
-        stream.write_all(b"R\0\0\0\x08\0\0\0\x03").await.unwrap();
-        assert_eq!(stream.read_u8().await.unwrap(), b'p');
-        let mut given = vec![0; stream.read_u32().await.unwrap() as usize - 4];
-        stream.read_exact(&mut given).await.unwrap();
-        let fields =
-            b"SFATAL\0VFATAL\0C28P01\0Mpassword authentication failed for user \"user\"\0\0";
-        stream.write_all(b"E").await.unwrap();
-        stream.write_u32(4 + fields.len() as u32).await.unwrap();
-        stream.write_all(fields).await.unwrap();
-        given.pop();
-        String::from_utf8(given).unwrap()
-    });
-    (url, server)
+    assert_eq!(passwords.recv().await.unwrap(), "pass-not-to-be-shown");
 }
 
 #[tokio::test]

@@ -16,10 +16,10 @@ use swr_sync::run::RunReport;
 use swr_sync::stop;
 use swr_sync::sync::{Ending, HEARTBEAT, PATIENCE, Safeguards, SyncError, SyncSettings, sync};
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 use super::support::database::TestDatabase;
-use super::support::wire::next_target;
+use super::support::wire::{listen, next_request};
 use crate::support::cases;
 use crate::support::{assert_contains, assert_lacks};
 
@@ -104,27 +104,18 @@ struct Mirror {
     answers: Arc<Mutex<Answers>>,
     endpoint: String,
     database: TestDatabase,
-    _serving: tokio::task::JoinSet<()>,
 }
 
 impl Mirror {
     async fn new(answers: Answers) -> Mirror {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let answers = Arc::new(Mutex::new(answers));
-        let mut serving = tokio::task::JoinSet::new();
         let state = Arc::clone(&answers);
-        serving.spawn(async move {
-            let mut connections = tokio::task::JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(serve(stream, Arc::clone(&state)));
-            }
-        });
+        let address = listen(move |stream| serve(stream, Arc::clone(&state))).await;
+        let endpoint = format!("http://{address}");
         Mirror {
             answers,
             endpoint,
             database: TestDatabase::create().await,
-            _serving: serving,
         }
     }
 
@@ -191,8 +182,8 @@ impl Mirror {
 }
 
 async fn serve(mut stream: TcpStream, answers: Arc<Mutex<Answers>>) {
-    while let Some(target) = next_target(&mut stream).await {
-        let body = answers.lock().unwrap().answer(&target).to_vec();
+    while let Some(request) = next_request(&mut stream).await {
+        let body = answers.lock().unwrap().answer(request.target()).to_vec();
         let head = format!(
             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
             body.len()

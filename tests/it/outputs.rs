@@ -486,8 +486,8 @@ async fn the_pushgateway_gets_a_group_for_each_instance() {
     };
     sync().env("SWR_INSTANCE_ID", ids).code(2).await;
     let mut pushed = receiver.take();
-    pushed.sort_by(|one, other| one.target.cmp(&other.target));
-    let targets: Vec<&str> = pushed.iter().map(|push| push.target.as_str()).collect();
+    pushed.sort_by(|one, other| one.target().cmp(other.target()));
+    let targets: Vec<&str> = pushed.iter().map(|push| push.target()).collect();
     let plain = format!(
         "/base/metrics/job/swr_sync/swr_instance_id/{}",
         job.instance()
@@ -495,14 +495,14 @@ async fn the_pushgateway_gets_a_group_for_each_instance() {
     let encoded = "/base/metrics/job/swr_sync/swr_instance_id@base64/b2RkL2lk";
     assert_eq!(targets, [plain.as_str(), encoded]);
     for push in &pushed {
-        assert_eq!(push.method, "POST");
+        assert_eq!(push.method(), "POST");
         assert_eq!(
-            push.content_type,
-            "text/plain; version=0.0.4; charset=utf-8"
+            push.header("content-type"),
+            Some("text/plain; version=0.0.4; charset=utf-8")
         );
         // pusher:push-password-not-to-be-shown
         assert_eq!(
-            push.authorization.as_deref(),
+            push.header("authorization"),
             Some("Basic cHVzaGVyOnB1c2gtcGFzc3dvcmQtbm90LXRvLWJlLXNob3du")
         );
     }
@@ -520,10 +520,10 @@ async fn the_pushgateway_gets_a_group_for_each_instance() {
         panic!()
     };
     assert_eq!(
-        push.target,
+        push.target(),
         format!("/metrics/job/nightly/swr_instance_id/{}", job.instance())
     );
-    assert_eq!(push.authorization, None);
+    assert_eq!(push.header("authorization"), None);
 }
 
 #[tokio::test]
@@ -563,15 +563,15 @@ fn pings(receiver: &Receiver) -> Vec<(String, String)> {
     let start = format!("/{PING_SECRET}/");
     let rids: BTreeSet<&str> = received
         .iter()
-        .map(|ping| ping.target.split_once("?create=1&rid=").unwrap().1)
+        .map(|ping| ping.target().split_once("?create=1&rid=").unwrap().1)
         .collect();
     assert_eq!(rids.len(), 1, "{received:?}");
     assert_eq!(rids.first().unwrap().len(), 36);
     received
         .iter()
         .map(|ping| {
-            assert_eq!(ping.method, "POST");
-            let path = ping.target.split('?').next().unwrap();
+            assert_eq!(ping.method(), "POST");
+            let path = ping.target().split('?').next().unwrap();
             (path.strip_prefix(&start).unwrap().to_owned(), ping.text())
         })
         .collect()

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use reqwest::Url;
@@ -14,9 +15,8 @@ use swr_emulator::{Emulator, World};
 use swr_sync::database::Database;
 use swr_sync::registry::{Credentials as ClientCredentials, PasswordLogin, Registry};
 use swr_sync::report::{FilterValues, REPORTS};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::io::{AsyncWriteExt, copy_bidirectional};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
@@ -29,6 +29,7 @@ use crate::support::mirror::world_of;
 use crate::support::mirror::{client_settings, start_of_time};
 use crate::support::program::{Program, emulator, emulator_and_database, emulator_settings};
 use crate::support::receiver::Receiver;
+use crate::support::wire::{Received, asking_database, listen, next_request};
 use crate::support::{assert_contains, assert_lacks};
 
 /// Asks each library to say all it can, by modules that are more special than any other directive.
@@ -77,23 +78,19 @@ async fn tls_in_front_of(emulator: &Emulator) -> u16 {
         .with_single_cert(vec![certificate], key)
         .unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
     let behind = address(emulator);
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                // A client that does not trust us hangs up here.
-                let Ok(mut stream) = acceptor.accept(stream).await else {
-                    return;
-                };
-                let mut behind = TcpStream::connect(behind).await.unwrap();
-                let _ = copy_bidirectional(&mut stream, &mut behind).await;
-            });
+    let address = listen(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            // A client that does not trust us hangs up here.
+            let Ok(mut stream) = acceptor.accept(stream).await else {
+                return;
+            };
+            let mut behind = TcpStream::connect(behind).await.unwrap();
+            let _ = copy_bidirectional(&mut stream, &mut behind).await;
         }
     });
-    port
+    address.await.port()
 }
 
 fn address(emulator: &Emulator) -> SocketAddr {
@@ -109,55 +106,37 @@ struct Proxy {
 
 impl Proxy {
     async fn in_front_of(emulator: &Emulator) -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let proxy = Proxy {
-            address: listener.local_addr().unwrap(),
-            heads: Arc::default(),
-        };
-        let (heads, behind) = (Arc::clone(&proxy.heads), address(emulator));
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let heads = Arc::clone(&heads);
-                tokio::spawn(async move {
-                    let head = read_head(&mut stream).await;
-                    if head.is_empty() {
-                        // Opened ahead of need, and not needed.
-                        return;
-                    }
-                    heads.lock().unwrap().push(head.clone());
-                    let target = head
-                        .strip_prefix("CONNECT ")
-                        .and_then(|rest| rest.split_once(' '));
-                    let mut behind = match target {
-                        Some((target, _)) => TcpStream::connect(target).await.unwrap(),
-                        None => TcpStream::connect(behind).await.unwrap(),
-                    };
-                    let first = match target {
-                        Some(_) => stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await,
-                        None => behind.write_all(head.as_bytes()).await,
-                    };
-                    first.unwrap();
-                    let _ = copy_bidirectional(&mut stream, &mut behind).await;
-                });
+        let heads: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (shared, behind) = (Arc::clone(&heads), address(emulator));
+        let address = listen(move |mut stream| {
+            let heads = Arc::clone(&shared);
+            async move {
+                // `None` if it was opened ahead of need, and not needed.
+                let Some(Received { head, body }) = next_request(&mut stream).await else {
+                    return;
+                };
+                heads.lock().unwrap().push(head.clone());
+                let target = head.strip_prefix("CONNECT ");
+                let target = target.and_then(|rest| rest.split_once(' '));
+                let mut behind = match target {
+                    Some((target, _)) => TcpStream::connect(target).await.unwrap(),
+                    None => TcpStream::connect(behind).await.unwrap(),
+                };
+                let first = match target {
+                    Some(_) => stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await,
+                    None => behind.write_all(&[head.as_bytes(), &body].concat()).await,
+                };
+                first.unwrap();
+                let _ = copy_bidirectional(&mut stream, &mut behind).await;
             }
-        });
-        proxy
+        })
+        .await;
+        Proxy { address, heads }
     }
 
     fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
     }
-}
-
-async fn read_head(stream: &mut TcpStream) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        match stream.read_u8().await {
-            Ok(byte) => head.push(byte),
-            Err(_) => break,
-        }
-    }
-    String::from_utf8(head).unwrap()
 }
 
 #[tokio::test]
@@ -355,22 +334,14 @@ async fn plain_http_to_another_machine_is_warned_of() {
 /// A gateway that refuses everything and quotes what it was sent, in another form each time. It
 /// may issue this token, so that there is one to be quoted.
 async fn quoting_gateway(token: Option<&'static str>) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        let mut count = 0;
-        while let Ok((mut stream, _)) = listener.accept().await {
-            count += 1;
-            let head = read_head(&mut stream).await;
-            let length = head.lines().find_map(|line| {
-                line.to_ascii_lowercase()
-                    .strip_prefix("content-length: ")?
-                    .parse()
-                    .ok()
-            });
-            let mut body = vec![0; length.unwrap_or(0)];
-            stream.read_exact(&mut body).await.unwrap();
-            let quoted = format!("{head}{}", String::from_utf8_lossy(&body));
+    let count = Arc::new(AtomicUsize::new(0));
+    listen(move |mut stream| {
+        let count = 1 + count.fetch_add(1, Ordering::Relaxed);
+        async move {
+            let Some(request) = next_request(&mut stream).await else {
+                return;
+            };
+            let quoted = format!("{}{}", request.head, request.text());
             let issued = token.filter(|_| quoted.starts_with("POST"));
             let (status, header, body) = if let Some(token) = issued {
                 let header = format!("x-subject-token: {token}\r\n");
@@ -392,8 +363,8 @@ async fn quoting_gateway(token: Option<&'static str>) -> SocketAddr {
             );
             stream.write_all(answer.as_bytes()).await.unwrap();
         }
-    });
-    address
+    })
+    .await
 }
 
 /// A request without the names of its headers; the proxy's is left, for only it knows that one.
@@ -994,28 +965,6 @@ async fn debug_output_has_no_secret() {
     assert_lacks(&text, "not-to-be-shown");
 }
 
-/// As much of PostgreSQL as it takes to ask for a password; gives what it was told.
-async fn asking_database() -> (SocketAddr, JoinHandle<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let asking = tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let startup = stream.read_u32().await.unwrap() - 4;
-        stream
-            .read_exact(&mut vec![0; startup as usize])
-            .await
-            .unwrap();
-        // AuthenticationCleartextPassword.
-        stream.write_all(b"R\0\0\0\x08\0\0\0\x03").await.unwrap();
-        assert_eq!(stream.read_u8().await.unwrap(), b'p');
-        let mut given = vec![0; stream.read_u32().await.unwrap() as usize - 4];
-        stream.read_exact(&mut given).await.unwrap();
-        given.pop();
-        String::from_utf8(given).unwrap()
-    });
-    (address, asking)
-}
-
 #[cfg(unix)]
 #[tokio::test]
 async fn a_url_without_password_gets_it_from_where_psql_does() {
@@ -1029,7 +978,7 @@ async fn a_url_without_password_gets_it_from_where_psql_does() {
         ("PGPASSWORD", password),
         ("PGPASSFILE", file.to_str().unwrap()),
     ] {
-        let (address, asking) = asking_database().await;
+        let (address, mut passwords) = asking_database().await;
         let url = format!("postgresql://user@{address}/mirror?sslmode=disable");
         let finished = Program::new(&["status", "--database-url", &url, "--log", LOUDEST])
             .env(variable, value)
@@ -1038,6 +987,6 @@ async fn a_url_without_password_gets_it_from_where_psql_does() {
             .await;
         // It hangs up after that.
         finished.code(5);
-        assert_eq!(asking.await.unwrap(), password, "{variable}");
+        assert_eq!(passwords.recv().await.unwrap(), password, "{variable}");
     }
 }

@@ -24,6 +24,7 @@ use crate::support::mirror::{facts, wait_until};
 use crate::support::program::{Program, emulator};
 use crate::support::proxy::Proxy;
 use crate::support::server::{PrivateServer, SUPERUSER};
+use crate::support::wire::listen;
 
 /// Settings that change a result, end a session, or make it wait.
 const HOSTILE: &[(&str, &str)] = &[
@@ -280,32 +281,27 @@ async fn check_connection(url: &str, words: &[&str]) {
 
 #[tokio::test]
 async fn open_gauss_is_recognised_and_refused() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                // SSLRequest is 8 bytes.
-                let mut request = [0; 8];
-                stream.read_exact(&mut request).await.unwrap();
-                stream.write_all(b"N").await.unwrap();
-                let length = stream.read_i32().await.unwrap();
-                let mut startup = vec![0; length as usize - 4];
-                stream.read_exact(&mut startup).await.unwrap();
-                // Its SHA-256 login uses the message number of PostgreSQL's SASL: method, random code,
-                // token, iterations.
-                let mut body = [10_i32.to_be_bytes(), 2_i32.to_be_bytes()].concat();
-                body.extend([b'a'; 64]);
-                body.extend(b"deadbeef");
-                body.extend(10_000_i32.to_be_bytes());
-                stream.write_all(b"R").await.unwrap();
-                stream.write_i32(body.len() as i32 + 4).await.unwrap();
-                stream.write_all(&body).await.unwrap();
-                let _ = stream.read_to_end(&mut Vec::new()).await;
-            });
-        }
-    });
-    let url = format!("postgresql://user@127.0.0.1:{port}/mirror");
+    let address = listen(|mut stream| async move {
+        // SSLRequest is 8 bytes.
+        let mut request = [0; 8];
+        stream.read_exact(&mut request).await.unwrap();
+        stream.write_all(b"N").await.unwrap();
+        let length = stream.read_i32().await.unwrap();
+        let mut startup = vec![0; length as usize - 4];
+        stream.read_exact(&mut startup).await.unwrap();
+        // Its SHA-256 login uses the message number of PostgreSQL's SASL: method, random code, token,
+        // iterations.
+        let mut body = [10_i32.to_be_bytes(), 2_i32.to_be_bytes()].concat();
+        body.extend([b'a'; 64]);
+        body.extend(b"deadbeef");
+        body.extend(10_000_i32.to_be_bytes());
+        stream.write_all(b"R").await.unwrap();
+        stream.write_i32(body.len() as i32 + 4).await.unwrap();
+        stream.write_all(&body).await.unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let url = format!("postgresql://user@{address}/mirror");
     let words =
         ["hint: this server is openGauss or GaussDB, which is not PostgreSQL and is not supported"];
     check_connection(&url, &words).await;
@@ -335,21 +331,17 @@ async fn tls_server(certificate: &str) -> u16 {
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(Always(certified)));
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                let mut request = [0; 8];
-                stream.read_exact(&mut request).await.unwrap();
-                stream.write_all(b"S").await.unwrap();
-                // A client that does not accept the certificate disconnects here.
-                let _ = acceptor.accept(stream).await;
-            });
+    let address = listen(move |mut stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            let mut request = [0; 8];
+            stream.read_exact(&mut request).await.unwrap();
+            stream.write_all(b"S").await.unwrap();
+            // A client that does not accept the certificate disconnects here.
+            let _ = acceptor.accept(stream).await;
         }
     });
-    port
+    address.await.port()
 }
 
 #[tokio::test]
