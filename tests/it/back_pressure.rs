@@ -10,9 +10,7 @@ use swr_emulator::{
 use swr_sync::build_history::RepositoryPath;
 use swr_sync::database::Database;
 use swr_sync::exit::Exit;
-use swr_sync::registry::{
-    Credentials, PasswordLogin, Project, ProjectSettings, RetryPolicy, TransportSettings,
-};
+use swr_sync::registry::{Credentials, Project, ProjectSettings, RetryPolicy, TransportSettings};
 use swr_sync::run::RunReport;
 use swr_sync::stop;
 use swr_sync::sync::{SyncError, SyncSettings, sync};
@@ -26,6 +24,8 @@ use super::support::mirror::{
 };
 use super::support::program::Program;
 use super::support::proxy::Proxy;
+use crate::support::assert_contains;
+use crate::support::mirror::user_settings;
 
 /// Generous: a run that hangs never ends.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -227,10 +227,7 @@ async fn a_stuck_run_is_ended_by_its_watchdog() {
         .unwrap_err();
     assert_eq!(error.exit(), Exit::Unexpected);
     let text = error.to_string();
-    assert!(
-        text.contains("lister: waiting for a page of the registry"),
-        "{text}"
-    );
+    assert_contains(&text, "lister: waiting for a page of the registry");
     drop(asking);
 }
 
@@ -285,21 +282,8 @@ async fn expect_none_to_be_stuck(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_waits_for_the_token_or_probe_of_another_is_not_stuck() {
-    expect_none_to_be_stuck(RequestKind::Token, |emulator| {
-        let EmulatorSettings {
-            credentials,
-            project_id,
-            ..
-        } = emulator.settings();
-        Credentials::Password(PasswordLogin {
-            iam_endpoint: emulator.endpoint().parse().unwrap(),
-            user: credentials.user.clone(),
-            password: credentials.password.clone(),
-            account: credentials.account.clone(),
-            project_id: project_id.clone(),
-        })
-    })
-    .await;
+    let user = |emulator: &Emulator| user_settings(emulator, "emulator-password").credentials;
+    expect_none_to_be_stuck(RequestKind::Token, user).await;
     let key = |emulator: &Emulator| client_settings(emulator).credentials;
     expect_none_to_be_stuck(RequestKind::Instance, key).await;
 }
@@ -318,13 +302,11 @@ async fn histories_that_wait_for_a_slow_database_take_a_bounded_memory() {
             status: 200,
             body: body.clone(),
         };
-        mirror
-            .emulator
-            .disturb_next(RequestKind::BuildHistory, answer);
+        mirror.disturb_next(RequestKind::BuildHistory, answer);
     }
     let program = Program::sync(&mirror.emulator, &mirror.database);
     let held_up = HeldUp::start(&mirror, "manifest", program).await;
-    let requested = || mirror.emulator.requests().of(RequestKind::BuildHistory);
+    let requested = || mirror.requests().of(RequestKind::BuildHistory);
     wait_until(
         "as many histories are requested as may be in flight",
         async || requested() >= 256,

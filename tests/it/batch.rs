@@ -11,16 +11,19 @@ use swr_emulator::{Emulator, RequestKind};
 use swr_sync::stop::{self, StopReason};
 use swr_sync::sync::{Phase, Progress};
 
-use crate::commands::{check_failure, closed_port, last_run, published, world_of};
+use crate::support::assert_contains;
 use crate::support::database::TestDatabase;
 use crate::support::held_up::{is_waited_for, wait_until_alone};
+use crate::support::mirror::world_of;
 use crate::support::mirror::{Mirror, facts, sync_into, wait_until};
-use crate::support::program::{Program, Running, emulator, emulator_settings};
+use crate::support::program::{
+    Program, Running, emulator, emulator_and_database, emulator_settings,
+};
+use crate::support::wire::closed_port;
 
 /// An emulator, a database, and a run that waits for a page with the lock in its hands.
 async fn run_with_lock() -> (Emulator, TestDatabase, Running) {
-    let emulator = emulator(world_of(1)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(1)).await;
     emulator.hang_next(RequestKind::Artifacts);
     let run = Program::sync(&emulator, &database).start();
     wait_for_requests(&emulator, RequestKind::Artifacts, 1).await;
@@ -55,7 +58,7 @@ async fn a_run_that_skips_leaves_the_instance_to_the_one_that_is_going_on() {
         sync().args(&["--if-locked", "skip"]),
         sync().env("SWR_SYNC_IF_LOCKED", "skip"),
     ] {
-        let finished = program.run().await.code(0);
+        let finished = program.code(0).await;
         assert_eq!(finished.stdout, "");
         let line = format!(
             "instance {instance} is skipped: another sync of this instance is already running: run 1 on "
@@ -65,7 +68,7 @@ async fn a_run_that_skips_leaves_the_instance_to_the_one_that_is_going_on() {
         finished.says(&[&line, &holder]);
     }
     let json = ["--if-locked", "skip", "--log-format", "json"];
-    let finished = sync().args(&json).run().await.code(0);
+    let finished = sync().args(&json).code(0).await;
     finished.says(&["\"level\":\"INFO\"", " is skipped: "]);
     assert_eq!(emulator.requests().total(), requests);
     let runs = "select count(*) from swr.sync_run";
@@ -73,15 +76,14 @@ async fn a_run_that_skips_leaves_the_instance_to_the_one_that_is_going_on() {
     first.signal(Signal::SIGTERM);
     first.finish().await.code(143);
     // Without another run, it is an ordinary one.
-    sync().args(&["--if-locked", "skip"]).run().await.code(0);
-    assert_eq!(last_run(&database).await, "published | 0");
+    sync().args(&["--if-locked", "skip"]).code(0).await;
+    assert_eq!(database.last_run().await, "published | 0");
 }
 
 #[tokio::test]
 async fn a_session_that_is_no_run_and_holds_the_lock_is_named() {
-    let emulator = emulator(world_of(1)).await;
-    let database = TestDatabase::create().await;
-    Program::sync(&emulator, &database).run().await.code(0);
+    let (emulator, database) = emulator_and_database(world_of(1)).await;
+    Program::sync(&emulator, &database).code(0).await;
     // The last run was killed, so its row still says that it is running.
     database
         .snapshot(
@@ -102,16 +104,16 @@ async fn a_session_that_is_no_run_and_holds_the_lock_is_named() {
         format!("the lock of this instance is held by a session that is no run of swr-sync: {who}");
     let sync = || Program::sync(&emulator, &database);
     let words = [&format!("error: {held}"), "hint: end that session"];
-    check_failure(sync(), 75, &words).await;
+    sync().fails(75, &words).await;
     let waiting = sync().args(&["--if-locked", "wait=1ms"]).run().await;
     let words = format!("waiting up to 1ms for the lock of this instance: {who}");
     waiting.code(75).says(&[&words, "(waited "]);
     // The instance is not synced in the meantime.
-    let skipping = sync().args(&["--if-locked", "skip"]).run().await.code(0);
+    let skipping = sync().args(&["--if-locked", "skip"]).code(0).await;
     skipping.says(&[" WARN ", &format!(" is skipped: {held}")]);
     let doctor = Program::new(&["doctor"]).registry(&emulator);
-    let found = doctor.database(&database).run().await.code(75);
-    assert!(found.stdout.contains(&held), "{}", found.stdout);
+    let found = doctor.database(&database).code(75).await;
+    assert_contains(&found.stdout, &held);
 
     holder.close().await.unwrap();
     wait_until("the lock is free", async || {
@@ -120,7 +122,7 @@ async fn a_session_that_is_no_run_and_holds_the_lock_is_named() {
         database.snapshot(locks).await == "0"
     })
     .await;
-    sync().run().await.code(0);
+    sync().code(0).await;
 }
 
 #[tokio::test]
@@ -130,9 +132,8 @@ async fn of_several_instances_only_the_locked_one_is_skipped() {
     let both = format!("{},{unknown}", emulator.settings().instance_id);
     let finished = Program::sync(&emulator, &database)
         .args(&["--if-locked", "skip", "--instance-id", &both])
-        .run()
-        .await
-        .code(2);
+        .code(2)
+        .await;
     finished.says(&[
         " is skipped: another sync of this instance is already running",
         "HTTP 404",
@@ -179,7 +180,7 @@ async fn a_wait_has_an_end() {
         "): run 1 on ",
         "hint: wait until that run ends",
     ];
-    let finished = check_failure(program, 75, &words).await;
+    let finished = program.fails(75, &words).await;
     finished.says(&["waiting up to 1ms for the lock of this instance: run 1 on "]);
 
     let waiting = Program::sync(&emulator, &database)
@@ -203,7 +204,7 @@ async fn a_job_that_waited_for_a_lock_until_its_time_was_up_is_locked_out() {
         TestDatabase::create().await,
     )
     .await;
-    mirror.emulator.hang_next(RequestKind::Artifacts);
+    mirror.hang_next(RequestKind::Artifacts);
     let (first_stopper, first_stop) = stop::channel();
     let first_progress = Arc::<Progress>::default();
     let first = mirror.sync_until(&first_progress, &first_stop);
@@ -227,7 +228,7 @@ async fn a_job_that_waited_for_a_lock_until_its_time_was_up_is_locked_out() {
     assert_eq!(first.exit() as u8, 7);
     let row = "select outcome, exit_code, error from swr.sync_run";
     assert_eq!(
-        mirror.database.snapshot(row).await,
+        mirror.snapshot(row).await,
         "stopped | 7 | stopped by the time limit of 1m; the data received so far is stored, nothing was published"
     );
     mirror.sync().await;
@@ -235,20 +236,26 @@ async fn a_job_that_waited_for_a_lock_until_its_time_was_up_is_locked_out() {
 
 #[tokio::test]
 async fn a_job_ends_when_its_time_is_up_and_the_next_goes_on() {
-    let emulator = emulator(world_of(3)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(3)).await;
+    // Less than it takes to connect.
+    let program = Program::sync(&emulator, &database).args(&["--max-duration", "1ns"]);
+    let words = [
+        "error: stopped by the time limit of 1ns; the data received so far is stored, nothing was published",
+        "hint: the next run continues from there; --max-duration sets the limit",
+    ];
+    program.fails(7, &words).await;
     emulator.hang_next(RequestKind::BuildHistory);
     let program = Program::sync(&emulator, &database).env("SWR_SYNC_MAX_DURATION", "2s");
     let words = [
         "error: stopped by the time limit of 2s; ",
         "hint: the next run continues from there",
     ];
-    check_failure(program, 7, &words).await;
-    assert_eq!(published(&database).await.trim(), "");
+    program.fails(7, &words).await;
+    assert_eq!(database.published().await.trim(), "");
     let program = Program::sync(&emulator, &database).args(&["--max-duration", "1h"]);
-    program.run().await.code(0);
+    program.code(0).await;
     let program = Program::sync(&emulator, &database).args(&["--max-duration", "0s"]);
-    let finished = program.run().await.code(2);
+    let finished = program.code(2).await;
     finished.says(&["--max-duration", "expected more than zero"]);
 }
 
@@ -273,15 +280,14 @@ async fn the_jitter_passes_before_anything_is_opened_or_asked() {
     let program = sync()
         .env("DATABASE_URL", "nonsense")
         .args(&["--jitter", "365days"]);
-    check_failure(program, 2, &["the database URL is not valid"]).await;
+    program.fails(2, &["the database URL is not valid"]).await;
     assert_eq!(emulator.requests().total(), 0);
 
     let database = TestDatabase::create().await;
     Program::sync(&emulator, &database)
         .env("SWR_SYNC_JITTER", "1ms")
-        .run()
-        .await
         .code(0)
+        .await
         .says(&[
             "before the start (random, at most 1ms",
             "run 1: published in ",
@@ -290,8 +296,7 @@ async fn the_jitter_passes_before_anything_is_opened_or_asked() {
 
 #[tokio::test]
 async fn several_instances_and_their_discovery_end_when_they_are_told_to() {
-    let emulator = emulator(world_of(1)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(1)).await;
     let sync = |instances: &str| {
         Program::sync(&emulator, &database)
             .env("SWR_INSTANCE_ID", instances)
@@ -358,12 +363,11 @@ async fn a_migration_that_is_stopped_leaves_no_lock() {
     // What the first one waited for is still there.
     wait_until_alone(&database).await;
     drop(holder);
-    migrate().run().await.code(0);
+    migrate().code(0).await;
     Program::new(&["migrate", "--check"])
         .database(&database)
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
 }
 
 /// Asks a command to stop that waits for something.
@@ -375,9 +379,8 @@ async fn stop_waiting(run: Running, what: &str, waits: impl AsyncFn() -> bool) {
 
 #[tokio::test]
 async fn commands_that_read_end_when_they_are_told_to() {
-    let emulator = emulator(world_of(1)).await;
-    let database = TestDatabase::create().await;
-    Program::sync(&emulator, &database).run().await.code(0);
+    let (emulator, database) = emulator_and_database(world_of(1)).await;
+    Program::sync(&emulator, &database).code(0).await;
     let run = |arguments: &[&str]| {
         Program::new(arguments)
             .registry(&emulator)

@@ -1,105 +1,33 @@
 //! The commands on the real process: what they print, what they change, and how they exit.
 
 use std::io::pipe;
-use std::net::TcpListener;
 
-use reqwest::Url;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use swr_emulator::{ArtifactSpec, Clock, Digest, Emulator, EmulatorSettings, RequestKind, World};
 use swr_sync::database::MIGRATOR;
 use swr_sync::report::{FilterError, FilterValues, REPORTS, Report};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
+use crate::support::cases;
 use crate::support::database::TestDatabase;
+use crate::support::database::lacks_all_migrations;
+use crate::support::mirror::GATEWAY_REFUSAL;
 use crate::support::mirror::start_of_time;
-use crate::support::program::{Finished, Program, emulator, emulator_settings};
+use crate::support::mirror::world_of;
+use crate::support::program::{Program, emulator, emulator_and_database, emulator_settings};
+use crate::support::wire::closed_port;
+use crate::support::wire::{asking_database, http};
+use crate::support::{assert_contains, assert_ends_with, assert_lacks, assert_starts_with};
 
 #[cfg(target_os = "linux")]
 mod embedded;
 mod report;
 
-pub(crate) const GATEWAY_REFUSAL: &str =
-    r#"{"error_code":"SVCSTG.SWR.4030170","error_msg":"no permission"}"#;
-
-/// The repository `team/app/api` with this many images.
-pub(crate) fn world_of(images: usize) -> World {
-    let mut world = World::empty(start_of_time());
-    let repository = world.add_repository("team", "app/api");
-    for _ in 0..images {
-        world.push(repository).unwrap();
-    }
-    world
-}
-
-/// Runs a command that fails, at the log level that says the most: what is secret would show there
-/// first, and every run looks for it.
-pub(crate) async fn check_failure(program: Program, code: i32, words: &[&str]) -> Finished {
-    let finished = program.args(&["--log", "trace"]).run().await.code(code);
-    assert_eq!(finished.stdout, "");
-    let error = finished.error();
-    for word in words {
-        assert!(error.contains(word), "no `{word}` in: {}", finished.stderr);
-    }
-    finished
-}
-
-pub(crate) fn lacks_all_migrations() -> String {
-    let count = MIGRATOR.iter().count();
-    format!("the database lacks {count} of {count} migrations")
-}
-
-/// The last run's row.
-pub(crate) async fn last_run(database: &TestDatabase) -> String {
-    database
-        .snapshot("select outcome, exit_code from swr.sync_run order by run_id desc limit 1")
-        .await
-}
-
-/// Everything publish writes.
-pub(crate) async fn published(database: &TestDatabase) -> String {
-    let mut rows = String::new();
-    for table in [
-        "namespace",
-        "repository",
-        "artifact",
-        "tag",
-        "tag_history",
-        "data_issue",
-    ] {
-        let sql = format!("select '{table}', t.* from swr.{table} t order by t");
-        rows.push_str(&database.snapshot(&sql).await);
-        rows.push('\n');
-    }
-    rows
-}
-
-/// One request by hand; the whole answer.
-pub(crate) async fn http(emulator: &Emulator, request: &str, headers: &str, body: &str) -> String {
-    let address = emulator.endpoint().replace("http://", "");
-    let mut stream = TcpStream::connect(&address).await.unwrap();
-    let request = format!(
-        "{request} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
-}
-
-/// A port at which nobody answers.
-pub(crate) fn closed_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
 #[tokio::test]
 async fn sync_publishes_and_says_what_it_did() {
     let emulator = emulator(world_of(3)).await;
     let database = TestDatabase::create_empty().await;
-    let first = Program::sync(&emulator, &database).run().await.code(0);
+    let first = Program::sync(&emulator, &database).code(0).await;
     assert_eq!(first.stdout, "");
     let first = first.says(&[
         &format!("applied {} migrations", MIGRATOR.iter().count()),
@@ -108,14 +36,14 @@ async fn sync_publishes_and_says_what_it_did() {
         "  histories  3 fetched, 0 known, 0 unsupported, 0 gone, 0 failed\n",
         "  requests   7 (2 for the catalog), 0 retries, 0 throttled\n",
     ]);
-    assert!(!first.stderr.contains("error"), "{}", first.stderr);
-    assert_eq!(last_run(&database).await, "published | 0");
+    assert_lacks(&first.stderr, "error");
+    assert_eq!(database.last_run().await, "published | 0");
     let counted =
         "select count(*), count(*) filter (where build_steps > 0) from swr_report.artifact";
     assert_eq!(database.snapshot(counted).await, "3 | 3");
 
-    let before = published(&database).await;
-    let second = Program::sync(&emulator, &database).run().await.code(0);
+    let before = database.published().await;
+    let second = Program::sync(&emulator, &database).code(0).await;
     assert_eq!(second.stdout, "");
     second.says(&[
         "run 2: published in ",
@@ -125,7 +53,7 @@ async fn sync_publishes_and_says_what_it_did() {
         "  requests   3 (2 for the catalog), 0 retries, 0 throttled\n",
         "  database   0 rows written, 0 values altered\n",
     ]);
-    assert_eq!(published(&database).await, before);
+    assert_eq!(database.published().await, before);
 }
 
 fn json_lines(stderr: &str) -> Vec<Value> {
@@ -139,9 +67,8 @@ async fn each_line_of_a_json_log_is_an_object_and_the_last_has_the_counters() {
     let database = TestDatabase::create_empty().await;
     let finished = Program::sync(&emulator, &database)
         .args(&["--log-format", "json"])
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
     let lines = json_lines(&finished.stderr);
     let last = lines.last().unwrap();
     assert_eq!(last["message"], "run 1 published");
@@ -159,24 +86,22 @@ async fn a_failure_is_an_object_of_the_json_log_too() {
     emulator.fail_next(RequestKind::Namespaces, 403, GATEWAY_REFUSAL);
     let finished = Program::sync(&emulator, &database)
         .args(&["--log-format", "json"])
-        .run()
-        .await
-        .code(4);
+        .code(4)
+        .await;
     let lines = json_lines(&finished.stderr);
     let last = lines.last().unwrap();
     assert_eq!(last["level"], "ERROR");
     assert_eq!(last["exit_code"], 4);
     let message = last["message"].as_str().unwrap();
-    assert!(message.contains("HTTP 403 SVCSTG.SWR.4030170"), "{message}");
+    assert_contains(&message, "HTTP 403 SVCSTG.SWR.4030170");
     let hint = last["hint"].as_str().unwrap();
-    assert!(hint.contains("swr:repository:listNamespaces"), "{hint}");
+    assert_contains(&hint, "swr:repository:listNamespaces");
 }
 
 #[tokio::test]
 async fn a_dry_run_publishes_nothing_and_keeps_the_histories() {
-    let emulator = emulator(world_of(3)).await;
-    let database = TestDatabase::create().await;
-    Program::sync(&emulator, &database).run().await.code(0);
+    let (emulator, database) = emulator_and_database(world_of(3)).await;
+    Program::sync(&emulator, &database).code(0).await;
     emulator.with_world(|world| {
         let repository = world.repository("team", "app/api").unwrap().id;
         world.push(repository).unwrap();
@@ -185,25 +110,26 @@ async fn a_dry_run_publishes_nothing_and_keeps_the_histories() {
         world.delete_artifact(oldest).unwrap();
     });
 
-    let before = published(&database).await;
+    let before = database.published().await;
     let trial = Program::sync(&emulator, &database)
         .args(&["--dry-run"])
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
     assert_eq!(trial.stdout, "");
     trial.says(&[
         "run 2: complete, not published (dry run) in ",
         "4 listed on 1 pages: 2 new, 0 changed, 1 removed, 2 unchanged",
         "2 fetched, 2 known",
     ]);
-    assert_eq!(published(&database).await, before);
-    assert_eq!(last_run(&database).await, "dry_run | 0");
+    assert_eq!(database.published().await, before);
+    assert_eq!(database.last_run().await, "dry_run | 0");
     let published_at = "select published_at from swr.sync_run where run_id = 2";
     assert_eq!(database.snapshot(published_at).await, "NULL");
+    let staged = "select count(*) from swr.staged_artifact";
+    assert_eq!(database.snapshot(staged).await, "0");
 
     emulator.reset_requests();
-    let run = Program::sync(&emulator, &database).run().await.code(0);
+    let run = Program::sync(&emulator, &database).code(0).await;
     run.says(&[
         "2 new, 0 changed, 1 removed, 2 unchanged",
         "0 fetched, 4 known",
@@ -220,86 +146,28 @@ async fn what_is_wrong_with_the_settings_shows_before_anything_starts() {
             .registry(&emulator)
             .database_url(&database_url)
     };
-    let cases: Vec<(Program, &[&str])> = vec![
-        (
-            sync().without_key(),
-            &[
-                "error: no credentials",
-                "HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK",
-                "SWR_AUTH_TOKEN",
-                "SWR_IAM_USER, SWR_IAM_PASSWORD and SWR_IAM_ACCOUNT",
-            ],
-        ),
-        (
-            sync().without("HUAWEICLOUD_SDK_AK"),
-            &["no access key given", "set HUAWEICLOUD_SDK_AK;"],
-        ),
-        (
-            sync().without("HUAWEICLOUD_SDK_SK"),
-            &["no secret key given", "set HUAWEICLOUD_SDK_SK;"],
-        ),
-        (
-            // An empty value, as compose files pass on what is not set.
-            sync().env("HUAWEICLOUD_SDK_SK", ""),
-            &["no secret key given"],
-        ),
-        (
-            sync()
-                .iam_user(&emulator, &"x-not-to-be-shown".into())
-                .without("SWR_IAM_ACCOUNT"),
-            &["no account of the IAM user given", "set SWR_IAM_ACCOUNT;"],
-        ),
-        (
-            sync().env("SWR_ENDPOINT", "swr-api.example.com"),
-            &[
-                "the endpoint `swr-api.example.com` is not a URL",
-                "hint: write it as https://",
-            ],
-        ),
-        (
-            sync().env("SWR_ENDPOINT", "localhost:8085"),
-            &["the endpoint must consist of scheme and host"],
-        ),
-        (
-            sync().secret("SWR_ENDPOINT", "https://user:p-not-to-be-shown@example.com"),
-            &[
-                "the endpoint must consist of scheme and host, without user, password, path or query",
-            ],
-        ),
-        (
-            sync().without("SWR_ENDPOINT"),
-            &["no region or endpoint given", "SWR_REGION or SWR_ENDPOINT"],
-        ),
-        (
-            sync().without("SWR_PROJECT_ID"),
-            &["no project given", "set SWR_PROJECT_ID;"],
-        ),
-        (
-            sync().env("SWR_INSTANCE_ID", " "),
-            &["no instance given", "set SWR_INSTANCE_ID;"],
-        ),
-        (
-            sync()
-                .without("HUAWEICLOUD_SDK_SK")
-                .env("HUAWEICLOUD_SDK_SK_FILE", "/no/such/file"),
-            &["cannot read the file /no/such/file of HUAWEICLOUD_SDK_SK_FILE"],
-        ),
-        (
-            sync().env("HUAWEICLOUD_SDK_SK_FILE", "/dev/null"),
-            &["both HUAWEICLOUD_SDK_SK and HUAWEICLOUD_SDK_SK_FILE are set"],
-        ),
-        (
-            sync()
-                .without("HUAWEICLOUD_SDK_SK")
-                .env("HUAWEICLOUD_SDK_SK_FILE", "/dev/null"),
-            &["the file /dev/null of HUAWEICLOUD_SDK_SK_FILE is empty"],
-        ),
-        (sync().args(&["--no-such-flag"]), &["'--no-such-flag'"]),
-        (sync().args(&["--max-attempts", "0"]), &["--max-attempts"]),
-        (sync().env("SWR_RETRY_DELAY", "soon"), &["--retry-delay"]),
-    ];
+    let cases: [(Program, &[&str]); 17] = cases! {
+        sync().without_key() => &["error: no credentials", "HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK", "SWR_AUTH_TOKEN", "SWR_IAM_USER, SWR_IAM_PASSWORD and SWR_IAM_ACCOUNT"];
+        sync().without("HUAWEICLOUD_SDK_AK") => &["no access key given", "set HUAWEICLOUD_SDK_AK;"];
+        sync().without("HUAWEICLOUD_SDK_SK") => &["no secret key given", "set HUAWEICLOUD_SDK_SK;"];
+        // An empty value, as compose files pass on what is not set.
+        sync().env("HUAWEICLOUD_SDK_SK", "") => &["no secret key given"];
+        sync().iam_user(&emulator, &"x-not-to-be-shown".into()).without("SWR_IAM_ACCOUNT") => &["no account of the IAM user given", "set SWR_IAM_ACCOUNT;"];
+        sync().env("SWR_ENDPOINT", "swr-api.example.com") => &["the endpoint `swr-api.example.com` is not a URL", "hint: write it as https://"];
+        sync().env("SWR_ENDPOINT", "localhost:8085") => &["the endpoint must consist of scheme and host"];
+        sync().secret("SWR_ENDPOINT", "https://user:p-not-to-be-shown@example.com") => &["the endpoint must consist of scheme and host, without user, password, path or query"];
+        sync().without("SWR_ENDPOINT") => &["no region or endpoint given", "SWR_REGION or SWR_ENDPOINT"];
+        sync().without("SWR_PROJECT_ID") => &["no project given", "set SWR_PROJECT_ID;"];
+        sync().env("SWR_INSTANCE_ID", " ") => &["no instance given", "set SWR_INSTANCE_ID;"];
+        sync().without("HUAWEICLOUD_SDK_SK").env("HUAWEICLOUD_SDK_SK_FILE", "/no/such/file") => &["cannot read the file /no/such/file of HUAWEICLOUD_SDK_SK_FILE"];
+        sync().env("HUAWEICLOUD_SDK_SK_FILE", "/dev/null") => &["both HUAWEICLOUD_SDK_SK and HUAWEICLOUD_SDK_SK_FILE are set"];
+        sync().without("HUAWEICLOUD_SDK_SK").env("HUAWEICLOUD_SDK_SK_FILE", "/dev/null") => &["the file /dev/null of HUAWEICLOUD_SDK_SK_FILE is empty"];
+        sync().args(&["--no-such-flag"]) => &["'--no-such-flag'"];
+        sync().args(&["--max-attempts", "0"]) => &["--max-attempts"];
+        sync().env("SWR_RETRY_DELAY", "soon") => &["--retry-delay"];
+    };
     for (program, words) in cases {
-        check_failure(program, 2, words).await;
+        program.fails(2, words).await;
     }
     assert_eq!(emulator.requests().total(), 0);
 }
@@ -318,64 +186,35 @@ async fn help_shows_the_variables_but_no_secret() {
         let program = Program::new(command)
             .registry(&emulator)
             .database(&database);
-        let help = program.args(&["--help"]).run().await.code(0);
-        assert!(
-            help.stdout.contains("[env: DATABASE_URL]"),
-            "{}",
-            help.stdout
-        );
+        let help = program.args(&["--help"]).code(0).await;
+        assert_contains(&help.stdout, "[env: DATABASE_URL]");
     }
 }
 
 #[tokio::test]
-async fn a_secret_may_come_from_a_file() {
-    let emulator = emulator(world_of(1)).await;
-    let database = TestDatabase::create().await;
-    let secret_key = emulator.settings().credentials.secret_key.expose_secret();
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("secret-key");
-    std::fs::write(&file, format!("{secret_key}\n")).unwrap();
-    Program::sync(&emulator, &database)
-        .without("HUAWEICLOUD_SDK_SK")
-        .env("HUAWEICLOUD_SDK_SK_FILE", &file)
-        .run()
-        .await
-        .code(0);
-    let url = folder.path().join("database-url");
-    std::fs::write(&url, format!("{}\n", database.url())).unwrap();
-    let finished = Program::sync(&emulator, &database)
-        .without("DATABASE_URL")
-        .env("DATABASE_URL_FILE", &url)
-        .run()
-        .await
-        .code(0);
-    finished.says(&["run 2: published"]);
-}
-
-#[tokio::test]
 async fn a_wrong_clock_is_told_from_a_wrong_key() {
-    let now = swr_sync::clock::Clock::system().now();
-    let settings = EmulatorSettings {
-        // Half a minute more, so that the test may take as long.
-        clock: Clock::manual(now + chrono::TimeDelta::seconds(20 * 60 + 30)),
-        ..emulator_settings()
-    };
-    let emulator = Emulator::start(settings, world_of(1)).await.unwrap();
-    let database = TestDatabase::create().await;
-    let words = [
-        "HTTP 401 APIGW.0301",
-        "signature expired",
-        "this machine's clock is 20 minutes behind the gateway's",
-        "hint: set this machine's clock 20 minutes forward",
-    ];
-    check_failure(Program::sync(&emulator, &database), 4, &words).await;
-    assert_eq!(emulator.requests().failed_signatures, 1);
+    // Some seconds more, so that the test may take as long.
+    for (seconds, found, way) in cases! {
+        20 * 60 + 30, "this machine's clock is 20 minutes behind the gateway's" => "20 minutes forward";
+        -20 * 60 - 5, "this machine's clock is 20 minutes ahead of the gateway's" => "20 minutes back";
+    } {
+        let now = swr_sync::clock::Clock::system().now();
+        let settings = EmulatorSettings {
+            clock: Clock::manual(now + chrono::TimeDelta::seconds(seconds)),
+            ..emulator_settings()
+        };
+        let emulator = Emulator::start(settings, world_of(1)).await.unwrap();
+        let database = TestDatabase::create().await;
+        let hint = format!("hint: set this machine's clock {way}");
+        let words = ["HTTP 401 APIGW.0301", "signature expired", found, &hint];
+        Program::sync(&emulator, &database).fails(4, &words).await;
+        assert_eq!(emulator.requests().failed_signatures, 1);
+    }
 }
 
 #[tokio::test]
 async fn a_wrong_password_of_an_iam_user_is_tried_once() {
-    let emulator = emulator(world_of(1)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(1)).await;
     let program = Program::sync(&emulator, &database)
         .iam_user(&emulator, &"wrong-password-not-to-be-shown".into());
     let words = [
@@ -383,38 +222,23 @@ async fn a_wrong_password_of_an_iam_user_is_tried_once() {
         "HTTP 401",
         "The username or password is wrong.",
     ];
-    check_failure(program, 4, &words).await;
+    program.fails(4, &words).await;
     assert_eq!(emulator.requests().total(), 1);
     assert_eq!(emulator.requests().answered(RequestKind::Token, 401), 1);
 }
 
 #[tokio::test]
-async fn an_iam_user_gets_in_with_one_token() {
-    let emulator = emulator(world_of(3)).await;
-    let database = TestDatabase::create().await;
-    let password = emulator.settings().credentials.password.clone();
-    Program::sync(&emulator, &database)
-        .iam_user(&emulator, &password)
-        .args(&["--log", "trace"])
-        .run()
-        .await
-        .code(0);
+async fn an_iam_user_gets_in_with_one_token_and_a_given_token_without_one() {
+    let (emulator, database) = emulator_and_database(world_of(3)).await;
+    let credentials = &emulator.settings().credentials;
+    let sync = || Program::sync(&emulator, &database).args(&["--log", "trace"]);
+    let user = sync().iam_user(&emulator, &credentials.password);
+    user.code(0).await;
     assert_eq!(emulator.requests().answered(RequestKind::Token, 201), 1);
+    let token = credentials.fixed_token.as_ref().unwrap();
+    sync().token(token.expose_secret()).code(0).await;
+    assert_eq!(emulator.requests().of(RequestKind::Token), 1);
     assert_eq!(emulator.requests().with_status(401), 0);
-}
-
-#[tokio::test]
-async fn a_token_gets_in() {
-    let emulator = emulator(world_of(1)).await;
-    let database = TestDatabase::create().await;
-    let token = emulator.settings().credentials.fixed_token.clone().unwrap();
-    Program::sync(&emulator, &database)
-        .token(token.expose_secret())
-        .args(&["--log", "trace"])
-        .run()
-        .await
-        .code(0);
-    assert_eq!(emulator.requests().of(RequestKind::Token), 0);
 }
 
 #[tokio::test]
@@ -429,9 +253,8 @@ async fn an_expired_token_is_tried_once() {
     let token = issue_token(&emulator).await;
     Program::sync(&emulator, &database)
         .token(&token)
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
 
     clock.advance(emulator.settings().token_lifetime);
     emulator.reset_requests();
@@ -441,7 +264,7 @@ async fn an_expired_token_is_tried_once() {
         "token expires",
         "hint: check the credentials",
     ];
-    check_failure(program, 4, &words).await;
+    program.fails(4, &words).await;
     assert_eq!(emulator.requests().total(), 1);
 }
 
@@ -476,7 +299,7 @@ async fn an_instance_without_the_artifact_list_is_told_to_upgrade() {
         "error: the instance has version 25.5.9; the artifact list exists from 25.6.0 on",
         "hint: upgrade the instance to 25.6.0 or later",
     ];
-    check_failure(Program::sync(&emulator, &database), 2, &words).await;
+    Program::sync(&emulator, &database).fails(2, &words).await;
     assert_eq!(emulator.requests().total(), 1);
 
     // A key that may not read the version finds out by the list itself.
@@ -486,89 +309,22 @@ async fn an_instance_without_the_artifact_list_is_told_to_upgrade() {
         "HTTP 404 APIGW.0101",
         "instances older than 25.6.0 do not have it",
     ];
-    check_failure(Program::sync(&emulator, &database), 2, &words).await;
+    Program::sync(&emulator, &database).fails(2, &words).await;
     assert_eq!(emulator.requests().of(RequestKind::Artifacts), 1);
 }
 
 #[tokio::test]
 async fn a_refused_password_does_not_show() {
-    let (url, server) = refusing_database("pass-not-to-be-shown").await;
+    let (address, mut passwords) = asking_database().await;
+    let url = format!("postgresql://user:pass-not-to-be-shown@{address}/mirror?sslmode=disable");
     let program = Program::new(&["status"]).database_url(&url);
     let words = [
         "cannot connect to the database mirror at",
         "password authentication failed",
     ];
-    check_failure(program, 5, &words).await;
+    program.fails(5, &words).await;
     // The program did send it.
-    assert_eq!(server.await.unwrap(), "pass-not-to-be-shown");
-}
-
-/// As much of PostgreSQL as it takes to ask for a password and not to like it, for the test
-/// servers take any.
-async fn refusing_database(password: &str) -> (String, tokio::task::JoinHandle<String>) {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let url = format!("postgresql://user:{password}@{address}/mirror?sslmode=disable");
-    let server = tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let startup = stream.read_u32().await.unwrap() - 4;
-        stream
-            .read_exact(&mut vec![0; startup as usize])
-            .await
-            .unwrap();
-        // AuthenticationCleartextPassword.
-        stream.write_all(b"R\0\0\0\x08\0\0\0\x03").await.unwrap();
-        assert_eq!(stream.read_u8().await.unwrap(), b'p');
-        let mut given = vec![0; stream.read_u32().await.unwrap() as usize - 4];
-        stream.read_exact(&mut given).await.unwrap();
-        let fields =
-            b"SFATAL\0VFATAL\0C28P01\0Mpassword authentication failed for user \"user\"\0\0";
-        stream.write_all(b"E").await.unwrap();
-        stream.write_u32(4 + fields.len() as u32).await.unwrap();
-        stream.write_all(fields).await.unwrap();
-        given.pop();
-        String::from_utf8(given).unwrap()
-    });
-    (url, server)
-}
-
-#[tokio::test]
-async fn a_database_url_that_cannot_be_read_is_not_repeated() {
-    for url in [
-        "user:pass-not-to-be-shown@localhost/mirror",
-        "postgresql://user:pass-not-to-be-shown@localhost:port/mirror",
-        "mysql://user:pass-not-to-be-shown@localhost/mirror",
-        // Not encoded: what precedes the slash is a port to URLs.
-        "postgresql://user:1/pass-not-to-be-shown@localhost/mirror",
-        // Not encoded: what follows is a fragment to URLs.
-        "postgresql://user:pass-not-to-be-shown#1@localhost/mirror",
-    ] {
-        // Not as a URL's password, which is what the program must find out.
-        let program = Program::new(&["status"])
-            .secret("UNUSED", "pass-not-to-be-shown")
-            .env("DATABASE_URL", url);
-        let words = [
-            "error: the database URL is not valid: ",
-            "hint: write it as postgresql://user:password@host:5432/name\n",
-        ];
-        check_failure(program, 2, &words).await;
-    }
-}
-
-#[tokio::test]
-async fn a_parameter_of_the_database_url_that_is_not_known_does_not_show() {
-    let database = TestDatabase::create_empty().await;
-    let mut url: Url = database.url().parse().unwrap();
-    url.query_pairs_mut()
-        .append_pair("sslpassword", "pass-not-to-be-shown");
-    for log in ["trace", "info,sqlx_postgres=trace"] {
-        Program::new(&["query", "select 1", "--log", log])
-            .env("DATABASE_URL", url.as_str())
-            .secret("UNUSED", "pass-not-to-be-shown")
-            .run()
-            .await
-            .code(0);
-    }
+    assert_eq!(passwords.recv().await.unwrap(), "pass-not-to-be-shown");
 }
 
 #[tokio::test]
@@ -583,16 +339,12 @@ async fn a_log_level_that_does_not_exist_is_answered_with_those_that_do() {
         let by_flag = Program::new(&["report", "--log", log]);
         let by_variable = Program::new(&["report"]).env("SWR_SYNC_LOG", log);
         for program in [by_flag, by_variable] {
-            let finished = program.run().await.code(2);
+            let finished = program.code(2).await;
             assert_eq!(finished.stdout, "");
             let expected = format!("error: invalid value '{log}' for '--log <LEVEL>': expected ");
-            assert!(
-                finished.stderr.starts_with(&expected),
-                "{}",
-                finished.stderr
-            );
+            assert_starts_with(&finished.stderr, &expected);
             let accepted = "off, error, warn, info, debug or trace";
-            assert!(finished.stderr.contains(accepted), "{}", finished.stderr);
+            assert_contains(&finished.stderr, accepted);
         }
     }
     for log in [
@@ -603,9 +355,9 @@ async fn a_log_level_that_does_not_exist_is_answered_with_those_that_do() {
         "warn,swr_sync=trace,",
     ] {
         let by_flag = Program::new(&["report", "--log", log]);
-        by_flag.run().await.code(0);
+        by_flag.code(0).await;
         let by_variable = Program::new(&["report"]).env("SWR_SYNC_LOG", log);
-        by_variable.run().await.code(0);
+        by_variable.code(0).await;
     }
 }
 
@@ -617,7 +369,9 @@ async fn migrate_brings_an_empty_database_up_to_date() {
             .args(arguments)
             .database(&database)
     };
-    check_failure(migrate(&["--check"]), 5, &[&lacks_all_migrations()]).await;
+    migrate(&["--check"])
+        .fails(5, &[&lacks_all_migrations()])
+        .await;
     let schemas = "select nspname from pg_namespace where nspname like 'swr%' order by 1";
     assert_eq!(database.snapshot(schemas).await, "");
     for (arguments, words) in [
@@ -628,7 +382,7 @@ async fn migrate_brings_an_empty_database_up_to_date() {
         (&[], "the schema is up to date\n"),
         (&["--check"], "the schema is up to date\n"),
     ] {
-        let finished = migrate(arguments).run().await.code(0);
+        let finished = migrate(arguments).code(0).await;
         assert_eq!(finished.stderr, words);
         assert_eq!(finished.stdout, "");
     }
@@ -669,9 +423,8 @@ fn json_text(value: &Value) -> String {
 
 /// A database with something for each report to show.
 async fn synced_registry() -> (Emulator, TestDatabase) {
-    let emulator = emulator(world_of(3)).await;
-    let database = TestDatabase::create().await;
-    Program::sync(&emulator, &database).run().await.code(0);
+    let (emulator, database) = emulator_and_database(world_of(3)).await;
+    Program::sync(&emulator, &database).code(0).await;
     emulator.with_world(|world| {
         let repository = world.repository("team", "app/api").unwrap().id;
         let pushed = world.push(repository).unwrap();
@@ -709,7 +462,7 @@ async fn synced_registry() -> (Emulator, TestDatabase) {
         let mirror = world.add_repository("team", "o'mirror");
         world.promote(base, mirror).unwrap();
     });
-    Program::sync(&emulator, &database).run().await.code(3);
+    Program::sync(&emulator, &database).code(3).await;
     (emulator, database)
 }
 
@@ -722,7 +475,7 @@ async fn verified_database() -> TestDatabase {
     let (emulator, database) = synced_registry().await;
     let verify = Program::new(&["verify"]);
     let verify = verify.registry(&emulator).database(&database);
-    verify.run().await.code(0);
+    verify.code(0).await;
     database
 }
 
@@ -741,7 +494,7 @@ fn arguments_of(report: &Report) -> Vec<String> {
 
 #[tokio::test]
 async fn the_list_of_reports_needs_no_database() {
-    let finished = Program::new(&["report"]).run().await.code(0);
+    let finished = Program::new(&["report"]).code(0).await;
     assert_eq!(finished.stderr, "");
     let names: Vec<_> = finished
         .stdout
@@ -796,9 +549,8 @@ async fn every_report_says_the_same_in_every_format() {
             let finished = Program::new(&arguments)
                 .args(&needed)
                 .database(&database)
-                .run()
-                .await
-                .code(0);
+                .code(0)
+                .await;
             assert_eq!(finished.stderr, "");
             finished.stdout
         };
@@ -811,7 +563,7 @@ async fn every_report_says_the_same_in_every_format() {
         }
         let rows = csv.len() - 1;
         let noun = if rows == 1 { "row" } else { "rows" };
-        assert!(table.ends_with(&format!("\n({rows} {noun})\n")), "{table}");
+        assert_ends_with(&table, &format!("\n({rows} {noun})\n"));
         // It grows between two commands.
         if let Some(age) = csv[0].iter().position(|name| name == "age") {
             for row in csv.iter_mut().chain(&mut json) {
@@ -830,13 +582,12 @@ async fn a_report_s_query_can_be_run_by_hand() {
         let needed: Vec<&str> = needed.iter().map(String::as_str).collect();
         let sql = Program::new(&["report", report.name, "--limit", "2", "--sql"])
             .args(&needed)
-            .run()
-            .await
-            .code(0);
+            .code(0)
+            .await;
         assert_eq!(sql.stderr, "");
         let print = async |arguments: &[&str]| {
             let program = Program::new(arguments).args(&["--format", "csv"]);
-            csv_rows(&program.database(&database).run().await.code(0).stdout)
+            csv_rows(&program.database(&database).code(0).await.stdout)
         };
         let by_hand = print(&["query", &sql.stdout]).await;
         let arguments = ["report", report.name, "--limit", "2"];
@@ -852,7 +603,7 @@ async fn a_report_s_query_can_be_run_by_hand() {
 
 #[tokio::test]
 async fn an_unknown_report_is_answered_with_the_known_ones() {
-    let finished = check_failure(Program::new(&["report", "unknown"]), 2, &[]).await;
+    let finished = Program::new(&["report", "unknown"]).fails(2, &[]).await;
     let reports = REPORTS.iter().map(|report| report.name);
     let names: Vec<&str> = reports.chain(["html"]).collect();
     let expected = format!(
@@ -870,17 +621,16 @@ async fn status_shows_freshness_and_the_last_runs() {
             .args(arguments)
             .database(&database)
     };
-    let table = status(&[]).run().await.code(0).stdout;
-    assert!(table.contains("last_published_at"), "{table}");
-    assert!(table.contains("(1 row)\n"), "{table}");
-    assert!(table.contains("requests_total"), "{table}");
-    assert!(table.ends_with("(2 rows)\n"), "{table}");
+    let table = status(&[]).code(0).await.stdout;
+    assert_contains(&table, "last_published_at");
+    assert_contains(&table, "(1 row)\n");
+    assert_contains(&table, "requests_total");
+    assert_ends_with(&table, "(2 rows)\n");
 
     let csv = csv_rows(
         &status(&["--format", "csv", "--runs", "1"])
-            .run()
-            .await
             .code(0)
+            .await
             .stdout,
     );
     assert_eq!(csv.len(), 2);
@@ -889,7 +639,7 @@ async fn status_shows_freshness_and_the_last_runs() {
 
     let empty = TestDatabase::create_empty().await;
     let program = Program::new(&["status"]).database(&empty);
-    check_failure(program, 5, &[&lacks_all_migrations()]).await;
+    program.fails(5, &[&lacks_all_migrations()]).await;
 }
 
 #[tokio::test]
@@ -935,11 +685,7 @@ async fn a_query_that_writes_is_refused_and_changes_nothing() {
         let code = if sql == "select" { 0 } else { 2 };
         let finished = finished.code(code);
         if code == 2 {
-            assert!(
-                finished.error().starts_with("error: the query failed: "),
-                "{}",
-                finished.stderr
-            );
+            assert_starts_with(finished.error(), "error: the query failed: ");
             assert_eq!(finished.stdout, "", "{sql}");
         }
         assert_eq!(database.snapshot(state).await, before, "{sql}");
@@ -961,10 +707,10 @@ async fn an_error_of_the_database_has_a_sqlstate_and_neither_a_line_of_its_sourc
         ),
     ] {
         let program = Program::new(&["query", sql]).database(&database);
-        let finished = program.hides("value-not-to-be-shown").run().await.code(2);
+        let finished = program.hides("value-not-to-be-shown").code(2).await;
         let error = finished.error();
-        assert!(error.starts_with(expected), "{error}");
-        assert!(!error.contains("at line"), "{error}");
+        assert_starts_with(&error, expected);
+        assert_lacks(&error, "at line");
     }
 }
 
@@ -988,9 +734,8 @@ async fn a_query_of_a_view_that_is_missing_is_told_where_they_are_listed() {
 async fn print(database: &TestDatabase, sql: &str, format: &str) -> String {
     let finished = Program::new(&["query", sql, "--format", format])
         .database(database)
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
     assert_eq!(finished.stderr, "");
     finished.stdout
 }
@@ -1083,7 +828,7 @@ async fn each_format_shows_each_kind_of_value() {
         &shortened,
     ];
     assert_eq!(cells, expected, "{table}");
-    assert!(table.ends_with("\n(2 rows)\n"), "{table}");
+    assert_ends_with(&table, "\n(2 rows)\n");
     assert!(!table.contains('\x1b'), "{table}");
 }
 
@@ -1132,11 +877,7 @@ async fn a_cell_that_a_spreadsheet_would_run_is_escaped_on_request_and_a_number_
         refused.says(&["--escape-formulas needs --format csv"]);
     }
     let report = ["report", "tag", "--format", "csv", "--escape-formulas"];
-    Program::new(&report)
-        .database(&database)
-        .run()
-        .await
-        .code(0);
+    Program::new(&report).database(&database).code(0).await;
 }
 
 #[tokio::test]
@@ -1158,7 +899,7 @@ async fn a_query_without_rows_still_names_its_columns() {
         table.contains("number") && table.contains("text"),
         "{table}"
     );
-    assert!(table.ends_with("\n(0 rows)\n"), "{table}");
+    assert_ends_with(&table, "\n(0 rows)\n");
 }
 
 #[tokio::test]
@@ -1187,7 +928,7 @@ async fn a_reader_that_goes_away_is_no_failure() {
         let (reader, writer) = pipe().unwrap();
         drop(reader);
         let program = Program::new(arguments).database(&database).stdout(writer);
-        let finished = program.run().await.code(0);
+        let finished = program.code(0).await;
         assert_eq!(finished.stderr, "", "{arguments:?}");
     }
 }

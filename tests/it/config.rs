@@ -9,6 +9,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::support::program::{Finished, Program};
+use crate::support::cases;
+use crate::support::{assert_contains, assert_lacks};
 
 /// Of no value, and not to be found in any output.
 const SECRET: &str = "secret-of-the-file-not-to-be-shown";
@@ -68,7 +70,7 @@ impl File {
 
     /// Runs `config check`, and gives what is wrong with the file: `line: text`.
     async fn mistakes(&self) -> Vec<String> {
-        let finished = self.config("check").run().await.code(2);
+        let finished = self.config("check").code(2).await;
         let start = format!("{}:", self.path());
         let lines = finished.error().lines().filter_map(|line| {
             let line = line.trim().trim_start_matches("error: ");
@@ -80,7 +82,7 @@ impl File {
 
 /// `config show`, as value and origin by source and key. The file's name is left out.
 async fn shown(file: &File, program: Program) -> BTreeMap<(String, String), (String, String)> {
-    let finished = program.args(&["--format", "json"]).run().await.code(0);
+    let finished = program.args(&["--format", "json"]).code(0).await;
     let rows: Vec<BTreeMap<String, Option<String>>> =
         serde_json::from_str(&finished.stdout).unwrap();
     let text = |row: &BTreeMap<String, Option<String>>, name: &str| {
@@ -142,7 +144,7 @@ async fn the_region_of_a_source_wins_over_the_endpoint_of_all() {
          [[source]]\nname = 'b'\nproject_id = 'p'\ninstances = ['two']\nregion = 'r'\n",
     );
     let program = file.config("check").env("SWR_AUTH_TOKEN", "token");
-    let said = program.run().await.code(0).stdout;
+    let said = program.code(0).await.stdout;
     let expected = [
         "a: instance one of project p at https://swr.test/, ",
         "b: instance two of project p at https://swr-api.r.myhuaweicloud.com/, ",
@@ -193,12 +195,10 @@ async fn the_only_source_can_be_made_another_by_flags_and_variables() {
         .env("SWR_AUTH_TOKEN", "token")
         .env("SWR_REGION", "another-region")
         .args(&["--instance-id", "another-instance"]);
-    let said = program.run().await.code(0).stdout;
-    assert!(
-        said.contains(
-            "instance another-instance of project b at https://swr-api.another-region.myhuaweicloud.com/"
-        ),
-        "{said}"
+    let said = program.code(0).await.stdout;
+    assert_contains(
+        &said,
+        "instance another-instance of project b at https://swr-api.another-region.myhuaweicloud.com/",
     );
 }
 
@@ -209,9 +209,8 @@ async fn the_variable_names_the_file_and_a_file_without_sources_leaves_them_to_t
         .env("SWR_SYNC_CONFIG", file.path())
         .env("SWR_AUTH_TOKEN", "token");
     program
-        .run()
-        .await
         .code(2)
+        .await
         .says(&["has no [[source]], and flags and variables select no registry"]);
 
     let program = Program::new(&["config", "check"])
@@ -220,9 +219,9 @@ async fn the_variable_names_the_file_and_a_file_without_sources_leaves_them_to_t
         .env("SWR_REGION", "a")
         .env("SWR_PROJECT_ID", "b")
         .env("SWR_INSTANCE_ID", "all");
-    let said = program.run().await.code(0).stdout;
-    assert!(said.contains("registry at database.test:5432"), "{said}");
-    assert!(said.contains("all instances of project b"), "{said}");
+    let said = program.code(0).await.stdout;
+    assert_contains(&said, "registry at database.test:5432");
+    assert_contains(&said, "all instances of project b");
 }
 
 #[tokio::test]
@@ -276,150 +275,48 @@ async fn flag_and_variable_win_over_the_database_of_the_file() {
 async fn each_mistake_is_told_with_its_line() {
     let source = "[[source]]\nregion = 'a'\nproject_id = 'b'\ninstances = 'all'\n";
     let credentials = format!("{source}[source.credentials]\n");
-    let cases: Vec<(String, &str)> = vec![
-        (
-            "max_in_flihgt = 8".into(),
-            "1: unknown key `max_in_flihgt`; did you mean `max_in_flight`?",
-        ),
-        ("zzz = 8".into(), "1: unknown key `zzz`"),
-        ("dry_run = true".into(), "1: unknown key `dry_run`"),
-        ("config = 'a'".into(), "1: unknown key `config`"),
-        (
-            "[sources]".into(),
-            "1: unknown key `sources`; did you mean `source`?",
-        ),
-        (
-            "\nmax_in_flight = 5000".into(),
-            "2: `max_in_flight`: 5000 is not in 1..=1024",
-        ),
-        (
-            "max_in_flight = '8'".into(),
-            "1: `max_in_flight` must be a whole number, without quotes",
-        ),
-        (
-            "max_requests_per_second = 'a'".into(),
-            "1: `max_requests_per_second` must be a number, without quotes",
-        ),
-        (
-            "max_requests_per_second = -1".into(),
-            "1: `max_requests_per_second`: expected 0 or more",
-        ),
-        (
-            "max_requests_per_second = nan".into(),
-            "1: `max_requests_per_second`: expected 0 or more",
-        ),
-        (
-            "max_requests_per_second = inf".into(),
-            "1: `max_requests_per_second`: expected 0 or more",
-        ),
-        (
-            "request_timeout = '2y'".into(),
-            "1: `request_timeout`: expected a year at most",
-        ),
-        (
-            "redact_commands = 1".into(),
-            "1: `redact_commands` must be true or false",
-        ),
-        (
-            "connect_timeout = 10".into(),
-            "1: `connect_timeout` must be a string, in quotes",
-        ),
-        (
-            "connect_timeout = '10'".into(),
-            "1: `connect_timeout`: time unit needed",
-        ),
-        (
-            "log_format = 'yaml'".into(),
-            "1: `log_format`: it must be one of text, json",
-        ),
-        ("log = 'loud'".into(), "1: `log`: expected off, error,"),
-        (
-            "shard = '0/3'".into(),
-            "1: `shard`: shards are numbered from 1: the first is 1/3",
-        ),
-        ("if_locked = 'sometimes'".into(), "1: `if_locked`: expected"),
-        (
-            "max_duration = '0s'".into(),
-            "1: `max_duration`: expected more than zero",
-        ),
-        (
-            "project_id = 'a'".into(),
-            "1: `project_id` belongs in a [[source]]",
-        ),
-        (
-            "[source]\nname = 'a'".into(),
-            "1: a source begins with [[source]]",
-        ),
-        (
-            "source = ['a']".into(),
-            "1: a source begins with [[source]]",
-        ),
-        (
-            format!("{source}max_parallel_instances = 2"),
-            "5: `max_parallel_instances` applies to all sources",
-        ),
-        (
-            format!("{source}regoin = 'a'"),
-            "5: unknown key of a source `regoin`; did you mean `region`?",
-        ),
-        (
-            format!("{source}name = 'a b'"),
-            "5: `name` must be a string of 1 to 63 letters",
-        ),
-        (
-            "[[source]]\ninstances = []".into(),
-            "2: `instances` must be a list of ids, or \"all\"",
-        ),
-        (
-            "[[source]]\ninstances = ['all', 'a']".into(),
-            "2: `instances` must be a list of ids, or \"all\"",
-        ),
-        (
-            "[[source]]\ninstances = 'a,b'".into(),
-            "2: `instances` must be a list of ids, or \"all\"",
-        ),
-        (
-            "[[source]]\ninstances = [1]".into(),
-            "2: `instances` must be a list of strings",
-        ),
-        (
-            format!("{credentials}secret_kye = '{SECRET}'"),
-            "6: unknown key of credentials `secret_kye`; did you mean `secret_key`?",
-        ),
-        (
-            format!("{credentials}secret_key = ''"),
-            "6: `secret_key` must be a string that is not empty",
-        ),
-        (
-            format!("{credentials}secret_key = ['{SECRET}']"),
-            "6: `secret_key` must be a string that is not empty",
-        ),
-        (
-            format!("{credentials}secret_key = '{SECRET}'\nsecret_key_env = 'A'"),
-            "7: both `secret_key` and `secret_key_env` are set",
-        ),
-        (
-            format!("{credentials}use = 'magic'"),
-            "6: `use`: must be one of environment, profile, pod-identity, metadata",
-        ),
-        (
-            format!("{source}credentials = 'a'"),
-            "5: credentials must be a table",
-        ),
-        (
-            format!("database_url = 'postgresql://me:{SECRET}@host/name'"),
-            "1: `database_url` contains a password: set `database_url_file` to a file",
-        ),
-        (
-            "database_url = 'a'\ndatabase_url_file = 'b'".into(),
-            "2: both `database_url` and `database_url_file` are set",
-        ),
-        (format!("secret_key = '{SECRET}"), "1: "),
-        (
-            "max_in_flight = 1\nmax_in_flight = 2".into(),
-            "2: duplicate key",
-        ),
-    ];
+    let cases: [(String, &str); 40] = cases! {
+        "max_in_flihgt = 8".into() => "1: unknown key `max_in_flihgt`; did you mean `max_in_flight`?";
+        "zzz = 8".into() => "1: unknown key `zzz`";
+        "dry_run = true".into() => "1: unknown key `dry_run`";
+        "config = 'a'".into() => "1: unknown key `config`";
+        "[sources]".into() => "1: unknown key `sources`; did you mean `source`?";
+        "\nmax_in_flight = 5000".into() => "2: `max_in_flight`: 5000 is not in 1..=1024";
+        "max_in_flight = '8'".into() => "1: `max_in_flight` must be a whole number, without quotes";
+        "max_requests_per_second = 'a'".into() => "1: `max_requests_per_second` must be a number, without quotes";
+        "max_requests_per_second = -1".into() => "1: `max_requests_per_second`: expected 0 or more";
+        "max_requests_per_second = nan".into() => "1: `max_requests_per_second`: expected 0 or more";
+        "max_requests_per_second = inf".into() => "1: `max_requests_per_second`: expected 0 or more";
+        "request_timeout = '2y'".into() => "1: `request_timeout`: expected a year at most";
+        "redact_commands = 1".into() => "1: `redact_commands` must be true or false";
+        "connect_timeout = 10".into() => "1: `connect_timeout` must be a string, in quotes";
+        "connect_timeout = '10'".into() => "1: `connect_timeout`: time unit needed";
+        "log_format = 'yaml'".into() => "1: `log_format`: it must be one of text, json";
+        "log = 'loud'".into() => "1: `log`: expected off, error,";
+        "shard = '0/3'".into() => "1: `shard`: shards are numbered from 1: the first is 1/3";
+        "if_locked = 'sometimes'".into() => "1: `if_locked`: expected";
+        "max_duration = '0s'".into() => "1: `max_duration`: expected more than zero";
+        "project_id = 'a'".into() => "1: `project_id` belongs in a [[source]]";
+        "[source]\nname = 'a'".into() => "1: a source begins with [[source]]";
+        "source = ['a']".into() => "1: a source begins with [[source]]";
+        format!("{source}max_parallel_instances = 2") => "5: `max_parallel_instances` applies to all sources";
+        format!("{source}regoin = 'a'") => "5: unknown key of a source `regoin`; did you mean `region`?";
+        format!("{source}name = 'a b'") => "5: `name` must be a string of 1 to 63 letters";
+        "[[source]]\ninstances = []".into() => "2: `instances` must be a list of ids, or \"all\"";
+        "[[source]]\ninstances = ['all', 'a']".into() => "2: `instances` must be a list of ids, or \"all\"";
+        "[[source]]\ninstances = 'a,b'".into() => "2: `instances` must be a list of ids, or \"all\"";
+        "[[source]]\ninstances = [1]".into() => "2: `instances` must be a list of strings";
+        format!("{credentials}secret_kye = '{SECRET}'") => "6: unknown key of credentials `secret_kye`; did you mean `secret_key`?";
+        format!("{credentials}secret_key = ''") => "6: `secret_key` must be a string that is not empty";
+        format!("{credentials}secret_key = ['{SECRET}']") => "6: `secret_key` must be a string that is not empty";
+        format!("{credentials}secret_key = '{SECRET}'\nsecret_key_env = 'A'") => "7: both `secret_key` and `secret_key_env` are set";
+        format!("{credentials}use = 'magic'") => "6: `use`: must be one of environment, profile, pod-identity, metadata";
+        format!("{source}credentials = 'a'") => "5: credentials must be a table";
+        format!("database_url = 'postgresql://me:{SECRET}@host/name'") => "1: `database_url` contains a password: set `database_url_file` to a file";
+        "database_url = 'a'\ndatabase_url_file = 'b'".into() => "2: both `database_url` and `database_url_file` are set";
+        format!("secret_key = '{SECRET}") => "1: ";
+        "max_in_flight = 1\nmax_in_flight = 2".into() => "2: duplicate key";
+    };
     for (text, expected) in cases {
         let mistakes = File::new(&text).mistakes().await;
         let is_told = mistakes.iter().any(|mistake| mistake.starts_with(expected));
@@ -492,7 +389,7 @@ async fn a_file_with_a_secret_is_for_its_owner_and_no_file_for_everybody_to_writ
     ]);
     let elsewhere = with_secret.replace(&format!("token = '{SECRET}'"), "token_env = 'HOME'");
     let without = check(&elsewhere, 0o644).await;
-    assert!(!without.stderr.contains("mode"), "{}", without.stderr);
+    assert_lacks(&without.stderr, "mode");
     let writable = check(&elsewhere, 0o666).await.code(2);
     writable.says(&["toml: every user can write to it (mode 0666)"]);
 }
@@ -504,16 +401,14 @@ async fn what_is_of_one_registry_does_not_fit_a_file_of_several() {
         let program = file.config("check").env(variable, "https://elsewhere.test");
         let expected = format!("{variable} applies to one registry, but");
         program
-            .run()
-            .await
             .code(2)
+            .await
             .says(&[&expected, "has 2 sources (prod, test)", "omit"]);
     }
     let program = file.config("check").args(&["--project-id", "a"]);
     program
-        .run()
-        .await
         .code(2)
+        .await
         .says(&["--project-id applies to one registry"]);
 }
 
@@ -525,7 +420,7 @@ async fn a_command_can_be_about_some_of_the_sources_and_instances() {
         program.secret("PROD_SECRET_KEY", SECRET)
     };
     let sources = async |program: Program| -> Vec<String> {
-        let said = program.run().await.code(0).stdout;
+        let said = program.code(0).await.stdout;
         let lines = said.lines().filter_map(|line| line.strip_prefix("source"));
         lines
             .map(|line| line.split(" of project").next().unwrap().trim().to_owned())
@@ -547,19 +442,14 @@ async fn a_command_can_be_about_some_of_the_sources_and_instances() {
         ["prod: of all instances two, three", "test: instance two"]
     );
 
-    let unknown = check().args(&["--source", "tset"]).run().await.code(2);
+    let unknown = check().args(&["--source", "tset"]).code(2).await;
     unknown.says(&["has no source `tset`", "hint: did you mean `test`?"]);
     let elsewhere = check().args(&["--source", "test", "--instance-id", "three"]);
-    elsewhere
-        .run()
-        .await
-        .code(2)
-        .says(&["has the instance three"]);
+    elsewhere.code(2).await.says(&["has the instance three"]);
     let program = Program::new(&["config", "check", "--source", "a"]);
     program
-        .run()
-        .await
         .code(2)
+        .await
         .says(&["without a configuration file there is no source `a`"]);
 }
 
@@ -572,7 +462,7 @@ async fn check_tells_all_that_is_missing_and_asks_nobody() {
          [[source]]\nname = 'test'",
     ));
     let program = file.config("check").env("SWR_AUTH_TOKEN", "token");
-    program.run().await.code(2).says(&[
+    program.code(2).await.says(&[
         "2 settings are missing or wrong",
         "source prod:",
         "secret_key_env names PROD_SECRET_KEY, which is not set",
@@ -585,7 +475,7 @@ async fn check_tells_all_that_is_missing_and_asks_nobody() {
         .config("check")
         .secret("PROD_SECRET_KEY", SECRET)
         .env("SWR_METADATA_ENDPOINT", "http://nowhere.test");
-    let said = program.run().await.code(0).stdout;
+    let said = program.code(0).await.stdout;
     let expected = [
         "with an access key in the configuration file",
         "with temporary keys of the metadata service at http://nowhere.test",
@@ -605,7 +495,7 @@ async fn show_has_no_secret() {
     let file = File::new(&text);
     for format in ["table", "csv", "json"] {
         let program = file.config("show").args(&["--format", format]);
-        program.run().await.code(0);
+        program.code(0).await;
     }
     let rows = shown(&file, file.config("show")).await;
     assert_eq!(get(&rows, "", "credentials.secret_key"), ("***", ":8"));
@@ -616,7 +506,7 @@ async fn show_has_no_secret() {
     assert_eq!(get(&rows, "", "endpoint"), ("***", ":5"));
     // A command that goes wrong shows none, either.
     let program = Program::new(&["sync", "--config", &file.path()]).hides(SECRET);
-    program.run().await.code(2).says(&[
+    program.code(2).await.says(&[
         "the endpoint must consist of scheme and host, without user, password, path or query",
     ]);
 }
@@ -633,24 +523,21 @@ async fn without_a_file_show_tells_of_flags_and_variables() {
     assert_eq!(get(&rows, "", "project_id"), ("p", "--project-id"));
     let (credentials, origin) = get(&rows, "", "credentials");
     assert_eq!(
-        (credentials, origin),
-        (
-            "an access key in HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK",
-            "environment"
-        )
+        credentials,
+        "an access key in HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK"
     );
+    assert_eq!(origin, "environment");
 }
 
 #[tokio::test]
 async fn a_file_that_is_not_there_is_told_and_the_schema_needs_none() {
     let program = Program::new(&["sync", "--config", "/nowhere/swr-sync.toml"]);
     program
-        .run()
-        .await
         .code(2)
+        .await
         .says(&["cannot read the configuration file /nowhere/swr-sync.toml: No such file"]);
     let program = Program::new(&["config", "schema"]).env("SWR_SYNC_CONFIG", "/nowhere");
-    let schema: Value = serde_json::from_str(&program.run().await.code(0).stdout).unwrap();
+    let schema: Value = serde_json::from_str(&program.code(0).await.stdout).unwrap();
     assert_eq!(schema["additionalProperties"], false);
 }
 
@@ -674,10 +561,7 @@ async fn the_example_is_in_order() {
         .config("check")
         .env("PROD_ACCESS_KEY", "AKOFPROD")
         .env("SWR_AUTH_TOKEN", "token");
-    let said = program.run().await.code(0).stdout;
-    assert!(
-        said.contains("prod: all instances of project 0123456789abcdef"),
-        "{said}"
-    );
-    assert!(said.contains("registry at database.test:5432"), "{said}");
+    let said = program.code(0).await.stdout;
+    assert_contains(&said, "prod: all instances of project 0123456789abcdef");
+    assert_contains(&said, "registry at database.test:5432");
 }

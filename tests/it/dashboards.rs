@@ -14,6 +14,7 @@ use sqlx::{
 use swr_emulator::{ArtifactSpec, Digest, Emulator, EmulatorSettings, RequestKind, World};
 use swr_sync::database::grants::{Roles, grants};
 
+use crate::support::cases;
 use crate::support::database::TestDatabase;
 use crate::support::mirror::{Mirror, start_of_time, sync_into};
 use crate::support::server::{PrivateServer, SUPERUSER};
@@ -219,18 +220,12 @@ fn macros_and_variables_expand_as_in_grafana_and_unknown_ones_are_refused() {
         to: "2026-03-02T12:00:00Z".parse().unwrap(),
         ..range()
     };
-    let expanded = [
-        ("x in ($instance)", "x in ('1','2')"),
-        ("interval '$unused_for'", "interval '90 days'"),
-        (
-            "$__timeGroupAlias(t.at, $__interval), n",
-            "floor(extract(epoch from t.at)/86400)*86400 AS \"time\", n",
-        ),
-        (
-            "$__timeFilter(at)",
-            "at BETWEEN '2026-03-01T12:00:00.000Z' AND '2026-03-02T12:00:00.000Z'",
-        ),
-    ];
+    let expanded = cases! {
+        "x in ($instance)" => "x in ('1','2')";
+        "interval '$unused_for'" => "interval '90 days'";
+        "$__timeGroupAlias(t.at, $__interval), n" => "floor(extract(epoch from t.at)/86400)*86400 AS \"time\", n";
+        "$__timeFilter(at)" => "at BETWEEN '2026-03-01T12:00:00.000Z' AND '2026-03-02T12:00:00.000Z'";
+    };
     for (sql, expected) in expanded {
         assert_eq!(expand(sql, &range).as_deref(), Ok(expected));
     }
@@ -268,10 +263,10 @@ async fn synced(server: &PrivateServer) {
     let mirror = Mirror::with(EmulatorSettings::default(), world, database).await;
     mirror.sync().await;
     for round in 1..=3 {
-        mirror.emulator.with_world(|world| world.evolve(round));
+        mirror.with_world(|world| world.evolve(round));
         mirror.sync().await;
     }
-    mirror.emulator.with_world(|world| {
+    mirror.with_world(|world| {
         let repository = world.add_repository("team", "app");
         world.add_artifact(repository, image("b0", &["c0"]));
         world.add_artifact(repository, image("b1", &["c0", "c1"]));
@@ -287,7 +282,7 @@ async fn synced(server: &PrivateServer) {
         );
     });
     mirror.sync().await;
-    mirror.emulator.fail_next(RequestKind::Artifacts, 400, "{}");
+    mirror.fail_next(RequestKind::Artifacts, 400, "{}");
     mirror.try_sync().await.unwrap_err();
 
     let roles = Roles {
@@ -295,7 +290,7 @@ async fn synced(server: &PrivateServer) {
         sync: "swr_sync".to_owned(),
         report: "swr_report".to_owned(),
     };
-    mirror.database.snapshot(&grants(&roles)).await;
+    mirror.snapshot(&grants(&roles)).await;
 }
 
 /// An image of these layers.

@@ -9,9 +9,9 @@ use nix::unistd::geteuid;
 use sqlx::{AssertSqlSafe, PgConnection};
 use swr_emulator::{Emulator, RequestKind, World};
 
-use crate::commands::world_of;
 use crate::support::database::TestDatabase;
 use crate::support::held_up::{HeldUp, is_waited_for, wait_until_alone};
+use crate::support::mirror::world_of;
 use crate::support::mirror::{Mirror, start_of_time, wait_until};
 use crate::support::program::{Finished, Program, emulator_settings};
 use crate::support::proxy::Proxy;
@@ -29,34 +29,19 @@ async fn mirror(database: TestDatabase) -> Mirror {
     Mirror::with(emulator_settings(), world_of(30), database).await
 }
 
-/// The failure as the user reads it.
-fn check(finished: Finished, code: i32, words: &[&str]) {
-    let finished = finished.code(code);
-    let error = finished.error();
-    for word in words {
-        assert!(error.contains(word), "no `{word}` in: {}", finished.stderr);
-    }
-}
-
 /// A clean run, and nothing that shows what went before it.
 async fn check_convergence(mirror: &Mirror) {
     Program::sync(&mirror.emulator, &mirror.database)
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
     assert_eq!(mirror.facts().await, mirror.undisturbed_facts().await);
     let left = "select (select count(*) from swr.sync_run where outcome = 'running'),
                        (select count(*) from swr.staged_artifact)";
-    assert_eq!(mirror.database.snapshot(left).await, "0 | 0");
+    assert_eq!(mirror.snapshot(left).await, "0 | 0");
 }
 
 async fn published_artifacts(database: &TestDatabase) -> String {
     database.snapshot("select count(*) from swr.artifact").await
-}
-
-async fn last_run(database: &TestDatabase) -> String {
-    let row = "select outcome, exit_code from swr.sync_run order by run_id desc limit 1";
-    database.snapshot(row).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,23 +58,19 @@ async fn a_server_that_crashes_in_any_phase_ends_the_run_and_nothing_is_lost() {
             "hint: ",
             "the next run continues from",
         ];
-        check(held_up.run.finish().await, 5, &words);
+        held_up.run.finish().await.code(5).error_says(&words);
         let next = Program::sync(&mirror.emulator, &mirror.database);
-        check(
-            next.run().await,
-            5,
-            &[
-                "cannot connect to the database",
-                "check that the server runs",
-            ],
-        );
+        next.run().await.code(5).error_says(&[
+            "cannot connect to the database",
+            "check that the server runs",
+        ]);
         server.start();
         assert_eq!(published_artifacts(&mirror.database).await, "0", "{phase}");
         check_convergence(&mirror).await;
-        let outcomes = "select outcome from swr.sync_run order by run_id";
+        let outcomes = "select outcome, finished_at is null from swr.sync_run order by run_id";
         assert_eq!(
-            mirror.database.snapshot(outcomes).await,
-            "abandoned\npublished",
+            mirror.snapshot(outcomes).await,
+            "abandoned | t\npublished | f",
             "{phase}"
         );
     }
@@ -105,24 +86,21 @@ async fn a_restart_in_the_middle_of_a_listing_does_not_publish_what_is_left_of_i
     )
     .await;
     Program::sync(&mirror.emulator, &mirror.database)
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
     let published = mirror.facts().await;
-    mirror.emulator.with_world(|world| world.evolve(1));
-    mirror.emulator.reset_requests();
+    mirror.with_world(|world| world.evolve(1));
+    mirror.reset_requests();
 
     let program = Program::sync(&mirror.emulator, &mirror.database);
     let held_up = HeldUp::start(&mirror, "staged_artifact", program).await;
     // While the first page is being staged, the next ones are asked for. One gets stuck.
-    mirror.emulator.hang_next(RequestKind::Artifacts);
+    mirror.hang_next(RequestKind::Artifacts);
     drop(held_up.holder);
     wait_until("all pages but the one that hangs are staged", async || {
-        let requests = mirror.emulator.requests();
+        let requests = mirror.requests();
         let answered = requests.answered(RequestKind::Artifacts, 200);
-        let staged = mirror
-            .database
-            .snapshot("select count(*) from swr.staged_artifact");
+        let staged = mirror.snapshot("select count(*) from swr.staged_artifact");
         requests.of(RequestKind::Artifacts) == answered + 1
             && staged.await == (100 * answered).to_string()
     })
@@ -130,10 +108,15 @@ async fn a_restart_in_the_middle_of_a_listing_does_not_publish_what_is_left_of_i
     server.stop_immediately();
     server.start();
     let staged = "select count(*) from swr.staged_artifact";
-    assert_eq!(mirror.database.snapshot(staged).await, "0");
+    assert_eq!(mirror.snapshot(staged).await, "0");
     // The client asks again, and gets the rest.
     held_up.gateway.cut();
-    check(held_up.run.finish().await, 5, &["error: cannot ", "hint: "]);
+    held_up
+        .run
+        .finish()
+        .await
+        .code(5)
+        .error_says(&["error: cannot ", "hint: "]);
     assert_eq!(mirror.facts().await, published);
     check_convergence(&mirror).await;
 }
@@ -239,7 +222,7 @@ async fn a_database_that_falls_silent_ends_the_run_within_the_limit() {
             "hint: ",
             "`swr-sync status` shows",
         ];
-        check(held_up.run.finish().await, 5, &words);
+        held_up.run.finish().await.code(5).error_says(&words);
         drop(held_up.holder);
         proxy.cut();
         mirror
@@ -286,7 +269,7 @@ async fn a_database_that_falls_silent_ends_a_reader_within_the_limit() {
             "error: the query failed: no answer from the database within 3s\n",
             "hint: check whether the server still runs and what blocks it; --database-timeout allows more time\n",
         ];
-        check(reader.finish().await, 5, &words);
+        reader.finish().await.code(5).error_says(&words);
         drop(holder);
         proxy.cut();
         database
@@ -311,7 +294,7 @@ async fn a_query_that_takes_too_long_is_ended_by_the_server() {
             "hint: the statement was cancelled: pg_stat_activity shows what blocks it",
             "--database-timeout",
         ];
-        check(query.await, 5, &words);
+        query.await.code(5).error_says(&words);
     };
     tokio::join!(
         slow("select pg_sleep(600)"),
@@ -332,8 +315,8 @@ async fn a_statement_that_waits_too_long_is_ended_by_the_server() {
             "hint: the statement was cancelled: pg_stat_activity shows what blocks it",
             "--database-timeout",
         ];
-        check(held_up.run.finish().await, 5, &words);
-        assert_eq!(last_run(&mirror.database).await, "failed | 5", "{phase}");
+        held_up.run.finish().await.code(5).error_says(&words);
+        assert_eq!(mirror.database.last_run().await, "failed | 5", "{phase}");
         assert_eq!(published_artifacts(&mirror.database).await, "0", "{phase}");
         drop(held_up.holder);
         check_convergence(&mirror).await;
@@ -351,9 +334,8 @@ async fn a_slow_database_only_takes_longer() {
     proxy.delay(Duration::from_millis(5));
     Program::sync(&mirror.emulator, &mirror.database)
         .database_url(&proxy.database_url(mirror.database.url()))
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
     assert_eq!(mirror.facts().await, mirror.undisturbed_facts().await);
 }
 
@@ -366,9 +348,8 @@ async fn a_server_that_is_starting_up_is_waited_for() {
     }
     Program::sync(&mirror.emulator, &mirror.database)
         .database_url(&proxy.database_url(mirror.database.url()))
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
     assert_eq!(proxy.refusals_left(), 0);
 }
 
@@ -388,7 +369,7 @@ async fn whether_a_commit_without_an_answer_happened_is_not_claimed() {
     drop(held_up.holder);
     wait_until("the commit waits for the standby", async || {
         let waiting = "select exists (select from pg_stat_activity where wait_event = 'SyncRep')";
-        mirror.database.snapshot(waiting).await == "t"
+        mirror.snapshot(waiting).await == "t"
     })
     .await;
     server.stop_immediately();
@@ -396,11 +377,11 @@ async fn whether_a_commit_without_an_answer_happened_is_not_claimed() {
         "error: cannot tell whether the new listing was published",
         "`swr-sync status` shows",
     ];
-    check(held_up.run.finish().await, 5, &words);
+    held_up.run.finish().await.code(5).error_says(&words);
     let settings = "alter system reset synchronous_standby_names; select pg_reload_conf()";
     server.start();
     server.execute("postgres", settings).await;
-    assert_eq!(last_run(&mirror.database).await, "published | 0");
+    assert_eq!(mirror.database.last_run().await, "published | 0");
     assert_eq!(mirror.facts().await, mirror.undisturbed_facts().await);
     check_convergence(&mirror).await;
 }
@@ -414,7 +395,6 @@ async fn a_database_that_takes_no_writes_is_told_from_others() {
         )
     };
     mirror
-        .database
         .snapshot(&set("set default_transaction_read_only = on"))
         .await;
     let run = Program::sync(&mirror.emulator, &mirror.database)
@@ -424,11 +404,10 @@ async fn a_database_that_takes_no_writes_is_told_from_others() {
         "cannot execute INSERT in a read-only transaction",
         "hint: the database is read-only: use the primary instead of a standby",
     ];
-    check(run, 5, &words);
+    run.code(5).error_says(&words);
     // Whether there is such an instance is asked before its row is made.
-    assert_eq!(mirror.emulator.requests().total(), 1);
+    assert_eq!(mirror.requests().total(), 1);
     mirror
-        .database
         .snapshot(&format!(
             "set transaction read write; {}",
             set("reset default_transaction_read_only")
@@ -456,7 +435,7 @@ async fn a_database_that_is_dropped_under_a_run_is_named() {
         "terminating connection due to administrator command",
         "hint: the server was stopped, or an administrator ended the session",
     ];
-    check(held_up.run.finish().await, 5, &words);
+    held_up.run.finish().await.code(5).error_says(&words);
     let run = Program::sync(&mirror.emulator, &mirror.database)
         .run()
         .await;
@@ -465,7 +444,7 @@ async fn a_database_that_is_dropped_under_a_run_is_named() {
         "database \"mirror\" does not exist",
         "hint: create the database, or correct its name",
     ];
-    check(run, 5, &words);
+    run.code(5).error_says(&words);
     server.execute("postgres", "create database mirror").await;
     check_convergence(&mirror).await;
 }
@@ -500,8 +479,8 @@ async fn a_role_without_a_right_is_told_which() {
         "hint: grant the missing privilege to the role",
         "nothing was published",
     ];
-    check(run, 5, &words);
-    assert_eq!(last_run(&mirror.database).await, "failed | 5");
+    run.code(5).error_says(&words);
+    assert_eq!(mirror.database.last_run().await, "failed | 5");
     assert_eq!(published_artifacts(&mirror.database).await, "0");
     server
         .execute("mirror", "grant insert on swr.tag to sync_role")
@@ -525,10 +504,10 @@ async fn a_role_without_connections_left_is_told_how_many_a_run_takes() {
             "too many connections for role \"sync_role\"",
             "hint: no connection is left for this role: a run uses two",
         ];
-        check(run, 5, &words);
+        run.code(5).error_says(&words);
     }
     // The one that had a connection for its lock could say so.
-    assert_eq!(last_run(&mirror.database).await, "failed | 5");
+    assert_eq!(mirror.database.last_run().await, "failed | 5");
     server
         .execute("mirror", "alter role sync_role connection limit 2")
         .await;
@@ -554,7 +533,7 @@ async fn a_wrong_password_is_told_from_a_missing_server() {
         "password authentication failed",
         "hint: check user and password in the database URL",
     ];
-    check(run, 5, &words);
+    run.code(5).error_says(&words);
 }
 
 /// A file system of a few megabytes. Unmounted when dropped.
@@ -616,11 +595,7 @@ async fn a_full_disk_ends_the_run_and_room_lets_the_next_one_go_on() {
         .execute("postgres", "create database mirror tablespace small")
         .await;
     let database = TestDatabase::at(server.url(SUPERUSER, "mirror"));
-    Program::new(&["migrate"])
-        .database(&database)
-        .run()
-        .await
-        .code(0);
+    Program::new(&["migrate"]).database(&database).code(0).await;
     // Until then, files have holes where blocks are to be written.
     server.execute("postgres", "checkpoint").await;
     disk.fill_but(1_000_000);
@@ -633,11 +608,9 @@ async fn a_full_disk_ends_the_run_and_room_lets_the_next_one_go_on() {
         "No space left on device",
         "hint: the disk of the database server is full: free space there",
     ];
-    check(run, 5, &words);
+    run.code(5).error_says(&words);
     assert_eq!(published_artifacts(&mirror.database).await, "0");
-    let stored = mirror
-        .database
-        .snapshot("select count(*) from swr.manifest");
+    let stored = mirror.snapshot("select count(*) from swr.manifest");
     assert_ne!(stored.await, "0");
     disk.make_room();
     check_convergence(&mirror).await;

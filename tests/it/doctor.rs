@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 
 use chrono::Utc;
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, Connection};
+use sqlx::Connection;
 use swr_emulator::{Clock, Emulator, EmulatorSettings, RequestKind, World};
 use tokio::net::TcpListener;
 
 use super::support::database::TestDatabase;
-use super::support::mirror::start_of_time;
-use super::support::program::{Finished, Program, emulator, emulator_settings};
-
-const GATEWAY_REFUSAL: &str = r#"{"error_code":"SVCSTG.SWR.4030170","error_msg":"no permission"}"#;
+use super::support::mirror::{GATEWAY_REFUSAL, start_of_time, world_of};
+use super::support::program::{
+    Finished, Program, emulator, emulator_and_database, emulator_settings, synced,
+};
+use crate::support::assert_contains;
+use crate::support::cases;
 
 /// All probes, in their order.
 const PROBES: [&str; 19] = [
@@ -38,22 +40,6 @@ const PROBES: [&str; 19] = [
 ];
 const LAST_PROBE: &str = "permission.build_history";
 
-fn world() -> World {
-    let mut world = World::empty(start_of_time());
-    let repository = world.add_repository("team", "app/api");
-    world.push(repository).unwrap();
-    world
-}
-
-/// An emulated registry, and a database that was synced from it.
-async fn synced() -> (Emulator, TestDatabase) {
-    let emulator = emulator(world()).await;
-    let database = TestDatabase::create().await;
-    Program::sync(&emulator, &database).run().await.code(0);
-    emulator.reset_requests();
-    (emulator, database)
-}
-
 fn doctor(emulator: &Emulator, database: &TestDatabase) -> Program {
     Program::new(&["doctor", "--format", "json"])
         .registry(emulator)
@@ -63,7 +49,7 @@ fn doctor(emulator: &Emulator, database: &TestDatabase) -> Program {
 /// Runs it, and checks the exit code and all probes but those that are fine: for each of the
 /// others its code, where `skipped` is one, too.
 async fn check(program: Program, exit: i32, expected: &[(&str, &str)]) -> Finished {
-    let finished = program.run().await.code(exit);
+    let finished = program.code(exit).await;
     let rows: Vec<Value> = serde_json::from_str(&finished.stdout).unwrap();
     let names: Vec<&str> = rows
         .iter()
@@ -109,18 +95,9 @@ const SIGNED: [&str; 7] = [
     LAST_PROBE,
 ];
 
-async fn execute(database: &TestDatabase, sql: &str) {
-    let mut connection = database.connect().await;
-    sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
-        .execute(&mut connection)
-        .await
-        .unwrap();
-    connection.close().await.unwrap();
-}
-
 #[tokio::test]
 async fn all_is_well_with_seven_cheap_requests_and_nothing_written() {
-    let (emulator, database) = synced().await;
+    let (emulator, database) = synced(world_of(1)).await;
     let rows = "select (select count(*) from swr.sync_run), i.* from swr.instance i";
     let before = database.snapshot(rows).await;
     check(doctor(&emulator, &database), 0, &[])
@@ -137,9 +114,11 @@ async fn all_is_well_with_seven_cheap_requests_and_nothing_written() {
 
 #[tokio::test]
 async fn a_new_database_needs_a_migration_which_the_doctor_leaves_to_sync() {
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(1)).await;
     let database = TestDatabase::create_empty().await;
-    execute(&database, "revoke create on schema public from public").await;
+    database
+        .execute("revoke create on schema public from public")
+        .await;
     let expected = [
         ("database.schema", "migration_needed"),
         ("database.instance", "skipped"),
@@ -152,8 +131,7 @@ async fn a_new_database_needs_a_migration_which_the_doctor_leaves_to_sync() {
 
 #[tokio::test]
 async fn an_empty_registry_has_no_history_to_ask_for() {
-    let emulator = emulator(World::empty(start_of_time())).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(World::empty(start_of_time())).await;
     let expected = [(LAST_PROBE, "skipped")];
     let finished = check(doctor(&emulator, &database), 0, &expected).await;
     assert!(finished.stdout.contains("the registry is empty"));
@@ -161,26 +139,23 @@ async fn an_empty_registry_has_no_history_to_ask_for() {
 
 #[tokio::test]
 async fn a_table_for_people_names_the_next_step_below_each_line() {
-    let (emulator, database) = synced().await;
+    let (emulator, database) = synced(world_of(1)).await;
     emulator.fail_next(RequestKind::Artifacts, 403, GATEWAY_REFUSAL);
     let program = Program::new(&["doctor"])
         .registry(&emulator)
         .database(&database);
-    let finished = program.run().await.code(4);
+    let finished = program.code(4).await;
     let mut lines = finished.stdout.lines();
     let line = lines.find(|line| line.starts_with("fail ")).unwrap();
     assert!(line.contains("permission.list_artifacts") && line.contains("no permission"));
     let hint = lines.next().unwrap();
-    assert!(
-        hint.contains("hint: allow swr:instance:listAllArtifacts"),
-        "{hint}"
-    );
+    assert_contains(&hint, "hint: allow swr:instance:listAllArtifacts");
     finished.says(&["`sync` would exit with 4\n"]);
 }
 
 #[tokio::test]
 async fn a_wrong_key_costs_one_failed_signature() {
-    let (emulator, database) = synced().await;
+    let (emulator, database) = synced(world_of(1)).await;
     let program = doctor(&emulator, &database).secret("HUAWEICLOUD_SDK_SK", "another-key");
     let expected = and_skipped(&SIGNED[1..], &[("permission.instance", "http_401")]);
     check(program, 4, &expected).await;
@@ -190,7 +165,7 @@ async fn a_wrong_key_costs_one_failed_signature() {
 
 #[tokio::test]
 async fn a_wrong_password_costs_one_login() {
-    let (emulator, database) = synced().await;
+    let (emulator, database) = synced(world_of(1)).await;
     let program = doctor(&emulator, &database).iam_user(&emulator, &"another-password".into());
     let expected = and_skipped(&SIGNED[1..], &[("permission.instance", "http_401")]);
     check(program, 4, &expected).await;
@@ -200,32 +175,17 @@ async fn a_wrong_password_costs_one_login() {
 
 #[tokio::test]
 async fn each_permission_that_is_missing_is_named() {
-    let (emulator, database) = synced().await;
-    let cases = [
-        (
-            RequestKind::Namespaces,
-            4,
-            "permission.list_namespaces",
-            "listNamespaces",
-        ),
-        (
-            RequestKind::Repositories,
-            4,
-            "permission.list_repositories",
-            "listRepositories",
-        ),
+    let (emulator, database) = synced(world_of(1)).await;
+    let cases = cases! {
+        RequestKind::Namespaces, 4, "permission.list_namespaces" => "listNamespaces";
+        RequestKind::Repositories, 4, "permission.list_repositories" => "listRepositories";
         // Without it a run publishes, and says that histories are missing.
-        (
-            RequestKind::BuildHistory,
-            3,
-            "permission.build_history",
-            "getTagAddition",
-        ),
-    ];
+        RequestKind::BuildHistory, 3, "permission.build_history" => "getTagAddition";
+    };
     for (kind, exit, probe, action) in cases {
         emulator.fail_next(kind, 403, GATEWAY_REFUSAL);
         let finished = check(doctor(&emulator, &database), exit, &[(probe, "http_403")]).await;
-        assert!(finished.stdout.contains(action), "{}", finished.stdout);
+        assert_contains(&finished.stdout, action);
     }
     emulator.fail_next(RequestKind::Artifacts, 403, GATEWAY_REFUSAL);
     let expected = [
@@ -244,7 +204,7 @@ async fn with_clock(minutes: i64) -> (Emulator, TestDatabase) {
         clock: Clock::manual(Utc::now() + chrono::TimeDelta::minutes(minutes)),
         ..emulator_settings()
     };
-    let emulator = Emulator::start(settings, world()).await.unwrap();
+    let emulator = Emulator::start(settings, world_of(1)).await.unwrap();
     (emulator, TestDatabase::create().await)
 }
 
@@ -275,7 +235,7 @@ async fn an_instance_that_is_too_old_does_not_know_the_list() {
         instance_version: "25.5.3".into(),
         ..emulator_settings()
     };
-    let emulator = Emulator::start(settings, world()).await.unwrap();
+    let emulator = Emulator::start(settings, world_of(1)).await.unwrap();
     let database = TestDatabase::create().await;
     let expected = [
         ("instance.version", "old_instance"),
@@ -283,12 +243,12 @@ async fn an_instance_that_is_too_old_does_not_know_the_list() {
         (LAST_PROBE, "skipped"),
     ];
     check(doctor(&emulator, &database), 2, &expected).await;
-    Program::sync(&emulator, &database).run().await.code(2);
+    Program::sync(&emulator, &database).code(2).await;
 }
 
 #[tokio::test]
 async fn an_instance_that_does_not_run_is_worth_a_warning() {
-    let (emulator, database) = synced().await;
+    let (emulator, database) = synced(world_of(1)).await;
     let body = r#"{"name":"demo","version":"25.6.0","status":"Unavailable"}"#;
     emulator.fail_next(RequestKind::Instance, 200, body);
     let expected = [("instance.status", "not_running")];
@@ -297,7 +257,7 @@ async fn an_instance_that_does_not_run_is_worth_a_warning() {
 
 #[tokio::test]
 async fn an_endpoint_that_is_not_there_leaves_nothing_to_sign() {
-    let (emulator, database) = synced().await;
+    let (emulator, database) = synced(world_of(1)).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let program = || doctor(&emulator, &database).env("SWR_ENDPOINT", format!("http://{address}"));
@@ -326,7 +286,7 @@ async fn an_endpoint_that_is_not_there_leaves_nothing_to_sign() {
 
 #[tokio::test]
 async fn a_call_that_hangs_does_not_keep_the_others_from_being_made() {
-    let (emulator, database) = synced().await;
+    let (emulator, database) = synced(world_of(1)).await;
     emulator.hang_next(RequestKind::Namespaces);
     let program = doctor(&emulator, &database).env("SWR_REQUEST_TIMEOUT", "2s");
     check(program, 7, &[("permission.list_namespaces", "timeout")]).await;
@@ -344,7 +304,7 @@ const DATABASE: [&str; 6] = [
 
 #[tokio::test]
 async fn without_a_database_the_registry_is_checked_all_the_same() {
-    let (emulator, _database) = synced().await;
+    let (emulator, _database) = synced(world_of(1)).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
@@ -360,7 +320,7 @@ async fn without_a_database_the_registry_is_checked_all_the_same() {
 
 #[tokio::test]
 async fn an_embedded_database_is_looked_at_but_not_made() {
-    let (emulator, _database) = synced().await;
+    let (emulator, _database) = synced(world_of(1)).await;
     let folder = tempfile::tempdir().unwrap();
     let program = Program::new(&["doctor", "--format", "json"])
         .registry(&emulator)
@@ -371,60 +331,43 @@ async fn an_embedded_database_is_looked_at_but_not_made() {
 
 #[tokio::test]
 async fn a_newer_schema_is_left_alone() {
-    let (emulator, database) = synced().await;
+    let (emulator, database) = synced(world_of(1)).await;
     let migration = "insert into swr._sqlx_migrations
         select 9999, description, installed_on, success, checksum, execution_time
         from swr._sqlx_migrations limit 1";
-    execute(&database, migration).await;
+    database.execute(migration).await;
     let skipped = ["database.instance", "database.lock"];
     let expected = and_skipped(&skipped, &[("database.schema", "newer_schema")]);
     check(doctor(&emulator, &database), 6, &expected).await;
-    Program::sync(&emulator, &database).run().await.code(6);
+    Program::sync(&emulator, &database).code(6).await;
 }
 
 #[tokio::test]
 async fn a_schema_that_every_role_may_create_in_is_worth_a_warning() {
-    let (emulator, database) = synced().await;
-    execute(&database, "grant create on schema public to public").await;
+    let (emulator, database) = synced(world_of(1)).await;
+    database
+        .execute("grant create on schema public to public")
+        .await;
     let expected = [("database.rights", "open_public")];
     let finished = check(doctor(&emulator, &database), 0, &expected).await;
     let hint = "revoke create on schema public from public";
-    assert!(finished.stdout.contains(hint), "{}", finished.stdout);
+    assert_contains(&finished.stdout, hint);
 }
 
 #[tokio::test]
 async fn a_database_that_takes_no_writes_is_no_place_for_a_run() {
-    let (emulator, database) = synced().await;
+    let (emulator, database) = synced(world_of(1)).await;
     let name = database.snapshot("select current_database()").await;
     let read_only = format!("alter database {name} set default_transaction_read_only = on");
-    execute(&database, &read_only).await;
+    database.execute(&read_only).await;
     let expected = [("database.server", "read_only")];
     check(doctor(&emulator, &database), 5, &expected).await;
-    Program::sync(&emulator, &database).run().await.code(5);
-}
-
-/// The database as a role without any right of its own.
-pub(crate) async fn as_stranger(program: Program, database: &TestDatabase) -> Program {
-    let mut url: reqwest::Url = database.url().parse().unwrap();
-    // Roles belong to the whole server, so it is the same one in every test. A server in a container
-    // asks for the password that is in its URL.
-    let password = url.password().unwrap_or_default();
-    let role = format!(
-        "do $$ begin
-            if not exists (select from pg_roles where rolname = 'swr_stranger') then
-                create role swr_stranger login password '{password}';
-            end if;
-            exception when duplicate_object or unique_violation then null;
-        end $$"
-    );
-    execute(database, &role).await;
-    url.set_username("swr_stranger").unwrap();
-    program.database_url(url.as_str())
+    Program::sync(&emulator, &database).code(5).await;
 }
 
 #[tokio::test]
 async fn rights_that_are_missing_are_listed() {
-    let (emulator, database) = synced().await;
+    let (emulator, database) = synced(world_of(1)).await;
     let program = || Program::new(&["doctor", "--format", "json"]).registry(&emulator);
     let skipped = ["database.instance", "database.lock"];
     let expected = and_skipped(
@@ -434,32 +377,34 @@ async fn rights_that_are_missing_are_listed() {
             ("database.rights", "missing_rights"),
         ],
     );
-    let finished = check(as_stranger(program(), &database).await, 5, &expected).await;
+    let finished = check(program().as_stranger(&database).await, 5, &expected).await;
     assert!(finished.stdout.contains("usage on schema swr"));
 
     // All but one of those it needs.
     let grants = "grant usage on schema swr to swr_stranger;
         grant select, insert, update, delete on all tables in schema swr to swr_stranger;
         revoke insert on swr.command from swr_stranger";
-    execute(&database, grants).await;
+    database.execute(grants).await;
     let expected = [("database.rights", "missing_rights")];
-    let finished = check(as_stranger(program(), &database).await, 5, &expected).await;
+    let finished = check(program().as_stranger(&database).await, 5, &expected).await;
     let words = "to sync the role lacks insert on swr.command\"";
-    assert!(finished.stdout.contains(words), "{}", finished.stdout);
+    assert_contains(&finished.stdout, words);
 
-    execute(&database, "grant insert on swr.command to swr_stranger").await;
-    check(as_stranger(program(), &database).await, 0, &[]).await;
+    database
+        .execute("grant insert on swr.command to swr_stranger")
+        .await;
+    check(program().as_stranger(&database).await, 0, &[]).await;
 
     // Only `verify` writes the others.
     let revoke = "revoke all on all tables in schema swr from swr_stranger;
         grant select on swr._sqlx_migrations to swr_stranger";
-    execute(&database, revoke).await;
+    database.execute(revoke).await;
     let expected = [
         ("database.rights", "missing_rights"),
         ("database.instance", "statement"),
     ];
     let expected = and_skipped(&["database.lock"], &expected);
-    let finished = check(as_stranger(program(), &database).await, 5, &expected).await;
+    let finished = check(program().as_stranger(&database).await, 5, &expected).await;
     let written = "select relname from pg_class
         where relnamespace = 'swr'::regnamespace and relkind in ('r', 'p')
           and relname not in ('_sqlx_migrations', 'verification', 'verification_difference')";
@@ -475,7 +420,7 @@ async fn rights_that_are_missing_are_listed() {
 
 #[tokio::test]
 async fn a_role_that_may_not_migrate_is_told_before_it_tries() {
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(1)).await;
     let database = TestDatabase::create_empty().await;
     let program = || Program::new(&["doctor", "--format", "json"]).registry(&emulator);
     let skipped = ["database.instance", "database.lock"];
@@ -484,15 +429,15 @@ async fn a_role_that_may_not_migrate_is_told_before_it_tries() {
         ("database.rights", "missing_rights"),
     ];
     let expected = and_skipped(&skipped, &unwell);
-    let finished = check(as_stranger(program(), &database).await, 5, &expected).await;
+    let finished = check(program().as_stranger(&database).await, 5, &expected).await;
     assert!(finished.stdout.contains("create on database"));
     let sync = Program::new(&["sync"]).registry(&emulator);
-    as_stranger(sync, &database).await.run().await.code(5);
+    sync.as_stranger(&database).await.code(5).await;
 }
 
 #[tokio::test]
 async fn a_lock_that_is_held_is_seen_without_taking_it() {
-    let (emulator, database) = synced().await;
+    let (emulator, database) = synced(world_of(1)).await;
     let mut holder = database.connect().await;
     sqlx::raw_sql(
         "insert into swr.sync_run (instance_id, outcome, started_at, updated_at, program_version, host, process_id,
@@ -506,21 +451,23 @@ async fn a_lock_that_is_held_is_seen_without_taking_it() {
     let expected = [("database.lock", "lock_held")];
     let finished = check(doctor(&emulator, &database), 75, &expected).await;
     let words = "run 2 on elsewhere, process 7, since 2026-03-01 00:00:00 UTC";
-    assert!(finished.stdout.contains(words), "{}", finished.stdout);
-    Program::sync(&emulator, &database).run().await.code(75);
+    assert_contains(&finished.stdout, words);
+    Program::sync(&emulator, &database).code(75).await;
     holder.close().await.unwrap();
 }
 
 #[tokio::test]
 async fn an_instance_of_another_project_is_not_mixed_up() {
-    let (emulator, database) = synced().await;
-    execute(&database, "update swr.instance set project_id = 'another'").await;
+    let (emulator, database) = synced(world_of(1)).await;
+    database
+        .execute("update swr.instance set project_id = 'another'")
+        .await;
     let expected = [
         ("database.instance", "wrong_instance"),
         ("database.lock", "skipped"),
     ];
     check(doctor(&emulator, &database), 6, &expected).await;
-    Program::sync(&emulator, &database).run().await.code(6);
+    Program::sync(&emulator, &database).code(6).await;
 }
 
 #[tokio::test]
@@ -538,17 +485,17 @@ async fn all_settings_that_are_missing_are_listed_at_once() {
 
 #[tokio::test]
 async fn credentials_are_named_by_where_they_were_found() {
-    let (emulator, database) = synced().await;
+    let (emulator, database) = synced(world_of(1)).await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("key");
     let key = "secret-key-not-to-be-shown";
-    std::fs::write(&file, key).unwrap();
+    std::fs::write(&file, format!("{key}\n")).unwrap();
     let program = doctor(&emulator, &database)
         .without("HUAWEICLOUD_SDK_SK")
         .env("HUAWEICLOUD_SDK_SK_FILE", &file);
     let finished = check(program, 0, &[]).await;
     let words = "an access key in HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK_FILE";
-    assert!(finished.stdout.contains(words), "{}", finished.stdout);
+    assert_contains(&finished.stdout, words);
     let access_key = &emulator.settings().credentials.access_key;
     assert!(!finished.stdout.contains(access_key.as_str()));
 }

@@ -8,6 +8,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use crate::support::{assert_contains, assert_lacks, assert_starts_with};
 use embedded_postgres::{EmbeddedError, EmbeddedServer, EmbeddedSettings};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
@@ -124,8 +125,8 @@ fn a_server_that_was_started_stays_until_it_is_stopped() {
     let refused = world.run(&["stop"]);
     assert_eq!(refused.status.code(), Some(5));
     let user = format!("is in use by psql (process {})", client.process.id());
-    assert!(refused.stderr.contains(&user), "{}", refused.stderr);
-    assert!(refused.stderr.contains("--force"), "{}", refused.stderr);
+    assert_contains(&refused.stderr, &user);
+    assert_contains(&refused.stderr, "--force");
     assert_eq!(client.ask("select 42"), "42");
     client.finish();
     world.run(&["stop"]).success();
@@ -139,11 +140,7 @@ fn a_server_that_was_started_stays_until_it_is_stopped() {
     world.run(&["stop"]).success();
     let stopped = world.run(&["url"]);
     assert_eq!(stopped.status.code(), Some(5));
-    assert!(
-        stopped.stderr.contains("swr-sync db start"),
-        "{}",
-        stopped.stderr
-    );
+    assert_contains(&stopped.stderr, "swr-sync db start");
 }
 
 #[test]
@@ -165,7 +162,7 @@ fn the_folders_are_closed_and_the_supervisor_keeps_no_secret() {
     assert_eq!(world.folder().join("data").metadata().unwrap().uid(), user);
     for process in [world.supervisor().unwrap(), server] {
         let environment = std::fs::read_to_string(format!("/proc/{process}/environ")).unwrap();
-        assert!(!environment.contains("PATH="), "{environment}");
+        assert_lacks(&environment, "PATH=");
     }
     assert_eq!(client.ask("show listen_addresses"), "");
     let rules = "select string_agg(concat_ws(' ', type, address, auth_method), '; ') from pg_hba_file_rules";
@@ -213,7 +210,7 @@ fn root_is_told_which_folder_the_server_cannot_enter() {
     let refused = world.run(&["--data-dir", inside.to_str().unwrap(), "start"]);
     assert_eq!(refused.status.code(), Some(5));
     let expected = format!("this user has no access to {}", closed.display());
-    assert!(refused.stderr.contains(&expected), "{}", refused.stderr);
+    assert_contains(&refused.stderr, &expected);
 }
 
 #[test]
@@ -228,8 +225,8 @@ fn data_of_another_major_are_refused() {
         "error: the data in {} needs PostgreSQL 99, but only ",
         world.data_dir().display()
     );
-    assert!(refused.stderr.starts_with(&expected), "{}", refused.stderr);
-    assert!(refused.stderr.contains("pg_dump"), "{}", refused.stderr);
+    assert_starts_with(&refused.stderr, &expected);
+    assert_contains(&refused.stderr, "pg_dump");
 }
 
 #[test]
@@ -258,7 +255,7 @@ fn a_server_that_does_not_start_is_explained_by_its_log() {
     let refused = world.run(&["start"]);
     assert_eq!(refused.status.code(), Some(5));
     let log = "unrecognized configuration parameter \"no_such_setting\"";
-    assert!(refused.stderr.contains(log), "{}", refused.stderr);
+    assert_contains(&refused.stderr, log);
     assert!(world.processes("supervise").is_empty());
 }
 

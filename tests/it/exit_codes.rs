@@ -9,18 +9,19 @@ use secrecy::ExposeSecret;
 use swr_emulator::{Emulator, RequestKind};
 use swr_sync::exit::Exit;
 
-use crate::commands::{
-    GATEWAY_REFUSAL, check_failure, closed_port, http, lacks_all_migrations, last_run, published,
-    world_of,
-};
-use crate::doctor::as_stranger;
 use crate::support::database::TestDatabase;
+use crate::support::database::lacks_all_migrations;
+use crate::support::mirror::GATEWAY_REFUSAL;
 use crate::support::mirror::wait_until;
-use crate::support::program::{Finished, Program, emulator};
+use crate::support::mirror::world_of;
+use crate::support::program::{Finished, Program, emulator, emulator_and_database, synced};
+use crate::support::wire::closed_port;
+use crate::support::wire::http;
+use crate::support::{assert_contains, assert_starts_with};
 
 /// Runs a command that ends with this code, and tells why and what to do.
 async fn ends(program: Program, exit: Exit, words: &[&str]) -> Finished {
-    check_failure(program, i32::from(exit as u8), words).await
+    program.fails(i32::from(exit as u8), words).await
 }
 
 impl Finished {
@@ -65,15 +66,6 @@ async fn the_codes_that_are_documented_are_those_there_are() {
 }
 
 #[tokio::test]
-async fn what_is_published_whole_is_a_success() {
-    let emulator = emulator(world_of(1)).await;
-    let database = TestDatabase::create().await;
-    let finished = Program::sync(&emulator, &database).run().await;
-    finished.exit(Exit::Success).says(&["run 1: published in "]);
-    assert_eq!(last_run(&database).await, "published | 0");
-}
-
-#[tokio::test]
 async fn a_system_that_grants_no_files_is_nothing_to_expect() {
     let program = Program::shell("ulimit -n 4; exec \"$0\" \"$@\"", &["sync"]);
     let finished = program.run().await.exit(Exit::Unexpected);
@@ -106,8 +98,7 @@ async fn a_result_that_cannot_be_written_is_a_failure() {
 
 #[tokio::test]
 async fn an_unknown_instance_is_a_matter_of_settings_and_another_project_one_of_rights() {
-    let emulator = emulator(world_of(1)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(1)).await;
     let unknown = Program::sync(&emulator, &database)
         .env("SWR_INSTANCE_ID", "99999999-9999-9999-9999-999999999999");
     let words = [
@@ -115,16 +106,17 @@ async fn an_unknown_instance_is_a_matter_of_settings_and_another_project_one_of_
         "hint: check SWR_PROJECT_ID and SWR_INSTANCE_ID",
     ];
     ends(unknown, Exit::Usage, &words).await;
+    assert_eq!(emulator.requests().total(), 1);
+    assert_eq!(database.snapshot("select from swr.instance").await, "");
     let foreign = Program::sync(&emulator, &database)
         .env("SWR_PROJECT_ID", "ffffffffffffffffffffffffffffffff");
     ends(foreign, Exit::Denied, &["HTTP 403 SVCSTG.SWR.4030170"]).await;
-    assert_eq!(published(&database).await.trim(), "");
+    assert_eq!(database.published().await.trim(), "");
 }
 
 #[tokio::test]
 async fn a_run_with_failed_histories_is_partial_and_the_next_one_repairs_it() {
-    let emulator = emulator(world_of(3)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(3)).await;
     for _ in 0..2 {
         emulator.fail_next(RequestKind::BuildHistory, 500, "");
     }
@@ -137,12 +129,12 @@ async fn a_run_with_failed_histories_is_partial_and_the_next_one_repairs_it() {
         "  artifacts  3 listed on 1 pages: 3 new",
         "  histories  2 fetched, 0 known, 0 unsupported, 0 gone, 1 failed\n",
     ]);
-    assert_eq!(last_run(&database).await, "published | 3");
+    assert_eq!(database.last_run().await, "published | 3");
     let histories = "select build_history, count(*) from swr_report.artifact group by 1 order by 1";
     assert_eq!(database.snapshot(histories).await, "failed | 1\nstored | 2");
 
     emulator.reset_requests();
-    let repaired = sync().run().await.code(0);
+    let repaired = sync().code(0).await;
     repaired.says(&["  histories  1 fetched, 2 known, 0 unsupported, 0 gone, 0 failed\n"]);
     assert_eq!(emulator.requests().of(RequestKind::BuildHistory), 1);
     assert_eq!(database.snapshot(histories).await, "stored | 3");
@@ -150,10 +142,7 @@ async fn a_run_with_failed_histories_is_partial_and_the_next_one_repairs_it() {
 
 #[tokio::test]
 async fn a_wrong_key_is_tried_once() {
-    let emulator = emulator(world_of(1)).await;
-    let database = TestDatabase::create().await;
-    Program::sync(&emulator, &database).run().await.code(0);
-    emulator.reset_requests();
+    let (emulator, database) = synced(world_of(1)).await;
     let program = Program::sync(&emulator, &database)
         .secret("HUAWEICLOUD_SDK_SK", "wrong-secret-key-not-to-be-shown");
     ends(
@@ -168,7 +157,7 @@ async fn a_wrong_key_is_tried_once() {
     .await;
     assert_eq!(emulator.requests().total(), 1);
     assert_eq!(emulator.requests().failed_signatures, 1);
-    assert_eq!(last_run(&database).await, "failed | 4");
+    assert_eq!(database.last_run().await, "failed | 4");
 }
 
 #[tokio::test]
@@ -197,19 +186,13 @@ async fn a_database_that_cannot_be_reached_is_named_without_its_password() {
 
 #[tokio::test]
 async fn a_role_without_rights_is_a_matter_of_the_database() {
-    let emulator = emulator(world_of(1)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(1)).await;
     let program = Program::sync(&emulator, &database).args(&["--no-migrate"]);
     let words = [
         "permission denied for schema swr",
         "hint: grant the missing privilege to the role",
     ];
-    ends(
-        as_stranger(program, &database).await,
-        Exit::Database,
-        &words,
-    )
-    .await;
+    ends(program.as_stranger(&database).await, Exit::Database, &words).await;
     assert_eq!(emulator.requests().total(), 0);
 }
 
@@ -233,14 +216,13 @@ async fn without_migrating_an_empty_database_is_refused() {
 
     for no in ["", "0", "false"] {
         let program = Program::sync(&emulator, &database).env("SWR_SYNC_NO_MIGRATE", no);
-        program.run().await.code(0);
+        program.code(0).await;
     }
 }
 
 #[tokio::test]
 async fn a_newer_schema_is_left_alone() {
-    let emulator = emulator(world_of(1)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(1)).await;
     database.snapshot("insert into swr._sqlx_migrations (version, description, success, checksum, execution_time)
          values (9001, 'from the future', true, '', 0)").await;
     for command in [
@@ -266,8 +248,7 @@ async fn a_newer_schema_is_left_alone() {
 
 #[tokio::test]
 async fn a_schema_of_an_unreleased_version_is_left_alone() {
-    let emulator = emulator(world_of(1)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(1)).await;
     database
         .snapshot("update swr._sqlx_migrations set checksum = 'other' where version = 1")
         .await;
@@ -291,10 +272,7 @@ async fn a_schema_of_an_unreleased_version_is_left_alone() {
 
 #[tokio::test]
 async fn an_instance_that_changed_its_project_is_refused() {
-    let emulator = emulator(world_of(1)).await;
-    let database = TestDatabase::create().await;
-    Program::sync(&emulator, &database).run().await.code(0);
-    emulator.reset_requests();
+    let (emulator, database) = synced(world_of(1)).await;
     let program = Program::sync(&emulator, &database)
         .env("SWR_PROJECT_ID", "ffffffffffffffffffffffffffffffff");
     let project = &emulator.settings().project_id;
@@ -307,29 +285,9 @@ async fn an_instance_that_changed_its_project_is_refused() {
 }
 
 #[tokio::test]
-async fn a_registry_that_seems_to_be_emptied_is_not_mirrored() {
-    let emulator = emulator(world_of(101)).await;
-    let database = TestDatabase::create().await;
-    Program::sync(&emulator, &database).run().await.code(0);
-    emulator.with_world(|world| {
-        let all: Vec<_> = world.artifacts().map(|artifact| artifact.id).collect();
-        for artifact in all {
-            world.delete_artifact(artifact).unwrap();
-        }
-    });
-    let words = [
-        "the listing lacks 101 of the 101 artifacts published so far",
-        "hint: check the registry: if they are gone there too, `swr-sync sync --accept-removals`",
-    ];
-    ends(Program::sync(&emulator, &database), Exit::Refused, &words).await;
-    assert_eq!(last_run(&database).await, "failed | 6");
-}
-
-#[tokio::test]
 async fn an_endpoint_that_does_not_answer_is_asked_as_often_as_told() {
-    let emulator = emulator(world_of(1)).await;
-    let database = TestDatabase::create().await;
-    Program::sync(&emulator, &database).run().await.code(0);
+    let (emulator, database) = emulator_and_database(world_of(1)).await;
+    Program::sync(&emulator, &database).code(0).await;
     let program = Program::sync(&emulator, &database)
         .env(
             "SWR_ENDPOINT",
@@ -338,51 +296,20 @@ async fn an_endpoint_that_does_not_answer_is_asked_as_often_as_told() {
         .args(&["--max-attempts", "3"]);
     let words = [
         "no answer: ",
+        "refused",
         "(after 3 attempts in ",
         "hint: check the endpoint or region, the network, and HTTPS_PROXY; nothing was published",
     ];
     ends(program, Exit::SourceUnavailable, &words).await;
-    assert_eq!(last_run(&database).await, "failed | 7");
+    assert_eq!(database.last_run().await, "failed | 7");
     let requests = "select requests, retries from swr.sync_run order by run_id desc limit 1";
     let counted = r#"{"namespaces": {"error": 3}} | 2"#;
     assert_eq!(database.snapshot(requests).await, counted);
 }
 
 #[tokio::test]
-async fn a_listing_that_breaks_off_publishes_nothing() {
-    let emulator = emulator(world_of(3)).await;
-    let database = TestDatabase::create().await;
-    for _ in 0..2 {
-        emulator.fail_next(RequestKind::Artifacts, 502, "<html>Bad Gateway</html>");
-    }
-    let program = Program::sync(&emulator, &database).args(&["--max-attempts", "2"]);
-    let words = [
-        "HTTP 502: Bad Gateway",
-        "(after 2 attempts in ",
-        "nothing was published",
-    ];
-    ends(program, Exit::SourceUnavailable, &words).await;
-    assert_eq!(published(&database).await.trim(), "");
-}
-
-#[tokio::test]
-async fn a_job_whose_time_is_up_has_no_complete_listing() {
-    let emulator = emulator(world_of(1)).await;
-    let database = TestDatabase::create().await;
-    // Less than it takes to connect.
-    let program = Program::sync(&emulator, &database).args(&["--max-duration", "1ns"]);
-    let words = [
-        "error: stopped by the time limit of 1ns; the data received so far is stored, nothing was published",
-        "hint: the next run continues from there; --max-duration sets the limit",
-    ];
-    ends(program, Exit::SourceUnavailable, &words).await;
-    assert_eq!(published(&database).await.trim(), "");
-}
-
-#[tokio::test]
 async fn a_second_run_says_who_holds_the_lock_and_asks_for_nothing() {
-    let emulator = emulator(world_of(1)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(1)).await;
     emulator.hang_next(RequestKind::Artifacts);
     let first = Program::sync(&emulator, &database).start();
     wait_until("the first run waits for its page", async || {
@@ -396,7 +323,7 @@ async fn a_second_run_says_who_holds_the_lock_and_asks_for_nothing() {
                from swr.sync_run";
     let expected = database.snapshot(sql).await;
     let process = format!(", process {}, since ", first.process_id());
-    assert!(expected.contains(&process), "{expected}");
+    assert_contains(&expected, &process);
     let words = [expected.as_str(), "hint: wait until that run ends"];
     ends(Program::sync(&emulator, &database), Exit::Locked, &words).await;
     assert_eq!(emulator.requests().total(), requests);
@@ -407,7 +334,7 @@ async fn a_second_run_says_who_holds_the_lock_and_asks_for_nothing() {
 
     first.signal(Signal::SIGTERM);
     first.finish().await.exit(Exit::Terminated);
-    Program::sync(&emulator, &database).run().await.code(0);
+    Program::sync(&emulator, &database).code(0).await;
 }
 
 /// Stored histories, as they arrive.
@@ -421,8 +348,7 @@ async fn wait_for_histories(database: &TestDatabase, count: usize) {
 
 #[tokio::test]
 async fn sigterm_while_a_history_hangs_keeps_what_had_arrived() {
-    let emulator = emulator(world_of(5)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(5)).await;
     emulator.hang_next(RequestKind::BuildHistory);
     let run = Program::sync(&emulator, &database).start();
     wait_for_histories(&database, 4).await;
@@ -432,19 +358,18 @@ async fn sigterm_while_a_history_hangs_keeps_what_had_arrived() {
     let words =
         ["error: stopped by a signal; the data received so far is stored, nothing was published"];
     finished.says(&words);
-    assert_eq!(last_run(&database).await, "stopped | 143");
-    assert_eq!(published(&database).await.trim(), "");
+    assert_eq!(database.last_run().await, "stopped | 143");
+    assert_eq!(database.published().await.trim(), "");
 
     emulator.reset_requests();
-    let next = Program::sync(&emulator, &database).run().await.code(0);
+    let next = Program::sync(&emulator, &database).code(0).await;
     next.says(&["5 listed on 1 pages: 5 new", "1 fetched, 4 known"]);
     assert_eq!(emulator.requests().of(RequestKind::BuildHistory), 1);
 }
 
 #[tokio::test]
 async fn sigint_while_a_page_hangs_keeps_what_had_arrived() {
-    let emulator = emulator(world_of(101)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(101)).await;
     // The first page comes as it is, then one that never does.
     emulator.fail_next(RequestKind::Artifacts, 200, first_page(&emulator).await);
     emulator.hang_next(RequestKind::Artifacts);
@@ -458,12 +383,12 @@ async fn sigint_while_a_page_hangs_keeps_what_had_arrived() {
     run.signal(Signal::SIGINT);
     let finished = run.finish().await.exit(Exit::Interrupted);
     finished.says(&["error: stopped by a signal; the data received so far is stored"]);
-    assert_eq!(last_run(&database).await, "stopped | 130");
+    assert_eq!(database.last_run().await, "stopped | 130");
     let pages = "select pages, artifacts_listed, histories_fetched from swr.sync_run";
     assert_eq!(database.snapshot(pages).await, "1 | 100 | 100");
-    assert_eq!(published(&database).await.trim(), "");
+    assert_eq!(database.published().await.trim(), "");
 
-    let next = Program::sync(&emulator, &database).run().await.code(0);
+    let next = Program::sync(&emulator, &database).code(0).await;
     next.says(&["101 listed on 2 pages: 101 new", "1 fetched, 100 known"]);
     assert_eq!(emulator.requests().of(RequestKind::BuildHistory), 101);
 }
@@ -479,14 +404,13 @@ async fn first_page(emulator: &Emulator) -> String {
     let headers = format!("x-auth-token: {}\r\n", token.expose_secret());
     let answer = http(emulator, &request, &headers, "").await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert_starts_with(&head, "HTTP/1.1 200 ");
     body.to_owned()
 }
 
 #[tokio::test]
 async fn of_several_instances_the_worst_end_counts_and_each_is_told() {
-    let emulator = emulator(world_of(3)).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(3)).await;
     let known = emulator.settings().instance_id.clone();
     let unknown = "99999999-9999-9999-9999-999999999999";
     let sync = |ids: String| Program::sync(&emulator, &database).env("SWR_INSTANCE_ID", ids);
@@ -502,7 +426,7 @@ async fn of_several_instances_the_worst_end_counts_and_each_is_told() {
     finished
         .says(&told)
         .says(&["run 1: published in ", " 1 failed"]);
-    assert_eq!(last_run(&database).await, "published | 3");
+    assert_eq!(database.last_run().await, "published | 3");
     // Complete, and not there at all.
     let finished = sync(both).run().await.exit(Exit::Usage);
     finished.says(&told).says(&["run 2: published in "]);
@@ -510,5 +434,5 @@ async fn of_several_instances_the_worst_end_counts_and_each_is_told() {
     let program = sync(format!("{unknown},{known}"));
     emulator.fail_next(RequestKind::Namespaces, 403, GATEWAY_REFUSAL);
     program.run().await.exit(Exit::Usage);
-    assert_eq!(last_run(&database).await, "failed | 4");
+    assert_eq!(database.last_run().await, "failed | 4");
 }

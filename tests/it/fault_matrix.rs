@@ -21,7 +21,7 @@ use swr_emulator::{
 };
 use swr_sync::clock::Clock;
 use swr_sync::exit::Exit;
-use swr_sync::registry::{Credentials, PasswordLogin, ProjectSettings};
+use swr_sync::registry::{Credentials, ProjectSettings};
 use swr_sync::run::RunReport;
 use swr_sync::stop::{self, StopReason};
 use swr_sync::sync::{Progress, Safeguards, SyncError, SyncSettings};
@@ -32,6 +32,7 @@ use super::support::mirror::{
     FACT_TABLES, client_settings, facts, run_as, run_at, start_of_time, sync_settings, wait_until,
 };
 use super::support::proxy::Proxy;
+use crate::support::mirror::user_settings;
 
 /// One seed in `MANY_IN` has a registry with `MANY` artifacts.
 const MANY_IN: u32 = 40;
@@ -239,18 +240,7 @@ impl<'a> Trial<'a> {
                 }
             });
         }
-        let EmulatorSettings {
-            credentials,
-            project_id,
-            ..
-        } = emulator.settings();
-        let login = Credentials::Password(PasswordLogin {
-            iam_endpoint: emulator.endpoint().parse().unwrap(),
-            user: credentials.user.clone(),
-            password: credentials.password.clone(),
-            account: credentials.account.clone(),
-            project_id: project_id.clone(),
-        });
+        let login = user_settings(&emulator, "emulator-password").credentials;
         Trial {
             chance,
             credentials: has_password.then_some(login),

@@ -9,7 +9,6 @@ use flate2::read::GzDecoder;
 use serde_json::{Value, json};
 use swr_emulator::{Authentication, Emulator, EmulatorSettings, Fault, RequestKind, World};
 use swr_sync::exit::Exit;
-use swr_sync::registry::{Credentials, PasswordLogin};
 use swr_sync::run::RunReport;
 use swr_sync::stop;
 use swr_sync::sync::SyncError;
@@ -17,9 +16,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::support::database::TestDatabase;
-use super::support::mirror::{
-    Mirror, client_settings, facts, run_as, start_of_time, sync_into, sync_settings,
-};
+use super::support::mirror::{Mirror, facts, run_as, start_of_time, sync_into, sync_settings};
+use crate::support::mirror::user_settings;
 
 /// Two pages of artifacts.
 fn world() -> World {
@@ -358,20 +356,8 @@ fn effect(fault: &Fault, kind: RequestKind) -> Effect {
 
 /// A run of an IAM user.
 async fn sync_as_user(mirror: &Mirror, timeout: Duration) -> Result<RunReport, SyncError> {
-    let mut client = client_settings(&mirror.emulator);
+    let mut client = user_settings(&mirror.emulator, "emulator-password");
     client.transport.request_timeout = timeout;
-    let EmulatorSettings {
-        credentials,
-        project_id,
-        ..
-    } = mirror.emulator.settings();
-    client.credentials = Credentials::Password(PasswordLogin {
-        iam_endpoint: client.endpoint.clone(),
-        user: credentials.user.clone(),
-        password: credentials.password.clone(),
-        account: credentials.account.clone(),
-        project_id: project_id.clone(),
-    });
     let (_stopper, stop) = stop::channel();
     let settings = sync_settings(&client);
     run_as(client, settings, &mirror.database, &Arc::default(), &stop).await
@@ -388,7 +374,7 @@ async fn check_effects_on(kind: RequestKind, artifacts: usize) {
         if !fault.befalls(kind) || is_first_use {
             continue;
         }
-        mirror.emulator.with_world(|world| {
+        mirror.with_world(|world| {
             let oldest = world.artifacts().next().unwrap().id;
             world.delete_artifact(oldest).unwrap();
             let repository = world.artifacts().last().unwrap().repository_id;
@@ -404,9 +390,9 @@ async fn check_effects_on(kind: RequestKind, artifacts: usize) {
         };
         if kind == RequestKind::Artifacts {
             // Some faults show only on a later page.
-            mirror.emulator.disturb_next(kind, Fault::Chunked);
+            mirror.disturb_next(kind, Fault::Chunked);
         }
-        mirror.emulator.disturb_next(kind, fault.clone());
+        mirror.disturb_next(kind, fault.clone());
 
         let timeout = match fault {
             Fault::Hang => Duration::from_secs(1),
@@ -415,7 +401,7 @@ async fn check_effects_on(kind: RequestKind, artifacts: usize) {
         let result = sync_as_user(&mirror, timeout).await;
 
         let name = format!("{fault:?} of {kind}: {expected:?}");
-        assert_eq!(mirror.emulator.queued_faults(), 0, "{name}");
+        assert_eq!(mirror.queued_faults(), 0, "{name}");
         assert_eq!(
             falsely_removed(&mirror.emulator, &mirror.database).await,
             "",
@@ -515,15 +501,15 @@ async fn an_artifact_that_slips_between_two_pages_is_not_removed() {
     let mirror = Mirror::new(one_repository()).await;
     mirror.sync().await;
     let before = mirror.facts().await;
-    mirror.emulator.reset_requests();
-    let disturb = |fault| mirror.emulator.disturb_next(RequestKind::Artifacts, fault);
+    mirror.reset_requests();
+    let disturb = |fault| mirror.disturb_next(RequestKind::Artifacts, fault);
     disturb(Fault::Chunked);
     disturb(Fault::MissingRows);
 
     let report = mirror.sync().await;
 
     assert_eq!(report.counters.artifacts_removed, 0);
-    let pages = mirror.emulator.requests().of(RequestKind::Artifacts);
+    let pages = mirror.requests().of(RequestKind::Artifacts);
     assert_eq!(pages, 4, "listed twice");
     assert_eq!(mirror.facts().await, before);
 }
@@ -532,7 +518,7 @@ async fn an_artifact_that_slips_between_two_pages_is_not_removed() {
 async fn an_artifact_pushed_meanwhile_does_not_make_up_for_one_that_slips() {
     let mirror = Mirror::new(one_repository()).await;
     mirror.sync().await;
-    let disturb = |fault| mirror.emulator.disturb_next(RequestKind::Artifacts, fault);
+    let disturb = |fault| mirror.disturb_next(RequestKind::Artifacts, fault);
     disturb(Fault::ArtifactPushed);
     disturb(Fault::MissingRows);
 
@@ -547,18 +533,18 @@ async fn an_artifact_pushed_meanwhile_does_not_make_up_for_one_that_slips() {
 async fn a_removal_that_the_catalog_confirms_costs_no_second_listing() {
     let mirror = Mirror::new(one_repository()).await;
     mirror.sync().await;
-    mirror.emulator.with_world(|world| {
+    mirror.with_world(|world| {
         let artifact = world.artifacts().next().unwrap().clone();
         world.delete_artifact(artifact.id).unwrap();
         world.push(artifact.repository_id).unwrap();
     });
-    mirror.emulator.reset_requests();
+    mirror.reset_requests();
 
     let report = mirror.sync().await;
 
     let counters = report.counters;
     assert_eq!((counters.artifacts_new, counters.artifacts_removed), (1, 1));
-    assert_eq!(mirror.emulator.requests().of(RequestKind::Artifacts), 2);
+    assert_eq!(mirror.requests().of(RequestKind::Artifacts), 2);
 }
 
 /// Answers the next request for repositories with that of [`one_repository`], and this count.
@@ -592,18 +578,18 @@ async fn a_removal_causes_no_second_listing_if_the_catalog_counts_more_than_is_l
     mirror.sync().await;
     delete_first_artifact(&mirror.emulator);
     count_once(&mirror.emulator, 132.into());
-    mirror.emulator.reset_requests();
+    mirror.reset_requests();
 
     let report = mirror.sync().await;
 
     assert_eq!(report.counters.artifacts_removed, 1);
-    assert_eq!(mirror.emulator.requests().of(RequestKind::Artifacts), 2);
+    assert_eq!(mirror.requests().of(RequestKind::Artifacts), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_artifact_that_slips_is_not_removed_if_the_catalog_counts_fewer_than_are_listed() {
     let mirror = Mirror::new(one_repository()).await;
-    let disturb = |fault| mirror.emulator.disturb_next(RequestKind::Artifacts, fault);
+    let disturb = |fault| mirror.disturb_next(RequestKind::Artifacts, fault);
     count_once(&mirror.emulator, 129.into());
     mirror.sync().await;
     // The listing has as many as the catalog counts.
@@ -624,19 +610,19 @@ async fn without_a_count_an_artifact_is_removed_only_if_two_listings_lack_it() {
     mirror.sync().await;
     delete_first_artifact(&mirror.emulator);
     count_once(&mirror.emulator, Value::Null);
-    mirror.emulator.reset_requests();
+    mirror.reset_requests();
 
     let report = mirror.sync().await;
 
     assert_eq!(report.counters.artifacts_removed, 1);
-    assert_eq!(mirror.emulator.requests().of(RequestKind::Artifacts), 4);
+    assert_eq!(mirror.requests().of(RequestKind::Artifacts), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_count_that_was_read_during_the_listing_is_no_evidence_of_a_removal() {
     let mirror = Mirror::new(one_repository()).await;
     mirror.sync().await;
-    let disturb = |fault| mirror.emulator.disturb_next(RequestKind::Artifacts, fault);
+    let disturb = |fault| mirror.disturb_next(RequestKind::Artifacts, fault);
     // The new repository is not in the catalog yet, so the catalog is read again. By then it counts one
     // artifact fewer, and one of the second page has slipped.
     count_once(&mirror.emulator, 130.into());
@@ -653,7 +639,7 @@ async fn a_count_that_was_read_during_the_listing_is_no_evidence_of_a_removal() 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_artifact_deleted_during_one_listing_does_not_hide_a_slip_in_the_next() {
     let mirror = Mirror::new(one_repository()).await;
-    let disturb = |fault| mirror.emulator.disturb_next(RequestKind::Artifacts, fault);
+    let disturb = |fault| mirror.disturb_next(RequestKind::Artifacts, fault);
     mirror.sync().await;
     disturb(Fault::ArtifactDeleted);
     let report = mirror.sync().await;
@@ -677,24 +663,20 @@ async fn a_repository_that_slips_between_two_catalog_pages_is_not_removed() {
     }
     let mirror = Mirror::new(world).await;
     mirror.sync().await;
-    mirror.emulator.reset_requests();
-    let disturb = |fault| {
-        mirror
-            .emulator
-            .disturb_next(RequestKind::Repositories, fault)
-    };
+    mirror.reset_requests();
+    let disturb = |fault| mirror.disturb_next(RequestKind::Repositories, fault);
     disturb(Fault::Chunked);
     disturb(Fault::RepositoryDeleted);
 
     mirror.sync().await;
 
-    let gone = mirror.emulator.with_world(|world| {
+    let gone = mirror.with_world(|world| {
         let numbers = 0..100;
         let mut names = numbers.map(|number| format!("app-{number}"));
         names.any(|name| world.repository("team", &name).is_none())
     });
     assert!(gone, "the deleted one was on the first page");
-    assert_eq!(mirror.emulator.requests().of(RequestKind::Repositories), 4);
+    assert_eq!(mirror.requests().of(RequestKind::Repositories), 4);
     let falsely_removed = falsely_removed(&mirror.emulator, &mirror.database).await;
     assert_eq!(falsely_removed, "");
 }
@@ -702,14 +684,14 @@ async fn a_repository_that_slips_between_two_catalog_pages_is_not_removed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_history_that_fails_is_not_asked_for_again_when_its_row_comes_twice() {
     let mirror = Mirror::new(one_repository()).await;
-    let last_of_page = mirror.emulator.with_world(|world| {
+    let last_of_page = mirror.with_world(|world| {
         let artifact = world.artifacts().nth(99).unwrap();
         artifact.digest().to_string()
     });
-    mirror.emulator.with_world(|world| {
+    mirror.with_world(|world| {
         world.override_build_history(&last_of_page, 500, serde_json::json!({}));
     });
-    let disturb = |fault| mirror.emulator.disturb_next(RequestKind::Artifacts, fault);
+    let disturb = |fault| mirror.disturb_next(RequestKind::Artifacts, fault);
     // The second page comes when the histories of the first have long been answered.
     disturb(Fault::Chunked);
     for _ in 0..40 {
@@ -720,5 +702,5 @@ async fn a_history_that_fails_is_not_asked_for_again_when_its_row_comes_twice() 
     let report = mirror.sync().await;
 
     assert_eq!(report.counters.histories_failed, 1);
-    assert_eq!(mirror.emulator.history_requests()[&last_of_page], 3);
+    assert_eq!(mirror.history_requests()[&last_of_page], 3);
 }

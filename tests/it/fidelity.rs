@@ -16,10 +16,12 @@ use swr_sync::run::RunReport;
 use swr_sync::stop;
 use swr_sync::sync::{Ending, HEARTBEAT, PATIENCE, Safeguards, SyncError, SyncSettings, sync};
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 use super::support::database::TestDatabase;
-use super::support::wire::next_target;
+use super::support::wire::{listen, next_request};
+use crate::support::cases;
+use crate::support::{assert_contains, assert_lacks};
 
 /// What a registry answers, byte for byte.
 #[derive(Debug, Clone)]
@@ -102,27 +104,18 @@ struct Mirror {
     answers: Arc<Mutex<Answers>>,
     endpoint: String,
     database: TestDatabase,
-    _serving: tokio::task::JoinSet<()>,
 }
 
 impl Mirror {
     async fn new(answers: Answers) -> Mirror {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let answers = Arc::new(Mutex::new(answers));
-        let mut serving = tokio::task::JoinSet::new();
         let state = Arc::clone(&answers);
-        serving.spawn(async move {
-            let mut connections = tokio::task::JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(serve(stream, Arc::clone(&state)));
-            }
-        });
+        let address = listen(move |stream| serve(stream, Arc::clone(&state))).await;
+        let endpoint = format!("http://{address}");
         Mirror {
             answers,
             endpoint,
             database: TestDatabase::create().await,
-            _serving: serving,
         }
     }
 
@@ -189,8 +182,8 @@ impl Mirror {
 }
 
 async fn serve(mut stream: TcpStream, answers: Arc<Mutex<Answers>>) {
-    while let Some(target) = next_target(&mut stream).await {
-        let body = answers.lock().unwrap().answer(&target).to_vec();
+    while let Some(request) = next_request(&mut stream).await {
+        let body = answers.lock().unwrap().answer(request.target()).to_vec();
         let head = format!(
             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
             body.len()
@@ -450,15 +443,11 @@ async fn catalog_rows_that_cannot_be_stored_are_not_taken_for_removed() {
     let mirror = Mirror::new(Answers::default()).await;
     mirror.sync().await;
     let removed = "select (select count(removed_at) from swr.namespace), (select count(removed_at) from swr.repository)";
-    for (namespace, repository, expected) in [
-        (r#"{"namespace_id":1}"#, r#"{"id":2,"name":null}"#, "0 | 0"),
-        (r#"{"name":"team"}"#, "7", "0 | 0"),
-        (
-            r#"{"namespace_id":9,"name":"other"}"#,
-            r#"{"id":9,"name":"other","namespace_name":"other"}"#,
-            "1 | 1",
-        ),
-    ] {
+    for (namespace, repository, expected) in cases! {
+        r#"{"namespace_id":1}"#, r#"{"id":2,"name":null}"# => "0 | 0";
+        r#"{"name":"team"}"#, "7" => "0 | 0";
+        r#"{"namespace_id":9,"name":"other"}"#, r#"{"id":9,"name":"other","namespace_name":"other"}"# => "1 | 1";
+    } {
         mirror.set(Answers {
             namespaces: format!(r#"{{"namespaces":[{namespace}],"total":1}}"#).into(),
             repositories: format!(r#"{{"repositories":[{repository}],"total":1}}"#).into(),
@@ -715,10 +704,8 @@ async fn an_unchanged_registry_with_issues_writes_no_row_and_another_instance_ge
     .await;
     assert_eq!(mirror.sync().await.counters.data_issues, 5);
     let report = mirror.sync().await;
-    assert_eq!(
-        (report.counters.data_issues, report.counters.rows_written),
-        (0, 0)
-    );
+    assert_eq!(report.counters.data_issues, 0);
+    assert_eq!(report.counters.rows_written, 0);
 
     let report = mirror.try_sync("the-other-instance").await.unwrap();
     assert_eq!(report.counters.histories_reused, 1);
@@ -746,48 +733,21 @@ the-instance | manifest | d0 | total | wrong type, stored as NULL | "x""#;
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_read_at_all_stops_the_run_and_is_not_quoted() {
     let mirror = Mirror::new(Answers::default()).await;
-    for (page, reason) in [
-        (&br#""s3cret""#[..], "the answer is not a JSON object"),
-        (b"[1]", "the answer is not a JSON object"),
-        (
-            b"",
-            "the answer is not JSON: EOF while parsing a value at line 1 column 0",
-        ),
-        (
-            br#"{"artifacts":[{"s3cret":tru}]}"#,
-            "the answer is not JSON: expected ident at line 1 column 28",
-        ),
-        (
-            br#"{"artifacts":["s3cret"#,
-            "the answer is not JSON: EOF while parsing a string at line 1 column 21",
-        ),
-        (
-            b"{\"artifacts\":[\xff]}",
-            "the answer is not JSON: expected value at line 1 column 15",
-        ),
-        (
-            br#"{"artifacts":[]}{"s3cret":1}"#,
-            "the answer is not JSON: trailing characters at line 1 column 17",
-        ),
-        (br#"{"s3cret":1}"#, "the answer has no artifacts"),
-        (br#"{"artifacts":{"s3cret":1}}"#, "artifacts is not a list"),
-        (
-            br#"{"artifacts":[],"artifacts":["s3cret"]}"#,
-            "the answer gives artifacts twice",
-        ),
-        (
-            br#"{"artifacts":[],"next_marker":5,"next_marker":null}"#,
-            "the answer gives next_marker twice",
-        ),
-        (
-            br#"{"artifacts":[],"next_marker":1e30}"#,
-            "next_marker is not a number of 64 bits",
-        ),
-        (
-            br#"{"artifacts":[],"next_marker":{"s3cret":1}}"#,
-            "next_marker is not a number of 64 bits",
-        ),
-    ] {
+    for (page, reason) in cases! {
+        &br#""s3cret""#[..] => "the answer is not a JSON object";
+        b"[1]" => "the answer is not a JSON object";
+        b"" => "the answer is not JSON: EOF while parsing a value at line 1 column 0";
+        br#"{"artifacts":[{"s3cret":tru}]}"# => "the answer is not JSON: expected ident at line 1 column 28";
+        br#"{"artifacts":["s3cret"# => "the answer is not JSON: EOF while parsing a string at line 1 column 21";
+        b"{\"artifacts\":[\xff]}" => "the answer is not JSON: expected value at line 1 column 15";
+        br#"{"artifacts":[]}{"s3cret":1}"# => "the answer is not JSON: trailing characters at line 1 column 17";
+        br#"{"s3cret":1}"# => "the answer has no artifacts";
+        br#"{"artifacts":{"s3cret":1}}"# => "artifacts is not a list";
+        br#"{"artifacts":[],"artifacts":["s3cret"]}"# => "the answer gives artifacts twice";
+        br#"{"artifacts":[],"next_marker":5,"next_marker":null}"# => "the answer gives next_marker twice";
+        br#"{"artifacts":[],"next_marker":1e30}"# => "next_marker is not a number of 64 bits";
+        br#"{"artifacts":[],"next_marker":{"s3cret":1}}"# => "next_marker is not a number of 64 bits";
+    } {
         mirror.set(Answers {
             artifacts: vec![page.to_vec()],
             ..Answers::default()
@@ -797,11 +757,8 @@ async fn what_cannot_be_read_at_all_stops_the_run_and_is_not_quoted() {
             .await
             .unwrap_err()
             .to_string();
-        assert!(
-            error.contains(&format!("unreadable answer: {reason}")),
-            "{error}"
-        );
-        assert!(!error.contains("s3cret"), "{error}");
+        assert_contains(&error, &format!("unreadable answer: {reason}"));
+        assert_lacks(&error, "s3cret");
     }
     mirror
         .check(

@@ -74,23 +74,19 @@ async fn touched_blocks(
     for (round, (phase, preparation)) in phases.into_iter().enumerate() {
         server.execute(name, preparation).await;
         if round > 0 {
-            mirror
-                .emulator
-                .with_world(|world| world.evolve(round as u32));
+            mirror.with_world(|world| world.evolve(round as u32));
         }
         server
             .execute("postgres", "select pg_stat_statements_reset()")
             .await;
         Program::sync(&mirror.emulator, &mirror.database)
-            .run()
-            .await
-            .code(0);
+            .code(0)
+            .await;
         Program::new(&["verify"])
             .registry(&mirror.emulator)
             .database(&mirror.database)
-            .run()
-            .await
-            .code(0);
+            .code(0)
+            .await;
         for (statement, blocks) in statements(server, name).await {
             *touched.entry((phase, statement)).or_default() += blocks;
         }

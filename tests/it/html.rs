@@ -6,9 +6,11 @@ use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
 use swr_emulator::{ArtifactSpec, Digest, Quirks, World, WorldSettings};
 
+use crate::support::assert_ends_with;
 use crate::support::browser::Browser;
+use crate::support::cases;
 use crate::support::database::TestDatabase;
-use crate::support::program::{Program, emulator};
+use crate::support::program::{Program, emulator_and_database};
 
 const SCRIPT: &str = "</script><script>alert(1)</script>";
 const TAG: &str = "v1\"><img src=x onerror=alert(2)>";
@@ -57,15 +59,14 @@ fn world() -> World {
 }
 
 async fn synced(world: World) -> TestDatabase {
-    let emulator = emulator(world).await;
-    let database = TestDatabase::create().await;
-    Program::sync(&emulator, &database).run().await.code(0);
+    let (emulator, database) = emulator_and_database(world).await;
+    Program::sync(&emulator, &database).code(0).await;
     database
 }
 
 async fn page(database: &TestDatabase, arguments: &[&str]) -> String {
     let program = Program::new(&["report", "html"]).args(arguments);
-    let finished = program.database(database).run().await.code(0);
+    let finished = program.database(database).code(0).await;
     assert_eq!(finished.stderr, "");
     finished.stdout
 }
@@ -151,7 +152,7 @@ async fn the_page_tells_without_scripts_what_the_registry_holds() {
     );
     let command = &table(&page, "Commands")[0];
     let expected = "RUN curl http://example.org/install | sh | 2 | 2 | shop/api:v1 | 2";
-    assert!(command.ends_with(expected), "{command}");
+    assert_ends_with(&command, expected);
 }
 
 #[tokio::test]
@@ -206,7 +207,7 @@ async fn the_page_replaces_a_file_only_when_it_is_complete() {
     let arguments = ["report", "html", "--output", file.to_str().unwrap()];
     let unreachable = "postgresql://nobody:a-password-not-to-be-shown@127.0.0.1:1/none";
     let failing = Program::new(&arguments).database_url(unreachable);
-    failing.run().await.code(5);
+    failing.code(5).await;
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "old");
     page_in(folder.path(), &database).await;
     let page = std::fs::read_to_string(&file).unwrap();
@@ -215,7 +216,7 @@ async fn the_page_replaces_a_file_only_when_it_is_complete() {
 
     let nowhere = ["--output", "/nowhere/report.html"];
     let program = Program::new(&["report", "html"]).args(&nowhere);
-    program.database(&database).run().await.code(1).says(&[
+    program.database(&database).code(1).await.says(&[
         "cannot write /nowhere/report.html",
         "the folder must exist and be writable",
     ]);
@@ -223,25 +224,12 @@ async fn the_page_replaces_a_file_only_when_it_is_complete() {
 
 #[tokio::test]
 async fn options_that_mean_nothing_here_are_refused() {
-    for (arguments, complaint) in [
-        (
-            ["report", "html", "--format", "csv"],
-            "`report html` does not support --format",
-        ),
-        (
-            ["report", "html", "--namespace", "shop"],
-            "`report html` does not support --namespace",
-        ),
-        (
-            ["report", "artifact", "--output", "file"],
-            "--output works with `report html` only",
-        ),
-    ] {
-        Program::new(&arguments)
-            .run()
-            .await
-            .code(2)
-            .says(&[complaint]);
+    for (arguments, complaint) in cases! {
+        ["report", "html", "--format", "csv"] => "`report html` does not support --format";
+        ["report", "html", "--namespace", "shop"] => "`report html` does not support --namespace";
+        ["report", "artifact", "--output", "file"] => "--output works with `report html` only";
+    } {
+        Program::new(&arguments).code(2).await.says(&[complaint]);
     }
 }
 

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use super::support::database::TestDatabase;
 use super::support::mirror::{start_of_time, wait_until};
 use super::support::program::{Finished, Program, emulator, emulator_settings};
+use crate::support::{assert_contains, assert_starts_with};
 
 /// What each instance shows of itself; not the numbers that the database gave it.
 const FACTS: &str = "
@@ -112,7 +113,7 @@ async fn all_instances_are_those_that_run_and_list_artifacts_in_every_run_anew()
     }
     emulator.add_instance(instance("zzz"), world(3));
 
-    let finished = sync_all(&emulator, &database).run().await.code(0);
+    let finished = sync_all(&emulator, &database).code(0).await;
     let expected = [
         "its version is 25.5.0, but the artifact list requires 25.6.0 or later",
         "its status is Creating",
@@ -121,7 +122,7 @@ async fn all_instances_are_those_that_run_and_list_artifacts_in_every_run_anew()
     let finished = finished.says(&expected);
     for id in [&first(), "bbb", "zzz"] {
         let line = format!("instance {id}  published, ");
-        assert!(finished.stderr.contains(&line), "{}", finished.stderr);
+        assert_contains(&finished.stderr, &line);
     }
     let all = format!("{} | 1\nbbb | 1\nzzz | 1", first());
     assert_eq!(database.snapshot(PUBLISHED).await, all);
@@ -135,7 +136,7 @@ async fn all_instances_are_those_that_run_and_list_artifacts_in_every_run_anew()
         instance.status = "Running".into()
     });
     emulator.with_instance("bbb", |instance, _| instance.status = "Deleting".into());
-    sync_all(&emulator, &database).run().await.code(0);
+    sync_all(&emulator, &database).code(0).await;
     let all = format!("{} | 2\nbbb | 1\ncreating-7 | 1\nzzz | 2", first());
     assert_eq!(database.snapshot(PUBLISHED).await, all);
 }
@@ -150,15 +151,11 @@ async fn an_instance_that_is_asked_for_among_all_must_be_there() {
         ("other", &other, "['elsewhere']"),
     ]));
     let sync = || file.program("sync", &database);
-    let finished = sync().args(&["--instance-id", "bbb"]).run().await.code(0);
+    let finished = sync().args(&["--instance-id", "bbb"]).code(0).await;
     // One instance looks as it does alone.
     assert!(!finished.stderr.contains("succeeded in"));
     assert_eq!(database.snapshot(PUBLISHED).await, "bbb | 1");
-    let finished = sync()
-        .args(&["--instance-id", "bbb,xxx"])
-        .run()
-        .await
-        .code(2);
+    let finished = sync().args(&["--instance-id", "bbb,xxx"]).code(2).await;
     finished.says(&["no source has an instance xxx that can be mirrored"]);
     assert_eq!(database.snapshot(PUBLISHED).await, "bbb | 1");
 }
@@ -234,11 +231,7 @@ async fn each_source_has_the_credentials_of_its_own_and_no_secret_is_shown() {
             .env("HUAWEICLOUD_SDK_AK", "AKOFSOMEBODYELSE")
             .secret("HUAWEICLOUD_SDK_SK", "secret-key-of-somebody-else")
     };
-    let finished = program("sync")
-        .env("SWR_SYNC_LOG", "trace")
-        .run()
-        .await
-        .code(0);
+    let finished = program("sync").env("SWR_SYNC_LOG", "trace").code(0).await;
     let expected = [
         "here: instance here  published, ",
         "in-file: instance in-file  published, ",
@@ -257,7 +250,7 @@ async fn each_source_has_the_credentials_of_its_own_and_no_secret_is_shown() {
 
     // One key is no longer right: its instance fails, the others do not.
     in_file.set_secret_key("another");
-    let finished = program("sync").run().await.code(4);
+    let finished = program("sync").code(4).await;
     let finished = finished.says(&["source in-file:\nerror: ", "2 of 3 instances succeeded"]);
     assert!(finished.stderr.contains("source in-file  failed with 4"));
     let published = "here | 2\nin-file | 1\nin-variable | 2";
@@ -265,7 +258,7 @@ async fn each_source_has_the_credentials_of_its_own_and_no_secret_is_shown() {
 
     // Nor does one whose secret cannot be read keep the others from their run.
     std::fs::remove_file(&path).unwrap();
-    let finished = program("sync").run().await.code(2);
+    let finished = program("sync").code(2).await;
     finished.says(&["cannot read the file", "2 of 3 instances succeeded"]);
     let published = "here | 3\nin-file | 1\nin-variable | 3";
     assert_eq!(database.snapshot(PUBLISHED).await, published);
@@ -294,11 +287,7 @@ async fn one_failing_instance_of_three_does_not_stop_the_others() {
     assert_eq!(database.snapshot(PUBLISHED).await, published);
 
     // The log says which instance a line is of.
-    let json = sync()
-        .env("SWR_SYNC_LOG_FORMAT", "json")
-        .run()
-        .await
-        .code(code);
+    let json = sync().env("SWR_SYNC_LOG_FORMAT", "json").code(code).await;
     let lines: Vec<Value> = json
         .stderr
         .lines()
@@ -327,7 +316,7 @@ async fn a_project_that_does_not_list_its_instances_fails_alone() {
         ("silent", &silent, "'all'"),
         ("other", &other, "'all'"),
     ]));
-    let finished = file.program("sync", &database).run().await.code(4);
+    let finished = file.program("sync", &database).code(4).await;
     finished.says(&["source silent:\nerror: ", "1 of 2 instances succeeded"]);
     assert_eq!(database.snapshot(PUBLISHED).await, "other | 1");
 }
@@ -355,7 +344,7 @@ async fn shards_lead_to_the_same_tables_whatever_their_number() {
                     .args(&["--shard", &format!("auto/{count}")])
                     .env("JOB_COMPLETION_INDEX", (number - 1).to_string()),
             };
-            program.run().await.code(0);
+            program.code(0).await;
         }
         // Each instance once, of whatever shard.
         for id in ids.into_iter().chain([first().as_str()]) {
@@ -366,7 +355,7 @@ async fn shards_lead_to_the_same_tables_whatever_their_number() {
             );
         }
         let whole = TestDatabase::create().await;
-        sync_all(&emulator, &whole).run().await.code(0);
+        sync_all(&emulator, &whole).code(0).await;
         let facts = whole.snapshot(FACTS).await;
         assert_eq!(facts, sharded.snapshot(FACTS).await, "with {count} shards");
         assert!(facts.lines().count() > 60);
@@ -378,15 +367,15 @@ async fn what_is_wrong_with_a_shard_is_told_before_anything_is_asked() {
     let database = TestDatabase::create().await;
     let emulator = project(&[]).await;
     let sync = |shard: &str| sync_all(&emulator, &database).args(&["--shard", shard]);
-    let unset = sync("auto/3").run().await.code(2);
+    let unset = sync("auto/3").code(2).await;
     unset.says(&[
         "--shard auto/3 needs JOB_COMPLETION_INDEX",
         "completionMode: Indexed",
     ]);
     let beyond = sync("auto/3").env("JOB_COMPLETION_INDEX", "3");
     let expected = ["JOB_COMPLETION_INDEX is 3", "indexes 0 to 2"];
-    beyond.run().await.code(2).says(&expected);
-    let zero = sync("0/3").run().await.code(2);
+    beyond.code(2).await.says(&expected);
+    let zero = sync("0/3").code(2).await;
     zero.says(&["shards are numbered from 1: the first is 1/3"]);
     assert_eq!(emulator.requests().total(), 0);
 }
@@ -405,11 +394,11 @@ async fn two_jobs_that_meet_do_each_what_the_other_does_not() {
     let published = database.snapshot(PUBLISHED).await;
     let done = published.split(" | ").next().unwrap().to_owned();
 
-    let finished = sync_all(&emulator, &database).run().await.code(75);
+    let finished = sync_all(&emulator, &database).code(75).await;
     finished.says(&["1 of 2 instances succeeded", "failed with 75"]);
     assert_eq!(database.snapshot(PUBLISHED).await, format!("{done} | 2"));
     let skipping = sync_all(&emulator, &database).args(&["--if-locked", "skip"]);
-    let finished = skipping.run().await.code(0);
+    let finished = skipping.code(0).await;
     finished.says(&["1 of 2 instances succeeded, 1 skipped"]);
     assert_eq!(database.snapshot(PUBLISHED).await, format!("{done} | 3"));
     stuck.signal(nix::sys::signal::Signal::SIGKILL);
@@ -421,9 +410,9 @@ async fn two_jobs_that_meet_do_each_what_the_other_does_not() {
         database.snapshot(held).await == "0"
     })
     .await;
-    sync_all(&emulator, &database).run().await.code(0);
+    sync_all(&emulator, &database).code(0).await;
     let whole = TestDatabase::create().await;
-    sync_all(&emulator, &whole).run().await.code(0);
+    sync_all(&emulator, &whole).code(0).await;
     assert_eq!(database.snapshot(FACTS).await, whole.snapshot(FACTS).await);
 }
 
@@ -434,11 +423,11 @@ async fn the_instances_of_a_project_share_one_cap() {
     // Long enough for all of them to be under way at once, where they are not held back.
     emulator.set_latency(std::time::Duration::from_millis(20));
     let uncapped = TestDatabase::create().await;
-    sync_all(&emulator, &uncapped).run().await.code(0);
+    sync_all(&emulator, &uncapped).code(0).await;
     assert!(emulator.requests().peak_in_flight > 3);
     emulator.reset_requests();
     let capped = sync_all(&emulator, &database).env("SWR_MAX_IN_FLIGHT", "3");
-    capped.run().await.code(0).says(&["4 of 4 instances"]);
+    capped.code(0).await.says(&["4 of 4 instances"]);
     assert!(emulator.requests().peak_in_flight <= 3);
 }
 
@@ -451,10 +440,10 @@ async fn doctor_looks_at_every_instance() {
         ("one", &emulator, "'all'"),
         ("other", &other, "['other']"),
     ]));
-    file.program("sync", &database).run().await.code(0);
+    file.program("sync", &database).code(0).await;
     let doctor = async |code: i32| -> Vec<Value> {
         let program = file.program("doctor", &database);
-        let finished = program.args(&["--format", "json"]).run().await.code(code);
+        let finished = program.args(&["--format", "json"]).code(code).await;
         serde_json::from_str(&finished.stdout).unwrap()
     };
     let of = |rows: &[Value], probe: &str, status: &str| -> Vec<String> {
@@ -483,8 +472,8 @@ async fn doctor_looks_at_every_instance() {
     assert_eq!(of(&rows, "permission.list_instances", "fail"), ["one"]);
     assert_eq!(of(&rows, "permission.list_artifacts", "ok"), ["other"]);
     assert_eq!(emulator.requests().failed_signatures, 1);
-    let table = file.program("doctor", &database).run().await.code(4);
-    assert!(table.stdout.contains("\nother:\nok"), "{}", table.stdout);
+    let table = file.program("doctor", &database).code(4).await;
+    assert_contains(&table.stdout, "\nother:\nok");
 }
 
 #[tokio::test]
@@ -496,13 +485,13 @@ async fn doctor_says_so_if_it_does_not_know_the_instances() {
         .registry(&emulator)
         .database(&database)
         .env("SWR_INSTANCE_ID", "all");
-    let finished = program.run().await.code(4);
+    let finished = program.code(4).await;
     let line = |probe: &str| {
         let mut lines = finished.stdout.lines();
         lines.find(|line| line.split_whitespace().nth(1) == Some(probe))
     };
     let refused = line("permission.list_instances").unwrap();
-    assert!(refused.starts_with("fail"), "{refused}");
+    assert_starts_with(&refused, "fail");
     for (probe, reason) in [
         ("clock", "there is no instance to check"),
         (
@@ -511,8 +500,8 @@ async fn doctor_says_so_if_it_does_not_know_the_instances() {
         ),
     ] {
         let skipped = line(probe).unwrap();
-        assert!(skipped.starts_with("skipped"), "{skipped}");
-        assert!(skipped.contains(reason), "{skipped}");
+        assert_starts_with(&skipped, "skipped");
+        assert_contains(&skipped, reason);
     }
     assert_eq!(emulator.requests().failed_signatures, 1);
 }
@@ -522,13 +511,13 @@ async fn verify_compares_every_instance() {
     let database = TestDatabase::create().await;
     let emulator = project(&["bbb"]).await;
     let sync = || sync_all(&emulator, &database);
-    sync().run().await.code(0);
+    sync().code(0).await;
     let verify = async |code: i32| -> Finished {
         let program = Program::new(&["verify", "--format", "csv"])
             .registry(&emulator)
             .database(&database)
             .env("SWR_INSTANCE_ID", "all");
-        program.run().await.code(code)
+        program.code(code).await
     };
     let intact = verify(0).await;
     assert_eq!(intact.stderr.matches(" is intact, verified in").count(), 2);
@@ -548,7 +537,7 @@ async fn verify_compares_every_instance() {
 async fn other_commands_take_the_database_from_the_file() {
     let database = TestDatabase::create().await;
     let emulator = project(&[]).await;
-    Program::sync(&emulator, &database).run().await.code(0);
+    Program::sync(&emulator, &database).code(0).await;
     let file = File::new("");
     let url = file.add("url", database.url());
     file.add("swr-sync.toml", &format!("database_url_file = '{url}'\n"));
@@ -561,6 +550,6 @@ async fn other_commands_take_the_database_from_the_file() {
     ];
     for command in commands {
         let program = Program::new(command).env("SWR_SYNC_CONFIG", path.to_str().unwrap());
-        program.run().await.code(0);
+        program.code(0).await;
     }
 }

@@ -13,9 +13,9 @@ use nix::sys::signal::Signal;
 use swr_emulator::{RequestKind, World};
 use swr_sync::database::MIGRATOR;
 
-use crate::commands::world_of;
 use crate::support::database::TestDatabase;
 use crate::support::held_up::{HeldUp, hold, is_waited_for, wait_until_alone};
+use crate::support::mirror::world_of;
 use crate::support::mirror::{Mirror, start_of_time, wait_until};
 use crate::support::program::{Program, Running, emulator_settings};
 use crate::support::proxy::Proxy;
@@ -100,7 +100,7 @@ impl Trial {
 
     /// Lets the registry change.
     async fn change(&mut self, round: u32) {
-        self.mirror.emulator.with_world(|world| world.evolve(round));
+        self.mirror.with_world(|world| world.evolve(round));
         self.old = std::mem::take(&mut self.new);
         self.observe().await;
     }
@@ -117,7 +117,7 @@ impl Trial {
         emulator.reset_requests();
         let database = TestDatabase::create().await;
         let begin = Instant::now();
-        Program::sync(emulator, &database).run().await.code(0);
+        Program::sync(emulator, &database).code(0).await;
         self.undisturbed = begin.elapsed();
         let requests = emulator.requests();
         // The instance is asked about in the first run only.
@@ -132,7 +132,7 @@ impl Trial {
     /// Minimum number of requests for histories of a run: one for each digest without an answer.
     async fn never_answered(&self) -> u64 {
         let answered = "select digest from swr.manifest";
-        let answered = self.mirror.database.snapshot(answered).await;
+        let answered = self.mirror.snapshot(answered).await;
         let answered: HashSet<&str> = answered.lines().collect();
         let digests = self.digests.iter();
         digests
@@ -230,7 +230,7 @@ impl Trial {
         } = &self.mirror;
         self.most_histories += self.missing().await;
         let run = Program::sync(emulator, database).env("SWR_SYNC_MAX_REMOVALS_PERCENT", "100");
-        run.run().await.code(0);
+        run.code(0).await;
         assert!(self.mirror.facts().await == self.new, "another registry");
         let left = "select (select count(*) from swr.sync_run where outcome = 'running'),
                            (select count(*) from swr.staged_artifact),
@@ -346,7 +346,7 @@ async fn a_killed_migration_is_taken_up_by_the_next() {
     let mut random = fastrand::Rng::with_seed(seed);
     let whole = TestDatabase::create_empty().await;
     let begin = Instant::now();
-    migrate(&whole).run().await.code(0);
+    migrate(&whole).code(0).await;
     let undisturbed = begin.elapsed();
     let expected = whole.snapshot(SCHEMA).await;
     for _ in 0..setting("KILLS", 10).div_ceil(6) {
@@ -358,7 +358,7 @@ async fn a_killed_migration_is_taken_up_by_the_next() {
             let code = run.finish().await.status.code();
             assert!(matches!(code, None | Some(0)), "{code:?}");
         }
-        migrate(&database).run().await.code(0);
+        migrate(&database).code(0).await;
         assert_eq!(
             database.snapshot(SCHEMA).await,
             expected,
@@ -418,9 +418,8 @@ async fn small_mirror() -> Mirror {
 async fn check_next_run(mirror: &Mirror) {
     wait_until_alone(&mirror.database).await;
     Program::sync(&mirror.emulator, &mirror.database)
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
     assert_eq!(mirror.facts().await, mirror.undisturbed_facts().await);
 }
 
@@ -500,14 +499,14 @@ async fn check_stop(phase: Phase, signal: Signal, code: i32) {
     drop((kept.held_up, kept.proxy));
     wait_until_alone(&mirror.database).await;
     let published = "select count(*) from swr.artifact";
-    assert_eq!(mirror.database.snapshot(published).await, "0", "{phase:?}");
+    assert_eq!(mirror.snapshot(published).await, "0", "{phase:?}");
     let expected = match phase {
         Phase::Connecting => String::new(),
         Phase::Silent(_) => "running | NULL".to_owned(),
         Phase::Asking(_) | Phase::Writing(_) => format!("stopped | {code}"),
     };
     let row = "select outcome, exit_code from swr.sync_run";
-    assert_eq!(mirror.database.snapshot(row).await, expected, "{phase:?}");
+    assert_eq!(mirror.snapshot(row).await, expected, "{phase:?}");
     check_next_run(&mirror).await;
 }
 

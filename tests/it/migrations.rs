@@ -136,54 +136,6 @@ async fn each_migration_keeps_the_rows_and_columns_that_were_there() {
 }
 
 #[tokio::test]
-async fn a_database_is_migrated_once_and_knows_it() {
-    let database = TestDatabase::create_empty().await;
-    let program = Database::from_url(database.url()).unwrap();
-    let known = MIGRATOR.iter().count();
-    let error = program.check().await.unwrap_err();
-    assert!(
-        matches!(error, DatabaseError::MigrationNeeded { missing, .. } if missing == known),
-        "{error}"
-    );
-    assert_eq!(program.migrate().await.unwrap(), known);
-    assert_eq!(program.migrate().await.unwrap(), 0);
-    program.check().await.unwrap();
-}
-
-#[tokio::test]
-async fn a_newer_schema_is_left_alone() {
-    let database = TestDatabase::create().await;
-    let newer =
-        "insert into swr._sqlx_migrations (version, description, success, checksum, execution_time)
-                 values (9999, 'from the future', true, '', 0)";
-    database.snapshot(newer).await;
-    let program = Database::from_url(database.url()).unwrap();
-    for result in [program.check().await, program.migrate().await.map(|_| ())] {
-        let error = result.unwrap_err();
-        assert!(
-            matches!(error, DatabaseError::NewerSchema { version: 9999 }),
-            "{error}"
-        );
-    }
-}
-
-#[tokio::test]
-async fn a_schema_of_other_migrations_is_left_alone() {
-    let database = TestDatabase::create().await;
-    // As if the first file had another text when it was applied.
-    let other = "update swr._sqlx_migrations set checksum = 'other' where version = 1";
-    database.snapshot(other).await;
-    let program = Database::from_url(database.url()).unwrap();
-    for result in [program.check().await, program.migrate().await.map(|_| ())] {
-        let error = result.unwrap_err();
-        assert!(
-            matches!(error, DatabaseError::UnreleasedSchema { version: 1 }),
-            "{error}"
-        );
-    }
-}
-
-#[tokio::test]
 async fn a_failed_migration_does_not_block_the_next_attempt() {
     let database = TestDatabase::create_empty().await;
     // In the way of the first migration.
@@ -208,19 +160,18 @@ async fn a_key_that_moves_out_of_extra_changes_no_artifact() {
                      set extra = coalesce(extra, '{}') || jsonb_build_object('manifest_media_type', manifest_media_type),
                          manifest_media_type = null
                      where manifest_media_type is not null";
-    mirror.database.snapshot(as_it_was).await;
+    mirror.snapshot(as_it_was).await;
     let moved = "select count(*) > 30 from swr.artifact where extra ? 'manifest_media_type'";
-    assert_eq!(mirror.database.snapshot(moved).await, "t");
+    assert_eq!(mirror.snapshot(moved).await, "t");
     let contributing = include_str!("../../CONTRIBUTING.md");
     let (_, after) = contributing
         .split_once("```sql\nupdate swr.artifact")
         .unwrap();
     let (migration, _) = after.split_once("```").unwrap();
     mirror
-        .database
         .snapshot(&format!("update swr.artifact{migration}"))
         .await;
     mirror.sync().await;
     let changes = "select count(*) from swr.artifact_change";
-    assert_eq!(mirror.database.snapshot(changes).await, "0");
+    assert_eq!(mirror.snapshot(changes).await, "0");
 }

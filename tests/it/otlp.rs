@@ -6,10 +6,12 @@ use nix::sys::signal::Signal;
 use prost::Message;
 use swr_emulator::{Emulator, RequestKind, World};
 
+use crate::support::assert_lacks;
 use crate::support::database::TestDatabase;
 use crate::support::mirror::{start_of_time, wait_until};
 use crate::support::program::{Program, emulator};
 use crate::support::receiver::Receiver;
+use crate::support::wire::http;
 
 // As much as the tests read of
 // <https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/trace/v1/trace.proto>.
@@ -117,9 +119,12 @@ fn received(collector: &Receiver) -> (BTreeMap<String, String>, Vec<Span>) {
     let mut resource = BTreeMap::new();
     let mut spans = Vec::new();
     for request in collector.take() {
-        assert_eq!(request.method, "POST");
-        assert_eq!(request.target, "/v1/traces");
-        assert_eq!(request.content_type, "application/x-protobuf");
+        assert_eq!(request.method(), "POST");
+        assert_eq!(request.target(), "/v1/traces");
+        assert_eq!(
+            request.header("content-type"),
+            Some("application/x-protobuf")
+        );
         let export = Export::decode(&request.body[..]).unwrap();
         for of_resource in export.resources {
             let of = of_resource.resource.unwrap();
@@ -209,12 +214,11 @@ async fn a_collector_gets_the_spans_of_job_run_and_phases() {
     let job = Job::new().await;
     job.sync()
         .env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test")
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
     let headers = job.collector.received();
     assert_eq!(
-        headers[0].authorization.as_deref(),
+        headers[0].header("authorization"),
         Some("Bearer collector-token-not-to-be-shown")
     );
     let (resource, spans) = received(&job.collector);
@@ -254,7 +258,7 @@ async fn a_collector_gets_the_spans_of_job_run_and_phases() {
     job.emulator.fail_next(RequestKind::Artifacts, 400, "");
     let ids = format!("{},unknown", settings.instance_id);
     let sync = job.sync().env("OTEL_SERVICE_NAME", "mirror");
-    sync.env("SWR_INSTANCE_ID", ids).run().await.code(2);
+    sync.env("SWR_INSTANCE_ID", ids).code(2).await;
     let (resource, spans) = received(&job.collector);
     assert_eq!(resource["service.name"], "mirror");
     let runs: Vec<&Span> = spans.iter().filter(|span| span.name == "run").collect();
@@ -290,20 +294,11 @@ async fn a_job_that_is_stopped_sends_its_spans_and_nobody_has_to_listen() {
     job.collector.answer_next(&[401; 8]);
     let words =
         ["cannot report the result through the collector of traces: the response is HTTP 401"];
-    job.sync().run().await.code(0).says(&words);
-    let off = job
-        .sync()
-        .env("OTEL_SDK_DISABLED", "true")
-        .run()
-        .await
-        .code(0);
-    assert!(!off.stderr.contains("traces"), "{}", off.stderr);
+    job.sync().code(0).await.says(&words);
+    let off = job.sync().env("OTEL_SDK_DISABLED", "true").code(0).await;
+    assert_lacks(&off.stderr, "traces");
     let unusable = job
         .sync()
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("::{TOKEN}"));
-    unusable
-        .run()
-        .await
-        .code(0)
-        .says(&["traces are disabled: "]);
+    unusable.code(0).await.says(&["traces are disabled: "]);
 }

@@ -9,25 +9,20 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use swr_emulator::{Emulator, RequestKind, World};
+use swr_emulator::{Emulator, RequestKind};
 use tempfile::TempDir;
 
+use crate::support::cases;
 use crate::support::database::TestDatabase;
-use crate::support::mirror::{start_of_time, wait_until};
+use crate::support::mirror::wait_until;
+use crate::support::mirror::world_of;
 use crate::support::program::{Finished, Program, emulator};
 use crate::support::proxy::Proxy;
 use crate::support::receiver::Receiver;
+use crate::support::{assert_contains, assert_lacks, assert_starts_with};
 
 const PING_SECRET: &str = "ping-secret-not-to-be-shown";
 const PUSH_PASSWORD: &str = "push-password-not-to-be-shown";
-
-fn world() -> World {
-    let mut world = World::empty(start_of_time());
-    let repository = world.add_repository("team", "app/api");
-    world.push(repository).unwrap();
-    world.push(repository).unwrap();
-    world
-}
 
 /// A registry, a database, and a folder for files.
 struct Job {
@@ -39,7 +34,7 @@ struct Job {
 impl Job {
     async fn new() -> Job {
         Job {
-            emulator: emulator(world()).await,
+            emulator: emulator(world_of(2)).await,
             database: TestDatabase::create().await,
             folder: tempfile::tempdir().unwrap(),
         }
@@ -96,7 +91,7 @@ async fn each_run_appends_a_line_whose_counters_are_those_of_its_row() {
         job.sync()
             .env("SWR_SYNC_SUMMARY_FILE", job.path("runs.jsonl"))
     };
-    sync().env("HOSTNAME", "test-host").run().await.code(0);
+    sync().env("HOSTNAME", "test-host").code(0).await;
     let text = job.read("runs.jsonl");
     let [run] = &lines(&text)[..] else {
         panic!("{text}")
@@ -166,7 +161,7 @@ async fn each_run_appends_a_line_whose_counters_are_those_of_its_row() {
 
     // A failed run has what it did until then.
     job.break_the_listing();
-    sync().run().await.code(2);
+    sync().code(2).await;
     let text = job.read("runs.jsonl");
     let [_, failed] = &lines(&text)[..] else {
         panic!("{text}")
@@ -198,7 +193,7 @@ async fn a_dash_is_standard_output_and_an_unknown_instance_has_a_line_of_its_own
     let job = Job::new().await;
     let ids = format!("{},no-such-instance", job.instance());
     let sync = job.sync().env("SWR_INSTANCE_ID", ids);
-    let finished = sync.args(&["--summary-file", "-"]).run().await.code(2);
+    let finished = sync.args(&["--summary-file", "-"]).code(2).await;
     let runs = lines(&finished.stdout);
     let ends: BTreeSet<(&str, u64)> = runs
         .iter()
@@ -225,7 +220,7 @@ async fn a_job_that_cannot_begin_has_a_line_for_each_instance_it_was_to_run() {
         sync.args(&["--summary-file", "-"])
     };
     let ids = "one,two";
-    let finished = sync().env("SWR_INSTANCE_ID", ids).run().await.code(5);
+    let finished = sync().env("SWR_INSTANCE_ID", ids).code(5).await;
     let runs = lines(&finished.stdout);
     assert_eq!(runs.len(), 2);
     for (run, instance) in runs.iter().zip(["one", "two"]) {
@@ -234,7 +229,7 @@ async fn a_job_that_cannot_begin_has_a_line_for_each_instance_it_was_to_run() {
         assert_eq!(run["counters"], Value::Null);
     }
     // Nobody has said which instances there are.
-    let finished = sync().without("SWR_PROJECT_ID").run().await.code(2);
+    let finished = sync().without("SWR_PROJECT_ID").code(2).await;
     let [run] = &lines(&finished.stdout)[..] else {
         panic!("{}", finished.stdout)
     };
@@ -257,7 +252,7 @@ async fn a_run_left_to_another_one_and_one_out_of_time_are_told_as_what_they_are
         .sync()
         .secret("SWR_SYNC_PING_URL", &ping_url(receiver.address()))
         .args(&["--summary-file", "-", "--if-locked", "skip"]);
-    let skipped = skipping.run().await.code(0);
+    let skipped = skipping.code(0).await;
     let [run] = &lines(&skipped.stdout)[..] else {
         panic!("{}", skipped.stdout)
     };
@@ -273,7 +268,7 @@ async fn a_run_left_to_another_one_and_one_out_of_time_are_told_as_what_they_are
     let limited = job
         .sync()
         .args(&["--summary-file", "-", "--max-duration", "2s"]);
-    let limited = limited.run().await.code(7);
+    let limited = limited.code(7).await;
     let [run] = &lines(&limited.stdout)[..] else {
         panic!("{}", limited.stdout)
     };
@@ -286,17 +281,13 @@ async fn files_that_cannot_be_written_are_told_before_anything_starts() {
     let job = Job::new().await;
     let missing = job.path("missing/x.prom");
     let folder = job.folder.path().display().to_string();
-    for (flag, value, words) in [
-        ("--summary-file", missing.as_str(), "the folder "),
-        ("--summary-file", &folder, "it is a folder"),
-        ("--metrics-file", &missing, "the folder "),
-        (
-            "--metrics-file",
-            &job.path("x.txt"),
-            "does not end in .prom",
-        ),
-    ] {
-        let finished = job.sync().args(&[flag, value]).run().await.code(2);
+    for (flag, value, words) in cases! {
+        "--summary-file", missing.as_str() => "the folder ";
+        "--summary-file", &folder => "it is a folder";
+        "--metrics-file", &missing => "the folder ";
+        "--metrics-file", &job.path("x.txt") => "does not end in .prom";
+    } {
+        let finished = job.sync().args(&[flag, value]).code(2).await;
         let error = finished.error();
         assert!(error.contains(words) && error.contains(value), "{error}");
     }
@@ -314,7 +305,7 @@ async fn files_that_cannot_be_written_are_told_before_anything_starts() {
     let empty = names.iter().fold(job.sync(), |sync, name| {
         sync.env(&format!("SWR_SYNC_{name}"), "")
     });
-    empty.run().await.code(0);
+    empty.code(0).await;
 }
 
 #[tokio::test]
@@ -332,9 +323,8 @@ async fn an_output_that_fails_is_a_warning_and_no_more() {
             &format!("http://{}/{PING_SECRET}", receiver.address()),
         )
         .env("SWR_SYNC_PUSHGATEWAY_URL", "http://127.0.0.1:1")
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
     finished.says(&[
         "run 1: published in ",
         "cannot report the result through the summary file: No space left on device",
@@ -356,11 +346,11 @@ async fn the_termination_message_has_a_line_for_each_instance_the_failed_first()
             .env("SWR_SYNC_TERMINATION_MESSAGE_FILE", &message)
     };
     // Where Kubernetes has not made it, nobody does.
-    sync().run().await.code(0);
+    sync().code(0).await;
     assert_eq!(job.files(), BTreeSet::new());
 
     fs::write(&message, "x".repeat(4_096)).unwrap();
-    sync().run().await.code(0);
+    sync().code(0).await;
     let instance = job.instance();
     assert_eq!(
         job.read("termination-log"),
@@ -370,23 +360,16 @@ async fn the_termination_message_has_a_line_for_each_instance_the_failed_first()
     );
 
     let ids = format!("a-unknown,{instance},z-unknown");
-    sync().env("SWR_INSTANCE_ID", ids).run().await.code(2);
+    sync().env("SWR_INSTANCE_ID", ids).code(2).await;
     let text = job.read("termination-log");
     let ends: Vec<&str> = text.lines().map(|line| &line[..20]).collect();
     let good = format!("exit 0: instance {instance}");
     let expected = ["exit 2: instance a-u", "exit 2: instance z-u", &good[..20]];
     assert_eq!(ends, expected, "{text}");
-    assert!(
-        text.contains("; hint: check SWR_PROJECT_ID and SWR_INSTANCE_ID"),
-        "{text}"
-    );
+    assert_contains(&text, "; hint: check SWR_PROJECT_ID and SWR_INSTANCE_ID");
 
     let ids: Vec<String> = (0..40).map(|number| format!("unknown-{number}")).collect();
-    sync()
-        .env("SWR_INSTANCE_ID", ids.join(","))
-        .run()
-        .await
-        .code(2);
+    sync().env("SWR_INSTANCE_ID", ids.join(",")).code(2).await;
     let text = job.read("termination-log");
     assert!(text.len() <= 2_048, "{}", text.len());
     let last = text.lines().last().unwrap();
@@ -424,7 +407,7 @@ async fn the_metrics_file_tells_the_last_run_and_keeps_the_last_success() {
         job.sync()
             .env("SWR_SYNC_METRICS_FILE", job.path("swr_sync.prom"))
     };
-    sync().run().await.code(0);
+    sync().code(0).await;
     assert_eq!(job.files(), ["swr_sync.prom".to_owned()].into());
     let mode = fs::metadata(job.path("swr_sync.prom"))
         .unwrap()
@@ -446,7 +429,7 @@ async fn the_metrics_file_tells_the_last_run_and_keeps_the_last_success() {
     assert!((-1.0..600.0).contains(&age), "{age}");
 
     job.break_the_listing();
-    sync().run().await.code(2);
+    sync().code(2).await;
     let second = job.read("swr_sync.prom");
     assert_eq!(value(&second, &success), value(&first, &success));
     assert_eq!(
@@ -470,7 +453,7 @@ async fn no_link_in_the_folder_of_the_metrics_file_is_followed() {
         .registry(&job.emulator)
         .database(&job.database)
         .env("FOLDER", job.folder.path());
-    program.run().await.code(0);
+    program.code(0).await;
     assert_eq!(job.read("precious"), "precious");
     let mode = |name: &str| {
         let metadata = fs::symlink_metadata(job.path(name)).unwrap();
@@ -501,10 +484,10 @@ async fn the_pushgateway_gets_a_group_for_each_instance() {
             .hides(PUSH_PASSWORD)
             .hides("push%2Dpassword")
     };
-    sync().env("SWR_INSTANCE_ID", ids).run().await.code(2);
+    sync().env("SWR_INSTANCE_ID", ids).code(2).await;
     let mut pushed = receiver.take();
-    pushed.sort_by(|one, other| one.target.cmp(&other.target));
-    let targets: Vec<&str> = pushed.iter().map(|push| push.target.as_str()).collect();
+    pushed.sort_by(|one, other| one.target().cmp(other.target()));
+    let targets: Vec<&str> = pushed.iter().map(|push| push.target()).collect();
     let plain = format!(
         "/base/metrics/job/swr_sync/swr_instance_id/{}",
         job.instance()
@@ -512,45 +495,35 @@ async fn the_pushgateway_gets_a_group_for_each_instance() {
     let encoded = "/base/metrics/job/swr_sync/swr_instance_id@base64/b2RkL2lk";
     assert_eq!(targets, [plain.as_str(), encoded]);
     for push in &pushed {
-        assert_eq!(push.method, "POST");
+        assert_eq!(push.method(), "POST");
         assert_eq!(
-            push.content_type,
-            "text/plain; version=0.0.4; charset=utf-8"
+            push.header("content-type"),
+            Some("text/plain; version=0.0.4; charset=utf-8")
         );
         // pusher:push-password-not-to-be-shown
         assert_eq!(
-            push.authorization.as_deref(),
+            push.header("authorization"),
             Some("Basic cHVzaGVyOnB1c2gtcGFzc3dvcmQtbm90LXRvLWJlLXNob3du")
         );
     }
     let [good, bad] = [pushed[0].text(), pushed[1].text()];
-    assert!(
-        good.contains("swr_sync_last_success_timestamp_seconds{"),
-        "{good}"
-    );
-    assert!(!good.contains("odd/id"), "{good}");
+    assert_contains(&good, "swr_sync_last_success_timestamp_seconds{");
+    assert_lacks(&good, "odd/id");
     // What is not sent stays as it was: the time of the last success.
-    assert!(
-        !bad.contains("swr_sync_last_success_timestamp_seconds"),
-        "{bad}"
-    );
-    assert!(bad.contains("swr_instance_id=\"odd/id\"} 2\n"), "{bad}");
+    assert_lacks(&bad, "swr_sync_last_success_timestamp_seconds");
+    assert_contains(&bad, "swr_instance_id=\"odd/id\"} 2\n");
 
     // A job of the user's own, by a flag, without a password.
     let url = format!("http://{}/metrics/job/nightly/", receiver.address());
-    job.sync()
-        .args(&["--pushgateway-url", &url])
-        .run()
-        .await
-        .code(0);
+    job.sync().args(&["--pushgateway-url", &url]).code(0).await;
     let [push] = &receiver.take()[..] else {
         panic!()
     };
     assert_eq!(
-        push.target,
+        push.target(),
         format!("/metrics/job/nightly/swr_instance_id/{}", job.instance())
     );
-    assert_eq!(push.authorization, None);
+    assert_eq!(push.header("authorization"), None);
 }
 
 #[tokio::test]
@@ -559,9 +532,8 @@ async fn addresses_that_are_wrong_are_refused_without_being_repeated() {
     let with_password = format!("http://pusher:{PUSH_PASSWORD}@localhost:9091");
     let flag = job.sync().args(&["--pushgateway-url", &with_password]);
     flag.hides(PUSH_PASSWORD)
-        .run()
-        .await
         .code(2)
+        .await
         .says(&["--pushgateway-url contains a password"]);
     for (name, word) in [
         (
@@ -574,11 +546,7 @@ async fn addresses_that_are_wrong_are_refused_without_being_repeated() {
         ),
     ] {
         let wrong = job.sync().secret(name, &format!("{PING_SECRET}:80"));
-        wrong
-            .run()
-            .await
-            .code(2)
-            .says(&[word, "hint: write it as "]);
+        wrong.code(2).await.says(&[word, "hint: write it as "]);
     }
     assert_eq!(job.emulator.requests().total(), 0);
 }
@@ -595,15 +563,15 @@ fn pings(receiver: &Receiver) -> Vec<(String, String)> {
     let start = format!("/{PING_SECRET}/");
     let rids: BTreeSet<&str> = received
         .iter()
-        .map(|ping| ping.target.split_once("?create=1&rid=").unwrap().1)
+        .map(|ping| ping.target().split_once("?create=1&rid=").unwrap().1)
         .collect();
     assert_eq!(rids.len(), 1, "{received:?}");
     assert_eq!(rids.first().unwrap().len(), 36);
     received
         .iter()
         .map(|ping| {
-            assert_eq!(ping.method, "POST");
-            let path = ping.target.split('?').next().unwrap();
+            assert_eq!(ping.method(), "POST");
+            let path = ping.target().split('?').next().unwrap();
             (path.strip_prefix(&start).unwrap().to_owned(), ping.text())
         })
         .collect()
@@ -618,24 +586,20 @@ async fn a_ping_tells_when_the_job_begins_and_how_it_ends() {
             .secret("SWR_SYNC_PING_URL", &ping_url(receiver.address()))
             .hides(PING_SECRET)
     };
-    sync().run().await.code(0);
+    sync().code(0).await;
     let [(start, nothing), (end, text)] = &pings(&receiver)[..] else {
         panic!()
     };
-    assert_eq!(
-        (start.as_str(), nothing.as_str(), end.as_str()),
-        ("start", "", "0")
-    );
-    assert!(
-        text.starts_with(&format!(
-            "instance {}:\nrun 1: published in ",
-            job.instance()
-        )),
-        "{text}"
+    assert_eq!(start.as_str(), "start");
+    assert_eq!(nothing.as_str(), "");
+    assert_eq!(end.as_str(), "0");
+    assert_starts_with(
+        &text,
+        &format!("instance {}:\nrun 1: published in ", job.instance()),
     );
 
     job.break_the_listing();
-    let finished = sync().run().await.code(2);
+    let finished = sync().code(2).await;
     let [_, (end, text)] = &pings(&receiver)[..] else {
         panic!()
     };
@@ -649,7 +613,7 @@ async fn a_ping_tells_when_the_job_begins_and_how_it_ends() {
     // One for the whole job, and it is sent again where that may help.
     receiver.answer_next(&[200, 503, 429]);
     let ids = format!("{},unknown", job.instance());
-    sync().env("SWR_INSTANCE_ID", ids).run().await.code(2);
+    sync().env("SWR_INSTANCE_ID", ids).code(2).await;
     let ends = pings(&receiver);
     let actions: Vec<&str> = ends.iter().map(|(action, _)| action.as_str()).collect();
     assert_eq!(actions, ["start", "2", "2", "2"]);
@@ -692,9 +656,9 @@ async fn a_job_that_is_stopped_tells_so_within_its_five_seconds() {
         panic!()
     };
     assert_eq!(end, "143");
-    assert!(text.contains("error: stopped by a signal"), "{text}");
+    assert_contains(&text, "error: stopped by a signal");
     let metrics = job.read("x.prom");
-    assert!(metrics.contains("} 143\n"), "{metrics}");
+    assert_contains(&metrics, "} 143\n");
 
     // Somebody who never answers does not hold it up.
     let silent = Proxy::before_endpoint(&format!("http://{}", receiver.address())).await;

@@ -13,7 +13,8 @@ use swr_sync::sync::Progress;
 
 use crate::support::database::TestDatabase;
 use crate::support::mirror::{Mirror, start_of_time, sync_into, wait_until};
-use crate::support::program::{Program, emulator, emulator_settings};
+use crate::support::program::{Program, emulator, emulator_and_database, emulator_settings};
+use crate::support::{assert_contains, assert_lacks, assert_starts_with};
 
 /// As many repositories `team/app-N`, with as many artifacts each.
 fn world_of(repositories: usize, artifacts: usize) -> World {
@@ -95,16 +96,13 @@ async fn a_service_that_fails_every_addition_is_left_alone_and_the_next_run_asks
     // Twenty in a row, and what was on its way beside them.
     assert!((20..20 + 8).contains(&failed), "{failed}");
     assert_eq!(report.counters.histories_skipped, 400 - failed);
-    let requests = mirror.emulator.requests().of(RequestKind::BuildHistory);
+    let requests = mirror.requests().of(RequestKind::BuildHistory);
     assert_eq!(requests, failed * 3, "three attempts each");
     let rows = "select count(*), min(attempts), max(attempts) from swr.manifest";
-    assert_eq!(
-        mirror.database.snapshot(rows).await,
-        format!("{failed} | 1 | 1")
-    );
+    assert_eq!(mirror.snapshot(rows).await, format!("{failed} | 1 | 1"));
     let run = "select outcome, exit_code, histories_failed, histories_skipped from swr.sync_run";
     assert_eq!(
-        mirror.database.snapshot(run).await,
+        mirror.snapshot(run).await,
         format!("published | 3 | {failed} | {}", 400 - failed)
     );
 
@@ -149,7 +147,7 @@ async fn a_key_that_may_read_some_repositories_only_gets_all_of_theirs() {
     // Each of the 38 is tried, and none often.
     assert!((38..38 * 5 + 8).contains(&failed), "{failed}");
     let tried = "select count(distinct a.repository_id) from swr.artifact a join swr.manifest m using (digest)";
-    assert_eq!(mirror.database.snapshot(tried).await, "40");
+    assert_eq!(mirror.snapshot(tried).await, "40");
 
     mend_additions(&mirror.emulator);
     mirror.sync().await;
@@ -163,7 +161,7 @@ async fn a_policy_that_lacks_the_action_is_told_in_one_sentence() {
     let database = TestDatabase::create().await;
     // What is in flight when the run gives up is answered all the same.
     let program = Program::sync(&emulator, &database).env("SWR_MAX_IN_FLIGHT", "16");
-    let finished = program.run().await.code(3);
+    let finished = program.code(3).await;
     let failed = emulator.requests().of(RequestKind::BuildHistory);
     assert!(failed < 100, "{failed}");
     let skipped = 300 - failed;
@@ -185,7 +183,7 @@ async fn a_policy_that_lacks_the_action_is_told_in_one_sentence() {
     );
 
     let report = Program::new(&["report", "history_failure", "--format", "json"]);
-    let rows = report.database(&database).run().await.code(0).stdout;
+    let rows = report.database(&database).code(0).await.stdout;
     let rows: Vec<Value> = serde_json::from_str(&rows).unwrap();
     assert_eq!(rows.len(), 50.min(failed as usize));
     assert_eq!(rows[0]["namespace"], "team");
@@ -196,9 +194,8 @@ async fn a_policy_that_lacks_the_action_is_told_in_one_sentence() {
 
     let status = Program::new(&["status"])
         .database(&database)
-        .run()
-        .await
         .code(0)
+        .await
         .stdout;
     let waiting: Vec<&str> = status
         .lines()
@@ -215,7 +212,7 @@ async fn the_json_summary_groups_what_failed() {
     emulator.fail_next(RequestKind::BuildHistory, 403, refusal().to_string());
     let database = TestDatabase::create().await;
     let program = Program::sync(&emulator, &database).args(&["--log-format", "json"]);
-    let finished = program.run().await.code(3);
+    let finished = program.code(3).await;
     let last: Value = serde_json::from_str(finished.stderr.lines().last().unwrap()).unwrap();
     let groups = last["history_failures"].as_str().unwrap();
     let groups: Value = serde_json::from_str(groups).unwrap();
@@ -233,22 +230,20 @@ async fn a_history_waits_since_its_first_failure_and_no_longer_when_it_came() {
     let since =
         "select attempts, waiting_since < attempted_at, waiting_since is null from swr.manifest";
     for attempts in 1..=2 {
-        mirror
-            .emulator
-            .fail_next(RequestKind::BuildHistory, 403, refusal().to_string());
+        mirror.fail_next(RequestKind::BuildHistory, 403, refusal().to_string());
         mirror.sync().await;
         let is_later = if attempts == 1 { "f" } else { "t" };
         assert_eq!(
-            mirror.database.snapshot(since).await,
+            mirror.snapshot(since).await,
             format!("{attempts} | {is_later} | f")
         );
     }
     let due = "update swr.manifest set next_attempt_at = attempted_at";
-    mirror.database.snapshot(due).await;
+    mirror.snapshot(due).await;
     mirror.sync().await;
-    assert_eq!(mirror.database.snapshot(since).await, "3 | NULL | t");
+    assert_eq!(mirror.snapshot(since).await, "3 | NULL | t");
     let failures = "select count(*) from swr_report.history_failure";
-    assert_eq!(mirror.database.snapshot(failures).await, "0");
+    assert_eq!(mirror.snapshot(failures).await, "0");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -257,22 +252,21 @@ async fn what_is_deleted_from_the_registry_is_not_waited_for() {
     answer_additions(&mirror.emulator, 403, &refusal(), |_| true);
     mirror.sync().await;
     let waiting = "select (select count(*) from swr_report.history_failure), histories_waiting from swr_report.freshness";
-    assert_eq!(mirror.database.snapshot(waiting).await, "2 | 2");
+    assert_eq!(mirror.snapshot(waiting).await, "2 | 2");
     delete_artifacts(&mirror.emulator, "app-0", 1);
     mirror.sync().await;
-    assert_eq!(mirror.database.snapshot(waiting).await, "1 | 1");
+    assert_eq!(mirror.snapshot(waiting).await, "1 | 1");
 }
 
 #[tokio::test]
 async fn a_listing_that_lacks_much_of_the_registry_is_not_published_unless_accepted() {
-    let emulator = emulator(world_of(3, 200)).await;
-    let database = TestDatabase::create().await;
-    Program::sync(&emulator, &database).run().await.code(0);
+    let (emulator, database) = emulator_and_database(world_of(3, 200)).await;
+    Program::sync(&emulator, &database).code(0).await;
     let published = "select count(*) from swr_report.artifact";
     // 20 % are no mass removal, one more is.
     delete_artifacts(&emulator, "app-0", 20);
     delete_artifacts(&emulator, "app-1", 100);
-    Program::sync(&emulator, &database).run().await.code(0);
+    Program::sync(&emulator, &database).code(0).await;
     assert_eq!(database.snapshot(published).await, "480");
     delete_artifacts(&emulator, "app-0", 7);
     delete_artifacts(&emulator, "app-2", 100);
@@ -283,9 +277,8 @@ async fn a_listing_that_lacks_much_of_the_registry_is_not_published_unless_accep
     for arguments in [&["--dry-run"][..], &[]] {
         let refused = Program::sync(&emulator, &database)
             .args(arguments)
-            .run()
-            .await
-            .code(6);
+            .code(6)
+            .await;
         refused.says(&[
             "error: the listing lacks 107 of the 480 artifacts published so far, more than the 20 % that may go in \
              one run; most are of team/app-2 (100 of 200), team/app-0 (7 of 180)\n",
@@ -307,14 +300,12 @@ async fn a_listing_that_lacks_much_of_the_registry_is_not_published_unless_accep
     let narrower = &["--dry-run", "--max-removals-percent", "23"];
     Program::sync(&emulator, &database)
         .args(narrower)
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
     let accepted = Program::sync(&emulator, &database).args(&["--accept-removals"]);
     accepted
-        .run()
-        .await
         .code(0)
+        .await
         .says(&["1 new, 0 changed, 107 removed"]);
     assert_eq!(database.snapshot(published).await, "374");
     assert_eq!(emulator.requests().of(RequestKind::BuildHistory), 0);
@@ -347,18 +338,17 @@ fn remove_tags(emulator: &Emulator, repository: &str, numbers: std::ops::Range<u
 
 #[tokio::test]
 async fn a_listing_that_lacks_many_tags_of_what_stays_is_not_published_unless_accepted() {
-    let emulator = emulator(tagged_world_of(3, 200)).await;
-    let database = TestDatabase::create().await;
-    Program::sync(&emulator, &database).run().await.code(0);
+    let (emulator, database) = emulator_and_database(tagged_world_of(3, 200)).await;
+    Program::sync(&emulator, &database).code(0).await;
     let tags = "select (select count(*) from swr_report.tag),
                        (select count(*) from swr.tag_history where valid_to is null),
                        (select count(*) from swr.tag where missing_since_run_id is not null)";
     // 20 % are not a mass removal, one more is. Tags removed with their artifacts do not count.
     delete_artifacts(&emulator, "app-0", 100);
     remove_tags(&emulator, "app-1", 0..100);
-    Program::sync(&emulator, &database).run().await.code(0);
+    Program::sync(&emulator, &database).code(0).await;
     assert_eq!(database.snapshot(tags).await, "500 | 500 | 100");
-    Program::sync(&emulator, &database).run().await.code(0);
+    Program::sync(&emulator, &database).code(0).await;
     assert_eq!(database.snapshot(tags).await, "400 | 400 | 0");
 
     remove_tags(&emulator, "app-1", 100..101);
@@ -366,9 +356,8 @@ async fn a_listing_that_lacks_many_tags_of_what_stays_is_not_published_unless_ac
     for arguments in [&["--dry-run"][..], &[]] {
         let refused = Program::sync(&emulator, &database)
             .args(arguments)
-            .run()
-            .await
-            .code(6);
+            .code(6)
+            .await;
         refused.says(&[
             "error: the listing lacks 101 of the 400 published tags of artifacts that it still has, more than the \
              20 % that may go in one run; most are of team/app-2 (100 of 200), team/app-1 (1 of 100)\n",
@@ -380,12 +369,11 @@ async fn a_listing_that_lacks_many_tags_of_what_stays_is_not_published_unless_ac
     }
 
     let accepted = Program::sync(&emulator, &database).args(&["--accept-removals"]);
-    accepted.run().await.code(0);
+    accepted.code(0).await;
     assert_eq!(database.snapshot(tags).await, "400 | 400 | 101");
     Program::sync(&emulator, &database)
-        .run()
-        .await
         .code(0)
+        .await
         .says(&["0 new, 0 moved, 101 removed"]);
     assert_eq!(database.snapshot(tags).await, "299 | 299 | 0");
 }
@@ -395,11 +383,11 @@ async fn a_listing_without_any_tags_is_a_mass_removal() {
     let mirror = Mirror::new(tagged_world_of(1, 101)).await;
     mirror.sync().await;
     let tags = "select * from swr.tag order by name";
-    let before = (mirror.facts().await, mirror.database.snapshot(tags).await);
+    let before = (mirror.facts().await, mirror.snapshot(tags).await);
     remove_tags(&mirror.emulator, "app-0", 0..101);
     let error = mirror.try_sync().await.unwrap_err();
     assert_eq!(error.exit(), Exit::Refused, "{error}");
-    let after = (mirror.facts().await, mirror.database.snapshot(tags).await);
+    let after = (mirror.facts().await, mirror.snapshot(tags).await);
     assert_eq!(after, before);
 }
 
@@ -418,8 +406,7 @@ async fn a_first_listing_far_below_the_counts_of_the_catalog_is_published_with_a
     let warning =
         "the first listing has 99 artifacts, but the repositories of the catalog count 200";
     for (artifacts, warns) in [(99, true), (100, false)] {
-        let emulator = emulator(world_of(1, artifacts)).await;
-        let database = TestDatabase::create().await;
+        let (emulator, database) = emulator_and_database(world_of(1, artifacts)).await;
         for is_first in [true, false] {
             let page = emulator.with_world(|world| {
                 let repository = world.repository("team", "app-0").unwrap();
@@ -432,7 +419,7 @@ async fn a_first_listing_far_below_the_counts_of_the_catalog_is_published_with_a
                 })
             });
             emulator.fail_next(RequestKind::Repositories, 200, page.to_string());
-            let run = Program::sync(&emulator, &database).run().await.code(0);
+            let run = Program::sync(&emulator, &database).code(0).await;
             let is_warned = run.stderr.contains(warning);
             assert_eq!(is_warned, warns && is_first, "{}", run.stderr);
         }
@@ -447,17 +434,16 @@ async fn an_empty_listing_is_a_mass_removal() {
     // The catalog still counts artifacts, so the listing is read once more.
     for _ in 0..2 {
         let nothing = json!({ "artifacts": null }).to_string();
-        mirror
-            .emulator
-            .fail_next(RequestKind::Artifacts, 200, nothing);
+        mirror.fail_next(RequestKind::Artifacts, 200, nothing);
     }
     let error = mirror.try_sync().await.unwrap_err();
     assert_eq!(error.exit(), Exit::Refused, "{error}");
-    assert!(
-        error.to_string().contains("lacks 101 of the 101 artifacts"),
-        "{error}"
-    );
+    assert_contains(&error, "lacks 101 of the 101 artifacts");
     assert_eq!((mirror.facts().await, mirror.writes().await), before);
+    // So it is when the registry is in fact empty.
+    delete_artifacts(&mirror.emulator, "app-0", 101);
+    let error = mirror.try_sync().await.unwrap_err();
+    assert_contains(&error, "lacks 101 of the 101 artifacts");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -474,7 +460,7 @@ async fn a_long_publish_shows_in_its_row_that_it_goes_on() {
     let mirror = Mirror::new(world_of(1, 1)).await;
     mirror.sync().await;
     // Publish has to write an artifact, which the lock prevents.
-    mirror.emulator.with_world(|world| {
+    mirror.with_world(|world| {
         let repository = world.repositories().next().unwrap().id;
         world.push(repository).unwrap();
     });
@@ -489,24 +475,13 @@ async fn a_long_publish_shows_in_its_row_that_it_goes_on() {
     let watching = async {
         let row = "select outcome, updated_at > listing_finished_at + interval '10 s' from swr.sync_run where run_id = 2";
         wait_until("the row of the run was written again", async || {
-            mirror.database.snapshot(row).await == "running | t"
+            mirror.snapshot(row).await == "running | t"
         })
         .await;
         blocking.commit().await.unwrap();
     };
     let (report, ()) = tokio::join!(mirror.sync_until(&progress, &stop), watching);
     assert_eq!(report.unwrap().outcome, RunOutcome::Published);
-}
-
-#[tokio::test]
-async fn an_instance_that_does_not_exist_leaves_no_row() {
-    let emulator = emulator(world_of(1, 1)).await;
-    let database = TestDatabase::create().await;
-    let unknown = "99999999-9999-9999-9999-999999999999";
-    let program = Program::sync(&emulator, &database).env("SWR_INSTANCE_ID", unknown);
-    program.run().await.code(2).says(&["HTTP 404 SVCSTG.SWR."]);
-    assert_eq!(database.snapshot("select from swr.instance").await, "");
-    assert_eq!(emulator.requests().total(), 1);
 }
 
 /// An instance of the same name, in the same project or another one.
@@ -523,13 +498,12 @@ async fn namesake(instance_id: &str, project_id: Option<&str>) -> Emulator {
 
 #[tokio::test]
 async fn an_instance_of_a_known_name_is_taken_up_only_when_told() {
-    let first = emulator(world_of(1, 1)).await;
-    let database = TestDatabase::create().await;
-    Program::sync(&first, &database).run().await.code(0);
+    let (first, database) = emulator_and_database(world_of(1, 1)).await;
+    Program::sync(&first, &database).code(0).await;
 
     let anew = namesake("22222222-2222-2222-2222-222222222222", None).await;
     let old = &first.settings().instance_id;
-    let refused = Program::sync(&anew, &database).run().await.code(6);
+    let refused = Program::sync(&anew, &database).code(6).await;
     refused.says(&[
         &format!(
             "error: instance 22222222-2222-2222-2222-222222222222 has the name `demo`, as has instance {old} of the \
@@ -542,25 +516,24 @@ async fn an_instance_of_a_known_name_is_taken_up_only_when_told() {
     assert_eq!(anew.requests().total(), 1);
 
     let accepting = Program::sync(&anew, &database).args(&["--accept-new-instance"]);
-    accepting.run().await.code(0);
+    accepting.code(0).await;
     // Both live on, and once is enough.
     anew.reset_requests();
-    Program::sync(&anew, &database).run().await.code(0);
+    Program::sync(&anew, &database).code(0).await;
     assert_eq!(anew.requests().of(RequestKind::Instance), 0);
-    Program::sync(&first, &database).run().await.code(0);
+    Program::sync(&first, &database).code(0).await;
     let artifacts = "select instance_id, count(*) from swr_report.artifact group by 1 order by 1";
     assert_eq!(database.snapshot(artifacts).await, "1 | 1\n2 | 2");
 }
 
 #[tokio::test]
 async fn a_renamed_instance_has_its_new_name_within_a_day() {
-    let first = emulator(world_of(1, 1)).await;
-    let database = TestDatabase::create().await;
-    Program::sync(&first, &database).run().await.code(0);
+    let (first, database) = emulator_and_database(world_of(1, 1)).await;
+    Program::sync(&first, &database).code(0).await;
     // Another instance with the same name was accepted.
     let other = namesake("22222222-2222-2222-2222-222222222222", None).await;
     let accepting = Program::sync(&other, &database).args(&["--accept-new-instance"]);
-    accepting.run().await.code(0);
+    accepting.code(0).await;
     let renamed = EmulatorSettings {
         instance_name: "renamed".into(),
         ..emulator_settings()
@@ -569,7 +542,7 @@ async fn a_renamed_instance_has_its_new_name_within_a_day() {
     let name = "select name from swr.instance where instance_id = 1";
     let sync = async |emulator: &Emulator, requests: u64| {
         emulator.reset_requests();
-        Program::sync(emulator, &database).run().await.code(0);
+        Program::sync(emulator, &database).code(0).await;
         assert_eq!(emulator.requests().of(RequestKind::Instance), requests);
     };
     let a_day_later = async || {
@@ -596,26 +569,23 @@ async fn a_renamed_instance_has_its_new_name_within_a_day() {
 
 #[tokio::test]
 async fn instances_of_one_name_in_different_projects_are_nothing_special() {
-    let first = emulator(world_of(1, 1)).await;
-    let database = TestDatabase::create().await;
-    Program::sync(&first, &database).run().await.code(0);
+    let (first, database) = emulator_and_database(world_of(1, 1)).await;
+    Program::sync(&first, &database).code(0).await;
     let project = Some("ffffffffffffffffffffffffffffffff");
     let other = namesake("22222222-2222-2222-2222-222222222222", project).await;
-    Program::sync(&other, &database).run().await.code(0);
+    Program::sync(&other, &database).code(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_may_not_read_the_instance_mirrors_it_all_the_same() {
     let mirror = Mirror::new(world_of(1, 1)).await;
-    mirror
-        .emulator
-        .fail_next(RequestKind::Instance, 403, refusal().to_string());
+    mirror.fail_next(RequestKind::Instance, 403, refusal().to_string());
     mirror.sync().await;
     let row = "select name, version from swr.instance";
-    assert_eq!(mirror.database.snapshot(row).await, "NULL | NULL");
-    mirror.emulator.reset_requests();
+    assert_eq!(mirror.snapshot(row).await, "NULL | NULL");
+    mirror.reset_requests();
     mirror.sync().await;
-    assert_eq!(mirror.emulator.requests().of(RequestKind::Instance), 0);
+    assert_eq!(mirror.requests().of(RequestKind::Instance), 0);
 }
 
 #[tokio::test]
@@ -627,7 +597,7 @@ async fn status_tells_whether_the_data_is_fresh_enough() {
             .database(&database)
     };
     let check = async |arguments: &[&str], code: i32, stderr: &str| {
-        let finished = status(arguments).run().await.code(code);
+        let finished = status(arguments).code(code).await;
         assert_eq!(finished.stderr, stderr);
         finished.stdout
     };
@@ -635,7 +605,7 @@ async fn status_tells_whether_the_data_is_fresh_enough() {
     check(&[], 1, never).await;
 
     let first = emulator(world_of(1, 1)).await;
-    Program::sync(&first, &database).run().await.code(0);
+    Program::sync(&first, &database).code(0).await;
     let settings = EmulatorSettings {
         instance_id: "22222222-2222-2222-2222-222222222222".into(),
         instance_name: "o'ther".into(),
@@ -643,7 +613,7 @@ async fn status_tells_whether_the_data_is_fresh_enough() {
     };
     let second = Emulator::start(settings, world_of(1, 1)).await.unwrap();
     second.fail_next(RequestKind::Artifacts, 400, "{}");
-    Program::sync(&second, &database).run().await.code(2);
+    Program::sync(&second, &database).code(2).await;
 
     let unpublished = "error: older than 1day 2h: o'ther was never published\n";
     check(&[], 1, unpublished).await;
@@ -657,33 +627,32 @@ async fn status_tells_whether_the_data_is_fresh_enough() {
     check(&["--instance", "nowhere"], 1, missing).await;
     let missing_name = "the database has no instance nowhere";
 
-    Program::sync(&second, &database).run().await.code(0);
+    Program::sync(&second, &database).code(0).await;
     check(&[], 0, "").await;
     let age = "update swr.sync_run set listing_started_at = now() - interval '30 hours 5 minutes'
                where instance_id = 1 and outcome = 'published'";
     database.snapshot(age).await;
-    let finished = status(&[]).run().await.code(1);
+    let finished = status(&[]).code(1).await;
     let stale = "error: older than 1day 2h: demo is 1day 6h 5m";
-    assert!(finished.stderr.starts_with(stale), "{}", finished.stderr);
+    assert_starts_with(&finished.stderr, stale);
     assert_eq!(finished.stderr.lines().count(), 1, "{}", finished.stderr);
     let table = Program::new(&["status", "--instance", "o'ther"]);
-    let table = table.database(&database).run().await.code(0).stdout;
-    assert!(!table.contains("demo"), "{table}");
+    let table = table.database(&database).code(0).await.stdout;
+    assert_lacks(&table, "demo");
     let typo = Program::new(&["status", "--instance", "nowhere"]);
-    let stderr = typo.database(&database).run().await.code(2).stderr;
-    assert!(stderr.contains(missing_name), "{stderr}");
+    let stderr = typo.database(&database).code(2).await.stderr;
+    assert_contains(&stderr, missing_name);
 
     let empty = TestDatabase::create_empty().await;
     let program = Program::new(&["status", "--max-age", "26h"]).database(&empty);
-    program.run().await.code(5);
+    program.code(5).await;
 }
 
 #[tokio::test]
 async fn a_listing_that_is_dated_in_the_future_does_not_count_as_fresh() {
-    let emulator = emulator(world_of(1, 1)).await;
-    let database = TestDatabase::create().await;
-    let first = Program::sync(&emulator, &database).run().await.code(0);
-    assert!(!first.stderr.contains("clock"), "{}", first.stderr);
+    let (emulator, database) = emulator_and_database(world_of(1, 1)).await;
+    let first = Program::sync(&emulator, &database).code(0).await;
+    assert_lacks(&first.stderr, "clock");
     let status = || Program::new(&["status", "--max-age", "26h"]).database(&database);
     let date = async |ahead: &str| {
         let sql = format!(
@@ -692,17 +661,17 @@ async fn a_listing_that_is_dated_in_the_future_does_not_count_as_fresh() {
         database.snapshot(&sql).await;
     };
     date("1 minute").await;
-    status().run().await.code(0);
+    status().code(0).await;
     date("10 hours").await;
-    let finished = status().run().await.code(1);
+    let finished = status().code(1).await;
     finished.says(&[
         "error: older than 1day 2h: demo may be (the time of its listing is ",
         " in the future: a clock is wrong)\n",
     ]);
 
-    let run = Program::sync(&emulator, &database).run().await.code(0);
+    let run = Program::sync(&emulator, &database).code(0).await;
     run.says(&["by the clock of this machine, the last published listing began "]);
-    status().run().await.code(0);
+    status().code(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -710,12 +679,11 @@ async fn what_cannot_be_asked_for_by_name_is_counted_with_the_rest() {
     let mirror = Mirror::new(world_of(1, 30)).await;
     for _ in 0..2 {
         let empty = json!({ "repositories": [], "total": 0 }).to_string();
-        mirror
-            .emulator
-            .fail_next(RequestKind::Repositories, 200, empty);
+        mirror.fail_next(RequestKind::Repositories, 200, empty);
     }
     let report = mirror.sync().await;
     assert_eq!(report.counters.histories_failed, 30);
+    assert_eq!(mirror.requests().of(RequestKind::BuildHistory), 0);
     assert_eq!(report.failures.gave_up, None);
     assert_eq!(report.failures.groups[0].count, 30);
     assert_eq!(report.failures.groups[0].repository, None);
@@ -736,5 +704,5 @@ async fn a_failed_history_is_asked_for_once_a_run_however_many_repositories_hold
     let mirror = Mirror::new(world).await;
     mirror.sync().await;
     let failed = "select attempts, next_attempt_at - attempted_at from swr.manifest where outcome = 'failed'";
-    assert_eq!(mirror.database.snapshot(failed).await, "1 | 00:00:00");
+    assert_eq!(mirror.snapshot(failed).await, "1 | 00:00:00");
 }

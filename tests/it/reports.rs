@@ -8,6 +8,7 @@ use swr_sync::report::{self, FilterValues, REPORTS};
 
 use crate::support::database::TestDatabase;
 use crate::support::mirror::{Mirror, start_of_time};
+use crate::support::{assert_contains, assert_starts_with};
 
 mod bases;
 mod cleanup;
@@ -180,7 +181,7 @@ async fn artifact_shows_what_is_in_the_registry() {
     ];
     check(&mirror.database, types, &expected).await;
 
-    mirror.emulator.with_world(|world| {
+    mirror.with_world(|world| {
         let gone = world.repository("shop", "api").unwrap().id;
         world.delete_repository(gone).unwrap();
     });
@@ -209,7 +210,7 @@ async fn tag_shows_what_each_tag_points_to() {
     ];
     check_report(&mirror, "tag", &expected).await;
 
-    let moved_at = mirror.emulator.with_world(|world| {
+    let moved_at = mirror.with_world(|world| {
         let api = world.repository("shop", "api").unwrap().id;
         let [_, newer, _] = world.artifacts_of(api)[..] else {
             panic!("there are three artifacts");
@@ -274,7 +275,7 @@ async fn build_history_shows_how_each_image_was_built() {
     let expected = ["b1 | d0 d1 d2 d3", "b2 | d1", "b3 | d2 d3", "b4 | d3"];
     check(&mirror.database, shared, &expected).await;
 
-    mirror.emulator.with_world(|world| {
+    mirror.with_world(|world| {
         let ids: Vec<i64> = world.artifacts().map(|artifact| artifact.id).collect();
         for id in &ids[1..] {
             world.delete_artifact(*id).unwrap();
@@ -299,7 +300,7 @@ async fn storage_by_repository_counts_shared_layers_once() {
     ];
     check_report(&mirror, "storage_by_repository", &expected).await;
 
-    mirror.emulator.with_world(|world| {
+    mirror.with_world(|world| {
         for (namespace, name) in [("shop", "web/front"), ("shop", "mirror"), ("base", "os")] {
             let gone = world.repository(namespace, name).unwrap().id;
             world.delete_repository(gone).unwrap();
@@ -339,7 +340,7 @@ async fn stale_artifact_shows_what_was_neither_pushed_nor_pulled_for_that_long()
     }
     let mirror = Mirror::new(world).await;
     mirror.sync().await;
-    mirror.emulator.with_world(|world| {
+    mirror.with_world(|world| {
         let last = world.artifacts().last().unwrap().id;
         world.delete_artifact(last).unwrap();
     });
@@ -386,7 +387,7 @@ async fn tag_move_shows_where_tags_went_and_when() {
 
     // A time between the two listings, which is what a tag that moves then has as its push time.
     let moved_at = Clock::system().now();
-    mirror.emulator.with_world(|world| {
+    mirror.with_world(|world| {
         let api = world.repository("shop", "api").unwrap().id;
         let newer = world.artifacts_of(api)[1].id;
         let before = world.now();
@@ -424,7 +425,7 @@ async fn tag_move_shows_where_tags_went_and_when() {
     check(&mirror.database, &moves, &expected).await;
 
     // Back again, the removed one too: a removal stays one.
-    mirror.emulator.with_world(|world| {
+    mirror.with_world(|world| {
         let api = world.repository("shop", "api").unwrap().id;
         let older = world.artifacts_of(api)[0].id;
         assert!(world.move_tag(api, "stable", older));
@@ -462,12 +463,8 @@ async fn freshness_shows_how_old_the_picture_is_and_what_failed_since() {
 
     // Neither the name is known, nor was anything published.
     let refusal = r#"{"error_code":"SVCSTG.SWR.4030170","error_msg":"no permission"}"#;
-    mirror
-        .emulator
-        .fail_next(RequestKind::Instance, 403, refusal);
-    mirror
-        .emulator
-        .fail_next(RequestKind::Namespaces, 403, refusal);
+    mirror.fail_next(RequestKind::Instance, 403, refusal);
+    mirror.fail_next(RequestKind::Namespaces, 403, refusal);
     mirror.try_sync().await.unwrap_err();
     let rows = rows(&mirror.database, freshness).await;
     let [row] = &rows[..] else {
@@ -475,17 +472,12 @@ async fn freshness_shows_how_old_the_picture_is_and_what_failed_since() {
     };
     let unknown =
         "11111111-2222-3333-4444-555555555555 | NULL | NULL | NULL | NULL | 1 | 0 | GET http://";
-    assert!(row.starts_with(unknown), "{row}");
-    assert!(
-        row.contains("HTTP 403 SVCSTG.SWR.4030170: no permission"),
-        "{row}"
-    );
+    assert_starts_with(&row, unknown);
+    assert_contains(&row, "HTTP 403 SVCSTG.SWR.4030170: no permission");
 
     // One history does not arrive.
     let answer = json!({"error_code": "SVCSTG.SWR.5000001", "error_msg": "busy"});
-    mirror
-        .emulator
-        .with_world(|world| world.override_build_history(&digest("d3"), 500, answer));
+    mirror.with_world(|world| world.override_build_history(&digest("d3"), 500, answer));
     mirror.sync().await;
     check(
         &mirror.database,
@@ -496,7 +488,7 @@ async fn freshness_shows_how_old_the_picture_is_and_what_failed_since() {
 
     for error in ["first", "second"] {
         let body = json!({"error_code": "SVCSTG.SWR.4000001", "error_msg": error}).to_string();
-        mirror.emulator.fail_next(RequestKind::Artifacts, 400, body);
+        mirror.fail_next(RequestKind::Artifacts, 400, body);
         mirror.try_sync().await.unwrap_err();
     }
     let rows = self::rows(&mirror.database, freshness).await;
@@ -541,7 +533,7 @@ async fn what_the_catalog_does_not_name_has_the_names_of_the_artifact_list() {
     );
     let mirror = Mirror::new(world).await;
     // The same digest in a repository that the catalog names, which the history is asked for by.
-    mirror.emulator.with_world(|world| {
+    mirror.with_world(|world| {
         let spec = ArtifactSpec {
             history: history(&[layer("ADD . /", "b1", 1000)]),
             ..artifact("d0", 1100, &[])
@@ -550,9 +542,7 @@ async fn what_the_catalog_does_not_name_has_the_names_of_the_artifact_list() {
         world.add_artifact(named, spec).unwrap();
     });
     mirror.sync().await;
-    mirror
-        .emulator
-        .with_world(|world| world.delete_artifact(id));
+    mirror.with_world(|world| world.delete_artifact(id));
     for view in [
         "artifact",
         "tag",

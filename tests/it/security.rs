@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use reqwest::Url;
@@ -14,32 +15,27 @@ use swr_emulator::{Emulator, World};
 use swr_sync::database::Database;
 use swr_sync::registry::{Credentials as ClientCredentials, PasswordLogin, Registry};
 use swr_sync::report::{FilterValues, REPORTS};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::io::{AsyncWriteExt, copy_bidirectional};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::support::cases;
 use crate::support::database::TestDatabase;
+use crate::support::mirror::world_of;
 use crate::support::mirror::{client_settings, start_of_time};
-use crate::support::program::{Program, emulator, emulator_settings};
+use crate::support::program::{Program, emulator, emulator_and_database, emulator_settings};
 use crate::support::receiver::Receiver;
+use crate::support::wire::{Received, asking_database, listen, next_request};
+use crate::support::{assert_contains, assert_lacks};
 
 /// Asks each library to say all it can, by modules that are more special than any other directive.
 const LOUDEST: &str = "trace,hyper=trace,hyper_util::client=trace,hyper_util::client::legacy::connect=trace,\
                        reqwest::connect=trace,rustls::client=trace,sqlx::query=trace,sqlx::postgres=trace,\
                        sqlx_postgres::connection=trace,sqlx_postgres::options::parse=trace,h2=trace,mio=trace";
-
-fn world() -> World {
-    let mut world = World::empty(start_of_time());
-    let repository = world.add_repository("team", "app/api");
-    world.push(repository).unwrap();
-    world.push(repository).unwrap();
-    world
-}
 
 /// The digests of the world's images.
 fn digests(emulator: &Emulator) -> Vec<String> {
@@ -82,23 +78,19 @@ async fn tls_in_front_of(emulator: &Emulator) -> u16 {
         .with_single_cert(vec![certificate], key)
         .unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
     let behind = address(emulator);
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                // A client that does not trust us hangs up here.
-                let Ok(mut stream) = acceptor.accept(stream).await else {
-                    return;
-                };
-                let mut behind = TcpStream::connect(behind).await.unwrap();
-                let _ = copy_bidirectional(&mut stream, &mut behind).await;
-            });
+    let address = listen(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            // A client that does not trust us hangs up here.
+            let Ok(mut stream) = acceptor.accept(stream).await else {
+                return;
+            };
+            let mut behind = TcpStream::connect(behind).await.unwrap();
+            let _ = copy_bidirectional(&mut stream, &mut behind).await;
         }
     });
-    port
+    address.await.port()
 }
 
 fn address(emulator: &Emulator) -> SocketAddr {
@@ -114,39 +106,32 @@ struct Proxy {
 
 impl Proxy {
     async fn in_front_of(emulator: &Emulator) -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let proxy = Proxy {
-            address: listener.local_addr().unwrap(),
-            heads: Arc::default(),
-        };
-        let (heads, behind) = (Arc::clone(&proxy.heads), address(emulator));
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let heads = Arc::clone(&heads);
-                tokio::spawn(async move {
-                    let head = read_head(&mut stream).await;
-                    if head.is_empty() {
-                        // Opened ahead of need, and not needed.
-                        return;
-                    }
-                    heads.lock().unwrap().push(head.clone());
-                    let target = head
-                        .strip_prefix("CONNECT ")
-                        .and_then(|rest| rest.split_once(' '));
-                    let mut behind = match target {
-                        Some((target, _)) => TcpStream::connect(target).await.unwrap(),
-                        None => TcpStream::connect(behind).await.unwrap(),
-                    };
-                    let first = match target {
-                        Some(_) => stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await,
-                        None => behind.write_all(head.as_bytes()).await,
-                    };
-                    first.unwrap();
-                    let _ = copy_bidirectional(&mut stream, &mut behind).await;
-                });
+        let heads: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (shared, behind) = (Arc::clone(&heads), address(emulator));
+        let address = listen(move |mut stream| {
+            let heads = Arc::clone(&shared);
+            async move {
+                // `None` if it was opened ahead of need, and not needed.
+                let Some(Received { head, body }) = next_request(&mut stream).await else {
+                    return;
+                };
+                heads.lock().unwrap().push(head.clone());
+                let target = head.strip_prefix("CONNECT ");
+                let target = target.and_then(|rest| rest.split_once(' '));
+                let mut behind = match target {
+                    Some((target, _)) => TcpStream::connect(target).await.unwrap(),
+                    None => TcpStream::connect(behind).await.unwrap(),
+                };
+                let first = match target {
+                    Some(_) => stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await,
+                    None => behind.write_all(&[head.as_bytes(), &body].concat()).await,
+                };
+                first.unwrap();
+                let _ = copy_bidirectional(&mut stream, &mut behind).await;
             }
-        });
-        proxy
+        })
+        .await;
+        Proxy { address, heads }
     }
 
     fn heads(&self) -> Vec<String> {
@@ -154,51 +139,34 @@ impl Proxy {
     }
 }
 
-async fn read_head(stream: &mut TcpStream) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        match stream.read_u8().await {
-            Ok(byte) => head.push(byte),
-            Err(_) => break,
-        }
-    }
-    String::from_utf8(head).unwrap()
-}
-
 #[tokio::test]
 async fn a_certificate_of_an_unknown_authority_is_refused_and_one_of_the_ca_file_accepted() {
-    let emulator = emulator(world()).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(2)).await;
     let endpoint = format!("https://localhost:{}", tls_in_front_of(&emulator).await);
     let sync = || Program::sync(&emulator, &database).env("SWR_ENDPOINT", &endpoint);
 
-    let refused = sync().run().await.code(7);
+    let refused = sync().code(7).await;
     let refused = refused.says(&[
         "the server's certificate is not trusted: ",
         "hint: if this is a private endpoint or a TLS-inspecting proxy, set SWR_CA_FILE to the certificate",
     ]);
     assert_eq!(emulator.requests().total(), 0);
     // It was not tried again and again.
-    assert!(!refused.error().contains("attempts"), "{}", refused.error());
+    assert_lacks(refused.error(), "attempts");
 
-    let accepted = sync()
-        .env("SWR_CA_FILE", data("ca.pem"))
-        .run()
-        .await
-        .code(0);
+    let accepted = sync().env("SWR_CA_FILE", data("ca.pem")).code(0).await;
     accepted.says(&["published in "]);
     let ca_file = data("ca.pem");
     let by_flag = sync().args(&["--ca-file", ca_file.to_str().unwrap()]);
-    by_flag.run().await.code(0);
+    by_flag.code(0).await;
 
     // The right authority, and another name.
     let other_name = endpoint.replace("localhost", "127.0.0.1");
     let refused = sync()
         .env("SWR_ENDPOINT", other_name)
         .env("SWR_CA_FILE", &ca_file)
-        .run()
-        .await
-        .code(7);
+        .code(7)
+        .await;
     refused.says(&[
         "the server's certificate is not trusted: ",
         "not valid for name",
@@ -207,7 +175,7 @@ async fn a_certificate_of_an_unknown_authority_is_refused_and_one_of_the_ca_file
 
 #[tokio::test]
 async fn a_ca_file_that_is_none_is_a_usage_error() {
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(2)).await;
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
         let path = folder.path().join(name);
@@ -225,9 +193,8 @@ async fn a_ca_file_that_is_none_is_a_usage_error() {
         Program::new(&["sync"])
             .registry(&emulator)
             .env("SWR_CA_FILE", &path)
-            .run()
-            .await
             .code(2)
+            .await
             .says(&[&format!(
                 "cannot use the CA file {}: {word}",
                 path.display()
@@ -237,8 +204,7 @@ async fn a_ca_file_that_is_none_is_a_usage_error() {
 
 #[tokio::test]
 async fn a_byte_order_mark_at_the_start_of_a_file_is_ignored() {
-    let emulator = emulator(world()).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(2)).await;
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
         let path = folder.path().join(name);
@@ -265,40 +231,25 @@ async fn a_byte_order_mark_at_the_start_of_a_file_is_ignored() {
             file("credentials", &keys),
         )
         .env("SWR_CA_FILE", file("ca.pem", &authority))
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
     Program::new(&["query", "\u{feff}select 1"])
         .database(&database)
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
 }
 
 #[tokio::test]
 async fn an_invalid_proxy_is_not_bypassed() {
-    let emulator = emulator(world()).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(2)).await;
     let bad = "http://user:hidden-1@proxy.example:port";
-    for (variables, named) in [
-        (&[("HTTP_PROXY", bad)][..], "HTTP_PROXY"),
-        (&[("HTTPS_PROXY", bad)], "HTTPS_PROXY"),
-        (
-            &[("all_proxy", "socks5://user:hidden-1@proxy.example")],
-            "all_proxy",
-        ),
-        (
-            &[("HTTPS_PROXY", ""), ("https_proxy", "http://proxy.example")],
-            "https_proxy",
-        ),
-        (
-            &[
-                ("ALL_PROXY", "http://proxy.example"),
-                ("REQUEST_METHOD", "GET"),
-            ],
-            "ALL_PROXY",
-        ),
-    ] {
+    for (variables, named) in cases! {
+        &[("HTTP_PROXY", bad)][..] => "HTTP_PROXY";
+        &[("HTTPS_PROXY", bad)] => "HTTPS_PROXY";
+        &[("all_proxy", "socks5://user:hidden-1@proxy.example")] => "all_proxy";
+        &[("HTTPS_PROXY", ""), ("https_proxy", "http://proxy.example")] => "https_proxy";
+        &[("ALL_PROXY", "http://proxy.example"), ("REQUEST_METHOD", "GET")] => "ALL_PROXY";
+    } {
         for command in ["sync", "doctor", "verify"] {
             let program = Program::new(&[command])
                 .registry(&emulator)
@@ -307,43 +258,29 @@ async fn an_invalid_proxy_is_not_bypassed() {
             let program = variables
                 .iter()
                 .fold(program, |program, (name, value)| program.env(name, value));
-            let finished = program.run().await.code(2);
+            let finished = program.code(2).await;
             let words = format!("cannot use the proxy in {named}");
             let output = finished.stdout + &finished.stderr;
-            assert!(output.contains(&words), "{output}");
+            assert_contains(&output, &words);
         }
     }
     assert_eq!(emulator.requests().total(), 0);
     // An empty variable counts as unset.
     Program::sync(&emulator, &database)
         .env("HTTPS_PROXY", "")
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
 }
 
 #[tokio::test]
 async fn requests_go_through_the_proxy_of_the_environment() {
-    let emulator = emulator(world()).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(2)).await;
     let port = tls_in_front_of(&emulator).await;
-    for (variable, endpoint, first_line) in [
-        (
-            "HTTP_PROXY",
-            emulator.endpoint(),
-            format!("GET {}/v2/", emulator.endpoint()),
-        ),
-        (
-            "HTTPS_PROXY",
-            format!("https://localhost:{port}"),
-            format!("CONNECT localhost:{port} "),
-        ),
-        (
-            "ALL_PROXY",
-            format!("https://localhost:{port}"),
-            format!("CONNECT localhost:{port} "),
-        ),
-    ] {
+    for (variable, endpoint, first_line) in cases! {
+        "HTTP_PROXY", emulator.endpoint() => format!("GET {}/v2/", emulator.endpoint());
+        "HTTPS_PROXY", format!("https://localhost:{port}") => format!("CONNECT localhost:{port} ");
+        "ALL_PROXY", format!("https://localhost:{port}") => format!("CONNECT localhost:{port} ");
+    } {
         let proxy = Proxy::in_front_of(&emulator).await;
         let url = format!(
             "http://proxy-user:proxy-password-not-to-be-shown@{}",
@@ -357,7 +294,7 @@ async fn requests_go_through_the_proxy_of_the_environment() {
                 .hides("proxy-password-not-to-be-shown")
                 .args(&["--log", LOUDEST])
         };
-        sync().run().await.code(0);
+        sync().code(0).await;
         let heads = proxy.heads();
         assert!(!heads.is_empty(), "{variable}");
         for head in heads {
@@ -372,29 +309,23 @@ async fn requests_go_through_the_proxy_of_the_environment() {
 
         // Where the endpoint is excepted, nothing reaches the proxy.
         let before = proxy.heads().len();
-        sync()
-            .env("NO_PROXY", "localhost,127.0.0.1")
-            .run()
-            .await
-            .code(0);
+        sync().env("NO_PROXY", "localhost,127.0.0.1").code(0).await;
         assert_eq!(proxy.heads().len(), before, "{variable}");
     }
 }
 
 #[tokio::test]
 async fn plain_http_to_another_machine_is_warned_of() {
-    let emulator = emulator(world()).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(2)).await;
     let warning = "uses plain HTTP: others in the network can read the requests";
-    let loopback = Program::sync(&emulator, &database).run().await.code(0);
-    assert!(!loopback.stderr.contains(warning), "{}", loopback.stderr);
+    let loopback = Program::sync(&emulator, &database).code(0).await;
+    assert_lacks(&loopback.stderr, warning);
     // The name leads nowhere; the warning comes before the attempt.
     let elsewhere = Program::sync(&emulator, &database)
         .env("SWR_ENDPOINT", "http://swr.invalid")
         .args(&["--max-attempts", "1"])
-        .run()
-        .await
-        .code(7);
+        .code(7)
+        .await;
     elsewhere.says(&["the endpoint http://swr.invalid/", warning]);
 }
 
@@ -403,22 +334,14 @@ async fn plain_http_to_another_machine_is_warned_of() {
 /// A gateway that refuses everything and quotes what it was sent, in another form each time. It
 /// may issue this token, so that there is one to be quoted.
 async fn quoting_gateway(token: Option<&'static str>) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        let mut count = 0;
-        while let Ok((mut stream, _)) = listener.accept().await {
-            count += 1;
-            let head = read_head(&mut stream).await;
-            let length = head.lines().find_map(|line| {
-                line.to_ascii_lowercase()
-                    .strip_prefix("content-length: ")?
-                    .parse()
-                    .ok()
-            });
-            let mut body = vec![0; length.unwrap_or(0)];
-            stream.read_exact(&mut body).await.unwrap();
-            let quoted = format!("{head}{}", String::from_utf8_lossy(&body));
+    let count = Arc::new(AtomicUsize::new(0));
+    listen(move |mut stream| {
+        let count = 1 + count.fetch_add(1, Ordering::Relaxed);
+        async move {
+            let Some(request) = next_request(&mut stream).await else {
+                return;
+            };
+            let quoted = format!("{}{}", request.head, request.text());
             let issued = token.filter(|_| quoted.starts_with("POST"));
             let (status, header, body) = if let Some(token) = issued {
                 let header = format!("x-subject-token: {token}\r\n");
@@ -440,8 +363,8 @@ async fn quoting_gateway(token: Option<&'static str>) -> SocketAddr {
             );
             stream.write_all(answer.as_bytes()).await.unwrap();
         }
-    });
-    address
+    })
+    .await
 }
 
 /// A request without the names of its headers; the proxy's is left, for only it knows that one.
@@ -459,8 +382,7 @@ fn values(request: &str) -> String {
 #[tokio::test]
 async fn a_failing_run_shows_no_secret_however_much_is_logged() {
     const ISSUED: &str = "token-issued-by-iam-not-to-be-shown";
-    let emulator = emulator(world()).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(2)).await;
     // A parameter that sqlx does not know, and warns of with its value.
     let mut database_url: Url = database.url().parse().unwrap();
     database_url
@@ -536,14 +458,14 @@ async fn a_failing_run_shows_no_secret_however_much_is_logged() {
                 for secret in secrets {
                     program = program.hides(secret);
                 }
-                let finished = program.run().await.code(4);
+                let finished = program.code(4).await;
                 finished.says(&["HTTP 403"]);
             }
         }
     }
     let errors = database.snapshot("select error from swr.sync_run").await;
     assert_eq!(errors.lines().count(), 30, "{errors}");
-    assert!(errors.contains("[redacted]"), "{errors}");
+    assert_contains(&errors, "[redacted]");
     let mut told = everything_stored(&database).await;
     for name in ["summary.jsonl", "swr_sync.prom", "termination-log"] {
         let text = std::fs::read_to_string(file(name)).unwrap();
@@ -585,14 +507,14 @@ fn seed_secrets(emulator: &Emulator) {
 
 #[tokio::test]
 async fn a_secret_in_a_build_command_is_not_logged() {
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(2)).await;
     seed_secrets(&emulator);
     let database = TestDatabase::create().await;
     for format in ["text", "json"] {
         let program = Program::sync(&emulator, &database)
             .args(&["--log", LOUDEST, "--log-format", format])
             .hides(COMMAND_SECRET);
-        program.run().await.code(0);
+        program.code(0).await;
     }
     // It was there to be logged, and is stored as it came.
     assert!(everything_stored(&database).await.contains(COMMAND_SECRET));
@@ -600,11 +522,11 @@ async fn a_secret_in_a_build_command_is_not_logged() {
 
 #[tokio::test]
 async fn redacted_commands_reach_no_table() {
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(2)).await;
     seed_secrets(&emulator);
     let database = TestDatabase::create().await;
     let program = Program::sync(&emulator, &database).args(&["--redact-commands"]);
-    program.run().await.code(0);
+    program.code(0).await;
 
     let stored = everything_stored(&database).await;
     assert!(!stored.contains(COMMAND_SECRET));
@@ -636,29 +558,24 @@ async fn redacted_commands_reach_no_table() {
 
 #[tokio::test]
 async fn what_was_stored_with_secrets_is_fetched_again_after_the_documented_clean_up() {
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(2)).await;
     seed_secrets(&emulator);
     let database = TestDatabase::create().await;
-    Program::sync(&emulator, &database).run().await.code(0);
+    Program::sync(&emulator, &database).code(0).await;
     let redacting = || Program::sync(&emulator, &database).env("SWR_SYNC_REDACT_COMMANDS", "true");
-    redacting().run().await.code(0);
+    redacting().code(0).await;
     assert!(everything_stored(&database).await.contains(COMMAND_SECRET));
 
     let clean_up = documented("clean-up.sql");
     database.snapshot(&clean_up).await;
-    redacting()
-        .run()
-        .await
-        .code(0)
-        .says(&["2 fetched, 0 known"]);
+    redacting().code(0).await.says(&["2 fetched, 0 known"]);
     assert!(!everything_stored(&database).await.contains(COMMAND_SECRET));
 }
 
 #[tokio::test]
 async fn what_is_gone_before_its_history_is_fetched_again_is_not_counted_after_the_clean_up() {
-    let emulator = emulator(World::generate(5, 20, start_of_time())).await;
-    let database = TestDatabase::create().await;
-    Program::sync(&emulator, &database).run().await.code(0);
+    let (emulator, database) = emulator_and_database(World::generate(5, 20, start_of_time())).await;
+    Program::sync(&emulator, &database).code(0).await;
     let clean_up = documented("clean-up.sql");
     database.snapshot(&clean_up).await;
     emulator.with_world(|world| {
@@ -668,14 +585,14 @@ async fn what_is_gone_before_its_history_is_fetched_again_is_not_counted_after_t
         }
     });
 
-    Program::sync(&emulator, &database).run().await.code(0);
+    Program::sync(&emulator, &database).code(0).await;
 
     let shared = "select 'r', repository_id, layer_bytes, null::uuid from swr.repository_layering
                   union all select 'n', namespace_id, exclusive_bytes, null from swr.namespace_layering
                   union all select 'a', artifact_id, exclusive_bytes, shared_chain_id from swr.artifact_layering
                   order by 1, 2, 3, 4";
     let undisturbed = TestDatabase::create().await;
-    Program::sync(&emulator, &undisturbed).run().await.code(0);
+    Program::sync(&emulator, &undisturbed).code(0).await;
     assert_eq!(
         database.snapshot(shared).await,
         undisturbed.snapshot(shared).await
@@ -719,9 +636,8 @@ async fn a_password_in_the_flag_is_refused_and_may_come_from_elsewhere() {
             let finished = Program::new(command)
                 .args(&["--database-url", url])
                 .hides("flag-password-not-to-be-shown")
-                .run()
-                .await
-                .code(2);
+                .code(2)
+                .await;
             finished.says(&[
                 "--database-url contains a password, which other users of this machine can read",
                 "hint: set DATABASE_URL, or DATABASE_URL_FILE",
@@ -733,9 +649,8 @@ async fn a_password_in_the_flag_is_refused_and_may_come_from_elsewhere() {
         .args(&["--database-url", &plain])
         .env("DATABASE_URL", "postgresql://nowhere.invalid/x")
         .env("PGPASSWORD", password)
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
 }
 
 #[cfg(unix)]
@@ -746,25 +661,20 @@ async fn a_secret_file_that_everyone_may_write_is_refused_and_one_that_everyone_
     let database = TestDatabase::create().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("database-url");
-    std::fs::write(&file, database.url()).unwrap();
+    std::fs::write(&file, format!("{}\n", database.url())).unwrap();
     let mut said = BTreeSet::new();
-    for (mode, code, word) in [
-        (0o600, 0, ""),
-        (0o640, 0, ""),
-        (
-            0o644,
-            0,
-            "every user of this machine can read the secret in ",
-        ),
-        (0o666, 2, "every user can write to it (mode 0666)"),
-        (0o602, 2, "every user can write to it (mode 0602)"),
-    ] {
+    for (mode, code, word) in cases! {
+        0o600, 0 => "";
+        0o640, 0 => "";
+        0o644, 0 => "every user of this machine can read the secret in ";
+        0o666, 2 => "every user can write to it (mode 0666)";
+        0o602, 2 => "every user can write to it (mode 0602)";
+    } {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
         let finished = Program::new(&["query", "select 1"])
             .env("DATABASE_URL_FILE", &file)
-            .run()
-            .await
             .code(code)
+            .await
             .says(&[word]);
         if word.is_empty() {
             assert_eq!(finished.stderr, "", "{mode:o}");
@@ -811,9 +721,8 @@ impl Roles<'_> {
         let printed = Program::new(&["migrate", "--print-grants"])
             .args(&["--migrate-role", &self.migrate])
             .args(&["--sync-role", &self.sync, "--report-role", &self.report])
-            .run()
-            .await
-            .code(0);
+            .code(0)
+            .await;
         self.database.snapshot(&printed.stdout).await;
     }
 
@@ -868,8 +777,7 @@ const TRAPS: &str = "
 
 #[tokio::test]
 async fn nothing_that_a_reader_creates_in_schema_public_is_run_by_others() {
-    let emulator = emulator(world()).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world_of(2)).await;
     database
         .snapshot("grant create on schema public to public")
         .await;
@@ -884,9 +792,8 @@ async fn nothing_that_a_reader_creates_in_schema_public_is_run_by_others() {
         Program::new(&arguments)
             .registry(&emulator)
             .database_url(&roles.url(role))
-            .run()
-            .await
-            .code(0);
+            .code(0)
+            .await;
     }
     // Like a user of psql, whose search path has the schema.
     for view in ["storage_by_repository", "stale_artifact()", "reclaimable()"] {
@@ -907,16 +814,12 @@ async fn nothing_that_a_reader_creates_in_schema_public_is_run_by_others() {
 
 #[tokio::test]
 async fn roles_can_do_their_work_if_not_everyone_may_execute_functions() {
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(2)).await;
     let database = TestDatabase::create_empty().await;
     database
         .snapshot("alter default privileges revoke execute on functions from public")
         .await;
-    Program::new(&["migrate"])
-        .database(&database)
-        .run()
-        .await
-        .code(0);
+    Program::new(&["migrate"]).database(&database).code(0).await;
     let roles = Roles::create(&database).await;
     let doctor = async || {
         let doctor = Program::new(&["doctor"]).registry(&emulator);
@@ -934,15 +837,13 @@ async fn roles_can_do_their_work_if_not_everyone_may_execute_functions() {
     Program::sync(&emulator, &database)
         .database_url(&roles.url(&roles.sync))
         .args(&["--no-migrate"])
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
     for report in ["storage_by_repository", "stale_artifact", "layer_usage"] {
         Program::new(&["report", report])
             .database_url(&roles.url(&roles.report))
-            .run()
-            .await
-            .code(0);
+            .code(0)
+            .await;
     }
     // A function of a later migration.
     let stricter = "alter default privileges revoke execute on functions from public";
@@ -956,24 +857,22 @@ async fn roles_can_do_their_work_if_not_everyone_may_execute_functions() {
 
 #[tokio::test]
 async fn each_role_can_do_its_work_and_no_more() {
-    let mut world = world();
+    let mut world = world_of(2);
     let repository = world.repository("team", "app/api").unwrap().id;
     // Enough rows that the planner's counts are to be brought up to date.
     for _ in 0..1_000 {
         world.push(repository).unwrap();
     }
-    let emulator = emulator(world).await;
-    let database = TestDatabase::create().await;
+    let (emulator, database) = emulator_and_database(world).await;
     let roles = Roles::create(&database).await;
 
     let synced = Program::sync(&emulator, &database)
         .database_url(&roles.url(&roles.sync))
         .args(&["--no-migrate"])
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
     // Neither does it try what it may not.
-    assert!(!synced.stderr.contains("WARN"), "{}", synced.stderr);
+    assert_lacks(&synced.stderr, "WARN");
 
     let report_url = roles.url(&roles.report);
     for report in REPORTS {
@@ -984,63 +883,33 @@ async fn each_role_can_do_its_work_and_no_more() {
         Program::new(&["report", report.name])
             .args(digest)
             .database_url(&report_url)
-            .run()
-            .await
-            .code(0);
+            .code(0)
+            .await;
     }
     Program::new(&["status"])
         .database_url(&report_url)
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
 
     let denied = "permission denied for ";
     let owner = "must be owner of ";
-    for (role, sql, expected) in [
-        (&roles.sync, "create table swr.x ()", Some(denied)),
-        (&roles.sync, "create schema x", Some(denied)),
-        (&roles.sync, "drop table swr.tag_history", Some(owner)),
-        (&roles.sync, "drop schema swr_report cascade", Some(owner)),
-        (
-            &roles.sync,
-            "alter table swr.artifact add x integer",
-            Some(owner),
-        ),
-        (&roles.sync, "truncate swr.artifact", Some(denied)),
-        (
-            &roles.sync,
-            "delete from swr._sqlx_migrations",
-            Some(denied),
-        ),
-        (
-            &roles.sync,
-            "select * from swr_report.artifact",
-            Some(denied),
-        ),
-        (
-            &roles.report,
-            "select * from swr.staged_artifact",
-            Some(denied),
-        ),
-        (&roles.report, "select * from swr.command", Some(denied)),
-        (&roles.report, "delete from swr.sync_run", Some(denied)),
-        (
-            &roles.report,
-            "insert into swr.staged_tag select",
-            Some(denied),
-        ),
-        (&roles.report, "create table swr_report.x ()", Some(denied)),
-        (
-            &roles.report,
-            "create or replace view swr_report.tag as select 1",
-            Some(denied),
-        ),
-        (
-            &roles.report,
-            "select * from swr_report.build_history",
-            None,
-        ),
-    ] {
+    for (role, sql, expected) in cases! {
+        &roles.sync, "create table swr.x ()" => Some(denied);
+        &roles.sync, "create schema x" => Some(denied);
+        &roles.sync, "drop table swr.tag_history" => Some(owner);
+        &roles.sync, "drop schema swr_report cascade" => Some(owner);
+        &roles.sync, "alter table swr.artifact add x integer" => Some(owner);
+        &roles.sync, "truncate swr.artifact" => Some(denied);
+        &roles.sync, "delete from swr._sqlx_migrations" => Some(denied);
+        &roles.sync, "select * from swr_report.artifact" => Some(denied);
+        &roles.report, "select * from swr.staged_artifact" => Some(denied);
+        &roles.report, "select * from swr.command" => Some(denied);
+        &roles.report, "delete from swr.sync_run" => Some(denied);
+        &roles.report, "insert into swr.staged_tag select" => Some(denied);
+        &roles.report, "create table swr_report.x ()" => Some(denied);
+        &roles.report, "create or replace view swr_report.tag as select 1" => Some(denied);
+        &roles.report, "select * from swr_report.build_history" => None;
+    } {
         let refused = roles.refused(role, sql).await;
         match expected {
             Some(words) => assert!(
@@ -1070,7 +939,7 @@ async fn each_role_can_do_its_work_and_no_more() {
 /// What holds a secret prints itself without it.
 #[tokio::test]
 async fn debug_output_has_no_secret() {
-    let emulator = emulator(world()).await;
+    let emulator = emulator(world_of(2)).await;
     let mut settings = client_settings(&emulator);
     let password = "database-password-not-to-be-shown";
     let url = format!("postgresql://user:{password}@localhost/x?sslkey=/key");
@@ -1093,29 +962,7 @@ async fn debug_output_has_no_secret() {
             Registry::new(settings.clone(), "i").unwrap()
         ));
     }
-    assert!(!text.contains("not-to-be-shown"), "{text}");
-}
-
-/// As much of PostgreSQL as it takes to ask for a password; gives what it was told.
-async fn asking_database() -> (SocketAddr, JoinHandle<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let asking = tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let startup = stream.read_u32().await.unwrap() - 4;
-        stream
-            .read_exact(&mut vec![0; startup as usize])
-            .await
-            .unwrap();
-        // AuthenticationCleartextPassword.
-        stream.write_all(b"R\0\0\0\x08\0\0\0\x03").await.unwrap();
-        assert_eq!(stream.read_u8().await.unwrap(), b'p');
-        let mut given = vec![0; stream.read_u32().await.unwrap() as usize - 4];
-        stream.read_exact(&mut given).await.unwrap();
-        given.pop();
-        String::from_utf8(given).unwrap()
-    });
-    (address, asking)
+    assert_lacks(&text, "not-to-be-shown");
 }
 
 #[cfg(unix)]
@@ -1131,7 +978,7 @@ async fn a_url_without_password_gets_it_from_where_psql_does() {
         ("PGPASSWORD", password),
         ("PGPASSFILE", file.to_str().unwrap()),
     ] {
-        let (address, asking) = asking_database().await;
+        let (address, mut passwords) = asking_database().await;
         let url = format!("postgresql://user@{address}/mirror?sslmode=disable");
         let finished = Program::new(&["status", "--database-url", &url, "--log", LOUDEST])
             .env(variable, value)
@@ -1140,6 +987,6 @@ async fn a_url_without_password_gets_it_from_where_psql_does() {
             .await;
         // It hangs up after that.
         finished.code(5);
-        assert_eq!(asking.await.unwrap(), password, "{variable}");
+        assert_eq!(passwords.recv().await.unwrap(), password, "{variable}");
     }
 }

@@ -16,12 +16,15 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 
-use crate::commands::world_of;
+use crate::support::assert_contains;
+use crate::support::cases;
 use crate::support::database::TestDatabase;
+use crate::support::mirror::world_of;
 use crate::support::mirror::{facts, wait_until};
 use crate::support::program::{Program, emulator};
 use crate::support::proxy::Proxy;
 use crate::support::server::{PrivateServer, SUPERUSER};
+use crate::support::wire::listen;
 
 /// Settings that change a result, end a session, or make it wait.
 const HOSTILE: &[(&str, &str)] = &[
@@ -131,7 +134,7 @@ async fn hostile_defaults_do_not_change_a_migration_a_sync_or_the_reports() {
             let program = Program::new(arguments)
                 .registry(&emulator)
                 .database(database);
-            program.run().await.code(0).stdout
+            program.code(0).await.stdout
         };
         run(&["migrate"]).await;
         run(&["doctor"]).await;
@@ -148,7 +151,7 @@ async fn hostile_defaults_do_not_change_a_migration_a_sync_or_the_reports() {
     assert_eq!(of_hostile, of_ordinary);
     emulator.with_world(|world| world.evolve(1));
     for database in [&hostile, &ordinary] {
-        Program::sync(&emulator, database).run().await.code(0);
+        Program::sync(&emulator, database).code(0).await;
     }
     make_ordinary(&hostile).await;
     assert_eq!(facts(&hostile).await, facts(&ordinary).await);
@@ -173,22 +176,16 @@ async fn a_database_in_another_encoding_is_refused_before_anything_is_written() 
         Program::new(&[command])
             .registry(&emulator)
             .database(&database)
-            .run()
-            .await
             .code(5)
+            .await
             .says(&words);
     }
     let doctor = Program::new(&["doctor", "--format", "json"])
         .registry(&emulator)
         .database(&database)
-        .run()
-        .await
-        .code(5);
-    assert!(
-        doctor.stdout.contains(r#""code":"encoding""#),
-        "{}",
-        doctor.stdout
-    );
+        .code(5)
+        .await;
+    assert_contains(&doctor.stdout, r#""code":"encoding""#);
     let schemas = "select count(*) from pg_namespace where nspname in ('swr', 'swr_report')";
     assert_eq!(database.snapshot(schemas).await, "0");
 
@@ -199,7 +196,7 @@ async fn a_database_in_another_encoding_is_refused_before_anything_is_written() 
         )
         .await;
     let database = TestDatabase::at(server.url(SUPERUSER, "another"));
-    Program::sync(&emulator, &database).run().await.code(0);
+    Program::sync(&emulator, &database).code(0).await;
 }
 
 #[tokio::test]
@@ -219,27 +216,17 @@ async fn a_role_that_cannot_create_schemas_migrates_in_those_created_for_it() {
     let doctor = Program::new(&["doctor"])
         .registry(&emulator)
         .database(&database);
-    let doctor = doctor.run().await.code(0);
-    assert!(
-        doctor.stdout.contains("enough to migrate"),
-        "{}",
-        doctor.stdout
-    );
-    Program::new(&["migrate"])
-        .database(&database)
-        .run()
-        .await
-        .code(0);
+    let doctor = doctor.code(0).await;
+    assert_contains(&doctor.stdout, "enough to migrate");
+    Program::new(&["migrate"]).database(&database).code(0).await;
     Program::new(&["migrate", "--check"])
         .database(&database)
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
     Program::sync(&emulator, &database)
         .args(&["--no-migrate"])
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
 }
 
 #[tokio::test]
@@ -288,38 +275,33 @@ async fn a_result_that_the_server_cuts_while_its_consumer_is_slow_is_a_failure_o
 async fn check_connection(url: &str, words: &[&str]) {
     for command in ["migrate", "status"] {
         let program = Program::new(&[command]).database_url(url);
-        program.run().await.code(5).says(words);
+        program.code(5).await.says(words);
     }
 }
 
 #[tokio::test]
 async fn open_gauss_is_recognised_and_refused() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                // SSLRequest is 8 bytes.
-                let mut request = [0; 8];
-                stream.read_exact(&mut request).await.unwrap();
-                stream.write_all(b"N").await.unwrap();
-                let length = stream.read_i32().await.unwrap();
-                let mut startup = vec![0; length as usize - 4];
-                stream.read_exact(&mut startup).await.unwrap();
-                // Its SHA-256 login uses the message number of PostgreSQL's SASL: method, random code,
-                // token, iterations.
-                let mut body = [10_i32.to_be_bytes(), 2_i32.to_be_bytes()].concat();
-                body.extend([b'a'; 64]);
-                body.extend(b"deadbeef");
-                body.extend(10_000_i32.to_be_bytes());
-                stream.write_all(b"R").await.unwrap();
-                stream.write_i32(body.len() as i32 + 4).await.unwrap();
-                stream.write_all(&body).await.unwrap();
-                let _ = stream.read_to_end(&mut Vec::new()).await;
-            });
-        }
-    });
-    let url = format!("postgresql://user@127.0.0.1:{port}/mirror");
+    let address = listen(|mut stream| async move {
+        // SSLRequest is 8 bytes.
+        let mut request = [0; 8];
+        stream.read_exact(&mut request).await.unwrap();
+        stream.write_all(b"N").await.unwrap();
+        let length = stream.read_i32().await.unwrap();
+        let mut startup = vec![0; length as usize - 4];
+        stream.read_exact(&mut startup).await.unwrap();
+        // Its SHA-256 login uses the message number of PostgreSQL's SASL: method, random code, token,
+        // iterations.
+        let mut body = [10_i32.to_be_bytes(), 2_i32.to_be_bytes()].concat();
+        body.extend([b'a'; 64]);
+        body.extend(b"deadbeef");
+        body.extend(10_000_i32.to_be_bytes());
+        stream.write_all(b"R").await.unwrap();
+        stream.write_i32(body.len() as i32 + 4).await.unwrap();
+        stream.write_all(&body).await.unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let url = format!("postgresql://user@{address}/mirror");
     let words =
         ["hint: this server is openGauss or GaussDB, which is not PostgreSQL and is not supported"];
     check_connection(&url, &words).await;
@@ -349,21 +331,17 @@ async fn tls_server(certificate: &str) -> u16 {
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(Always(certified)));
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                let mut request = [0; 8];
-                stream.read_exact(&mut request).await.unwrap();
-                stream.write_all(b"S").await.unwrap();
-                // A client that does not accept the certificate disconnects here.
-                let _ = acceptor.accept(stream).await;
-            });
+    let address = listen(move |mut stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            let mut request = [0; 8];
+            stream.read_exact(&mut request).await.unwrap();
+            stream.write_all(b"S").await.unwrap();
+            // A client that does not accept the certificate disconnects here.
+            let _ = acceptor.accept(stream).await;
         }
     });
-    port
+    address.await.port()
 }
 
 #[tokio::test]
@@ -372,29 +350,11 @@ async fn an_error_about_a_certificate_names_the_fix() {
         "{}/tests/data/tls/self-signed.pem",
         env!("CARGO_MANIFEST_DIR")
     );
-    for (certificate, options, words) in [
-        (
-            "version-1.pem",
-            "",
-            [
-                "the server's certificate has X.509 version 1, like those that Citus",
-                "sslmode=disable",
-            ],
-        ),
-        (
-            "server.pem",
-            "?sslmode=verify-full",
-            [
-                "the server's certificate is not signed by a trusted authority",
-                "sslrootcert=FILE",
-            ],
-        ),
-        (
-            "self-signed.pem",
-            &format!("?sslmode=verify-ca&sslrootcert={authority}"),
-            ["the server's certificate is self-signed", "sslmode=require"],
-        ),
-    ] {
+    for (certificate, options, words) in cases! {
+        "version-1.pem", "" => ["the server's certificate has X.509 version 1, like those that Citus", "sslmode=disable"];
+        "server.pem", "?sslmode=verify-full" => ["the server's certificate is not signed by a trusted authority", "sslrootcert=FILE"];
+        "self-signed.pem", &format!("?sslmode=verify-ca&sslrootcert={authority}") => ["the server's certificate is self-signed", "sslmode=require"];
+    } {
         let port = tls_server(certificate).await;
         let url = format!("postgresql://user@localhost:{port}/mirror{options}");
         check_connection(&url, &words).await;
@@ -418,73 +378,35 @@ async fn an_ipv6_address_works() {
 
 #[tokio::test]
 async fn an_error_in_a_database_url_names_the_part_that_is_wrong() {
-    for (url, problem) in [
-        (
-            "mysql://u:hidden-1@host/db",
-            "it does not begin with postgresql://",
-        ),
-        ("u:hidden-1@host/db", "it does not begin with postgresql://"),
-        (
-            "postgresql://u:hid/den@host/db",
-            "`/` in the user or password must be percent-encoded, as %2F",
-        ),
-        (
-            "postgresql://u:hid?den@host/db",
-            "`?` in the user or password must be percent-encoded, as %3F",
-        ),
-        (
-            "postgresql://u:hid#den@host/db",
-            "`#` in the user or password must be percent-encoded, as %23",
-        ),
-        (
-            "postgresql://u:hidden-1@a,b/db",
-            "it names several hosts; only one is supported",
-        ),
-        (
-            "postgresql://u:hidden-1@a:5432,b:5432/db",
-            "it names several hosts; only one is supported",
-        ),
-        (
-            "postgresql:///db?host=a,b",
-            "it names several hosts; only one is supported",
-        ),
-        ("postgresql://u:hidden-1@/db", "the host is missing"),
-        (
-            "postgresql://u:hidden-1@[::g]/db",
-            "the IPv6 address in brackets is not valid",
-        ),
-        (
-            "postgresql://u:hidden-1@[::1/db",
-            "the IPv6 address in brackets is not valid",
-        ),
-        (
-            "postgresql://u:hidden-1@host:port/db",
-            "the port is not a number from 1 to 65535",
-        ),
-        (
-            "postgresql://u:hidden-1@host:70000/db",
-            "the port is not a number from 1 to 65535",
-        ),
-        (
-            "postgresql://u@host/db?sslmode=hidden-1",
-            "the value of the parameter sslmode is not valid",
-        ),
-        (
-            "postgresql://u@host/db?hostaddr=hidden-1",
-            "the value of the parameter hostaddr is not valid",
-        ),
-    ] {
-        let finished = Program::new(&["migrate"])
+    for (url, problem) in cases! {
+        "mysql://u:hidden-1@host/db" => "it does not begin with postgresql://";
+        "u:hidden-1@host/db" => "it does not begin with postgresql://";
+        "postgresql://u:1/hidden-1@host/db" => "`/` in the user or password must be percent-encoded, as %2F";
+        "postgresql://u:1?hidden-1@host/db" => "`?` in the user or password must be percent-encoded, as %3F";
+        "postgresql://u:hidden-1#1@host/db" => "`#` in the user or password must be percent-encoded, as %23";
+        "postgresql://u:hidden-1@a,b/db" => "it names several hosts; only one is supported";
+        "postgresql://u:hidden-1@a:5432,b:5432/db" => "it names several hosts; only one is supported";
+        "postgresql:///db?host=a,b" => "it names several hosts; only one is supported";
+        "postgresql://u:hidden-1@/db" => "the host is missing";
+        "postgresql://u:hidden-1@[::g]/db" => "the IPv6 address in brackets is not valid";
+        "postgresql://u:hidden-1@[::1/db" => "the IPv6 address in brackets is not valid";
+        "postgresql://u:hidden-1@host:port/db" => "the port is not a number from 1 to 65535";
+        "postgresql://u:hidden-1@host:70000/db" => "the port is not a number from 1 to 65535";
+        "postgresql://u@host/db?sslmode=hidden-1" => "the value of the parameter sslmode is not valid";
+        "postgresql://u@host/db?hostaddr=hidden-1" => "the value of the parameter hostaddr is not valid";
+    } {
+        let program = Program::new(&["migrate"])
             .env("DATABASE_URL", url)
-            .hides("hidden-1")
-            .run()
-            .await
-            .code(2);
+            .hides("hidden-1");
         let expected = format!("error: the database URL is not valid: {problem}\n");
-        finished.says(&[&expected, "hint: "]);
+        let hint = match problem.contains("several hosts") {
+            true => "hint: use the host name of the primary",
+            false => "hint: write it as postgresql://user:password@host:5432/name\n",
+        };
+        program.fails(2, &[&expected, hint]).await;
     }
     let several = Program::new(&["migrate"]).env("DATABASE_URL", "postgresql:///db");
-    let several = several.env("PGHOST", "a,b").run().await.code(2);
+    let several = several.env("PGHOST", "a,b").code(2).await;
     several.says(&["it names several hosts"]);
 }
 
@@ -494,6 +416,6 @@ async fn an_invalid_variable_of_libpq_is_an_error() {
     for (variable, value) in [("PGSSLMODE", "verify_full"), ("PGPORT", "postgres")] {
         let program = database(Program::new(&["migrate"])).env(variable, value);
         let words = format!("error: the value of {variable} is not valid");
-        program.run().await.code(2).says(&[&words]);
+        program.code(2).await.says(&[&words]);
     }
 }

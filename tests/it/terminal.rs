@@ -5,6 +5,7 @@ use swr_emulator::{ArtifactSpec, Emulator, EmulatorSettings, ManifestKind, World
 use swr_sync::report::REPORTS;
 use swr_sync::visible::is_hidden;
 
+use crate::support::assert_contains;
 use crate::support::database::TestDatabase;
 use crate::support::mirror::start_of_time;
 use crate::support::program::{Finished, Program, emulator_settings};
@@ -81,7 +82,7 @@ async fn no_name_moves_the_cursor_forges_a_line_or_hides_in_what_people_read() {
     };
     let said = |path| std::fs::read_to_string(path).unwrap();
 
-    let partial = sync().env("SWR_SYNC_LOG", "trace").run().await.code(3);
+    let partial = sync().env("SWR_SYNC_LOG", "trace").code(3).await;
     assert_shown("the summary", &partial.stderr);
     assert_harmless("the termination message", &said(&termination));
 
@@ -110,7 +111,7 @@ async fn no_name_moves_the_cursor_forges_a_line_or_hides_in_what_people_read() {
             world.delete_artifact(id);
         }
     });
-    let refused = sync().run().await.code(6);
+    let refused = sync().code(6).await;
     assert_shown("the refusal", &refused.stderr);
     assert_shown("the termination message", &said(&termination));
     assert_harmless("the summary file", &said(&summary));
@@ -118,7 +119,7 @@ async fn no_name_moves_the_cursor_forges_a_line_or_hides_in_what_people_read() {
         serde_json::from_str::<Value>(line).unwrap();
     }
 
-    let logged = sync().args(&["--log-format", "json"]).run().await.code(6);
+    let logged = sync().args(&["--log-format", "json"]).code(6).await;
     assert_harmless("the JSON log", &logged.stderr);
     let lines: Vec<Value> = logged
         .stderr
@@ -126,14 +127,14 @@ async fn no_name_moves_the_cursor_forges_a_line_or_hides_in_what_people_read() {
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
     let message = lines.last().unwrap()["message"].as_str().unwrap();
-    assert!(message.contains(&hostile("app")), "{message}");
+    assert_contains(&message, &hostile("app"));
 }
 
 #[tokio::test]
 async fn data_for_programs_keeps_its_bytes() {
     let emulator = Emulator::start(emulator_settings(), world()).await.unwrap();
     let database = TestDatabase::create().await;
-    Program::sync(&emulator, &database).run().await.code(3);
+    Program::sync(&emulator, &database).code(3).await;
     let sql = "select name from swr.repository";
     let csv = run(&["query", "--format", "csv", sql], &emulator, &database).await;
     assert!(csv.stdout.contains(&hostile("app")), "{:?}", csv.stdout);

@@ -16,6 +16,7 @@ use swr_sync::database::{Database, MIGRATOR};
 use swr_sync::stop;
 use swr_sync::sync::SyncSettings;
 
+use crate::support::cases;
 use crate::support::database::TestDatabase;
 use crate::support::mirror::{
     Mirror, client_settings, facts, run_as, start_of_time, sync_settings, verify,
@@ -43,19 +44,13 @@ const REFERENCED: [&str; 10] = [
 ];
 
 /// A call of each function that people ask questions with.
-const QUESTIONS: [(&str, &str); 4] = [
-    ("stale_artifact", "swr_report.stale_artifact('1 hour')"),
-    (
-        "reclaimable",
-        "swr_report.reclaimable(array(select digest from swr.artifact))",
-    ),
-    (
-        "built_on",
-        "swr_report.built_on((select digest from swr.manifest where build_step_ids is not null
-             order by cardinality(build_step_ids), digest limit 1))",
-    ),
-    ("tag_at", "swr_report.tag_at('2026-03-01 12:30Z')"),
-];
+const QUESTIONS: [(&str, &str); 4] = cases! {
+    "stale_artifact" => "swr_report.stale_artifact('1 hour')";
+    "reclaimable" => "swr_report.reclaimable(array(select digest from swr.artifact))";
+    "built_on" => "swr_report.built_on((select digest from swr.manifest where build_step_ids is not null
+             order by cardinality(build_step_ids), digest limit 1))";
+    "tag_at" => "swr_report.tag_at('2026-03-01 12:30Z')";
+};
 
 /// What tells of the past and cannot be made up for: where an earlier schema had no table for it,
 /// it begins with the first run after the upgrade.
@@ -99,7 +94,7 @@ async fn mirror_with_a_past(server: &PrivateServer) -> Mirror {
     let mirror = Mirror::with(EmulatorSettings::default(), world, database).await;
     mirror.sync_at(at(0)).await;
 
-    mirror.emulator.with_world(|world| {
+    mirror.with_world(|world| {
         world.set_now(at(1));
         world.evolve(1);
         let digest = world.artifact(careless).unwrap().digest().to_string();
@@ -114,9 +109,7 @@ async fn mirror_with_a_past(server: &PrivateServer) -> Mirror {
     mirror.sync_at(at(1)).await;
 
     // A run that was killed while it listed.
-    mirror
-        .database
-        .snapshot(
+    mirror.snapshot(
             "insert into swr.sync_run (instance_id, outcome, started_at, listing_started_at, updated_at,
                                        program_version, host, process_id)
              select instance_id, 'running', '2026-03-01 14:00Z', '2026-03-01 14:00Z', '2026-03-01 14:00Z', '0', 'h', 1
@@ -483,7 +476,7 @@ async fn a_database_of_each_schema_so_far_comes_up_to_now_with_all_that_is_in_it
         upgraded.push((version, name, known));
     }
 
-    mirror.emulator.with_world(change);
+    mirror.with_world(change);
     sync_as(SUPERUSER, &server, PRESENT, &mirror).await;
     let present = mirror.facts().await;
     compare(

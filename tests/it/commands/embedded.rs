@@ -5,10 +5,11 @@ use std::os::unix::fs::PermissionsExt;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::world_of;
 use crate::support::database::TestDatabase;
 use crate::support::mirror::wait_until;
+use crate::support::mirror::world_of;
 use crate::support::program::{Program, emulator};
+use crate::support::{assert_contains, assert_lacks};
 
 /// A folder for the server, emptied of processes at the end.
 struct DataDir(TempDir);
@@ -81,7 +82,7 @@ async fn without_a_database_url_a_server_of_its_own_is_used_and_named() {
     let emulator = emulator(world_of(3)).await;
     let folder = DataDir::new();
     let sync = || folder.program(&["sync"]).registry(&emulator);
-    let first = sync().run().await.code(0);
+    let first = sync().code(0).await;
     assert_eq!(first.stdout, "");
     first.says(&[
         "no database URL is set (DATABASE_URL): using the embedded PostgreSQL",
@@ -93,9 +94,8 @@ async fn without_a_database_url_a_server_of_its_own_is_used_and_named() {
     assert!(!folder.is_in_use());
 
     sync()
-        .run()
-        .await
         .code(0)
+        .await
         .says(&["run 2: published in ", "3 unchanged"]);
     let artifacts = folder.ask("select count(*) from artifact").await;
     assert_eq!(artifacts.as_deref(), Some("3\n"));
@@ -124,7 +124,7 @@ async fn a_first_sync_that_is_killed_is_taken_up_by_the_next() {
     );
 
     emulator.reset_requests();
-    let next = sync().run().await.code(0);
+    let next = sync().code(0).await;
     next.says(&[
         "run 2: published in ",
         "5 new, 0 changed",
@@ -139,15 +139,14 @@ async fn a_first_sync_that_is_killed_is_taken_up_by_the_next() {
 
     // As if nothing had happened.
     let undisturbed = TestDatabase::create().await;
-    Program::sync(&emulator, &undisturbed).run().await.code(0);
+    Program::sync(&emulator, &undisturbed).code(0).await;
     for report in ["artifact", "tag", "build_history"] {
         let arguments = ["report", report, "--limit", "0", "--format", "csv"];
         let expected = Program::new(&arguments)
             .database(&undisturbed)
-            .run()
-            .await
-            .code(0);
-        let report = folder.program(&arguments).run().await.code(0);
+            .code(0)
+            .await;
+        let report = folder.program(&arguments).code(0).await;
         assert_eq!(report.stdout, expected.stdout);
     }
     folder.wait_until_unused().await;
@@ -158,9 +157,8 @@ async fn the_demo_shows_it_all() {
     let folder = DataDir::new();
     let demo = folder
         .program(&["demo", "--artifacts", "200"])
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
     for heading in [
         "A private PostgreSQL server runs at\n  postgresql://",
         "An emulated registry of 200 artifacts serves the SWR API at http://127.0.0.1:",
@@ -204,13 +202,13 @@ async fn the_server_has_none_of_the_secrets_in_its_environment() {
     let emulator = emulator(world_of(1)).await;
     let folder = DataDir::new();
     let start = folder.program(&["db", "start"]).registry(&emulator);
-    start.run().await.code(0);
+    start.code(0).await;
     let environments = folder.environments();
     // The supervisor and the server.
     assert!(environments.len() >= 2, "{environments:?}");
     for environment in environments {
-        assert!(!environment.contains("not-to-be-shown"), "{environment}");
-        assert!(!environment.contains("HUAWEICLOUD"), "{environment}");
+        assert_lacks(&environment, "not-to-be-shown");
+        assert_lacks(&environment, "HUAWEICLOUD");
     }
 }
 
@@ -224,10 +222,10 @@ async fn the_configuration_file_names_the_folder_and_is_read_by_its_owner_alone(
     std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
     let path = file.to_str().unwrap();
     let db = |action: &str| Program::new(&["db", action, "--config", path]);
-    db("start").run().await.code(0);
+    db("start").code(0).await;
     assert!(folder.is_in_use());
     let environment = |action: &str| Program::new(&["db", action]).env("SWR_SYNC_CONFIG", path);
-    let url = environment("url").run().await.code(0).stdout;
-    assert!(url.contains(folder.path()), "{url}");
-    environment("stop").run().await.code(0);
+    let url = environment("url").code(0).await.stdout;
+    assert_contains(&url, folder.path());
+    environment("stop").code(0).await;
 }

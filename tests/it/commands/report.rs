@@ -1,6 +1,7 @@
 //! `report` with filters.
 
 use super::*;
+use crate::support::{assert_contains, assert_ends_with};
 
 /// Runs a report and gives its rows without the header, as CSV fields.
 async fn rows(database: &TestDatabase, arguments: &[&str]) -> Vec<Vec<String>> {
@@ -8,9 +9,8 @@ async fn rows(database: &TestDatabase, arguments: &[&str]) -> Vec<Vec<String>> {
     let finished = program
         .args(&["--format", "csv", "--limit", "0"])
         .database(database)
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
     assert_eq!(finished.stderr, "");
     csv_rows(&finished.stdout).split_off(1)
 }
@@ -88,16 +88,15 @@ async fn the_query_has_the_filters_in_it() {
     let printed = Program::new(&["report", "stale_artifact", "--sql"])
         .args(&["--older-than", "30d", "--repository", "o'mirror\\"])
         .args(&["--instance", "demo", "--limit", "3"])
-        .run()
-        .await
-        .code(0);
+        .code(0)
+        .await;
     let expected = r"
 from swr_report.stale_artifact(interval '30 days')
 where instance_id in (select instance_id from swr.instance where 'demo' in (swr_instance_id, name)) and repository = E'o''mirror\\'
 order by size_bytes desc nulls last, artifact_id
 limit 3;
 ";
-    assert!(printed.stdout.ends_with(expected), "{}", printed.stdout);
+    assert_ends_with(&printed.stdout, expected);
     let printed = Program::new(&[
         "report",
         "tag_at",
@@ -105,28 +104,27 @@ limit 3;
         "--at",
         "2026-03-01T13:00:00+01:00",
     ])
-    .run()
-    .await
-    .code(0);
+    .code(0)
+    .await;
     let from = "from swr_report.tag_at(timestamptz '2026-03-01T12:00:00Z')\n";
-    assert!(printed.stdout.contains(from), "{}", printed.stdout);
+    assert_contains(&printed.stdout, from);
 }
 
 #[tokio::test]
 async fn a_filter_the_report_has_not_is_answered_with_those_it_has() {
     let wrong = ["report", "layer_usage", "--namespace", "team", "--sql"];
-    let finished = check_failure(Program::new(&wrong), 2, &[]).await;
+    let finished = Program::new(&wrong).fails(2, &[]).await;
     let expected = "error: the report `layer_usage` does not support --namespace
   hint: the report `layer_usage` supports --instance, --limit
 ";
     assert_eq!(finished.error(), expected);
-    let finished = check_failure(Program::new(&["report", "built_on"]), 2, &[]).await;
+    let finished = Program::new(&["report", "built_on"]).fails(2, &[]).await;
     let expected = "error: the report `built_on` needs --digest
   hint: the report `built_on` supports --instance, --namespace, --repository, --digest, --limit
 ";
     assert_eq!(finished.error(), expected);
     for (option, value) in [("--at", "yesterday"), ("--older-than", "old")] {
         let wrong = ["report", "tag_at", option, value];
-        check_failure(Program::new(&wrong), 2, &[option, value]).await;
+        Program::new(&wrong).fails(2, &[option, value]).await;
     }
 }

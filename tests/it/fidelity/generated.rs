@@ -17,6 +17,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, ValueRef};
 
 use super::{Answers, Mirror};
+use crate::support::cases;
 
 const NUL: &str = "replaced NUL by U+FFFD";
 const INVALID: &str = "replaced invalid Unicode by U+FFFD";
@@ -1305,69 +1306,22 @@ async fn check(
     let nanoseconds = |column| format!("(extract(epoch from {column}) * 1000000000)::numeric(40)");
     let of_instance =
         format!("join swr.instance i using (instance_id) where i.swr_instance_id = '{instance}'");
-    for (what, rows, query) in [
-        (
-            "namespaces",
-            expected.namespaces,
-            format!(
-                "select namespace_id, n.name, repository_count, metadata, {}, {}, extra
-                 from swr.namespace n {of_instance} and namespace_id <> 1",
-                nanoseconds("created_at"),
-                nanoseconds("updated_at")
-            ),
-        ),
-        (
-            "repositories",
-            expected.repositories,
-            format!(
-                "select repository_id, r.name, namespace_name, namespace_id, tag_count, artifact_count, pull_count,
+    for (what, rows, query) in cases! {
+        "namespaces", expected.namespaces => format!("select namespace_id, n.name, repository_count, metadata, {}, {}, extra
+                 from swr.namespace n {of_instance} and namespace_id <> 1", nanoseconds("created_at"), nanoseconds("updated_at"));
+        "repositories", expected.repositories => format!("select repository_id, r.name, namespace_name, namespace_id, tag_count, artifact_count, pull_count,
                         description, {}, {}, extra
-                 from swr.repository r {of_instance} and repository_id <> 2",
-                nanoseconds("created_at"),
-                nanoseconds("updated_at")
-            ),
-        ),
-        (
-            "artifacts",
-            expected.artifacts,
-            format!(
-                "select artifact_id, repository_id, namespace_id, repository_name, digest, type, media_type,
+                 from swr.repository r {of_instance} and repository_id <> 2", nanoseconds("created_at"), nanoseconds("updated_at"));
+        "artifacts", expected.artifacts => format!("select artifact_id, repository_id, namespace_id, repository_name, digest, type, media_type,
                         manifest_media_type, size_bytes, {}, {}, extra
-                 from swr.artifact {of_instance}",
-                nanoseconds("pushed_at"),
-                nanoseconds("pulled_at")
-            ),
-        ),
-        (
-            "tags",
-            expected.tags,
-            format!(
-                "select artifact_id, t.name, tag_id, {}, {}, extra from swr.tag t {of_instance}",
-                nanoseconds("pushed_at"),
-                nanoseconds("pulled_at")
-            ),
-        ),
-        (
-            "manifests",
-            expected.manifests,
-            format!("select digest, outcome, reported_total, extra from swr.manifest {of_instance}"),
-        ),
-        (
-            "build steps",
-            expected.steps,
-            format!(
-                "select artifact_id, position, {} + created_at_ns, command, empty_layer, layer_digest,
+                 from swr.artifact {of_instance}", nanoseconds("pushed_at"), nanoseconds("pulled_at"));
+        "tags", expected.tags => format!("select artifact_id, t.name, tag_id, {}, {}, extra from swr.tag t {of_instance}", nanoseconds("pushed_at"), nanoseconds("pulled_at"));
+        "manifests", expected.manifests => format!("select digest, outcome, reported_total, extra from swr.manifest {of_instance}");
+        "build steps", expected.steps => format!("select artifact_id, position, {} + created_at_ns, command, empty_layer, layer_digest,
                         layer_size_bytes, layer_media_type, extra
-                 from swr_report.build_history {of_instance}",
-                nanoseconds("created_at")
-            ),
-        ),
-        (
-            "data issues",
-            issues,
-            format!("select table_name, row_key, field, action, original from swr.data_issue {of_instance}"),
-        ),
-    ] {
+                 from swr_report.build_history {of_instance}", nanoseconds("created_at"));
+        "data issues", issues => format!("select table_name, row_key, field, action, original from swr.data_issue {of_instance}");
+    } {
         let expected = normalised(&mut connection, rows).await;
         let found = stored_rows(&mut connection, query).await;
         let count = found.len();

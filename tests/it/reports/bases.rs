@@ -1,6 +1,7 @@
 //! Which image is built on which.
 
 use super::*;
+use crate::support::cases;
 
 const BASES: &str =
     "select namespace, repository, digest, base_namespace, base_repository, base_digest, base_tags,
@@ -39,7 +40,7 @@ async fn base_image_is_the_artifact_with_the_longest_beginning() {
     check(&mirror.database, UNKNOWN, &[]).await;
 
     // A tagged one is shown before the older one.
-    mirror.emulator.with_world(|world| {
+    mirror.with_world(|world| {
         let os = world.repository("base", "os").unwrap().id;
         assert!(world.remove_tag(os, "latest"));
         assert!(world.remove_tag(os, "12.1"));
@@ -59,7 +60,7 @@ async fn a_base_that_goes_or_comes_changes_what_is_built_on_it() {
     mirror.sync().await;
     let of_d3 = "select base_digest from swr_report.base_image where digest like '%d3'";
     check(&mirror.database, of_d3, &["d2"]).await;
-    mirror.emulator.with_world(|world| {
+    mirror.with_world(|world| {
         let api = world.repository("shop", "api").unwrap().id;
         let older = world.artifacts_of(api)[0].id;
         world.delete_artifact(older).unwrap();
@@ -67,7 +68,7 @@ async fn a_base_that_goes_or_comes_changes_what_is_built_on_it() {
     mirror.sync().await;
     check(&mirror.database, of_d3, &["d0"]).await;
 
-    mirror.emulator.with_world(|world| {
+    mirror.with_world(|world| {
         let gone: Vec<i64> = world
             .artifacts()
             .filter(|artifact| artifact.digest().to_string() == digest("d0"))
@@ -81,7 +82,7 @@ async fn a_base_that_goes_or_comes_changes_what_is_built_on_it() {
     check(&mirror.database, of_d3, &["NULL"]).await;
 
     // With another command and an image of its own, but the same layers.
-    mirror.emulator.with_world(|world| {
+    mirror.with_world(|world| {
         let repository = world.add_repository("base", "slim");
         world.add_artifact(
             repository,
@@ -102,19 +103,13 @@ async fn a_base_that_goes_or_comes_changes_what_is_built_on_it() {
 async fn images_without_a_base_in_the_registry_are_grouped_by_what_they_share() {
     let mut world = shop();
     let others = world.add_repository("shop", "other");
-    for (digits, steps) in [
+    for (digits, steps) in cases! {
         // Another base, which two images of one repository have.
-        (
-            "d4",
-            vec![layer("FROM elsewhere", "a1", 500), layer("RUN a", "a2", 50)],
-        ),
-        (
-            "d5",
-            vec![layer("FROM elsewhere", "a1", 500), layer("RUN b", "a3", 5)],
-        ),
+        "d4" => vec![layer("FROM elsewhere", "a1", 500), layer("RUN a", "a2", 50)];
+        "d5" => vec![layer("FROM elsewhere", "a1", 500), layer("RUN b", "a3", 5)];
         // One of its own.
-        ("d6", vec![layer("FROM scratch", "a4", 7)]),
-    ] {
+        "d6" => vec![layer("FROM scratch", "a4", 7)];
+    } {
         world.add_artifact(
             others,
             ArtifactSpec {
@@ -167,7 +162,7 @@ async fn built_on_lists_all_that_must_be_rebuilt() {
     check_built_on(&mirror, &of("d4"), &[]).await;
 
     // A base that is gone from the registry still is what they were built on.
-    mirror.emulator.with_world(|world| {
+    mirror.with_world(|world| {
         for (namespace, name) in [("base", "os"), ("shop", "mirror")] {
             let gone = world.repository(namespace, name).unwrap().id;
             world.delete_repository(gone).unwrap();

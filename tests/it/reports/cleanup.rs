@@ -9,7 +9,7 @@ async fn untagged_artifact_shows_what_no_tag_names() {
     let expected = ["demo | shop | api | d3 | IMAGE | 1134 | 4 | f | 2026-03-01 15:00:00+00"];
     check_report(&mirror, "untagged_artifact", &expected).await;
 
-    mirror.emulator.with_world(|world| {
+    mirror.with_world(|world| {
         let api = world.repository("shop", "api").unwrap().id;
         let [d2, d3, chart] = world.artifacts_of(api)[..] else {
             panic!("there are three artifacts");
@@ -42,7 +42,7 @@ async fn duplicate_artifact_shows_digests_in_several_repositories() {
     let expected = ["2026-03-01 12:00:00+00 | 2026-03-01 17:00:00+00 | 2026-03-01 21:00:00+00"];
     check(&mirror.database, times, &expected).await;
 
-    mirror.emulator.with_world(|world| {
+    mirror.with_world(|world| {
         let gone = world.repository("base", "os").unwrap().id;
         world.delete_repository(gone).unwrap();
     });

@@ -6,6 +6,7 @@ use command_findings::{RULES, RULES_VERSION};
 use swr_emulator::{Emulator, EmulatorSettings};
 
 use super::*;
+use crate::support::mirror::start_of_time;
 use crate::support::mirror::sync_into;
 
 const SECRET: &str = "hunter2-s3cr3t";
@@ -102,7 +103,7 @@ async fn findings_show_where_they_come_from_and_which_artifacts_carry_them() {
     check_report(&mirror, "artifact_finding", &carried).await;
 
     // Without the base, its oldest child is where the password comes from.
-    mirror.emulator.with_world(|world| {
+    mirror.with_world(|world| {
         for (namespace, name) in [("base", "os"), ("shop", "web")] {
             let gone = world.repository(namespace, name).unwrap().id;
             world.delete_repository(gone).unwrap();
@@ -128,10 +129,10 @@ async fn a_secret_is_in_the_build_history_alone() {
     let views = "select relname from pg_class where relnamespace = 'swr_report'::regnamespace and relkind = 'v'
                  order by 1";
     let mut telling = Vec::new();
-    for view in mirror.database.snapshot(views).await.lines() {
+    for view in mirror.snapshot(views).await.lines() {
         let sql =
             format!("select count(*) from swr_report.{view} v where v::text like '%{SECRET}%'");
-        if mirror.database.snapshot(&sql).await != "0" {
+        if mirror.snapshot(&sql).await != "0" {
             telling.push(view.to_owned());
         }
     }
@@ -179,7 +180,7 @@ async fn commands_stored_under_other_rules_are_examined_again_once() {
     world.add_artifact(repository, spec).unwrap();
     let mirror = Mirror::new(world).await;
     mirror.sync().await;
-    let found = mirror.database.snapshot(FOUND).await;
+    let found = mirror.snapshot(FOUND).await;
     assert_eq!(found.matches("unverified-download").count(), 2_101);
     let version = "select rules_version from swr.instance";
     check(&mirror.database, version, &[&RULES_VERSION.to_string()]).await;
@@ -200,13 +201,13 @@ async fn commands_stored_under_other_rules_are_examined_again_once() {
         "null".to_owned(),
     ] {
         for statement in differently {
-            mirror.database.snapshot(statement).await;
+            mirror.snapshot(statement).await;
         }
         let sql = format!("update swr.instance set rules_version = {version}");
-        mirror.database.snapshot(&sql).await;
-        assert_ne!(mirror.database.snapshot(FOUND).await, found);
+        mirror.snapshot(&sql).await;
+        assert_ne!(mirror.snapshot(FOUND).await, found);
         mirror.sync().await;
-        assert_eq!(mirror.database.snapshot(FOUND).await, found, "{version}");
+        assert_eq!(mirror.snapshot(FOUND).await, found, "{version}");
     }
 
     let writes = mirror.writes().await;
@@ -218,39 +219,33 @@ async fn commands_stored_under_other_rules_are_examined_again_once() {
 async fn an_interrupted_run_leaves_no_command_to_older_rules() {
     let mirror = Mirror::new(careless()).await;
     mirror.sync().await;
-    let found = mirror.database.snapshot(FOUND).await;
+    let found = mirror.snapshot(FOUND).await;
     mirror
-        .database
         .snapshot("update swr.instance set rules_version = 0")
         .await;
-    mirror
-        .database
-        .snapshot("delete from swr.command_finding")
-        .await;
+    mirror.snapshot("delete from swr.command_finding").await;
     // A run that does not come to its end says that there is something to do.
     let refusal = r#"{"error_code":"SVCSTG.SWR.4000001","error_msg":"no"}"#;
-    mirror
-        .emulator
-        .fail_next(RequestKind::Artifacts, 400, refusal);
+    mirror.fail_next(RequestKind::Artifacts, 400, refusal);
     mirror.try_sync().await.unwrap_err();
     let version = "select rules_version from swr.instance";
     check(&mirror.database, version, &["NULL"]).await;
     mirror.sync().await;
     check(&mirror.database, version, &[&RULES_VERSION.to_string()]).await;
-    assert_eq!(mirror.database.snapshot(FOUND).await, found);
+    assert_eq!(mirror.snapshot(FOUND).await, found);
 }
 
 #[tokio::test]
 async fn a_history_from_another_instance_comes_with_its_findings() {
     let mirror = Mirror::new(careless()).await;
     mirror.sync().await;
-    let found = mirror.database.snapshot(FOUND).await;
+    let found = mirror.snapshot(FOUND).await;
     // The other instance was examined by other rules.
     for sql in [
         "delete from swr.command_finding",
         "update swr.command set masked_command = null",
     ] {
-        mirror.database.snapshot(sql).await;
+        mirror.snapshot(sql).await;
     }
     let settings = EmulatorSettings {
         instance_id: "another-instance".into(),
@@ -288,7 +283,7 @@ async fn the_rules_are_in_the_database_and_those_of_a_newer_program_stay() {
          set title = 'other', rules_version = case when rule_id = 'add-url' then {RULES_VERSION} + 1 else 0 end
          where rule_id in ('add-url', 'latest-base')"
     );
-    mirror.database.snapshot(&sql).await;
+    mirror.snapshot(&sql).await;
     mirror.sync().await;
     let titles = "select rule_id from swr.finding_rule where title = 'other'";
     check(&mirror.database, titles, &["add-url"]).await;

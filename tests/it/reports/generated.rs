@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use swr_emulator::{Quirks, WorldSettings};
 
 use super::*;
+use crate::support::mirror::start_of_time;
 
 /// What the reports are about, of one artifact.
 struct Image {
@@ -347,7 +348,7 @@ async fn sizes_and_bases_are_those_of_a_plain_computation() {
         let mut ever = Vec::new();
         for round in 0..4 {
             if round > 0 {
-                mirror.emulator.with_world(|world| {
+                mirror.with_world(|world| {
                     // Bases go, too.
                     let bases: Vec<i64> = world
                         .artifacts()
@@ -361,7 +362,7 @@ async fn sizes_and_bases_are_those_of_a_plain_computation() {
                 });
             }
             mirror.sync().await;
-            let images = mirror.emulator.with_world(|world| images(world));
+            let images = mirror.with_world(|world| images(world));
             ever.extend(
                 images
                     .iter()

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::NaiveDate;
 
 use super::*;
+use crate::support::mirror::start_of_time;
 
 /// `namespace | repository | tag` to digest.
 type Tags = BTreeMap<String, String>;
@@ -111,7 +112,7 @@ async fn tag_at(mirror: &Mirror, time: DateTime<Utc>) -> Tags {
         "select concat_ws(' | ', namespace, repository, tag), digest from swr_report.tag_at('{}')",
         time.to_rfc3339()
     );
-    let rows = mirror.database.snapshot(&sql).await;
+    let rows = mirror.snapshot(&sql).await;
     let rows = rows.lines().filter_map(|row| row.rsplit_once(" | "));
     rows.map(|(tag, digest)| (tag.to_owned(), digest.to_owned()))
         .collect()
@@ -131,7 +132,7 @@ async fn a_month_is_told_as_it_was() {
     let (mut kept, mut kept_count) = (Tags::new(), 0);
     for day in 0..DAYS {
         let morning = start_of_time() + TimeDelta::days(day);
-        let (of_day, tags, artifacts) = mirror.emulator.with_world(|world| {
+        let (of_day, tags, artifacts) = mirror.with_world(|world| {
             let of_day = live_a_day(world, morning, &mut chance);
             (of_day, tags(world), artifacts(world))
         });
@@ -289,7 +290,7 @@ async fn check_growth(mirror: &Mirror, listings: &[(DateTime<Utc>, Tags, Artifac
 }
 
 async fn check_sorted(mirror: &Mirror, sql: &str, mut expected: Vec<String>) {
-    let rows = mirror.database.snapshot(sql).await;
+    let rows = mirror.snapshot(sql).await;
     let mut rows: Vec<&str> = rows.lines().collect();
     rows.sort_unstable();
     expected.sort_unstable();
@@ -300,7 +301,7 @@ async fn check_sorted(mirror: &Mirror, sql: &str, mut expected: Vec<String>) {
 async fn change_tells_what_a_changed_or_returned_artifact_was_like() {
     let mirror = Mirror::new(World::empty(start_of_time())).await;
     // The registry shows one artifact as this row; the row is all that changes.
-    let (row, shown) = mirror.emulator.with_world(|world| {
+    let (row, shown) = mirror.with_world(|world| {
         let repository = world.add_repository("shop", "api");
         let shown = world.add_artifact(repository, artifact("d0", 100, &[])).unwrap();
         let namespace_id = world.add_namespace("shop");
@@ -313,11 +314,7 @@ async fn change_tells_what_a_changed_or_returned_artifact_was_like() {
         };
         (row, shown)
     });
-    let show = |row: Value| {
-        mirror
-            .emulator
-            .with_world(|world| world.override_row(shown, row))
-    };
+    let show = |row: Value| mirror.with_world(|world| world.override_row(shown, row));
     show(row(500, 100, "2026-03-01T00:00:00.000Z"));
     mirror.sync_at(at(20)).await;
     show(row(500, 120, "2026-03-02T00:00:00.000Z"));
@@ -350,7 +347,7 @@ async fn change_tells_what_a_changed_or_returned_artifact_was_like() {
 #[tokio::test]
 async fn tag_at_gives_the_present_artifact_of_a_digest_that_was_pushed_again() {
     let mirror = Mirror::new(World::empty(start_of_time())).await;
-    let (repository, shown) = mirror.emulator.with_world(|world| {
+    let (repository, shown) = mirror.with_world(|world| {
         let repository = world.add_repository("shop", "api");
         let shown = world.add_artifact(repository, artifact("d0", 100, &[]));
         (repository, shown.unwrap())
@@ -360,9 +357,7 @@ async fn tag_at_gives_the_present_artifact_of_a_digest_that_was_pushed_again() {
             "id": id, "digest": digest("d0"), "repository_id": repository, "size": 100,
             "tags": [{"id": 1, "name": "latest", "push_time": "2026-03-01T00:00:00.000Z"}],
         });
-        mirror
-            .emulator
-            .with_world(|world| world.override_row(shown, row));
+        mirror.with_world(|world| world.override_row(shown, row));
         mirror.sync_at(at(hour)).await;
     }
     let sql = format!(

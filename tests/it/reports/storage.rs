@@ -1,6 +1,7 @@
 //! Sizes, what is shared, and what a clean-up would free.
 
 use super::*;
+use crate::support::mirror::start_of_time;
 
 const SIZES: &str =
     "select namespace, repository, digest, tags, type, total_bytes, layers, layer_bytes, shared_bytes, exclusive_bytes
@@ -28,7 +29,7 @@ async fn artifact_size_tells_what_is_shared_and_what_deleting_would_free() {
     assert_eq!(rows[..2], report);
     assert_eq!(rows.len(), 6);
 
-    mirror.emulator.with_world(|world| {
+    mirror.with_world(|world| {
         let api = world.repository("shop", "api").unwrap().id;
         let newest = world.artifacts_of(api)[1].id;
         world.delete_artifact(newest).unwrap();
@@ -55,7 +56,7 @@ async fn storage_by_namespace_counts_shared_layers_once() {
     ];
     check_report(&mirror, "storage_by_namespace", &expected).await;
 
-    mirror.emulator.with_world(|world| {
+    mirror.with_world(|world| {
         let os = world.repository("base", "os").unwrap().id;
         world.delete_repository(os).unwrap();
     });
@@ -77,7 +78,7 @@ async fn layer_usage_tells_who_shares_a_layer() {
     ];
     check_report(&mirror, "layer_usage", &expected).await;
 
-    mirror.emulator.with_world(|world| {
+    mirror.with_world(|world| {
         let front = world.repository("shop", "web/front").unwrap().id;
         world.delete_repository(front).unwrap();
     });
@@ -142,7 +143,7 @@ async fn reclaimable_is_what_only_the_set_has() {
     check(&format!("{all}, 'other'"), &[]).await;
 
     // By id, for one repository's copy.
-    let ids: Vec<i64> = mirror.emulator.with_world(|world| {
+    let ids: Vec<i64> = mirror.with_world(|world| {
         let api = world.repository("shop", "api").unwrap().id;
         let mirror = world.repository("shop", "mirror").unwrap().id;
         let artifacts = [world.artifacts_of(api), world.artifacts_of(mirror)].concat();
@@ -276,9 +277,7 @@ async fn a_layer_that_an_image_has_twice_counts_once() {
 async fn a_history_that_comes_late_is_counted_by_the_next_run() {
     let busy = json!({"error_code": "SVCSTG.SWR.5000001", "error_msg": "busy"});
     let mirror = Mirror::new(shop()).await;
-    mirror
-        .emulator
-        .with_world(|world| world.override_build_history(&digest("d3"), 500, busy));
+    mirror.with_world(|world| world.override_build_history(&digest("d3"), 500, busy));
     mirror.sync().await;
     let sizes = "select digest, layers, exclusive_bytes from swr_report.artifact_size
                  where repository = 'api' and type = 'IMAGE' order by digest";
@@ -294,9 +293,7 @@ async fn a_history_that_comes_late_is_counted_by_the_next_run() {
         layer("COPY api /bin/", "b3", 30),
         layer("COPY . /", "b4", 4),
     ]);
-    mirror
-        .emulator
-        .with_world(|world| world.override_build_history(&digest("d3"), 200, steps.unwrap()));
+    mirror.with_world(|world| world.override_build_history(&digest("d3"), 200, steps.unwrap()));
     mirror.sync().await;
     check(&mirror.database, sizes, &["d2 | 2 | 0", "d3 | 3 | 4"]).await;
 }
@@ -309,10 +306,10 @@ async fn an_unchanged_registry_leaves_what_was_computed_alone() {
                     union all select 'r', xmin::text, repository_id from swr.repository_layering
                     union all select 'n', xmin::text, namespace_id from swr.namespace_layering
                     order by 1, 3, 2";
-    let before = mirror.database.snapshot(versions).await;
+    let before = mirror.snapshot(versions).await;
     assert!(before.lines().count() > 10, "{before}");
     mirror.sync().await;
-    assert_eq!(mirror.database.snapshot(versions).await, before);
+    assert_eq!(mirror.snapshot(versions).await, before);
 }
 
 /// A registry may claim any size, and sums of them need not fit a bigint.
@@ -351,7 +348,7 @@ async fn sizes_beyond_all_measure_stop_neither_a_run_nor_a_report() {
     }
     let mirror = Mirror::new(world).await;
     mirror.sync().await;
-    mirror.emulator.with_world(|world| {
+    mirror.with_world(|world| {
         let oldest = world.artifacts().next().unwrap().id;
         world.delete_artifact(oldest).unwrap();
     });
@@ -365,6 +362,6 @@ async fn sizes_beyond_all_measure_stop_neither_a_run_nor_a_report() {
             }
         }
         let query = report.query(&values, 0).unwrap();
-        mirror.database.snapshot(&query).await;
+        mirror.snapshot(&query).await;
     }
 }

@@ -87,6 +87,35 @@ impl TestDatabase {
         }
     }
 
+    /// Runs statements that answer nothing.
+    pub(crate) async fn execute(&self, sql: &str) {
+        self.snapshot(sql).await;
+    }
+
+    /// How the last run ended: its outcome and exit code.
+    pub(crate) async fn last_run(&self) -> String {
+        self.snapshot("select outcome, exit_code from swr.sync_run order by run_id desc limit 1")
+            .await
+    }
+
+    /// Everything that publishing writes.
+    pub(crate) async fn published(&self) -> String {
+        let mut rows = String::new();
+        for table in [
+            "namespace",
+            "repository",
+            "artifact",
+            "tag",
+            "tag_history",
+            "data_issue",
+        ] {
+            let sql = format!("select '{table}', t.* from swr.{table} t order by t");
+            rows.push_str(&self.snapshot(&sql).await);
+            rows.push('\n');
+        }
+        rows
+    }
+
     /// The rows of a query, one per line, in PostgreSQL's own text format:
     /// `value | value | NULL`.
     pub(crate) async fn snapshot(&self, sql: &str) -> String {
@@ -108,6 +137,11 @@ impl TestDatabase {
         });
         lines.collect::<Vec<_>>().join("\n")
     }
+}
+
+pub(crate) fn lacks_all_migrations() -> String {
+    let count = MIGRATOR.iter().count();
+    format!("the database lacks {count} of {count} migrations")
 }
 
 impl Drop for TestDatabase {

@@ -1,5 +1,6 @@
 //! An emulated registry, a database, and runs that join them.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,9 @@ use swr_emulator::{Emulator, EmulatorSettings, World};
 use swr_sync::clock::Clock;
 use swr_sync::database::Database;
 use swr_sync::registry::signature::SigningKey;
-use swr_sync::registry::{Credentials, ProjectSettings, Registry, RetryPolicy, TransportSettings};
+use swr_sync::registry::{
+    Credentials, PasswordLogin, ProjectSettings, Registry, RetryPolicy, TransportSettings,
+};
 use swr_sync::run::{RunReport, Verification};
 use swr_sync::stop::{self, Stop};
 use swr_sync::sync::{
@@ -21,6 +24,20 @@ use super::database::TestDatabase;
 pub(crate) fn start_of_time() -> DateTime<Utc> {
     "2026-03-01T12:00:00Z".parse().unwrap()
 }
+
+/// The repository `team/app/api` with this many images.
+pub(crate) fn world_of(images: usize) -> World {
+    let mut world = World::empty(start_of_time());
+    let repository = world.add_repository("team", "app/api");
+    for _ in 0..images {
+        world.push(repository).unwrap();
+    }
+    world
+}
+
+/// What the gateway answers, with 403, to a key without the right policy.
+pub(crate) const GATEWAY_REFUSAL: &str =
+    r#"{"error_code":"SVCSTG.SWR.4030170","error_msg":"no permission"}"#;
 
 /// The settings a test's client starts from: no caps, short waits.
 pub(crate) fn client_settings(emulator: &Emulator) -> ProjectSettings {
@@ -55,12 +72,38 @@ pub(crate) fn client_settings(emulator: &Emulator) -> ProjectSettings {
     }
 }
 
+/// The same for the IAM user with this password.
+pub(crate) fn user_settings(emulator: &Emulator, password: &str) -> ProjectSettings {
+    let settings = client_settings(emulator);
+    let credentials = &emulator.settings().credentials;
+    let login = PasswordLogin {
+        iam_endpoint: settings.endpoint.clone(),
+        user: credentials.user.clone(),
+        password: password.into(),
+        account: credentials.account.clone(),
+        project_id: settings.project_id.clone(),
+    };
+    ProjectSettings {
+        credentials: Credentials::Password(login),
+        ..settings
+    }
+}
+
 /// One emulated registry and one database.
 pub(crate) struct Mirror {
     pub(crate) emulator: Emulator,
     pub(crate) database: TestDatabase,
     pub(crate) dry_run: bool,
     pub(crate) safeguards: Safeguards,
+}
+
+/// A mirror is asked and changed like its registry.
+impl Deref for Mirror {
+    type Target = Emulator;
+
+    fn deref(&self) -> &Emulator {
+        &self.emulator
+    }
 }
 
 /// The tables that hold facts; an unchanged registry must leave them alone.
@@ -86,6 +129,11 @@ pub(crate) const FACT_TABLES: [&str; 18] = [
 ];
 
 impl Mirror {
+    /// The rows of a query; see [`TestDatabase::snapshot`].
+    pub(crate) async fn snapshot(&self, sql: &str) -> String {
+        self.database.snapshot(sql).await
+    }
+
     pub(crate) async fn new(world: World) -> Mirror {
         Mirror::with(
             EmulatorSettings::default(),

@@ -45,6 +45,19 @@ pub(crate) async fn emulator(world: World) -> Emulator {
     Emulator::start(emulator_settings(), world).await.unwrap()
 }
 
+/// The same, and a database.
+pub(crate) async fn emulator_and_database(world: World) -> (Emulator, TestDatabase) {
+    (emulator(world).await, TestDatabase::create().await)
+}
+
+/// The same after one run. The requests of that run are forgotten.
+pub(crate) async fn synced(world: World) -> (Emulator, TestDatabase) {
+    let (emulator, database) = emulator_and_database(world).await;
+    Program::sync(&emulator, &database).code(0).await;
+    emulator.reset_requests();
+    (emulator, database)
+}
+
 /// A command line, and the environment it runs in.
 pub(crate) struct Program {
     command: Command,
@@ -169,6 +182,25 @@ impl Program {
         self.database_url(url.as_str())
     }
 
+    /// The database as a role without any right of its own.
+    pub(crate) async fn as_stranger(self, database: &TestDatabase) -> Program {
+        let mut url: Url = database.url().parse().unwrap();
+        // Roles belong to the whole server, so it is the same one in every test. A server in a container
+        // asks for the password that is in its URL.
+        let password = url.password().unwrap_or_default();
+        let role = format!(
+            "do $$ begin
+                if not exists (select from pg_roles where rolname = 'swr_stranger') then
+                    create role swr_stranger login password '{password}';
+                end if;
+                exception when duplicate_object or unique_violation then null;
+            end $$"
+        );
+        database.execute(&role).await;
+        url.set_username("swr_stranger").unwrap();
+        self.database_url(url.as_str())
+    }
+
     /// A database URL whose password must not show up in any output.
     pub(crate) fn database_url(mut self, url: &str) -> Program {
         let parsed = url.parse::<Url>().ok();
@@ -190,6 +222,20 @@ impl Program {
 
     pub(crate) async fn run(self) -> Finished {
         self.start().finish().await
+    }
+
+    /// Runs it, and fails the test unless it exits with this code.
+    pub(crate) async fn code(self, expected: i32) -> Finished {
+        self.run().await.code(expected)
+    }
+
+    /// Runs a command that fails, at the log level that says the most: what is secret would show there
+    /// first, and every run looks for it. Its error must have all these words.
+    pub(crate) async fn fails(self, code: i32, words: &[&str]) -> Finished {
+        let finished = self.args(&["--log", "trace"]).code(code).await;
+        assert_eq!(finished.stdout, "");
+        finished.error_says(words);
+        finished
     }
 }
 
@@ -272,6 +318,14 @@ impl Finished {
             assert!(stderr.contains(word), "no `{word}` in: {stderr}");
         }
         self
+    }
+
+    /// Fails the test unless the error has all of this.
+    pub(crate) fn error_says(&self, words: &[&str]) {
+        for word in words {
+            let stderr = &self.stderr;
+            assert!(self.error().contains(word), "no `{word}` in: {stderr}");
+        }
     }
 
     /// The error, its causes and the hint: all of stderr but the log lines.

@@ -11,6 +11,8 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::wire::refusal;
+
 /// What becomes of the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
@@ -129,11 +131,8 @@ impl Proxy {
 
     /// Refuses the next PostgreSQL connection with this SQLSTATE and message. Calls queue up.
     pub(crate) fn refuse_next(&self, code: &str, message: &str) {
-        let fields = format!("SFATAL\0VFATAL\0C{code}\0M{message}\0\0");
-        let mut answer = vec![b'E'];
-        answer.extend((fields.len() as u32 + 4).to_be_bytes());
-        answer.extend(fields.as_bytes());
-        self.refusals.lock().unwrap().push(answer);
+        let refusal = refusal(code, message);
+        self.refusals.lock().unwrap().push(refusal);
     }
 
     /// Refusals that nobody has met.

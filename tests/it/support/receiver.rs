@@ -1,34 +1,12 @@
 //! Receives what a job sends to others than the registry, and keeps it.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
-/// A request as it arrived.
-#[derive(Debug, Clone)]
-pub(crate) struct Received {
-    pub(crate) method: String,
-    /// Path and query.
-    pub(crate) target: String,
-    pub(crate) content_type: String,
-    pub(crate) authorization: Option<String>,
-    pub(crate) body: Vec<u8>,
-}
-
-impl Received {
-    pub(crate) fn text(&self) -> String {
-        String::from_utf8(self.body.clone()).unwrap()
-    }
-}
+use super::wire::{Received, listen, next_request};
 
 #[derive(Debug, Default)]
 struct State {
@@ -36,32 +14,20 @@ struct State {
     statuses: VecDeque<u16>,
 }
 
-/// Listens on a port of its own until it is dropped.
+/// Listens on a port of its own.
 pub(crate) struct Receiver {
     address: String,
     state: Arc<Mutex<State>>,
-    serving: JoinHandle<()>,
 }
 
 impl Receiver {
     pub(crate) async fn start() -> Receiver {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
         let state: Arc<Mutex<State>> = Arc::default();
         let shared = Arc::clone(&state);
-        let serving = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let state = Arc::clone(&shared);
-                let service = service_fn(move |request| answer(Arc::clone(&state), request));
-                let connection =
-                    http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-                tokio::spawn(connection);
-            }
-        });
+        let address = listen(move |stream| serve(stream, Arc::clone(&shared))).await;
         Receiver {
-            address,
+            address: address.to_string(),
             state,
-            serving,
         }
     }
 
@@ -86,36 +52,20 @@ impl Receiver {
     }
 }
 
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        self.serving.abort();
+async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>) {
+    while let Some(request) = next_request(&mut stream).await {
+        // Quoted in the answer, since receivers may do so.
+        let quoted = format!("{} {:?}", request.target(), request.header("authorization"));
+        let status = {
+            let mut state = state.lock().unwrap();
+            state.received.push(request);
+            state.statuses.pop_front().unwrap_or(200)
+        };
+        let length = quoted.len();
+        let answer =
+            format!("HTTP/1.1 {status} Status\r\ncontent-length: {length}\r\n\r\n{quoted}");
+        if stream.write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
     }
-}
-
-async fn answer(
-    state: Arc<Mutex<State>>,
-    request: Request<Incoming>,
-) -> Result<Response<String>, Infallible> {
-    let header = |name: &str| {
-        let value = request.headers().get(name)?;
-        Some(value.to_str().unwrap().to_owned())
-    };
-    let mut received = Received {
-        method: request.method().to_string(),
-        target: request.uri().to_string(),
-        content_type: header("content-type").unwrap_or_default(),
-        authorization: header("authorization"),
-        body: Vec::new(),
-    };
-    // Quoted in the answer, since receivers may do so.
-    let quoted = format!("{} {:?}", received.target, received.authorization);
-    // A client that went away in between has sent nothing.
-    if let Ok(body) = request.into_body().collect().await {
-        received.body = body.to_bytes().to_vec();
-        state.lock().unwrap().received.push(received);
-    }
-    let status = state.lock().unwrap().statuses.pop_front().unwrap_or(200);
-    let mut response = Response::new(quoted);
-    *response.status_mut() = status.try_into().unwrap();
-    Ok(response)
 }

@@ -164,11 +164,7 @@ impl PrivateServer {
         self.execute("postgres", &format!("create database {name}"))
             .await;
         let database = TestDatabase::at(self.url(SUPERUSER, name));
-        Program::new(&["migrate"])
-            .database(&database)
-            .run()
-            .await
-            .code(0);
+        Program::new(&["migrate"]).database(&database).code(0).await;
         database
     }
 

@@ -15,6 +15,7 @@ use testcontainers::{ContainerAsync, GenericImage, ImageExt};
 use tokio::time::timeout;
 
 use super::{LEFTOVER_AGE, chain, random, unix_seconds, warn};
+use crate::support::assert_starts_with;
 
 /// An engine that accepts connections and never answers is found out by this.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -182,10 +183,7 @@ async fn an_engine_that_is_not_there_is_reported_at_once() {
     let error = ping(async { Ok(nowhere.unwrap()) }, PING_TIMEOUT)
         .await
         .unwrap_err();
-    assert!(
-        error.starts_with("no container engine answers: "),
-        "{error}"
-    );
+    assert_starts_with(&error, "no container engine answers: ");
 }
 
 #[tokio::test]
