@@ -205,7 +205,7 @@ async fn print_reports(
          swr-sync status{folder}\n  \
          swr-sync report stale_artifact{folder}\n\n\
          Explore it with SQL:\n  \
-         swr-sync db psql{folder} --database {DATABASE}"
+         swr-sync db psql --database {DATABASE}{folder}"
     ))?;
     Ok(Exit::Success)
 }

@@ -20,18 +20,21 @@ pub enum VariableGroup {
     EmbeddedDatabase,
     /// Notifications about the end of a job.
     Reporting,
+    /// Output on a terminal.
+    Terminal,
     /// The machine.
     Machine,
 }
 
 impl VariableGroup {
     /// All groups, in the order in which documents list them.
-    pub const ALL: [VariableGroup; 6] = [
+    pub const ALL: [VariableGroup; 7] = [
         VariableGroup::Credentials,
         VariableGroup::Registry,
         VariableGroup::Database,
         VariableGroup::EmbeddedDatabase,
         VariableGroup::Reporting,
+        VariableGroup::Terminal,
         VariableGroup::Machine,
     ];
 
@@ -43,6 +46,7 @@ impl VariableGroup {
             VariableGroup::Database => "Database",
             VariableGroup::EmbeddedDatabase => "Embedded database",
             VariableGroup::Reporting => "Reporting",
+            VariableGroup::Terminal => "Terminal",
             VariableGroup::Machine => "Machine",
         }
     }
@@ -54,6 +58,7 @@ impl VariableGroup {
             VariableGroup::Database => "database-url",
             VariableGroup::EmbeddedDatabase => "data-dir",
             VariableGroup::Reporting => "summary-file",
+            VariableGroup::Terminal => "timezone",
             VariableGroup::Machine => "region",
         }
     }
@@ -300,6 +305,37 @@ pub const VARIABLES: &[EnvironmentVariable] = &[
         "OTEL_SDK_DISABLED",
         "true also disables traces",
     ),
+    plain(
+        VariableGroup::Terminal,
+        "TZ",
+        "time zone of the times in tables, if --timezone is not set",
+    ),
+    plain(
+        VariableGroup::Terminal,
+        "PAGER",
+        "pager for long tables; empty for none",
+    ),
+    plain(
+        VariableGroup::Terminal,
+        "LESS",
+        "options of less; FRX if unset",
+    ),
+    plain(
+        VariableGroup::Terminal,
+        "LC_ALL",
+        "locale: if it names another encoding than UTF-8, tables are drawn in ASCII",
+    ),
+    plain(
+        VariableGroup::Terminal,
+        "LC_CTYPE",
+        "the same, if LC_ALL is not set",
+    ),
+    plain(
+        VariableGroup::Terminal,
+        "LANG",
+        "the same, if neither is set",
+    ),
+    plain(VariableGroup::Terminal, "NO_COLOR", "if set, no colours"),
     plain(
         VariableGroup::Machine,
         "HOSTNAME",

@@ -92,11 +92,12 @@ async fn repository(
     }
     let all = store::repository_names(session, instance, namespace, None).await;
     let all = all.map_err(failed)?;
-    let names = all.iter().map(|repository| match given.contains('/') {
-        true => format!("{}/{}", repository.namespace, repository.name),
-        false => repository.name.clone(),
+    let names = all.iter().flat_map(|repository| {
+        let path = format!("{}/{}", repository.namespace, repository.name);
+        let path = given.contains('/').then_some(path);
+        [Some(repository.name.clone()), path]
     });
-    let names: Vec<String> = names.collect();
+    let names: Vec<String> = names.flatten().collect();
     let names = names.iter().map(String::as_str);
     Err(unknown("repository", &given, names))
 }

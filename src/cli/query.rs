@@ -14,8 +14,7 @@ The statement runs in a read-only transaction. `swr-sync report` lists the repor
 Examples:
   swr-sync query 'select namespace, count(*) from artifact group by 1'
   swr-sync query --format csv 'select * from tag_move' > moves.csv
-  swr-sync query --file question.sql --output answer.xlsx --format xlsx
-  swr-sync query --format json - < question.sql";
+  swr-sync query --file question.sql --format xlsx --output answer.xlsx";
 
 /// The longest text of a query that is read.
 const LONGEST_SQL: u64 = 16 << 20;

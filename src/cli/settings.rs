@@ -203,9 +203,9 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Database")]
 pub(super) struct DatabaseArgs {
-    /// Database to use, as postgresql://user@host/name, or `embedded`; the default is an embedded
-    /// PostgreSQL. A password is read from DATABASE_URL, DATABASE_URL_FILE, PGPASSWORD or psql's password file, never
-    /// from this flag, which every user of the machine can see [env: DATABASE_URL]
+    /// Database to use: postgresql://user@host/name, or `embedded`. Passwords belong in DATABASE_URL,
+    /// DATABASE_URL_FILE, PGPASSWORD or psql's password file: every user of the machine can see this flag
+    /// [env: DATABASE_URL]
     // Not clap's `env`: the variable may contain a password, the command line must not.
     #[arg(long, value_name = "URL")]
     pub database_url: Option<String>,
@@ -360,12 +360,13 @@ impl DatabaseArgs {
 
     async fn open_embedded(&self) -> Result<OpenDatabase, Failure> {
         let server = self.embedded.start().await?;
-        if !self.embedded.is_wanted() && self.url()?.is_none() {
-            tracing::warn!(
-                "no database URL is set (DATABASE_URL): using the embedded PostgreSQL; while it runs, connect to \
-                 it with: psql '{}'",
-                server.url()
-            );
+        let text = format!(
+            "using the embedded PostgreSQL; while it runs, connect to it with: psql '{}'",
+            server.url()
+        );
+        match self.embedded.is_wanted() || self.url()?.is_some() {
+            true => tracing::info!("{text}"),
+            false => tracing::warn!("no database URL is set (DATABASE_URL): {text}"),
         }
         Ok(OpenDatabase {
             database: Database::from_url(server.url())?.with_timeout(*self.database_timeout),

@@ -138,9 +138,10 @@ pub(super) fn summary(report: &RunReport) -> Vec<String> {
     let mut lines = vec![
         format!("run {run_id}: {verb} in {:.1} s", elapsed.as_secs_f64()),
         format!(
-            "  artifacts  {} listed on {} pages: {} new, {} changed, {} removed, {} unchanged",
+            "  artifacts  {} listed on {} {}: {} new, {} changed, {} removed, {} unchanged",
             counters.artifacts_listed,
             counters.pages,
+            if counters.pages == 1 { "page" } else { "pages" },
             counters.artifacts_new,
             counters.artifacts_changed,
             counters.artifacts_removed,

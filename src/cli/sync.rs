@@ -412,8 +412,12 @@ fn tell_skip(target: &Target, failure: &Failure, telemetry: &Telemetry) {
 /// Migrates the schema, or checks that it is up to date.
 async fn prepare(database: &Database, no_migrate: bool, stop: &Stop) -> Result<(), Failure> {
     if no_migrate {
-        let checked = stop.or(database.check()).await;
-        return Ok(checked.map_err(stopped)??);
+        let checked = stop.or(database.check()).await.map_err(stopped)?;
+        return checked.map_err(|error| match error {
+            DatabaseError::MigrationNeeded { .. } => Failure::new(error.exit(), error)
+                .hint("run `swr-sync migrate` as the owner of the schema"),
+            error => error.into(),
+        });
     }
     let applied = match database.migrate_until(stop).await {
         Err(DatabaseError::Stopped(reason)) => return Err(stopped(reason)),

@@ -22,11 +22,12 @@ impl SqlError {
         self.postgres()?.hint()
     }
 
-    /// The number of the character in the query where the server found the error, from 1.
+    /// The number of the character in the query where the server found the error, from 1. Of an error
+    /// about a value, which may be a secret, it is not given.
     pub fn position(&self) -> Option<usize> {
         match self.postgres()?.position()? {
-            PgErrorPosition::Original(position) => Some(position),
-            PgErrorPosition::Internal { .. } => None,
+            PgErrorPosition::Original(position) if !quotes_data(&self.code()?) => Some(position),
+            _ => None,
         }
     }
 

@@ -534,6 +534,16 @@ mod tests {
     }
 
     #[test]
+    fn a_very_short_secret_is_not_searched_for_inside_words() {
+        let secrets = ["x"];
+        assert_eq!(redact("it does not exist", &secrets), "it does not exist");
+        assert_eq!(
+            redact("key x is unknown: 'x'", &secrets),
+            "key [redacted] is unknown: '[redacted]'"
+        );
+    }
+
+    #[test]
     fn a_secret_that_was_sent_is_redacted_wherever_it_is_quoted() {
         let secret = "s3cr3t-of-this-request";
         let padding = "x".repeat(MESSAGE_CHARS - 5);

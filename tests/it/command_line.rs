@@ -86,7 +86,7 @@ fn every_command_has_examples_and_they_are_command_lines_of_it() {
 #[test]
 fn every_value_of_a_flag_has_a_name_that_others_have_too() {
     const NAMES: &str = "ADDRESS ARGUMENT DIGEST FILE FOLDER FORMAT I/N ID LEVEL MS N N|all NAME PERCENT REGION \
-                         SEED SHELL SQL TIME TIMESTAMP URL fail|skip|wait[=TIME]";
+                         SEED SHELL SQL TIME TIMESTAMP URL ZONE fail|skip|wait[=TIME]";
     let mut unknown = BTreeSet::new();
     for page in pages() {
         for argument in page.command.get_arguments() {

@@ -143,7 +143,7 @@ async fn the_region_of_a_source_wins_over_the_endpoint_of_all() {
          [[source]]\nname = 'a'\nproject_id = 'p'\ninstances = ['one']\n\
          [[source]]\nname = 'b'\nproject_id = 'p'\ninstances = ['two']\nregion = 'r'\n",
     );
-    let program = file.config("check").env("SWR_AUTH_TOKEN", "token");
+    let program = file.config("check").env("SWR_AUTH_TOKEN", "some-token");
     let said = program.code(0).await.stdout;
     let expected = [
         "a: instance one of project p at https://swr.test/, ",
@@ -192,7 +192,7 @@ async fn the_only_source_can_be_made_another_by_flags_and_variables() {
     let file = File::new("[[source]]\nregion = 'a'\nproject_id = 'b'\ninstances = ['c']\n");
     let program = file
         .config("check")
-        .env("SWR_AUTH_TOKEN", "token")
+        .env("SWR_AUTH_TOKEN", "some-token")
         .env("SWR_REGION", "another-region")
         .args(&["--instance-id", "another-instance"]);
     let said = program.code(0).await.stdout;
@@ -207,7 +207,7 @@ async fn the_variable_names_the_file_and_a_file_without_sources_leaves_them_to_t
     let file = File::new("database_url = 'postgresql://me@database.test/registry'\n");
     let program = Program::new(&["config", "check"])
         .env("SWR_SYNC_CONFIG", file.path())
-        .env("SWR_AUTH_TOKEN", "token");
+        .env("SWR_AUTH_TOKEN", "some-token");
     program
         .code(2)
         .await
@@ -215,7 +215,7 @@ async fn the_variable_names_the_file_and_a_file_without_sources_leaves_them_to_t
 
     let program = Program::new(&["config", "check"])
         .env("SWR_SYNC_CONFIG", file.path())
-        .env("SWR_AUTH_TOKEN", "token")
+        .env("SWR_AUTH_TOKEN", "some-token")
         .env("SWR_REGION", "a")
         .env("SWR_PROJECT_ID", "b")
         .env("SWR_INSTANCE_ID", "all");
@@ -416,7 +416,7 @@ async fn what_is_of_one_registry_does_not_fit_a_file_of_several() {
 async fn a_command_can_be_about_some_of_the_sources_and_instances() {
     let file = File::new(TWO_SOURCES);
     let check = || {
-        let program = file.config("check").env("SWR_AUTH_TOKEN", "token");
+        let program = file.config("check").env("SWR_AUTH_TOKEN", "some-token");
         program.secret("PROD_SECRET_KEY", SECRET)
     };
     let sources = async |program: Program| -> Vec<String> {
@@ -461,7 +461,7 @@ async fn check_tells_all_that_is_missing_and_asks_nobody() {
          [source.credentials]\naccess_key = 'a'\nsecret_key_file = '/nowhere/secret'\n\
          [[source]]\nname = 'test'",
     ));
-    let program = file.config("check").env("SWR_AUTH_TOKEN", "token");
+    let program = file.config("check").env("SWR_AUTH_TOKEN", "some-token");
     program.code(2).await.says(&[
         "2 settings are missing or wrong",
         "source prod:",
@@ -560,7 +560,7 @@ async fn the_example_is_in_order() {
     let program = file
         .config("check")
         .env("PROD_ACCESS_KEY", "AKOFPROD")
-        .env("SWR_AUTH_TOKEN", "token");
+        .env("SWR_AUTH_TOKEN", "some-token");
     let said = program.code(0).await.stdout;
     assert_contains(&said, "prod: all instances of project 0123456789abcdef");
     assert_contains(&said, "registry at database.test:5432");

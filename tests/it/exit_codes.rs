@@ -126,7 +126,7 @@ async fn a_run_with_failed_histories_is_partial_and_the_next_one_repairs_it() {
     let partial = sync().run().await.exit(Exit::Partial);
     partial.says(&[
         "run 1: published in ",
-        "  artifacts  3 listed on 1 pages: 3 new",
+        "  artifacts  3 listed on 1 page: 3 new",
         "  histories  2 fetched, 0 known, 0 unsupported, 0 gone, 1 failed\n",
     ]);
     assert_eq!(database.last_run().await, "published | 3");
@@ -363,7 +363,7 @@ async fn sigterm_while_a_history_hangs_keeps_what_had_arrived() {
 
     emulator.reset_requests();
     let next = Program::sync(&emulator, &database).code(0).await;
-    next.says(&["5 listed on 1 pages: 5 new", "1 fetched, 4 known"]);
+    next.says(&["5 listed on 1 page: 5 new", "1 fetched, 4 known"]);
     assert_eq!(emulator.requests().of(RequestKind::BuildHistory), 1);
 }
 

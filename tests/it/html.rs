@@ -6,11 +6,10 @@ use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
 use swr_emulator::{ArtifactSpec, Digest, Quirks, World, WorldSettings};
 
-use crate::support::assert_ends_with;
 use crate::support::browser::Browser;
-use crate::support::cases;
 use crate::support::database::TestDatabase;
 use crate::support::program::{Program, emulator_and_database};
+use crate::support::{assert_contains, assert_ends_with, assert_starts_with, cases};
 
 const SCRIPT: &str = "</script><script>alert(1)</script>";
 const TAG: &str = "v1\"><img src=x onerror=alert(2)>";
@@ -67,7 +66,10 @@ async fn synced(world: World) -> TestDatabase {
 async fn page(database: &TestDatabase, arguments: &[&str]) -> String {
     let program = Program::new(&["report", "html"]).args(arguments);
     let finished = program.database(database).code(0).await;
-    assert_eq!(finished.stderr, "");
+    match arguments.contains(&"--output") {
+        true => assert_starts_with(&finished.stderr, "wrote /"),
+        false => assert_eq!(finished.stderr, ""),
+    }
     finished.stdout
 }
 
@@ -194,8 +196,25 @@ async fn tables_are_cut_and_say_so() {
     assert!(cut.contains("Namespaces <span class=\"size\">2 of 3</span>"));
     let whole = page(&database, &["--limit", "0"]).await;
     assert!(whole.contains("Namespaces <span class=\"size\">3</span>"));
-    let other = page(&database, &["--instance", "elsewhere"]).await;
-    assert!(other.contains("The database contains no artifacts."));
+    let elsewhere = Program::new(&["report", "html", "--instance", "elsewhere"]);
+    elsewhere
+        .database(&database)
+        .code(2)
+        .await
+        .says(&["error: there is no instance `elsewhere`"]);
+}
+
+#[tokio::test]
+async fn a_team_has_a_page_of_its_namespace() {
+    let database = synced(world()).await;
+    let page = page(&database, &["--namespace", "shop"]).await;
+    assert_contains(&page, "Only the namespace <strong><bdi>shop</bdi></strong>");
+    assert_eq!(table(&page, "Namespaces").len(), 1);
+    for title in ["Repositories", "Unused for 90 days, by exclusive size"] {
+        for row in table(&page, title) {
+            assert_contains(&row, "shop");
+        }
+    }
 }
 
 #[tokio::test]
@@ -226,8 +245,7 @@ async fn the_page_replaces_a_file_only_when_it_is_complete() {
 async fn options_that_mean_nothing_here_are_refused() {
     for (arguments, complaint) in cases! {
         ["report", "html", "--format", "csv"] => "`report html` does not support --format";
-        ["report", "html", "--namespace", "shop"] => "`report html` does not support --namespace";
-        ["report", "artifact", "--output", "file"] => "--output works with `report html` only";
+        ["report", "html", "--repository", "shop"] => "`report html` does not support --repository";
     } {
         Program::new(&arguments).code(2).await.says(&[complaint]);
     }

@@ -36,6 +36,7 @@ mod outputs;
 mod policy;
 mod registry;
 mod reports;
+mod results;
 mod security;
 mod server_settings;
 mod signature;

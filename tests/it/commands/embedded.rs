@@ -81,11 +81,11 @@ impl Drop for DataDir {
 async fn without_a_database_url_a_server_of_its_own_is_used_and_named() {
     let emulator = emulator(world_of(3)).await;
     let folder = DataDir::new();
-    let sync = || folder.program(&["sync"]).registry(&emulator);
+    let sync = || folder.program(&["sync", "--embedded"]).registry(&emulator);
     let first = sync().code(0).await;
     assert_eq!(first.stdout, "");
     first.says(&[
-        "no database URL is set (DATABASE_URL): using the embedded PostgreSQL",
+        "using the embedded PostgreSQL; while it runs, ",
         "connect to it with: psql 'postgresql://",
         "run 1: published in ",
         "3 new, 0 changed",
@@ -106,7 +106,7 @@ async fn without_a_database_url_a_server_of_its_own_is_used_and_named() {
 async fn a_first_sync_that_is_killed_is_taken_up_by_the_next() {
     let emulator = emulator(world_of(5)).await;
     let folder = DataDir::new();
-    let sync = || folder.program(&["sync"]).registry(&emulator);
+    let sync = || folder.program(&["sync", "--embedded"]).registry(&emulator);
     emulator.hang_next(swr_emulator::RequestKind::BuildHistory);
     let killed = sync().start();
     wait_until("all histories but one are stored", async || {
@@ -157,6 +157,7 @@ async fn the_demo_shows_it_all() {
     let folder = DataDir::new();
     let demo = folder
         .program(&["demo", "--artifacts", "200"])
+        .in_folder(folder.0.path())
         .code(0)
         .await;
     for heading in [
@@ -179,21 +180,31 @@ async fn the_demo_shows_it_all() {
             demo.stdout
         );
     }
-    let stderr = &demo.stderr;
-    let runs: Vec<_> = stderr.split("\n  artifacts  ").skip(1).collect();
-    assert_eq!(runs.len(), 3, "{stderr}");
+    let stdout = &demo.stdout;
+    let runs: Vec<_> = stdout.split("\n  artifacts  ").skip(1).collect();
+    assert_eq!(runs.len(), 3, "{stdout}");
     assert!(
         runs[0].starts_with("200 listed on 2 pages: 200 new, "),
-        "{stderr}"
+        "{stdout}"
     );
     assert!(
         runs[1].contains("  database   0 rows written, "),
-        "{stderr}"
+        "{stdout}"
     );
     assert!(
         !runs[2].contains("  database   0 rows written, "),
-        "{stderr}"
+        "{stdout}"
     );
+    let page = std::fs::read_to_string(folder.0.path().join("swr-sync-demo.html")).unwrap();
+    assert!(page.ends_with("</html>"));
+    assert_contains(stdout, "/swr-sync-demo.html\n");
+
+    // Until a registry is synced, these are about the demo's data.
+    let status = folder.program(&["status"]).code(0).await;
+    assert_contains(&status.stdout, "demo: the data is ");
+    assert_contains(&status.stderr, "this is the data of `swr-sync demo`");
+    let stale = folder.program(&["report", "stale_artifact"]).code(0).await;
+    assert_contains(&stale.stdout, "rows");
     folder.wait_until_unused().await;
 }
 

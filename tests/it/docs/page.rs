@@ -7,7 +7,7 @@
 
 use swr_sync::database::Database;
 use swr_sync::database::reader::ReadError;
-use swr_sync::report::{self, TableSink};
+use swr_sync::report::{self, Medium, Note, TableSink};
 
 use crate::support::database::TestDatabase;
 
@@ -140,9 +140,13 @@ async fn answer(database: &TestDatabase, sql: &str) -> Result<String, ReadError>
         .await
         .unwrap();
     let mut output = Vec::new();
-    let mut table = TableSink::new(&mut output);
+    let mut table = TableSink::default();
     reader.read(sql, &mut table).await?;
-    table.finish()?;
+    let note = Note {
+        total: None,
+        time_zone: Some("UTC"),
+    };
+    table.finish(&mut output, Medium::default(), note)?;
     Ok(String::from_utf8(output).unwrap())
 }
 

@@ -106,6 +106,11 @@ impl Program {
             .database(database)
     }
 
+    pub(crate) fn in_folder(mut self, folder: &std::path::Path) -> Program {
+        self.command.current_dir(folder);
+        self
+    }
+
     pub(crate) fn args(mut self, arguments: &[&str]) -> Program {
         self.command.args(arguments);
         self
