@@ -6,11 +6,10 @@ use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
 use swr_emulator::{ArtifactSpec, Digest, Quirks, World, WorldSettings};
 
-use crate::support::assert_ends_with;
 use crate::support::browser::Browser;
-use crate::support::cases;
 use crate::support::database::TestDatabase;
 use crate::support::program::{Program, emulator_and_database};
+use crate::support::{assert_ends_with, cases};
 
 const SCRIPT: &str = "</script><script>alert(1)</script>";
 const TAG: &str = "v1\"><img src=x onerror=alert(2)>";

@@ -11,7 +11,6 @@ use crate::support::database::TestDatabase;
 use crate::support::mirror::{start_of_time, wait_until};
 use crate::support::program::{Program, emulator};
 use crate::support::receiver::Receiver;
-use crate::support::wire::http;
 
 // As much as the tests read of
 // <https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/trace/v1/trace.proto>.
