@@ -20,10 +20,8 @@ use swr_sync::registry::{
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::support::assert_contains;
 use super::support::wire::{all_pages, listen, next_request};
-use crate::support::assert_ends_with;
-use crate::support::cases;
+use super::support::{assert_contains, assert_ends_with, cases};
 
 /// A request: the path after the project, and the query.
 #[derive(Debug, Clone)]

@@ -17,15 +17,14 @@ use swr_sync::sync::{SyncError, SyncSettings, sync};
 
 use tokio::sync::Mutex;
 
+use super::support::assert_contains;
 use super::support::database::TestDatabase;
 use super::support::held_up::HeldUp;
 use super::support::mirror::{
-    Mirror, client_settings, run_as, start_of_time, sync_settings, wait_until,
+    Mirror, client_settings, run_as, start_of_time, sync_settings, user_settings, wait_until,
 };
 use super::support::program::Program;
 use super::support::proxy::Proxy;
-use crate::support::assert_contains;
-use crate::support::mirror::user_settings;
 
 /// Generous: a run that hangs never ends.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -34,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const STALL: Duration = Duration::from_secs(10);
 
 /// Many distinct digests, so that the queue of wanted histories fills up.
-const DIGESTS: u64 = 3_000;
+const DIGESTS: u64 = 2_500;
 
 fn world(digests: u64, repositories: u64) -> World {
     let mut world = World::empty(start_of_time());
@@ -304,7 +303,7 @@ async fn histories_that_wait_for_a_slow_database_take_a_bounded_memory() {
         };
         mirror.disturb_next(RequestKind::BuildHistory, answer);
     }
-    let program = Program::sync(&mirror.emulator, &mirror.database);
+    let program = mirror.program();
     let held_up = HeldUp::start(&mirror, "manifest", program).await;
     let requested = || mirror.requests().of(RequestKind::BuildHistory);
     wait_until(

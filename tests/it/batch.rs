@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use serde_json::json;
 use sqlx::{Connection, Executor};
 use swr_emulator::{Emulator, RequestKind};
 use swr_sync::stop::{self, StopReason};
@@ -13,9 +14,8 @@ use swr_sync::sync::{Phase, Progress};
 
 use crate::support::assert_contains;
 use crate::support::database::TestDatabase;
-use crate::support::held_up::{is_waited_for, wait_until_alone};
-use crate::support::mirror::world_of;
-use crate::support::mirror::{Mirror, facts, sync_into, wait_until};
+use crate::support::held_up::{is_waited_for, wait_until_alone, wait_until_unlocked};
+use crate::support::mirror::{Mirror, facts, sync_into, wait_until, world_of};
 use crate::support::program::{
     Program, Running, emulator, emulator_and_database, emulator_settings,
 };
@@ -116,12 +116,7 @@ async fn a_session_that_is_no_run_and_holds_the_lock_is_named() {
     assert_contains(&found.stdout, &held);
 
     holder.close().await.unwrap();
-    wait_until("the lock is free", async || {
-        let locks = "select count(*) from pg_locks where locktype = 'advisory' and objsubid = 2
-                     and database = (select oid from pg_database where datname = current_database())";
-        database.snapshot(locks).await == "0"
-    })
-    .await;
+    wait_until_unlocked(&database).await;
     sync().code(0).await;
 }
 
@@ -226,11 +221,12 @@ async fn a_job_that_waited_for_a_lock_until_its_time_was_up_is_locked_out() {
     assert_eq!(second.unwrap_err().exit() as u8, 75);
     let first = first.unwrap_err();
     assert_eq!(first.exit() as u8, 7);
-    let row = "select outcome, exit_code, error from swr.sync_run";
-    assert_eq!(
-        mirror.snapshot(row).await,
-        "stopped | 7 | stopped by the time limit of 1m; the data received so far is stored, nothing was published"
-    );
+    let expected = json!({
+        "outcome": "stopped", "exit_code": 7,
+        "error": "stopped by the time limit of 1m; the data received so far is stored, nothing was published",
+    });
+    let columns = "outcome, exit_code, error";
+    assert_eq!(mirror.database.last_run_with(columns).await, expected);
     mirror.sync().await;
 }
 

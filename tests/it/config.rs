@@ -2,15 +2,13 @@
 //! what is shown of it.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde_json::Value;
-use tempfile::TempDir;
 
+use super::support::config_file::ConfigFile;
 use super::support::program::{Finished, Program};
-use crate::support::cases;
-use crate::support::{assert_contains, assert_lacks};
+use super::support::{assert_contains, assert_lacks, cases};
 
 /// Of no value, and not to be found in any output.
 const SECRET: &str = "secret-of-the-file-not-to-be-shown";
@@ -36,33 +34,7 @@ project_id = 'project-of-test'
 instances = ['one', 'two']
 ";
 
-/// A file in a folder that goes when it is dropped.
-struct File {
-    folder: TempDir,
-}
-
-impl File {
-    fn new(text: &str) -> File {
-        let file = File {
-            folder: tempfile::tempdir().unwrap(),
-        };
-        std::fs::write(file.path(), text).unwrap();
-        file.mode(0o600)
-    }
-
-    fn mode(self, mode: u32) -> File {
-        std::fs::set_permissions(self.path(), PermissionsExt::from_mode(mode)).unwrap();
-        self
-    }
-
-    fn path(&self) -> String {
-        self.beside("swr-sync.toml")
-    }
-
-    fn beside(&self, name: &str) -> String {
-        self.folder.path().join(name).to_str().unwrap().to_owned()
-    }
-
+impl ConfigFile {
     /// `config` with this file.
     fn config(&self, action: &str) -> Program {
         Program::new(&["config", action, "--config", &self.path()]).hides(SECRET)
@@ -81,7 +53,10 @@ impl File {
 }
 
 /// `config show`, as value and origin by source and key. The file's name is left out.
-async fn shown(file: &File, program: Program) -> BTreeMap<(String, String), (String, String)> {
+async fn shown(
+    file: &ConfigFile,
+    program: Program,
+) -> BTreeMap<(String, String), (String, String)> {
     let finished = program.args(&["--format", "json"]).code(0).await;
     let rows: Vec<BTreeMap<String, Option<String>>> =
         serde_json::from_str(&finished.stdout).unwrap();
@@ -111,7 +86,7 @@ fn get<'a>(
 
 #[tokio::test]
 async fn a_flag_wins_over_a_variable_a_variable_over_the_file_and_the_file_over_what_is_built_in() {
-    let file = File::new(TWO_SOURCES);
+    let file = ConfigFile::new(TWO_SOURCES);
     let rows = shown(&file, file.config("show")).await;
     assert_eq!(get(&rows, "prod", "max_attempts"), ("8", "default"));
     assert_eq!(get(&rows, "test", "max_in_flight"), ("10", ":1"));
@@ -138,7 +113,7 @@ async fn a_flag_wins_over_a_variable_a_variable_over_the_file_and_the_file_over_
 
 #[tokio::test]
 async fn the_region_of_a_source_wins_over_the_endpoint_of_all() {
-    let file = File::new(
+    let file = ConfigFile::new(
         "endpoint = 'https://swr.test'\n\
          [[source]]\nname = 'a'\nproject_id = 'p'\ninstances = ['one']\n\
          [[source]]\nname = 'b'\nproject_id = 'p'\ninstances = ['two']\nregion = 'r'\n",
@@ -156,7 +131,7 @@ async fn the_region_of_a_source_wins_over_the_endpoint_of_all() {
 
 #[tokio::test]
 async fn one_of_several_sources_is_shown_with_its_own_settings() {
-    let file = File::new(TWO_SOURCES);
+    let file = ConfigFile::new(TWO_SOURCES);
     for (source, max_in_flight) in [("prod", ("20", ":9")), ("test", ("10", ":1"))] {
         let rows = shown(&file, file.config("show").args(&["--source", source])).await;
         assert_eq!(get(&rows, "", "max_in_flight"), max_in_flight);
@@ -165,7 +140,7 @@ async fn one_of_several_sources_is_shown_with_its_own_settings() {
 
 #[tokio::test]
 async fn a_switch_of_the_file_can_be_turned_off_and_an_empty_variable_is_none() {
-    let file = File::new(
+    let file = ConfigFile::new(
         "redact_commands = true\nlog = 'error'\n\
          [[source]]\nregion = 'a'\nproject_id = 'b'\ninstances = 'c'\n",
     );
@@ -189,7 +164,7 @@ async fn a_switch_of_the_file_can_be_turned_off_and_an_empty_variable_is_none() 
 
 #[tokio::test]
 async fn the_only_source_can_be_made_another_by_flags_and_variables() {
-    let file = File::new("[[source]]\nregion = 'a'\nproject_id = 'b'\ninstances = ['c']\n");
+    let file = ConfigFile::new("[[source]]\nregion = 'a'\nproject_id = 'b'\ninstances = ['c']\n");
     let program = file
         .config("check")
         .env("SWR_AUTH_TOKEN", "some-token")
@@ -204,7 +179,7 @@ async fn the_only_source_can_be_made_another_by_flags_and_variables() {
 
 #[tokio::test]
 async fn the_variable_names_the_file_and_a_file_without_sources_leaves_them_to_the_environment() {
-    let file = File::new("database_url = 'postgresql://me@database.test/registry'\n");
+    let file = ConfigFile::new("database_url = 'postgresql://me@database.test/registry'\n");
     let program = Program::new(&["config", "check"])
         .env("SWR_SYNC_CONFIG", file.path())
         .env("SWR_AUTH_TOKEN", "some-token");
@@ -226,7 +201,7 @@ async fn the_variable_names_the_file_and_a_file_without_sources_leaves_them_to_t
 
 #[tokio::test]
 async fn flag_and_variable_win_over_the_database_of_the_file() {
-    let file = File::new(TWO_SOURCES);
+    let file = ConfigFile::new(TWO_SOURCES);
     let database = |rows: &BTreeMap<(String, String), (String, String)>| {
         let (value, origin) = get(rows, "", "database");
         format!("{value}, {origin}")
@@ -241,9 +216,7 @@ async fn flag_and_variable_win_over_the_database_of_the_file() {
         "registry at variable.test:5432, DATABASE_URL"
     );
 
-    let in_file = file.beside("url");
-    std::fs::write(&in_file, url.replace("variable", "in-file")).unwrap();
-    std::fs::set_permissions(&in_file, PermissionsExt::from_mode(0o600)).unwrap();
+    let in_file = file.add("url", &url.replace("variable", "in-file"));
     let set = file.config("show").env("DATABASE_URL_FILE", &in_file);
     let rows = shown(&file, set).await;
     assert_eq!(
@@ -265,7 +238,7 @@ async fn flag_and_variable_win_over_the_database_of_the_file() {
         "database_url = 'postgresql://me@database.test/registry'",
         &format!("database_url_file = '{in_file}'"),
     );
-    let other = File::new(&text);
+    let other = ConfigFile::new(&text);
     let rows = shown(&other, other.config("show")).await;
     assert_eq!(database(&rows), "registry at in-file.test:5432, :2");
 }
@@ -318,7 +291,7 @@ async fn each_mistake_is_told_with_its_line() {
         "max_in_flight = 1\nmax_in_flight = 2".into() => "2: duplicate key";
     };
     for (text, expected) in cases {
-        let mistakes = File::new(&text).mistakes().await;
+        let mistakes = ConfigFile::new(&text).mistakes().await;
         let is_told = mistakes.iter().any(|mistake| mistake.starts_with(expected));
         assert!(is_told, "{text}\n{expected}\n{mistakes:#?}");
     }
@@ -341,7 +314,7 @@ instances = ['two']
 [[source]]
 project_id = 'q'
 ";
-    let mistakes = File::new(text).mistakes().await;
+    let mistakes = ConfigFile::new(text).mistakes().await;
     let expected = [
         "7: the source in line 1 has the same name `a`",
         "7: with several sources, each needs `project_id`",
@@ -365,7 +338,7 @@ region = 'r'
 project_id = 'p'
 instances = ['one']
 ";
-    let mistakes = File::new(text).mistakes().await;
+    let mistakes = ConfigFile::new(text).mistakes().await;
     let expected =
         "7: the source of line 1 has the same project, and one of the two has all instances";
     assert_eq!(mistakes, [expected]);
@@ -378,7 +351,7 @@ async fn a_file_with_a_secret_is_for_its_owner_and_no_file_for_everybody_to_writ
          [source.credentials]\ntoken = '{SECRET}'\n"
     );
     let check = async |text: &str, mode: u32| -> Finished {
-        let file = File::new(text).mode(mode);
+        let file = ConfigFile::new(text).mode(mode);
         file.config("check").run().await
     };
     check(&with_secret, 0o600).await.code(0);
@@ -396,7 +369,7 @@ async fn a_file_with_a_secret_is_for_its_owner_and_no_file_for_everybody_to_writ
 
 #[tokio::test]
 async fn what_is_of_one_registry_does_not_fit_a_file_of_several() {
-    let file = File::new(TWO_SOURCES);
+    let file = ConfigFile::new(TWO_SOURCES);
     for variable in ["SWR_REGION", "SWR_ENDPOINT", "SWR_PROJECT_ID"] {
         let program = file.config("check").env(variable, "https://elsewhere.test");
         let expected = format!("{variable} applies to one registry, but");
@@ -414,7 +387,7 @@ async fn what_is_of_one_registry_does_not_fit_a_file_of_several() {
 
 #[tokio::test]
 async fn a_command_can_be_about_some_of_the_sources_and_instances() {
-    let file = File::new(TWO_SOURCES);
+    let file = ConfigFile::new(TWO_SOURCES);
     let check = || {
         let program = file.config("check").env("SWR_AUTH_TOKEN", "some-token");
         program.secret("PROD_SECRET_KEY", SECRET)
@@ -455,7 +428,7 @@ async fn a_command_can_be_about_some_of_the_sources_and_instances() {
 
 #[tokio::test]
 async fn check_tells_all_that_is_missing_and_asks_nobody() {
-    let file = File::new(&TWO_SOURCES.replace(
+    let file = ConfigFile::new(&TWO_SOURCES.replace(
         "[[source]]\nname = 'test'",
         "[[source]]\nname = 'lost'\nregion = 'r'\nproject_id = 'p'\ninstances = 'all'\n\
          [source.credentials]\naccess_key = 'a'\nsecret_key_file = '/nowhere/secret'\n\
@@ -470,7 +443,7 @@ async fn check_tells_all_that_is_missing_and_asks_nobody() {
     ]);
 
     // There is nobody at either place.
-    let file = File::new(TWO_SOURCES);
+    let file = ConfigFile::new(TWO_SOURCES);
     let program = file
         .config("check")
         .secret("PROD_SECRET_KEY", SECRET)
@@ -492,7 +465,7 @@ async fn show_has_no_secret() {
          endpoint = 'https://me:{SECRET}@swr.test'\n\
          [source.credentials]\naccess_key = 'AKOFTHEFILE'\nsecret_key = '{SECRET}'\nsecurity_token = '{SECRET}'\n"
     );
-    let file = File::new(&text);
+    let file = ConfigFile::new(&text);
     for format in ["table", "csv", "json"] {
         let program = file.config("show").args(&["--format", format]);
         program.code(0).await;
@@ -518,7 +491,7 @@ async fn without_a_file_show_tells_of_flags_and_variables() {
         .secret("HUAWEICLOUD_SDK_AK", "AKOFTHEENVIRONMENT")
         .secret("HUAWEICLOUD_SDK_SK", SECRET)
         .args(&["--project-id", "p"]);
-    let rows = shown(&File::new(""), program).await;
+    let rows = shown(&ConfigFile::new(""), program).await;
     assert_eq!(get(&rows, "", "region"), ("cn-north-4", "SWR_REGION"));
     assert_eq!(get(&rows, "", "project_id"), ("p", "--project-id"));
     let (credentials, origin) = get(&rows, "", "credentials");
@@ -543,20 +516,14 @@ async fn a_file_that_is_not_there_is_told_and_the_schema_needs_none() {
 
 #[tokio::test]
 async fn the_example_is_in_order() {
-    let folder = tempfile::tempdir().unwrap();
-    let secret = |name: &str, text: &str| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
-        path.to_str().unwrap().to_owned()
-    };
+    let secrets = ConfigFile::new("");
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/swr-sync.example.toml");
     let text = std::fs::read_to_string(example).unwrap();
     let url = format!("postgresql://me:{SECRET}@database.test/registry");
     let text = text
-        .replace("/run/secrets/database-url", &secret("url", &url))
-        .replace("/run/secrets/prod-secret-key", &secret("key", SECRET));
-    let file = File::new(&text).mode(0o644);
+        .replace("/run/secrets/database-url", &secrets.add("url", &url))
+        .replace("/run/secrets/prod-secret-key", &secrets.add("key", SECRET));
+    let file = ConfigFile::new(&text).mode(0o644);
     let program = file
         .config("check")
         .env("PROD_ACCESS_KEY", "AKOFPROD")

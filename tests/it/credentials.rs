@@ -20,12 +20,12 @@ use swr_sync::sync::Progress;
 use tempfile::TempDir;
 
 use super::support::database::TestDatabase;
-use super::support::mirror::{client_settings, facts, run_as, start_of_time, sync_settings};
+use super::support::mirror::{
+    client_settings, facts, run_as, start_of_time, sync_settings, world_of,
+};
 use super::support::program::{Finished, Program, emulator, emulator_settings};
-use crate::support::cases;
-use crate::support::mirror::world_of;
-use crate::support::wire::{ask_for_histories, list};
-use crate::support::{assert_contains, assert_ends_with, assert_lacks, assert_starts_with};
+use super::support::wire::{ask_for_histories, list};
+use super::support::{assert_contains, assert_ends_with, assert_lacks, assert_starts_with, cases};
 
 const POD_TOKEN: &str = "emulator-pod-token-of-no-value";
 /// In every secret that the emulated services hand out.
@@ -78,6 +78,10 @@ impl Scene {
         std::fs::write(&path, text).unwrap();
         set_mode(&path, 0o600);
         path
+    }
+
+    fn set_mode(&self, name: &str, mode: u32) {
+        set_mode(&self.folder.path().join(name), mode);
     }
 
     fn profile(&self, section: &str) -> String {
@@ -446,10 +450,7 @@ async fn a_profile_that_everyone_may_write_is_refused_and_one_that_everyone_may_
         0o644, 0 => "every user of this machine can read the secret in ";
     } {
         let program = scene.with_home(scene.doctor());
-        set_mode(
-            &scene.folder.path().join("home/.huaweicloud/credentials"),
-            mode,
-        );
+        scene.set_mode("home/.huaweicloud/credentials", mode);
         let finished = program.code(code).await.says(&[word]);
         assert_eq!(
             word.is_empty(),
@@ -460,16 +461,13 @@ async fn a_profile_that_everyone_may_write_is_refused_and_one_that_everyone_may_
     scene.emulator.reset_requests();
     for mode in [0o666, 0o602] {
         let program = scene.with_metadata(scene.with_home(scene.doctor()));
-        set_mode(
-            &scene.folder.path().join("home/.huaweicloud/credentials"),
-            mode,
-        );
+        scene.set_mode("home/.huaweicloud/credentials", mode);
         let words = format!("every user can write to it (mode {mode:04o})");
         refused(&scene, program, &["cannot use the profile file ", &words]).await;
     }
     // So is the token of a pod, which is read when a key is needed.
     let program = scene.with_pod_identity(scene.doctor());
-    set_mode(&scene.folder.path().join("pod-token"), 0o602);
+    scene.set_mode("pod-token", 0o602);
     let finished = program.code(4).await;
     let (code, found) = probe(&finished, "permission.instance");
     assert_eq!(code, "no_key");

@@ -11,8 +11,7 @@ use swr_emulator::{Emulator, RequestKind, World};
 
 use crate::support::database::TestDatabase;
 use crate::support::held_up::{HeldUp, is_waited_for, wait_until_alone};
-use crate::support::mirror::world_of;
-use crate::support::mirror::{Mirror, start_of_time, wait_until};
+use crate::support::mirror::{Mirror, start_of_time, wait_until, world_of};
 use crate::support::program::{Finished, Program, emulator_settings};
 use crate::support::proxy::Proxy;
 use crate::support::server::{PrivateServer, SUPERUSER};
@@ -31,9 +30,7 @@ async fn mirror(database: TestDatabase) -> Mirror {
 
 /// A clean run, and nothing that shows what went before it.
 async fn check_convergence(mirror: &Mirror) {
-    Program::sync(&mirror.emulator, &mirror.database)
-        .code(0)
-        .await;
+    mirror.program().code(0).await;
     assert_eq!(mirror.facts().await, mirror.undisturbed_facts().await);
     let left = "select (select count(*) from swr.sync_run where outcome = 'running'),
                        (select count(*) from swr.staged_artifact)";
@@ -49,7 +46,7 @@ async fn a_server_that_crashes_in_any_phase_ends_the_run_and_nothing_is_lost() {
     let server = PrivateServer::new().await;
     for (phase, table) in PHASES {
         let mirror = mirror(server.migrated_database(phase).await).await;
-        let program = Program::sync(&mirror.emulator, &mirror.database);
+        let program = mirror.program();
         let held_up = HeldUp::start(&mirror, table, program).await;
         server.stop_immediately();
         let words = [
@@ -59,7 +56,7 @@ async fn a_server_that_crashes_in_any_phase_ends_the_run_and_nothing_is_lost() {
             "the next run continues from",
         ];
         held_up.run.finish().await.code(5).error_says(&words);
-        let next = Program::sync(&mirror.emulator, &mirror.database);
+        let next = mirror.program();
         next.run().await.code(5).error_says(&[
             "cannot connect to the database",
             "check that the server runs",
@@ -85,14 +82,12 @@ async fn a_restart_in_the_middle_of_a_listing_does_not_publish_what_is_left_of_i
         server.migrated_database("mirror").await,
     )
     .await;
-    Program::sync(&mirror.emulator, &mirror.database)
-        .code(0)
-        .await;
+    mirror.program().code(0).await;
     let published = mirror.facts().await;
     mirror.with_world(|world| world.evolve(1));
     mirror.reset_requests();
 
-    let program = Program::sync(&mirror.emulator, &mirror.database);
+    let program = mirror.program();
     let held_up = HeldUp::start(&mirror, "staged_artifact", program).await;
     // While the first page is being staged, the next ones are asked for. One gets stuck.
     mirror.hang_next(RequestKind::Artifacts);
@@ -212,7 +207,8 @@ async fn a_database_that_falls_silent_ends_the_run_within_the_limit() {
     let silent = async |(_, table): (&str, &str)| {
         let mirror = mirror(TestDatabase::create().await).await;
         let proxy = Proxy::before_database(mirror.database.url()).await;
-        let program = Program::sync(&mirror.emulator, &mirror.database)
+        let program = mirror
+            .program()
             .database_url(&proxy.database_url(mirror.database.url()))
             .env("SWR_SYNC_DATABASE_TIMEOUT", "5s");
         let held_up = HeldUp::start(&mirror, table, program).await;
@@ -307,8 +303,7 @@ async fn a_query_that_takes_too_long_is_ended_by_the_server() {
 async fn a_statement_that_waits_too_long_is_ended_by_the_server() {
     let stuck = async |(phase, table): (&str, &str)| {
         let mirror = mirror(TestDatabase::create().await).await;
-        let program = Program::sync(&mirror.emulator, &mirror.database)
-            .env("SWR_SYNC_DATABASE_TIMEOUT", "5s");
+        let program = mirror.program().env("SWR_SYNC_DATABASE_TIMEOUT", "5s");
         let held_up = HeldUp::start(&mirror, table, program).await;
         let words = [
             "caused by: canceling statement due to statement timeout (SQLSTATE 57014)\n",
@@ -332,7 +327,8 @@ async fn a_slow_database_only_takes_longer() {
     let mirror = mirror(TestDatabase::create().await).await;
     let proxy = Proxy::before_database(mirror.database.url()).await;
     proxy.delay(Duration::from_millis(5));
-    Program::sync(&mirror.emulator, &mirror.database)
+    mirror
+        .program()
         .database_url(&proxy.database_url(mirror.database.url()))
         .code(0)
         .await;
@@ -346,7 +342,8 @@ async fn a_server_that_is_starting_up_is_waited_for() {
     for _ in 0..3 {
         proxy.refuse_next("57P03", "the database system is starting up");
     }
-    Program::sync(&mirror.emulator, &mirror.database)
+    mirror
+        .program()
         .database_url(&proxy.database_url(mirror.database.url()))
         .code(0)
         .await;
@@ -357,7 +354,7 @@ async fn a_server_that_is_starting_up_is_waited_for() {
 async fn whether_a_commit_without_an_answer_happened_is_not_claimed() {
     let server = PrivateServer::new().await;
     let mirror = mirror(server.migrated_database("mirror").await).await;
-    let program = Program::sync(&mirror.emulator, &mirror.database);
+    let program = mirror.program();
     let held_up = HeldUp::start(&mirror, "tag", program).await;
     // From now on a commit is done, and then waits for a standby that never comes.
     server
@@ -397,9 +394,7 @@ async fn a_database_that_takes_no_writes_is_told_from_others() {
     mirror
         .snapshot(&set("set default_transaction_read_only = on"))
         .await;
-    let run = Program::sync(&mirror.emulator, &mirror.database)
-        .run()
-        .await;
+    let run = mirror.program().run().await;
     let words = [
         "cannot execute INSERT in a read-only transaction",
         "hint: the database is read-only: use the primary instead of a standby",
@@ -420,7 +415,7 @@ async fn a_database_that_takes_no_writes_is_told_from_others() {
 async fn a_database_that_is_dropped_under_a_run_is_named() {
     let server = PrivateServer::new().await;
     let mirror = mirror(server.migrated_database("mirror").await).await;
-    let program = Program::sync(&mirror.emulator, &mirror.database);
+    let program = mirror.program();
     let held_up = HeldUp::start(&mirror, "tag", program).await;
     // In this order: if the holder of the lock ended first, the run would be sending its next
     // statement when its own session ends, and might not read the error.
@@ -436,9 +431,7 @@ async fn a_database_that_is_dropped_under_a_run_is_named() {
         "hint: the server was stopped, or an administrator ended the session",
     ];
     held_up.run.finish().await.code(5).error_says(&words);
-    let run = Program::sync(&mirror.emulator, &mirror.database)
-        .run()
-        .await;
+    let run = mirror.program().run().await;
     let words = [
         "cannot connect to the database mirror at",
         "database \"mirror\" does not exist",
@@ -525,15 +518,12 @@ async fn a_wrong_password_is_told_from_a_missing_server() {
     let url = server
         .url("careful", "postgres")
         .replace("careful@", "careful:wrong-password-not-to-be-shown@");
-    let run = Program::sync(&mirror.emulator, &mirror.database)
-        .database_url(&url)
-        .run()
-        .await;
     let words = [
+        "cannot connect to the database postgres at",
         "password authentication failed",
         "hint: check user and password in the database URL",
     ];
-    run.code(5).error_says(&words);
+    mirror.program().database_url(&url).fails(5, &words).await;
 }
 
 /// A file system of a few megabytes. Unmounted when dropped.
@@ -601,9 +591,7 @@ async fn a_full_disk_ends_the_run_and_room_lets_the_next_one_go_on() {
     disk.fill_but(1_000_000);
     let world = World::generate(5, 600, start_of_time());
     let mirror = Mirror::with(emulator_settings(), world, database).await;
-    let run = Program::sync(&mirror.emulator, &mirror.database)
-        .run()
-        .await;
+    let run = mirror.program().run().await;
     let words = [
         "No space left on device",
         "hint: the disk of the database server is full: free space there",

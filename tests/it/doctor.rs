@@ -13,8 +13,7 @@ use super::support::mirror::{GATEWAY_REFUSAL, start_of_time, world_of};
 use super::support::program::{
     Finished, Program, emulator, emulator_and_database, emulator_settings, synced,
 };
-use crate::support::assert_contains;
-use crate::support::cases;
+use super::support::{assert_contains, cases};
 
 /// All probes, in their order.
 const PROBES: [&str; 19] = [
@@ -154,20 +153,16 @@ async fn a_table_for_people_names_the_next_step_below_each_line() {
 }
 
 #[tokio::test]
-async fn a_wrong_key_costs_one_failed_signature() {
+async fn a_wrong_key_costs_one_failed_signature_and_a_wrong_password_one_login() {
     let (emulator, database) = synced(world_of(1)).await;
-    let program = doctor(&emulator, &database).secret("HUAWEICLOUD_SDK_SK", "another-key");
     let expected = and_skipped(&SIGNED[1..], &[("permission.instance", "http_401")]);
+    let program = doctor(&emulator, &database).secret("HUAWEICLOUD_SDK_SK", "another-key");
     check(program, 4, &expected).await;
     let requests = emulator.requests();
     assert_eq!((requests.total(), requests.failed_signatures), (2, 1));
-}
 
-#[tokio::test]
-async fn a_wrong_password_costs_one_login() {
-    let (emulator, database) = synced(world_of(1)).await;
+    emulator.reset_requests();
     let program = doctor(&emulator, &database).iam_user(&emulator, &"another-password".into());
-    let expected = and_skipped(&SIGNED[1..], &[("permission.instance", "http_401")]);
     check(program, 4, &expected).await;
     let requests = emulator.requests();
     assert_eq!((requests.total(), requests.of(RequestKind::Token)), (2, 1));
@@ -330,39 +325,28 @@ async fn an_embedded_database_is_looked_at_but_not_made() {
 }
 
 #[tokio::test]
-async fn a_newer_schema_is_left_alone() {
-    let (emulator, database) = synced(world_of(1)).await;
-    let migration = "insert into swr._sqlx_migrations
+async fn what_is_wrong_with_the_database_ends_a_run_in_the_same_way() {
+    let newer = "insert into swr._sqlx_migrations
         select 9999, description, installed_on, success, checksum, execution_time
         from swr._sqlx_migrations limit 1";
-    database.execute(migration).await;
+    let read_only = "do $$ begin
+        execute format('alter database %I set default_transaction_read_only = on', current_database());
+        end $$";
     let skipped = ["database.instance", "database.lock"];
-    let expected = and_skipped(&skipped, &[("database.schema", "newer_schema")]);
-    check(doctor(&emulator, &database), 6, &expected).await;
-    Program::sync(&emulator, &database).code(6).await;
-}
-
-#[tokio::test]
-async fn a_schema_that_every_role_may_create_in_is_worth_a_warning() {
-    let (emulator, database) = synced(world_of(1)).await;
-    database
-        .execute("grant create on schema public to public")
-        .await;
-    let expected = [("database.rights", "open_public")];
-    let finished = check(doctor(&emulator, &database), 0, &expected).await;
-    let hint = "revoke create on schema public from public";
-    assert_contains(&finished.stdout, hint);
-}
-
-#[tokio::test]
-async fn a_database_that_takes_no_writes_is_no_place_for_a_run() {
-    let (emulator, database) = synced(world_of(1)).await;
-    let name = database.snapshot("select current_database()").await;
-    let read_only = format!("alter database {name} set default_transaction_read_only = on");
-    database.execute(&read_only).await;
-    let expected = [("database.server", "read_only")];
-    check(doctor(&emulator, &database), 5, &expected).await;
-    Program::sync(&emulator, &database).code(5).await;
+    for (sql, exit, found, skipped, words) in cases! {
+        newer, 6, ("database.schema", "newer_schema"), &skipped[..] => "";
+        "update swr.instance set project_id = 'another'", 6, ("database.instance", "wrong_instance"), &skipped[1..] => "";
+        read_only, 5, ("database.server", "read_only"), &[] => "";
+        // Only a warning.
+        "grant create on schema public to public", 0, ("database.rights", "open_public"), &[] => "revoke create on schema public from public";
+    } {
+        let (emulator, database) = synced(world_of(1)).await;
+        database.execute(sql).await;
+        let expected = and_skipped(skipped, &[found]);
+        let finished = check(doctor(&emulator, &database), exit, &expected).await;
+        assert_contains(&finished.stdout, words);
+        Program::sync(&emulator, &database).code(exit).await;
+    }
 }
 
 #[tokio::test]
@@ -377,7 +361,7 @@ async fn rights_that_are_missing_are_listed() {
             ("database.rights", "missing_rights"),
         ],
     );
-    let finished = check(program().as_stranger(&database).await, 5, &expected).await;
+    let finished = check(program().stranger(&database).await, 5, &expected).await;
     assert!(finished.stdout.contains("usage on schema swr"));
 
     // All but one of those it needs.
@@ -386,14 +370,14 @@ async fn rights_that_are_missing_are_listed() {
         revoke insert on swr.command from swr_stranger";
     database.execute(grants).await;
     let expected = [("database.rights", "missing_rights")];
-    let finished = check(program().as_stranger(&database).await, 5, &expected).await;
+    let finished = check(program().stranger(&database).await, 5, &expected).await;
     let words = "to sync the role lacks insert on swr.command\"";
     assert_contains(&finished.stdout, words);
 
     database
         .execute("grant insert on swr.command to swr_stranger")
         .await;
-    check(program().as_stranger(&database).await, 0, &[]).await;
+    check(program().stranger(&database).await, 0, &[]).await;
 
     // Only `verify` writes the others.
     let revoke = "revoke all on all tables in schema swr from swr_stranger;
@@ -404,7 +388,7 @@ async fn rights_that_are_missing_are_listed() {
         ("database.instance", "statement"),
     ];
     let expected = and_skipped(&["database.lock"], &expected);
-    let finished = check(program().as_stranger(&database).await, 5, &expected).await;
+    let finished = check(program().stranger(&database).await, 5, &expected).await;
     let written = "select relname from pg_class
         where relnamespace = 'swr'::regnamespace and relkind in ('r', 'p')
           and relname not in ('_sqlx_migrations', 'verification', 'verification_difference')";
@@ -429,10 +413,10 @@ async fn a_role_that_may_not_migrate_is_told_before_it_tries() {
         ("database.rights", "missing_rights"),
     ];
     let expected = and_skipped(&skipped, &unwell);
-    let finished = check(program().as_stranger(&database).await, 5, &expected).await;
+    let finished = check(program().stranger(&database).await, 5, &expected).await;
     assert!(finished.stdout.contains("create on database"));
     let sync = Program::new(&["sync"]).registry(&emulator);
-    sync.as_stranger(&database).await.code(5).await;
+    sync.stranger(&database).await.code(5).await;
 }
 
 #[tokio::test]
@@ -454,20 +438,6 @@ async fn a_lock_that_is_held_is_seen_without_taking_it() {
     assert_contains(&finished.stdout, words);
     Program::sync(&emulator, &database).code(75).await;
     holder.close().await.unwrap();
-}
-
-#[tokio::test]
-async fn an_instance_of_another_project_is_not_mixed_up() {
-    let (emulator, database) = synced(world_of(1)).await;
-    database
-        .execute("update swr.instance set project_id = 'another'")
-        .await;
-    let expected = [
-        ("database.instance", "wrong_instance"),
-        ("database.lock", "skipped"),
-    ];
-    check(doctor(&emulator, &database), 6, &expected).await;
-    Program::sync(&emulator, &database).code(6).await;
 }
 
 #[tokio::test]

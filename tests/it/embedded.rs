@@ -8,12 +8,13 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use crate::support::{assert_contains, assert_lacks, assert_starts_with};
 use embedded_postgres::{EmbeddedError, EmbeddedServer, EmbeddedSettings};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
+
+use crate::support::{assert_contains, assert_lacks, assert_starts_with};
 
 /// Ample, since the machine may be busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(120);

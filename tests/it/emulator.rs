@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::support::cases;
 use chrono::{DateTime, Utc};
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
@@ -16,6 +15,8 @@ use swr_emulator::{
 use swr_sync::registry::signature::{RequestToSign, SigningKey, sign};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::time::Instant;
+
+use crate::support::cases;
 
 fn now() -> DateTime<Utc> {
     "2025-12-01T03:04:05Z".parse().unwrap()
@@ -545,99 +546,68 @@ async fn rows_and_histories_made_by_hand_are_served_word_for_word() {
     assert_eq!(&answers[2].body, &json!({"oh": "no"}));
 }
 
+/// What is to be seen, and how it is recognized.
+type Sight = (&'static str, fn(&Value) -> bool);
+type HistorySight = (&'static str, fn(u16, &Value) -> bool);
+
 #[tokio::test]
 async fn a_generated_registry_shows_every_oddity_of_the_api() {
     let emulator = start(open(), World::generate(1, 2000, now())).await;
     let (rows, histories) = Client::new(&emulator).everything().await;
     assert_eq!(rows.len(), 2000);
 
-    let some_row = |what: &str, shows: &dyn Fn(&Value) -> bool| {
-        assert!(rows.iter().any(shows), "no row shows {what}");
+    let of_rows: [Sight; 10] = cases! {
+        "no repository_name" => |row| row.get("repository_name").is_none();
+        "a null repository_name" => |row| row.get("repository_name") == Some(&Value::Null);
+        "no tags" => |row| row.get("tags").is_none();
+        "null tags" => |row| row.get("tags") == Some(&Value::Null);
+        "empty tags" => |row| row.get("tags") == Some(&json!([]));
+        "several tags" => |row| row["tags"].as_array().is_some_and(|tags| tags.len() > 1);
+        "a zero pull time" => |row| row["pull_time"] == "0001-01-01T00:00:00.000Z";
+        "a negative repository id" => |row| row["repository_id"].as_i64() < Some(0);
+        "a chart" => |row| row["type"] == "CHART";
+        "an index" => |row| row["media_type"] == row["manifest_media_type"];
     };
-    some_row("no repository_name", &|row| {
-        row.get("repository_name").is_none()
-    });
-    some_row("a null repository_name", &|row| {
-        row.get("repository_name") == Some(&Value::Null)
-    });
-    some_row("no tags", &|row| row.get("tags").is_none());
-    some_row("null tags", &|row| row.get("tags") == Some(&Value::Null));
-    some_row("empty tags", &|row| row.get("tags") == Some(&json!([])));
-    some_row("several tags", &|row| {
-        row["tags"].as_array().is_some_and(|tags| tags.len() > 1)
-    });
-    some_row("a zero pull time", &|row| {
-        row["pull_time"] == "0001-01-01T00:00:00.000Z"
-    });
-    some_row("a negative repository id", &|row| {
-        row["repository_id"].as_i64() < Some(0)
-    });
-    some_row("a chart", &|row| row["type"] == "CHART");
-    some_row("an index", &|row| {
-        row["media_type"] == row["manifest_media_type"]
-    });
+    for (what, shows) in of_rows {
+        assert!(rows.iter().any(shows), "no row shows {what}");
+    }
     assert!(
         histories.len() < rows.len(),
         "no digest is in two repositories"
     );
-
-    let some_history = |what: &str, shows: &dyn Fn(u16, &Value) -> bool| {
-        let shown = histories
-            .values()
-            .any(|(status, body)| shows(*status, body));
-        assert!(shown, "no history shows {what}");
+    let of_histories: [HistorySight; 5] = cases! {
+        "400" => |status, _| status == 400;
+        "404" => |status, body| status == 404 && body["error_code"] == "SVCSTG.SWR.4040010";
+        "a null list" => |_, body| body.get("build_histories") == Some(&Value::Null);
+        "an empty list" => |_, body| body["build_histories"] == json!([]);
+        "another total" => |_, body| body["build_histories"].as_array().is_some_and(|list| body["total"] != list.len());
     };
-    some_history("400", &|status, _| status == 400);
-    some_history("404", &|status, body| {
-        status == 404 && body["error_code"] == "SVCSTG.SWR.4040010"
-    });
-    some_history("a null list", &|_, body| {
-        body.get("build_histories") == Some(&Value::Null)
-    });
-    some_history("an empty list", &|_, body| {
-        body["build_histories"] == json!([])
-    });
-    some_history("another total", &|_, body| {
-        body["build_histories"]
-            .as_array()
-            .is_some_and(|list| body["total"] != list.len())
-    });
-
+    for (what, shows) in of_histories {
+        let mut histories = histories.values();
+        let is_shown = histories.any(|(status, body)| shows(*status, body));
+        assert!(is_shown, "no history shows {what}");
+    }
     let steps: Vec<&Value> = histories
         .values()
         .filter_map(|(_, body)| body["build_histories"].as_array())
         .flatten()
         .collect();
-    let some_step = |what: &str, shows: &dyn Fn(&Value) -> bool| {
-        assert!(steps.iter().any(|step| shows(step)), "no step shows {what}");
+    let of_steps: [Sight; 11] = cases! {
+        "a media type" => |step| step["mediaType"].is_string();
+        "no command" => |step| step.get("created_by").is_none();
+        "empty_layer spelled out" => |step| step["empty_layer"] == false;
+        "empty_layer left out" => |step| step.get("empty_layer").is_none();
+        "an empty layer without size" => |step| step["empty_layer"] == true && step.get("size").is_none();
+        "an empty layer with size 0" => |step| step["empty_layer"] == true && step["size"] == 0 && step["digest"] == "";
+        "an empty layer with null size" => |step| step["empty_layer"] == true && step.get("size") == Some(&Value::Null);
+        "the zero time" => |step| step["created"] == "0001-01-01T00:00:00Z";
+        "1970" => |step| step["created"] == "1970-01-01T00:00:00Z";
+        "nanoseconds" => |step| step["created"].as_str().map(str::len) == Some("2025-12-01T03:04:05.123456789Z".len());
+        "an offset" => |step| step["created"].as_str().is_some_and(|created| created.contains('+'));
     };
-    let created = |step: &Value| step["created"].as_str().unwrap_or_default().to_owned();
-    let is_empty = |step: &Value| step["empty_layer"] == true;
-    some_step("a media type", &|step| step["mediaType"].is_string());
-    some_step("no command", &|step| step.get("created_by").is_none());
-    some_step("empty_layer spelled out", &|step| {
-        step["empty_layer"] == false
-    });
-    some_step("empty_layer left out", &|step| {
-        step.get("empty_layer").is_none()
-    });
-    some_step("an empty layer without size", &|step| {
-        is_empty(step) && step.get("size").is_none()
-    });
-    some_step("an empty layer with size 0", &|step| {
-        is_empty(step) && step["size"] == 0 && step["digest"] == ""
-    });
-    some_step("an empty layer with null size", &|step| {
-        is_empty(step) && step.get("size") == Some(&Value::Null)
-    });
-    some_step("the zero time", &|step| {
-        created(step) == "0001-01-01T00:00:00Z"
-    });
-    some_step("1970", &|step| created(step) == "1970-01-01T00:00:00Z");
-    some_step("nanoseconds", &|step| {
-        created(step).len() == "2025-12-01T03:04:05.123456789Z".len()
-    });
-    some_step("an offset", &|step| created(step).contains('+'));
+    for (what, shows) in of_steps {
+        assert!(steps.iter().any(|step| shows(step)), "no step shows {what}");
+    }
     for step in &steps {
         assert!(
             step["created"]

@@ -6,17 +6,14 @@ use std::fs::File;
 
 use nix::sys::signal::Signal;
 use secrecy::ExposeSecret;
+use serde_json::json;
 use swr_emulator::{Emulator, RequestKind};
 use swr_sync::exit::Exit;
 
-use crate::support::database::TestDatabase;
-use crate::support::database::lacks_all_migrations;
-use crate::support::mirror::GATEWAY_REFUSAL;
-use crate::support::mirror::wait_until;
-use crate::support::mirror::world_of;
+use crate::support::database::{TestDatabase, lacks_all_migrations};
+use crate::support::mirror::{GATEWAY_REFUSAL, wait_until, world_of};
 use crate::support::program::{Finished, Program, emulator, emulator_and_database, synced};
-use crate::support::wire::closed_port;
-use crate::support::wire::http;
+use crate::support::wire::{closed_port, http};
 use crate::support::{assert_contains, assert_starts_with};
 
 /// Runs a command that ends with this code, and tells why and what to do.
@@ -41,28 +38,6 @@ fn every_exit_code_is_provoked_here() {
             .any(|end| here.contains(&format!("{name}{end}")));
         assert!(is_provoked, "nothing here ends with {name}");
     }
-}
-
-/// The numbers at the start of the cells of a table in Markdown, or of the columns of the help.
-fn codes_in(text: &str) -> Vec<u8> {
-    let mut codes = Vec::new();
-    for part in text.split(['|', '\n']).flat_map(|part| part.split("   ")) {
-        let words = part.split([' ', ',']).filter(|word| !word.is_empty());
-        codes.extend(words.map_while(|word| word.parse::<u8>().ok()));
-    }
-    codes
-}
-
-#[tokio::test]
-async fn the_codes_that_are_documented_are_those_there_are() {
-    let known: Vec<u8> = Exit::ALL.iter().map(|exit| *exit as u8).collect();
-    let help = Program::new(&["--help"])
-        .run()
-        .await
-        .exit(Exit::Success)
-        .stdout;
-    let (_, list) = help.split_once("Exit codes:\n").unwrap();
-    assert_eq!(codes_in(list), known, "{list}");
 }
 
 #[tokio::test]
@@ -134,7 +109,7 @@ async fn a_run_with_failed_histories_is_partial_and_the_next_one_repairs_it() {
     assert_eq!(database.snapshot(histories).await, "failed | 1\nstored | 2");
 
     emulator.reset_requests();
-    let repaired = sync().code(0).await;
+    let repaired = sync().run().await.exit(Exit::Success);
     repaired.says(&["  histories  1 fetched, 2 known, 0 unsupported, 0 gone, 0 failed\n"]);
     assert_eq!(emulator.requests().of(RequestKind::BuildHistory), 1);
     assert_eq!(database.snapshot(histories).await, "stored | 3");
@@ -192,7 +167,7 @@ async fn a_role_without_rights_is_a_matter_of_the_database() {
         "permission denied for schema swr",
         "hint: grant the missing privilege to the role",
     ];
-    ends(program.as_stranger(&database).await, Exit::Database, &words).await;
+    ends(program.stranger(&database).await, Exit::Database, &words).await;
     assert_eq!(emulator.requests().total(), 0);
 }
 
@@ -302,9 +277,8 @@ async fn an_endpoint_that_does_not_answer_is_asked_as_often_as_told() {
     ];
     ends(program, Exit::SourceUnavailable, &words).await;
     assert_eq!(database.last_run().await, "failed | 7");
-    let requests = "select requests, retries from swr.sync_run order by run_id desc limit 1";
-    let counted = r#"{"namespaces": {"error": 3}} | 2"#;
-    assert_eq!(database.snapshot(requests).await, counted);
+    let counted = json!({ "requests": { "namespaces": { "error": 3 } }, "retries": 2 });
+    assert_eq!(database.last_run_with("requests, retries").await, counted);
 }
 
 #[tokio::test]
@@ -384,8 +358,9 @@ async fn sigint_while_a_page_hangs_keeps_what_had_arrived() {
     let finished = run.finish().await.exit(Exit::Interrupted);
     finished.says(&["error: stopped by a signal; the data received so far is stored"]);
     assert_eq!(database.last_run().await, "stopped | 130");
-    let pages = "select pages, artifacts_listed, histories_fetched from swr.sync_run";
-    assert_eq!(database.snapshot(pages).await, "1 | 100 | 100");
+    let columns = "pages, artifacts_listed, histories_fetched";
+    let expected = json!({ "pages": 1, "artifacts_listed": 100, "histories_fetched": 100 });
+    assert_eq!(database.last_run_with(columns).await, expected);
     assert_eq!(database.published().await.trim(), "");
 
     let next = Program::sync(&emulator, &database).code(0).await;

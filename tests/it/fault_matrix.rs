@@ -27,12 +27,13 @@ use swr_sync::stop::{self, StopReason};
 use swr_sync::sync::{Progress, Safeguards, SyncError, SyncSettings};
 
 use super::faults::falsely_removed;
+
 use super::support::database::TestDatabase;
 use super::support::mirror::{
-    FACT_TABLES, client_settings, facts, run_as, run_at, start_of_time, sync_settings, wait_until,
+    FACT_TABLES, client_settings, facts, run_as, run_at, start_of_time, sync_settings,
+    user_settings, wait_until,
 };
 use super::support::proxy::Proxy;
-use crate::support::mirror::user_settings;
 
 /// One seed in `MANY_IN` has a registry with `MANY` artifacts.
 const MANY_IN: u32 = 40;

@@ -15,9 +15,11 @@ use swr_sync::sync::SyncError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::support::cases;
 use super::support::database::TestDatabase;
-use super::support::mirror::{Mirror, facts, run_as, start_of_time, sync_into, sync_settings};
-use crate::support::mirror::user_settings;
+use super::support::mirror::{
+    Mirror, facts, run_as, start_of_time, sync_into, sync_settings, user_settings,
+};
 
 /// Two pages of artifacts.
 fn world() -> World {
@@ -496,57 +498,6 @@ fn one_repository() -> World {
     world
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_artifact_that_slips_between_two_pages_is_not_removed() {
-    let mirror = Mirror::new(one_repository()).await;
-    mirror.sync().await;
-    let before = mirror.facts().await;
-    mirror.reset_requests();
-    let disturb = |fault| mirror.disturb_next(RequestKind::Artifacts, fault);
-    disturb(Fault::Chunked);
-    disturb(Fault::MissingRows);
-
-    let report = mirror.sync().await;
-
-    assert_eq!(report.counters.artifacts_removed, 0);
-    let pages = mirror.requests().of(RequestKind::Artifacts);
-    assert_eq!(pages, 4, "listed twice");
-    assert_eq!(mirror.facts().await, before);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_artifact_pushed_meanwhile_does_not_make_up_for_one_that_slips() {
-    let mirror = Mirror::new(one_repository()).await;
-    mirror.sync().await;
-    let disturb = |fault| mirror.disturb_next(RequestKind::Artifacts, fault);
-    disturb(Fault::ArtifactPushed);
-    disturb(Fault::MissingRows);
-
-    let report = mirror.sync().await;
-
-    // 130 rows in the first listing, as many as the catalog had counted.
-    assert_eq!(report.counters.artifacts_removed, 0);
-    assert_eq!(report.counters.artifacts_listed, 131);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_removal_that_the_catalog_confirms_costs_no_second_listing() {
-    let mirror = Mirror::new(one_repository()).await;
-    mirror.sync().await;
-    mirror.with_world(|world| {
-        let artifact = world.artifacts().next().unwrap().clone();
-        world.delete_artifact(artifact.id).unwrap();
-        world.push(artifact.repository_id).unwrap();
-    });
-    mirror.reset_requests();
-
-    let report = mirror.sync().await;
-
-    let counters = report.counters;
-    assert_eq!((counters.artifacts_new, counters.artifacts_removed), (1, 1));
-    assert_eq!(mirror.requests().of(RequestKind::Artifacts), 2);
-}
-
 /// Answers the next request for repositories with that of [`one_repository`], and this count.
 fn count_once(emulator: &Emulator, artifact_count: Value) {
     let page = emulator.with_world(|world| {
@@ -564,76 +515,68 @@ fn count_once(emulator: &Emulator, artifact_count: Value) {
     emulator.fail_next(RequestKind::Repositories, 200, page.to_string());
 }
 
-fn delete_first_artifact(emulator: &Emulator) {
-    emulator.with_world(|world| {
-        let first = world.artifacts().next().unwrap().id;
-        world.delete_artifact(first).unwrap();
-    });
-}
+/// What may happen in the registry between two runs.
+type Happening = fn(&mut World);
 
+const NOTHING: Happening = |_| {};
+const DELETED: Happening = |world| {
+    let first = world.artifacts().next().unwrap().id;
+    world.delete_artifact(first).unwrap();
+};
+const DELETED_AND_PUSHED: Happening = |world| {
+    let repository = world.artifacts().next().unwrap().repository_id;
+    DELETED(world);
+    world.push(repository).unwrap();
+};
+
+/// In the order of the columns: what the catalog counts in the first run, if not the truth; what happens
+/// before the second run, what the catalog counts then, and the faults of its pages. Then how many
+/// artifacts are new, removed and listed in the second run, and how many pages it asks for.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removal_causes_no_second_listing_if_the_catalog_counts_more_than_is_listed() {
-    let mirror = Mirror::new(one_repository()).await;
-    count_once(&mirror.emulator, 133.into());
-    mirror.sync().await;
-    delete_first_artifact(&mirror.emulator);
-    count_once(&mirror.emulator, 132.into());
-    mirror.reset_requests();
+async fn an_artifact_is_removed_only_if_no_page_can_have_missed_it() {
+    use Fault::{ArtifactPushed, Chunked, MissingRows, RepositoryCreated};
 
-    let report = mirror.sync().await;
+    for (what, first_count, happens, counts, faults, expected) in cases! {
+        "one slips between two pages", None, NOTHING, vec![], vec![Chunked, MissingRows] => [0, 0, 130, 4];
+        // 130 rows in the first listing, as many as the catalog had counted.
+        "another one is pushed meanwhile", None, NOTHING, vec![], vec![ArtifactPushed, MissingRows] => [1, 0, 131, 4];
+        "the catalog confirms a removal", None, DELETED_AND_PUSHED, vec![], vec![] => [1, 1, 130, 2];
+        "the catalog counts more than is listed", Some(json!(133)), DELETED, vec![json!(132)], vec![] => [0, 1, 129, 2];
+        // The listing has as many as the catalog counts.
+        "it counts fewer than are listed", Some(json!(129)), NOTHING, vec![json!(129)], vec![Chunked, MissingRows] => [0, 0, 130, 4];
+        "it does not count: two listings must lack it", Some(Value::Null), DELETED, vec![Value::Null], vec![] => [0, 1, 129, 4];
+        // The new repository is not in the catalog yet, so the catalog is read again. By then it counts one
+        // artifact fewer, and one of the second page has slipped.
+        "its count was read during the listing", None, NOTHING, vec![json!(130), json!(129)], vec![RepositoryCreated, MissingRows] => [1, 0, 131, 4];
+    } {
+        let mirror = Mirror::new(one_repository()).await;
+        for count in first_count.iter() {
+            count_once(&mirror.emulator, count.clone());
+        }
+        mirror.sync().await;
+        let before = mirror.facts().await;
+        mirror.with_world(happens);
+        for count in counts {
+            count_once(&mirror.emulator, count);
+        }
+        for fault in faults {
+            mirror.disturb_next(RequestKind::Artifacts, fault);
+        }
+        mirror.reset_requests();
 
-    assert_eq!(report.counters.artifacts_removed, 1);
-    assert_eq!(mirror.requests().of(RequestKind::Artifacts), 2);
-}
+        let counters = mirror.sync().await.counters;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_artifact_that_slips_is_not_removed_if_the_catalog_counts_fewer_than_are_listed() {
-    let mirror = Mirror::new(one_repository()).await;
-    let disturb = |fault| mirror.disturb_next(RequestKind::Artifacts, fault);
-    count_once(&mirror.emulator, 129.into());
-    mirror.sync().await;
-    // The listing has as many as the catalog counts.
-    count_once(&mirror.emulator, 129.into());
-    disturb(Fault::Chunked);
-    disturb(Fault::MissingRows);
-
-    let report = mirror.sync().await;
-
-    assert_eq!(report.counters.artifacts_removed, 0);
-    assert_eq!(report.counters.artifacts_listed, 130);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn without_a_count_an_artifact_is_removed_only_if_two_listings_lack_it() {
-    let mirror = Mirror::new(one_repository()).await;
-    count_once(&mirror.emulator, Value::Null);
-    mirror.sync().await;
-    delete_first_artifact(&mirror.emulator);
-    count_once(&mirror.emulator, Value::Null);
-    mirror.reset_requests();
-
-    let report = mirror.sync().await;
-
-    assert_eq!(report.counters.artifacts_removed, 1);
-    assert_eq!(mirror.requests().of(RequestKind::Artifacts), 4);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_count_that_was_read_during_the_listing_is_no_evidence_of_a_removal() {
-    let mirror = Mirror::new(one_repository()).await;
-    mirror.sync().await;
-    let disturb = |fault| mirror.disturb_next(RequestKind::Artifacts, fault);
-    // The new repository is not in the catalog yet, so the catalog is read again. By then it counts one
-    // artifact fewer, and one of the second page has slipped.
-    count_once(&mirror.emulator, 130.into());
-    count_once(&mirror.emulator, 129.into());
-    disturb(Fault::RepositoryCreated);
-    disturb(Fault::MissingRows);
-
-    let report = mirror.sync().await;
-
-    assert_eq!(report.counters.artifacts_removed, 0);
-    assert_eq!(report.counters.artifacts_listed, 131);
+        let pages = mirror.requests().of(RequestKind::Artifacts);
+        let [new, removed] = [counters.artifacts_new, counters.artifacts_removed];
+        assert_eq!(
+            [new, removed, counters.artifacts_listed, pages],
+            expected,
+            "{what}"
+        );
+        if first_count.is_none() && expected[..2] == [0, 0] {
+            assert_eq!(mirror.facts().await, before, "{what}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

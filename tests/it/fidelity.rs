@@ -20,8 +20,7 @@ use tokio::net::TcpStream;
 
 use super::support::database::TestDatabase;
 use super::support::wire::{listen, next_request};
-use crate::support::cases;
-use crate::support::{assert_contains, assert_lacks};
+use super::support::{assert_contains, assert_lacks, cases};
 
 /// What a registry answers, byte for byte.
 #[derive(Debug, Clone)]
@@ -757,7 +756,7 @@ async fn what_cannot_be_read_at_all_stops_the_run_and_is_not_quoted() {
             .await
             .unwrap_err()
             .to_string();
-        assert_contains(&error, &format!("unreadable answer: {reason}"));
+        assert_contains(&error, format!("unreadable answer: {reason}"));
         assert_lacks(&error, "s3cret");
     }
     mirror

@@ -79,9 +79,7 @@ async fn touched_blocks(
         server
             .execute("postgres", "select pg_stat_statements_reset()")
             .await;
-        Program::sync(&mirror.emulator, &mirror.database)
-            .code(0)
-            .await;
+        mirror.program().code(0).await;
         Program::new(&["verify"])
             .registry(&mirror.emulator)
             .database(&mirror.database)

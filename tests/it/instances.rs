@@ -1,19 +1,18 @@
 //! Several instances in one job, on the real process: which there are, who asks, what becomes of
 //! the others when one fails, and how jobs share them.
 
-use std::os::unix::fs::PermissionsExt;
-
 use chrono::Duration;
 use serde_json::Value;
 use swr_emulator::{
     Credentials, Emulator, EmulatorSettings, Instance, Quirks, RequestKind, World, WorldSettings,
 };
-use tempfile::TempDir;
 
+use super::support::config_file::ConfigFile;
 use super::support::database::TestDatabase;
+use super::support::held_up::wait_until_unlocked;
 use super::support::mirror::{start_of_time, wait_until};
 use super::support::program::{Finished, Program, emulator, emulator_settings};
-use crate::support::{assert_contains, assert_starts_with};
+use super::support::{assert_contains, assert_starts_with};
 
 /// What each instance shows of itself; not the numbers that the database gave it.
 const FACTS: &str = "
@@ -68,26 +67,9 @@ fn sync_all(emulator: &Emulator, database: &TestDatabase) -> Program {
     Program::sync(emulator, database).env("SWR_INSTANCE_ID", "all")
 }
 
-/// A configuration file, which goes when it is dropped.
-struct File(TempDir);
-
-impl File {
-    fn new(text: &str) -> File {
-        let file = File(tempfile::tempdir().unwrap());
-        file.add("swr-sync.toml", text);
-        file
-    }
-
-    fn add(&self, name: &str, text: &str) -> String {
-        let path = self.0.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-
+impl ConfigFile {
     fn program(&self, command: &str, database: &TestDatabase) -> Program {
-        let path = self.0.path().join("swr-sync.toml");
-        Program::new(&[command, "--config", path.to_str().unwrap()])
+        Program::new(&[command, "--config", &self.path()])
             .env("SWR_MAX_REQUESTS_PER_SECOND", "0")
             .env("SWR_RETRY_DELAY", "1ms")
             .database(database)
@@ -146,7 +128,7 @@ async fn an_instance_that_is_asked_for_among_all_must_be_there() {
     let database = TestDatabase::create().await;
     let emulator = project(&["bbb", "ccc"]).await;
     let other = project(&[]).await;
-    let file = File::new(&sources(&[
+    let file = ConfigFile::new(&sources(&[
         ("one", &emulator, "'all'"),
         ("other", &other, "['elsewhere']"),
     ]));
@@ -210,7 +192,7 @@ async fn each_source_has_the_credentials_of_its_own_and_no_secret_is_shown() {
         ("in-file", &in_file, "'all'"),
         ("in-variable", &in_variable, "['in-variable']"),
     ]);
-    let file = File::new("");
+    let file = ConfigFile::new("");
     let path = file.add("key", KEYS[1]);
     let text = text
         .replace(
@@ -312,7 +294,7 @@ async fn a_project_that_does_not_list_its_instances_fails_alone() {
     let silent = project(&[]).await;
     let other = emulator_with_key("other", "key-of-the-other-not-to-be-shown", 2).await;
     silent.fail_next(RequestKind::Instance, 403, "{}");
-    let file = File::new(&sources(&[
+    let file = ConfigFile::new(&sources(&[
         ("silent", &silent, "'all'"),
         ("other", &other, "'all'"),
     ]));
@@ -404,12 +386,7 @@ async fn two_jobs_that_meet_do_each_what_the_other_does_not() {
     stuck.signal(nix::sys::signal::Signal::SIGKILL);
     stuck.finish().await;
 
-    wait_until("the lock is free", async || {
-        let held = "select count(*) from pg_locks where locktype = 'advisory'
-                    and database = (select oid from pg_database where datname = current_database())";
-        database.snapshot(held).await == "0"
-    })
-    .await;
+    wait_until_unlocked(&database).await;
     sync_all(&emulator, &database).code(0).await;
     let whole = TestDatabase::create().await;
     sync_all(&emulator, &whole).code(0).await;
@@ -436,7 +413,7 @@ async fn doctor_looks_at_every_instance() {
     let database = TestDatabase::create().await;
     let emulator = project(&["bbb"]).await;
     let other = emulator_with_key("other", "key-of-the-other-not-to-be-shown", 2).await;
-    let file = File::new(&sources(&[
+    let file = ConfigFile::new(&sources(&[
         ("one", &emulator, "'all'"),
         ("other", &other, "['other']"),
     ]));
@@ -538,10 +515,10 @@ async fn other_commands_take_the_database_from_the_file() {
     let database = TestDatabase::create().await;
     let emulator = project(&[]).await;
     Program::sync(&emulator, &database).code(0).await;
-    let file = File::new("");
+    let file = ConfigFile::new("");
     let url = file.add("url", database.url());
     file.add("swr-sync.toml", &format!("database_url_file = '{url}'\n"));
-    let path = file.0.path().join("swr-sync.toml");
+    let path = file.path();
     let commands: [&[&str]; 4] = [
         &["status"],
         &["report", "artifact"],
@@ -549,7 +526,7 @@ async fn other_commands_take_the_database_from_the_file() {
         &["migrate", "--check"],
     ];
     for command in commands {
-        let program = Program::new(command).env("SWR_SYNC_CONFIG", path.to_str().unwrap());
+        let program = Program::new(command).env("SWR_SYNC_CONFIG", &path);
         program.code(0).await;
     }
 }

@@ -15,8 +15,7 @@ use swr_sync::database::MIGRATOR;
 
 use crate::support::database::TestDatabase;
 use crate::support::held_up::{HeldUp, hold, is_waited_for, wait_until_alone};
-use crate::support::mirror::world_of;
-use crate::support::mirror::{Mirror, start_of_time, wait_until};
+use crate::support::mirror::{Mirror, start_of_time, wait_until, world_of};
 use crate::support::program::{Program, Running, emulator_settings};
 use crate::support::proxy::Proxy;
 
@@ -322,7 +321,7 @@ async fn on_failure(replay: &str, work: impl Future<Output = ()>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_run_gives_its_lock_back_even_while_its_statement_waits() {
     let mirror = small_mirror().await;
-    let program = Program::sync(&mirror.emulator, &mirror.database);
+    let program = mirror.program();
     let held_up = HeldUp::start(&mirror, "tag", program).await;
     held_up.run.signal(Signal::SIGKILL);
     held_up.run.finish().await;
@@ -417,9 +416,7 @@ async fn small_mirror() -> Mirror {
 
 async fn check_next_run(mirror: &Mirror) {
     wait_until_alone(&mirror.database).await;
-    Program::sync(&mirror.emulator, &mirror.database)
-        .code(0)
-        .await;
+    mirror.program().code(0).await;
     assert_eq!(mirror.facts().await, mirror.undisturbed_facts().await);
 }
 

@@ -12,14 +12,12 @@ use serde_json::{Value, json};
 use swr_emulator::{Emulator, RequestKind};
 use tempfile::TempDir;
 
-use crate::support::cases;
 use crate::support::database::TestDatabase;
-use crate::support::mirror::wait_until;
-use crate::support::mirror::world_of;
+use crate::support::mirror::{wait_until, world_of};
 use crate::support::program::{Finished, Program, emulator};
 use crate::support::proxy::Proxy;
 use crate::support::receiver::Receiver;
-use crate::support::{assert_contains, assert_lacks, assert_starts_with};
+use crate::support::{assert_contains, assert_lacks, assert_starts_with, cases};
 
 const PING_SECRET: &str = "ping-secret-not-to-be-shown";
 const PUSH_PASSWORD: &str = "push-password-not-to-be-shown";
@@ -82,6 +80,12 @@ fn lines(text: &str) -> Vec<Value> {
         .collect()
 }
 
+/// The only line.
+fn only(mut lines: Vec<Value>) -> Value {
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    lines.remove(0)
+}
+
 // --- the summary file
 
 #[tokio::test]
@@ -93,9 +97,7 @@ async fn each_run_appends_a_line_whose_counters_are_those_of_its_row() {
     };
     sync().env("HOSTNAME", "test-host").code(0).await;
     let text = job.read("runs.jsonl");
-    let [run] = &lines(&text)[..] else {
-        panic!("{text}")
-    };
+    let run = only(lines(&text));
     let fields: Vec<&String> = run.as_object().unwrap().keys().collect();
     assert_eq!(
         fields,
@@ -230,9 +232,7 @@ async fn a_job_that_cannot_begin_has_a_line_for_each_instance_it_was_to_run() {
     }
     // Nobody has said which instances there are.
     let finished = sync().without("SWR_PROJECT_ID").code(2).await;
-    let [run] = &lines(&finished.stdout)[..] else {
-        panic!("{}", finished.stdout)
-    };
+    let run = only(lines(&finished.stdout));
     assert_eq!(run["instance"], Value::Null);
     assert_eq!(run["error"], json!("no project given"));
 }
@@ -253,9 +253,7 @@ async fn a_run_left_to_another_one_and_one_out_of_time_are_told_as_what_they_are
         .secret("SWR_SYNC_PING_URL", &ping_url(receiver.address()))
         .args(&["--summary-file", "-", "--if-locked", "skip"]);
     let skipped = skipping.code(0).await;
-    let [run] = &lines(&skipped.stdout)[..] else {
-        panic!("{}", skipped.stdout)
-    };
+    let run = only(lines(&skipped.stdout));
     assert_eq!(run["outcome"], json!("skipped"));
     assert_eq!(run["exit_code"], json!(0));
     assert_eq!(run["run_id"], Value::Null);
@@ -269,9 +267,7 @@ async fn a_run_left_to_another_one_and_one_out_of_time_are_told_as_what_they_are
         .sync()
         .args(&["--summary-file", "-", "--max-duration", "2s"]);
     let limited = limited.code(7).await;
-    let [run] = &lines(&limited.stdout)[..] else {
-        panic!("{}", limited.stdout)
-    };
+    let run = only(lines(&limited.stdout));
     assert_eq!(run["outcome"], json!("stopped"));
     assert_eq!(run["exit_code"], json!(7));
 }
@@ -595,7 +591,7 @@ async fn a_ping_tells_when_the_job_begins_and_how_it_ends() {
     assert_eq!(end.as_str(), "0");
     assert_starts_with(
         &text,
-        &format!("instance {}:\nrun 1: published in ", job.instance()),
+        format!("instance {}:\nrun 1: published in ", job.instance()),
     );
 
     job.break_the_listing();

@@ -99,12 +99,13 @@ async fn a_service_that_fails_every_addition_is_left_alone_and_the_next_run_asks
     let requests = mirror.requests().of(RequestKind::BuildHistory);
     assert_eq!(requests, failed * 3, "three attempts each");
     let rows = "select count(*), min(attempts), max(attempts) from swr.manifest";
-    assert_eq!(mirror.snapshot(rows).await, format!("{failed} | 1 | 1"));
-    let run = "select outcome, exit_code, histories_failed, histories_skipped from swr.sync_run";
-    assert_eq!(
-        mirror.snapshot(run).await,
-        format!("published | 3 | {failed} | {}", 400 - failed)
-    );
+    let expected = json!({ "count": failed, "min": 1, "max": 1 });
+    assert_eq!(mirror.database.row(rows).await, expected);
+    let columns = "outcome, exit_code, histories_failed, histories_skipped";
+    let expected = json!({
+        "outcome": "published", "exit_code": 3, "histories_failed": failed, "histories_skipped": 400 - failed,
+    });
+    assert_eq!(mirror.database.last_run_with(columns).await, expected);
 
     mend_additions(&mirror.emulator);
     let report = mirror.sync().await;
@@ -282,12 +283,12 @@ async fn a_listing_that_lacks_much_of_the_registry_is_not_published_unless_accep
             "hint: check the registry: if they are gone there too, `swr-sync sync --accept-removals`",
         ]);
         assert_eq!(database.snapshot(published).await, "480");
-        let row = "select outcome, exit_code, artifacts_listed, artifacts_removed, published_at is null, error like '%107 of the 480%'
-                   from swr.sync_run order by run_id desc limit 1";
-        assert_eq!(
-            database.snapshot(row).await,
-            "failed | 6 | 374 | 107 | t | t"
-        );
+        let columns = "outcome, exit_code, artifacts_listed, artifacts_removed, published_at, error like '%107 of the 480%' as is_told";
+        let expected = json!({
+            "outcome": "failed", "exit_code": 6, "artifacts_listed": 374, "artifacts_removed": 107,
+            "published_at": null, "is_told": true,
+        });
+        assert_eq!(database.last_run_with(columns).await, expected);
     }
     // The new one's history is kept.
     let histories = "select count(*) from swr.manifest";
@@ -361,8 +362,9 @@ async fn a_listing_that_lacks_many_tags_of_what_stays_is_not_published_unless_ac
             "hint: check the registry: if they are gone there too, `swr-sync sync --accept-removals`",
         ]);
         assert_eq!(database.snapshot(tags).await, "400 | 400 | 0");
-        let row = "select outcome, exit_code, artifacts_removed, tags_removed from swr.sync_run order by run_id desc limit 1";
-        assert_eq!(database.snapshot(row).await, "failed | 6 | 0 | 101");
+        let columns = "outcome, exit_code, artifacts_removed, tags_removed";
+        let expected = json!({ "outcome": "failed", "exit_code": 6, "artifacts_removed": 0, "tags_removed": 101 });
+        assert_eq!(database.last_run_with(columns).await, expected);
     }
 
     let accepted = Program::sync(&emulator, &database).args(&["--accept-removals"]);
@@ -376,7 +378,13 @@ async fn a_listing_that_lacks_many_tags_of_what_stays_is_not_published_unless_ac
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listing_without_any_tags_is_a_mass_removal() {
+async fn a_listing_without_any_tags_is_a_mass_removal_if_it_lacks_more_than_a_hundred() {
+    let mirror = Mirror::new(tagged_world_of(1, 100)).await;
+    mirror.sync().await;
+    remove_tags(&mirror.emulator, "app-0", 0..100);
+    mirror.sync().await;
+    assert_eq!(mirror.sync().await.counters.tags_removed, 100);
+
     let mirror = Mirror::new(tagged_world_of(1, 101)).await;
     mirror.sync().await;
     let tags = "select * from swr.tag order by name";
@@ -386,16 +394,6 @@ async fn a_listing_without_any_tags_is_a_mass_removal() {
     assert_eq!(error.exit(), Exit::Refused, "{error}");
     let after = (mirror.facts().await, mirror.snapshot(tags).await);
     assert_eq!(after, before);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_small_registry_may_lose_all_its_tags() {
-    let mirror = Mirror::new(tagged_world_of(1, 100)).await;
-    mirror.sync().await;
-    remove_tags(&mirror.emulator, "app-0", 0..100);
-    mirror.sync().await;
-    let report = mirror.sync().await;
-    assert_eq!(report.counters.tags_removed, 100);
 }
 
 #[tokio::test]
@@ -424,7 +422,12 @@ async fn a_first_listing_far_below_the_counts_of_the_catalog_is_published_with_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_listing_is_a_mass_removal() {
+async fn an_empty_listing_is_a_mass_removal_if_it_lacks_more_than_a_hundred() {
+    let mirror = Mirror::new(world_of(1, 100)).await;
+    mirror.sync().await;
+    delete_artifacts(&mirror.emulator, "app-0", 100);
+    assert_eq!(mirror.sync().await.counters.artifacts_removed, 100);
+
     let mirror = Mirror::new(world_of(1, 101)).await;
     mirror.sync().await;
     let before = (mirror.facts().await, mirror.writes().await);
@@ -441,15 +444,6 @@ async fn an_empty_listing_is_a_mass_removal() {
     delete_artifacts(&mirror.emulator, "app-0", 101);
     let error = mirror.try_sync().await.unwrap_err();
     assert_contains(&error, "lacks 101 of the 101 artifacts");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_small_registry_may_be_emptied() {
-    let mirror = Mirror::new(world_of(1, 100)).await;
-    mirror.sync().await;
-    delete_artifacts(&mirror.emulator, "app-0", 100);
-    let report = mirror.sync().await;
-    assert_eq!(report.counters.artifacts_removed, 100);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,20 +13,24 @@ use swr_sync::registry::{
     TransportSettings,
 };
 
-use super::support::mirror::{client_settings, start_of_time, wait_until};
-use crate::support::assert_contains;
-use crate::support::mirror::user_settings;
-use crate::support::wire::{ask_for_histories, list};
+use super::support::assert_contains;
+use super::support::mirror::{client_settings, start_of_time, user_settings, wait_until};
+use super::support::wire::{ask_for_histories, list};
 
-async fn emulate(settings: EmulatorSettings) -> Emulator {
+/// A registry of 250 artifacts in `team/app/api`.
+async fn emulate() -> Emulator {
+    emulate_with(|_| {}).await
+}
+
+async fn emulate_with(change: impl FnOnce(&mut EmulatorSettings)) -> Emulator {
     let mut world = World::empty(start_of_time());
-    world.add_namespace("team");
     let repository = world.add_repository("team", "app/api");
     for _ in 0..250 {
-        world
-            .add_artifact(repository, ArtifactSpec::default())
-            .unwrap();
+        let spec = ArtifactSpec::default();
+        world.add_artifact(repository, spec).unwrap();
     }
+    let mut settings = EmulatorSettings::default();
+    change(&mut settings);
     Emulator::start(settings, world).await.unwrap()
 }
 
@@ -43,7 +47,7 @@ fn all_are_refused(answers: &[Result<HistoryOutcome, RegistryError>]) -> bool {
 
 #[tokio::test]
 async fn passing_troubles_are_retried_and_counted() {
-    let emulator = emulate(EmulatorSettings::default()).await;
+    let emulator = emulate().await;
     for status in [429, 503] {
         emulator.fail_next(RequestKind::Artifacts, status, "");
     }
@@ -58,7 +62,7 @@ async fn passing_troubles_are_retried_and_counted() {
 #[tokio::test]
 async fn a_refused_request_is_not_repeated() {
     for status in [400, 401, 403, 404] {
-        let emulator = emulate(EmulatorSettings::default()).await;
+        let emulator = emulate().await;
         let body =
             json!({ "errors": [{ "errorCode": "SVCSTG.SWR.1", "errorMessage": "refused" }] })
                 .to_string();
@@ -77,7 +81,7 @@ async fn a_refused_request_is_not_repeated() {
 
 #[tokio::test]
 async fn throttled_requests_use_up_no_attempts_but_the_patience() {
-    let emulator = emulate(EmulatorSettings::default()).await;
+    let emulator = emulate().await;
     let mut settings = client_settings(&emulator);
     settings.transport.retry.max_attempts = 1;
     let fail = || {
@@ -100,7 +104,7 @@ async fn throttled_requests_use_up_no_attempts_but_the_patience() {
 
 #[tokio::test]
 async fn a_quoted_limit_is_taken_over() {
-    let emulator = emulate(EmulatorSettings::default()).await;
+    let emulator = emulate().await;
     let registry = client(client_settings(&emulator));
     assert_eq!(registry.pace().pauses, 0);
     let message = "The throttling threshold has been reached: policy user over ratelimit,limit:50,time:1 second";
@@ -115,7 +119,7 @@ async fn a_quoted_limit_is_taken_over() {
 
 #[tokio::test]
 async fn a_silent_gateway_is_given_up_on() {
-    let emulator = emulate(EmulatorSettings::default()).await;
+    let emulator = emulate().await;
     for _ in 0..3 {
         emulator.hang_next(RequestKind::Artifacts);
     }
@@ -132,7 +136,7 @@ async fn a_silent_gateway_is_given_up_on() {
 
 #[tokio::test]
 async fn retry_after_is_waited_for() {
-    let emulator = emulate(EmulatorSettings::default()).await;
+    let emulator = emulate().await;
     // One request passes, the next is told to wait a second, after which the bucket has refilled.
     let retry_after = Some(Duration::from_secs(1));
     emulator.set_throttle(Some(Throttle {
@@ -153,10 +157,9 @@ async fn retry_after_is_waited_for() {
 
 #[tokio::test]
 async fn no_more_requests_are_on_their_way_than_allowed() {
-    let emulator = emulate(EmulatorSettings {
+    let emulator = emulate_with(|settings| {
         // The pace alone would have at least four on their way.
-        latency: Duration::from_millis(200),
-        ..EmulatorSettings::default()
+        settings.latency = Duration::from_millis(200);
     })
     .await;
     let mut settings = client_settings(&emulator);
@@ -186,12 +189,11 @@ async fn no_more_requests_are_on_their_way_than_allowed() {
 #[tokio::test]
 async fn a_token_is_fetched_once_and_renewed_before_it_expires() {
     let clock = EmulatorClock::manual(start_of_time());
-    let settings = EmulatorSettings {
-        clock: clock.clone(),
-        token_lifetime: Duration::from_secs(1000),
-        ..EmulatorSettings::default()
-    };
-    let emulator = emulate(settings).await;
+    let emulator = emulate_with(|settings| {
+        settings.clock = clock.clone();
+        settings.token_lifetime = Duration::from_secs(1000);
+    })
+    .await;
     let mut settings = user_settings(&emulator, "emulator-password");
     let time = clock.clone();
     settings.clock = Clock::from_fn(move || time.now());
@@ -207,7 +209,7 @@ async fn a_token_is_fetched_once_and_renewed_before_it_expires() {
 
 #[tokio::test]
 async fn a_token_that_has_worked_is_renewed_each_time_it_is_refused() {
-    let emulator = emulate(EmulatorSettings::default()).await;
+    let emulator = emulate().await;
     let mut settings = user_settings(&emulator, "emulator-password");
     // The refusals do not count as attempts.
     settings.transport.retry.max_attempts = 1;
@@ -222,7 +224,7 @@ async fn a_token_that_has_worked_is_renewed_each_time_it_is_refused() {
 
 #[tokio::test]
 async fn a_token_that_is_refused_at_its_first_use_ends_all_requests() {
-    let emulator = emulate(EmulatorSettings::default()).await;
+    let emulator = emulate().await;
     let settings = user_settings(&emulator, "emulator-password");
     let registry = client(settings);
     emulator.fail_next(RequestKind::BuildHistory, 401, token_expired());
@@ -237,7 +239,7 @@ async fn a_token_that_is_refused_at_its_first_use_ends_all_requests() {
 
 #[tokio::test]
 async fn a_renewed_token_that_is_refused_at_its_first_use_ends_all_requests() {
-    let emulator = emulate(EmulatorSettings::default()).await;
+    let emulator = emulate().await;
     let settings = user_settings(&emulator, "emulator-password");
     let registry = client(settings);
     list(&registry).await.unwrap();
@@ -260,10 +262,9 @@ fn token_expired() -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_and_keys_that_are_accepted_for_40_requests_each_last_for_a_whole_listing() {
     for has_password in [true, false] {
-        let emulator = emulate(EmulatorSettings {
-            uses_per_secret: Some(40),
-            latency: Duration::from_millis(5),
-            ..EmulatorSettings::default()
+        let emulator = emulate_with(|settings| {
+            settings.uses_per_secret = Some(40);
+            settings.latency = Duration::from_millis(5);
         })
         .await;
         let mut settings = client_settings(&emulator);
@@ -291,7 +292,7 @@ async fn tokens_and_keys_that_are_accepted_for_40_requests_each_last_for_a_whole
 
 #[tokio::test]
 async fn a_wrong_password_is_tried_once_however_many_requests_wait_for_a_token() {
-    let emulator = emulate(EmulatorSettings::default()).await;
+    let emulator = emulate().await;
     let settings = user_settings(&emulator, "wrong-password");
     let registry = client(settings);
     let answers = ask_for_histories(&registry, &emulator, 50).await;
@@ -302,11 +303,7 @@ async fn a_wrong_password_is_tried_once_however_many_requests_wait_for_a_token()
 #[tokio::test]
 async fn a_token_that_all_requests_find_revoked_is_renewed_by_one_of_them() {
     let clock = EmulatorClock::manual(start_of_time());
-    let emulator = emulate(EmulatorSettings {
-        clock: clock.clone(),
-        ..EmulatorSettings::default()
-    })
-    .await;
+    let emulator = emulate_with(|settings| settings.clock = clock.clone()).await;
     let mut settings = user_settings(&emulator, "emulator-password");
     // The client's clock stands still, so a token's age is no reason to renew it.
     settings.clock = Clock::from_fn(start_of_time);
@@ -322,7 +319,7 @@ async fn a_token_that_all_requests_find_revoked_is_renewed_by_one_of_them() {
 
 #[tokio::test]
 async fn an_answer_of_iam_without_a_token_is_retried() {
-    let emulator = emulate(EmulatorSettings::default()).await;
+    let emulator = emulate().await;
     let settings = user_settings(&emulator, "emulator-password");
     for _ in 0..2 {
         emulator.fail_next(RequestKind::Token, 201, "{}");
@@ -340,11 +337,8 @@ async fn an_answer_of_iam_without_a_token_is_retried() {
 
 #[tokio::test]
 async fn a_clock_that_is_days_ahead_does_not_make_every_token_look_old() {
-    let emulator = emulate(EmulatorSettings {
-        clock: EmulatorClock::manual(start_of_time()),
-        ..EmulatorSettings::default()
-    })
-    .await;
+    let emulator =
+        emulate_with(|settings| settings.clock = EmulatorClock::manual(start_of_time())).await;
     let mut settings = user_settings(&emulator, "emulator-password");
     settings.clock = Clock::from_fn(|| start_of_time() + chrono::TimeDelta::days(2));
     list(&client(settings)).await.unwrap();
@@ -353,7 +347,7 @@ async fn a_clock_that_is_days_ahead_does_not_make_every_token_look_old() {
 
 #[tokio::test]
 async fn a_wrong_key_is_tried_once_however_many_requests_there_are() {
-    let emulator = emulate(EmulatorSettings::default()).await;
+    let emulator = emulate().await;
     emulator.set_secret_key("another");
     let registry = client(client_settings(&emulator));
     let answers = ask_for_histories(&registry, &emulator, 50).await;
@@ -364,11 +358,7 @@ async fn a_wrong_key_is_tried_once_however_many_requests_there_are() {
 
 #[tokio::test]
 async fn a_key_that_turns_bad_with_many_on_their_way_fails_four_checks_at_most() {
-    let emulator = emulate(EmulatorSettings {
-        latency: Duration::from_millis(300),
-        ..EmulatorSettings::default()
-    })
-    .await;
+    let emulator = emulate_with(|settings| settings.latency = Duration::from_millis(300)).await;
     let mut settings = client_settings(&emulator);
     settings.transport = TransportSettings::default();
     let registry = client(settings);
@@ -395,7 +385,7 @@ async fn a_key_that_turns_bad_with_many_on_their_way_fails_four_checks_at_most()
 #[tokio::test]
 async fn a_clock_that_is_set_in_mid_run_costs_one_failed_check() {
     let jump = std::sync::Arc::new(std::sync::atomic::AtomicI64::new(0));
-    let emulator = emulate(EmulatorSettings::default()).await;
+    let emulator = emulate().await;
     let mut settings = client_settings(&emulator);
     let minutes = std::sync::Arc::clone(&jump);
     settings.clock = Clock::from_fn(move || {
@@ -412,7 +402,7 @@ async fn a_clock_that_is_set_in_mid_run_costs_one_failed_check() {
 
 #[tokio::test]
 async fn clones_of_a_registry_count_their_requests_together_and_instances_separately() {
-    let emulator = emulate(EmulatorSettings::default()).await;
+    let emulator = emulate().await;
     let project = Project::new(client_settings(&emulator)).unwrap();
     let registry = project.registry(&emulator.settings().instance_id);
     let listing = tokio::spawn({

@@ -11,7 +11,7 @@ use reqwest::Url;
 use secrecy::ExposeSecret;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use swr_emulator::{Emulator, World};
+use swr_emulator::{ArtifactSpec, Emulator, World};
 use swr_sync::database::Database;
 use swr_sync::registry::{Credentials as ClientCredentials, PasswordLogin, Registry};
 use swr_sync::report::{FilterValues, REPORTS};
@@ -23,14 +23,12 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::support::cases;
 use crate::support::database::TestDatabase;
-use crate::support::mirror::world_of;
-use crate::support::mirror::{client_settings, start_of_time};
+use crate::support::mirror::{client_settings, start_of_time, world_of};
 use crate::support::program::{Program, emulator, emulator_and_database, emulator_settings};
 use crate::support::receiver::Receiver;
 use crate::support::wire::{Received, asking_database, listen, next_request};
-use crate::support::{assert_contains, assert_lacks};
+use crate::support::{assert_contains, assert_lacks, cases};
 
 /// Asks each library to say all it can, by modules that are more special than any other directive.
 const LOUDEST: &str = "trace,hyper=trace,hyper_util::client=trace,hyper_util::client::legacy::connect=trace,\
@@ -859,10 +857,12 @@ async fn roles_can_do_their_work_if_not_everyone_may_execute_functions() {
 async fn each_role_can_do_its_work_and_no_more() {
     let mut world = world_of(2);
     let repository = world.repository("team", "app/api").unwrap().id;
-    // Enough rows that the planner's counts are to be brought up to date.
-    for _ in 0..1_000 {
-        world.push(repository).unwrap();
-    }
+    // So many rows that the planner's counts are brought up to date.
+    let spec = ArtifactSpec {
+        tags: (0..1_000).map(|number| format!("v{number}")).collect(),
+        ..ArtifactSpec::default()
+    };
+    world.add_artifact(repository, spec).unwrap();
     let (emulator, database) = emulator_and_database(world).await;
     let roles = Roles::create(&database).await;
 

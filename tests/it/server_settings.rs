@@ -16,15 +16,13 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 
-use crate::support::assert_contains;
-use crate::support::cases;
 use crate::support::database::TestDatabase;
-use crate::support::mirror::world_of;
-use crate::support::mirror::{facts, wait_until};
+use crate::support::mirror::{facts, wait_until, world_of};
 use crate::support::program::{Program, emulator};
 use crate::support::proxy::Proxy;
 use crate::support::server::{PrivateServer, SUPERUSER};
 use crate::support::wire::listen;
+use crate::support::{assert_contains, cases};
 
 /// Settings that change a result, end a session, or make it wait.
 const HOSTILE: &[(&str, &str)] = &[

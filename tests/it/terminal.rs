@@ -127,7 +127,7 @@ async fn no_name_moves_the_cursor_forges_a_line_or_hides_in_what_people_read() {
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
     let message = lines.last().unwrap()["message"].as_str().unwrap();
-    assert_contains(&message, &hostile("app"));
+    assert_contains(&message, hostile("app"));
 }
 
 #[tokio::test]

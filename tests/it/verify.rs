@@ -10,10 +10,9 @@ use swr_sync::run::Verification;
 use swr_sync::stop::{self, Stop, StopReason};
 use swr_sync::sync::SyncError;
 
-use super::support::cases;
 use super::support::database::TestDatabase;
 use super::support::mirror::{self, Mirror, start_of_time, wait_until};
-use crate::support::assert_contains;
+use super::support::{assert_contains, cases};
 
 async fn try_verify(
     emulator: &Emulator,
@@ -83,7 +82,7 @@ const CORRUPTIONS: [(&str, &str); 99] = cases! {
     "update swr.artifact set pushed_at = pushed_at - interval '1 microsecond' where {an artifact}" => "artifact.pushed_at";
     "update swr.artifact set pulled_at = coalesce(pulled_at, pushed_at) - interval '1 day' where {an artifact}" => "artifact.pulled_at";
     "update swr.artifact set pulled_at = now() where {an artifact}" => "artifact.pulled_at";
-    "update swr.artifact set digest = 'sha256:' || repeat('0', 64) where {an artifact without a tag}" => "artifact.digest manifest.row";
+    "update swr.artifact set digest = 'sha256:' || repeat('0', 64) where {an artifact without a tag}" => "artifact.digest, manifest.row";
     "update swr.artifact set type = 'CHART' where {an artifact} and type <> 'CHART'" => "artifact.type";
     "update swr.artifact set media_type = media_type || '+' where {an artifact}" => "artifact.media_type";
     "update swr.artifact set manifest_media_type = null where {an artifact}" => "artifact.manifest_media_type";
@@ -91,28 +90,28 @@ const CORRUPTIONS: [(&str, &str); 99] = cases! {
     "update swr.artifact set first_seen_run_id = 99 where {an artifact}" => "artifact.first_seen_run_id";
     "update swr.artifact set removed_at = (select listing_started_at from swr.sync_run where run_id = 2), removed_run_id = 2 where {an artifact}" => "artifact.removed_at";
     "update swr.artifact set removed_at = now() where artifact_id = (select min(artifact_id) from swr.artifact where removed_run_id is not null)" => "artifact.removed_at";
-    "update swr.artifact set removed_run_id = 99 where artifact_id = (select min(artifact_id) from swr.artifact where removed_run_id is not null)" => "artifact.removed_at artifact.removed_run_id";
+    "update swr.artifact set removed_run_id = 99 where artifact_id = (select min(artifact_id) from swr.artifact where removed_run_id is not null)" => "artifact.removed_at, artifact.removed_run_id";
     "delete from swr.artifact where {an artifact without a tag}" => "artifact.row";
     // One that was never pushed would pass for one that is gone, were it not for its manifest.
     "insert into swr.artifact (instance_id, artifact_id, repository_id, first_seen_run_id, digest) values (1, 999999, 1, 1, 'sha256:none')" => "manifest.row";
     // Tags.
-    "update swr.tag set artifact_id = (select min(artifact_id) from swr.artifact) where {a tag}" => "tag.artifact_id tag_history.open interval";
+    "update swr.tag set artifact_id = (select min(artifact_id) from swr.artifact) where {a tag}" => "tag.artifact_id, tag_history.open interval";
     "update swr.tag set tag_id = tag_id + 1 where {a tag}" => "tag.tag_id";
-    "update swr.tag set pushed_at = pushed_at + interval '1 second' where {a tag}" => "tag.pushed_at tag_history.valid_from";
+    "update swr.tag set pushed_at = pushed_at + interval '1 second' where {a tag}" => "tag.pushed_at, tag_history.valid_from";
     "update swr.tag set pulled_at = now() where {a tag}" => "tag.pulled_at";
     "update swr.tag set pulled_at = coalesce(pulled_at, pushed_at) - interval '1 day' where {a tag}" => "tag.pulled_at";
-    "delete from swr.tag where {a tag}" => "tag.row tag_history.open interval";
+    "delete from swr.tag where {a tag}" => "tag.row, tag_history.open interval";
     "insert into swr.tag (instance_id, repository_id, name, artifact_id) select instance_id, repository_id, 'extra', artifact_id from swr.artifact where {an artifact}" => "tag_history.open interval";
     // Their history.
-    "update swr.tag_history set digest = 'sha256:none' where {an open interval}" => "tag_history.digest tag_history.open interval";
+    "update swr.tag_history set digest = 'sha256:none' where {an open interval}" => "tag_history.digest, tag_history.open interval";
     "update swr.tag_history set digest = 'sha256:none' where {a closed interval}" => "tag_history.digest";
-    "update swr.tag_history set artifact_id = (select max(artifact_id) from swr.artifact) where {an open interval}" => "tag_history.digest tag_history.repository_id";
-    "update swr.tag_history set artifact_id = 999999 where {a closed interval}" => "tag_history.digest tag_history.repository_id";
+    "update swr.tag_history set artifact_id = (select max(artifact_id) from swr.artifact) where {an open interval}" => "tag_history.digest, tag_history.repository_id";
+    "update swr.tag_history set artifact_id = 999999 where {a closed interval}" => "tag_history.digest, tag_history.repository_id";
     "update swr.tag_history set valid_from = valid_from - interval '1 second' where {an open interval}" => "tag_history.valid_from";
     "update swr.tag_history set valid_from = '1969-01-01Z' where {a closed interval}" => "tag_history.valid_from";
     "update swr.tag_history set valid_to = valid_to + interval '1 microsecond' where {an interval of a removed tag}" => "tag_history.valid_to";
     "update swr.tag_history set valid_to = null, closed_run_id = null where {an interval of a removed tag}" => "tag_history.open interval";
-    "update swr.tag_history set valid_to = now(), closed_run_id = 3 where {an open interval}" => "tag_history.open interval tag_history.valid_to";
+    "update swr.tag_history set valid_to = now(), closed_run_id = 3 where {an open interval}" => "tag_history.open interval, tag_history.valid_to";
     "update swr.tag_history set opened_run_id = 99 where {an open interval}" => "tag_history.opened_run_id";
     "update swr.tag_history set closed_run_id = 99 where {a closed interval}" => "tag_history.closed_run_id";
     "update swr.tag_history set closed_run_id = null where {a closed interval}" => "tag_history.closed_run_id";
@@ -138,8 +137,8 @@ const CORRUPTIONS: [(&str, &str); 99] = cases! {
     "delete from swr.namespace where {a namespace}" => "namespace.row";
     // Build histories.
     "delete from swr.manifest where {a manifest}" => "manifest.row";
-    "update swr.manifest set outcome = 'empty', layer_bytes = null, build_step_ids = null, layer_ids = null, chain_ids = null where {a manifest}" => "manifest.build_step_ids manifest.outcome";
-    "update swr.manifest set outcome = 'unsupported', layer_bytes = null, build_step_ids = null, layer_ids = null, chain_ids = null where {a manifest}" => "manifest.build_step_ids manifest.outcome";
+    "update swr.manifest set outcome = 'empty', layer_bytes = null, build_step_ids = null, layer_ids = null, chain_ids = null where {a manifest}" => "manifest.build_step_ids, manifest.outcome";
+    "update swr.manifest set outcome = 'unsupported', layer_bytes = null, build_step_ids = null, layer_ids = null, chain_ids = null where {a manifest}" => "manifest.build_step_ids, manifest.outcome";
     "update swr.manifest set reported_total = reported_total + 1 where {a manifest}" => "manifest.reported_total";
     r#"update swr.manifest set extra = '{"a": 1}' where {a manifest}"# => "manifest.extra";
     "update swr.manifest set layer_bytes = layer_bytes + 1 where {a manifest}" => "manifest.layer_bytes";
@@ -165,7 +164,7 @@ const CORRUPTIONS: [(&str, &str); 99] = cases! {
     "update swr.media_type set media_type = media_type || 'x'" => "media_type.media_type";
     "delete from swr.media_type" => "media_type.row";
     // Tables of shared layers.
-    "delete from swr.artifact_layering where {a counted artifact}" => "artifact_layering.exclusive_bytes artifact_layering.shared_chain_id namespace_layering.exclusive_bytes namespace_layering.layer_bytes namespace_layering.layer_count repository_layering.exclusive_bytes repository_layering.layer_bytes repository_layering.layer_count";
+    "delete from swr.artifact_layering where {a counted artifact}" => "artifact_layering.exclusive_bytes, artifact_layering.shared_chain_id, namespace_layering.exclusive_bytes, namespace_layering.layer_bytes, namespace_layering.layer_count, repository_layering.exclusive_bytes, repository_layering.layer_bytes, repository_layering.layer_count";
     "update swr.artifact_layering set layer_count = layer_count + 1 where {a counted artifact}" => "artifact_layering.layer_count";
     "update swr.artifact_layering set layer_bytes = layer_bytes + 1 where {a counted artifact}" => "artifact_layering.layer_bytes";
     "update swr.artifact_layering set exclusive_bytes = exclusive_bytes + 1 where {a counted artifact}" => "artifact_layering.exclusive_bytes";
@@ -295,7 +294,7 @@ async fn corruption_of_each_kind_is_found_and_nothing_else() {
         }
         let report = verify_all(&mirror.emulator, &mirror.database).await;
         let found = found(&mirror.database).await;
-        let expected: Vec<&str> = expected.split(' ').collect();
+        let expected: Vec<&str> = expected.split(", ").collect();
         let expects_sharing = expected.iter().any(|found| is_of_sharing(found));
         let found: Vec<&str> = found
             .lines()
@@ -466,9 +465,9 @@ async fn a_verification_writes_no_fact_and_leaves_the_view_of_runs_alone() {
         (mirror.writes().await, mirror.snapshot(freshness).await),
         before
     );
-    let run = "select run_id, outcome, exit_code, artifacts_listed > 0, histories_fetched > 0 from swr.sync_run
-        order by run_id desc limit 1";
-    assert_eq!(mirror.snapshot(run).await, "5 | verified | 0 | t | t");
+    let columns = "run_id, outcome, exit_code, artifacts_listed > 0 as lists, histories_fetched > 0 as fetches";
+    let expected = json!({ "run_id": 5, "outcome": "verified", "exit_code": 0, "lists": true, "fetches": true });
+    assert_eq!(mirror.database.last_run_with(columns).await, expected);
     let staged = "select count(*) from swr.staged_artifact";
     assert_eq!(mirror.snapshot(staged).await, "0");
     // And a run after it has nothing to do.
@@ -570,8 +569,7 @@ async fn a_signal_ends_a_verification_which_says_so() {
         result.map(|report| report.verdict).unwrap_err().exit(),
         Exit::Terminated
     );
-    let run = "select outcome, exit_code from swr.sync_run order by run_id desc limit 1";
-    assert_eq!(mirror.snapshot(run).await, "stopped | 143");
+    assert_eq!(mirror.database.last_run().await, "stopped | 143");
     // The lock is free again.
     verify_all(&mirror.emulator, &mirror.database).await;
 }

@@ -6,8 +6,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::support::database::TestDatabase;
-use crate::support::mirror::wait_until;
-use crate::support::mirror::world_of;
+use crate::support::mirror::{wait_until, world_of};
 use crate::support::program::{Program, emulator};
 use crate::support::{assert_contains, assert_lacks};
 

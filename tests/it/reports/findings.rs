@@ -6,8 +6,8 @@ use command_findings::{RULES, RULES_VERSION};
 use swr_emulator::{Emulator, EmulatorSettings};
 
 use super::*;
-use crate::support::mirror::start_of_time;
-use crate::support::mirror::sync_into;
+
+use crate::support::mirror::{start_of_time, sync_into};
 
 const SECRET: &str = "hunter2-s3cr3t";
 

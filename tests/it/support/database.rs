@@ -13,6 +13,7 @@ use std::sync::mpsc::{self, TryRecvError};
 use std::sync::{Arc, LazyLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, Column, Connection, PgConnection, Row, ValueRef};
 use swr_sync::database::{MIGRATOR, migrate};
@@ -96,6 +97,22 @@ impl TestDatabase {
     pub(crate) async fn last_run(&self) -> String {
         self.snapshot("select outcome, exit_code from swr.sync_run order by run_id desc limit 1")
             .await
+    }
+
+    /// These columns of the last run's row, by name.
+    pub(crate) async fn last_run_with(&self, columns: &str) -> Value {
+        self.row(&format!(
+            "select {columns} from swr.sync_run order by run_id desc limit 1"
+        ))
+        .await
+    }
+
+    /// The only row of a query as an object, so that an assertion names the columns.
+    pub(crate) async fn row(&self, sql: &str) -> Value {
+        let object = self
+            .snapshot(&format!("select to_jsonb(row) from ({sql}) row"))
+            .await;
+        serde_json::from_str(&object).unwrap_or_else(|error| panic!("{sql}: {error}: {object}"))
     }
 
     /// Everything that publishing writes.

@@ -110,3 +110,13 @@ pub(crate) async fn wait_until_alone(database: &TestDatabase) {
     })
     .await;
 }
+
+/// Waits until nobody holds the lock of an instance.
+pub(crate) async fn wait_until_unlocked(database: &TestDatabase) {
+    wait_until("the lock is free", async || {
+        let locks = "select count(*) from pg_locks where locktype = 'advisory' and objsubid = 2
+                     and database = (select oid from pg_database where datname = current_database())";
+        database.snapshot(locks).await == "0"
+    })
+    .await;
+}

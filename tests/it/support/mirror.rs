@@ -19,6 +19,7 @@ use swr_sync::sync::{
 };
 
 use super::database::TestDatabase;
+use super::program::Program;
 
 /// Every test's world starts at this time.
 pub(crate) fn start_of_time() -> DateTime<Utc> {
@@ -155,6 +156,11 @@ impl Mirror {
             dry_run: false,
             safeguards: Safeguards::default(),
         }
+    }
+
+    /// One run by the real process.
+    pub(crate) fn program(&self) -> Program {
+        Program::sync(&self.emulator, &self.database)
     }
 
     /// One run that is expected to publish.

@@ -25,6 +25,7 @@
 use std::fmt::Display;
 
 pub(crate) mod browser;
+pub(crate) mod config_file;
 pub(crate) mod database;
 pub(crate) mod held_up;
 pub(crate) mod mirror;

@@ -188,7 +188,7 @@ impl Program {
     }
 
     /// The database as a role without any right of its own.
-    pub(crate) async fn as_stranger(self, database: &TestDatabase) -> Program {
+    pub(crate) async fn stranger(self, database: &TestDatabase) -> Program {
         let mut url: Url = database.url().parse().unwrap();
         // Roles belong to the whole server, so it is the same one in every test. A server in a container
         // asks for the password that is in its URL.

@@ -3,7 +3,7 @@
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use nix::unistd::{User, geteuid};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -14,6 +14,9 @@ use super::program::Program;
 
 /// Who owns the clusters and may do everything there.
 pub(crate) const SUPERUSER: &str = "postgres";
+
+/// As a crash would.
+const STOP: &str = "stop -w -t 60 -m immediate";
 
 /// Stopped when dropped.
 pub(crate) struct PrivateServer {
@@ -42,16 +45,7 @@ impl PrivateServer {
             let server = PrivateServer::create(options);
             server.run(
                 "initdb",
-                &[
-                    "-U",
-                    SUPERUSER,
-                    "-A",
-                    "trust",
-                    "-E",
-                    "UTF8",
-                    "--locale=C",
-                    "--no-sync",
-                ],
+                &format!("-U {SUPERUSER} -A trust -E UTF8 --locale=C --no-sync"),
             );
             let hba = server.data().join("pg_hba.conf");
             let lines = std::fs::read_to_string(&hba).unwrap();
@@ -112,30 +106,24 @@ impl PrivateServer {
             self.options
         );
         let log = self.data().join("server.log");
-        self.run(
-            "pg_ctl",
-            &[
-                "start",
-                "-w",
-                "-t",
-                "60",
-                "-o",
-                &options,
-                "-l",
-                log.to_str().unwrap(),
-            ],
-        );
+        let start = self
+            .command("pg_ctl")
+            .args(["start", "-w", "-t", "60", "-o", &options, "-l"])
+            .arg(log)
+            .output();
+        check("pg_ctl start", start);
     }
 
     /// Stops it as a crash would.
     pub(crate) fn stop_immediately(&self) {
-        self.run("pg_ctl", &["stop", "-w", "-t", "60", "-m", "immediate"]);
+        self.run("pg_ctl", STOP);
     }
 
-    fn run(&self, program: &str, arguments: &[&str]) {
-        let output = self.command(program).args(arguments).output().unwrap();
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{program} {arguments:?}: {stderr}");
+    fn run(&self, program: &str, arguments: &str) {
+        check(
+            program,
+            self.command(program).args(arguments.split(' ')).output(),
+        );
     }
 
     fn command(&self, program: &str) -> Command {
@@ -191,11 +179,14 @@ impl PrivateServer {
 
 impl Drop for PrivateServer {
     fn drop(&mut self) {
-        let mut stop = self.command("pg_ctl");
-        let _ = stop
-            .args(["stop", "-w", "-t", "60", "-m", "immediate"])
-            .output();
+        let _ = self.command("pg_ctl").args(STOP.split(' ')).output();
     }
+}
+
+fn check(program: &str, output: std::io::Result<Output>) {
+    let output = output.unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program}: {stderr}");
 }
 
 /// The folder with `initdb` and `pg_ctl`: the one that is named, Debian's newest, or the one on
