@@ -16,8 +16,8 @@ RUN cargo install cargo-auditable --version 0.7.7 --locked --debug --root /usr/l
 # So do they learn of the C library: by the record that Debian's packages have.
 RUN mkdir /packages && dpkg-query --status libc6 > /packages/libc6
 
-# Static linking is asked for with a target, or else procedural macros would be
-# linked statically, too. The paths of this build stay out of the program.
+# The target is named, because without it procedural macros would be linked
+# statically, too. The paths of this build stay out of the program.
 FROM toolchain AS dependencies
 WORKDIR /src
 ENV CARGO_BUILD_TARGET=host-tuple \
@@ -33,7 +33,8 @@ COPY Cargo.toml Cargo.lock build.rs ./
 COPY crates/command-findings/Cargo.toml crates/command-findings/
 COPY crates/embedded-postgres/Cargo.toml crates/embedded-postgres/
 COPY crates/swr-emulator/Cargo.toml crates/swr-emulator/
-RUN for crate in . crates/*; do mkdir "$crate/src" && echo '//! Empty.' > "$crate/src/lib.rs"; done \
+COPY xtask/Cargo.toml xtask/
+RUN for crate in . crates/* xtask; do mkdir "$crate/src" && echo '//! Empty.' > "$crate/src/lib.rs"; done \
     && printf '//! Empty.\nfn main() {}\n' > src/main.rs \
     && cargo auditable build --locked --profile dist --package swr-sync --no-default-features
 
