@@ -25,7 +25,7 @@ pub(crate) fn run_targets(seconds: Option<&str>) -> Result {
     );
     run(command(&build).env("RUSTFLAGS", FLAGS))?;
     for target in TARGETS {
-        let corpus = format!("target/fuzz/corpus/{target}");
+        let corpus = format!("fuzz/corpus/{target}");
         run(&mut command(&format!(
             "mkdir -p {corpus} fuzz/artifacts/{target}"
         )))?;

@@ -103,14 +103,15 @@ const TESTS_OF_ALL_STATEMENTS: &str = "
     policy::a_listing_that_lacks policy::status_tells
     dashboards::every_query";
 
-/// Without features, the optional parts are replaced by other files.
+/// Without features, other files replace the optional parts. The features of dependencies that the tests
+/// need stay on with `--all-targets`, so that a hundred of them are not compiled again.
 fn lint() -> Result {
-    run(&mut command(
-        "cargo clippy --locked --workspace --all-targets --all-features -- -D warnings",
-    ))?;
-    run(&mut command(
-        "cargo clippy --locked --package swr-sync --no-default-features -- -D warnings",
-    ))
+    let clippy = |what: &str| {
+        let line = format!("cargo clippy --locked --all-targets {what} -- -D warnings");
+        run(&mut command(&line))
+    };
+    clippy("--workspace --all-features")?;
+    clippy("--package swr-sync --no-default-features")
 }
 
 fn fmt() -> Result {
@@ -192,7 +193,9 @@ fn test() -> Result {
 }
 
 fn documents() -> Result {
-    run(command("cargo doc --locked --no-deps").env("RUSTDOCFLAGS", "-Dwarnings"))?;
+    // `--examples`, for the same reason as `--all-targets` in `lint`.
+    let rustdoc = "cargo doc --locked --no-deps --all-features --lib --examples";
+    run(command(rustdoc).env("RUSTDOCFLAGS", "-Dwarnings"))?;
     docs::check()
 }
 
