@@ -1,4 +1,4 @@
-# Stands in for the official postgres image, with Debian's release of PostgreSQL.
+# Replaces the official postgres image, with Debian's release of PostgreSQL.
 FROM debian:bookworm-slim
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends postgresql-common \

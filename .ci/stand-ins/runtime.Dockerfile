@@ -1,4 +1,4 @@
-# Stands in for gcr.io/distroless/static-debian12:nonroot: users, time zones, trusted roots; no C library, no shell.
+# Replaces gcr.io/distroless/static-debian12:nonroot: users, time zones, trusted roots; no C library, no shell.
 FROM debian:bookworm-slim AS files
 WORKDIR /packages
 RUN apt-get update \

@@ -1,4 +1,4 @@
-# Stands in for rust:*-slim-bookworm: gcc, and the toolchain of the building machine.
+# Replaces rust:*-slim-bookworm: gcc, and the toolchain of the building machine.
 FROM debian:bookworm-slim
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates gcc libc6-dev \

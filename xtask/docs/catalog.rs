@@ -1,11 +1,11 @@
-//! What PostgreSQL's catalog knows of our schemas, as a page.
+//! docs/schema.md: the schemas as PostgreSQL's catalog describes them.
 
 use std::collections::BTreeSet;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::support::database::TestDatabase;
+use crate::source::Source;
 
 /// A table or a view.
 #[derive(Deserialize)]
@@ -58,41 +58,41 @@ struct Join<'a> {
     table: &'a Relation,
     columns: Vec<&'a str>,
     target: &'a str,
-    /// Whether the database sees to it.
+    /// Whether the database enforces it.
     is_foreign_key: bool,
 }
 
-/// Joins by columns that do not bear the name of the other table's key.
+/// Joins by columns with another name than the other table's key.
 const NAMED_OTHERWISE: [(&str, &str, &str); 2] = [
     ("artifact", "digest", "manifest"),
     ("tag_history", "digest", "manifest"),
 ];
 
-/// A table whose key does not bear its name.
+/// A table whose key has another name than the table.
 const RUN: (&str, &str) = ("sync_run", "run_id");
 
 const HEAD: &str = "\
-<!-- Generated from the comments of the schema; to update: UPDATE_DOCS=1 cargo test --test it -- docs:: -->
+<!-- Generated from the comments of the schema; to update: cargo xtask docs -->
 
 # Schema
 
-What `\\d+` in psql shows of a migrated database. Questions are best asked of the views of
-[swr_report](#views-of-swr_report), which [sql.md](sql.md) shows with answers; below them are the
+What `\\d+` in psql shows of a migrated database. Query the views of
+[swr_report](#views-of-swr_report) first; [sql.md](sql.md) shows them with answers. Below them are the
 [tables of swr](#tables-of-swr).
 ";
 
 const DIAGRAM: &str = "
-## How the tables hang together
+## How the tables are joined
 
-Lines are foreign keys; dotted lines are joins that the program keeps right, and that reports
-make. Every table has `instance_id`, which is part of each join. Shown are the keys and the columns
-of joins; the tables of a listing in progress (`staged_…`) are left out.
+Lines are foreign keys. Dotted lines are joins without a foreign key, which the program keeps consistent.
+Every table has `instance_id`, which is part of each join. The diagram shows the keys and the columns
+of joins. It leaves out the tables of a listing in progress (`staged_…`).
 ";
 
 /// The whole of docs/schema.md.
-pub(super) async fn schema_page(database: &TestDatabase) -> String {
-    let relations: Vec<Relation> = rows(database, RELATIONS).await;
-    let functions: Vec<Function> = rows(database, FUNCTIONS).await;
+pub(crate) async fn schema_page(source: &Source) -> String {
+    let relations: Vec<Relation> = rows(source, RELATIONS).await;
+    let functions: Vec<Function> = rows(source, FUNCTIONS).await;
     let tables: Vec<&Relation> = of(&relations, "swr", false).collect();
     let joins = joins(&tables);
 
@@ -125,16 +125,16 @@ pub(super) async fn schema_page(database: &TestDatabase) -> String {
 }
 
 /// The views and functions of swr_report.
-pub(super) async fn reports(database: &TestDatabase) -> BTreeSet<String> {
+pub(crate) async fn reports(source: &Source) -> BTreeSet<String> {
     let names = "select relname::text as name from pg_class
                  where relnamespace = 'swr_report'::regnamespace and relkind in ('v', 'm')
                  union select proname from pg_proc where pronamespace = 'swr_report'::regnamespace";
-    let names = database.snapshot(names).await;
+    let names = source.snapshot(names).await;
     names.lines().map(str::to_owned).collect()
 }
 
 /// The comment of a view or function of swr_report.
-pub(super) async fn comment(database: &TestDatabase, name: &str) -> Option<String> {
+pub(crate) async fn comment(source: &Source, name: &str) -> Option<String> {
     let comment = format!(
         "select obj_description(oid, 'pg_class') from pg_class
          where relnamespace = 'swr_report'::regnamespace and relname = '{name}'
@@ -142,12 +142,12 @@ pub(super) async fn comment(database: &TestDatabase, name: &str) -> Option<Strin
          select obj_description(oid, 'pg_proc') from pg_proc
          where pronamespace = 'swr_report'::regnamespace and proname = '{name}'"
     );
-    let comment = database.snapshot(&comment).await;
+    let comment = source.snapshot(&comment).await;
     (!comment.is_empty()).then_some(comment)
 }
 
 /// Text that Markdown shows as it is, in the cell of a table too.
-pub(super) fn markdown(text: &str) -> String {
+pub(crate) fn markdown(text: &str) -> String {
     let mut escaped = String::new();
     for character in text.chars() {
         if matches!(character, '\\' | '|' | '<' | '*' | '`' | '[') {
@@ -218,12 +218,12 @@ const FUNCTIONS: &str = "
     order by p.proname, pg_get_function_arguments(p.oid) collate \"C\"";
 
 /// The rows of a query of one JSON column.
-async fn rows<T: DeserializeOwned>(database: &TestDatabase, sql: &str) -> Vec<T> {
+async fn rows<T: DeserializeOwned>(source: &Source, sql: &str) -> Vec<T> {
     // Without a search path, definitions name schemas.
     let sql = format!(
         "set search_path = ''; select coalesce(json_agg(row), '[]') from ({sql}) as x (row)"
     );
-    let text = database.snapshot(&sql).await;
+    let text = source.snapshot(&sql).await;
     serde_json::from_str(&text).unwrap()
 }
 
@@ -260,10 +260,10 @@ fn joins<'a>(tables: &[&'a Relation]) -> Vec<Join<'a>> {
             let Some(target) = target.or(otherwise.map(|join| join.2)) else {
                 continue;
             };
-            let is_told = joins.iter().any(|join: &Join<'_>| {
+            let is_known = joins.iter().any(|join: &Join<'_>| {
                 join.table.name == table.name && join.columns.contains(&key)
             });
-            if target != table.name && !is_told {
+            if target != table.name && !is_known {
                 joins.push(Join {
                     table,
                     columns: vec![key],

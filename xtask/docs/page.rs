@@ -3,15 +3,14 @@
 //! - what follows `<!-- answer -->` is what the SQL block before it gives, as `swr-sync query`
 //!   prints it;
 //! - what follows `<!-- comment -->` is the comment of the view or function that the section is
-//!   named after, and how `swr-sync report` is asked for it.
+//!   named after, and its `swr-sync report` command.
 
 use swr_sync::database::Database;
 use swr_sync::database::reader::ReadError;
 use swr_sync::report::{self, Medium, Note, TableSink};
 
-use crate::support::database::TestDatabase;
-
-use super::catalog;
+use crate::catalog;
+use crate::source::Source;
 
 const ANSWER: &str = "<!-- answer -->";
 const COMMENT: &str = "<!-- comment -->";
@@ -19,12 +18,12 @@ const COMMENT: &str = "<!-- comment -->";
 /// Lines of running text are no longer.
 const WIDTH: usize = 100;
 
-pub(super) struct Page {
+pub(crate) struct Page {
     file: String,
     pieces: Vec<Piece>,
 }
 
-pub(super) enum Piece {
+pub(crate) enum Piece {
     /// A line as it is.
     Line(String),
     /// A heading of the second level.
@@ -39,7 +38,7 @@ pub(super) enum Piece {
 
 impl Page {
     /// Reads a page, and forgets what is generated.
-    pub(super) fn parse(file: &str, text: &str) -> Page {
+    pub(crate) fn parse(file: &str, text: &str) -> Page {
         let mut pieces = Vec::new();
         let mut section = "";
         let mut sql: Option<String> = None;
@@ -83,11 +82,11 @@ impl Page {
         }
     }
 
-    pub(super) fn pieces(&self) -> impl Iterator<Item = &Piece> {
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = &Piece> {
         self.pieces.iter()
     }
 
-    pub(super) fn sections(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn sections(&self) -> impl Iterator<Item = &str> {
         self.pieces().filter_map(|piece| match piece {
             Piece::Heading(heading) => Some(heading.as_str()),
             _ => None,
@@ -95,18 +94,18 @@ impl Page {
     }
 
     /// Puts answers and comments in their places. An answer without rows shows nothing, and fails.
-    pub(super) async fn answer(&mut self, database: &TestDatabase) {
+    pub(crate) async fn answer(&mut self, source: &Source) {
         let Page { file, pieces } = self;
         for piece in pieces {
             let generated = match piece {
-                Piece::Answer(sql) => match answer(database, sql).await {
+                Piece::Answer(sql) => match answer(source, sql).await {
                     Ok(answer) if answer.contains("\n(0 rows)") => {
                         panic!("{file}: a query with an empty answer\n{sql}")
                     }
                     Ok(answer) => format!("{ANSWER}\n```text\n{answer}```"),
                     Err(error) => panic!("{file}: {error}\n{sql}"),
                 },
-                Piece::Comment(name) => match catalog::comment(database, name).await {
+                Piece::Comment(name) => match catalog::comment(source, name).await {
                     Some(comment) => format!("{COMMENT}\n{}", wrapped(&described(name, &comment))),
                     None => panic!("{file}: there is no report {name}"),
                 },
@@ -116,7 +115,7 @@ impl Page {
         }
     }
 
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         for piece in &self.pieces {
             match piece {
@@ -132,8 +131,8 @@ impl Page {
 }
 
 /// What `swr-sync query` prints, in UTC.
-async fn answer(database: &TestDatabase, sql: &str) -> Result<String, ReadError> {
-    let database = Database::from_url(database.url()).unwrap();
+async fn answer(source: &Source, sql: &str) -> Result<String, ReadError> {
+    let database = Database::from_url(source.url()).unwrap();
     let mut reader = database.connect_to_read().await.unwrap();
     sqlx::raw_sql("set time zone 'UTC'")
         .execute(reader.connection())
