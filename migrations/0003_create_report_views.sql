@@ -51,7 +51,7 @@ comment on function swr.is_index(text) is
 
 -- The names and digests that a user can choose: what exists, and what existed.
 
-create function swr_report.known_digests(beginning text)
+create function swr.known_digests(beginning text)
 returns table (digest text)
 language plpgsql
 stable
@@ -87,10 +87,10 @@ begin
 end
 $$;
 
-comment on function swr_report.known_digests(text) is
+comment on function swr.known_digests(text) is
     'Which digests begin like this? At least 7 hexadecimal digits, with or without sha256:. Digests of artifacts that exist or existed, and that a tag pointed to; the first five.';
 
-create function swr_report.known_digest(beginning text)
+create function swr.known_digest(beginning text)
 returns text
 language plpgsql
 stable
@@ -98,7 +98,7 @@ parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    candidates text[] := array(select digest from swr_report.known_digests(beginning));
+    candidates text[] := array(select digest from swr.known_digests(beginning));
 begin
     if cardinality(candidates) = 0 then
         raise exception 'no artifact has or had the digest "%"', beginning using errcode = 'no_data_found';
@@ -112,10 +112,10 @@ begin
 end
 $$;
 
-comment on function swr_report.known_digest(text) is
+comment on function swr.known_digest(text) is
     'The digest that begins like this; an error if there is none, or more than one.';
 
-create function swr_report.known_repositories()
+create function swr.known_repositories()
 returns table (instance_id integer, namespace text, repository text)
 language plpgsql
 stable
@@ -135,7 +135,7 @@ begin
 end
 $$;
 
-comment on function swr_report.known_repositories() is
+comment on function swr.known_repositories() is
     'Which namespaces and repositories exist or existed? A row without a repository is a namespace.';
 
 create view swr.named_repository as

@@ -36,7 +36,7 @@ pub async fn namespace_names(
     let query = sqlx::query!(
         r#"select distinct k.namespace as "namespace!"
            from swr.instance i
-           join swr_report.known_repositories() k on k.instance_id = i.instance_id
+           join swr.known_repositories() k on k.instance_id = i.instance_id
            where $1::text is null or $1 in (i.swr_instance_id, i.name)
            order by 1
            limit $2"#,
@@ -66,7 +66,7 @@ pub async fn repository_names(
         RepositoryName,
         r#"select distinct k.namespace as "namespace!", k.repository as "name!"
            from swr.instance i
-           join swr_report.known_repositories() k on k.instance_id = i.instance_id
+           join swr.known_repositories() k on k.instance_id = i.instance_id
            where ($1::text is null or $1 in (i.swr_instance_id, i.name))
              and ($2::text is null or k.namespace = $2)
              and ($3::text is null or $3 in (k.repository, k.namespace || '/' || k.repository))
@@ -88,7 +88,7 @@ pub async fn digests(
     beginning: &str,
 ) -> Result<Vec<String>, StoreError> {
     let query = sqlx::query!(
-        r#"select digest as "digest!" from swr_report.known_digests($1)"#,
+        r#"select digest as "digest!" from swr.known_digests($1)"#,
         beginning
     );
     let rows = session.fetch_all("find a digest", query).await?;

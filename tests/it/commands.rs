@@ -538,7 +538,8 @@ async fn every_report_says_the_same_in_every_format_and_if_its_query_is_run_by_h
     let database = verified_database().await;
     let print = async |arguments: &[&str]| {
         let finished = Program::new(arguments).database(&database).code(0).await;
-        assert_eq!(finished.stderr, "");
+        let is_cut = finished.stderr.ends_with("rows; --limit 0 prints all\n");
+        assert!(is_cut || finished.stderr.is_empty(), "{}", finished.stderr);
         finished.stdout
     };
     for report in REPORTS {
