@@ -224,7 +224,7 @@ async fn apply(
     }
     rows += inserted + updated + removed + changes_recorded;
     let has_changes = changes_recorded > 0 || repositories_moved;
-    layering::take_in(session, run, taken_out, has_changes).await?;
+    let layers_differ = layering::take_in(session, run, taken_out, has_changes).await?;
 
     let (mut tags_moved, mut tags_removed, mut opened) = (0, 0, 0);
     let tags_differ = tags.changed + tags.missing > 0 || artifacts.has_others_than_new();
@@ -244,6 +244,10 @@ async fn apply(
         rows += insert_tags(session, run).await?;
     }
     rows += tags_moved + tags_removed + opened;
+    // What an index counts depends on tags: an artifact with one is no child of it.
+    if layers_differ || artifacts.has_new_or_other() || tags_moved + tags_removed + opened > 0 {
+        rows += layering::record_storage(session, run).await?;
+    }
 
     let data_issues = insert_data_issues(session, run, now).await?;
     counters.artifacts_listed = count_artifacts(session, run).await?;
@@ -282,6 +286,11 @@ struct ArtifactDifferences {
 }
 
 impl ArtifactDifferences {
+    /// Whether an artifact came, left, returned, or changed in more than its pulls.
+    fn has_new_or_other(self) -> bool {
+        self.new > 0 || self.has_others_than_new()
+    }
+
     /// Whether an artifact left, returned, or changed in more than its pulls: then layers have to be
     /// counted again, and a tag that did not change may have another digest.
     fn has_others_than_new(self) -> bool {
@@ -628,7 +637,8 @@ pub async fn analyze(lock: &mut InstanceLock) -> Result<(), StoreError> {
     let query = sqlx::query!(
         "analyze swr.instance, swr.namespace, swr.repository, swr.artifact, swr.tag, swr.tag_history, swr.manifest,
                  swr.build_step, swr.command, swr.command_finding, swr.layer, swr.media_type, swr.artifact_layering,
-                 swr.repository_layering, swr.namespace_layering"
+                 swr.repository_layering, swr.namespace_layering, swr.shared_layer, swr.layer_alias,
+                 swr.namespace_storage"
     );
     lock.execute("analyze the tables", query).await?;
     Ok(())

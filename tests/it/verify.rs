@@ -421,9 +421,11 @@ const CORRUPTIONS: &[(&str, &[&str])] = &[
             "namespace_layering.exclusive_bytes",
             "namespace_layering.layer_bytes",
             "namespace_layering.layer_count",
+            "namespace_layering.share_bytes",
             "repository_layering.exclusive_bytes",
             "repository_layering.layer_bytes",
             "repository_layering.layer_count",
+            "repository_layering.share_bytes",
         ],
     ),
     (
@@ -453,6 +455,34 @@ const CORRUPTIONS: &[(&str, &[&str])] = &[
     (
         "update swr.artifact_layering set shared_chain_id = null where {a counted artifact}",
         &["artifact_layering.shared_chain_id"],
+    ),
+    (
+        "update swr.artifact_layering set last_step_id = null where {a counted artifact}",
+        &["artifact_layering.last_step_id"],
+    ),
+    (
+        "update swr.artifact_layering set base_step_id = last_step_id where {a counted artifact}",
+        &["artifact_layering.base_step_id"],
+    ),
+    (
+        "update swr.repository_layering set share_bytes = share_bytes + 1 where {a counted repository}",
+        &["repository_layering.share_bytes"],
+    ),
+    (
+        "update swr.namespace_layering set share_bytes = share_bytes + 1 where {a counted namespace}",
+        &["namespace_layering.share_bytes"],
+    ),
+    (
+        "update swr.shared_layer set repositories = repositories + 1 where {a shared layer}",
+        &["shared_layer.repositories"],
+    ),
+    (
+        "update swr.shared_layer set namespaces = namespaces + 1 where {a shared layer}",
+        &["shared_layer.namespaces"],
+    ),
+    (
+        "delete from swr.shared_layer where {a shared layer}",
+        &["shared_layer.row"],
     ),
     (
         "update swr.repository_layering set layer_count = layer_count + 1 where {a counted repository}",
@@ -488,12 +518,13 @@ const CORRUPTIONS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// These three tables are computed from the others, so changes of the others also cause differences
-/// here. The exact differences here are checked only for statements on these three.
-const SHARING: [&str; 3] = [
+/// These four tables are computed from the others, so changes of the others also cause differences
+/// here. The exact differences here are checked only for statements on these four.
+const SHARING: [&str; 4] = [
     "artifact_layering.",
     "repository_layering.",
     "namespace_layering.",
+    "shared_layer.",
 ];
 
 fn is_of_sharing(found: &str) -> bool {
@@ -535,6 +566,7 @@ const CHOICES: &[(&str, &str)] = &[
              where root_chain_id <> chain_id and shared_chain_id is not null and exclusive_bytes > 0)",
     ),
     ("{a counted repository}", "repository_id = (select min(repository_id) from swr.repository_layering)"),
+    ("{a shared layer}", "layer_id = (select layer_id from swr.shared_layer order by layer_id limit 1)"),
     ("{a counted namespace}", "namespace_id = (select min(namespace_id) from swr.namespace_layering)"),
     (
         "{a manifest}",
@@ -562,7 +594,7 @@ fn with_choices(statement: &str) -> String {
 }
 
 /// The tables that are corrupted, for a copy to go back to.
-const TABLES: [&str; 13] = [
+const TABLES: [&str; 14] = [
     "namespace",
     "repository",
     "artifact",
@@ -576,6 +608,7 @@ const TABLES: [&str; 13] = [
     "artifact_layering",
     "repository_layering",
     "namespace_layering",
+    "shared_layer",
 ];
 
 fn for_each_table(statement: &str) -> AssertSqlSafe<String> {

@@ -64,7 +64,7 @@ pub(crate) struct Mirror {
 }
 
 /// The tables that hold facts; an unchanged registry must leave them alone.
-pub(crate) const FACT_TABLES: [&str; 18] = [
+pub(crate) const FACT_TABLES: [&str; 21] = [
     "instance",
     "namespace",
     "repository",
@@ -83,6 +83,9 @@ pub(crate) const FACT_TABLES: [&str; 18] = [
     "artifact_layering",
     "repository_layering",
     "namespace_layering",
+    "shared_layer",
+    "layer_alias",
+    "namespace_storage",
 ];
 
 impl Mirror {
