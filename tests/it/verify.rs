@@ -1038,3 +1038,65 @@ mod command {
             .says(&["expected a number, or `all`"]);
     }
 }
+
+/// As after a restore from a backup: ids are given a second time, to other artifacts.
+#[tokio::test]
+async fn ids_that_name_other_artifacts_are_recorded_and_no_corruption() {
+    let mut world = World::empty(start_of_time());
+    let repository = world.add_repository("shop", "api");
+    let shown = world
+        .add_artifact(repository, ArtifactSpec::default())
+        .unwrap();
+    let mirror = Mirror::new(world).await;
+    let show = |digit: &str, size: u64, pushed_at: &str| {
+        let row = json!({
+            "id": 500, "digest": format!("sha256:{}", digit.repeat(64)), "repository_id": repository, "size": size,
+            "push_time": pushed_at,
+            "tags": [{"id": 1, "name": "v1", "push_time": pushed_at}],
+        });
+        mirror
+            .emulator
+            .with_world(|world| world.override_row(shown, row));
+    };
+    show("a", 100, "2026-03-01T10:00:00.000Z");
+    mirror.sync().await;
+    assert_eq!(
+        verify_all(&mirror.emulator, &mirror.database)
+            .await
+            .verdict
+            .corrupt,
+        0
+    );
+
+    show("b", 120, "2026-03-01T09:00:00.000Z");
+    let verification = verify_all(&mirror.emulator, &mirror.database).await;
+    assert_eq!(
+        verification.verdict.corrupt,
+        0,
+        "{}",
+        found(&mirror.database).await
+    );
+    let changed = "changed artifact.digest\nchanged artifact.pushed_at\nchanged artifact.size_bytes\nchanged tag.pushed_at";
+    assert_eq!(found(&mirror.database).await, changed);
+
+    mirror.sync().await;
+    let issues = "select row_key, field, action, original from swr_report.data_issue";
+    let expected = format!(
+        "500 | digest | the id named another digest before, as after a restore from a backup | \"sha256:{}\"",
+        "a".repeat(64)
+    );
+    assert_eq!(mirror.database.snapshot(issues).await, expected);
+    verify_all(&mirror.emulator, &mirror.database).await;
+    assert_eq!(found(&mirror.database).await, "");
+
+    // Without another push time, the digest in the table is wrong.
+    mirror
+        .database
+        .snapshot(&format!(
+            "update swr.artifact set digest = 'sha256:{}'",
+            "c".repeat(64)
+        ))
+        .await;
+    let verification = verify_all(&mirror.emulator, &mirror.database).await;
+    assert!(verification.verdict.corrupt > 0);
+}
