@@ -43,6 +43,9 @@ pub enum Action {
     DroppedRow,
     /// A secret was taken out, which is why there is no original.
     Redacted,
+    /// The id named another digest before, which is the original. A registry gives an id once, unless it was
+    /// restored from a backup.
+    ReusedId,
 }
 
 impl Action {
@@ -60,6 +63,9 @@ impl Action {
             Action::OutOfRange => "out of range, stored as NULL",
             Action::DroppedRow => "row without a key, not stored",
             Action::Redacted => "redacted",
+            Action::ReusedId => {
+                "the id named another digest before, as after a restore from a backup"
+            }
         }
     }
 }
