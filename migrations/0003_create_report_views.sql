@@ -938,6 +938,8 @@ declare
           and (in_instance_id is null or in_instance_id = i.instance_id)
     );
 begin
+    -- Each may be given by its first digits.
+    digests := array(select swr.known_digest(d.digest) from unnest(digests) as d (digest));
     -- Artifacts of another instance may have the same ids.
     if artifact_ids is not null and cardinality(instances) > 1 then
         raise exception 'artifact_ids need in_instance_id, because an id is unique in one instance only'
@@ -1227,6 +1229,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
+    -- It may be given by its first digits.
+    base_digest := swr.known_digest(base_digest);
     return query
     with base as materialized (
         select

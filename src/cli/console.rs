@@ -1,6 +1,6 @@
 //! What every command prints for people.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use anstyle::{AnsiColor, Style};
 
@@ -10,6 +10,11 @@ use super::telemetry::{LogFormat, Telemetry};
 use crate::visible::visible;
 
 pub(super) const PROGRAM: &str = "swr-sync";
+
+/// Whether a person reads what is printed for people.
+pub(super) fn is_on_terminal() -> bool {
+    std::io::stderr().is_terminal()
+}
 
 /// Prints for people, and ignores a closed stderr. A line stays one line, and all lines are written
 /// at once, so that no other output is mixed in.

@@ -18,7 +18,7 @@ use super::settings::DEMO_DATABASE;
 use super::summary::summary;
 use super::telemetry::Telemetry;
 use super::variables::host;
-use super::{signals, sync};
+use super::{hints, signals, sync};
 use crate::clock::Clock;
 use crate::database::Database;
 use crate::registry::signature::SigningKey;
@@ -128,7 +128,8 @@ pub(super) async fn run(command: Command, telemetry: &Telemetry) -> Result<Exit,
             telemetry,
             &stop,
         );
-        say(&summary(&run.await?).join("\n"))
+        let report = run.await.map_err(hints::failure)?;
+        say(&summary(&report).join("\n"))
     };
 
     say("1. The first sync fetches everything.")?;

@@ -18,7 +18,7 @@ use super::hints::{failure, unknown_region};
 use super::proxy;
 use super::result::Printer;
 use super::settings::{DatabaseArgs, Instances, RegistryArgs, SourceArgs};
-use super::source::{NotChosen, is_id};
+use super::source::is_id;
 use crate::activity::Activity;
 use crate::artifact::{Artifact, InstanceDescription};
 use crate::build_history::HistoryOutcome;
@@ -219,10 +219,9 @@ async fn instances(args: &RegistryArgs) -> Probed<Instances> {
 /// The instances that `sync` would mirror. The log lists those that are left out, with the reason.
 async fn list_instances(args: &RegistryArgs) -> Probed<Vec<String>> {
     let source = args.source(Clock::system()).await?;
-    let chosen = source.chosen().await.map_err(|error| match error {
-        NotChosen::Registry(error) => forbidden(error, "swr:instance:list"),
-        NotChosen::Name(failure) => failure.into(),
-    })?;
+    let chosen = source.chosen().await;
+    let chosen = chosen.map_err(|error| forbidden(error, "swr:instance:list"))?;
+    let unknown = chosen.iter().find_map(|found| found.hint.clone());
     let ids: Vec<String> = chosen
         .into_iter()
         .map(|found| found.swr_instance_id)
@@ -232,7 +231,10 @@ async fn list_instances(args: &RegistryArgs) -> Probed<Vec<String>> {
         return doubtful(ids, "no_instance", "allowed: none to mirror", hint);
     }
     let text = format!("allowed: {} to mirror: {}", ids.len(), ids.join(", "));
-    found(ids, text)
+    match unknown {
+        Some(hint) => doubtful(ids, "unknown_instance", text, hint),
+        None => found(ids, text),
+    }
 }
 
 /// Results of the database probes that the probes of one instance need.

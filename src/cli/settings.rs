@@ -1,6 +1,5 @@
 //! Converts flags and environment variables to settings. Only this part reads the environment.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use reqwest::{Certificate, Url};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::configuration::credential_keys::{Credential, credential_settings};
-use super::console::print_lines;
+use super::console::{is_on_terminal, print_lines};
 use super::credentials::{self, Located};
 use super::embedded::{EmbeddedArgs, EmbeddedServer};
 use super::exit::{Exit, Failure};
@@ -289,7 +288,7 @@ impl DatabaseArgs {
     /// The same for a job. Without a terminal, it must be told to use the embedded server: otherwise a
     /// missing setting would fill a private database, and the real one would get old.
     pub(super) async fn open_for_job(&self) -> Result<OpenDatabase, Failure> {
-        let is_asked = self.embedded.is_wanted() || std::io::stderr().is_terminal();
+        let is_asked = self.embedded.is_wanted() || is_on_terminal();
         if is_asked || self.url()?.is_some() {
             return self.open().await;
         }

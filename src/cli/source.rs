@@ -17,7 +17,9 @@ use crate::clock::Clock;
 use crate::registry::{
     Credentials, Project, ProjectSettings, Registry, RegistryError, RetryPolicy, TransportSettings,
 };
-use crate::sync::{Ending, FIRST_VERSION, HEARTBEAT, PATIENCE, Safeguards, SyncSettings, is_older};
+use crate::sync::{
+    Ending, FIRST_VERSION, HEARTBEAT, PATIENCE, Safeguards, SyncError, SyncSettings, is_older,
+};
 
 /// Identifies an instance, or a source as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,11 +167,26 @@ pub(super) struct Instance {
     pub swr_instance_id: String,
     /// The name that the project lists it with, if it was asked.
     pub name: Option<String>,
+    /// What to do if it does not exist.
+    pub hint: Option<String>,
     pub target: Target,
     pub registry: Registry,
 }
 
 impl Instance {
+    /// The failure of a run, with the nearest names if the instance does not exist.
+    pub(super) fn failure(&self, error: SyncError) -> Failure {
+        let is_unknown = matches!(
+            &error,
+            SyncError::Registry(error) if error.status().is_some_and(|status| status.status == 404)
+        );
+        let failure = hints::failure(error);
+        match &self.hint {
+            Some(hint) if is_unknown => failure.hint(hint),
+            _ => failure,
+        }
+    }
+
     /// The settings of a run that publishes, with the usual safeguards, and does not wait for the
     /// lock.
     pub(super) fn sync_settings(&self, clock: &Clock) -> SyncSettings {
@@ -236,10 +253,11 @@ pub(super) async fn find_instances(
                 registry: source.project.registry(&chosen.swr_instance_id),
                 swr_instance_id: chosen.swr_instance_id,
                 name: chosen.name,
+                hint: chosen.hint,
             })),
             Err(error) => failures.push(SourceFailure {
                 target: source.target.clone(),
-                failure: error.into(),
+                failure: hints::failure(error.into()),
             }),
         }
     }
@@ -270,7 +288,7 @@ fn check_found(sources: &[Source], instances: &[Instance]) -> Result<(), Failure
 impl Source {
     /// The instances. Those that are not configured by their id are requested from the project in each
     /// run, so that a new instance needs no change of the settings.
-    pub(super) async fn chosen(&self) -> Result<Vec<Chosen>, NotChosen> {
+    pub(super) async fn chosen(&self) -> Result<Vec<Chosen>, RegistryError> {
         match &self.instances {
             Instances::These(ids) if ids.iter().all(|id| is_id(id)) => {
                 Ok(ids.iter().map(|id| Chosen::by_id(id)).collect())
@@ -286,40 +304,46 @@ impl Source {
         }
     }
 
-    /// The instances with these ids or names.
-    async fn by_name(&self, names: &[String]) -> Result<Vec<Chosen>, NotChosen> {
+    /// The instances with these ids or names. One that is not listed is kept, so that the others do not
+    /// fail with it.
+    async fn by_name(&self, names: &[String]) -> Result<Vec<Chosen>, RegistryError> {
         let listed = match self.project.instances().await {
             Ok(listed) => listed,
             // Without the permission to list them, it can only be an id of another form.
             Err(error) if error.status().is_some_and(|status| status.status == 403) => {
                 return Ok(names.iter().map(|id| Chosen::by_id(id)).collect());
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         };
         let all: Vec<Chosen> = listed.into_iter().map(Chosen::listed).collect();
         let mut chosen: Vec<Chosen> = Vec::new();
         for name in names {
             let found: Vec<&Chosen> = all.iter().filter(|listed| listed.is(name)).collect();
-            match found[..] {
-                [found] => chosen.push(found.clone()),
+            chosen.push(match found[..] {
+                [found] => found.clone(),
                 [] => {
                     let known = all
                         .iter()
                         .flat_map(|listed| [Some(&listed.swr_instance_id), listed.name.as_ref()]);
                     let known = known.flatten().map(String::as_str);
-                    return Err(NotChosen::Name(unknown("instance", name, known)));
+                    Chosen {
+                        hint: unknown("instance", name, known).hint,
+                        ..Chosen::by_id(name)
+                    }
                 }
                 _ => {
-                    let ids: Vec<&str> = found
-                        .iter()
-                        .map(|found| found.swr_instance_id.as_str())
-                        .collect();
-                    let text = format!("{} instances are named `{name}`", ids.len());
-                    let failure = Failure::new(Exit::Usage, text)
-                        .hint(format!("use the id of one: {}", ids.join(", ")));
-                    return Err(NotChosen::Name(failure));
+                    let ids = found.iter().map(|found| found.swr_instance_id.as_str());
+                    let ids: Vec<&str> = ids.collect();
+                    Chosen {
+                        hint: Some(format!(
+                            "{} instances have this name; use the id of one: {}",
+                            ids.len(),
+                            ids.join(", ")
+                        )),
+                        ..Chosen::by_id(name)
+                    }
                 }
-            }
+            });
         }
         chosen.sort_by(|one, other| one.swr_instance_id.cmp(&other.swr_instance_id));
         chosen.dedup();
@@ -350,35 +374,14 @@ impl Source {
     }
 }
 
-/// Why the instances are not known.
-pub(super) enum NotChosen {
-    /// The project did not list them.
-    Registry(RegistryError),
-    /// A name of the settings is wrong.
-    Name(Failure),
-}
-
-impl From<RegistryError> for NotChosen {
-    fn from(error: RegistryError) -> NotChosen {
-        NotChosen::Registry(error)
-    }
-}
-
-impl From<NotChosen> for Failure {
-    fn from(error: NotChosen) -> Failure {
-        match error {
-            NotChosen::Registry(error) => hints::failure(error.into()),
-            NotChosen::Name(failure) => failure,
-        }
-    }
-}
-
 /// An instance to work on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Chosen {
     pub swr_instance_id: String,
     /// If the project was asked for its instances.
     pub name: Option<String>,
+    /// What to do if it does not exist; `None` for an id.
+    pub hint: Option<String>,
 }
 
 impl Chosen {
@@ -386,6 +389,7 @@ impl Chosen {
         Chosen {
             swr_instance_id: id.to_owned(),
             name: None,
+            hint: None,
         }
     }
 
@@ -393,6 +397,7 @@ impl Chosen {
         Chosen {
             swr_instance_id: instance.swr_instance_id,
             name: instance.name,
+            hint: None,
         }
     }
 

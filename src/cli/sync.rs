@@ -342,7 +342,7 @@ impl Job<'_> {
                 self.telemetry,
                 stop,
             );
-            let report = run.await?;
+            let report = run.await.map_err(|error| instance.failure(error))?;
             summary::summarise(&report, self.telemetry);
             return Ok(report);
         }
@@ -350,7 +350,7 @@ impl Job<'_> {
         let telemetry = self.telemetry.of_instance(name);
         let run = async {
             let run = run_once(registry, database, &settings, progress, &telemetry, stop);
-            let report = run.await?;
+            let report = run.await.map_err(|error| instance.failure(error))?;
             summary::summarise(&report, &telemetry);
             Ok(report)
         };
@@ -441,8 +441,7 @@ pub(super) async fn run_once(
     progress: &Arc<Progress>,
     telemetry: &Telemetry,
     stop: &Stop,
-) -> Result<RunReport, Failure> {
+) -> Result<RunReport, SyncError> {
     let work = sync(registry, database, settings, progress, stop);
-    let shown = progress::show(telemetry, progress, registry, work);
-    shown.await.map_err(hints::failure)
+    progress::show(telemetry, progress, registry, work).await
 }

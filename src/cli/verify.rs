@@ -11,9 +11,9 @@ use super::console::{print_lines, tell_failure};
 use super::exit::{Exit, Failure};
 use super::result::{ExportArgs, Limit, Printer, ResultArgs};
 use super::settings::{DatabaseArgs, SourceArgs};
+use super::signals;
 use super::source::{self, Instance, SourceFailure};
 use super::telemetry::Telemetry;
-use super::{hints, signals};
 use crate::clock::Clock;
 use crate::database::Database;
 use crate::report::Format;
@@ -187,8 +187,8 @@ async fn verify_instance(
     let verifying = sync(&instance.registry, database, &settings, &progress, stop);
     let report = verifying.instrument(span).await;
     report.map_err(|error| SourceFailure {
+        failure: instance.failure(error),
         target: instance.target,
-        failure: hints::failure(error),
     })
 }
 

@@ -142,7 +142,7 @@ pub struct InstanceStatus {
     pub last_error: Option<String>,
     /// To the minute, in the session's time zone.
     pub last_failure_at: Option<String>,
-    /// Build histories that later runs request again.
+    /// Build histories that were not given and that later runs request again.
     pub histories_waiting: i64,
     /// Digests whose build history was never requested.
     pub histories_not_requested: i64,
@@ -163,7 +163,7 @@ pub async fn instance_statuses(
                f.failures_since as "failures_since!",
                f.last_error,
                to_char(l.failed_at, 'YYYY-MM-DD HH24:MI') as last_failure_at,
-               f.histories_waiting as "histories_waiting!",
+               f.histories_waiting - coalesce(n.digests, 0) as "histories_waiting!",
                coalesce(n.digests, 0) as "histories_not_requested!"
            from swr_report.freshness f
            join swr.instance i on i.instance_id = f.instance_id

@@ -308,14 +308,15 @@ async fn several_instances_and_their_discovery_end_when_they_are_told_to() {
     emulator.reset_requests();
     emulator.hang_next(RequestKind::Instance);
     // One waits for an answer, one for its turn to ask, and one has not begun.
+    let ids = ["a", "b", "c"].map(|letter| emulator.settings().instance_id.replace('1', letter));
     let running = Program::sync(&emulator, &database)
-        .env("SWR_INSTANCE_ID", "a,b,c")
+        .env("SWR_INSTANCE_ID", ids.join(","))
         .args(&["--max-parallel-instances", "2"])
         .start();
     wait_for_requests(&emulator, RequestKind::Instance, 1).await;
     running.signal(Signal::SIGTERM);
     let finished = running.finish().await.code(143);
-    for instance in ["a", "b", "c"] {
+    for instance in &ids {
         assert!(
             finished
                 .stderr

@@ -362,7 +362,7 @@ async fn the_termination_message_has_a_line_for_each_instance_the_failed_first()
     let good = format!("exit 0: instance {instance}");
     let expected = ["exit 2: instance a-u", "exit 2: instance z-u", &good[..20]];
     assert_eq!(ends, expected, "{text}");
-    assert_contains(&text, "; hint: check SWR_PROJECT_ID and SWR_INSTANCE_ID");
+    assert_contains(&text, "; hint: there are: 1");
 
     let ids: Vec<String> = (0..40).map(|number| format!("unknown-{number}")).collect();
     sync().env("SWR_INSTANCE_ID", ids.join(",")).code(2).await;

@@ -307,7 +307,7 @@ async fn an_instance_can_be_chosen_by_its_name() {
     sync("dmeo")
         .code(2)
         .await
-        .says(&["there is no instance `dmeo`", "did you mean `demo`?"]);
+        .says(&["instance dmeo not found", "did you mean `demo`?"]);
 }
 
 #[tokio::test]

@@ -79,6 +79,17 @@ async fn a_digest_is_a_filter_or_what_a_function_takes() {
         let tags = column(&database, &["tag", "--digest", beginning], 2).await;
         assert_eq!(tags, ["os", "o'mirror"], "{beginning}");
     }
+    let query = |sql: &str| Program::new(&["query", sql]).database(&database);
+    let built = query("select 'digest ' || digest as found from built_on('d0d0d0d0')");
+    assert_contains(&built.code(0).await.stdout, "digest sha256:d1d1");
+    let freed = query("select artifacts from reclaimable('{sha256:d0d0d0d0, d1d1d1d1d1}')");
+    assert_contains(&freed.code(0).await.stdout, "│         3 │");
+    for function in ["built_on('0123456')", "reclaimable('{0123456}')"] {
+        query(&format!("select * from {function}"))
+            .code(2)
+            .await
+            .says(&["no artifact has or had the digest \"0123456\""]);
+    }
     let built = column(&database, &["built_on", "--digest", &base], 4).await;
     assert_eq!(built, [child.as_str()]);
     let elsewhere = ["built_on", "--digest", &base, "--namespace", "base"];

@@ -135,7 +135,6 @@ async fn reclaimable_is_what_only_the_set_has() {
     check(&digests(&["c0", "c0"]), &["demo | 1 | 77 | 0 | 0 | 77"]).await;
     let all = digests(&["d0", "d1", "d2", "d3", "c0"]);
     check(&all, &["demo | 6 | 5841 | 4 | 1234 | 77"]).await;
-    check(&digests(&["d4"]), &[]).await;
     check(
         &format!("{all}, 'demo'"),
         &["demo | 6 | 5841 | 4 | 1234 | 77"],
