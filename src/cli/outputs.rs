@@ -164,7 +164,7 @@ impl Outputs {
         #[cfg(not(feature = "otlp"))]
         let _ = telemetry;
         let told = future::join5(
-            within(
+            with_deadline(
                 stop,
                 "the summary file",
                 self.summary_file.map(|file| {
@@ -172,7 +172,7 @@ impl Outputs {
                     blocking(move || summary_file::append(&file, &lines))
                 }),
             ),
-            within(
+            with_deadline(
                 stop,
                 "the termination message",
                 Some({
@@ -180,7 +180,7 @@ impl Outputs {
                     blocking(move || termination::write(&self.termination_message_file, &message))
                 }),
             ),
-            within(
+            with_deadline(
                 stop,
                 "the metrics file",
                 self.metrics_file.map(|file| {
@@ -188,14 +188,14 @@ impl Outputs {
                     blocking(move || metrics::write(&file, metrics))
                 }),
             ),
-            within(
+            with_deadline(
                 stop,
                 "the Pushgateway",
                 self.pushgateway
                     .as_ref()
                     .map(|pushgateway| pushgateway.push(reports)),
             ),
-            within(
+            with_deadline(
                 stop,
                 "the ping",
                 self.ping
@@ -206,7 +206,7 @@ impl Outputs {
         #[cfg(feature = "otlp")]
         let told = future::join(
             told,
-            within(
+            with_deadline(
                 stop,
                 "the collector of traces",
                 traces.map(|traces| blocking(move || traces.flush(LIMIT))),
@@ -217,7 +217,7 @@ impl Outputs {
 }
 
 /// Runs one output within the time limit, and logs its failure.
-async fn within<E: Display>(
+async fn with_deadline<E: Display>(
     stop: &Stop,
     what: &str,
     work: Option<impl Future<Output = Result<(), E>>>,

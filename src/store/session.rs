@@ -76,7 +76,7 @@ impl<'c> Session<'c> {
         query: Query<'_, Postgres, PgArguments>,
     ) -> Result<u64, StoreError> {
         let step = self.step(doing);
-        let done = step.within(query.execute(self.connection())).await?;
+        let done = step.with_timeout(query.execute(self.connection())).await?;
         Ok(done.rows_affected())
     }
 
@@ -91,7 +91,7 @@ impl<'c> Session<'c> {
             limit: self.limit,
             doing,
         };
-        step.within(query.execute(self.connection())).await?;
+        step.with_timeout(query.execute(self.connection())).await?;
         Ok(())
     }
 
@@ -101,7 +101,7 @@ impl<'c> Session<'c> {
         query: Map<'_, Postgres, impl FnMut(PgRow) -> Result<T, sqlx::Error> + Send, PgArguments>,
     ) -> Result<T, StoreError> {
         let step = self.step(doing);
-        step.within(query.fetch_one(self.connection())).await
+        step.with_timeout(query.fetch_one(self.connection())).await
     }
 
     pub(super) async fn fetch_optional<T: Send + Unpin>(
@@ -110,7 +110,8 @@ impl<'c> Session<'c> {
         query: Map<'_, Postgres, impl FnMut(PgRow) -> Result<T, sqlx::Error> + Send, PgArguments>,
     ) -> Result<Option<T>, StoreError> {
         let step = self.step(doing);
-        step.within(query.fetch_optional(self.connection())).await
+        step.with_timeout(query.fetch_optional(self.connection()))
+            .await
     }
 
     pub(super) async fn fetch_all<T: Send + Unpin>(
@@ -119,7 +120,7 @@ impl<'c> Session<'c> {
         query: Map<'_, Postgres, impl FnMut(PgRow) -> Result<T, sqlx::Error> + Send, PgArguments>,
     ) -> Result<Vec<T>, StoreError> {
         let step = self.step(doing);
-        step.within(query.fetch_all(self.connection())).await
+        step.with_timeout(query.fetch_all(self.connection())).await
     }
 
     /// Writes rows by a `copy` statement, and gives their number.
@@ -130,14 +131,15 @@ impl<'c> Session<'c> {
         statement: &str,
     ) -> Result<u64, StoreError> {
         let step = self.step(doing);
-        step.within(rows.write(self.connection(), statement)).await
+        step.with_timeout(rows.write(self.connection(), statement))
+            .await
     }
 
     /// Begins a transaction. If it is dropped before its commit, it is rolled back.
     pub(super) async fn begin(&mut self, doing: &'static str) -> Result<Session<'_>, StoreError> {
         let (limit, activity) = (self.limit, self.activity.clone());
         let step = self.step(doing);
-        let transaction = step.within(self.connection().begin()).await?;
+        let transaction = step.with_timeout(self.connection().begin()).await?;
         Ok(Session {
             connection: Connection::Transaction(transaction),
             limit,
@@ -149,7 +151,7 @@ impl<'c> Session<'c> {
     pub(super) async fn commit(self, doing: &'static str) -> Result<(), StoreError> {
         let step = self.step(doing);
         match self.connection {
-            Connection::Transaction(transaction) => step.within(transaction.commit()).await,
+            Connection::Transaction(transaction) => step.with_timeout(transaction.commit()).await,
             // Outside of a transaction each statement is committed.
             Connection::Owned(_) | Connection::Borrowed(_) => Ok(()),
         }
@@ -172,12 +174,12 @@ struct Step {
 }
 
 impl Step {
-    async fn within<T>(
+    async fn with_timeout<T>(
         self,
         work: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, StoreError> {
         let Step { limit, doing, .. } = self;
-        match database::within(limit, work).await {
+        match database::with_timeout(limit, work).await {
             Some(answer) => answer.map_err(|error| StoreError::Statement {
                 doing,
                 source: error.into(),

@@ -373,7 +373,7 @@ async fn check_effects_on(kind: RequestKind, artifacts: usize) {
     for fault in Fault::every() {
         // A run begins with the namespaces, and a token that is refused at its first use ends it.
         let is_first_use = kind == RequestKind::Namespaces && fault == Fault::ExpiredTokens;
-        if !fault.befalls(kind) || is_first_use {
+        if !fault.applies_to(kind) || is_first_use {
             continue;
         }
         mirror.with_world(|world| {

@@ -492,9 +492,9 @@ async fn an_instance_of_a_known_name_is_taken_up_only_when_told() {
     let (first, database) = emulator_and_database(world_of(1, 1)).await;
     Program::sync(&first, &database).code(0).await;
 
-    let anew = namesake("22222222-2222-2222-2222-222222222222", None).await;
+    let newer = namesake("22222222-2222-2222-2222-222222222222", None).await;
     let old = &first.settings().instance_id;
-    let refused = Program::sync(&anew, &database).code(6).await;
+    let refused = Program::sync(&newer, &database).code(6).await;
     refused.says(&[
         &format!(
             "error: instance 22222222-2222-2222-2222-222222222222 has the name `demo`, as has instance {old} of the \
@@ -504,14 +504,14 @@ async fn an_instance_of_a_known_name_is_taken_up_only_when_told() {
     ]);
     let instances = "select count(*) from swr.instance";
     assert_eq!(database.snapshot(instances).await, "1");
-    assert_eq!(anew.requests().total(), 1);
+    assert_eq!(newer.requests().total(), 1);
 
-    let accepting = Program::sync(&anew, &database).args(&["--accept-new-instance"]);
+    let accepting = Program::sync(&newer, &database).args(&["--accept-new-instance"]);
     accepting.code(0).await;
     // Both live on, and once is enough.
-    anew.reset_requests();
-    Program::sync(&anew, &database).code(0).await;
-    assert_eq!(anew.requests().of(RequestKind::Instance), 0);
+    newer.reset_requests();
+    Program::sync(&newer, &database).code(0).await;
+    assert_eq!(newer.requests().of(RequestKind::Instance), 0);
     Program::sync(&first, &database).code(0).await;
     let artifacts = "select instance_id, count(*) from swr_report.artifact group by 1 order by 1";
     assert_eq!(database.snapshot(artifacts).await, "1 | 1\n2 | 2");
