@@ -271,6 +271,6 @@ pub enum GaveUp {
 pub struct HistoryFailures {
     /// Grouped by what came back, the largest group first.
     pub groups: Vec<HistoryFailureGroup>,
-    /// Why some were not asked for, if so.
+    /// Why some were not requested, if so.
     pub gave_up: Option<GaveUp>,
 }

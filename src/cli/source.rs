@@ -377,7 +377,7 @@ impl From<NotChosen> for Failure {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Chosen {
     pub swr_instance_id: String,
-    /// If the project was asked for its instances.
+    /// Known if the instances of the project were listed.
     pub name: Option<String>,
 }
 

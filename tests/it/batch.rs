@@ -1,5 +1,5 @@
-//! `sync` as a batch job, on the real process: what it does while another run is going on, how it
-//! keeps to its time, and that it ends when it is told to, wherever it is.
+//! `sync` as a batch job, on the real process: its behaviour while another run is active, its time
+//! limit, and that it stops on a signal at any point.
 
 use std::io::pipe;
 use std::sync::Arc;
@@ -213,7 +213,7 @@ async fn a_job_that_waited_for_a_lock_until_its_time_was_up_is_locked_out() {
             stopper.stop(StopReason::TimeLimit(Duration::from_secs(60)));
         };
         let (error, ()) = tokio::join!(waiting, ending);
-        // The same for the run that is going on: the listing is what it lacks.
+        // Stop the active run in the same way: its listing is not complete.
         first_stopper.stop(StopReason::TimeLimit(Duration::from_secs(60)));
         error
     };

@@ -108,7 +108,7 @@ fn every_value_of_a_flag_has_a_name_that_others_have_too() {
 
 /// The names of variables in the sources of the command line, with the files they are in.
 fn variables_in_sources() -> BTreeSet<(String, String)> {
-    // A name with an underscore is a variable wherever it stands: in a list, or in a hint.
+    // A name with an underscore is a variable everywhere: in a list, or in a hint.
     let names = regex::Regex::new(
         r#"\b(?:variable|folder|var|var_os)\(\s*"([A-Z]+)"|"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)""#,
     )

@@ -430,7 +430,7 @@ async fn synced_registry() -> (Emulator, TestDatabase) {
             "push_time": "2026-01-01T00:00:00.000Z", "tags": tags,
         });
         world.override_row(pushed.id, row);
-        // In vain, each time it is asked for.
+        // Each request for this history fails.
         let refusal = serde_json::from_str(GATEWAY_REFUSAL).unwrap();
         world.override_build_history(&pushed.digest().to_string(), 403, refusal);
         let os = world.add_repository("base", "os");

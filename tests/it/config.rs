@@ -408,7 +408,7 @@ async fn a_command_can_be_about_some_of_the_sources_and_instances() {
     assert_eq!(both, all);
     let listed = sources(check().args(&["--instance-id", "two"])).await;
     assert_eq!(listed, ["test: instance two"]);
-    // It may be one of those that the project has to be asked for.
+    // It may be one of the instances that only the project's list has.
     let asked = sources(check().args(&["--instance-id", "two,three"])).await;
     assert_eq!(
         asked,

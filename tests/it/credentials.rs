@@ -278,7 +278,7 @@ async fn a_whole_sync_runs_on_keys_of_the_machine() {
     for program in [scene.with_metadata(sync()), scene.with_pod_identity(sync())] {
         program.code(0).await.says(&["published in "]);
     }
-    // For one run the keys are asked for once.
+    // A run requests the keys once.
     let requests = scene.emulator.requests();
     assert_eq!(requests.of(RequestKind::MetadataToken), 1);
     assert_eq!(requests.of(RequestKind::SecurityKey), 1);

@@ -89,7 +89,7 @@ async fn a_restart_in_the_middle_of_a_listing_does_not_publish_what_is_left_of_i
 
     let program = mirror.program();
     let held_up = HeldUp::start(&mirror, "staged_artifact", program).await;
-    // While the first page is being staged, the next ones are asked for. One gets stuck.
+    // While the first page is being staged, the next ones are requested. One gets stuck.
     mirror.hang_next(RequestKind::Artifacts);
     drop(held_up.holder);
     wait_until("all pages but the one that hangs are staged", async || {

@@ -78,7 +78,7 @@ async fn check(program: Program, exit: i32, expected: &[(&str, &str)]) -> Finish
     finished
 }
 
-/// These probes are skipped, beside the ones that are given.
+/// The given results, and "skipped" for each of these probes.
 fn and_skipped<'a>(probes: &[&'a str], unwell: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     let skipped = probes.iter().map(|probe| (*probe, "skipped"));
     skipped.chain(unwell.iter().copied()).collect()
@@ -188,7 +188,7 @@ async fn each_permission_that_is_missing_is_named() {
         (LAST_PROBE, "skipped"),
     ];
     check(doctor(&emulator, &database), 4, &expected).await;
-    // A run asks for the instance, and goes on without.
+    // A run requests the instance, and continues without it.
     emulator.fail_next(RequestKind::Instance, 403, GATEWAY_REFUSAL);
     let expected = and_skipped(&SIGNED[1..3], &[("permission.instance", "http_403")]);
     check(doctor(&emulator, &database), 0, &expected).await;

@@ -547,11 +547,11 @@ fn runs(pid: Pid) -> bool {
     state.is_some_and(|state| !state.starts_with(['Z', 'X']))
 }
 
-/// Looks again and again; fails the test when the condition does not come true.
+/// Polls the condition; fails the test if it is not true in time.
 fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        assert!(Instant::now() < deadline, "timed out waiting until {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -350,7 +350,7 @@ async fn sigint_while_a_page_hangs_keeps_what_had_arrived() {
     emulator.reset_requests();
     let run = Program::sync(&emulator, &database).start();
     wait_for_histories(&database, 100).await;
-    wait_until("the second page is asked for", async || {
+    wait_until("the second page is requested", async || {
         emulator.requests().of(RequestKind::Artifacts) == 2
     })
     .await;

@@ -548,7 +548,7 @@ async fn listed(database: &TestDatabase) -> String {
     database.snapshot(current).await
 }
 
-/// The digests whose history is never to be asked for again.
+/// The digests whose history must never be requested again.
 async fn finally_answered(database: &TestDatabase) -> HashSet<String> {
     let answered = "select digest from swr.manifest where next_attempt_at is null";
     let answered = database.snapshot(answered).await;

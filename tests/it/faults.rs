@@ -365,8 +365,8 @@ async fn sync_as_user(mirror: &Mirror, timeout: Duration) -> Result<RunReport, S
     run_as(client, settings, &mirror.database, &Arc::default(), &stop).await
 }
 
-/// Lets each fault that can befall this kind of request do so once, while the registry changes
-/// from run to run, beside an undisturbed mirror of the same registry.
+/// Injects each fault that applies to this kind of request once, while the registry changes
+/// from run to run. Compares the result with an undisturbed mirror of the same registry.
 async fn check_effects_on(kind: RequestKind, artifacts: usize) {
     let mirror = Mirror::new(World::generate(11, artifacts, start_of_time())).await;
     let undisturbed = TestDatabase::create().await;

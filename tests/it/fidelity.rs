@@ -98,7 +98,7 @@ fn row(id: i64, more: &str) -> String {
     format!(r#"{{"id":{id},"digest":"d0","repository_id":2{more}}}"#)
 }
 
-/// A registry that serves these answers to whoever asks, and a database.
+/// A registry that serves these answers without authentication, and a database.
 struct Mirror {
     answers: Arc<Mutex<Answers>>,
     endpoint: String,

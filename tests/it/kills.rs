@@ -25,7 +25,7 @@ const MAX_IN_FLIGHT: u64 = 256;
 const MANY_IN: u8 = 20;
 const MANY: usize = 3_300;
 
-/// The most histories that were asked for and are not stored when a run is killed: on their way,
+/// The most histories that were requested and are not stored when a run is killed: in flight,
 /// waiting for room among the answers, among the answers (256), or in the batch being stored (1,000).
 const MOST_LOST: u64 = 2 * MAX_IN_FLIGHT + 256 + 1_000;
 
@@ -71,9 +71,9 @@ struct Trial {
     new: String,
     digests: BTreeSet<String>,
     undisturbed: Duration,
-    /// What a run asks for that needs no history.
+    /// Requests of one run other than those for histories.
     list_requests: u64,
-    /// How often histories may have been asked for so far.
+    /// Upper bound of the requests for histories so far.
     most_histories: u64,
     kills: u64,
 }
@@ -237,7 +237,7 @@ impl Trial {
                            (select count(*) from swr.staged_repository)";
         assert_eq!(database.snapshot(left).await, "0 | 0 | 0 | 0");
         let asked = emulator.requests().of(RequestKind::BuildHistory);
-        // What a killed run has stored is never asked for again …
+        // What a killed run has stored is never requested again …
         assert!(
             asked <= self.most_histories,
             "{asked} of {}",
@@ -247,7 +247,7 @@ impl Trial {
         let most = self.digests.len() as u64 + self.kills * MOST_LOST;
         assert!(asked <= most, "{asked} of {most}");
         note(&format!(
-            "{} killed runs, then a whole one: {asked} histories asked for, of {} digests",
+            "{} killed runs, then a whole one: {asked} histories requested, of {} digests",
             self.kills,
             self.digests.len()
         ));

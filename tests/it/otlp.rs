@@ -279,7 +279,7 @@ async fn a_job_that_is_stopped_sends_its_spans_and_nobody_has_to_listen() {
     let job = Job::new().await;
     job.emulator.hang_next(RequestKind::Artifacts);
     let run = job.sync().start();
-    wait_until("the page is asked for", async || {
+    wait_until("the page is requested", async || {
         job.emulator.requests().of(RequestKind::Artifacts) == 1
     })
     .await;

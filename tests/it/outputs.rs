@@ -244,7 +244,7 @@ async fn a_run_left_to_another_one_and_one_out_of_time_are_told_as_what_they_are
     job.emulator.hang_next(RequestKind::Artifacts);
     job.emulator.reset_requests();
     let slow = job.sync().args(&["--summary-file", "-"]).start();
-    wait_until("the page is asked for", async || {
+    wait_until("the page is requested", async || {
         job.emulator.requests().of(RequestKind::Artifacts) == 1
     })
     .await;
@@ -639,7 +639,7 @@ async fn a_job_that_is_stopped_tells_so_within_its_five_seconds() {
             .secret("SWR_SYNC_PING_URL", &ping_url(address))
             .env("SWR_SYNC_METRICS_FILE", job.path("x.prom"))
             .start();
-        wait_until("the page is asked for", async || {
+        wait_until("the page is requested", async || {
             job.emulator.requests().of(RequestKind::Artifacts) == 1
         })
         .await;

@@ -93,7 +93,7 @@ async fn a_service_that_fails_every_addition_is_left_alone_and_the_next_run_asks
         Some(GaveUp::Everywhere(_))
     ));
     let failed = report.counters.histories_failed;
-    // Twenty in a row, and what was on its way beside them.
+    // Twenty in a row, and the concurrent requests that were in flight.
     assert!((20..20 + 8).contains(&failed), "{failed}");
     assert_eq!(report.counters.histories_skipped, 400 - failed);
     let requests = mirror.requests().of(RequestKind::BuildHistory);

@@ -305,7 +305,7 @@ async fn a_token_that_all_requests_find_revoked_is_renewed_by_one_of_them() {
     let clock = EmulatorClock::manual(start_of_time());
     let emulator = emulate_with(|settings| settings.clock = clock.clone()).await;
     let mut settings = user_settings(&emulator, "emulator-password");
-    // The client's clock stands still, so a token's age is no reason to renew it.
+    // The client's clock does not advance, so a token's age is no reason to renew it.
     settings.clock = Clock::from_fn(start_of_time);
     let registry = client(settings);
     list(&registry).await.unwrap();

@@ -532,7 +532,7 @@ async fn what_the_catalog_does_not_name_has_the_names_of_the_artifact_list() {
         }),
     );
     let mirror = Mirror::new(world).await;
-    // The same digest in a repository that the catalog names, which the history is asked for by.
+    // The same digest in a repository of the catalog: the request for the history names this one.
     mirror.with_world(|world| {
         let spec = ArtifactSpec {
             history: history(&[layer("ADD . /", "b1", 1000)]),

@@ -70,7 +70,7 @@ async fn mirror_with_a_past(server: &PrivateServer) -> Mirror {
         artifacts: 60,
         now: start_of_time(),
         quirks: Quirks {
-            // Asked for twice, and how long it has failed was not kept at first.
+            // Such a history is requested twice, and early versions did not store since when it fails.
             gone: 0.0,
             ..Quirks::default()
         },

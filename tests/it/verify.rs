@@ -558,7 +558,7 @@ async fn a_signal_ends_a_verification_which_says_so() {
     let (stopper, stop) = stop::channel();
     let verification = verify_until(&mirror.emulator, &mirror.database, None, &stop);
     let stopping = async {
-        wait_until("a history is asked for", async || {
+        wait_until("a history is requested", async || {
             mirror.requests().of(RequestKind::BuildHistory) > 0
         })
         .await;

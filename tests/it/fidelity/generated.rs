@@ -1,7 +1,7 @@
-//! Generated answers, each value together with what must become of it.
+//! Generated answers, each value together with the expected column value.
 //!
-//! What is expected is put together beside the spelling, piece by piece; nothing here parses
-//! JSON or times. PostgreSQL itself says what the expected JSON is as jsonb.
+//! The expected value is built together with the JSON text, piece by piece; nothing here parses
+//! JSON or times. PostgreSQL converts the expected JSON to jsonb.
 //!
 //! `PROPTEST_CASES` sets the number of listings; each has up to 808 documents.
 
@@ -864,7 +864,7 @@ fn prefixed(prefix: String, pieces: &[Piece]) -> Value {
 }
 
 impl Expected {
-    /// Spells the row of the list, and the history of its digest if that will be asked for.
+    /// Writes the row of the list, and the history of its digest if that will be requested.
     fn artifact(
         &mut self,
         number: u64,
@@ -1254,7 +1254,7 @@ async fn check(
             source.bytes
         })
         .collect();
-    // Beside those that the artifacts are in.
+    // In addition to those that contain the artifacts.
     let rows_of = |known: String, rows: Vec<Source>| {
         let mut page = Source::new(known);
         for row in &rows {

@@ -1,4 +1,4 @@
-//! A configuration file, and other files beside it.
+//! A configuration file, and other files in the same directory.
 
 use std::os::unix::fs::PermissionsExt;
 

@@ -360,7 +360,7 @@ pub(crate) async fn verify(
     Ok(report.verification.unwrap())
 }
 
-/// Waits for what another task or process brings about.
+/// Polls a condition that another task or process makes true.
 pub(crate) async fn wait_until(what: &str, condition: impl AsyncFn() -> bool) {
     let patience = Duration::from_secs(60);
     let waiting = async {
@@ -369,7 +369,7 @@ pub(crate) async fn wait_until(what: &str, condition: impl AsyncFn() -> bool) {
         }
     };
     if tokio::time::timeout(patience, waiting).await.is_err() {
-        panic!("waited {patience:?} in vain until {what}");
+        panic!("timed out after {patience:?} waiting until {what}");
     }
 }
 

@@ -123,8 +123,8 @@ async fn ping(
     }
 }
 
-/// The image starts PostgreSQL twice; the first one, which sets it up, does not
-/// listen on the network, so whoever answers there is the second.
+/// The image starts PostgreSQL twice. The first server, which initializes the data directory,
+/// does not listen on the network, so a connection over the network reaches the second.
 async fn wait_until_ready(url: &str) -> Result<(), String> {
     let deadline = Instant::now() + START_TIMEOUT;
     loop {
