@@ -222,16 +222,16 @@ impl StatusFailure {
             Some(id.to_owned())
         });
         // Redact before truncating: otherwise a part of a truncated secret would remain.
-        let tell = |text: &str, limit| one_line(&redact(text, secrets), limit);
-        let request_id = request_id.map(|id| tell(&id, MESSAGE_CHARS));
+        let shown = |text: &str, limit| one_line(&redact(text, secrets), limit);
+        let request_id = request_id.map(|id| shown(&id, MESSAGE_CHARS));
         let (code, message) = match found {
             Some((code, message)) => (
-                code.map(|code| tell(&code, MESSAGE_CHARS)),
-                tell(&message, MESSAGE_CHARS),
+                code.map(|code| shown(&code, MESSAGE_CHARS)),
+                shown(&message, MESSAGE_CHARS),
             ),
             None => (
                 None,
-                tell(&without_markup(&String::from_utf8_lossy(body)), 200),
+                shown(&without_markup(&String::from_utf8_lossy(body)), 200),
             ),
         };
         StatusFailure {
