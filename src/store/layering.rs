@@ -1,27 +1,28 @@
-//! What artifacts share, for the reports: bytes that only one of them has, and bases.
+//! Shared layers of artifacts, for the reports: base images, and bytes that only one artifact has.
 //!
-//! `swr.artifact_layering` has a row for each artifact that is taken into account. Publish takes out the
-//! artifacts that go before it changes `swr.artifact`, and takes in those that came after it, whenever
-//! their history arrived. If there were any, it computes the sums of the whole instance again and writes
-//! what differs: the bytes that one artifact has alone depend on all others.
+//! `swr.artifact_layering` has a row for each artifact that is counted. Publish deletes the rows of
+//! removed artifacts before it changes `swr.artifact`. After that it inserts rows for new artifacts, and
+//! for artifacts whose history has arrived since. If it deleted or inserted any, it computes the sums of
+//! the whole instance again and writes the differences, because the bytes that only one artifact has
+//! depend on all other artifacts.
 //!
-//! What follows from one history alone, its layers and its chains, is in `swr.manifest`: no statement
-//! here reads build steps.
+//! Layers and chains, which depend on a single history, are in `swr.manifest`: no statement here
+//! reads build steps.
 
 use uuid::Uuid;
 
 use super::{Run, Session, StoreError};
 
-/// Artifacts that were taken out or in.
+/// Artifacts whose rows were deleted or are to be inserted.
 #[derive(Debug, Default)]
 pub(super) struct Moved {
     artifacts: i64,
-    /// The chains they begin with: only images with the same can have another base than before.
+    /// The first chain of each: only for images with the same first chain the base can have changed.
     root_chain_ids: Vec<Uuid>,
 }
 
-/// Deletes the rows of artifacts that this listing no longer has, or has in another repository or with
-/// another digest.
+/// Deletes the rows of artifacts that are missing from this listing, or that have another repository or
+/// digest in it.
 pub(super) async fn take_out(session: &mut Session<'_>, run: Run) -> Result<Moved, StoreError> {
     let query = sqlx::query!(
         r#"with leaving as (
@@ -50,9 +51,9 @@ pub(super) async fn take_out(session: &mut Session<'_>, run: Run) -> Result<Move
     })
 }
 
-/// Takes in the artifacts whose history is stored and that have no row yet, and brings up to date
-/// what follows from them and from those taken out. `has_changes` says whether artifacts changed
-/// otherwise, for one could be in another namespace now.
+/// Inserts rows for artifacts with a stored history and no row, and updates everything that depends on
+/// them and on the deleted rows. `has_changes` is true if artifacts changed in another way: one of them
+/// could be in another namespace now.
 pub(super) async fn take_in(
     session: &mut Session<'_>,
     run: Run,
@@ -89,8 +90,8 @@ async fn entering(session: &mut Session<'_>, run: Run) -> Result<Moved, StoreErr
     })
 }
 
-/// Writes each row of the three tables where it differs: the bytes of artifacts, repositories and
-/// namespaces, those that each has alone, and, of the images that begin with one of these chains, the base
+/// Updates the rows of the three tables that differ: the bytes of artifacts, repositories and namespaces,
+/// and the bytes that only one of them has. For images that begin with one of these chains, also the base
 /// and the longest shared chain.
 async fn update(
     session: &mut Session<'_>,
@@ -266,9 +267,9 @@ async fn update(
     Ok(())
 }
 
-/// Computes again what artifacts share, from the build histories of those that are counted, and records
-/// each difference as corrupt. An artifact that is not counted yet is none: its history may have arrived
-/// after the latest publish, and the next one counts it.
+/// Computes the shared layers again from the build histories of the counted artifacts, and records each
+/// difference as corrupt. An artifact without a row is no difference: its history may have arrived after
+/// the latest publish, and the next publish inserts the row.
 pub(super) async fn compare(session: &mut Session<'_>, run: Run) -> Result<(), StoreError> {
     let query = sqlx::query!(
         "with counted as materialized (
