@@ -1,5 +1,5 @@
-//! A session of the database: each statement within a limit, seen by the watchdog, and named in its
-//! error.
+//! A database session. Each statement has a timeout, is registered with the watchdog, and is named in
+//! its error.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::database::{self, Database, DatabaseError};
 #[derive(Debug)]
 pub struct Session<'c> {
     connection: Connection<'c>,
-    /// For each statement.
+    /// The timeout of each statement.
     limit: Duration,
     activity: Activity,
 }
@@ -30,7 +30,7 @@ enum Connection<'c> {
 }
 
 impl Session<'static> {
-    /// Connects to write. The watchdog of `activity` sees the statements.
+    /// Connects for writing. The statements are registered with the watchdog of `activity`.
     pub async fn connect(
         database: &Database,
         activity: &Activity,
@@ -42,7 +42,7 @@ impl Session<'static> {
         })
     }
 
-    /// Closes the connection. The server notices a lost one by itself.
+    /// Closes the connection. Errors are ignored, because the server detects a lost connection.
     pub async fn close(self) {
         if let Connection::Owned(connection) = self.connection {
             let _ = connection.close().await;
@@ -51,7 +51,7 @@ impl Session<'static> {
 }
 
 impl<'c> Session<'c> {
-    /// A session over the connection of a reader.
+    /// A session that uses the connection of a reader.
     pub fn over(connection: &'c mut PgConnection, limit: Duration) -> Session<'c> {
         Session {
             connection: Connection::Borrowed(connection),
@@ -60,7 +60,7 @@ impl<'c> Session<'c> {
         }
     }
 
-    /// The connection, for what is no checked statement.
+    /// The connection, for statements that `query!` cannot check.
     pub fn connection(&mut self) -> &mut PgConnection {
         match &mut self.connection {
             Connection::Owned(connection) => connection,
@@ -69,7 +69,7 @@ impl<'c> Session<'c> {
         }
     }
 
-    /// Executes a statement, and gives the number of rows that it wrote.
+    /// Executes a statement, and returns the number of written rows.
     pub(super) async fn execute(
         &mut self,
         doing: &'static str,
@@ -80,7 +80,7 @@ impl<'c> Session<'c> {
         Ok(done.rows_affected())
     }
 
-    /// As [`execute`](Session::execute), for a statement that proves no progress of a run.
+    /// Like [`execute`](Session::execute), for a statement that does not count as progress of a run.
     pub(super) async fn execute_heartbeat(
         &mut self,
         doing: &'static str,
@@ -123,7 +123,7 @@ impl<'c> Session<'c> {
         step.with_timeout(query.fetch_all(self.connection())).await
     }
 
-    /// Writes rows by a `copy` statement, and gives their number.
+    /// Writes rows with a `copy` statement, and returns their number.
     pub(super) async fn copy(
         &mut self,
         doing: &'static str,
