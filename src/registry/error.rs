@@ -75,9 +75,7 @@ pub enum RequestFailure {
     Unwanted,
     /// The listing returned a marker that an earlier page had returned.
     #[error("the listing gives the marker {marker} a second time: it would never end")]
-    RepeatedMarker {
-        marker: i64,
-    },
+    RepeatedMarker { marker: i64 },
     /// The listing returned many pages in a row without a new row.
     #[error("the listing gave {pages} pages in a row without anything new: it would never end")]
     EndlessListing {

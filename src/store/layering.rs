@@ -15,7 +15,7 @@ use super::{Run, Session, StoreError};
 
 /// Artifacts whose rows were deleted or are to be inserted.
 #[derive(Debug, Default)]
-pub(super) struct Moved {
+pub(super) struct ChangedImages {
     artifacts: i64,
     /// The first chain of each: only for images with the same first chain the base can have changed.
     root_chain_ids: Vec<Uuid>,
@@ -23,7 +23,10 @@ pub(super) struct Moved {
 
 /// Deletes the rows of artifacts that are missing from this listing, or that have another repository or
 /// digest in it.
-pub(super) async fn take_out(session: &mut Session<'_>, run: Run) -> Result<Moved, StoreError> {
+pub(super) async fn take_out(
+    session: &mut Session<'_>,
+    run: Run,
+) -> Result<ChangedImages, StoreError> {
     let query = sqlx::query!(
         r#"with leaving as (
              delete from swr.artifact_layering g
@@ -45,7 +48,7 @@ pub(super) async fn take_out(session: &mut Session<'_>, run: Run) -> Result<Move
     let moved = session
         .fetch_one("take out what removed artifacts share", query)
         .await?;
-    Ok(Moved {
+    Ok(ChangedImages {
         artifacts: moved.artifacts,
         root_chain_ids: moved.root_chain_ids.unwrap_or_default(),
     })
@@ -57,7 +60,7 @@ pub(super) async fn take_out(session: &mut Session<'_>, run: Run) -> Result<Move
 pub(super) async fn take_in(
     session: &mut Session<'_>,
     run: Run,
-    taken_out: Moved,
+    taken_out: ChangedImages,
     has_changes: bool,
 ) -> Result<(), StoreError> {
     let entering = entering(session, run).await?;
@@ -69,7 +72,7 @@ pub(super) async fn take_in(
 }
 
 /// The artifacts with a stored history that have no row in `swr.artifact_layering` yet.
-async fn entering(session: &mut Session<'_>, run: Run) -> Result<Moved, StoreError> {
+async fn entering(session: &mut Session<'_>, run: Run) -> Result<ChangedImages, StoreError> {
     let query = sqlx::query!(
         r#"select count(*) as "artifacts!",
                   array_agg(distinct m.chain_ids[1]) filter (where m.chain_ids[1] is not null) as root_chain_ids
@@ -84,7 +87,7 @@ async fn entering(session: &mut Session<'_>, run: Run) -> Result<Moved, StoreErr
     let moved = session
         .fetch_one("look for artifacts with a new history", query)
         .await?;
-    Ok(Moved {
+    Ok(ChangedImages {
         artifacts: moved.artifacts,
         root_chain_ids: moved.root_chain_ids.unwrap_or_default(),
     })

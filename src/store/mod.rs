@@ -47,7 +47,7 @@ pub use runs::{
 };
 pub use session::Session;
 pub use stage::{
-    Staged, repositories_listing, stage_artifacts, stage_namespaces, stage_repositories,
+    RowNumbers, repositories_listing, stage_artifacts, stage_namespaces, stage_repositories,
 };
 pub use verify::{
     Comparison, compare_histories, compare_listing, histories_to_verify, record_verification,

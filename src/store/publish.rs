@@ -128,17 +128,17 @@ pub async fn publish(
         previous_started_at: previous_started_at.unwrap_or(DateTime::UNIX_EPOCH),
     };
     drop_superseded_rows(&mut transaction, run).await?;
-    let doubt = doubt(&mut transaction, run).await?;
+    let unreadable = unreadable(&mut transaction, run).await?;
     let differences = Differences {
         artifacts: compare_artifacts(&mut transaction, run).await?,
         tags: compare_tags(&mut transaction, run).await?,
     };
     let mut tags_missing = 0;
     if differences.tags.missing > 0 {
-        tags_missing = mark_missing_tags(&mut transaction, run, doubt).await?;
+        tags_missing = mark_missing_tags(&mut transaction, run, unreadable).await?;
     }
     if let Some(max_removals_percent) = max_removals_percent
-        && !doubt.artifacts
+        && !unreadable.artifacts
         && differences.artifacts.missing + differences.tags.missing > 0
         && let Some(removal) = mass_removal(&mut transaction, run, max_removals_percent).await?
     {
@@ -148,7 +148,7 @@ pub async fn publish(
         }
         return Err(StoreError::MassRemoval(Box::new(removal)));
     }
-    doubt.warn();
+    unreadable.warn();
     if previous_started_at.is_none() {
         warn_of_short_listing(&mut transaction, run).await?;
     }
@@ -157,7 +157,7 @@ pub async fn publish(
         &mut transaction,
         run,
         listing,
-        doubt,
+        unreadable,
         differences,
         now,
         counters,
@@ -190,7 +190,7 @@ async fn apply(
     session: &mut Session<'_>,
     run: Run,
     listing: ListingTime,
-    doubt: Doubt,
+    unreadable: UnreadableKinds,
     differences: Differences,
     now: DateTime<Utc>,
     counters: &mut RunCounters,
@@ -199,14 +199,14 @@ async fn apply(
     let mut rows = 0;
     rows += insert_namespaces(session, run).await?;
     rows += update_namespaces(session, run).await?;
-    rows += remove_namespaces(session, run, listing, doubt).await?;
+    rows += remove_namespaces(session, run, listing, unreadable).await?;
     let repositories_moved = repositories_move(session, run).await?;
     rows += insert_repositories(session, run).await?;
     rows += update_repositories(session, run).await?;
     rows += uncataloged::upsert_repositories(session, run).await?;
-    rows += remove_repositories(session, run, listing, doubt).await?;
+    rows += remove_repositories(session, run, listing, unreadable).await?;
 
-    let (mut taken_out, mut changes_recorded) = (layering::Moved::default(), 0);
+    let (mut taken_out, mut changes_recorded) = (layering::ChangedImages::default(), 0);
     let (mut inserted, mut updated, mut removed) = (0, 0, 0);
     if artifacts.has_others_than_new() {
         taken_out = layering::take_out(session, run).await?;
@@ -219,7 +219,7 @@ async fn apply(
         updated = update_artifacts(session, run).await?;
     }
     if artifacts.missing > 0 {
-        removed = remove_artifacts(session, run, listing, doubt).await?;
+        removed = remove_artifacts(session, run, listing, unreadable).await?;
     }
     rows += inserted + updated + removed + changes_recorded;
     let has_changes = changes_recorded > 0 || repositories_moved;
@@ -229,7 +229,7 @@ async fn apply(
     let tags_differ = tags.changed + tags.missing > 0 || artifacts.has_others_than_new();
     if tags_differ {
         tags_moved = close_moved_tags(session, run, listing).await?;
-        tags_removed = close_removed_tags(session, run, listing, doubt).await?;
+        tags_removed = close_removed_tags(session, run, listing, unreadable).await?;
     }
     if tags_differ || tags.new > 0 {
         opened = open_tags(session, run, listing).await?;
@@ -542,15 +542,15 @@ async fn warn_of_short_listing(session: &mut Session<'_>, run: Run) -> Result<()
 /// ones, so nothing of these kinds is marked as removed. If a row that could not be stored has an id, only
 /// the row with this id is not marked.
 #[derive(Debug, Clone, Copy)]
-struct Doubt {
+struct UnreadableKinds {
     namespaces: bool,
     repositories: bool,
     artifacts: bool,
 }
 
-impl Doubt {
+impl UnreadableKinds {
     fn warn(self) {
-        let Doubt {
+        let UnreadableKinds {
             namespaces,
             repositories,
             artifacts,
@@ -570,9 +570,9 @@ impl Doubt {
     }
 }
 
-async fn doubt(session: &mut Session<'_>, run: Run) -> Result<Doubt, StoreError> {
+async fn unreadable(session: &mut Session<'_>, run: Run) -> Result<UnreadableKinds, StoreError> {
     let query = sqlx::query_as!(
-        Doubt,
+        UnreadableKinds,
         r#"select
                coalesce(bool_or(table_name = 'namespace'), false) as "namespaces!",
                coalesce(bool_or(table_name = 'repository'), false) as "repositories!",
@@ -757,7 +757,7 @@ async fn remove_namespaces(
     session: &mut Session<'_>,
     run: Run,
     listing: ListingTime,
-    doubt: Doubt,
+    unreadable: UnreadableKinds,
 ) -> Result<u64, StoreError> {
     let query = sqlx::query!(
         "update swr.namespace n
@@ -776,7 +776,7 @@ async fn remove_namespaces(
         run.instance_id,
         run.run_id,
         listing.started_at,
-        doubt.namespaces,
+        unreadable.namespaces,
         Action::DroppedRow.as_str()
     );
     session.execute("mark removed namespaces", query).await
@@ -861,7 +861,7 @@ async fn remove_repositories(
     session: &mut Session<'_>,
     run: Run,
     listing: ListingTime,
-    doubt: Doubt,
+    unreadable: UnreadableKinds,
 ) -> Result<u64, StoreError> {
     let query = sqlx::query!(
         "update swr.repository r
@@ -884,7 +884,7 @@ async fn remove_repositories(
         run.instance_id,
         run.run_id,
         listing.started_at,
-        doubt.repositories,
+        unreadable.repositories,
         Action::DroppedRow.as_str()
     );
     session.execute("mark removed repositories", query).await
@@ -958,7 +958,7 @@ async fn remove_artifacts(
     session: &mut Session<'_>,
     run: Run,
     listing: ListingTime,
-    doubt: Doubt,
+    unreadable: UnreadableKinds,
 ) -> Result<u64, StoreError> {
     let query = sqlx::query!(
         "update swr.artifact a
@@ -977,7 +977,7 @@ async fn remove_artifacts(
         run.instance_id,
         run.run_id,
         listing.started_at,
-        doubt.artifacts,
+        unreadable.artifacts,
         Action::DroppedRow.as_str()
     );
     session.execute("mark removed artifacts", query).await
@@ -992,7 +992,7 @@ async fn remove_artifacts(
 async fn mark_missing_tags(
     session: &mut Session<'_>,
     run: Run,
-    doubt: Doubt,
+    unreadable: UnreadableKinds,
 ) -> Result<u64, StoreError> {
     let query = sqlx::query!(
         "update swr.tag k
@@ -1020,7 +1020,7 @@ async fn mark_missing_tags(
            )",
         run.instance_id,
         run.run_id,
-        doubt.artifacts,
+        unreadable.artifacts,
         Action::DroppedRow.as_str()
     );
     session.execute("mark missing tags", query).await
@@ -1067,7 +1067,7 @@ async fn close_removed_tags(
     session: &mut Session<'_>,
     run: Run,
     listing: ListingTime,
-    doubt: Doubt,
+    unreadable: UnreadableKinds,
 ) -> Result<u64, StoreError> {
     let query = sqlx::query!(
         "update swr.tag_history h
@@ -1096,7 +1096,7 @@ async fn close_removed_tags(
         run.instance_id,
         run.run_id,
         listing.started_at,
-        doubt.artifacts,
+        unreadable.artifacts,
         Action::DroppedRow.as_str()
     );
     session

@@ -13,7 +13,7 @@ use crate::data_issue::DataIssue;
 
 /// Numbers the staged rows of a run in the order of their arrival.
 #[derive(Debug, Default)]
-pub struct Staged {
+pub struct RowNumbers {
     artifacts: i64,
     tags: i64,
     catalog: i64,
@@ -23,7 +23,7 @@ pub struct Staged {
 pub async fn stage_namespaces(
     session: &mut Session<'_>,
     run: Run,
-    staged: &mut Staged,
+    staged: &mut RowNumbers,
     page: &Page<Namespace>,
 ) -> Result<(), StoreError> {
     let namespaces = &page.rows;
@@ -67,7 +67,7 @@ pub async fn stage_namespaces(
 pub async fn stage_repositories(
     session: &mut Session<'_>,
     run: Run,
-    staged: &mut Staged,
+    staged: &mut RowNumbers,
     page: &Page<Repository>,
 ) -> Result<(), StoreError> {
     let repositories = &page.rows;
@@ -128,7 +128,7 @@ pub async fn repositories_listing(
 pub async fn stage_artifacts(
     session: &mut Session<'_>,
     run: Run,
-    staged: &mut Staged,
+    staged: &mut RowNumbers,
     page: &Page<Artifact>,
 ) -> Result<(), StoreError> {
     let artifacts = &page.rows;
