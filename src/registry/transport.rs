@@ -272,8 +272,8 @@ impl Transport {
         self.shared.settings.max_in_flight
     }
 
-    /// Sends a GET and returns what `decode` makes of the body of a 2xx answer. If `weigh` says how
-    /// many bytes that takes, they are reserved for it.
+    /// Sends a GET and returns the body of a 2xx answer, decoded by `decode`. If there is a function
+    /// `weigh`, it returns the size of the decoded value, and this many bytes are reserved.
     ///
     /// A request is retried, up to the policy's number of attempts, after 408, 425, 500, 502, 503,
     /// 504, no answer, and malformed 2xx answers. A 429 does not count as an attempt: the request is

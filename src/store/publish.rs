@@ -987,8 +987,8 @@ async fn remove_artifacts(
 /// unchanged and in the same repository. A tag that moves while the pages are read can be missing from
 /// all pages. So such a tag stays with its artifact until the next listing is without it too.
 ///
-/// If it is uncertain whether an artifact is removed, the same holds for its tags. It also holds for the
-/// tags of an artifact whose list of tags, or a tag name in it, is not readable.
+/// If it is uncertain whether an artifact was removed, its tags are not marked either. Neither are the tags
+/// of an artifact if its list of tags, or a name in this list, is not readable.
 async fn mark_missing_tags(
     session: &mut Session<'_>,
     run: Run,

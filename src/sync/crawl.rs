@@ -72,7 +72,7 @@ pub(super) struct Wanted {
 /// A repository that holds a digest.
 pub(super) struct Holder {
     pub(super) repository_id: i64,
-    /// `None` if the catalog does not name it.
+    /// `None` if it is not in the catalog.
     pub(super) path: Option<RepositoryPath>,
 }
 
@@ -431,7 +431,7 @@ impl Crawl {
     }
 }
 
-/// The outcome for a digest whose repository the catalog does not name.
+/// The outcome for a digest if its repository is not in the catalog.
 pub(super) fn of_unnamed_repository() -> FetchedHistory {
     FetchedHistory {
         outcome: HistoryOutcome::Failed(Refusal {
