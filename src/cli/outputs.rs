@@ -163,7 +163,7 @@ impl Outputs {
         let traces = telemetry.traces.clone();
         #[cfg(not(feature = "otlp"))]
         let _ = telemetry;
-        let told = future::join5(
+        let sending = future::join5(
             with_deadline(
                 stop,
                 "the summary file",
@@ -204,15 +204,15 @@ impl Outputs {
             ),
         );
         #[cfg(feature = "otlp")]
-        let told = future::join(
-            told,
+        let sending = future::join(
+            sending,
             with_deadline(
                 stop,
                 "the collector of traces",
                 traces.map(|traces| blocking(move || traces.flush(LIMIT))),
             ),
         );
-        told.await;
+        sending.await;
     }
 }
 
