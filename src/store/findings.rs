@@ -136,7 +136,7 @@ pub async fn prepare_findings(session: &mut Session<'_>, run: Run) -> Result<(),
     Ok(())
 }
 
-/// Inserts and updates the rules that are new or changed. Rules of a newer program are not deleted.
+/// Inserts and updates the rules that are new or changed. Rules of a newer program are not changed.
 async fn upsert_rules(session: &mut Session<'_>) -> Result<(), StoreError> {
     let query = sqlx::query!(
         "insert into swr.finding_rule (rule_id, rules_version, severity, title, why, patterns)

@@ -17,20 +17,20 @@ use tokio::time::timeout;
 use super::{LEFTOVER_AGE, chain, random, unix_seconds, warn};
 use crate::support::assert_starts_with;
 
-/// An engine that accepts connections and never answers is found out by this.
+/// Timeout to detect an engine that accepts connections and never answers.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Pulling the image included.
+/// Includes pulling the image.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 const DEFAULT_IMAGE: &str = "postgres:17-alpine";
 
-/// By which containers of killed test runs are found.
+/// The label that identifies containers of killed test runs.
 const LABEL: &str = "io.github.swr-sync.test-database";
 
 const PORT: u16 = 5432;
 
-/// Removed by [`PostgresContainer::remove`], or else by a later test run.
+/// Removed by [`PostgresContainer::remove`], or by a later test run.
 pub(super) struct PostgresContainer {
     container: ContainerAsync<GenericImage>,
     url: String,
