@@ -52,7 +52,7 @@ fn answer_additions(emulator: &Emulator, status: u16, body: &Value, of: impl Fn(
     });
 }
 
-/// Removes the answers of [`answer_additions`].
+/// Answers all requests for build histories with an empty list, as without [`answer_additions`].
 fn restore_additions(emulator: &Emulator) {
     let nothing = json!({ "build_histories": null, "total": 0 });
     answer_additions(emulator, 200, &nothing, |_| true);
