@@ -74,16 +74,16 @@ pub enum RequestFailure {
     #[error("not requested: the answer is no longer needed")]
     Unwanted,
     /// The listing returned a marker that an earlier page had returned.
-    #[error("the listing gives the marker {marker} a second time: it would never end")]
+    #[error("the listing returned the marker {marker} twice: it would never end")]
     RepeatedMarker { marker: i64 },
     /// The listing returned many pages in a row without a new row.
-    #[error("the listing gave {pages} pages in a row without anything new: it would never end")]
+    #[error("the listing returned {pages} pages in a row without a new row: it would never end")]
     EndlessListing {
         /// Number of pages that were empty or equal to an earlier page.
         pages: u32,
     },
     /// The catalog returned far more entries than its total.
-    #[error("the catalog gave {given} {what}, far more than it claims: it would never end")]
+    #[error("the catalog returned {given} {what}, far more than its total: it would never end")]
     EndlessCatalog {
         /// Namespaces, repositories or instances.
         what: &'static str,

@@ -123,7 +123,7 @@ pub async fn prepare_findings(session: &mut Session<'_>, run: Run) -> Result<(),
         run.instance_id
     );
     let state = session
-        .fetch_one("see by which rules the commands are examined", query)
+        .fetch_one("read the version of the rules of the commands", query)
         .await?;
     let rules_version = match state.rules_version {
         Some(RULES_VERSION) => Some(RULES_VERSION),
@@ -185,7 +185,7 @@ async fn set_rules_version(
         rules_version
     );
     session
-        .execute("note by which rules the commands are examined", query)
+        .execute("store the version of the rules of the commands", query)
         .await?;
     Ok(())
 }
@@ -209,7 +209,7 @@ async fn is_examined(session: &mut Session<'_>, run: Run) -> Result<bool, StoreE
         run.instance_id
     ).map(|row| row.is_examined);
     session
-        .fetch_one("see whether the commands are examined", query)
+        .fetch_one("check whether the commands are examined", query)
         .await
 }
 

@@ -47,7 +47,7 @@ pub async fn histories_wanted(
     )
     .map(|row| row.digest);
     session
-        .fetch_all("see which build histories are wanted", query)
+        .fetch_all("find the build histories to request", query)
         .await
 }
 
@@ -61,7 +61,7 @@ pub async fn has_other_instances(
         instance_id
     )
     .map(|row| row.exists);
-    session.fetch_one("look for other instances", query).await
+    session.fetch_one("find other instances", query).await
 }
 
 /// Copies histories that another instance of the same database already has, with their data issues.
@@ -83,7 +83,7 @@ pub async fn reuse_histories(
         digests as _
     );
     let sources = session
-        .fetch_all("look for build histories in other instances", query)
+        .fetch_all("find build histories of other instances", query)
         .await?;
     if sources.is_empty() {
         return Ok((HistoryWrites::default(), HashSet::new()));
@@ -587,7 +587,7 @@ async fn is_without_content(session: &mut Session<'_>, run: Run) -> Result<bool,
     )
     .map(|row| row.is_empty);
     session
-        .fetch_one("see whether build steps are stored", query)
+        .fetch_one("check whether build steps are stored", query)
         .await
 }
 
@@ -614,9 +614,7 @@ async fn stored_content(
         batch.layers.iter().map(|(id, _)| *id).bind_iter() as _,
     )
     .map(|row| row.id);
-    let stored = session
-        .fetch_all("see which build steps are stored", query)
-        .await?;
+    let stored = session.fetch_all("find stored build steps", query).await?;
     Ok(stored.into_iter().collect())
 }
 
@@ -725,7 +723,7 @@ async fn earlier_attempts(
         };
         (row.digest, Some(earlier).filter(|_| !row.is_final))
     });
-    let doing = "look for earlier attempts to fetch build histories";
+    let doing = "read earlier attempts to fetch build histories";
     Ok(session.fetch_all(doing, query).await?.into_iter().collect())
 }
 

@@ -46,7 +46,7 @@ pub(super) async fn take_out(
         run.run_id
     );
     let moved = session
-        .fetch_one("take out what removed artifacts share", query)
+        .fetch_one("delete the shared layers of removed artifacts", query)
         .await?;
     Ok(ChangedImages {
         artifacts: moved.artifacts,
@@ -85,7 +85,7 @@ async fn entering(session: &mut Session<'_>, run: Run) -> Result<ChangedImages, 
         run.instance_id
     );
     let moved = session
-        .fetch_one("look for artifacts with a new history", query)
+        .fetch_one("find artifacts with a new history", query)
         .await?;
     Ok(ChangedImages {
         artifacts: moved.artifacts,
@@ -266,7 +266,9 @@ async fn update(
         run.instance_id,
         root_chain_ids
     );
-    session.execute("find what artifacts share", query).await?;
+    session
+        .execute("compute the shared layers of artifacts", query)
+        .await?;
     Ok(())
 }
 

@@ -240,7 +240,7 @@ pub(super) async fn holder(
         instance_id
     );
     let row = session
-        .fetch_optional("see who holds the lock of the instance", query)
+        .fetch_optional("read the holder of the lock of the instance", query)
         .await?;
     Ok(row.map(
         |row| match (row.host, row.process_id, row.run_id, row.since) {
@@ -281,7 +281,7 @@ pub(super) async fn check_held(
     )
     .map(|row| row.is_held);
     let is_held = session
-        .fetch_one("see whether the lock is still held", query)
+        .fetch_one("check that the lock is still held", query)
         .await?;
     if is_held {
         Ok(())

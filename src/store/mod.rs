@@ -78,9 +78,7 @@ pub enum StoreError {
     #[error("cannot tell whether the new listing was published: no answer to its commit")]
     CommitUnknown(#[source] SqlError),
     /// The session for publish is not the one that took the lock.
-    #[error(
-        "the lock of the instance is lost: the database session is another one than at the start"
-    )]
+    #[error("the lock of the instance is lost: the database session is not the one from the start")]
     LockLost,
     /// Another session holds the lock of the instance.
     #[error("{}", Locked(holder.as_deref(), *waited))]

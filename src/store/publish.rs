@@ -583,9 +583,7 @@ async fn unreadable(session: &mut Session<'_>, run: Run) -> Result<UnreadableKin
         run.run_id,
         Action::DroppedRow.as_str()
     );
-    session
-        .fetch_one("look for rows without an id", query)
-        .await
+    session.fetch_one("find rows without an id", query).await
 }
 
 /// Settings of the planner for statements that compare whole tables. The staged rows were never
@@ -598,7 +596,9 @@ pub(super) async fn plan_for_bulk(session: &mut Session<'_>) -> Result<(), Store
              set_config('jit', 'off', true) as jit,
              set_config('work_mem', '64MB', true) as work_mem"
     );
-    session.fetch_one("choose how to publish", query).await?;
+    session
+        .fetch_one("set the planner options for publish", query)
+        .await?;
     Ok(())
 }
 
@@ -617,14 +617,14 @@ pub async fn analyze(lock: &mut InstanceLock) -> Result<(), StoreError> {
     )
     .map(|row| row.is_allowed);
     let is_allowed = lock
-        .fetch_one("see whether the tables may be analyzed", query)
+        .fetch_one("check the privilege to analyze the tables", query)
         .await?;
     if !is_allowed {
         return Ok(());
     }
     // A sample of 9,000 rows of each table is enough until autovacuum takes a larger one.
     let query = sqlx::query!("select set_config('default_statistics_target', '30', false)");
-    lock.fetch_one("choose how closely to analyze", query)
+    lock.fetch_one("set the sample size for analyze", query)
         .await?;
     let query = sqlx::query!(
         "analyze swr.instance, swr.namespace, swr.repository, swr.artifact, swr.tag, swr.tag_history, swr.manifest,
@@ -650,7 +650,7 @@ pub(super) async fn previous_listing(
     )
     .map(|row| row.listing_started_at);
     let previous = session
-        .fetch_optional("see when the last listing was made", query)
+        .fetch_optional("read the time of the last listing", query)
         .await?;
     Ok(previous.flatten())
 }
@@ -799,9 +799,7 @@ async fn repositories_move(session: &mut Session<'_>, run: Run) -> Result<bool, 
         run.instance_id,
         run.run_id
     ).map(|row| row.exists);
-    session
-        .fetch_one("look for repositories in another namespace", query)
-        .await
+    session.fetch_one("find moved repositories", query).await
 }
 
 async fn insert_repositories(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {

@@ -82,7 +82,9 @@ pub async fn missing_run_rights(session: &mut Session<'_>) -> Result<Vec<String>
         tables as _,
         privileges as _
     ).map(|row| row.right);
-    session.fetch_all("see what this role may do", query).await
+    session
+        .fetch_all("read the privileges of the role", query)
+        .await
 }
 
 /// Descriptions of the missing privileges that a migration needs.
@@ -114,7 +116,7 @@ pub async fn missing_migration_rights(
            group by n.nspname"#
     ).map(|row| row.right);
     session
-        .fetch_all("see whether this role may migrate", query)
+        .fetch_all("check the privileges to migrate", query)
         .await
 }
 
@@ -133,7 +135,7 @@ pub async fn is_public_open(session: &mut Session<'_>) -> Result<bool, StoreErro
     )
     .map(|row| row.is_open);
     session
-        .fetch_one("see who may create in schema public", query)
+        .fetch_one("read the privileges on the schema public", query)
         .await
 }
 
@@ -155,9 +157,7 @@ pub async fn instance_state(
         "select instance_id, project_id from swr.instance where swr_instance_id = $1",
         swr_instance_id
     );
-    let row = session
-        .fetch_optional("look for the instance", query)
-        .await?;
+    let row = session.fetch_optional("find the instance", query).await?;
     let Some(row) = row else { return Ok(None) };
     Ok(Some(InstanceState {
         project_id: row.project_id,

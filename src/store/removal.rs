@@ -111,9 +111,7 @@ pub async fn doubtful_removals(
         run.instance_id,
         run.run_id
     );
-    let doubts = transaction
-        .fetch_one("look for what is missing", query)
-        .await?;
+    let doubts = transaction.fetch_one("find missing rows", query).await?;
     transaction
         .commit("end looking for what is missing")
         .await?;

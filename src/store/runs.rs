@@ -121,7 +121,7 @@ pub async fn find_namesake(
         name
     );
     session
-        .fetch_optional("look for an instance of the same name", query)
+        .fetch_optional("find an instance of the same name", query)
         .await
 }
 
@@ -184,7 +184,7 @@ pub async fn instance_statuses(
         instance
     );
     session
-        .fetch_all("see the status of the instances", query)
+        .fetch_all("read the status of the instances", query)
         .await
 }
 
@@ -219,7 +219,7 @@ pub async fn listing_ages(
         instance
     );
     let rows = session
-        .fetch_all("see how old the listings are", query)
+        .fetch_all("read the age of the listings", query)
         .await?;
     Ok(rows
         .into_iter()
@@ -360,7 +360,7 @@ pub async fn note_listing(
         finished_at.map(to_micros)
     );
     session
-        .execute("note the times of the listing", query)
+        .execute("store the times of the listing", query)
         .await?;
     Ok(())
 }

@@ -116,7 +116,7 @@ pub async fn repositories_listing(
         digests as _
     );
     let rows = session
-        .fetch_all("see which repositories hold a digest", query)
+        .fetch_all("find the repositories of a digest", query)
         .await?;
     Ok(rows
         .into_iter()

@@ -467,9 +467,7 @@ async fn find_missing_manifests(
         run.instance_id,
         run.run_id
     );
-    session
-        .execute("look for manifests that are missing", query)
-        .await
+    session.execute("find missing manifests", query).await
 }
 
 /// Checks that all rows that a history refers to exist.
@@ -511,9 +509,7 @@ async fn find_missing_content(session: &mut Session<'_>, run: Run) -> Result<u64
         run.instance_id,
         run.run_id
     );
-    session
-        .execute("look for content that is missing", query)
-        .await
+    session.execute("find missing content", query).await
 }
 
 async fn count_compared(session: &mut Session<'_>, run: Run) -> Result<Compared, StoreError> {

@@ -84,7 +84,7 @@ pub enum SyncError {
     #[error("stopped by {0}; the data received so far is stored, nothing was published")]
     Stopped(StopReason),
     /// The same, but the database did not confirm that publish was cancelled.
-    #[error("stopped by {0} while publishing, and the database does not say how that ended")]
+    #[error("stopped by {0} while publishing, and the database did not confirm the result")]
     StoppedPublishing(StopReason),
 }
 

@@ -205,7 +205,7 @@ async fn a_page_that_is_none_ends_the_run_and_not_the_listing() {
     let next = |marker: Value| json!({ "artifacts": [], "next_marker": marker });
     let document = json!({ "error_code": "SVCSTG.SWR.5000000", "error_msg": "internal" });
     for (pages, expected) in cases! {
-        [next(json!(5)), next(json!(9)), next(json!(5))] => "the marker 5 a second time";
+        [next(json!(5)), next(json!(9)), next(json!(5))] => "the marker 5 twice";
         [0; 3].map(|_| document.clone()) => "the answer has no artifacts";
         [0; 3].map(|_| next(json!("next"))) => "next_marker is not a number";
     } {
