@@ -11,6 +11,16 @@
 comment on schema swr is
     'A mirror of Huawei Cloud SWR Enterprise registries, written by swr-sync. Query the views of swr_report first.';
 
+-- Registries write dates such as the year 1 for "never", with or without the offset of a time zone.
+create function swr.known_time(at timestamptz)
+returns timestamptz
+language sql
+immutable
+parallel safe
+return case when at >= timestamptz '1980-01-01 00:00:00+00' then at end;
+
+comment on function swr.known_time(timestamptz) is 'The time, or NULL if it is before 1980, which means never.';
+
 create table swr.instance (
     instance_id     integer generated always as identity primary key,
     swr_instance_id text not null unique,
@@ -124,7 +134,8 @@ create index artifact_digest on swr.artifact (instance_id, digest);
 -- The artifacts of one repository, the most common filter of reports.
 create index artifact_repository on swr.artifact (instance_id, repository_id);
 -- The newest artifacts, the most common order of reports.
-create index artifact_pushed on swr.artifact (pushed_at desc nulls last, artifact_id) where removed_at is null;
+create index artifact_pushed on swr.artifact (swr.known_time(pushed_at) desc nulls last, artifact_id)
+    where removed_at is null;
 
 comment on table swr.artifact is 'One row per artifact of the list (api-swr2 swr_03_0306): a digest in a repository. Rows are never deleted; see removed_at.';
 comment on column swr.artifact.instance_id is 'The instance.';
@@ -327,7 +338,7 @@ comment on column swr.command.command is 'The command as in the image (created_b
 comment on column swr.command.masked_command is
     'The command with each secret that the rules find replaced by [redacted]; NULL if they find none.';
 
--- Histories may disagree about the size of a layer; each size is stored.
+-- Histories may disagree about the size of a layer; each size is stored. See swr.layer_alias.
 create table swr.layer (
     size_bytes  bigint,
     instance_id integer not null,
@@ -409,13 +420,16 @@ create table swr.artifact_layering (
     chain_id        uuid,
     base_chain_id   uuid,
     shared_chain_id uuid,
+    last_step_id    uuid,
+    base_step_id    uuid,
     primary key (instance_id, artifact_id)
 )
 -- Adding or removing an artifact changes rows of others: their base, and their exclusive bytes.
 with (fillfactor = 90);
 
--- From a chain to the artifacts with exactly these layers: the base of those built on it.
-create index artifact_layering_chain on swr.artifact_layering (instance_id, chain_id);
+-- From a chain to the artifacts with exactly these layers, and of these to those with exactly this history: the
+-- base of those built on it.
+create index artifact_layering_chain on swr.artifact_layering (instance_id, chain_id, last_step_id);
 
 comment on table swr.artifact_layering is
     'One row per existing artifact with a stored build history: statistics of its layers, and its base. Reports count the layers of these artifacts only.';
@@ -431,6 +445,10 @@ comment on column swr.artifact_layering.base_chain_id is
     'The longest chain below the last layer that is exactly the chain of another existing artifact; NULL if there is none.';
 comment on column swr.artifact_layering.shared_chain_id is
     'The longest chain that is also in an artifact with another digest that is not built on this one; NULL if there is none.';
+comment on column swr.artifact_layering.last_step_id is
+    'The last build step, which identifies the whole history; NULL without build steps.';
+comment on column swr.artifact_layering.base_step_id is
+    'Last build step of the base, if the image adds build steps to it but no layer: the longest history of another existing artifact with the same layers that this history continues; NULL if there is none.';
 
 create table swr.repository_layering (
     instance_id     integer not null,
@@ -438,6 +456,7 @@ create table swr.repository_layering (
     repository_id   bigint not null,
     layer_bytes     bigint not null,
     exclusive_bytes bigint not null,
+    share_bytes     bigint not null,
     primary key (instance_id, repository_id)
 );
 
@@ -448,6 +467,8 @@ comment on column swr.repository_layering.layer_count is 'Number of distinct lay
 comment on column swr.repository_layering.repository_id is 'The repository.';
 comment on column swr.repository_layering.layer_bytes is 'Sum of its distinct layers.';
 comment on column swr.repository_layering.exclusive_bytes is 'Sum of the layers that no other repository of the instance has.';
+comment on column swr.repository_layering.share_bytes is
+    'Sum of the layers, each divided by the number of repositories that have it.';
 
 create table swr.namespace_layering (
     instance_id     integer not null,
@@ -455,6 +476,7 @@ create table swr.namespace_layering (
     namespace_id    bigint not null,
     layer_bytes     bigint not null,
     exclusive_bytes bigint not null,
+    share_bytes     bigint not null,
     primary key (instance_id, namespace_id)
 );
 
@@ -465,6 +487,62 @@ comment on column swr.namespace_layering.layer_count is 'Number of distinct laye
 comment on column swr.namespace_layering.namespace_id is 'The namespace; 0 if unknown.';
 comment on column swr.namespace_layering.layer_bytes is 'Sum of its distinct layers.';
 comment on column swr.namespace_layering.exclusive_bytes is 'Sum of the layers that no other namespace of the instance has.';
+comment on column swr.namespace_layering.share_bytes is
+    'Sum of the layers, each divided by the number of namespaces that have it.';
+
+-- Few layers are shared, so that this table stays small. To count the repositories of a layer from the build
+-- histories takes a pass over all artifacts.
+create table swr.shared_layer (
+    instance_id  integer not null,
+    repositories integer not null check (repositories > 1),
+    namespaces   integer not null,
+    layer_id     uuid not null,
+    primary key (instance_id, layer_id)
+);
+
+comment on table swr.shared_layer is 'One row per layer that several repositories have.';
+comment on column swr.shared_layer.instance_id is 'The instance.';
+comment on column swr.shared_layer.repositories is 'Number of repositories with the layer.';
+comment on column swr.shared_layer.namespaces is 'Number of namespaces with the layer.';
+comment on column swr.shared_layer.layer_id is 'The layer.';
+
+create table swr.layer_alias (
+    instance_id      integer not null,
+    layer_id         uuid not null,
+    counted_layer_id uuid not null,
+    primary key (instance_id, layer_id)
+);
+
+comment on table swr.layer_alias is
+    'One row per layer without a size whose size another history has: reports count the layer with the size instead. Empty if the registry gives each layer a size.';
+comment on column swr.layer_alias.instance_id is 'The instance.';
+comment on column swr.layer_alias.layer_id is 'The layer without a size.';
+comment on column swr.layer_alias.counted_layer_id is 'The layer with the same digest and the largest size.';
+
+-- What namespaces used in the past cannot be computed later, because build histories have no times of removal.
+create table swr.namespace_storage (
+    instance_id   integer not null,
+    namespace_id  bigint not null,
+    run_id        bigint not null,
+    artifacts     bigint not null,
+    logical_bytes bigint not null,
+    layer_bytes   bigint not null,
+    share_bytes   bigint not null,
+    unknown_bytes bigint not null,
+    primary key (instance_id, namespace_id, run_id)
+);
+
+comment on table swr.namespace_storage is
+    'One row per namespace and published run after which a value differs from the previous row; the values are valid until the next row.';
+comment on column swr.namespace_storage.instance_id is 'The instance.';
+comment on column swr.namespace_storage.namespace_id is 'The namespace; 0 if unknown.';
+comment on column swr.namespace_storage.run_id is 'The run that published the change.';
+comment on column swr.namespace_storage.artifacts is 'Number of artifacts.';
+comment on column swr.namespace_storage.logical_bytes is 'Sum of the artifacts'' sizes, as if nothing were shared.';
+comment on column swr.namespace_storage.layer_bytes is 'Sum of the distinct layers.';
+comment on column swr.namespace_storage.share_bytes is
+    'Sum of the layers, each divided by the number of namespaces that have it.';
+comment on column swr.namespace_storage.unknown_bytes is 'The part of logical_bytes with unknown layers.';
 
 -- Runs of the program, values it had to alter, and results of `verify`.
 

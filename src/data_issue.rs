@@ -41,6 +41,9 @@ pub enum Action {
     DroppedRow,
     /// A secret was masked, so there is no original.
     Redacted,
+    /// The id named another digest before, which is the original. A registry gives an id once, unless it was
+    /// restored from a backup.
+    ReusedId,
 }
 
 impl Action {
@@ -58,6 +61,9 @@ impl Action {
             Action::OutOfRange => "out of range, stored as NULL",
             Action::DroppedRow => "row without a key, not stored",
             Action::Redacted => "redacted",
+            Action::ReusedId => {
+                "the id named another digest before, as after a restore from a backup"
+            }
         }
     }
 }

@@ -4,11 +4,12 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use secrecy::ExposeSecret;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit::{Exit, Failure};
+use super::report::parse_time;
 use super::telemetry::Telemetry;
 use swr_emulator::{
     Authentication, Emulator, EmulatorSettings, FaultPlan, Quirks, Throttle, World, WorldSettings,
@@ -43,9 +44,16 @@ pub(super) struct Args {
     #[arg(long, env = "EMULATOR_INSTANCES", value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     instances: u32,
-    /// Seed of the generated registry; the same seed generates the same registry
+    /// Seed of the generated registry; the same seed and time generate the same registry
     #[arg(long, value_name = "SEED", env = "EMULATOR_SEED", default_value_t = 1)]
     seed: u64,
+    /// Time of the latest push in the generated registry, such as 2026-03-01T00:00:00Z; by default the
+    /// start of the day in UTC
+    ///
+    /// All times and digests depend on it. With a fixed time, a restart on another day serves the same
+    /// registry again.
+    #[arg(long, value_name = "TIMESTAMP", env = "EMULATOR_NOW", value_parser = parse_time)]
+    now: Option<DateTime<Utc>>,
     /// Delay of each response, in milliseconds
     #[arg(
         long,
@@ -76,7 +84,8 @@ signatures and tokens like the real gateway. Its key is valid only here.
 Examples:
   swr-sync emulator
   swr-sync emulator --artifacts 20000 --latency-ms 10 --requests-per-second 200
-  swr-sync emulator --faults 7                  the same faults each time";
+  swr-sync emulator --faults 7                  the same faults each time
+  swr-sync emulator --now 2026-03-01T00:00:00Z  the same registry on each day";
 
 pub(super) async fn run(command: Command, _: &Telemetry) -> Result<Exit, Failure> {
     let Command::Emulator(args) = command;
@@ -84,8 +93,9 @@ pub(super) async fn run(command: Command, _: &Telemetry) -> Result<Exit, Failure
     let mut terminate = signal(SignalKind::terminate()).map_err(unexpected)?;
 
     let settings = settings(&args);
-    // Leaves an hour for later changes.
-    let now = settings.clock.now() - TimeDelta::hours(1);
+    let started_at = settings.clock.now();
+    let start_of_day = started_at.duration_trunc(TimeDelta::days(1));
+    let now = args.now.or(start_of_day.ok()).unwrap_or(started_at);
     let mut quirks = Quirks::default();
     if args.faults.is_some() {
         (quirks.hostile, quirks.id_leaps) = (0.05, 0.01);

@@ -99,7 +99,7 @@ impl FilterArgs {
     }
 }
 
-fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
+pub(super) fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
     let midnight = || {
         let date = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
         Some(date.and_time(chrono::NaiveTime::MIN))

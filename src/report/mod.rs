@@ -85,20 +85,52 @@ from swr_report.build_history",
         filters: ARTIFACT,
     },
     Report {
+        name: "namespace",
+        question: "Which namespaces are there?",
+        sql: "select instance, namespace, repositories, artifacts, tags, pull_count, created_at
+from swr_report.namespace",
+        order_by: "instance, namespace, instance_id, namespace_id",
+        filters: &[Filter::Instance, Filter::Namespace],
+    },
+    Report {
+        name: "repository",
+        question: "Which repositories are there?",
+        sql: "select instance, namespace, repository, artifacts, tags, pull_count, last_pushed_at, last_pulled_at, description
+from swr_report.repository",
+        order_by: "instance_id, namespace, repository, repository_id",
+        filters: PLACE,
+    },
+    Report {
+        name: "storage_by_instance",
+        question: "How much space does each registry use?",
+        sql: "select instance, namespaces, repositories, artifacts, logical_bytes, layer_bytes, unknown_bytes, last_pushed_at, last_pulled_at
+from swr_report.storage_by_instance",
+        order_by: "layer_bytes desc nulls last, instance, instance_id",
+        filters: &[Filter::Instance],
+    },
+    Report {
         name: "storage_by_namespace",
         question: "Which namespaces use the most space, and how much of it do they share?",
-        sql: "select instance, namespace, repositories, artifacts, logical_bytes, layer_bytes, shared_bytes, exclusive_bytes, unknown_bytes, last_pushed_at, last_pulled_at
+        sql: "select instance, namespace, repositories, artifacts, logical_bytes, layer_bytes, shared_bytes, exclusive_bytes, share_bytes, unknown_bytes, last_pushed_at, last_pulled_at
 from swr_report.storage_by_namespace",
-        order_by: "exclusive_bytes desc, instance, namespace",
+        order_by: "exclusive_bytes desc nulls last, instance, namespace, instance_id",
         filters: &[Filter::Instance, Filter::Namespace],
     },
     Report {
         name: "storage_by_repository",
         question: "Which repositories use the most space, and how much of it do they share?",
-        sql: "select instance, namespace, repository, artifacts, logical_bytes, layer_bytes, shared_bytes, exclusive_bytes, unknown_bytes, last_pushed_at, last_pulled_at
+        sql: "select instance, namespace, repository, artifacts, logical_bytes, layer_bytes, shared_bytes, exclusive_bytes, share_bytes, unknown_bytes, last_pushed_at, last_pulled_at
 from swr_report.storage_by_repository",
-        order_by: "exclusive_bytes desc, instance, namespace, repository",
+        order_by: "exclusive_bytes desc nulls last, instance, namespace, repository, instance_id",
         filters: PLACE,
+    },
+    Report {
+        name: "storage_history",
+        question: "How much space did each namespace use in the past?",
+        sql: "select instance, namespace, as_of, artifacts, logical_bytes, layer_bytes, share_bytes, unknown_bytes
+from swr_report.storage_history",
+        order_by: "run_id desc, instance, namespace, namespace_id",
+        filters: &[Filter::Instance, Filter::Namespace],
     },
     Report {
         name: "artifact_size",
@@ -118,8 +150,8 @@ from swr_report.layer_usage",
     },
     Report {
         name: "repository_layer",
-        question: "Which layers does each repository have?",
-        sql: "select instance, namespace, repository, layer_digest, size_bytes, artifacts
+        question: "Which layers does each repository have, and what is its share of them?",
+        sql: "select instance, namespace, repository, layer_digest, size_bytes, artifacts, repositories, share_bytes
 from swr_report.repository_layer",
         order_by: "instance_id, namespace, repository, size_bytes desc nulls last, layer_digest",
         filters: PLACE,
@@ -135,7 +167,7 @@ from swr_report.reclaimable({digests})",
     Report {
         name: "stale_artifact",
         question: "Which artifacts were neither pushed nor pulled for 90 days?",
-        sql: "select instance, namespace, repository, digest, tags, size_bytes, pushed_at, pulled_at
+        sql: "select instance, namespace, repository, digest, tags, size_bytes, exclusive_bytes, may_be_in_index, pushed_at, pulled_at
 from swr_report.stale_artifact({older-than})",
         order_by: "size_bytes desc nulls last, artifact_id",
         filters: UNUSED,

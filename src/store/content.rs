@@ -101,16 +101,16 @@ pub(super) fn chain_id(
     parent: Option<Uuid>,
     step: &BuildStep,
     build_step_id: Uuid,
-    layer_id: Option<Uuid>,
 ) -> Option<Uuid> {
-    let link = match layer_id {
-        Some(layer_id) => layer_id,
+    let link = match &step.layer {
+        // Without the size, which other histories may give or leave out.
+        Some(layer) => layer.digest.as_bytes(),
         None if step.empty_layer => return parent,
-        None => build_step_id,
+        None => &build_step_id.as_bytes()[..],
     };
     let chain = Content::of("chain")
         .optional(parent.as_ref().map(|id| &id.as_bytes()[..]))
-        .bytes(link.as_bytes());
+        .bytes(link);
     Some(chain.id())
 }
 
@@ -168,7 +168,7 @@ mod tests {
                 layer,
                 None,
             );
-            chain = chain_id(chain, step, id, layer);
+            chain = chain_id(chain, step, id);
             parent = Some(id);
             step_ids.push(id);
             chain_ids.push(chain);
@@ -221,6 +221,13 @@ mod tests {
         let (_, other) = ids(&[unnamed("b"), step("c", Some("l1"))]);
         assert_ne!(one[1], other[1]);
         assert_eq!(one, ids(&[unnamed("a"), step("c", Some("l1"))]).1);
+    }
+
+    #[test]
+    fn a_layer_without_its_size_is_the_same_link_of_a_chain() {
+        let mut sized = step("b", Some("l1"));
+        sized.layer.as_mut().unwrap().size_bytes = Some(10);
+        assert_eq!(ids(&[sized]).1, ids(&[step("a", Some("l1"))]).1);
     }
 
     #[test]

@@ -285,7 +285,7 @@ fn step_rows(steps: &[BuildStep]) -> impl Iterator<Item = StepRow<'_>> {
         let media_type_id = media_type.map(content::media_type_id);
         let build_step_id =
             content::build_step_id(parent, step, command_id, layer_id, media_type_id);
-        chain_id = content::chain_id(chain_id, step, build_step_id, layer_id);
+        chain_id = content::chain_id(chain_id, step, build_step_id);
         parent = Some(build_step_id);
         StepRow {
             build_step_id,

@@ -212,6 +212,10 @@ async fn apply(
         taken_out = layering::take_out(session, run).await?;
         changes_recorded = record_artifact_changes(session, run).await?;
     }
+    let mut ids_reused = 0;
+    if artifacts.changed + artifacts.returning > 0 {
+        ids_reused = record_reused_ids(session, run, now).await?;
+    }
     if artifacts.new > 0 {
         inserted = insert_artifacts(session, run).await?;
     }
@@ -223,7 +227,7 @@ async fn apply(
     }
     rows += inserted + updated + removed + changes_recorded;
     let has_changes = changes_recorded > 0 || repositories_moved;
-    layering::take_in(session, run, taken_out, has_changes).await?;
+    let layers_differ = layering::take_in(session, run, taken_out, has_changes).await?;
 
     let (mut tags_moved, mut tags_removed, mut opened) = (0, 0, 0);
     let tags_differ = tags.changed + tags.missing > 0 || artifacts.has_others_than_new();
@@ -243,8 +247,12 @@ async fn apply(
         rows += insert_tags(session, run).await?;
     }
     rows += tags_moved + tags_removed + opened;
+    // What an index counts depends on tags: an artifact with one is no child of it.
+    if layers_differ || artifacts.has_new_or_other() || tags_moved + tags_removed + opened > 0 {
+        rows += layering::record_storage(session, run).await?;
+    }
 
-    let data_issues = insert_data_issues(session, run, now).await?;
+    let data_issues = ids_reused + insert_data_issues(session, run, now).await?;
     counters.artifacts_listed = count_artifacts(session, run).await?;
     super::stage::clear(session, run.instance_id).await?;
     counters.artifacts_new = inserted + artifacts.returning as u64;
@@ -281,6 +289,11 @@ struct ArtifactDifferences {
 }
 
 impl ArtifactDifferences {
+    /// Whether an artifact is new, was removed, returned, or changed in more than its pull time.
+    fn has_new_or_other(self) -> bool {
+        self.new > 0 || self.has_others_than_new()
+    }
+
     /// Whether an artifact was removed, returned, or changed in more than its pull time. If so, layers
     /// have to be counted again, and an unchanged tag may have another digest.
     fn has_others_than_new(self) -> bool {
@@ -629,7 +642,8 @@ pub async fn analyze(lock: &mut InstanceLock) -> Result<(), StoreError> {
     let query = sqlx::query!(
         "analyze swr.instance, swr.namespace, swr.repository, swr.artifact, swr.tag, swr.tag_history, swr.manifest,
                  swr.build_step, swr.command, swr.command_finding, swr.layer, swr.media_type, swr.artifact_layering,
-                 swr.repository_layering, swr.namespace_layering"
+                 swr.repository_layering, swr.namespace_layering, swr.shared_layer, swr.layer_alias,
+                 swr.namespace_storage"
     );
     lock.execute("analyze the tables", query).await?;
     Ok(())
@@ -907,6 +921,32 @@ async fn record_artifact_changes(session: &mut Session<'_>, run: Run) -> Result<
         run.run_id
     );
     session.execute("record changes of artifacts", query).await
+}
+
+/// Records each id that named another digest so far. The registry does not say why; it is no reason to stop.
+async fn record_reused_ids(
+    session: &mut Session<'_>,
+    run: Run,
+    now: DateTime<Utc>,
+) -> Result<u64, StoreError> {
+    let query = sqlx::query!(
+        "insert into swr.data_issue
+             (instance_id, data_issue_id, run_id, recorded_at, table_name, row_key, field, action, original)
+         select $1, md5(concat_ws(' ', 'reused id', a.artifact_id, a.digest, s.digest))::uuid, $2, $3, 'artifact',
+                a.artifact_id::text, 'digest', $4, to_jsonb(a.digest)
+         from swr.staged_artifact s
+         join swr.artifact a on a.instance_id = $1 and a.artifact_id = s.artifact_id
+         where s.instance_id = $1 and s.run_id = $2 and s.difference in ('changed', 'returning')
+           and a.digest <> s.digest
+         on conflict do nothing",
+        run.instance_id,
+        run.run_id,
+        now,
+        Action::ReusedId.as_str()
+    );
+    session
+        .execute("record ids that named another digest", query)
+        .await
 }
 
 async fn insert_artifacts(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {

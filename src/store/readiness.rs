@@ -4,7 +4,7 @@ use super::lock::{self, LockHolder};
 use super::{Session, StoreError};
 
 /// The tables that a run changes, and the privileges that it needs in addition to `select`.
-const TABLES: [(&str, &[&str]); 24] = [
+const TABLES: [(&str, &[&str]); 27] = [
     ("instance", &["insert", "update"]),
     ("namespace", &["insert", "update"]),
     ("repository", &["insert", "update"]),
@@ -22,6 +22,9 @@ const TABLES: [(&str, &[&str]); 24] = [
     ("artifact_layering", &["insert", "update", "delete"]),
     ("repository_layering", &["insert", "update", "delete"]),
     ("namespace_layering", &["insert", "update", "delete"]),
+    ("shared_layer", &["insert", "update", "delete"]),
+    ("layer_alias", &["insert", "update"]),
+    ("namespace_storage", &["insert"]),
     ("sync_run", &["insert", "update"]),
     ("data_issue", &["insert"]),
     ("staged_namespace", &["insert", "delete"]),

@@ -4,7 +4,9 @@
 //! differences to a separate table, so the memory does not depend on the size of the registry or the
 //! number of differences. Each difference has one of three verdicts:
 //!
-//! - `changed`: a time in the listing shows that the change happened after the verified run began;
+//! - `changed`: a time in the listing shows that the change happened after the verified run began, or the
+//!   registry uses the id for another artifact, with another digest and push time, for example after it was
+//!   restored from a backup;
 //! - `unlisted`: the registry no longer lists the row, and the time of its removal is unknown;
 //! - `corrupt`: all other differences.
 
@@ -175,6 +177,12 @@ async fn compare_repositories(
              from swr.staged_artifact
              where instance_id = $1 and run_id = $2 and greatest(pushed_at, pulled_at) > $3
              union
+             select unnest(array[a.repository_id, s.repository_id])
+             from swr.artifact a
+             join swr.staged_artifact s
+               on s.instance_id = $1 and s.run_id = $2 and s.artifact_id = a.artifact_id
+             where a.instance_id = $1 and s.digest <> a.digest and s.pushed_at is distinct from a.pushed_at
+             union
              select repository_id
              from swr.staged_tag
              where instance_id = $1 and run_id = $2 and greatest(pushed_at, pulled_at) > $3
@@ -254,6 +262,7 @@ async fn compare_artifacts(
          select $1, $2, 'artifact', coalesce(s.artifact_id, a.artifact_id)::text, d.field,
                 case when s.artifact_id is null then 'unlisted'
                      when s.pushed_at > $3 or d.is_explained then 'changed'
+                     when s.digest <> a.digest and s.pushed_at is distinct from a.pushed_at then 'changed'
                      else 'corrupt' end,
                 d.stored, d.found
          from (select * from swr.staged_artifact where instance_id = $1 and run_id = $2) s
@@ -320,17 +329,27 @@ async fn compare_tags(
 ) -> Result<u64, StoreError> {
     let Comparison { run, since, .. } = comparison;
     let query = sqlx::query!(
-        "insert into swr.verification_difference
+        "with reused as (
+             select a.artifact_id
+             from swr.artifact a
+             join swr.staged_artifact s
+               on s.instance_id = $1 and s.run_id = $2 and s.artifact_id = a.artifact_id
+             where a.instance_id = $1 and s.digest <> a.digest and s.pushed_at is distinct from a.pushed_at
+         )
+         insert into swr.verification_difference
              (instance_id, run_id, table_name, row_key, field, verdict, stored, found)
          select $1, $2, 'tag',
                 coalesce(t.repository_id, k.repository_id) || ' ' || coalesce(t.name, k.name), d.field,
                 case when t.name is null then 'unlisted'
                      when t.pushed_at > $3 or d.is_explained then 'changed'
+                     when x.artifact_id is not null or y.artifact_id is not null then 'changed'
                      else 'corrupt' end,
                 d.stored, d.found
          from (select * from swr.staged_tag where instance_id = $1 and run_id = $2) t
          full join (select * from swr.tag where instance_id = $1) k
            on k.repository_id = t.repository_id and k.name = t.name
+         left join reused x on x.artifact_id = t.artifact_id
+         left join reused y on y.artifact_id = k.artifact_id
          cross join lateral (
              values
                  ('row', case when k.name is not null then 'present' end,
@@ -373,7 +392,22 @@ async fn compare_tag_history(session: &mut Session<'_>, run: Run) -> Result<u64,
              window w as (partition by h.repository_id, h.name order by h.valid_from)
          ),
          expected as (
-             select h.*, a.digest as artifact_digest, a.repository_id as artifact_repository_id,
+             select h.*,
+                    -- The artifact may have had another digest, or been in another repository, until a later run.
+                    case when h.valid_to is null or a.digest = h.digest then a.digest
+                         when exists (
+                             select from swr.artifact_change x
+                             where x.instance_id = $1 and x.artifact_id = h.artifact_id
+                               and x.previous->>'digest' = h.digest
+                         ) then h.digest
+                         else a.digest end as artifact_digest,
+                    case when h.valid_to is null or a.repository_id = h.repository_id then a.repository_id
+                         when exists (
+                             select from swr.artifact_change x
+                             where x.instance_id = $1 and x.artifact_id = h.artifact_id
+                               and x.previous->>'repository_id' = h.repository_id::text
+                         ) then h.repository_id
+                         else a.repository_id end as artifact_repository_id,
                     o.run_id as known_opened_run_id, c.run_id as known_closed_run_id,
                     case
                         when h.valid_to is null and k.pushed_at > o.previous_started_at

@@ -756,3 +756,57 @@ async fn the_command_prints_what_a_client_needs_and_ends_well_on_sigterm() {
     assert!(sent.unwrap().success());
     assert_eq!(program.wait().await.unwrap().code(), Some(0));
 }
+
+/// The artifact list of an emulator that is started with these arguments, and stopped again.
+async fn artifacts_served(arguments: &[&str]) -> Value {
+    let mut program = tokio::process::Command::new(env!("CARGO_BIN_EXE_swr-sync"))
+        .args([
+            "emulator",
+            "--listen",
+            "127.0.0.1:0",
+            "--artifacts",
+            "10",
+            "--no-auth",
+        ])
+        .args(arguments)
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
+    let mut variables = BTreeMap::new();
+    while variables.len() < 5 {
+        let line = lines.next_line().await.unwrap().unwrap();
+        let line = line.strip_prefix("export ");
+        if let Some((name, value)) = line.and_then(|rest| rest.split_once('=')) {
+            variables.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    let [endpoint, project, instance] =
+        ["SWR_ENDPOINT", "SWR_PROJECT_ID", "SWR_INSTANCE_ID"].map(|name| &variables[name]);
+    let url = format!("{endpoint}/v2/{project}/instances/{instance}/artifacts");
+    let list = answer(http_client().get(&url)).await.body["artifacts"].clone();
+    program.kill().await.unwrap();
+    assert_eq!(list.as_array().unwrap().len(), 10);
+    list
+}
+
+#[tokio::test]
+async fn the_same_seed_and_time_serve_the_same_registry_after_a_restart() {
+    let fixed = ["--now", "2026-03-01T00:00:00Z"];
+    let list = artifacts_served(&fixed).await;
+    assert_eq!(artifacts_served(&fixed).await, list);
+    assert_ne!(artifacts_served(&["--now", "2026-03-02"]).await, list);
+    // Without a time, that of the day, which may end between the two.
+    let day = || chrono::Utc::now().date_naive();
+    let mut equal = false;
+    for _ in 0..2 {
+        let before = day();
+        let (first, second) = (artifacts_served(&[]).await, artifacts_served(&[]).await);
+        if day() == before {
+            equal = first == second;
+            break;
+        }
+    }
+    assert!(equal);
+}

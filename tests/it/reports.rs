@@ -15,6 +15,8 @@ mod cleanup;
 mod findings;
 mod generated;
 mod history;
+mod meaning;
+mod model;
 mod plans;
 mod storage;
 
@@ -167,7 +169,7 @@ async fn artifact_shows_what_is_in_the_registry() {
     mirror.sync().await;
     let expected = [
         "demo | shop | mirror | d0 | {12.1} | IMAGE | 1100 | 2026-03-01 17:00:00+00 | NULL | stored | 2",
-        "demo | shop | api | c0 | {0.1.0} | CHART | 77 | 2026-03-01 16:00:00+00 | NULL | unsupported | 0",
+        "demo | shop | api | c0 | {0.1.0} | CHART | 77 | 2026-03-01 16:00:00+00 | NULL | unsupported | NULL",
         "demo | shop | api | d3 | {} | IMAGE | 1134 | 2026-03-01 15:00:00+00 | NULL | stored | 4",
         "demo | shop | api | d2 | {stable,v1} | IMAGE | 1130 | 2026-03-01 14:00:00+00 | NULL | stored | 3",
         "demo | shop | web/front | d1 | {v1} | IMAGE | 1300 | 2026-03-01 13:00:00+00 | NULL | stored | 3",
@@ -293,10 +295,10 @@ async fn storage_by_repository_counts_shared_layers_once() {
     // Only `api` has b3 and b4; b1 is shared:
     // logical 1130 + 1134 + 77, after sharing 1000 + 30 + 4, exclusive 30 + 4.
     let expected = [
-        "demo | shop | web/front | 1 | 1300 | 1200 | 1000 | 200 | 0 | 2026-03-01 13:00:00+00 | NULL",
-        "demo | shop | api | 3 | 2341 | 1034 | 1000 | 34 | 77 | 2026-03-01 16:00:00+00 | NULL",
-        "demo | base | os | 1 | 1100 | 1000 | 1000 | 0 | 0 | 2026-03-01 12:00:00+00 | 2026-03-01 21:00:00+00",
-        "demo | shop | mirror | 1 | 1100 | 1000 | 1000 | 0 | 0 | 2026-03-01 17:00:00+00 | NULL",
+        "demo | shop | web/front | 1 | 1300 | 1200 | 1000 | 200 | 450 | 0 | 2026-03-01 13:00:00+00 | NULL",
+        "demo | shop | api | 3 | 2341 | 1034 | 1000 | 34 | 284 | 77 | 2026-03-01 16:00:00+00 | NULL",
+        "demo | base | os | 1 | 1100 | 1000 | 1000 | 0 | 250 | 0 | 2026-03-01 12:00:00+00 | 2026-03-01 21:00:00+00",
+        "demo | shop | mirror | 1 | 1100 | 1000 | 1000 | 0 | 250 | 0 | 2026-03-01 17:00:00+00 | NULL",
     ];
     check_report(&mirror, "storage_by_repository", &expected).await;
 
@@ -311,8 +313,9 @@ async fn storage_by_repository_counts_shared_layers_once() {
     });
     mirror.sync().await;
     // d2 and the chart remain, and only they have b1 now.
-    let expected =
-        ["demo | shop | api | 2 | 1207 | 1030 | 0 | 1030 | 77 | 2026-03-01 16:00:00+00 | NULL"];
+    let expected = [
+        "demo | shop | api | 2 | 1207 | 1030 | 0 | 1030 | 1030 | 77 | 2026-03-01 16:00:00+00 | NULL",
+    ];
     check_report(&mirror, "storage_by_repository", &expected).await;
 }
 

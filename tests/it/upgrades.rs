@@ -77,7 +77,11 @@ async fn mirror_with_a_past(server: &PrivateServer) -> Mirror {
     });
     let team = world.add_repository("team", "careless");
     let secret = json!({"created_by": "ENV API_PASSWORD=hunter2-s3cr3t", "empty_layer": true});
-    let history = json!({"total": 1, "build_histories": [secret]});
+    // The same layer without its size and with it.
+    let layer = format!("sha256:{}", "5".repeat(64));
+    let history = json!({"total": 3, "build_histories": [
+        secret, {"created_by": "COPY a /", "digest": layer}, {"created_by": "COPY b /", "digest": layer, "size": 5},
+    ]});
     let careless = ArtifactSpec {
         history: Some(history),
         tags: vec!["v1".to_owned()],

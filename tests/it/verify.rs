@@ -73,7 +73,7 @@ async fn mirror_with_a_past() -> Mirror {
 }
 
 /// Corruptions of the database, and exactly the differences that must be found.
-const CORRUPTIONS: [(&str, &str); 99] = cases! {
+const CORRUPTIONS: [(&str, &str); 106] = cases! {
     // Artifacts, existing and removed.
     "update swr.artifact set size_bytes = size_bytes + 1 where {an artifact}" => "artifact.size_bytes";
     "update swr.artifact set size_bytes = null where {an artifact}" => "artifact.size_bytes";
@@ -164,7 +164,7 @@ const CORRUPTIONS: [(&str, &str); 99] = cases! {
     "update swr.media_type set media_type = media_type || 'x'" => "media_type.media_type";
     "delete from swr.media_type" => "media_type.row";
     // Tables of shared layers.
-    "delete from swr.artifact_layering where {a counted artifact}" => "artifact_layering.exclusive_bytes, artifact_layering.shared_chain_id, namespace_layering.exclusive_bytes, namespace_layering.layer_bytes, namespace_layering.layer_count, repository_layering.exclusive_bytes, repository_layering.layer_bytes, repository_layering.layer_count";
+    "delete from swr.artifact_layering where {a counted artifact}" => "artifact_layering.exclusive_bytes, artifact_layering.shared_chain_id, namespace_layering.exclusive_bytes, namespace_layering.layer_bytes, namespace_layering.layer_count, namespace_layering.share_bytes, repository_layering.exclusive_bytes, repository_layering.layer_bytes, repository_layering.layer_count, repository_layering.share_bytes";
     "update swr.artifact_layering set layer_count = layer_count + 1 where {a counted artifact}" => "artifact_layering.layer_count";
     "update swr.artifact_layering set layer_bytes = layer_bytes + 1 where {a counted artifact}" => "artifact_layering.layer_bytes";
     "update swr.artifact_layering set exclusive_bytes = exclusive_bytes + 1 where {a counted artifact}" => "artifact_layering.exclusive_bytes";
@@ -172,6 +172,13 @@ const CORRUPTIONS: [(&str, &str); 99] = cases! {
     "update swr.artifact_layering set chain_id = root_chain_id where {a counted artifact}" => "artifact_layering.chain_id";
     "update swr.artifact_layering set base_chain_id = chain_id where {a counted artifact}" => "artifact_layering.base_chain_id";
     "update swr.artifact_layering set shared_chain_id = null where {a counted artifact}" => "artifact_layering.shared_chain_id";
+    "update swr.artifact_layering set last_step_id = null where {a counted artifact}" => "artifact_layering.last_step_id";
+    "update swr.artifact_layering set base_step_id = last_step_id where {a counted artifact}" => "artifact_layering.base_step_id";
+    "update swr.repository_layering set share_bytes = share_bytes + 1 where {a counted repository}" => "repository_layering.share_bytes";
+    "update swr.namespace_layering set share_bytes = share_bytes + 1 where {a counted namespace}" => "namespace_layering.share_bytes";
+    "update swr.shared_layer set repositories = repositories + 1 where {a shared layer}" => "shared_layer.repositories";
+    "update swr.shared_layer set namespaces = namespaces + 1 where {a shared layer}" => "shared_layer.namespaces";
+    "delete from swr.shared_layer where {a shared layer}" => "shared_layer.row";
     "update swr.repository_layering set layer_count = layer_count + 1 where {a counted repository}" => "repository_layering.layer_count";
     "update swr.repository_layering set layer_bytes = layer_bytes + 1 where {a counted repository}" => "repository_layering.layer_bytes";
     "update swr.repository_layering set exclusive_bytes = exclusive_bytes + 1 where {a counted repository}" => "repository_layering.exclusive_bytes";
@@ -182,12 +189,13 @@ const CORRUPTIONS: [(&str, &str); 99] = cases! {
     "delete from swr.namespace_layering where {a counted namespace}" => "namespace_layering.row";
 };
 
-/// These three tables are computed from the others, so changes of the others also cause differences
-/// here. The exact differences here are checked only for statements on these three.
-const SHARING: [&str; 3] = [
+/// These four tables are computed from the others, so changes of the others also cause differences
+/// here. The exact differences here are checked only for statements on these four.
+const SHARING: [&str; 4] = [
     "artifact_layering.",
     "repository_layering.",
     "namespace_layering.",
+    "shared_layer.",
 ];
 
 fn is_of_sharing(found: &str) -> bool {
@@ -195,7 +203,7 @@ fn is_of_sharing(found: &str) -> bool {
 }
 
 /// How the statements above select their row.
-const CHOICES: [(&str, &str); 14] = cases! {
+const CHOICES: [(&str, &str); 15] = cases! {
     "{an artifact}" => "artifact_id = (select min(artifact_id) from swr.artifact where removed_at is null)";
     "{an artifact without a tag}" => "artifact_id = (select min(a.artifact_id) from swr.artifact a where a.removed_at is null
              and not exists (select from swr.tag t where t.artifact_id = a.artifact_id)
@@ -214,6 +222,7 @@ const CHOICES: [(&str, &str); 14] = cases! {
     "{a counted artifact}" => "artifact_id = (select min(artifact_id) from swr.artifact_layering
              where root_chain_id <> chain_id and shared_chain_id is not null and exclusive_bytes > 0)";
     "{a counted repository}" => "repository_id = (select min(repository_id) from swr.repository_layering)";
+    "{a shared layer}" => "layer_id = (select layer_id from swr.shared_layer order by layer_id limit 1)";
     "{a counted namespace}" => "namespace_id = (select min(namespace_id) from swr.namespace_layering)";
     "{a manifest}" => "digest = (select min(m.digest) from swr.manifest m join swr.artifact a using (digest)
              where m.outcome = 'stored' and a.removed_at is null and cardinality(m.build_step_ids) > 2)";
@@ -232,7 +241,7 @@ fn with_choices(statement: &str) -> String {
 }
 
 /// The corrupted tables; they are restored from a copy.
-const TABLES: [&str; 13] = [
+const TABLES: [&str; 14] = [
     "namespace",
     "repository",
     "artifact",
@@ -246,6 +255,7 @@ const TABLES: [&str; 13] = [
     "artifact_layering",
     "repository_layering",
     "namespace_layering",
+    "shared_layer",
 ];
 
 fn for_each_table(statement: &str) -> AssertSqlSafe<String> {
@@ -644,4 +654,66 @@ mod command {
         let program = Program::new(&["verify", "--histories", "some"]);
         program.code(2).await.says(&["expected a number, or `all`"]);
     }
+}
+
+/// As after a restore from a backup: ids are given a second time, to other artifacts.
+#[tokio::test]
+async fn ids_that_name_other_artifacts_are_recorded_and_no_corruption() {
+    let mut world = World::empty(start_of_time());
+    let repository = world.add_repository("shop", "api");
+    let shown = world
+        .add_artifact(repository, ArtifactSpec::default())
+        .unwrap();
+    let mirror = Mirror::new(world).await;
+    let show = |digit: &str, size: u64, pushed_at: &str| {
+        let row = json!({
+            "id": 500, "digest": format!("sha256:{}", digit.repeat(64)), "repository_id": repository, "size": size,
+            "push_time": pushed_at,
+            "tags": [{"id": 1, "name": "v1", "push_time": pushed_at}],
+        });
+        mirror
+            .emulator
+            .with_world(|world| world.override_row(shown, row));
+    };
+    show("a", 100, "2026-03-01T10:00:00.000Z");
+    mirror.sync().await;
+    assert_eq!(
+        verify_all(&mirror.emulator, &mirror.database)
+            .await
+            .verdict
+            .corrupt,
+        0
+    );
+
+    show("b", 120, "2026-03-01T09:00:00.000Z");
+    let verification = verify_all(&mirror.emulator, &mirror.database).await;
+    assert_eq!(
+        verification.verdict.corrupt,
+        0,
+        "{}",
+        found(&mirror.database).await
+    );
+    let changed = "changed artifact.digest\nchanged artifact.pushed_at\nchanged artifact.size_bytes\nchanged tag.pushed_at";
+    assert_eq!(found(&mirror.database).await, changed);
+
+    mirror.sync().await;
+    let issues = "select row_key, field, action, original from swr_report.data_issue";
+    let expected = format!(
+        "500 | digest | the id named another digest before, as after a restore from a backup | \"sha256:{}\"",
+        "a".repeat(64)
+    );
+    assert_eq!(mirror.database.snapshot(issues).await, expected);
+    verify_all(&mirror.emulator, &mirror.database).await;
+    assert_eq!(found(&mirror.database).await, "");
+
+    // Without another push time, the digest in the table is wrong.
+    mirror
+        .database
+        .snapshot(&format!(
+            "update swr.artifact set digest = 'sha256:{}'",
+            "c".repeat(64)
+        ))
+        .await;
+    let verification = verify_all(&mirror.emulator, &mirror.database).await;
+    assert!(verification.verdict.corrupt > 0);
 }

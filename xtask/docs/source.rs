@@ -28,28 +28,24 @@ impl Source {
         let emulator = Emulator::start(EmulatorSettings::default(), world::start())
             .await
             .unwrap();
-        run(&emulator, &database, Ending::Publish, world::sync_time(0)).await;
+        let first = emulator.settings().instance_id.clone();
+        let run = async |instance: &str, ending, at| {
+            run(&emulator, &database, instance, ending, at).await;
+        };
+        run(&first, Ending::Publish, world::sync_time(0)).await;
         for round in 1..=world::ROUNDS {
             emulator.with_world(|world| world::change(world, round));
-            run(
-                &emulator,
-                &database,
-                Ending::Publish,
-                world::sync_time(round),
-            )
-            .await;
+            run(&first, Ending::Publish, world::sync_time(round)).await;
         }
         let sample = Sample {
             histories: Some(100),
             start: "sha256:".to_owned(),
         };
-        run(
-            &emulator,
-            &database,
-            Ending::Compare(sample),
-            world::verification_time(),
-        )
-        .await;
+        let (second, content) = world::second();
+        let second_id = second.id.clone();
+        emulator.add_instance(second, content);
+        run(&second_id, Ending::Publish, world::second_sync_time()).await;
+        run(&first, Ending::Compare(sample), world::verification_time()).await;
         Source { url }
     }
 
@@ -78,7 +74,13 @@ impl Source {
     }
 }
 
-async fn run(emulator: &Emulator, database: &Database, ending: Ending, now: DateTime<Utc>) {
+async fn run(
+    emulator: &Emulator,
+    database: &Database,
+    instance: &str,
+    ending: Ending,
+    now: DateTime<Utc>,
+) {
     let emulated = emulator.settings();
     let clock = Clock::from_fn(move || now);
     let project = ProjectSettings {
@@ -107,7 +109,7 @@ async fn run(emulator: &Emulator, database: &Database, ending: Ending, now: Date
         clock: Clock::system(),
     };
     let settings = SyncSettings {
-        swr_instance_id: emulated.instance_id.clone(),
+        swr_instance_id: instance.to_owned(),
         project_id: project.project_id.clone(),
         endpoint: project.endpoint.to_string(),
         region: None,

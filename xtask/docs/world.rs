@@ -1,9 +1,9 @@
 //! The registry that the documents show: 1,200 generated artifacts and some made by hand, synced on
-//! five days. Tests use it, too.
+//! five days; and a small second instance. Tests use it, too.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
-use swr_emulator::{Artifact, ArtifactSpec, Digest, World};
+use swr_emulator::{Artifact, ArtifactSpec, Digest, Instance, ManifestKind, World};
 
 /// A change of the seed changes every answer.
 const SEED: u64 = 1;
@@ -33,6 +33,7 @@ pub(crate) fn verification_time() -> DateTime<Utc> {
 pub(crate) fn start() -> World {
     let mut world = World::generate(SEED, ARTIFACTS, first_run());
     add_node_images(&mut world);
+    add_python_images(&mut world);
     world.set_now(first_run() - TimeDelta::days(1));
     push_api(&mut world);
     world
@@ -140,6 +141,102 @@ fn add_node_images(world: &mut World) {
     // What PostgreSQL cannot hold, for swr_report.data_issue.
     suggest.push(setting("LABEL build.note=nightly\u{0}"));
     push(world, "search", "suggest", 20, &["v0.9.0"], &suggest);
+}
+
+/// Multi-platform images: tagged indexes, with untagged images for two platforms.
+///
+/// ```text
+/// base/python          3.12, 3.13
+/// payments/reports     on 3.12 for one platform; its last step with a user sets root
+/// search/ranker        on 3.13 for one platform
+/// ```
+fn add_python_images(world: &mut World) {
+    let platform = |number: u8, version: &str| {
+        vec![
+            layer("ADD rootfs.tar.xz / # buildkit", number, 28_000_000),
+            setting(&format!("ENV PYTHON_VERSION={version}")),
+            layer(
+                "RUN /bin/sh -c make install # buildkit",
+                number + 1,
+                17_500_000,
+            ),
+        ]
+    };
+    let old = [platform(0xd1, "3.12.4"), platform(0xd3, "3.12.4")];
+    let newest = [platform(0xd5, "3.13.1"), platform(0xd7, "3.13.1")];
+    for (days_ago, tags, platforms) in [
+        (200, ["3.12", "3.12.4"], &old),
+        (50, ["3.13", "3.13.1"], &newest),
+    ] {
+        for steps in platforms {
+            push(world, "base", "python", days_ago, &[], steps);
+        }
+        let repository = world.add_repository("base", "python");
+        let spec = ArtifactSpec {
+            kind: ManifestKind::ImageIndex,
+            size_bytes: 2 * 45_508_000 + 900,
+            pushed_at: Some(first_run() - TimeDelta::days(days_ago)),
+            pulled_at: Some(first_run() - TimeDelta::days(3)),
+            tags: tags.map(str::to_owned).to_vec(),
+            ..ArtifactSpec::default()
+        };
+        world.add_artifact(repository, spec).unwrap();
+    }
+    let app = |base: &[Value], number: u8, users: &[&str]| {
+        let mut steps = base.to_vec();
+        steps.push(setting("WORKDIR /app"));
+        steps.push(layer("COPY . . # buildkit", number, 3_900_000));
+        steps.extend(users.iter().map(|user| setting(&format!("USER {user}"))));
+        steps
+    };
+    let reports = app(&old[0], 0xe1, &["app", "root"]);
+    push(
+        world,
+        "payments",
+        "reports",
+        30,
+        &["v0.4.0", "stable"],
+        &reports,
+    );
+    let ranker = app(&newest[0], 0xe2, &["10001"]);
+    push(
+        world,
+        "search",
+        "ranker",
+        25,
+        &["v3.1.0", "stable"],
+        &ranker,
+    );
+}
+
+/// A second instance, in the same database: ids of its artifacts are also ids of the first.
+pub(crate) fn second() -> (Instance, World) {
+    let mut world = World::empty(first_run() - TimeDelta::days(400));
+    let base = [layer("ADD rootfs.tar.xz / # buildkit", 0xf1, 9_000_000)];
+    for (number, days_ago) in (0..12).zip((10..).step_by(25)) {
+        let tags: &[&str] = if number == 0 { &["stable"] } else { &[] };
+        let build = layer("COPY gateway /bin/ # buildkit", number, 4_200_000);
+        push(
+            &mut world,
+            "edge",
+            "gateway",
+            days_ago,
+            tags,
+            &[base[0].clone(), build],
+        );
+    }
+    let instance = Instance {
+        id: "aaaaaaaa-2222-3333-4444-555555555555".to_owned(),
+        name: "edge".to_owned(),
+        version: "25.6.0".to_owned(),
+        status: "Running".to_owned(),
+    };
+    (instance, world)
+}
+
+/// When the second instance is synced.
+pub(crate) fn second_sync_time() -> DateTime<Utc> {
+    first_run() + TimeDelta::days(12)
 }
 
 fn push(

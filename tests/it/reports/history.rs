@@ -335,7 +335,7 @@ async fn change_tells_what_a_changed_or_returned_artifact_was_like() {
         "select run_id, seen_at, change, artifact_id, digest, size_bytes, changed_at, previous
                    from swr_report.change order by run_id, artifact_id, change";
     let expected = [
-        "1 | 2026-03-02 08:00:00+00 | artifact added | 500 | d0 | 120 | 2026-03-02 00:00:00+00 | NULL",
+        "1 | 2026-03-02 08:00:00+00 | artifact added | 500 | d0 | 100 | 2026-03-01 00:00:00+00 | NULL",
         r#"2 | 2026-03-02 09:00:00+00 | artifact changed | 500 | d0 | 120 | NULL | {"pushed_at": "2026-03-01T00:00:00+00:00", "size_bytes": 100}"#,
         "3 | 2026-03-02 10:00:00+00 | artifact removed | 500 | d0 | 120 | 2026-03-02 10:00:00+00 | NULL",
         "3 | 2026-03-02 10:00:00+00 | artifact added | 501 | d0 | 120 | 2026-03-02 00:00:00+00 | NULL",

@@ -51,8 +51,8 @@ async fn storage_by_namespace_counts_shared_layers_once() {
     mirror.sync().await;
     // All of b1 to b4 are in `shop`, and b1 is also in `base`; logical is 1300 + 1130 + 1134 + 77 + 1100.
     let expected = [
-        "demo | shop | 3 | 5 | 4741 | 1234 | 1000 | 234 | 77 | 2026-03-01 17:00:00+00 | NULL",
-        "demo | base | 1 | 1 | 1100 | 1000 | 1000 | 0 | 0 | 2026-03-01 12:00:00+00 | 2026-03-01 21:00:00+00",
+        "demo | shop | 3 | 5 | 4741 | 1234 | 1000 | 234 | 734 | 77 | 2026-03-01 17:00:00+00 | NULL",
+        "demo | base | 1 | 1 | 1100 | 1000 | 1000 | 0 | 500 | 0 | 2026-03-01 12:00:00+00 | 2026-03-01 21:00:00+00",
     ];
     check_report(&mirror, "storage_by_namespace", &expected).await;
 
@@ -61,8 +61,9 @@ async fn storage_by_namespace_counts_shared_layers_once() {
         world.delete_repository(os).unwrap();
     });
     mirror.sync().await;
-    let expected =
-        ["demo | shop | 3 | 5 | 4741 | 1234 | 0 | 1234 | 77 | 2026-03-01 17:00:00+00 | NULL"];
+    let expected = [
+        "demo | shop | 3 | 5 | 4741 | 1234 | 0 | 1234 | 1234 | 77 | 2026-03-01 17:00:00+00 | NULL",
+    ];
     check_report(&mirror, "storage_by_namespace", &expected).await;
 }
 
@@ -96,13 +97,13 @@ async fn repository_layer_tells_which_layers_each_repository_holds() {
     let mirror = Mirror::new(shop()).await;
     mirror.sync().await;
     let expected = [
-        "demo | base | os | b1 | 1000 | 1",
-        "demo | shop | api | b1 | 1000 | 2",
-        "demo | shop | api | b3 | 30 | 2",
-        "demo | shop | api | b4 | 4 | 1",
-        "demo | shop | mirror | b1 | 1000 | 1",
-        "demo | shop | web/front | b1 | 1000 | 1",
-        "demo | shop | web/front | b2 | 200 | 1",
+        "demo | base | os | b1 | 1000 | 1 | 4 | 250.000",
+        "demo | shop | api | b1 | 1000 | 2 | 4 | 250.000",
+        "demo | shop | api | b3 | 30 | 2 | 1 | 30.000",
+        "demo | shop | api | b4 | 4 | 1 | 1 | 4.000",
+        "demo | shop | mirror | b1 | 1000 | 1 | 4 | 250.000",
+        "demo | shop | web/front | b1 | 1000 | 1 | 4 | 250.000",
+        "demo | shop | web/front | b2 | 200 | 1 | 1 | 200.000",
     ];
     check_report(&mirror, "repository_layer", &expected).await;
 }

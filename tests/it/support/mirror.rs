@@ -108,7 +108,7 @@ impl Deref for Mirror {
 }
 
 /// The tables with facts. A run over an unchanged registry must not write to them.
-pub(crate) const FACT_TABLES: [&str; 18] = [
+pub(crate) const FACT_TABLES: [&str; 21] = [
     "instance",
     "namespace",
     "repository",
@@ -127,6 +127,9 @@ pub(crate) const FACT_TABLES: [&str; 18] = [
     "artifact_layering",
     "repository_layering",
     "namespace_layering",
+    "shared_layer",
+    "layer_alias",
+    "namespace_storage",
 ];
 
 impl Mirror {
