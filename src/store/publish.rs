@@ -923,7 +923,7 @@ async fn record_artifact_changes(session: &mut Session<'_>, run: Run) -> Result<
     session.execute("record changes of artifacts", query).await
 }
 
-/// Records each id that named another digest so far. The registry does not say why; it is no reason to stop.
+/// Records each artifact id that had another digest before. The reason is unknown, and the run continues.
 async fn record_reused_ids(
     session: &mut Session<'_>,
     run: Run,

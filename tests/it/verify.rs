@@ -656,7 +656,7 @@ mod command {
     }
 }
 
-/// As after a restore from a backup: ids are given a second time, to other artifacts.
+/// As after a restore from a backup: ids are used again for other artifacts.
 #[tokio::test]
 async fn ids_that_name_other_artifacts_are_recorded_and_no_corruption() {
     let mut world = World::empty(start_of_time());
