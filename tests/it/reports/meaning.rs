@@ -84,7 +84,7 @@ async fn an_index_counts_where_no_existing_untagged_artifact_may_be_its_child() 
     mirror.sync().await;
     check(&mirror.database, logical, &["88002000 | 88002000"]).await;
 
-    // An index and its child that are removed together are unchanged in the history.
+    // If an index and its child are removed together, their past values stay the same.
     mirror.emulator.with_world(|world| {
         let repository = world.repository("shop", "multi").unwrap().id;
         world.add_artifact(repository, small("d4", at(4), &[]));

@@ -676,7 +676,7 @@ impl Expected {
         self.logical(&self.artifacts[&id]).unwrap_or(0)
     }
 
-    /// The artifacts with each layer.
+    /// The keys that have each layer.
     fn holders<K: Ord>(
         &self,
         images: &Images,
