@@ -1,15 +1,15 @@
-//! How much of what a gateway gives the client uses, and how often it is refused.
+//! Measures which share of a gateway's limit the client uses, and how many of its requests are refused.
 //!
 //! `cargo bench --bench pace` runs a client against an emulated gateway for each case, over real
-//! sockets, some at a time:
+//! sockets, several cases at a time:
 //!
 //! - `modes`: gateways whose latency or limit varies, and a client with the default caps. Measured
 //!   for a minute, after ten seconds.
 //! - `limits`: gateways with a fixed limit, and a client without a cap. 60 s, then the limit
-//!   changes, then 60 s more. The message of a 429 does not quote the limit; `-- quoted` makes it
-//!   do so, `-- retry-after` adds a `Retry-After` of a second.
+//!   changes, then 60 s more. The message of a 429 does not quote the limit, except with `-- quoted`;
+//!   `-- retry-after` adds a `Retry-After` of a second.
 //!
-//! `-- modes` and `-- limits` run one table alone. A rested bucket holds the requests of one
+//! `-- modes` and `-- limits` run only one of the tables. A full token bucket holds the requests of one
 //! second, so a share can exceed 100 %.
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 
@@ -59,7 +59,7 @@ async fn main() {
     print_rows(cases).await;
 }
 
-/// Some at a time, for the client to have enough of the processor.
+/// Number of concurrent cases: few, so that each client has enough CPU time.
 async fn print_rows(cases: impl Iterator<Item = impl Future<Output = String> + Send + 'static>) {
     let mut rows = stream::iter(cases.map(tokio::spawn)).buffered(SIMULTANEOUS);
     while let Some(row) = rows.next().await {
@@ -238,7 +238,7 @@ impl Gateway {
         Gateway { emulator, digest }
     }
 
-    /// Keeps asking for the build history, as often as the client allows, until `measuring` ends.
+    /// Requests the build history, as often as the client allows, until `measuring` ends.
     async fn while_asking<T>(
         &self,
         transport: TransportSettings,

@@ -1,14 +1,13 @@
-//! What the reports cost on a large registry.
+//! Measures the reports on a large registry.
 //!
 //! `cargo bench --bench reports` syncs 107,500 generated artifacts (1.5 million history entries)
 //! into an embedded PostgreSQL, lets the registry change three times, and times every report
 //! for that instance. `-- --data DIR` keeps the database there and uses it again;
-//! `--artifacts N` is for another size, and any other argument picks reports by name. `ratios` among them
+//! `--artifacts N` sets another size, and any other argument selects reports by name. The argument `ratios`
 //! compares queries of the views with queries of the tables.
 //!
-//! Printed is the best of several runs without parallel workers: the rows, the time of the clock
-//! and of the processor (which other work on the machine disturbs less), and the blocks read, all
-//! of them from the cache.
+//! Prints the best of several runs without parallel workers: the rows, the wall-clock time, the CPU time
+//! (which other work on the machine affects less), and the blocks read, all from the cache.
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 
 #[path = "reports/ratios.rs"]
@@ -46,7 +45,7 @@ impl Options {
             match argument.as_str() {
                 "--artifacts" => options.artifacts = arguments.next().unwrap().parse().unwrap(),
                 "--data" => options.data = arguments.next().map(PathBuf::from),
-                // What cargo adds.
+                // Arguments that cargo adds.
                 "--bench" => {}
                 _ => options.names.push(argument),
             }
@@ -74,7 +73,7 @@ async fn main() {
     sizes(&mut connection).await;
     text(
         &mut connection,
-        // As `swr-sync report` has it, but for the parallel workers.
+        // Settings of `swr-sync report`, except for the parallel workers.
         "select set_config('work_mem', '64MB', false), set_config('max_parallel_workers_per_gather', '0', false)",
     )
     .await;
@@ -105,7 +104,7 @@ async fn time(connection: &mut PgConnection, report: &Report) {
     if let Err(FilterError::Missing { .. }) = report.query(&values, 0) {
         values.digests = digests(connection, report.name).await;
     }
-    // All rows of the largest report take seconds by their number alone; it gives the first at once.
+    // All rows of the largest report take seconds because of their number; the first are immediate.
     let limit = match report.name {
         "build_history" => 1000,
         _ => 0,
@@ -136,18 +135,18 @@ async fn time(connection: &mut PgConnection, report: &Report) {
     );
 }
 
-/// Runs a query and gives its plan with times.
+/// Runs a query and returns its plan with times.
 async fn explain(connection: &mut PgConnection, query: &str) -> serde_json::Value {
     let explain = format!("explain (analyze, buffers, timing off, format json) {query}");
     let plans: serde_json::Value = serde_json::from_str(&text(connection, &explain).await).unwrap();
     plans[0].clone()
 }
 
-/// Time the server's process has spent on the processor.
+/// The CPU time of the server process.
 fn processor_ms(process_id: i64) -> f64 {
     const TICK_MS: f64 = 10.0;
     let stat = std::fs::read_to_string(format!("/proc/{process_id}/stat")).unwrap();
-    // After the name, which may hold blanks: state, parent, ..., utime and stime.
+    // After the name, which may contain blanks: state, parent, ..., utime and stime.
     let fields: Vec<&str> = stat
         .rsplit(')')
         .next()
@@ -161,7 +160,7 @@ fn processor_ms(process_id: i64) -> f64 {
     ticks * TICK_MS
 }
 
-/// What the functions are asked about: the base of the most images, or 1,000 artifacts of all ages.
+/// Arguments of the functions: the base of the most images, or 1,000 artifacts of all ages.
 async fn digests(connection: &mut PgConnection, name: &str) -> Vec<String> {
     let sql = if name == "built_on" {
         "select max(base_digest) from swr_report.base_image
@@ -178,7 +177,7 @@ async fn digests(connection: &mut PgConnection, name: &str) -> Vec<String> {
     digests.split(' ').map(str::to_owned).collect()
 }
 
-/// Rows of what the reports are made from, and the bytes of what publish keeps for them.
+/// Rows of the tables that the reports read, and the bytes of those that publish maintains for them.
 async fn sizes(connection: &mut PgConnection) {
     let artifacts = "select count(*) from swr.artifact where removed_at is null";
     let entries = "select sum(cardinality(m.build_step_ids)) from swr.artifact a
@@ -255,7 +254,7 @@ async fn start_server(folder: &Path, data: &Path) -> EmbeddedServer {
     .unwrap()
 }
 
-/// Four runs, a day apart, over a registry that changes in between.
+/// Four runs at intervals of a day, over a registry that changes in between.
 async fn fill(database: &Database, artifacts: usize) {
     const RUNS: u32 = 4;
     let now = Clock::system().now();

@@ -1,9 +1,9 @@
-//! What a sync costs, against limits measured in the same run.
+//! Measures a sync, and compares it with limits that are measured in the same run.
 //!
-//! `cargo bench --bench sync` (20,000 artifacts; `-- 2000` for fewer) crawls the emulator into
-//! an embedded PostgreSQL. The limit for the first sync is the bare client: the same build
-//! history requests, as many at a time, whose answers are thrown away. Emulator, client and
-//! database share the machine, so figures are comparable within one run only.
+//! `cargo bench --bench sync` (20,000 artifacts; `-- 2000` for fewer) syncs the emulator into an embedded
+//! PostgreSQL. The limit for the first sync is the client alone: the same requests for build histories,
+//! with the same concurrency, whose answers are discarded. Emulator, client and database share the
+//! machine, so only numbers of one run are comparable.
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 
 use std::path::PathBuf;

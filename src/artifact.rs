@@ -1,13 +1,13 @@
 //! The nouns of a listing: namespaces, repositories, artifacts and their tags.
 //!
-//! No HTTP, no SQL, no serde: the registry makes these, the store writes them.
+//! This module uses no HTTP, SQL or serde: the registry creates these values, the store writes them.
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
 use crate::data_issue::{Action, DataIssue};
 
-/// Fields of an answer that this program has no name for, kept as they came.
+/// Fields of an answer that this program does not know, with their original values.
 pub type Extra = Option<Map<String, Value>>;
 
 /// A namespace of the catalog.
@@ -102,24 +102,23 @@ pub struct Tag {
     pub extra: Extra,
 }
 
-/// Rows of one page, and what had to be altered to make them.
+/// The rows of one page, and the values that had to be altered.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page<T> {
     /// The rows, in the order of the answer.
     pub rows: Vec<T>,
-    /// What had to be altered.
     pub issues: Vec<DataIssue>,
 }
 
 impl<T> Page<T> {
-    /// How many rows there were, with those of this table that had to be left out.
+    /// The number of rows, including those of this table that could not be stored.
     pub fn rows_given(&self, table: &str) -> u64 {
         let is_dropped =
             |issue: &&DataIssue| issue.table == table && issue.action == Action::DroppedRow;
         (self.rows.len() + self.issues.iter().filter(is_dropped).count()) as u64
     }
 
-    /// Adds the page that follows.
+    /// Adds the rows and issues of the next page.
     pub fn append(&mut self, next: Page<T>) {
         self.rows.extend(next.rows);
         self.issues.extend(next.issues);
@@ -135,7 +134,7 @@ impl<T> Default for Page<T> {
     }
 }
 
-/// What the API says of an instance (ShowInstance, api-swr2 swr_03_0003).
+/// The API's description of an instance (ShowInstance, api-swr2 swr_03_0003).
 #[derive(Debug, Clone, PartialEq)]
 pub struct InstanceDescription {
     /// The name.
@@ -148,7 +147,7 @@ pub struct InstanceDescription {
     pub issues: Vec<DataIssue>,
 }
 
-/// An instance as the list of a project's instances gives it.
+/// An instance in the list of a project's instances.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedInstance {
     /// Its id in SWR.

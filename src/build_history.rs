@@ -11,19 +11,17 @@ use crate::data_issue::DataIssue;
 /// The build history of a manifest, oldest step first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BuildHistory {
-    /// The steps.
     pub steps: Vec<BuildStep>,
-    /// The number of entries the API claims; need not be the length of `steps`.
+    /// The number of entries according to the API. It can differ from the length of `steps`.
     pub reported_total: Option<i64>,
     /// What else the answer held.
     pub extra: Extra,
-    /// What had to be altered.
     pub issues: Vec<DataIssue>,
 }
 
 impl BuildHistory {
-    /// The memory that it takes, in bytes, as nearly as its content says. The content of an
-    /// image decides on it, so nothing is left out that can be large or many.
+    /// The estimated size in memory, in bytes. Users who push an image control its size, so the estimate
+    /// includes everything that can be large or numerous.
     pub fn weight_bytes(&self) -> usize {
         let BuildHistory {
             steps,
@@ -49,13 +47,13 @@ impl BuildHistory {
 /// One entry of a build history.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BuildStep {
-    /// When it was built, to the nanosecond.
+    /// Time of the build, with nanoseconds.
     pub created_at: Option<DateTime<Utc>>,
-    /// The command; may carry secrets, so it must never be logged.
+    /// The command. It may contain secrets, so it must never be logged.
     pub command: Option<String>,
-    /// Whether the step made no layer.
+    /// Whether the step created no layer.
     pub empty_layer: bool,
-    /// The layer the step made.
+    /// The layer that the step created.
     pub layer: Option<Layer>,
     /// What else the entry held.
     pub extra: Extra,
@@ -81,7 +79,7 @@ impl BuildStep {
     }
 }
 
-/// What the allocator needs for each allocation of its own.
+/// Overhead of the allocator for each allocation.
 const ALLOCATION_BYTES: usize = 16;
 
 fn text_bytes(text: &str) -> usize {
@@ -92,7 +90,7 @@ fn extra_bytes(extra: &Extra) -> usize {
     extra.as_ref().map_or(0, members_bytes)
 }
 
-/// What an object takes beyond its own size.
+/// The memory of the members of an object.
 fn members_bytes(members: &Map<String, Value>) -> usize {
     /// Name, hash, and place in the table of hashes.
     const MEMBER_BYTES: usize = size_of::<String>() + 2 * size_of::<usize>();
@@ -119,13 +117,12 @@ fn value_bytes(value: &Value) -> usize {
 pub struct Layer {
     /// The digest of the compressed blob.
     pub digest: String,
-    /// The media type.
     pub media_type: Option<String>,
     /// The compressed size in bytes.
     pub size_bytes: Option<i64>,
 }
 
-/// Where a repository is, as the addition call wants it.
+/// Namespace and name of a repository, as parameters of the request for a build history.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RepositoryPath {
     /// The namespace's name.
@@ -140,20 +137,20 @@ impl fmt::Display for RepositoryPath {
     }
 }
 
-/// How the fetch of one history ended.
+/// The outcome of a fetch of one history.
 #[derive(Debug, Clone, PartialEq)]
 pub enum HistoryOutcome {
-    /// It arrived, with at least one step.
+    /// The answer had at least one step.
     Stored(BuildHistory),
-    /// It arrived without a step: an attestation, or a config without history.
+    /// The answer had no steps: an attestation, or a config without history.
     Empty(BuildHistory),
-    /// The artifact is of a kind that has none (400); final.
+    /// Artifacts of this kind have no build history (400); final.
     Unsupported(Refusal),
-    /// Not allowed (403); later runs ask again.
+    /// Not allowed (403); later runs request it again.
     Forbidden(Refusal),
     /// Deleted between the list and the fetch (404 of the service, not of the gateway).
     Gone(Refusal),
-    /// No answer within the attempts; later runs ask again.
+    /// No answer in all attempts; later runs request it again.
     Failed(Refusal),
 }
 
@@ -166,7 +163,7 @@ impl HistoryOutcome {
         )
     }
 
-    /// How likely a later request is to have another outcome, as a rank.
+    /// A rank for the probability that a later request has another outcome.
     pub fn retry_rank(&self) -> u8 {
         match self {
             HistoryOutcome::Failed(_) => 2,
@@ -176,40 +173,36 @@ impl HistoryOutcome {
     }
 }
 
-/// What came back instead of a history.
+/// The error that was returned instead of a history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The HTTP status; `None` if no answer came.
+    /// The HTTP status; `None` without an answer.
     pub status: Option<u16>,
-    /// The error code.
     pub code: Option<String>,
-    /// The error message.
     pub message: String,
 }
 
 /// The answer for one digest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HistoryAnswer {
-    /// The digest.
     pub digest: String,
-    /// How the fetch ended.
     pub outcome: HistoryOutcome,
 }
 
-/// What came back instead of a history, as far as others may have failed alike.
+/// The part of a failure by which failures are grouped.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FailureCause {
-    /// The outcome in words: `forbidden` or `failed`.
+    /// `forbidden` or `failed`.
     pub outcome: &'static str,
-    /// The HTTP status; `None` if no answer came, or nothing was asked.
+    /// The HTTP status; `None` without an answer or a request.
     pub status: Option<u16>,
-    /// The error code.
     pub code: Option<String>,
 }
 
 impl FailureCause {
-    /// Whether a repository's own rights may be behind it: a policy can be narrowed to some
-    /// repositories, and then the service refuses the others. The gateway knows no repositories.
+    /// Whether the cause may be the permissions for one repository: a policy can be limited to some
+    /// repositories, and then the service refuses the others. Errors of the gateway never depend on the
+    /// repository.
     pub fn may_be_of_one_repository(&self) -> bool {
         let is_from_gateway = self
             .code
@@ -237,40 +230,38 @@ impl fmt::Display for FailureCause {
     }
 }
 
-/// The histories of a run that failed alike.
+/// The histories of a run that failed in the same way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistoryFailureGroup {
-    /// What came back.
     pub cause: FailureCause,
     /// The message, without digests and other ids.
     pub message: String,
-    /// How many there are.
     pub count: u64,
-    /// The repository of the first; `None` if the catalog does not name it.
+    /// The repository of the first; `None` if it is not in the catalog.
     pub repository: Option<RepositoryPath>,
 }
 
-/// Why a run did not ask for all the histories it wanted.
+/// Why a run did not request all histories that it needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GaveUp {
-    /// So many in a row failed alike, in several repositories, that asking on was pointless.
+    /// Too many in a row, in several repositories, failed in the same way.
     Everywhere(FailureCause),
-    /// These repositories had nothing but equal failures.
+    /// In these repositories, all requests failed in the same way.
     Repositories {
-        /// How many.
+        /// Number of repositories.
         count: u64,
-        /// The failure, of the first of them.
+        /// The failure of the first of them.
         cause: FailureCause,
         /// Whether no history of any repository had another answer.
         is_everywhere: bool,
     },
 }
 
-/// What a run tells of the histories it could not get.
+/// The histories that a run could not fetch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HistoryFailures {
-    /// Grouped by what came back, the largest group first.
+    /// Grouped by cause and message, the largest group first.
     pub groups: Vec<HistoryFailureGroup>,
-    /// Why some were not asked for, if so.
+    /// Why some were not requested, if so.
     pub gave_up: Option<GaveUp>,
 }

@@ -1,4 +1,4 @@
-//! The time, handed in from outside so that tests can choose it.
+//! The clock. It is passed as a parameter, so that tests can set the time.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 /// The difference between two clocks above which there is a warning.
 pub const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
 
-/// Where the program takes the wall-clock time from.
+/// The source of the wall-clock time.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>);
 
@@ -22,7 +22,7 @@ impl Clock {
         Clock(Arc::new(Utc::now))
     }
 
-    /// A clock of the caller's making.
+    /// A clock that calls a function.
     pub fn from_fn(now: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Clock {
         Clock(Arc::new(now))
     }

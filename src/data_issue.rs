@@ -1,47 +1,45 @@
-//! The record of a value that could not be kept as it came.
+//! The record of a value that could not be stored unchanged.
 
 use serde_json::Value;
 
-/// One altered value: where, what was done, and the original.
+/// One altered value: its place, the action, and the original.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DataIssue {
     /// The table of the row, without its schema.
     pub table: &'static str,
-    /// The row in the API's terms: an artifact id, a digest and a position.
+    /// The row in terms of the API, such as an artifact id, or a digest and a position.
     pub row_key: String,
     /// The field of the API.
     pub field: String,
-    /// What was done.
     pub action: Action,
-    /// The value as it came; where jsonb cannot hold it, the text of its JSON; null where it is
-    /// secret.
+    /// The original value; its JSON as a string if jsonb cannot store it; null if it is secret.
     pub original: Value,
 }
 
-/// What was done to a value.
+/// How a value was altered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// PostgreSQL text cannot hold U+0000; each became U+FFFD.
+    /// PostgreSQL text cannot store U+0000; each was replaced with U+FFFD.
     ReplacedNul,
-    /// Lone surrogates and bytes that are no UTF-8 are no characters; each became U+FFFD.
+    /// Each lone surrogate and each byte that is not UTF-8 was replaced with U+FFFD.
     ReplacedInvalid,
     /// The value has another type than documented; it was stored as missing.
     WrongType,
-    /// Not a boolean, in a column that has to be one.
+    /// The value is not a boolean, but the column is, and is not null.
     NotBoolean,
     /// The value does not fit the column's type; it was stored as missing.
     OutOfRange,
-    /// The time has more decimals than its column keeps; what is beyond them was cut off.
+    /// The time has more decimals than its column; it was truncated.
     CutTime,
-    /// PostgreSQL has no leap seconds; it became the second after it.
+    /// PostgreSQL has no leap seconds; the next second was stored.
     LeapSecond,
-    /// The object gave the field before, with this value; the last one counts.
+    /// The object had the field twice. The last value was stored; this is an earlier one.
     GivenTwice,
-    /// A number too long, or a value too deep or too large, for jsonb; a string holds its JSON.
+    /// The number is too long for jsonb, or the value too deep or too large; its JSON was stored as a string.
     KeptAsText,
-    /// A row without a key cannot be stored; all of it is in the original.
+    /// The row has no key and could not be stored; the original is the whole row.
     DroppedRow,
-    /// A secret was taken out, which is why there is no original.
+    /// A secret was masked, so there is no original.
     Redacted,
     /// The id named another digest before, which is the original. A registry gives an id once, unless it was
     /// restored from a backup.
@@ -49,7 +47,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// The words stored in the database.
+    /// The value in the database.
     pub fn as_str(self) -> &'static str {
         match self {
             Action::ReplacedNul => "replaced NUL by U+FFFD",

@@ -3,15 +3,15 @@
 use std::io;
 use std::path::Path;
 
-/// Some editors begin a file with it; in UTF-8 it has no meaning.
+/// Some editors write it at the start of a file; in UTF-8 it has no meaning.
 pub const BYTE_ORDER_MARK: &str = "\u{feff}";
 
 /// Reads a file with a secret. Other users must not be able to change it: they could make the program
 /// connect elsewhere.
 ///
-/// That others can read it is normal where an orchestrator mounts it (0444 by Docker, 0644 by
-/// Kubernetes) into a container that has no other users. So it is a warning, and only for a file
-/// of our own user, who can change that.
+/// A file that other users can read is normal if an orchestrator mounts it (Docker with 0444, Kubernetes
+/// with 0644): the container has no other users. So this is only a warning, and only if our user owns
+/// the file and can change its mode.
 pub fn read(path: &Path) -> io::Result<String> {
     let mode = checked_mode(path)?;
     #[cfg(unix)]

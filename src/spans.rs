@@ -1,5 +1,5 @@
-//! The spans of a run, for traces. They are cheap where nobody collects them.
+//! The spans of a run, for traces. They cost little if no collector is configured.
 
-/// The target of these spans. It is none of our modules, so that log lines, which name the spans
-/// they are written in, do not name these.
+/// The target of these spans. It is not the path of a module, so that these spans are filtered out of
+/// log lines, which show the spans they belong to.
 pub const TARGET: &str = "spans";

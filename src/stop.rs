@@ -82,7 +82,7 @@ impl Stopper {
 
 impl Stop {
     /// Also stops after the time limit. A limit beyond the range of the clock is ignored.
-    pub fn within(self, limit: Duration) -> Stop {
+    pub fn with_time_limit(self, limit: Duration) -> Stop {
         let end = Instant::now().checked_add(limit);
         Stop {
             limit: end.map(|end| TimeLimit { limit, end }),
@@ -139,7 +139,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_time_limit_ends_what_no_signal_has_ended() {
         let (_stopper, stop) = channel();
-        let stop = stop.within(HOUR);
+        let stop = stop.with_time_limit(HOUR);
         let begin = Instant::now();
         assert_eq!(stop.requested().await, StopReason::TimeLimit(HOUR));
         assert_eq!(begin.elapsed(), HOUR);
@@ -149,7 +149,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn of_a_signal_and_a_limit_the_first_counts() {
         let (stopper, stop) = channel();
-        let stop = stop.within(HOUR);
+        let stop = stop.with_time_limit(HOUR);
         assert_eq!(stop.or(async { 1 }).await, Ok(1));
         stopper.stop(StopReason::Terminate);
         stopper.stop(StopReason::Interrupt);
@@ -159,7 +159,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_limit_that_no_clock_reaches_is_none() {
         let (_stopper, stop) = channel();
-        let stop = stop.within(Duration::MAX);
+        let stop = stop.with_time_limit(Duration::MAX);
         let requested = tokio::time::timeout(1_000 * HOUR, stop.requested());
         assert!(requested.await.is_err());
     }

@@ -45,71 +45,69 @@ pub use progress::{Phase, Progress};
 /// The default of [`SyncSettings::patience`].
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What [`SyncSettings::heartbeat`] is where nothing else is set. It also keeps the lock's connection
-/// from idling.
+/// The default of [`SyncSettings::heartbeat`]. The heartbeat also keeps the connection of the lock active.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
-/// What the wish to stop leaves to each part of a run, one after another. With half a second for
-/// the lock they make less than 5 s: a request or a publish that is on its way, …
+
+// Time budget after a stop signal, for three steps one after another. With half a second to release the
+// lock, the sum is less than 5 s.
+
+/// For a request or a publish that is in flight.
 const GRACE: Duration = Duration::from_secs(2);
-/// … then the answers that have arrived but are not stored, or the end of a publish that was
-/// cancelled, …
+/// For storing the answers that have arrived, or for cancelling publish.
 const STORE_GRACE: Duration = Duration::from_secs(1);
-/// … then the word in the run row.
+/// For writing the outcome to the run row.
 const RECORD_GRACE: Duration = Duration::from_secs(1);
 
-/// What a run is about.
+/// The settings of a run.
 #[derive(Debug, Clone)]
 pub struct SyncSettings {
-    /// The instance in SWR.
+    /// The id of the instance in SWR.
     pub swr_instance_id: String,
-    /// Its project.
     pub project_id: String,
-    /// The endpoint, as text for the instance's row.
+    /// The endpoint for the row of the instance.
     pub endpoint: String,
     /// The region, if known.
     pub region: Option<String>,
-    /// What follows upon the listing.
+    /// What to do after the listing.
     pub ending: Ending,
-    /// What to refuse.
     pub safeguards: Safeguards,
-    /// How long to wait for another run over the instance to end; `None` for as long as it takes.
+    /// How long to wait for the end of another run over the instance; `None` for no limit.
     pub lock_timeout: Option<Duration>,
     /// A run with remaining work in which nothing starts or ends for this long is stuck.
     pub patience: Duration,
-    /// How often the run row shows progress.
+    /// Interval between updates of the progress in the run row.
     pub heartbeat: Duration,
-    /// The machine's name, for the run row.
+    /// The host name for the run row.
     pub host: String,
-    /// The time.
     pub clock: Clock,
 }
 
-/// How a run ends once its listing is complete.
+/// What a run does after its listing is complete.
 #[derive(Debug, Clone)]
 pub enum Ending {
-    /// The listing becomes visible.
+    /// Publish the listing.
     Publish,
-    /// The same, but it is undone.
+    /// Publish the listing, and roll back.
     DryRun,
-    /// The listing and a sample of histories are compared with what is published.
+    /// Compare the listing and a sample of histories with the published rows.
     Compare(Sample),
 }
 
-/// Which histories a verification fetches again.
+/// The histories that a verification fetches again.
 #[derive(Debug, Clone)]
 pub struct Sample {
     /// How many; `None` for all.
     pub histories: Option<u64>,
-    /// Where the sample starts: any text in the place of a digest.
+    /// Start of the sample: the first digest after this text.
     pub start: String,
 }
 
-/// What a run refuses to do, since it is more likely a mistake.
+/// Limits for actions that are more likely mistakes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Safeguards {
-    /// The share of the current artifacts that a publish may mark as removed; `None` for any.
+    /// Maximum percentage of the current artifacts that a publish marks as removed; `None` for no maximum.
     pub max_removals_percent: Option<u8>,
-    /// Take up an instance that has the name of another one of its project.
+    /// Accept a new instance with the name of another instance of its project.
     pub accept_new_instance: bool,
 }
 
@@ -124,8 +122,8 @@ impl Default for Safeguards {
 
 /// Runs once over one instance.
 ///
-/// What arrived before an error is kept: the next run asks only for what is missing. The
-/// error is in the run row too, if there is one.
+/// Build histories that arrived before an error stay stored: the next run requests only the missing ones.
+/// The error is also written to the run row, if there is one.
 pub async fn sync(
     registry: &Registry,
     database: &Database,
@@ -191,7 +189,7 @@ pub async fn sync(
     };
     match &result {
         Ok(None) => {
-            // All is published; a failure here is no failure of the run, nor is a stop.
+            // Everything is published, so an error or a stop signal here does not fail the run.
             tokio::select! {
                 () = tidy_up(&mut lock, run, &counters) => {}
                 _ = stop.requested() => {}
@@ -217,9 +215,9 @@ pub async fn sync(
     })
 }
 
-/// A crawl that is complete.
+/// The result of a complete crawl.
 enum Crawled {
-    /// When the listing to publish began and ended.
+    /// Start and end of the listing to publish.
     Listed((DateTime<Utc>, DateTime<Utc>)),
     Compared(Verification),
 }
@@ -231,7 +229,7 @@ const IN_PROGRESS: RunEnd<'static> = RunEnd {
     exit_code: None,
 };
 
-/// Writes the failure into the run row, if the database still listens.
+/// Writes the failure to the run row, if the database still answers.
 async fn record_failure(
     lock: &mut InstanceLock,
     run: Run,
@@ -247,8 +245,8 @@ async fn record_failure(
         exit_code: Some(error.exit() as u8),
     };
     let saving = async {
-        // A listing that was cut short leaves its statement behind, and that may wait for long. If
-        // this fails, the row may still be free.
+        // If the listing was interrupted, its last statement may still be waiting. Cancel it. An
+        // error is ignored: it may be possible to write the row even so.
         database.cancel(lock.backend_process_id()).await;
         lock.settle().await;
         store::save_progress(lock, run, counters, end, now).await

@@ -1,19 +1,19 @@
-//! What a query of a view costs, compared with the shortest query over the tables that gives the same
-//! rows and is told the keys: the id of the repository instead of its names, no names in the result.
+//! Compares a query of a view with the shortest query of the tables for the same rows. The latter uses
+//! keys: the id of the repository instead of its names, and no names in the result.
 
 use sqlx::PgConnection;
 use swr_sync::database::grants::{Roles, grants};
 
 use super::{explain, number, text};
 
-/// Two ways to the same rows.
+/// Two queries with the same rows.
 struct Case {
     name: &'static str,
     by_view: String,
     by_keys: String,
 }
 
-/// A repository of usual size, whose history and findings are known.
+/// A repository of a usual size that has history and findings.
 struct Place {
     namespace: String,
     repository: String,
@@ -24,7 +24,7 @@ const RUNS: usize = 5;
 
 const ROLES: [&str; 2] = ["superuser", "report role"];
 
-/// Prints the table for the tables as they are, and after `vacuum analyze`.
+/// Prints the results for the tables in their current state, and after `vacuum analyze`.
 pub(super) async fn print(connection: &mut PgConnection) {
     let roles = Roles {
         migrate: "swr_migrate".to_owned(),
@@ -114,7 +114,7 @@ const GROUPED_TAGS: &str = "left join (
 const MANIFEST: &str =
     "left join swr.manifest m on m.instance_id = a.instance_id and m.digest = a.digest";
 const LAYERING: &str = "left join swr.artifact_layering k on k.instance_id = a.instance_id and k.artifact_id = a.artifact_id";
-/// The layers of the artifacts that are taken into account.
+/// The layers of the artifacts that are counted.
 const HELD_LAYERS: &str = "swr.artifact a
     join swr.artifact_layering k on k.instance_id = 1 and k.artifact_id = a.artifact_id
     join swr.manifest m on m.instance_id = 1 and m.digest = a.digest
@@ -126,7 +126,7 @@ const CONTENT: &str = "left join swr.command c on c.instance_id = s.instance_id 
     left join swr.layer l on l.instance_id = s.instance_id and l.layer_id = s.layer_id
     left join swr.media_type y on y.instance_id = s.instance_id and y.media_type_id = s.media_type_id";
 const STEP: &str = "a.digest, e.position, s.*, c.command, l.digest, l.size_bytes, y.media_type";
-/// What may count twice in sums of sizes: an index whose repository has something smaller.
+/// Artifacts that may count twice in sums of sizes: an index in a repository with a smaller artifact.
 const SMALLEST: &str = "left join (
     select instance_id, repository_id, min(size_bytes) as smallest_bytes
     from swr.artifact where not swr.is_index(manifest_media_type) group by 1, 2

@@ -49,7 +49,7 @@ fn print_coloured(lines: impl Iterator<Item = String>) {
 }
 
 /// Prints the failure of a command, or of one of several instances.
-pub(super) fn tell_failure(failure: &Failure, target: Option<&Target>, telemetry: &Telemetry) {
+pub(super) fn print_failure(failure: &Failure, target: Option<&Target>, telemetry: &Telemetry) {
     match (telemetry.format, target) {
         (LogFormat::Text, target) => {
             let target = target.map(|target| format!("{target}:"));

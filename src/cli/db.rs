@@ -157,9 +157,9 @@ async fn psql(
     arguments: Vec<OsString>,
 ) -> Result<Exit, Failure> {
     let server = EmbeddedServer::start(settings).await?;
-    let beside = server.binaries_dir().join("psql");
-    let program = if beside.is_file() {
-        beside
+    let bundled = server.binaries_dir().join("psql");
+    let program = if bundled.is_file() {
+        bundled
     } else {
         PathBuf::from("psql")
     };

@@ -60,7 +60,7 @@ use tokio::runtime::{self, Runtime};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use configuration::Layers;
-use console::tell_failure;
+use console::print_failure;
 
 use exit::{Exit, Failure};
 use settings::SourceArgs;
@@ -277,7 +277,7 @@ fn finish(result: Result<Exit, Failure>, telemetry: &Telemetry) -> ExitCode {
     let exit = match result {
         Ok(exit) => exit,
         Err(failure) => {
-            tell_failure(&failure, None, telemetry);
+            print_failure(&failure, None, telemetry);
             failure.exit
         }
     };

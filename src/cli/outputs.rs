@@ -163,8 +163,8 @@ impl Outputs {
         let traces = telemetry.traces.clone();
         #[cfg(not(feature = "otlp"))]
         let _ = telemetry;
-        let told = future::join5(
-            within(
+        let sending = future::join5(
+            with_deadline(
                 stop,
                 "the summary file",
                 self.summary_file.map(|file| {
@@ -172,7 +172,7 @@ impl Outputs {
                     blocking(move || summary_file::append(&file, &lines))
                 }),
             ),
-            within(
+            with_deadline(
                 stop,
                 "the termination message",
                 Some({
@@ -180,7 +180,7 @@ impl Outputs {
                     blocking(move || termination::write(&self.termination_message_file, &message))
                 }),
             ),
-            within(
+            with_deadline(
                 stop,
                 "the metrics file",
                 self.metrics_file.map(|file| {
@@ -188,14 +188,14 @@ impl Outputs {
                     blocking(move || metrics::write(&file, metrics))
                 }),
             ),
-            within(
+            with_deadline(
                 stop,
                 "the Pushgateway",
                 self.pushgateway
                     .as_ref()
                     .map(|pushgateway| pushgateway.push(reports)),
             ),
-            within(
+            with_deadline(
                 stop,
                 "the ping",
                 self.ping
@@ -204,20 +204,20 @@ impl Outputs {
             ),
         );
         #[cfg(feature = "otlp")]
-        let told = future::join(
-            told,
-            within(
+        let sending = future::join(
+            sending,
+            with_deadline(
                 stop,
                 "the collector of traces",
                 traces.map(|traces| blocking(move || traces.flush(LIMIT))),
             ),
         );
-        told.await;
+        sending.await;
     }
 }
 
 /// Runs one output within the time limit, and logs its failure.
-async fn within<E: Display>(
+async fn with_deadline<E: Display>(
     stop: &Stop,
     what: &str,
     work: Option<impl Future<Output = Result<(), E>>>,

@@ -378,7 +378,7 @@ impl Source {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Chosen {
     pub swr_instance_id: String,
-    /// If the project was asked for its instances.
+    /// Known if the instances of the project were listed.
     pub name: Option<String>,
     /// What to do if it does not exist; `None` for an id.
     pub hint: Option<String>,

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
-use super::console::{print_lines, tell_failure};
+use super::console::{print_failure, print_lines};
 use super::exit::{Exit, Failure};
 use super::job::{InstanceReport, JobReport};
 use super::locked::IfLocked;
@@ -191,7 +191,7 @@ async fn run_instances(
     }
     let mut stop = stop.clone();
     if let Some(limit) = args.max_duration {
-        stop = stop.within(limit);
+        stop = stop.with_time_limit(limit);
     }
     let preparing = source::prepare(registries, clock);
     let (sources, mut failures) = stop.or(preparing).await.map_err(stopped)??;
@@ -362,11 +362,11 @@ impl Job<'_> {
     fn tell(&self, report: &InstanceReport) {
         match (&report.result, &report.target) {
             (Err(failure), Some(target)) if report.is_skipped() => {
-                tell_skip(target, failure, self.telemetry);
+                print_skip(target, failure, self.telemetry);
             }
             // With a single instance, the failure is printed at the end of the program.
             (Err(failure), target) if self.has_several => {
-                tell_failure(failure, target.as_ref(), self.telemetry);
+                print_failure(failure, target.as_ref(), self.telemetry);
             }
             _ => {}
         }
@@ -390,7 +390,7 @@ async fn wait_for_jitter(longest: Duration, telemetry: &Telemetry) {
 
 /// Prints in one line that an instance is skipped because of its lock. If the lock is not held by a run,
 /// nothing syncs the instance, so it is a warning.
-fn tell_skip(target: &Target, failure: &Failure, telemetry: &Telemetry) {
+fn print_skip(target: &Target, failure: &Failure, telemetry: &Telemetry) {
     let text = format!("{target} is skipped: {}", failure.message());
     let is_run = match failure.error.downcast_ref() {
         Some(SyncError::Store(StoreError::Locked { holder, .. })) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use tracing::{Instrument, Span};
 
-use super::console::{print_lines, tell_failure};
+use super::console::{print_failure, print_lines};
 use super::exit::{Exit, Failure};
 use super::result::{ExportArgs, Limit, Printer, ResultArgs};
 use super::settings::{DatabaseArgs, SourceArgs};
@@ -153,7 +153,7 @@ fn conclude(
             return Err(failure);
         }
         exits.push(failure.exit);
-        tell_failure(&failure, Some(&target), telemetry);
+        print_failure(&failure, Some(&target), telemetry);
     }
     printed?;
     for report in reports {

@@ -310,7 +310,7 @@ impl Database {
             };
             let mut connection = self.connect_to_write().await?;
             let asking = backend_process_id(&mut connection);
-            let session = within(self.timeout, asking)
+            let session = with_timeout(self.timeout, asking)
                 .await
                 .ok_or_else(|| self.silent("migrate the database"))?
                 .map_err(|error| DatabaseError::Version(error.into()))?;
@@ -320,7 +320,7 @@ impl Database {
         let Some((missing, connection, session)) = begun? else {
             return Ok(0);
         };
-        let mut migrating = std::pin::pin!(within(self.timeout, migrate(connection)));
+        let mut migrating = std::pin::pin!(with_timeout(self.timeout, migrate(connection)));
         let migrated = tokio::select! {
             migrated = &mut migrating => migrated,
             reason = stop.requested() => {
@@ -364,7 +364,7 @@ impl Database {
             let _ = connection.close().await;
             applied
         };
-        let applied = within(self.timeout, reading)
+        let applied = with_timeout(self.timeout, reading)
             .await
             .ok_or_else(|| self.silent("read the schema version"))?
             .map_err(|error| DatabaseError::Version(error.into()))?;
@@ -393,7 +393,7 @@ impl Database {
 
 /// Applies the timeout of a step, and a little more: if the server itself ends the
 /// statement, it reports that within this time, with a better message.
-pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+pub async fn with_timeout<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(limit.saturating_add(MARGIN), work)
         .await
         .ok()

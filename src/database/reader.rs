@@ -8,7 +8,7 @@ use sqlx::{
     Statement, Transaction, TypeInfo, ValueRef,
 };
 
-use super::{SqlError, within};
+use super::{SqlError, with_timeout};
 
 /// A column of a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,7 +128,7 @@ impl Reader {
     /// Closes the connection.
     pub async fn close(self) {
         // Nothing is pending on it.
-        let _ = within(self.limit, self.connection.close()).await;
+        let _ = with_timeout(self.limit, self.connection.close()).await;
     }
 }
 
@@ -256,7 +256,7 @@ async fn step<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, ReadError> {
-    within(limit, work)
+    with_timeout(limit, work)
         .await
         .ok_or(ReadError::Silent { limit })?
         .map_err(|error| ReadError::Query(error.into()))

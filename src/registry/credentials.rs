@@ -1,4 +1,4 @@
-//! Who we are to the gateway.
+//! How requests authenticate with the gateway.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Url;
@@ -12,7 +12,7 @@ use super::temporary_key::TemporaryKeySource;
 /// How requests are authenticated. Secrets are masked in `Debug`.
 #[derive(Debug, Clone)]
 pub enum Credentials {
-    /// A token from elsewhere, sent as `X-Auth-Token`; it cannot be renewed.
+    /// A token supplied by the user, sent as `X-Auth-Token`; it cannot be renewed.
     Token(SecretString),
     /// An access key that signs each request.
     Key(SigningKey),
@@ -23,7 +23,7 @@ pub enum Credentials {
 }
 
 impl Credentials {
-    /// Whether each request is signed, and so depends on the clock.
+    /// Whether each request is signed. If so, the clock must be correct.
     pub fn sign_requests(&self) -> bool {
         match self {
             Credentials::Key(_) | Credentials::Temporary(_) => true,
@@ -37,9 +37,7 @@ impl Credentials {
 pub struct PasswordLogin {
     /// Scheme and host of IAM.
     pub iam_endpoint: Url,
-    /// The user's name.
     pub user: String,
-    /// The user's password.
     pub password: SecretString,
     /// The account (domain) the user belongs to.
     pub account: String,
@@ -48,7 +46,7 @@ pub struct PasswordLogin {
 }
 
 impl PasswordLogin {
-    /// Where tokens are issued; without the catalog of services in the answer.
+    /// The URL of the request for a token. Its query leaves the service catalog out of the answer.
     pub(super) fn url(&self) -> Url {
         let mut url = self.iam_endpoint.clone();
         url.set_path("/v3/auth/tokens");
@@ -88,14 +86,14 @@ impl Secret for SecretString {
     }
 }
 
-/// Tokens live for 24 h; this is assumed where the answer does not say.
+/// Tokens are valid for 24 h. This value is used if the answer has no expiry.
 const ASSUMED_LIFETIME: TimeDelta = TimeDelta::hours(12);
 
 /// A token from IAM. It is renewed in the last tenth of its lifetime, but not more than half an
 /// hour early.
 ///
-/// The lifetime counts from now, even if our clock is wrong: `skew` is how far the issuer's clock is
-/// ahead of ours.
+/// The lifetime starts now, even if our clock is wrong: `skew` is how far the issuer's clock is ahead
+/// of ours.
 pub(super) fn issued_token(
     secret: SecretString,
     body: &[u8],
@@ -108,7 +106,7 @@ pub(super) fn issued_token(
             DateTime::parse_from_rfc3339(document["token"]["expires_at"].as_str()?).ok()
         })
         .map(|time| time.to_utc() - skew)
-        // A token that seems to have expired already is tried: it was issued just now.
+        // Use a token even if it seems to have expired: it was issued just now.
         .filter(|expires_at| *expires_at > now)
         .unwrap_or(now + ASSUMED_LIFETIME);
     let margin = ((expires_at - now) / 10).min(TimeDelta::minutes(30));
@@ -162,7 +160,7 @@ mod tests {
             TimeDelta::seconds(90)
         );
         assert!(renew_at("nonsense") > TimeDelta::hours(11));
-        // Our clock is two days ahead: the token is fresh all the same.
+        // Our clock is two days ahead; the token is fresh nevertheless.
         let body = br#"{"token":{"expires_at":"2025-12-31T00:00:00.000000Z"}}"#;
         let token = issued_token("t".into(), body, now, TimeDelta::days(-2));
         assert_eq!(token.renew_at - now, TimeDelta::minutes(24 * 60 - 30));

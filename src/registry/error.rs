@@ -1,4 +1,4 @@
-//! What can go wrong with a request, in terms an operator can act on.
+//! Errors of requests, in terms an operator can act on.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,17 +8,17 @@ use chrono::{DateTime, TimeDelta, Utc};
 use command_findings::{MASK, mask};
 use serde_json::Value;
 
-/// A request that did not bring what was asked for.
+/// A request that failed after all its attempts.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{request}: {failure}{}", Effort { attempts: *attempts, elapsed: *elapsed })]
 pub struct RegistryError {
-    /// What was asked, in words: `GET …/artifacts?marker=301&limit=100`.
+    /// The request as text: `GET …/artifacts?marker=301&limit=100`.
     pub request: String,
-    /// How often it was asked.
+    /// Number of attempts.
     pub attempts: u32,
-    /// How long all attempts took together.
+    /// Duration of all attempts together.
     pub elapsed: Duration,
-    /// What came back; part of the message, so it is no `source` as well.
+    /// The result of the last attempt. It is part of the message, so it is not a `source` as well.
     pub failure: RequestFailure,
 }
 
@@ -46,10 +46,10 @@ pub enum RequestFailure {
     /// An answer with an error status.
     #[error(transparent)]
     Status(#[from] StatusFailure),
-    /// IAM gave no token to ask with.
+    /// IAM did not issue a token.
     #[error("no token: {0}")]
     Login(StatusFailure),
-    /// The machine gave no key to sign with.
+    /// The metadata service or the pod identity agent did not issue a key.
     #[error(transparent)]
     NoKey(Box<NoKey>),
     /// No answer: refused, reset, or timed out.
@@ -58,10 +58,10 @@ pub enum RequestFailure {
         /// The innermost cause in words, without the URL.
         reason: String,
     },
-    /// The certificate of the other side does not prove that it is who it should be.
+    /// The server's certificate cannot be verified.
     #[error("the server's certificate is not trusted: {reason}")]
     Untrusted {
-        /// What is wrong with it.
+        /// Why it cannot be verified.
         reason: String,
     },
     /// A success status with an answer that cannot be read.
@@ -70,43 +70,40 @@ pub enum RequestFailure {
     /// A success status with an answer that is larger than the program's limit.
     #[error(transparent)]
     TooLarge(#[from] TooLarge),
-    /// The caller no longer needed the answer when the request could start.
+    /// When the request could start, the caller no longer needed the answer.
     #[error("not requested: the answer is no longer needed")]
     Unwanted,
-    /// The listing came back to a marker it had been at before.
-    #[error("the listing gives the marker {marker} a second time: it would never end")]
-    RepeatedMarker {
-        /// The marker.
-        marker: i64,
-    },
-    /// The listing has ever more pages, and none gives anything new.
-    #[error("the listing gave {pages} pages in a row without anything new: it would never end")]
+    /// The listing returned a marker that an earlier page had returned.
+    #[error("the listing returned the marker {marker} twice: it would never end")]
+    RepeatedMarker { marker: i64 },
+    /// The listing returned many pages in a row without a new row.
+    #[error("the listing returned {pages} pages in a row without a new row: it would never end")]
     EndlessListing {
-        /// Empty pages, and pages the same as one before.
+        /// Number of pages that were empty or equal to an earlier page.
         pages: u32,
     },
-    /// The catalog has ever more entries, far beyond the number that it claims.
-    #[error("the catalog gave {given} {what}, far more than it claims: it would never end")]
+    /// The catalog returned far more entries than its total.
+    #[error("the catalog returned {given} {what}, far more than its total: it would never end")]
     EndlessCatalog {
         /// Namespaces, repositories or instances.
         what: &'static str,
         /// Entries received.
         given: u64,
     },
-    /// The catalog kept giving fewer entries than it says it has.
+    /// The catalog returned fewer entries than its total in each reading.
     #[error("the catalog gives {given} of {total} {what} and does not settle")]
     IncompleteCatalog {
         /// Namespaces or repositories.
         what: &'static str,
         /// Distinct entries received.
         given: u64,
-        /// Entries the API claims to have.
+        /// The total in the answers.
         total: u64,
     },
     /// The credentials cannot be sent: a token with line breaks, for example.
     #[error("the {what} holds characters that a header cannot carry")]
     BadHeader {
-        /// Which value.
+        /// The name of the value.
         what: &'static str,
     },
 }
@@ -126,7 +123,7 @@ impl Malformed {
     }
 }
 
-/// An answer beyond a limit on bytes, entries or values. Requesting it again does not help.
+/// An answer that exceeds a limit on bytes, entries or values. A retry cannot help.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{reason}")]
 pub struct TooLarge {
@@ -147,19 +144,19 @@ impl TooLarge {
     }
 }
 
-/// An answer with an error status, whatever the shape of its body.
+/// An answer with an error status and a body of any format.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct StatusFailure {
     /// The HTTP status.
     pub status: u16,
     /// The error code: `SVCSTG.SWR.4040010`, `APIGW.0301`, ….
     pub code: Option<String>,
-    /// The message, or the beginning of a body in no known shape.
+    /// The message, or the beginning of the body if its format is unknown.
     pub message: String,
-    /// What support asks for.
+    /// The request id, which Huawei Cloud's support needs.
     pub request_id: Option<String>,
-    /// By how much the gateway's clock is ahead of this machine's, where that may be the reason:
-    /// with a 401, if they are minutes apart.
+    /// How far the gateway's clock is ahead of this machine's, if that may be the cause: set for a 401
+    /// if the difference is minutes.
     pub clock_skew: Option<TimeDelta>,
 }
 
@@ -199,16 +196,16 @@ impl fmt::Display for StatusFailure {
 }
 
 impl StatusFailure {
-    /// Whether the gateway itself answered, not the service behind it.
+    /// Whether the answer is from the gateway itself, not from the service behind it.
     pub fn is_from_gateway(&self) -> bool {
         self.code
             .as_deref()
             .is_some_and(|code| code.starts_with("APIGW.") || code.starts_with("APIG."))
     }
 
-    /// Reads an error body: JSON in any of the shapes the platform uses, HTML, or nothing.
+    /// Reads an error body: JSON in any of the formats the platform uses, HTML, or nothing.
     ///
-    /// `request_id` is the header's; a body may carry one too. What quotes the request is
+    /// `request_id` is from the header; the body is used if that is missing. Quoted credentials are
     /// redacted; `secrets` are those the request was sent with.
     pub(super) fn read(
         status: u16,
@@ -222,17 +219,17 @@ impl StatusFailure {
             let id = document.as_ref()?.get("request_id")?.as_str()?;
             Some(id.to_owned())
         });
-        // Redacted whole, then cut: of a secret that is cut first, a part would remain.
-        let tell = |text: &str, limit| one_line(&redact(text, secrets), limit);
-        let request_id = request_id.map(|id| tell(&id, MESSAGE_CHARS));
+        // Redact before truncating: otherwise a part of a truncated secret would remain.
+        let shown = |text: &str, limit| one_line(&redact(text, secrets), limit);
+        let request_id = request_id.map(|id| shown(&id, MESSAGE_CHARS));
         let (code, message) = match found {
             Some((code, message)) => (
-                code.map(|code| tell(&code, MESSAGE_CHARS)),
-                tell(&message, MESSAGE_CHARS),
+                code.map(|code| shown(&code, MESSAGE_CHARS)),
+                shown(&message, MESSAGE_CHARS),
             ),
             None => (
                 None,
-                tell(&without_markup(&String::from_utf8_lossy(body)), 200),
+                shown(&without_markup(&String::from_utf8_lossy(body)), 200),
             ),
         };
         StatusFailure {
@@ -245,13 +242,13 @@ impl StatusFailure {
     }
 }
 
-/// No key, token or password of the service is shorter. A shorter one occurs in ordinary words.
+/// No key, token or password of the service is shorter. A shorter text may be a part of ordinary words.
 pub const SHORTEST_SECRET: usize = 8;
 const MESSAGE_CHARS: usize = 1_000;
-/// Of more than this, nothing is shown; bounds the work on a body of megabytes.
+/// Only so much of a body is searched for secrets and shown, because a body can have megabytes.
 const LONGEST_REDACTED: usize = 1 << 16;
 
-/// The names under which code and message occur, in the order the official SDKs try them.
+/// Field names of code and message, in the order in which the official SDKs try them.
 const NAMES: [(&str, &str); 3] = [
     ("error_code", "error_msg"),
     ("errorCode", "errorMessage"),
@@ -288,8 +285,8 @@ fn scalar(value: &Value) -> Option<String> {
     }
 }
 
-/// A gateway may quote the request it got, the Authorization header included, and a proxy the
-/// credentials it was given.
+/// Masks credentials: a gateway may quote the request with its Authorization header, and a proxy may
+/// quote the proxy credentials.
 fn redact(message: &str, secrets: &[&str]) -> String {
     const MARKS: [&str; 5] = [
         "Signature=",
@@ -323,7 +320,7 @@ fn redact(message: &str, secrets: &[&str]) -> String {
     mask(&text).unwrap_or(text)
 }
 
-/// Replaces text where it stands alone: a part of a word that equals a very short secret reveals nothing.
+/// Replaces whole words only: a part of a word that equals a very short secret reveals nothing.
 fn replace_word(text: &str, word: &str, by: &str) -> String {
     let mut replaced = String::new();
     let mut rest = text;
@@ -359,7 +356,7 @@ fn one_line(text: &str, limit: usize) -> String {
     line
 }
 
-/// The words of an HTML page: what stands between the tags.
+/// The text of an HTML page without the tags.
 fn without_markup(text: &str) -> String {
     let mut words = String::new();
     let mut in_tag = false;
@@ -378,7 +375,7 @@ fn without_markup(text: &str) -> String {
 }
 
 impl RegistryError {
-    /// The status of the answer, if there was one with an error status.
+    /// The answer, if it had an error status.
     pub fn status(&self) -> Option<&StatusFailure> {
         match &self.failure {
             RequestFailure::Status(status) | RequestFailure::Login(status) => Some(status),
@@ -386,7 +383,7 @@ impl RegistryError {
         }
     }
 
-    /// Whether the credentials were refused: every other request would get it, too.
+    /// Whether the credentials were refused. Every other request would fail in the same way.
     pub fn is_refused_login(&self) -> bool {
         match &self.failure {
             RequestFailure::Login(_) | RequestFailure::NoKey(_) => true,
@@ -395,12 +392,12 @@ impl RegistryError {
         }
     }
 
-    /// Whether the answer was beyond a limit.
+    /// Whether the answer exceeded a limit.
     pub(super) fn is_too_large(&self) -> bool {
         matches!(self.failure, RequestFailure::TooLarge(_))
     }
 
-    /// Whether there is no temporary key, and trying again would not bring one.
+    /// Whether there is no temporary key, and a retry cannot help.
     pub fn is_key_denied(&self) -> bool {
         match &self.failure {
             RequestFailure::NoKey(no_key) => !no_key.failure.is_transient(),
@@ -409,20 +406,20 @@ impl RegistryError {
     }
 }
 
-/// The issuer gave no temporary key.
+/// The issuer did not return a temporary key.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("no temporary key from {issuer}: {failure}")]
 pub struct NoKey {
-    /// Who was asked, with the address.
+    /// The issuer with its address.
     pub issuer: String,
-    /// What came back; part of the message, so it is no `source` as well.
+    /// The cause. It is part of the message, so it is not a `source` as well.
     pub failure: KeyFailure,
 }
 
 /// Why there is no temporary key.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum KeyFailure {
-    /// The machine is not allowed anything.
+    /// The machine has no agency, so it has no permissions.
     #[error("no agency is attached to this ECS ({0})")]
     NoAgency(Box<StatusFailure>),
     /// An answer with an error status.
@@ -437,24 +434,24 @@ pub enum KeyFailure {
     /// A success status without a key.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// The key has ended before it came.
+    /// The key had expired when it was received.
     #[error("the key it gave has expired at {expired_at}")]
     Expired {
-        /// By the clock of the one who gave it.
+        /// The expiry according to the issuer's clock.
         expired_at: DateTime<Utc>,
     },
-    /// What proves who the pod is cannot be read.
+    /// The pod's token cannot be read.
     #[error("cannot read the file {} of the pod's token: {reason}", path.display())]
     Authorization {
-        /// The file.
+        /// The file with the token.
         path: PathBuf,
-        /// Why not.
+        /// Why it cannot be read.
         reason: String,
     },
 }
 
 impl KeyFailure {
-    /// Whether it may go well another time with the same settings.
+    /// Whether a later run with the same settings may succeed.
     pub fn is_transient(&self) -> bool {
         match self {
             KeyFailure::NoAnswer { .. } => true,
@@ -464,7 +461,7 @@ impl KeyFailure {
     }
 }
 
-/// Whether another attempt may bring another answer.
+/// Whether a retry may help.
 pub(super) fn is_retryable(status: u16) -> bool {
     matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504)
 }
@@ -527,7 +524,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("end"), "{text}");
-        // Not even where the body is no JSON.
+        // Not even if the body is not JSON.
         let body = br#"{"error_msg":"\ud800 verify failed, Signature=abc123|end"}"#;
         let text = StatusFailure::read(401, None, body, &[]).to_string();
         assert!(!text.contains("abc123") && text.contains("end"), "{text}");

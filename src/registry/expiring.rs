@@ -33,7 +33,7 @@ pub(super) struct Expiring<T> {
 /// A secret as it was issued.
 pub(super) struct Issued<T> {
     pub(super) secret: T,
-    /// By our clock.
+    /// According to our clock.
     pub(super) expires_at: DateTime<Utc>,
     /// When to request another one.
     pub(super) renew_at: DateTime<Utc>,
@@ -137,7 +137,7 @@ impl<T: Secret> Expiring<T> {
         refused.has_worked
     }
 
-    /// What is known without a request: a fresh secret, or a recent failure.
+    /// The answer that needs no request: a fresh secret, or a recent failure.
     fn settled(&self, now: DateTime<Utc>) -> Option<Result<InUse<T>, Box<RegistryError>>> {
         let state = self.state();
         let is_fresh = |current: &&InUse<T>| now < current.renew_at && now < current.expires_at;

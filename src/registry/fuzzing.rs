@@ -1,11 +1,11 @@
-//! The decoders, for the targets in `fuzz/`; not part of any other build.
+//! Entry points to the decoders for the targets in `fuzz/`. Other builds do not contain this module.
 
 use super::error::RequestFailure;
 use super::wire::{self, MAX_VALUES};
 use crate::artifact::Extra;
 use crate::data_issue::{Action, DataIssue};
 
-/// Rows and dropped rows of a page of the artifact list.
+/// Decodes a page of the artifact list; returns the numbers of rows and of dropped rows.
 pub fn artifact_page(body: &[u8]) -> Result<(usize, usize), RequestFailure> {
     let page = wire::artifact_page(body, MAX_VALUES)?.page;
     for artifact in &page.rows {
@@ -24,7 +24,7 @@ pub fn artifact_page(body: &[u8]) -> Result<(usize, usize), RequestFailure> {
     Ok((page.rows.len(), dropped))
 }
 
-/// Reads a body as each of the other answers that lead to rows.
+/// Decodes a body as each other kind of answer that is stored in tables.
 pub fn catalog_page(body: &[u8]) {
     if let Ok(page) = wire::namespace_page(body, MAX_VALUES) {
         check_issues(&page.page.issues);
@@ -64,7 +64,7 @@ fn check_extra(extra: &Extra) {
 }
 
 fn check_json(json: &str) {
-    // An escaped backslash before it makes it plain text.
+    // After an escaped backslash, it is plain text.
     let is_nul = json.replace("\\\\", "").contains("\\u0000");
     assert!(!is_nul, "jsonb has no U+0000");
 }

@@ -17,9 +17,9 @@ use tokio::time::Instant;
 
 use super::error::RequestFailure;
 
-/// After so long without an accepted request the key may have been changed.
+/// After this time without an accepted request, the key is checked again: it may have been changed.
 const SILENCE: std::time::Duration = std::time::Duration::from_secs(5 * 60);
-/// A wall clock that moved this much against the monotonic one was set.
+/// If the wall clock and the monotonic clock differ by more than this, the wall clock was set.
 const JUMP: TimeDelta = TimeDelta::seconds(60);
 
 /// Whether requests may carry the credentials to the gateway.
@@ -33,11 +33,11 @@ pub(super) struct Gate {
 
 #[derive(Debug)]
 enum Trust {
-    /// Not accepted yet, or not lately.
+    /// Not accepted yet, or not recently.
     Unknown,
-    /// One request is finding out.
+    /// One request is in flight as a probe.
     Probing,
-    /// This key was accepted as of a request that started then, by both clocks.
+    /// This key was accepted for a request that started at this time, according to both clocks.
     Accepted {
         generation: u64,
         at: Instant,
@@ -47,16 +47,17 @@ enum Trust {
     Refused(RequestFailure),
 }
 
-/// What the gate says to a request.
+/// Whether a request may be sent.
 #[derive(Debug)]
 pub(super) enum Entry<'a> {
     Go(Pass<'a>),
-    /// Another request is finding out; ask again after [`Gate::changed`].
+    /// Another request is the probe; try again after [`Gate::changed`].
     Wait,
     Refused(RequestFailure),
 }
 
-/// A request that carries the credentials. Dropped without a verdict it proves nothing.
+/// A request that carries the credentials. If it is dropped without a result, nothing is known about
+/// them.
 #[derive(Debug)]
 pub(super) struct Pass<'a> {
     gate: &'a Gate,
@@ -74,7 +75,7 @@ impl Gate {
         }
     }
 
-    /// Asked at the very start of a request. `generation` is another number for each other key.
+    /// Called immediately before a request is sent. `generation` is different for each key.
     pub(super) fn enter(&self, now: Instant, wall: DateTime<Utc>, generation: u64) -> Entry<'_> {
         let mut entry = Entry::Wait;
         self.trust.send_if_modified(|trust| {
@@ -111,7 +112,7 @@ impl Gate {
         entry
     }
 
-    /// Refuses everything from now on.
+    /// Refuses all requests from now on.
     pub(super) fn close(&self, failure: &RequestFailure) {
         self.trust.send_if_modified(|trust| {
             let is_first = !matches!(trust, Trust::Refused(_));
@@ -122,7 +123,7 @@ impl Gate {
         });
     }
 
-    /// Why nothing may start any more, if so.
+    /// Why no more requests may start; `None` if they may.
     pub(super) fn refusal(&self) -> Option<RequestFailure> {
         match &*self.trust.borrow() {
             Trust::Refused(failure) => Some(failure.clone()),
@@ -130,7 +131,7 @@ impl Gate {
         }
     }
 
-    /// Waits until nothing may start any more.
+    /// Waits until no more requests may start.
     pub(super) async fn closed(&self) -> RequestFailure {
         let mut trust = self.trust.subscribe();
         loop {
@@ -142,7 +143,7 @@ impl Gate {
         }
     }
 
-    /// Waits until no request is finding out any more.
+    /// Waits until the probe has ended.
     pub(super) async fn changed(&self) {
         // The sender is part of the gate, so waiting cannot fail.
         let _ = self
@@ -154,12 +155,12 @@ impl Gate {
 }
 
 impl Pass<'_> {
-    /// The gateway let the request through to the service.
+    /// The gateway forwarded the request to the service.
     pub(super) fn accepted(self) {
         self.gate.trust.send_if_modified(|trust| {
             let is_news = match trust {
                 Trust::Unknown | Trust::Refused(_) => false,
-                // While a request finds out, what started before it proves nothing.
+                // During a probe, answers to requests that started before it are ignored.
                 Trust::Probing => self.is_probe,
                 Trust::Accepted { generation, at, .. } => {
                     self.generation == *generation && self.at > *at
@@ -235,7 +236,7 @@ mod tests {
         let (gate, clocks) = (Gate::new(true), Clocks::new());
         let first = enter(&gate, &clocks).unwrap();
         assert!(enter(&gate, &clocks).is_none());
-        // No answer proves nothing, and the next one goes alone.
+        // Without an answer nothing is known, so the next request is sent alone, too.
         drop(first);
         let second = enter(&gate, &clocks).unwrap();
         assert!(enter(&gate, &clocks).is_none());
@@ -265,7 +266,7 @@ mod tests {
         clocks.pass(2);
         let probe = enter(&gate, &clocks).unwrap();
         assert!(enter(&gate, &clocks).is_none(), "silence");
-        // It was signed before the silence, which says nothing about the key as it is now.
+        // It was signed before the pause, so it does not prove that the key is valid now.
         on_its_way.accepted();
         assert!(enter(&gate, &clocks).is_none());
         probe.accepted();
@@ -289,7 +290,7 @@ mod tests {
         enter_with(&gate, &clocks, 1).unwrap().accepted();
         let on_its_way = enter_with(&gate, &clocks, 1).unwrap();
         let probe = enter_with(&gate, &clocks, 2).unwrap();
-        // The old key says nothing about the new one.
+        // Acceptance of the old key does not prove that the new one is valid.
         on_its_way.accepted();
         assert!(enter_with(&gate, &clocks, 2).is_none());
         probe.accepted();

@@ -1,4 +1,4 @@
-//! One exchange over HTTP: a request is sent and its answer read, within limits.
+//! One HTTP exchange: sends a request and reads the answer, with a timeout and a size limit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,39 +10,40 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 
-/// The rest of an answer with an error status is not read.
+/// An answer with an error status is read up to this size.
 const MAX_ERROR_BYTES: usize = 64 << 10;
 /// An answer up to this size needs no reservation: most answers are smaller.
 const SMALL_BYTES: usize = 32 << 10;
-/// A larger one needs a medium reservation, and beyond this size also the only large one.
+/// A larger answer needs a medium reservation. Above this size it also needs the only large one.
 const MEDIUM_BYTES: usize = 256 << 10;
 const MEDIUM_ANSWERS: usize = 32;
-/// What decoded answers take until they are stored: many batches.
+/// Memory for decoded answers until they are stored: enough for many batches.
 const DECODED_KIB: usize = 32 << 10;
-/// What a decoded answer takes is reserved only when it is known, so that many at most exceed the
-/// above.
+/// Maximum number of concurrent decodings. The size of a decoded answer is known only after decoding,
+/// so this many answers can exceed the limit above.
 const DECODED_AT_A_TIME: usize = 4;
-/// How long a body waits for memory: longer than a step on the database may take that frees some.
+/// How long a body waits for memory: longer than the timeout of a database step, which frees memory.
 const MEMORY_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 /// The settings that all HTTP clients of the program share.
 pub(crate) fn client_builder() -> reqwest::ClientBuilder {
-    // Fails only if a provider is installed already, which is fine.
+    // Fails only if a provider is already installed, which is no problem.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .user_agent(concat!("swr-sync/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
 }
 
-/// The memory that the answers to one client may take together.
+/// The memory that the answers of one client may use together.
 ///
-/// Of bodies beyond 32 KiB, 32 of up to 256 KiB and one that is larger are read at a time. Each
-/// reserves what it needs as it grows, in this order, so no two answers wait for each other. The next
-/// large one is read when the one before it is stored.
+/// Up to 32 bodies of 32 KiB to 256 KiB and one larger body are read at a time. Each body reserves
+/// more memory as it grows, always in this order, so there is no deadlock. The next large body is
+/// read after the previous one is stored.
 ///
-/// What is decoded may take a hundred times as much as its body, or less than it. That is known only
-/// afterwards, so few are decoded at a time, and each then waits for its share of the rest. An
-/// answer with a share waits for nothing but the database, so all get theirs.
+/// A decoded answer can take a hundred times as much memory as its body, or less than it. The size is
+/// known only after decoding. So few answers are decoded at a time, and each then waits until its
+/// size can be reserved. An answer with a reservation waits only for the database, so every answer
+/// gets its reservation eventually.
 #[derive(Debug)]
 pub(crate) struct AnswerMemory {
     medium: Arc<Semaphore>,
@@ -58,8 +59,8 @@ pub(super) struct BodyReservation {
     large: Option<OwnedSemaphorePermit>,
 }
 
-/// Memory reserved for a decoded answer. Keep it until the answer is stored; dropping it lets the
-/// next answers in.
+/// Memory reserved for a decoded answer. Keep it until the answer is stored; dropping it frees the
+/// memory for other answers.
 #[derive(Debug, Default)]
 pub struct Reservation {
     weight_bytes: usize,
@@ -68,7 +69,7 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// What the answer takes, which can be more than there is to reserve.
+    /// The size of the answer in memory. It can exceed the memory that can be reserved.
     pub fn weight_bytes(&self) -> usize {
         self.weight_bytes
     }
@@ -84,14 +85,14 @@ impl AnswerMemory {
         }
     }
 
-    /// Waits until an answer may be decoded. Keep the permit until what it takes is reserved.
+    /// Waits until an answer may be decoded. Keep the permit until its size is reserved.
     pub(crate) async fn decoding(&self) -> Option<SemaphorePermit<'_>> {
-        // Never closed, so that acquiring cannot fail.
+        // The semaphore is never closed, so acquiring cannot fail.
         self.decoding.acquire().await.ok()
     }
 
-    /// Waits until a decoded answer may take so many bytes. One that takes more than there is waits
-    /// for all of it. `large_body` is what its body had reserved.
+    /// Reserves this many bytes for a decoded answer. For an answer that is larger than all memory,
+    /// reserves all of it. `large_body` is the reservation of its body.
     pub(crate) async fn reserve(
         &self,
         weight_bytes: usize,
@@ -106,7 +107,7 @@ impl AnswerMemory {
         }
     }
 
-    /// Waits until a body may take so many bytes.
+    /// Waits until a body may grow to this size.
     async fn reserve_body(&self, held: &mut Option<BodyReservation>, bytes: usize) {
         if bytes <= SMALL_BYTES {
             return;
@@ -134,12 +135,12 @@ pub(super) struct RawAnswer {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
-    /// Ends with the body.
+    /// Released with the body.
     reservation: Option<BodyReservation>,
 }
 
 impl RawAnswer {
-    /// The reservation of a large body, to be kept until what it holds is stored.
+    /// The reservation of a large body; keep it until the decoded answer is stored.
     pub(super) fn take_large(&mut self) -> Option<OwnedSemaphorePermit> {
         self.reservation.as_mut()?.large.take()
     }
@@ -153,7 +154,7 @@ pub(super) enum Unanswered {
     Untrusted {
         reason: String,
     },
-    /// A success with more bytes than the limit; the size is known if it was in a header.
+    /// A success with more bytes than the limit. The size is known if a header had it.
     TooLarge {
         status: u16,
         size: Option<u64>,
@@ -162,14 +163,14 @@ pub(super) enum Unanswered {
 
 /// Limits of an exchange.
 pub(super) struct Limits<'a> {
-    /// From the start of the connection to the last byte, without the waits for memory.
+    /// From the start of the connection to the last byte, without the time spent waiting for memory.
     pub(super) timeout: Duration,
-    /// For the body of a success, decompressed.
+    /// For the decompressed body of a success.
     pub(super) max_bytes: usize,
     pub(super) memory: &'a AnswerMemory,
 }
 
-/// Sends a request and reads the answer to its end; `on_headers` gets the headers as they arrive.
+/// Sends a request and reads the whole answer. Calls `on_headers` as soon as the headers arrive.
 #[expect(clippy::disallowed_methods, reason = "every request is sent here")]
 pub(super) async fn exchange(
     http: &reqwest::Client,
@@ -216,7 +217,7 @@ async fn read(
                 reason: "no memory was free for the answer".to_owned(),
             });
         }
-        // That other answers are not stored yet is no fault of the registry.
+        // The registry is not responsible for this delay, so it does not count.
         end += waiting.elapsed();
         if bytes > MEDIUM_BYTES {
             // All at once: growing in steps would temporarily take twice the memory.
@@ -244,7 +245,8 @@ async fn until<T>(
     }
 }
 
-/// By how much the server's clock is ahead of ours, by the `Date` of an answer that is arriving.
+/// How far the server's clock is ahead of ours, according to the `Date` of an answer that has just
+/// arrived.
 pub(super) fn skew(headers: &HeaderMap, clock: &Clock) -> Option<TimeDelta> {
     let date = headers.get("date")?.to_str().ok()?;
     let date = DateTime::parse_from_rfc2822(date).ok()?;
@@ -260,7 +262,7 @@ fn unanswered(error: reqwest::Error) -> Unanswered {
     }
 }
 
-/// Why the server's certificate is not trusted, if that is what failed; trying again cannot help.
+/// Why the server's certificate is not trusted, if that is the cause. A retry cannot help then.
 fn untrusted(error: &reqwest::Error) -> Option<String> {
     let mut cause: &dyn std::error::Error = error;
     loop {

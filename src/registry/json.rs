@@ -1,4 +1,4 @@
-//! JSON as it came: every digit, every field, every escape.
+//! Lossless JSON: keeps every digit, field and escape.
 //!
 //! serde_json parses one level at a time into slices of the text. Values that its own tree would
 //! round, drop or reject, and values that jsonb cannot store, are handled here one by one, so that an
@@ -21,35 +21,36 @@ use serde_json::{Map, Value};
 use super::error::Malformed;
 use crate::data_issue::Action;
 
-/// Values nested deeper than this are kept as text: far more than any answer needs, far less
-/// than would exhaust a stack here or in PostgreSQL.
+/// Values nested deeper than this are stored as text. No real answer is nested this deeply, and this
+/// depth does not overflow the stack here or in PostgreSQL.
 const DEEPEST_TREE: usize = 64;
-/// Values longer than this are kept as text: as a tree, here and in jsonb, a value can take many
+/// Values longer than this are stored as text: as a tree, here and in jsonb, a value can take many
 /// times as much memory.
 const LARGEST_TREE_BYTES: usize = 256 << 10;
-/// Numbers beyond these are kept as text; PostgreSQL's numeric ends at 131,072 and 16,383 digits.
+/// Longer numbers are stored as text. PostgreSQL's numeric has at most 131,072 digits before and
+/// 16,383 digits after the decimal point.
 const LONGEST_NUMBER: usize = 1_000;
 const LARGEST_EXPONENT: u32 = 10_000;
-/// A body with more faults in its UTF-8 is no text.
+/// A body with more invalid UTF-8 sequences is rejected.
 const MOST_INVALID: usize = 100_000;
 
 /// The text of an answer.
 pub(super) struct Document<'a> {
     text: Cow<'a, str>,
-    /// Bytes that are no UTF-8, with the place in `text` where U+FFFD stands for them.
+    /// Bytes that are not UTF-8, each with the position of the U+FFFD in `text` that replaces them.
     invalid: Vec<(usize, &'a [u8])>,
     /// How many more values may be kept; `None` once there were too many.
     values_left: Cell<Option<usize>>,
 }
 
-/// A field of an object, both parts as they stand in the text.
+/// A field of an object: name and value as slices of the JSON text.
 #[derive(Clone, Copy)]
 pub(super) struct Member<'a> {
     pub(super) name: &'a str,
     pub(super) value: &'a str,
 }
 
-/// What had to be done to a value to make it legal, each once.
+/// The kinds of changes that were needed to make a value storable.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Alterations(Vec<Action>);
 
@@ -101,7 +102,7 @@ impl<'a> Document<'a> {
         })
     }
 
-    /// The members of the document, which has to be an object, after a check of all its syntax.
+    /// Checks the syntax of the whole document, which must be an object, and returns its members.
     pub(super) fn root_members(&self) -> Result<Vec<Member<'_>>, Malformed> {
         let root = self.root();
         if !root.is_empty() && !root.starts_with('{') {
@@ -112,7 +113,7 @@ impl<'a> Document<'a> {
             .map_err(|error| Malformed::new(format!("the answer is not JSON: {error}")))
     }
 
-    /// The members of an object in their order; a name may come more than once.
+    /// The members of an object in their order. A name may occur more than once.
     pub(super) fn members<'t>(
         &self,
         object: &'t str,
@@ -129,7 +130,7 @@ impl<'a> Document<'a> {
         Ok(elements)
     }
 
-    /// The first elements of a list, at most `limit`, and the number of all.
+    /// At most the first `limit` elements of a list, and the number of all elements.
     pub(super) fn first_elements<'t>(
         &self,
         list: &'t str,
@@ -142,7 +143,7 @@ impl<'a> Document<'a> {
         Ok(elements)
     }
 
-    /// Counts values that are kept; `false` if there are too many, from then on.
+    /// Counts stored values; returns `false` once there are too many.
     pub(super) fn count(&self, values: usize) -> bool {
         let left = self.values_left.get();
         let left = left.and_then(|left| left.checked_sub(values));
@@ -150,7 +151,7 @@ impl<'a> Document<'a> {
         left.is_some()
     }
 
-    /// Whether the document had more values than allowed. Then what was read of it is incomplete.
+    /// Whether the document had more values than allowed. If so, the values read from it are incomplete.
     pub(super) fn has_too_many_values(&self) -> bool {
         self.values_left.get().is_none()
     }
@@ -160,13 +161,13 @@ impl<'a> Document<'a> {
         self.text.trim_ascii()
     }
 
-    /// The text of a JSON string, with U+FFFD for what PostgreSQL's text cannot hold.
+    /// The text of a JSON string. U+FFFD replaces characters that PostgreSQL's text cannot store.
     pub(super) fn text<'t>(&self, string: &'t str, alterations: &mut Alterations) -> Cow<'t, str> {
         let (mut text, has_lone_surrogates) = unescape(string);
         if has_lone_surrogates || !self.invalid_in(string).is_empty() {
             alterations.add(Action::ReplacedInvalid);
         }
-        // JSON has no other way to write it than an escape.
+        // JSON can contain NUL only as an escape.
         if matches!(text, Cow::Owned(_)) && text.contains('\0') {
             text = text.replace('\0', "\u{fffd}").into();
             alterations.add(Action::ReplacedNul);
@@ -174,7 +175,7 @@ impl<'a> Document<'a> {
         text
     }
 
-    /// A value that jsonb can store.
+    /// Converts a value to one that jsonb can store.
     pub(super) fn value(&self, value: &str) -> (Value, Alterations) {
         let depth = if value.len() > LARGEST_TREE_BYTES {
             0
@@ -189,7 +190,7 @@ impl<'a> Document<'a> {
         (Value::String(self.source(value)), alterations)
     }
 
-    /// A value as it came: itself, or the text of its JSON where jsonb cannot hold it.
+    /// The original value, or its JSON as a string if jsonb cannot store it.
     pub(super) fn original(&self, value: &str) -> Value {
         match self.value(value) {
             (original, alterations) if alterations.is_empty() => original,
@@ -197,7 +198,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// A piece of the text as it came; a byte that is no UTF-8 shows as `\xff`.
+    /// A slice of the text with the original bytes; a byte that is not UTF-8 is shown as `\xff`.
     pub(super) fn source(&self, piece: &str) -> String {
         let mut source = String::with_capacity(piece.len());
         let (start, mut from) = (self.place(piece), 0);
@@ -223,7 +224,7 @@ impl<'a> Document<'a> {
         &self.invalid[first..last]
     }
 
-    /// Where a piece of the text begins in it.
+    /// The offset of a slice of the text.
     fn place(&self, piece: &str) -> usize {
         (piece.as_ptr() as usize).saturating_sub(self.text.as_ptr() as usize)
     }
@@ -335,7 +336,7 @@ impl<'de> Visitor<'de> for Elements<'_, '_> {
     }
 }
 
-/// The text of a JSON string, and whether U+FFFD stands for a lone surrogate in it.
+/// The text of a JSON string, and whether U+FFFD replaced a lone surrogate.
 fn unescape(string: &str) -> (Cow<'_, str>, bool) {
     if !string.contains('\\') {
         return (string.trim_matches('"').into(), false);
@@ -343,7 +344,7 @@ fn unescape(string: &str) -> (Cow<'_, str>, bool) {
     if let Ok(text) = serde_json::from_str::<String>(string) {
         return (text.into(), false);
     }
-    // As bytes, serde_json gives a lone surrogate the three bytes that UTF-8 would have for it.
+    // If read as bytes, serde_json encodes a lone surrogate in three bytes, like WTF-8.
     let Ok(Wtf8(mut bytes)) = serde_json::from_str(string) else {
         return (string.into(), true);
     };
@@ -377,7 +378,7 @@ impl<'de> Deserialize<'de> for Wtf8 {
     }
 }
 
-/// Whether PostgreSQL's numeric holds the number to its last digit.
+/// Whether PostgreSQL's numeric can store the number exactly.
 fn is_numeric(number: &str) -> bool {
     let exponent = number
         .split_once(['e', 'E'])
@@ -387,7 +388,7 @@ fn is_numeric(number: &str) -> bool {
         && exponent.is_ok_and(|exponent: u32| exponent <= LARGEST_EXPONENT)
 }
 
-/// The value of an integer in any spelling JSON has for it: `1000`, `1e3`, `1000.0`.
+/// The value of an integer in any JSON notation: `1000`, `1e3`, `1000.0`.
 pub(super) fn integer(number: &str) -> Result<i64, Action> {
     if let Ok(integer) = number.parse() {
         return Ok(integer);
@@ -404,12 +405,12 @@ pub(super) fn integer(number: &str) -> Result<i64, Action> {
     if significant.is_empty() {
         return Ok(0);
     }
-    // An exponent that does not fit is beyond any number of digits an answer can have.
+    // An exponent that does not fit is larger than the number of digits in any answer.
     let exponent = exponent.parse().unwrap_or(match exponent.starts_with('-') {
         true => i64::MIN / 2,
         false => i64::MAX / 2,
     });
-    // How many digits, from the first that is not zero, stand before the point.
+    // Number of digits before the point, from the first one that is not zero.
     let before_point = (whole.len() as i64 - leading_zeros as i64).saturating_add(exponent);
     if before_point < significant.len() as i64 {
         return Err(Action::WrongType);

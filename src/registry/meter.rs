@@ -1,15 +1,14 @@
-//! Counts requests as they end.
+//! Counts completed requests.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::run::{RequestCounts, RequestKind};
 
-/// Counts requests; shared by whoever sends them and whoever shows them.
+/// Counts requests. Shared by the code that sends requests and the code that displays the counts.
 #[derive(Debug, Default)]
 pub struct RequestMeter(Mutex<RequestCounts>);
 
 impl RequestMeter {
-    /// What was counted so far.
     pub fn counts(&self) -> RequestCounts {
         self.lock().clone()
     }

@@ -1,8 +1,8 @@
 //! SWR over HTTP: the catalog, the artifact list, and build histories.
 //!
 //! Reading order: this file, then `pages` (listings), `wire` (JSON to nouns), `transport` (sends every
-//! request), and what that uses: `pace`, `gate`, `retry`, `http`, `credentials`, `expiring`,
-//! `temporary_key`, `signature`, `error`.
+//! request), and the modules that `transport` uses: `pace`, `gate`, `retry`, `http`, `credentials`,
+//! `expiring`, `temporary_key`, `signature`, `error`.
 //! The registry never touches the database.
 
 pub mod signature;
@@ -60,9 +60,9 @@ use wire::OffsetPage;
 /// Largest page both listings allow (swr_03_0306, swr_03_0102, swr_03_0201).
 pub const PAGE_SIZE: u64 = 100;
 
-/// Larger answers are not read: this bounds the memory that a request can take.
+/// Larger answers are not read. This limits the memory that a request can take.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
-/// How much larger than others a page of a single row may be: it cannot be requested in parts.
+/// A page of a single row may be this many times larger than other pages: it cannot be split further.
 const SINGLE_ROW_FACTOR: usize = 4;
 
 /// Which project, and how to reach it.
@@ -70,20 +70,18 @@ const SINGLE_ROW_FACTOR: usize = 4;
 pub struct ProjectSettings {
     /// Scheme and host of the SWR API, such as `https://swr-api.cn-north-4.myhuaweicloud.com`.
     pub endpoint: Url,
-    /// The project, which is of the endpoint's region.
+    /// The project. It belongs to the region of the endpoint.
     pub project_id: String,
-    /// Who asks.
     pub credentials: Credentials,
-    /// Time-outs, retries and caps.
     pub transport: TransportSettings,
-    /// Whether secrets in build histories are masked before anyone sees them.
+    /// Whether secrets in build histories are masked before the histories are returned.
     pub redact_commands: bool,
     /// The time, for signatures and for the expiry of tokens.
     pub clock: Clock,
 }
 
-/// A project of a region. Its registries share one gateway's limits and one key, so they share
-/// one pace, one token, and one latch for credentials that are refused.
+/// A project of a region. Its registries share the limits of one gateway and one key. So they share
+/// the pace, the token, and the gate that closes when the credentials are refused.
 #[derive(Debug)]
 pub struct Project {
     transport: Transport,
@@ -112,7 +110,7 @@ impl Project {
         })
     }
 
-    /// One of its instances, whose requests are counted separately.
+    /// A client for one instance of the project. Its requests are counted separately.
     pub fn registry(&self, instance_id: &str) -> Registry {
         Registry {
             transport: self.transport.with_own_meter(),
@@ -121,7 +119,7 @@ impl Project {
         }
     }
 
-    /// All instances, whatever their state (ListInstance, swr_03_0002).
+    /// All instances in any state (ListInstance, swr_03_0002).
     pub async fn instances(&self) -> Result<Vec<ListedInstance>, RegistryError> {
         // It requests only the base URL, not an instance.
         let project = Registry {
@@ -139,7 +137,7 @@ impl Project {
     }
 }
 
-/// One registry instance over HTTP. Clones are cheap, and their requests are counted together.
+/// A client for one registry instance. Clones are cheap, and their requests are counted together.
 #[derive(Debug, Clone)]
 pub struct Registry {
     transport: Transport,
@@ -153,7 +151,7 @@ pub struct Registry {
 pub struct FetchedHistory {
     /// How the fetch ended.
     pub outcome: HistoryOutcome,
-    /// The memory that it takes; drop it when the history is stored.
+    /// Memory reserved for the history; drop it after the history is stored.
     pub reservation: Reservation,
 }
 
@@ -167,7 +165,7 @@ impl FetchedHistory {
 }
 
 impl Registry {
-    /// The only registry of a project that is of interest.
+    /// Shortcut for a project of which only one instance is used.
     pub fn new(settings: ProjectSettings, instance_id: &str) -> Result<Registry, reqwest::Error> {
         Ok(Project::new(settings)?.registry(instance_id))
     }
@@ -177,13 +175,13 @@ impl Registry {
         Arc::clone(self.transport.meter())
     }
 
-    /// By how much the gateway's clock is ahead of ours, by the `Date` of the latest answer;
-    /// `None` before the first one. Signatures are valid for 15 minutes around its clock.
+    /// How far the gateway's clock is ahead of ours, according to the `Date` of the latest answer; `None`
+    /// before the first answer. The gateway accepts a signature for 15 minutes before and after its time.
     pub fn clock_skew(&self) -> Option<TimeDelta> {
         self.transport.clock_skew()
     }
 
-    /// How fast requests may start now, and what is known of the gateway's limit.
+    /// The current request rate, and the gateway's limit if it quoted one.
     pub fn pace(&self) -> PaceNow {
         self.transport.pace()
     }
@@ -193,19 +191,19 @@ impl Registry {
         self.transport.activity().clone()
     }
 
-    /// Until when the project's other instances, whose pace and token this one shares, may keep its
-    /// requests waiting.
+    /// Until when requests of this instance may have to wait for other instances of the project, which
+    /// share its pace and token.
     pub fn held_up_until(&self) -> Option<Instant> {
         self.transport.held_up_until()
     }
 
-    /// The most requests there can be under way at a time; the pace allows as many as are of use.
+    /// Maximum number of concurrent requests.
     pub fn max_in_flight(&self) -> usize {
         self.transport.max_in_flight()
     }
 
-    /// Whether the endpoint answers. The request is not signed, so it cannot count against the
-    /// key; afterwards the [skew of the clocks](Registry::clock_skew) is known.
+    /// Checks that the endpoint answers. The request is not signed, so it cannot count as a failed
+    /// signature check. Afterwards the [clock skew](Registry::clock_skew) is known.
     pub async fn reach(&self) -> Result<(), RegistryError> {
         self.transport.reach().await
     }
@@ -232,7 +230,7 @@ impl Registry {
         Ok(first.await?.page.rows.into_iter().next())
     }
 
-    /// The names of a repository, if it is among the `pages` first pages of the catalog.
+    /// The names of a repository, if it is on one of the first `pages` pages of the catalog.
     pub async fn find_repository(
         &self,
         repository_id: i64,
@@ -300,7 +298,7 @@ impl Registry {
 
     /// Fetches the build history of a manifest (ShowInstanceArtifactAddition, swr_03_0305).
     ///
-    /// Errors are those that say nothing about the artifact: refused credentials.
+    /// Returns an error only for refused credentials, because that does not depend on the artifact.
     /// Everything else is an outcome.
     pub async fn build_history(
         &self,
@@ -317,8 +315,8 @@ impl Registry {
         }))
     }
 
-    /// As [`build_history`](Registry::build_history), but sends the request only if `is_wanted`
-    /// still holds when it may start; `None` if not.
+    /// Like [`build_history`](Registry::build_history), but calls `is_wanted` when the request may start,
+    /// and returns `None` without sending it if the result is false.
     pub async fn build_history_if(
         &self,
         repository: &RepositoryPath,
@@ -400,8 +398,9 @@ fn with_or_without_steps(history: BuildHistory) -> HistoryOutcome {
 
 /// What a failed request means for the artifact.
 ///
-/// The gateway's own 400 and 404 are about the request, not about the artifact, so a later run
-/// may try again. So is a 400 without an error code, such as the page of a proxy: the service gives one.
+/// A 400 or 404 of the gateway itself concerns the request, not the artifact, so a later run may try
+/// again. The same holds for a 400 without an error code: the service always sends a code, so this
+/// one is from a proxy.
 fn refused(error: &RegistryError) -> HistoryOutcome {
     let without_status = |status| Refusal {
         status,
@@ -430,7 +429,7 @@ fn refused(error: &RegistryError) -> HistoryOutcome {
     }
 }
 
-/// Everything but RFC 3986's unreserved characters.
+/// All characters except RFC 3986's unreserved ones.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')

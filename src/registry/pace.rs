@@ -57,9 +57,10 @@ const GROWTH: f64 = 0.02;
 const GROWTH_WHEN_CALM: f64 = 0.1;
 const CALM_AFTER: Duration = Duration::from_secs(10);
 
-/// At the start, without a cap.
+/// Growth per round trip at the start, without a cap.
 const RISE_PER_ROUND_TRIP: f64 = 1.5;
-/// If a limit is found in shorter ones, more is refused than the share that is tolerable.
+/// Shorter round trips count as this long: otherwise too many requests are refused until the limit
+/// is found.
 const LEAST_ROUND_TRIP: Duration = Duration::from_millis(20);
 
 const PAUSE: Duration = Duration::from_millis(300);
@@ -68,8 +69,8 @@ const ANSWERS_COUNT_FOR: Duration = Duration::from_secs(2);
 const SHARE_OF_QUOTED: f64 = 0.97;
 const QUOTE_HOLDS: Duration = Duration::from_secs(120);
 
-/// How much of a missed turn's delay is made up: on a busy machine, and in a container with little CPU
-/// time, timers are late.
+/// Up to this much of a missed turn's delay is made up, because timers are late on a busy machine and
+/// in a container with little CPU time.
 const CATCH_UP: Duration = Duration::from_millis(50);
 /// How long a waiter relies on its last view of the queue.
 const RECHECK: Duration = Duration::from_secs(1);
@@ -78,7 +79,7 @@ const RECHECK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Pace {
     max_rate: f64,
-    /// In how many seconds the rate doubles at the start; `None` if it rises with each round trip.
+    /// Seconds in which the rate doubles at the start; `None` if it rises with each round trip.
     doubling: Option<f64>,
     max_in_flight: usize,
     max_pause: Duration,
@@ -107,7 +108,7 @@ struct State {
     pauses: u64,
     /// Consecutive pauses between which no request was accepted.
     blocked_pauses: u32,
-    /// A limit, and until when it is relied on.
+    /// A quoted limit, and until when it is used.
     quoted: Option<(f64, Instant)>,
 }
 
@@ -118,7 +119,7 @@ pub(crate) struct Permit<'a> {
     ticket: (u8, u64),
     /// Its number among the started requests; `None` while it waits.
     start: Option<u64>,
-    /// Whether its turn came while the maximum was in flight: then not the rate delays it.
+    /// Whether its turn came while the maximum was in flight. If so, it is not the rate that delays it.
     waits_for_end: bool,
     /// Whether the rate delayed it.
     is_delayed: bool,
@@ -129,7 +130,7 @@ pub(crate) struct Permit<'a> {
 pub struct PaceNow {
     /// Requests that may start per second.
     pub requests_per_second: f64,
-    /// The limit that the gateway quoted, in requests per second, while it is relied on.
+    /// The limit that the gateway quoted, in requests per second, while it is used.
     pub quoted_limit: Option<f64>,
     /// Requests that have started and not ended.
     pub in_flight: usize,
@@ -198,7 +199,7 @@ impl Pace {
             match permit.start(Instant::now()) {
                 Ok(()) => return permit,
                 Err(Some(time)) => drop(timeout_at(time, risen).await),
-                // An end between the question and here is remembered.
+                // `Notify` stores a notification that was sent since the check.
                 Err(None) => drop(timeout(RECHECK, self.ended.notified()).await),
             }
         }
@@ -215,7 +216,8 @@ impl Pace {
 }
 
 impl Permit<'_> {
-    /// If it has to wait: the time at which to try again, or `None` for the end of a request.
+    /// Returns an error if the request must wait: the time of the next attempt, or `None` to wait for
+    /// the end of another request.
     fn start(&mut self, now: Instant) -> Result<(), Option<Instant>> {
         let mut state = self.pace.state();
         let place = state.queue.binary_search(&self.ticket);
@@ -257,7 +259,7 @@ impl Permit<'_> {
         Ok(())
     }
 
-    /// The gateway let the request through, whatever the service answered.
+    /// The gateway forwarded the request, whatever the service answered.
     pub(crate) fn answered(self) {
         let (mut state, now) = (self.pace.state(), Instant::now());
         state.answers.push_back(now);
@@ -277,7 +279,7 @@ impl Permit<'_> {
         }
     }
 
-    /// The gateway refused the request as one too many: all requests slow down.
+    /// The gateway refused the request because of its rate limit: all requests slow down.
     pub(crate) fn refused(self, retry_after: Option<Duration>, quoted_limit: Option<f64>) {
         let (mut state, now) = (self.pace.state(), Instant::now());
         let quoted = quoted_limit.map(|limit| (limit, now + QUOTE_HOLDS));
@@ -318,14 +320,14 @@ impl Drop for Permit<'_> {
         match self.start {
             Some(_) => {
                 if !state.queue.is_empty() && state.in_flight == self.pace.max_in_flight {
-                    // The first that waited for this end has the turn, not the one that comes next.
+                    // The first waiter has the turn, not a request that arrives later.
                     state.not_before = state.not_before.max(Some(Instant::now()));
                 }
                 state.in_flight -= 1;
             }
             None => state.queue.retain(|ticket| *ticket != self.ticket),
         }
-        // Also if it was waiting: it may be the waiter that was woken by the end of a request.
+        // Also if it was waiting: it may have consumed the notification of an ended request.
         self.pace.ended.notify_one();
     }
 }
@@ -855,7 +857,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_list_page_goes_before_all_that_wait_for_the_end_of_a_request_too() {
-        // A worker that answers 50 requests a second, one after another, and never too few of them.
+        // A worker that answers 50 requests a second, one after another.
         let pace = Pace::new(Some(200.0), 256, MAX_PAUSE);
         let begin = Instant::now();
         let (busy_until, answered) = (Cell::new(begin), Cell::new(0_u32));

@@ -12,13 +12,14 @@ use super::{PAGE_SIZE, Registry};
 use crate::artifact::{Artifact, ListedInstance, Namespace, Page, Repository};
 use crate::run::RequestKind;
 
-/// The documented default, which is the start of the list.
+/// The documented default: the start of the list.
 pub(super) const FIRST_MARKER: i64 = 1;
 
 /// After this many pages in a row without anything new, a listing is considered endless.
 const MAX_FRUITLESS_PAGES: u32 = 100;
 
-/// A listing by offset that gives more than this, and this many times what it claims, has no end.
+/// A listing by offset is considered endless if it returns more entries than this, and many times its
+/// total.
 const ENDLESS_ENTRIES: u64 = 1_000_000;
 const ENDLESS_FACTOR: u64 = 10;
 
@@ -32,7 +33,7 @@ const LIMITS: [u64; 5] = [PAGE_SIZE, 50, 25, 5, 1];
 /// Maximum number of pages that have to fit before a larger limit is tried.
 const MAX_NEEDED: u32 = 64;
 
-/// In this order, entries created during the listing come at its end and do not shift others.
+/// In this order, entries created during the listing are at its end and do not shift others.
 pub(super) const OLDEST_FIRST: &[(&str, &str)] = &[("order_type", "asc")];
 
 /// The pages of the artifact list (ListInstanceAllArtifacts, swr_03_0306).
@@ -171,7 +172,7 @@ impl OffsetListing<ListedInstance> {
             kind: RequestKind::Instance,
             what: "instances",
             path: base.to_owned(),
-            // No order is documented for it.
+            // The API documents no order.
             order: &[],
             decode: wire::instance_page,
             id: |instance| hash(&instance.swr_instance_id),
@@ -269,7 +270,7 @@ impl<T: Send + 'static> CatalogPages<T> {
     }
 }
 
-/// A claim can be missing or too small, but hardly by that much.
+/// The total can be missing or too small, but not by this much.
 fn is_endless(given: u64, total: Option<u64>) -> bool {
     let claimed = total.unwrap_or_default().saturating_mul(ENDLESS_FACTOR);
     given > ENDLESS_ENTRIES.max(claimed)
@@ -311,7 +312,7 @@ impl PageLimit {
         true
     }
 
-    /// Raises the limit after enough pages fitted; `is_possible` tells whether the next page may have
+    /// Raises the limit after enough pages fitted. `is_possible` returns whether the next page may have
     /// that many rows.
     fn grow(&mut self, is_possible: impl Fn(u64) -> bool) {
         if self.has_grown {

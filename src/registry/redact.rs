@@ -1,4 +1,4 @@
-//! Secrets out of a build history, before it is stored.
+//! Masks secrets in a build history before it is stored.
 
 use std::ops::BitOr;
 
@@ -9,8 +9,9 @@ use crate::artifact::Extra;
 use crate::build_history::BuildHistory;
 use crate::data_issue::{Action, DataIssue};
 
-/// Puts [`MASK`] in place of each secret in a history: in commands, in fields without a name here,
-/// and in what the history's issues quote. Notes where, and not what. `digest` names the manifest.
+/// Replaces each secret in a history with [`MASK`]: in commands, in unknown fields, and in the values
+/// that the history's issues quote. Adds an issue for each place, without the secret. `digest`
+/// identifies the manifest.
 pub(super) fn redact(digest: &str, history: &mut BuildHistory) {
     let BuildHistory {
         steps,
@@ -55,8 +56,8 @@ fn mask_extra(extra: &mut Extra, mut note: impl FnMut(&str)) {
     }
 }
 
-/// Masks the texts in a value, and says whether there was something to mask. A name counts like
-/// that of a variable.
+/// Masks the strings in a value, and returns whether any was masked. A field name is treated like the
+/// name of a variable.
 fn mask_value(name: &str, value: &mut Value) -> bool {
     match value {
         Value::String(text) => {
@@ -68,7 +69,7 @@ fn mask_value(name: &str, value: &mut Value) -> bool {
             }
             is_secret
         }
-        // All of them, so not the `any` that stops at the first.
+        // Not `any`, which stops at the first: all have to be masked.
         Value::Array(values) => values
             .iter_mut()
             .map(|value| mask_value(name, value))

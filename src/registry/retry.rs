@@ -1,4 +1,4 @@
-//! When to ask again, and how long to wait before.
+//! When to retry a request, and after which delay.
 
 use std::time::Duration;
 
@@ -6,17 +6,16 @@ use chrono::{DateTime, Utc};
 
 use super::error::StatusFailure;
 
-/// How often a request is sent, and the waits between: capped exponential
-/// back-off with full jitter.
+/// The number of attempts, and the delays between them: capped exponential backoff with full jitter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Attempts in all, the first included; at least 1. Throttled ones (429) do not count.
+    /// Maximum number of attempts including the first; at least 1. Throttled attempts (429) do not count.
     pub max_attempts: u32,
-    /// How long a request may be throttled, from its first 429 on.
+    /// How long a throttled request is retried after its first 429.
     pub throttled_patience: Duration,
-    /// Upper end of the first wait; each later one doubles it.
+    /// Upper bound of the first delay. It doubles with each further delay.
     pub base_delay: Duration,
-    /// Upper end of any wait, those the gateway asks for included.
+    /// Upper bound of every delay, including those that the gateway requests.
     pub max_delay: Duration,
 }
 
@@ -32,8 +31,8 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// The wait after the given number of failed attempts. `chance` is in 0..1;
-    /// `asked` is what the gateway asked for, which is never undercut except by the cap.
+    /// The delay after the given number of failed attempts. `chance` is a random number in 0..1. `asked` is
+    /// the delay that the gateway requested: the result is never shorter, except by `max_delay`.
     pub fn delay(&self, failed_attempts: u32, chance: f64, asked: Option<Duration>) -> Duration {
         let doubled = 2_u32
             .checked_pow(failed_attempts.saturating_sub(1))
@@ -41,7 +40,7 @@ impl RetryPolicy {
         let ceiling = self.base_delay.saturating_mul(doubled).min(self.max_delay);
         let jittered = ceiling.mul_f64(chance.clamp(0.0, 1.0));
         match asked {
-            // Jitter on top, so that many clients do not come back in the same instant.
+            // Add jitter, so that many clients do not retry at the same time.
             Some(asked) => asked.min(self.max_delay) + jittered.min(self.base_delay),
             None => jittered,
         }

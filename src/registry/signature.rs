@@ -17,10 +17,10 @@ const ALGORITHM: &str = "SDK-HMAC-SHA256";
 const DATE: &str = "x-sdk-date";
 const SECURITY_TOKEN: &str = "x-security-token";
 const CONTENT_SHA256: &str = "x-sdk-content-sha256";
-/// Stands for the body's hash where the body is not part of the signature.
+/// Replaces the hash of the body if the body is not part of the signature.
 const UNSIGNED_PAYLOAD: &str = "UNSIGNED-PAYLOAD";
 
-/// Everything but RFC 3986's unreserved characters is encoded, with upper-case digits.
+/// All characters except RFC 3986's unreserved ones are encoded, with upper-case hex digits.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
@@ -34,18 +34,18 @@ pub struct SigningKey {
     pub access_key: String,
     /// The secret key (SK).
     pub secret_key: SecretString,
-    /// Comes with temporary credentials and is sent, and signed, as `X-Security-Token`.
+    /// Part of temporary credentials. It is sent and signed as `X-Security-Token`.
     pub security_token: Option<SecretString>,
 }
 
-/// What [`sign`] needs to know of a request.
+/// The parts of a request that [`sign`] needs.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestToSign<'a> {
     /// In capitals, such as `GET`.
     pub method: &'a str,
-    /// The path as it goes on the wire, percent-encoded; `%252F` stays `%252F`.
+    /// The percent-encoded path as it is sent; `%252F` stays `%252F`.
     pub path: &'a str,
-    /// Decoded names and values in any order; send them as [`canonical_query`] spells them.
+    /// Decoded names and values in any order. Send the query as [`canonical_query`] returns it.
     pub query: &'a [(&'a str, &'a str)],
     /// The headers to sign besides those that [`sign`] returns: `host` (with the
     /// port unless it is the scheme's own) and `x-project-id`. They must arrive
@@ -55,14 +55,14 @@ pub struct RequestToSign<'a> {
     pub body: &'a [u8],
 }
 
-/// The headers that make a request a signed one. Names are in lower case.
+/// The headers to add to a signed request. Names are in lower case.
 #[derive(Clone)]
 pub struct SignedHeaders {
     /// When the request was signed, as `20251201T030405Z`.
     pub date: String,
     /// `X-Security-Token`, with temporary credentials.
     pub security_token: Option<SecretString>,
-    /// `X-Sdk-Content-Sha256`, if the content type takes the body out of the signature.
+    /// `X-Sdk-Content-Sha256`, if the body is not signed because of its content type.
     pub content_sha256: Option<&'static str>,
     /// The whole value of `Authorization`.
     pub authorization: String,
@@ -90,7 +90,7 @@ impl SignedHeaders {
     }
 }
 
-/// Leaves the signature out: with it, a request can be repeated for 15 minutes.
+/// Does not show the signature: it allows everyone to repeat the request for 15 minutes.
 impl fmt::Debug for SignedHeaders {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SignedHeaders")
@@ -102,7 +102,7 @@ impl fmt::Debug for SignedHeaders {
     }
 }
 
-/// Signs a request as of `at`; the gateway accepts it for 15 minutes around that time.
+/// Signs a request with the time `at`. The gateway accepts it for 15 minutes before and after that time.
 pub fn sign(request: &RequestToSign<'_>, key: &SigningKey, at: DateTime<Utc>) -> SignedHeaders {
     let date = at.format("%Y%m%dT%H%M%SZ").to_string();
     let content_sha256 = content_sha256(request.headers);
@@ -145,8 +145,8 @@ pub fn sign(request: &RequestToSign<'_>, key: &SigningKey, at: DateTime<Utc>) ->
     }
 }
 
-/// The query in the one order and spelling which is both signed and sent:
-/// sorted by name, then value, byte by byte; a space is `%20`.
+/// The query as it is both signed and sent: sorted by name, then by value, byte by byte. A space is
+/// `%20`.
 pub fn canonical_query(pairs: &[(impl AsRef<str>, impl AsRef<str>)]) -> String {
     let mut pairs: Vec<(&str, &str)> = pairs
         .iter()
@@ -177,8 +177,8 @@ fn canonical_request(
     text
 }
 
-/// The path decoded once, each segment encoded once, and a slash at the end,
-/// which is in the signature only. So `%252F` stays, and `%2F` becomes a slash.
+/// Decodes the path once, encodes each segment once, and adds a slash at the end that only the
+/// signature has. So `%252F` stays, and `%2F` becomes a slash.
 fn canonical_path(path: &str) -> String {
     let decoded: Cow<'_, [u8]> = percent_decode(path.as_bytes()).into();
     let mut canonical = String::with_capacity(path.len() + 16);
@@ -192,7 +192,7 @@ fn canonical_path(path: &str) -> String {
     canonical
 }
 
-/// What stands in `X-Sdk-Content-Sha256`: only JSON and BSON bodies are hashed.
+/// The value of `X-Sdk-Content-Sha256`: only JSON and BSON bodies are hashed.
 fn content_sha256(headers: &[(&str, &str)]) -> Option<&'static str> {
     let (_, content_type) = headers
         .iter()

@@ -1,9 +1,9 @@
-//! Keys that expire: issued by the metadata service of an ECS or by the pod identity agent of CCE,
-//! and renewed during a run.
+//! Keys that expire. The metadata service of an ECS or the pod identity agent of CCE issues them; they
+//! are renewed during a run.
 //!
-//! Both are services of the machine itself: they are reached without a proxy, and their requests
-//! are neither paced nor counted. There is one request at a time, well before a key expires, and not
-//! within ten seconds after an answer.
+//! Both are local services: requests to them use no proxy, have no rate limit, and are not counted.
+//! There is one request at a time, well before a key expires, and at least ten seconds after the
+//! previous answer.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -23,22 +23,22 @@ use super::signature::SigningKey;
 use crate::clock::Clock;
 use crate::secret_file;
 
-/// Limits of the SDKs for a request to each service.
+/// Timeouts of the official SDKs for a request to each service.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(3);
 const POD_IDENTITY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longer than all attempts to get a key take: each has up to four requests.
+/// Longer than all attempts to get a key together: each attempt has up to four requests.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A key with its names is a few kilobytes.
+/// An answer with a key has a few kilobytes.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
-/// How long a metadata service without tokens is not asked for one again.
+/// After the metadata service turned out to have no tokens, none is requested for this time.
 const TOKENLESS_FOR: TimeDelta = TimeDelta::hours(24);
 /// The requested lifetime of a metadata token, which is used immediately.
 const TOKEN_LIFETIME_SECONDS: &str = "21600";
-/// What the metadata service says in a 401 that no token will change.
+/// The message of the metadata service in a 401 for which a token does not help.
 const NO_AGENCY: &str = "Please configure Cloud Service Agency first";
-/// The SDKs renew a key of which less is left.
+/// The SDKs renew a key if less than this is left.
 const RENEWED_BEFORE_END: TimeDelta = TimeDelta::minutes(40);
-/// Assumed where the answer does not say.
+/// Used if the answer has no expiry.
 const ASSUMED_LIFETIME: TimeDelta = TimeDelta::minutes(30);
 
 const RETRY: RetryPolicy = RetryPolicy {
@@ -48,7 +48,7 @@ const RETRY: RetryPolicy = RetryPolicy {
     max_delay: Duration::from_secs(5),
 };
 
-/// Where temporary keys come from. Copies share the key that is in use.
+/// A source of temporary keys. Clones share the current key.
 #[derive(Clone)]
 pub struct TemporaryKeySource(Arc<Inner>);
 
@@ -77,19 +77,19 @@ impl Secret for SigningKey {
     }
 }
 
-/// A failure, and what was asked.
+/// A failure, and the request that failed.
 struct Failed {
     request: String,
     failure: KeyFailure,
 }
 
 impl TemporaryKeySource {
-    /// The metadata service of ECS and CCE nodes, by scheme and host (usermanual-ecs ecs_03_0166).
+    /// The metadata service of ECS and CCE nodes (usermanual-ecs ecs_03_0166); `endpoint` is scheme and host.
     pub fn metadata(endpoint: Url) -> Result<TemporaryKeySource, reqwest::Error> {
         TemporaryKeySource::new(Issuer::Metadata(endpoint), METADATA_TIMEOUT)
     }
 
-    /// The pod identity agent of CCE; the file holds what is sent as `Authorization`.
+    /// The pod identity agent of CCE; the file contains the value of the `Authorization` header.
     pub fn pod_identity(
         url: Url,
         authorization_file: PathBuf,
@@ -116,8 +116,8 @@ impl TemporaryKeySource {
         })))
     }
 
-    /// Makes sure that there is a key, and returns when it expires. A run that uses this source
-    /// afterwards has the same key.
+    /// Fetches a key if there is none, and returns when it expires. A run that uses this source afterwards
+    /// uses the same key.
     pub async fn prepare(&self, clock: &Clock) -> Result<DateTime<Utc>, RegistryError> {
         Ok(self.current(clock).await?.expires_at)
     }
@@ -215,7 +215,7 @@ impl TemporaryKeySource {
         let mut url = endpoint.clone();
         url.set_path("/meta-data/latest/api/token");
         let mut request = reqwest::Request::new(Method::PUT, url);
-        // With an empty body the client sends `Content-Length: 0`, on which some servers insist.
+        // With an empty body the client sends `Content-Length: 0`, which some servers require.
         *request.body_mut() = Some(Vec::new().into());
         request.headers_mut().insert(
             HeaderName::from_static("x-metadata-token-ttl-seconds"),
@@ -244,7 +244,7 @@ impl TemporaryKeySource {
         authorization_file: &Path,
         clock: &Clock,
     ) -> Result<Issued<SigningKey>, Failed> {
-        // Read anew each time: the cluster replaces the token before it ends.
+        // Read the file each time: the cluster replaces the token before it expires.
         let authorization = secret_file::read(authorization_file).map_err(|error| Failed {
             request: format!("POST {url}"),
             failure: KeyFailure::Authorization {
@@ -309,8 +309,8 @@ impl TemporaryKeySource {
     }
 }
 
-/// When less than 40 minutes are left, like the SDKs, but not before half of the lifetime is over:
-/// otherwise a key with a lifetime of half an hour would be renewed for each request.
+/// Renewal is due when less than 40 minutes are left, like in the SDKs, but not in the first half of the
+/// lifetime: otherwise a key with a lifetime of half an hour would be renewed for each request.
 fn renew_at(now: DateTime<Utc>, expires_at: DateTime<Utc>) -> DateTime<Utc> {
     let margin = ((expires_at - now) / 2).min(RENEWED_BEFORE_END);
     (expires_at - margin).max(now + LEAST_INTERVAL)
@@ -320,7 +320,7 @@ fn renew_at(now: DateTime<Utc>, expires_at: DateTime<Utc>) -> DateTime<Utc> {
 struct Answered {
     request: String,
     answer: RawAnswer,
-    /// What the request was sent with.
+    /// The secret that the request was sent with.
     secret: Option<String>,
     /// How far the service's clock is ahead of ours.
     skew: TimeDelta,
@@ -376,8 +376,7 @@ impl Answered {
     }
 }
 
-/// Reads a key in any of the spellings that the SDKs accept. What is wrong with it is said
-/// without quoting it.
+/// Reads a key with any of the field names that the SDKs accept. Error messages do not quote the key.
 fn read_key(body: &[u8]) -> Result<(SigningKey, Option<DateTime<Utc>>), Malformed> {
     let document: Value =
         serde_json::from_slice(body).map_err(|_| Malformed::new("it is not JSON"))?;

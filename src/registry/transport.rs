@@ -1,4 +1,4 @@
-//! Every request is sent here: paces, signs, sends, retries, decodes, and explains failures.
+//! Sends every request: waits for the pace, signs, sends, retries, decodes, and describes failures.
 
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
@@ -25,20 +25,20 @@ use crate::activity::{Activity, InProgress};
 use crate::clock::Clock;
 use crate::run::RequestKind;
 
-/// Time-outs, retries and caps.
+/// Timeouts, retries and limits.
 #[derive(Debug, Clone)]
 pub struct TransportSettings {
-    /// Limit for the connection to stand.
+    /// Timeout for opening a connection.
     pub connect_timeout: Duration,
-    /// Limit for one attempt, from the start of the connection to the last byte of the answer.
+    /// Timeout of one attempt, from the start of the connection to the last byte of the answer.
     pub request_timeout: Duration,
-    /// When to ask again.
+    /// When to retry.
     pub retry: RetryPolicy,
-    /// Cap on requests on their way at a time.
+    /// Maximum number of concurrent requests.
     pub max_in_flight: usize,
-    /// Cap on requests started per second; `None` for no cap.
+    /// Maximum number of requests started per second; `None` for no maximum.
     pub max_requests_per_second: Option<f64>,
-    /// Authorities that are trusted beside the system's own.
+    /// Trusted certificate authorities in addition to those of the system.
     pub ca_certificates: Vec<reqwest::Certificate>,
 }
 
@@ -56,7 +56,7 @@ impl Default for TransportSettings {
     }
 }
 
-/// Larger answers are decoded on a separate thread: they take milliseconds.
+/// Larger answers are decoded on a separate thread, because decoding them takes milliseconds.
 const MAX_INLINE_BYTES: usize = 100_000;
 /// Time between two warnings about retries: enough to see the cause, without a flood.
 const RETRY_INTERVAL: Duration = Duration::from_secs(15);
@@ -70,11 +70,12 @@ pub(super) struct Transport {
     shared: Arc<Shared>,
     meter: Arc<RequestMeter>,
     activity: Activity,
-    /// Of its own: it is given back when this client's answers are stored, for which no other waits.
+    /// Not shared with other clients: it is released when this client's answers are stored, and no other
+    /// client must wait for that.
     memory: Arc<AnswerMemory>,
 }
 
-/// What the instances of a project share.
+/// State that the instances of a project share.
 struct Shared {
     http: reqwest::Client,
     endpoint: Url,
@@ -89,7 +90,7 @@ struct Shared {
     clock_skew: StdMutex<Option<TimeDelta>>,
     /// When a retry was last logged as a warning.
     retry_shown_at: StdMutex<Option<Instant>>,
-    /// What all clients do: any of them may wait for another one's token, probe or request.
+    /// The activity of all clients: each may wait for a token, probe or request of another.
     activity: Activity,
 }
 
@@ -109,23 +110,23 @@ impl Shared {
     }
 }
 
-/// A GET below the endpoint.
+/// A GET request to the endpoint.
 #[derive(Clone, Copy)]
 pub(super) struct Call<'a> {
     pub(super) kind: RequestKind,
-    /// The path on the wire, percent-encoded.
+    /// The percent-encoded path as it is sent.
     pub(super) path: &'a str,
     /// Decoded names and values.
     pub(super) query: &'a [(&'a str, &'a str)],
-    /// Called when the request may start, which can take long. A request that was sent once is
-    /// completed.
+    /// Called when the request may start, which can be long after it was queued. Once a request has been
+    /// sent, its retries do not depend on this.
     pub(super) is_wanted: &'a (dyn Fn() -> bool + Sync),
     /// The name of the answer in messages.
     pub(super) what: &'static str,
     pub(super) max_bytes: usize,
 }
 
-/// What authenticates a request to the gateway.
+/// The credentials of one request to the gateway.
 struct Proof {
     secret: ProofSecret,
     /// A different number for each secret.
@@ -137,7 +138,7 @@ enum ProofSecret {
     Key(Arc<SigningKey>),
 }
 
-/// What one attempt brought.
+/// The result of one attempt.
 enum Attempt {
     Answer(RawAnswer),
     Refused {
@@ -219,7 +220,7 @@ impl Transport {
         })
     }
 
-    /// The same connection, whose requests are counted separately.
+    /// The same connection with a separate request counter.
     pub(super) fn with_own_meter(&self) -> Transport {
         Transport {
             shared: Arc::clone(&self.shared),
@@ -233,8 +234,8 @@ impl Transport {
         &self.activity
     }
 
-    /// Until when what this client shares with others may keep its requests waiting: a pause of the
-    /// pace, or a request of another client.
+    /// Until when requests of this client may have to wait for shared state: a pause of the pace, or a
+    /// request of another client.
     pub(super) fn held_up_until(&self) -> Option<Instant> {
         let Shared { pace, activity, .. } = &*self.shared;
         pace.now().not_before.max(activity.quiet_since())
@@ -249,8 +250,8 @@ impl Transport {
         &self.meter
     }
 
-    /// By how much the server's clock is ahead of ours, according to the `Date` of the latest answer;
-    /// `None` before the first answer. Precise to a second, like the header.
+    /// How far the server's clock is ahead of ours, according to the `Date` of the latest answer; `None`
+    /// before the first answer. Precise to a second, like the header.
     pub(super) fn clock_skew(&self) -> Option<TimeDelta> {
         let skew = self.shared.clock_skew.lock();
         *skew.unwrap_or_else(PoisonError::into_inner)
@@ -271,8 +272,8 @@ impl Transport {
         self.shared.settings.max_in_flight
     }
 
-    /// Sends a GET and returns what `decode` makes of the body of a 2xx answer. If `weigh` says how
-    /// many bytes that takes, they are reserved for it.
+    /// Sends a GET and returns the body of a 2xx answer, decoded by `decode`. If there is a function
+    /// `weigh`, it returns the size of the decoded value, and this many bytes are reserved.
     ///
     /// A request is retried, up to the policy's number of attempts, after 408, 425, 500, 502, 503,
     /// 504, no answer, and malformed 2xx answers. A 429 does not count as an attempt: the request is
@@ -294,7 +295,7 @@ impl Transport {
             what: call.what,
             max_bytes: call.max_bytes,
         };
-        // Its state is large, and would be part of each caller's.
+        // Boxed because the future is large, and would otherwise be part of each caller's future.
         Box::pin(self.send(&outgoing, move |answer| decode(&answer.body), weigh)).await
     }
 
@@ -349,7 +350,7 @@ impl Transport {
                 Ok(Attempt::Answer(answer)) => {
                     match self.decoded(answer, decode.clone(), weigh).await {
                         Ok(decoded) => return Ok(decoded),
-                        // As likely a fault on the way as a 502.
+                        // Retried like a 502: the cause may be a proxy.
                         Err(failure @ RequestFailure::Malformed(_)) => (failure, None),
                         Err(failure) => return Err(fail(sent + 1, failure)),
                     }
@@ -387,7 +388,7 @@ impl Transport {
                     return Err(fail(sent, failure));
                 }
                 tracing::debug!(kind = outgoing.kind.as_str(), attempts = sent, "{failure}");
-                // The pace holds it back, together with all others.
+                // The pace delays it together with all other requests.
                 continue;
             }
             failed_attempts += 1;
@@ -412,7 +413,7 @@ impl Transport {
         }
     }
 
-    /// Decodes an answer, and reserves the memory for what comes of it.
+    /// Decodes an answer, and reserves memory for the result.
     async fn decoded<T: Send + 'static>(
         &self,
         mut answer: RawAnswer,
@@ -487,7 +488,7 @@ impl Transport {
                 }
                 Some(admitted)
             }
-            // IAM is another host, and asked once a day.
+            // IAM is a different host, with about one request per day.
             None => None,
         };
         if sent_before > 0 {
@@ -498,7 +499,7 @@ impl Transport {
             return attempt;
         };
         match &attempt {
-            // One that is too large was read no further, but the service has answered.
+            // An answer that is too large was not read completely, but it is from the service.
             Ok(Attempt::Answer(_)) | Err(RequestFailure::TooLarge(_)) => {
                 permit.answered();
                 self.accept(pass, proof);
@@ -509,12 +510,12 @@ impl Transport {
             }) if matches!(failure.status, 429 | 503) => {
                 permit.refused(*retry_after, retry::quoted_limit(failure));
             }
-            // The service behind the gateway has seen it.
+            // The answer is from the service behind the gateway.
             Ok(Attempt::Refused { failure, .. })
                 if failure.status != 401 && !failure.is_from_gateway() =>
             {
                 permit.answered();
-                // Who answers with a 5xx need not have checked the credentials.
+                // A 5xx does not prove that the credentials were checked.
                 if (400..500).contains(&failure.status) {
                     self.accept(pass, proof);
                 }
@@ -581,7 +582,7 @@ impl Transport {
         Ok(self.refused(&answer, proof))
     }
 
-    /// What an answer says that is no success.
+    /// Reads an answer that is not a success.
     fn refused(&self, answer: &RawAnswer, proof: Option<&Proof>) -> Attempt {
         let header = |name: &str| {
             let value = answer.headers.get(name);
@@ -593,7 +594,7 @@ impl Transport {
         let is_signed = proof.is_some_and(|proof| matches!(proof.secret, ProofSecret::Key(_)));
         // Tokens do not depend on our clock.
         if answer.status == 401 && is_signed {
-            failure.clock_skew = self.clock_skew().filter(is_worth_telling);
+            failure.clock_skew = self.clock_skew().filter(is_significant);
         }
         Attempt::Refused {
             failure,
@@ -602,7 +603,7 @@ impl Transport {
         }
     }
 
-    /// What a request may carry and no message may repeat.
+    /// Secrets that a request can contain and that must not be in a message.
     fn secrets<'a>(&'a self, proof: Option<&'a Proof>) -> Vec<&'a str> {
         let password = match &self.shared.credentials {
             Credentials::Password(login) => Some(&login.password),
@@ -634,7 +635,7 @@ impl Transport {
         url
     }
 
-    /// Adds what proves who we are. `url` is what goes on the wire.
+    /// Adds the headers for authentication. `url` is the URL as it is sent.
     fn authenticate(
         &self,
         headers: &mut HeaderMap,
@@ -677,7 +678,7 @@ impl Transport {
         Ok(())
     }
 
-    /// Notes that the gateway accepted the credentials of a request.
+    /// Records that the gateway accepted the credentials of a request.
     fn accept(&self, pass: Pass<'_>, proof: Option<&Proof>) {
         pass.accepted();
         let generation = proof.map_or(0, |proof| proof.generation);
@@ -723,7 +724,7 @@ impl Transport {
         if let Err(error) = &current
             && error.is_refused_login()
         {
-            // All attempts have failed; every other request would try again.
+            // All attempts have failed: fail the waiting requests too, instead of repeating the attempts for each.
             self.shared.gate.close(&error.failure);
         }
         current
@@ -742,7 +743,7 @@ impl Transport {
         let attempt = settings.request_timeout + settings.retry.max_delay;
         let patience = attempt * settings.retry.max_attempts;
         let issue = async || {
-            // Refused while this caller waited for its turn.
+            // The credentials were refused while this caller was waiting.
             if let Some(failure) = self.shared.gate.refusal() {
                 return Err(RegistryError {
                     request: format!("POST {}", login.url()),
@@ -823,8 +824,9 @@ async fn decoded<T: Send + 'static>(
     }
 }
 
-/// Signatures are valid for 15 minutes around the gateway's time; a few are worth a word.
-fn is_worth_telling(skew: &TimeDelta) -> bool {
+/// Signatures are valid for 15 minutes before and after the gateway's time. A smaller difference is
+/// mentioned too, from five minutes on.
+fn is_significant(skew: &TimeDelta) -> bool {
     skew.abs() > TimeDelta::minutes(5)
 }
 
@@ -841,7 +843,7 @@ fn header(what: &'static str, value: &str) -> Result<HeaderValue, RequestFailure
     HeaderValue::from_str(value).map_err(|_| RequestFailure::BadHeader { what })
 }
 
-/// A header that HTTP libraries keep out of their logs.
+/// A header that HTTP libraries do not log.
 fn secret_header(what: &'static str, value: &str) -> Result<HeaderValue, RequestFailure> {
     let mut value = header(what, value)?;
     value.set_sensitive(true);

@@ -1,8 +1,8 @@
-//! From JSON to nouns: the API's oddities stop here.
+//! Converts JSON to nouns. No other module handles the oddities of the API.
 //!
-//! Every field is optional in the official SDK models, so each is taken leniently.
-//! What a type or PostgreSQL cannot hold becomes missing, or a legal value, and a
-//! [`DataIssue`]; what this program has no name for goes to `extra`.
+//! Every field is optional in the official SDK models, so a missing or odd field is no error. A value
+//! that its type or PostgreSQL cannot store is left out or altered, and recorded as a [`DataIssue`].
+//! Unknown fields are stored in `extra`.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -20,10 +20,10 @@ use crate::artifact::{
 use crate::build_history::{BuildHistory, BuildStep, Layer};
 use crate::data_issue::{Action, DataIssue};
 
-/// Digests and names of tags are keys; an index of PostgreSQL takes 2,704 bytes for all of one.
+/// Digests and tag names are parts of keys, and an index entry of PostgreSQL has at most 2,704 bytes.
 const LONGEST_KEY_BYTES: usize = 1_000;
 
-/// More steps than any real image has. Users who can push an image control its history.
+/// No real image has more steps. Users who can push an image control its history, so a limit is needed.
 const MAX_HISTORY_ENTRIES: usize = 10_000;
 /// Maximum number of values (members of objects, elements of lists, issues) of one answer. Each takes
 /// up to about 100 bytes.
@@ -41,7 +41,7 @@ pub(super) struct OffsetPage<T> {
     pub(super) page: Page<T>,
     /// Number of entries in the answer, unreadable ones included.
     pub(super) entries: u64,
-    /// Number of entries the API claims to have.
+    /// The total number of entries according to the API.
     pub(super) total: Option<u64>,
 }
 
@@ -148,9 +148,9 @@ pub(super) fn instance(body: &[u8]) -> Result<InstanceDescription, RequestFailur
     })
 }
 
-/// A build history (api-swr2 swr_03_0305); `digest` names it in issues.
+/// A build history (api-swr2 swr_03_0305); `digest` identifies it in issues.
 ///
-/// An absent, null or empty list all mean that there is no history.
+/// A missing, null or empty list means that there is no history.
 pub(super) fn build_history(digest: &str, body: &[u8]) -> Result<BuildHistory, RequestFailure> {
     read(BUILD_HISTORY, body, MAX_VALUES, |document| {
         let members = document.root_members()?;
@@ -180,7 +180,7 @@ pub(super) fn build_history(digest: &str, body: &[u8]) -> Result<BuildHistory, R
     })
 }
 
-/// The entries of a build history, of which no more are kept than it may have.
+/// The entries of a build history; never more than the maximum are stored.
 fn history_entries<'a>(
     document: &Document<'_>,
     list: &'a str,
@@ -219,16 +219,16 @@ fn build_step(
         };
     };
     let mut fields = Fields::new(document, "build_step", row_key, row, issues);
-    // The page says created_at, the live service and Harbor say created. Of two, the other one
-    // stays in `extra`.
+    // The documentation has created_at, the live service and Harbor have created. If an answer
+    // has both, created_at stays in `extra`.
     let created_at = fields
         .time("created", NANOSECONDS)
         .or_else(|| fields.time("created_at", NANOSECONDS));
     let command = fields.text("created_by");
-    // Harbor leaves the field out where it is false.
+    // Harbor omits the field if it is false.
     let empty_layer = fields.boolean("empty_layer");
-    // A layer of a step that says it made none is kept as it came: both may be true of a squashed
-    // image, and neither is ours to choose.
+    // Store both values if a step has a layer and empty_layer: in a squashed image both can be
+    // correct.
     let digest = fields.text("digest").filter(|text| !text.is_empty());
     let layer = match digest {
         Some(digest) => Some(Layer {
@@ -237,7 +237,7 @@ fn build_step(
             size_bytes: fields.integer("size"),
         }),
         None => {
-            // Without a layer, "" and 0 say no more than their absence would.
+            // Without a layer, "" and 0 mean the same as a missing field.
             fields.forget("mediaType", |value| matches!(value, "null" | "\"\""));
             fields.forget("size", |value| matches!(value, "null" | "0"));
             None
@@ -283,8 +283,8 @@ fn artifact(fields: &mut Fields<'_>) -> Option<Artifact> {
     })
 }
 
-/// The tags of an artifact. A name is unique in its repository, so of two the last counts, as
-/// when a tag is met at two artifacts.
+/// The tags of an artifact. A name is unique in its repository, so the last of two tags with the same
+/// name counts. The same rule holds if two artifacts have the tag.
 fn tags(
     artifact: &mut Fields<'_>,
     artifact_id: i64,
@@ -324,7 +324,7 @@ fn tags(
 
 fn tag(fields: &mut Fields<'_>, artifact_id: i64, repository_id: i64) -> Option<Tag> {
     let name = fields.key_text("name")?;
-    // Both repeat the artifact that carries the tag; only a contradiction is worth keeping.
+    // Both fields repeat values of the artifact; they are stored only if they differ from them.
     let (artifact_id, repository_id) = (artifact_id.to_string(), repository_id.to_string());
     fields.forget("artifact_id", |value| {
         value == "null" || value == artifact_id
@@ -374,7 +374,7 @@ fn repository(fields: &mut Fields<'_>) -> Option<Repository> {
     })
 }
 
-/// An error document with a success status must not pass for an answer that lacks everything.
+/// An error document with a success status must not be read as an answer without any fields.
 fn refuse_error_document(
     document: &Document<'_>,
     members: &[Member<'_>],
@@ -387,7 +387,7 @@ fn refuse_error_document(
     Ok(())
 }
 
-/// The value of a member the answer must not give twice: two lists of rows would be one too many.
+/// The value of a member that must occur only once, such as the list of rows.
 fn sole<'a>(
     document: &Document<'_>,
     members: &[Member<'a>],
@@ -402,8 +402,8 @@ fn sole<'a>(
     }
 }
 
-/// Takes the list out of a page. It may be null, but a page without it is no page:
-/// an error document with status 200 must not pass for the end of the data.
+/// The list of a page. It may be null, but must not be missing: an error document with status 200
+/// must not be read as the end of the listing.
 fn list<'a>(
     document: &Document<'_>,
     members: &[Member<'a>],
@@ -506,7 +506,7 @@ fn drop_row(
     });
 }
 
-/// The row that an issue is about. It becomes text only where there is an issue.
+/// The row that an issue refers to. It is converted to text only if there is an issue.
 #[derive(Debug, Clone, Copy)]
 enum RowKey<'a> {
     Text(&'a str),
@@ -526,22 +526,22 @@ impl fmt::Display for RowKey<'_> {
     }
 }
 
-/// An object of the answer, each field once, and what that took.
+/// An object of the answer with each field once.
 struct Row<'a> {
     source: &'a str,
     members: Members<'a>,
     notes: Vec<(String, Action, Value)>,
 }
 
-/// The fields of an object, in their order. There are few, so that looking at each is the fastest way
-/// to find one.
+/// The fields of an object, in their order. There are few, so a linear search is the fastest way to
+/// find one.
 type Members<'a> = Vec<(Cow<'a, str>, &'a str)>;
 
-/// In objects with more fields, which no honest answer has, a table finds those that came twice.
+/// In objects with more fields, which no real answer has, a hash table finds duplicates.
 const FEW_FIELDS: usize = 64;
 
 impl<'a> Row<'a> {
-    /// `None` if it is no object.
+    /// `None` if it is not an object.
     fn read(document: &Document<'_>, source: &'a str) -> Option<Row<'a>> {
         if !source.starts_with('{') {
             return None;
@@ -584,7 +584,7 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// The row's id as text; empty where it has none, so that the row could be any.
+    /// The row's id as text; empty if it has none, so that it is unknown which row it is.
     fn key(&self, document: &Document<'_>, name: &str) -> String {
         let Some(value) = find(&self.members, name) else {
             return String::new();
@@ -605,7 +605,7 @@ fn find<'a>(members: &Members<'a>, name: &str) -> Option<&'a str> {
     member.map(|(_, value)| *value)
 }
 
-/// The fields of one row; what is not taken is left for `extra`.
+/// The fields of one row; `extra` gets those that are not taken.
 struct Fields<'a> {
     document: &'a Document<'a>,
     table: &'static str,
@@ -613,15 +613,15 @@ struct Fields<'a> {
     source: &'a str,
     members: Members<'a>,
     issues: &'a mut Vec<DataIssue>,
-    /// How many issues there were before this row.
+    /// Number of issues before this row.
     earlier_issues: usize,
 }
 
-/// Decimals that are kept of a time: timestamptz has six, and build steps three beside it.
+/// Stored decimals of a time: timestamptz has six, and build steps have a column for three more.
 const NANOSECONDS: usize = 9;
 const MICROSECONDS: usize = 6;
 
-/// 0001-01-01T00:00:00Z: how Go writes a time that was never set.
+/// 0001-01-01T00:00:00Z: Go's zero value of a time.
 const ZERO_TIME_SECONDS: i64 = -62_135_596_800;
 
 impl<'a> Fields<'a> {
@@ -660,13 +660,13 @@ impl<'a> Fields<'a> {
         Fields::new(document, table, RowKey::Text(row_key), row, issues)
     }
 
-    /// Removes a field and gives its value as it stands in the answer.
+    /// Removes a field and returns its value as JSON text.
     fn take(&mut self, name: &str) -> Option<&'a str> {
         let place = self.members.iter().position(|(member, _)| member == name)?;
         Some(self.members.remove(place).1)
     }
 
-    /// Removes a field that is worth nothing if it is null.
+    /// Removes a field and returns its value; `None` if it is null.
     fn take_value(&mut self, name: &str) -> Option<&'a str> {
         self.take(name).filter(|value| *value != "null")
     }
@@ -683,7 +683,7 @@ impl<'a> Fields<'a> {
         Some(text.into_owned())
     }
 
-    /// False where it is missing: the column has to have a value.
+    /// False if it is missing, because the column is not null.
     fn boolean(&mut self, name: &str) -> bool {
         match self.take_value(name) {
             None | Some("false" | "\"false\"") => false,
@@ -713,7 +713,7 @@ impl<'a> Fields<'a> {
         Some(value)
     }
 
-    /// A time in RFC 3339, of which `decimals` are kept. An empty text is a missing time.
+    /// A time in RFC 3339 with up to `decimals` decimals. An empty string is a missing time.
     fn time(&mut self, name: &str, decimals: usize) -> Option<DateTime<Utc>> {
         let source = self.take_value(name)?;
         if source == "\"\"" {
@@ -741,20 +741,20 @@ impl<'a> Fields<'a> {
         Some(time)
     }
 
-    /// As [`time`](Self::time), but the zero time means "never", as in Harbor.
+    /// Like [`time`](Self::time), but the zero time means "never", as in Harbor.
     fn time_or_never(&mut self, name: &str) -> Option<DateTime<Utc>> {
         self.time(name, MICROSECONDS).filter(|time| {
             (time.timestamp(), time.timestamp_subsec_nanos()) != (ZERO_TIME_SECONDS, 0)
         })
     }
 
-    /// An id without which the row cannot be stored.
+    /// An id that is required to store the row.
     fn key_integer(&mut self, name: &str) -> Option<i64> {
         integer_of(self.document, find(&self.members, name)?).ok()??;
         self.integer(name)
     }
 
-    /// A text without which the row cannot be stored.
+    /// A text that is required to store the row.
     fn key_text(&mut self, name: &str) -> Option<String> {
         let text = self.peek_text(name)?;
         if text.is_empty() || text.len() > LONGEST_KEY_BYTES {
@@ -770,14 +770,14 @@ impl<'a> Fields<'a> {
             .then(|| self.document.text(source, &mut Alterations::default()))
     }
 
-    /// Removes a field whose value says nothing more than is known.
+    /// Removes a field whose value is redundant.
     fn forget(&mut self, name: &str, is_known: impl Fn(&str) -> bool) {
         if find(&self.members, name).is_some_and(is_known) {
             self.take(name);
         }
     }
 
-    /// Records a value that could not be kept as it came.
+    /// Records a value that could not be stored unchanged.
     fn refuse(&mut self, field: &str, action: Action, source: &str) {
         let original = self.document.original(source);
         self.issue(field, action, original);
@@ -803,13 +803,13 @@ impl<'a> Fields<'a> {
         });
     }
 
-    /// Records that the row has no key and cannot be stored; that says all there is to say of it.
+    /// Records that the row has no key and cannot be stored. This issue replaces other issues of the row.
     fn drop_row(&mut self) {
         self.issues.truncate(self.earlier_issues);
         self.refuse("", Action::DroppedRow, self.source);
     }
 
-    /// What was not taken.
+    /// The fields that were not taken.
     fn rest(&mut self) -> Extra {
         let mut extra = Map::new();
         for (name, source) in std::mem::take(&mut self.members) {
@@ -825,7 +825,7 @@ fn integer_of(document: &Document<'_>, value: &str) -> Result<Option<i64>, Actio
     match value.as_bytes().first() {
         Some(b'n') => Ok(None),
         Some(b'-' | b'0'..=b'9') => json::integer(value).map(Some),
-        // A number in quotes, as long as it is the only way to write that number.
+        // A number in quotes, if it has the canonical spelling.
         Some(b'"') => {
             let text = document.text(value, &mut Alterations::default());
             let digits = text.strip_prefix('-').unwrap_or(&text);
@@ -839,7 +839,7 @@ fn integer_of(document: &Document<'_>, value: &str) -> Result<Option<i64>, Actio
     }
 }
 
-/// Whether a time in RFC 3339 has digits other than 0 after so many decimals.
+/// Whether a time in RFC 3339 has digits other than 0 after this many decimals.
 fn has_decimals_beyond(time: &str, decimals: usize) -> bool {
     time.split_once('.').is_some_and(|(_, fraction)| {
         fraction

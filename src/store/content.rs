@@ -1,4 +1,4 @@
-//! Ids made of content: equal content has an equal id, so that writing needs no look-up.
+//! Ids computed from content: equal content has the same id, so no lookup is needed before a write.
 
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
@@ -37,18 +37,16 @@ impl Content {
     }
 }
 
-/// Names a command's text.
 pub(super) fn command_id(command: &str) -> Uuid {
     Content::of("command").bytes(command.as_bytes()).id()
 }
 
-/// Names a media type.
 pub(super) fn media_type_id(media_type: &str) -> Uuid {
     Content::of("media type").bytes(media_type.as_bytes()).id()
 }
 
-/// Names a layer by its digest, and by the size its history gives it: were two histories to
-/// differ in that, each would be kept as it came, whichever came first.
+/// The id of a layer depends on its digest and on the size in the history. If two histories have
+/// different sizes for the same digest, both are stored, in any order of arrival.
 pub(super) fn layer_id(layer: &Layer) -> Uuid {
     let Layer {
         digest,
@@ -62,7 +60,7 @@ pub(super) fn layer_id(layer: &Layer) -> Uuid {
         .id()
 }
 
-/// Names a history up to and including `step`; `parent` names it up to the step before.
+/// The id of a history up to and including `step`; `parent` is the id of the steps before it.
 pub(super) fn build_step_id(
     parent: Option<Uuid>,
     step: &BuildStep,
@@ -95,10 +93,10 @@ pub(super) fn build_step_id(
         .id()
 }
 
-/// Names a sequence of layers, as OCI's ChainID does.
+/// The id of a sequence of layers, like the ChainID of OCI.
 ///
-/// A step without a layer leaves the sequence as it is. Where a step made a layer which the
-/// history does not name, the step itself stands for it, so that nothing is equal by accident.
+/// A step without a layer does not change the sequence. If a step created a layer but the history has
+/// no digest for it, the id of the step is used, so that different sequences never have the same id.
 pub(super) fn chain_id(
     parent: Option<Uuid>,
     step: &BuildStep,
@@ -116,7 +114,6 @@ pub(super) fn chain_id(
     Some(chain.id())
 }
 
-/// Names an altered value.
 pub(super) fn data_issue_id(issue: &DataIssue) -> Uuid {
     let DataIssue {
         table,

@@ -1,11 +1,11 @@
-//! Rows in the binary form of COPY, the fastest way to write many: it costs the server less than half
-//! of what an `insert … on conflict` costs. A row that is there already makes the whole statement fail.
+//! Encodes rows in the binary format of COPY, the fastest way to write many rows: it takes less than
+//! half of the server time of `insert … on conflict`. If a row already exists, the whole statement fails.
 
 use sqlx::encode::{Encode, IsNull};
 use sqlx::postgres::{PgArgumentBuffer, Postgres};
 use sqlx::{Error, PgConnection};
 
-/// What is sent at once is copied into the buffer of the connection, which grows as large.
+/// Size of one message. The connection copies each message into its buffer, which grows to this size.
 const PART_BYTES: usize = 256 << 10;
 
 /// The rows of one `copy … from stdin (format binary)`, as "COPY, Binary Format" of PostgreSQL's manual
@@ -15,7 +15,7 @@ pub(super) struct CopyRows {
     columns: i16,
     is_empty: bool,
     row: CopyRow,
-    /// Why the rows cannot be written.
+    /// An error if a row could not be encoded.
     encoded: Result<(), Error>,
 }
 
@@ -24,7 +24,7 @@ pub(super) struct CopyRows {
 pub(super) struct CopyRow(PgArgumentBuffer);
 
 impl CopyRows {
-    /// No rows so far, of so many columns.
+    /// Starts with no rows; each row must have this number of columns.
     pub(super) fn new(columns: i16) -> CopyRows {
         let mut buffer = PgArgumentBuffer::default();
         // No flags, and no extension of the header.
@@ -46,7 +46,7 @@ impl CopyRows {
         }
     }
 
-    /// Writes the rows by this statement, and gives their number. Without rows it asks nothing.
+    /// Writes the rows with this statement, and returns their number. Without rows it does nothing.
     pub(super) async fn write(
         self,
         connection: &mut PgConnection,
@@ -71,7 +71,7 @@ impl CopyRows {
 }
 
 impl CopyRow {
-    /// Adds a value, which has to be of the column's type.
+    /// Adds a value. It must have the type of the column.
     pub(super) fn value<'q, T: Encode<'q, Postgres>>(&mut self, value: T) -> Result<(), Error> {
         let buffer = &mut self.0;
         let start = buffer.len();

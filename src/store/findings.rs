@@ -1,7 +1,7 @@
-//! What the rules find in build commands.
+//! Stores the findings of the rules in build commands.
 //!
-//! A command is examined before it is stored. What was stored under other rules is examined again
-//! after publish: `swr.instance.rules_version` says whether there is any.
+//! A command is examined before it is stored. Commands that were stored under other rules are examined
+//! again after publish: `swr.instance.rules_version` shows whether there are any.
 
 use std::collections::BTreeMap;
 
@@ -11,19 +11,19 @@ use uuid::Uuid;
 
 use super::{InstanceLock, Run, Session, StoreError};
 
-/// Commands examined again in one transaction: at most so many, …
+/// Maximum number of commands that are examined again in one transaction.
 const BATCH_COMMANDS: i64 = 1_000;
-/// … and none after so many bytes.
+/// A transaction takes no more commands after this number of bytes.
 const BATCH_BYTES: i64 = 4 << 20;
 
-/// A command and what the rules found in it.
+/// A command and its findings.
 #[derive(Debug)]
 pub(super) struct Examined<'a> {
     pub(super) command_id: Uuid,
     pub(super) command: &'a str,
     /// The command without its secrets, if it has any.
     masked: Option<String>,
-    /// How often each rule found something.
+    /// Number of findings by rule.
     occurrences: BTreeMap<&'static str, i32>,
 }
 
@@ -57,7 +57,7 @@ fn rows<'a>(
     })
 }
 
-/// Stores commands that are not there yet, with what was found in them.
+/// Stores commands that are not in the database yet, with their findings.
 pub(super) async fn insert_commands(
     session: &mut Session<'_>,
     instance_id: i32,
@@ -111,8 +111,8 @@ async fn upsert_findings(
         .await
 }
 
-/// What a run does before it stores commands: makes the rules known, and notes if commands are
-/// there which other rules examined.
+/// Prepares a run to store commands: stores the rules, and records whether commands were examined under
+/// other rules.
 pub async fn prepare_findings(session: &mut Session<'_>, run: Run) -> Result<(), StoreError> {
     upsert_rules(session).await?;
     let query = sqlx::query!(
@@ -123,7 +123,7 @@ pub async fn prepare_findings(session: &mut Session<'_>, run: Run) -> Result<(),
         run.instance_id
     );
     let state = session
-        .fetch_one("see by which rules the commands are examined", query)
+        .fetch_one("read the version of the rules of the commands", query)
         .await?;
     let rules_version = match state.rules_version {
         Some(RULES_VERSION) => Some(RULES_VERSION),
@@ -136,7 +136,7 @@ pub async fn prepare_findings(session: &mut Session<'_>, run: Run) -> Result<(),
     Ok(())
 }
 
-/// Writes the rules that are not stored as they are here. Those of a newer program stay.
+/// Inserts and updates the rules that are new or changed. Rules of a newer program are not changed.
 async fn upsert_rules(session: &mut Session<'_>) -> Result<(), StoreError> {
     let query = sqlx::query!(
         "insert into swr.finding_rule (rule_id, rules_version, severity, title, why, patterns)
@@ -185,13 +185,13 @@ async fn set_rules_version(
         rules_version
     );
     session
-        .execute("note by which rules the commands are examined", query)
+        .execute("store the version of the rules of the commands", query)
         .await?;
     Ok(())
 }
 
-/// Examines all commands of the instance again if that is to be done, batch by batch.
-/// If it is interrupted, the next run starts again and writes what is left.
+/// Examines all commands of the instance again if that is necessary, batch by batch. After an
+/// interruption, the next run starts from the beginning and writes the remaining differences.
 pub async fn update_findings(lock: &mut InstanceLock, run: Run) -> Result<(), StoreError> {
     if is_examined(lock, run).await? {
         return Ok(());
@@ -209,11 +209,11 @@ async fn is_examined(session: &mut Session<'_>, run: Run) -> Result<bool, StoreE
         run.instance_id
     ).map(|row| row.is_examined);
     session
-        .fetch_one("see whether the commands are examined", query)
+        .fetch_one("check whether the commands are examined", query)
         .await
 }
 
-/// Examines the commands that follow, and writes what differs. Gives the last of them.
+/// Examines the next commands after an id, and writes the differences. Returns the last id.
 async fn examine_batch(
     session: &mut Session<'_>,
     run: Run,

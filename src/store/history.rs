@@ -1,4 +1,4 @@
-//! Build histories: which are wanted, and how they are stored.
+//! Build histories: which to request, and how to store them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,10 +17,10 @@ use crate::build_history::{
 };
 use crate::data_issue::DataIssue;
 
-/// Which of these digests need a request. They have to be distinct.
+/// Returns which of these digests need a request. The digests must be distinct.
 ///
-/// Wanted are digests never requested, and those whose last answer was not final and whose time has
-/// come; of the latter none that this run has asked for already.
+/// A digest needs a request if it was never requested. It also needs one if its last answer was not
+/// final and its next attempt is due, unless this run has requested it already.
 pub async fn histories_wanted(
     session: &mut Session<'_>,
     run: Run,
@@ -28,8 +28,8 @@ pub async fn histories_wanted(
     now: DateTime<Utc>,
 ) -> Result<Vec<String>, StoreError> {
     let query = sqlx::query!(
-        // A subquery, so that the plan is a look-up by key also while the table is empty or its rows
-        // were never counted.
+        // A subquery, so that the plan uses the index even if the table is empty or was never
+        // analyzed.
         r#"select wanted.digest as "digest!"
            from unnest($2::text[]) as wanted (digest)
            where coalesce(
@@ -47,7 +47,7 @@ pub async fn histories_wanted(
     )
     .map(|row| row.digest);
     session
-        .fetch_all("see which build histories are wanted", query)
+        .fetch_all("find the build histories to request", query)
         .await
 }
 
@@ -61,11 +61,11 @@ pub async fn has_other_instances(
         instance_id
     )
     .map(|row| row.exists);
-    session.fetch_one("look for other instances", query).await
+    session.fetch_one("find other instances", query).await
 }
 
-/// Copies histories that another instance of the same database has already brought, with what
-/// had to be altered in them, and gives the digests that need no request any more.
+/// Copies histories that another instance of the same database already has, with their data issues.
+/// Returns the digests that no longer need a request.
 pub async fn reuse_histories(
     session: &mut Session<'_>,
     run: Run,
@@ -83,7 +83,7 @@ pub async fn reuse_histories(
         digests as _
     );
     let sources = session
-        .fetch_all("look for build histories in other instances", query)
+        .fetch_all("find build histories of other instances", query)
         .await?;
     if sources.is_empty() {
         return Ok((HistoryWrites::default(), HashSet::new()));
@@ -112,7 +112,7 @@ pub async fn reuse_histories(
         &digests
     );
     rows += transaction.execute("copy build steps", query).await?;
-    // Other rules may have examined them there.
+    // The commands of the other instance may have been examined under other rules.
     let query = sqlx::query!(
         "select distinct on (c.command_id) c.command_id, c.command
          from unnest($2::integer[], $3::text[]) as f (instance_id, digest)
@@ -217,19 +217,19 @@ pub async fn reuse_histories(
     Ok((writes, digests.into_iter().collect()))
 }
 
-/// What storing histories wrote.
+/// Counts of written rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HistoryWrites {
     /// Rows inserted or updated.
     pub rows: u64,
-    /// Of these, data issues.
+    /// The data issues among them.
     pub data_issues: u64,
 }
 
-/// Stores answers under their digests, over a session of its own.
+/// Stores answers by digest. Uses a separate session.
 ///
-/// An answer stays valid, however the run ends, so it is stored outside of
-/// publish. Storing it twice changes nothing.
+/// An answer stays valid even if the run fails, so it is stored outside of publish. Storing it twice
+/// changes nothing.
 #[derive(Debug)]
 pub struct HistoryWriter {
     session: Session<'static>,
@@ -237,17 +237,17 @@ pub struct HistoryWriter {
     known: Known,
 }
 
-/// Content that is in the database for certain: most steps of an image are its base's.
+/// Cache of content that is known to be in the database: images share most steps with their base.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     ids: HashSet<Uuid>,
     /// Whether the database has no other manifests, steps and layers of the instance: it had none before
-    /// the run, and only this run writes. `None` until that was looked up.
+    /// the run, and only this run writes. `None` before the lookup.
     is_complete: Option<bool>,
 }
 
 impl Known {
-    /// Bounds the memory; forgetting costs only that a row is offered again.
+    /// Limits the memory. After the cache was cleared, known rows are looked up again.
     const LIMIT: usize = 200_000;
 
     fn remember(&mut self, ids: impl Iterator<Item = Uuid>) {
@@ -259,11 +259,11 @@ impl Known {
     }
 }
 
-/// How often a batch is tried whose rows turn out to be there already: histories that are copied from
-/// another instance meanwhile share steps with those of the batch.
+/// Maximum attempts for a batch with rows that already exist: histories that were copied from another
+/// instance at the same time can share steps with the batch.
 const ATTEMPTS: u32 = 4;
 
-/// A step with the names of its content, and its own.
+/// A step with its id and the ids of its content.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StepRow<'a> {
     pub(super) build_step_id: Uuid,
@@ -274,7 +274,7 @@ pub(super) struct StepRow<'a> {
     pub(super) chain_id: Option<Uuid>,
 }
 
-/// Names the steps of a history, oldest first.
+/// The rows of the steps of a history, oldest first.
 fn step_rows(steps: &[BuildStep]) -> impl Iterator<Item = StepRow<'_>> {
     let (mut parent, mut chain_id) = (None, None);
     steps.iter().map(move |step| {
@@ -304,7 +304,7 @@ pub(super) struct ManifestRow<'a> {
     is_final: bool,
     refusal: Option<&'a Refusal>,
     pub(super) history: Option<&'a BuildHistory>,
-    /// The steps and what follows from them, if the outcome is `stored`.
+    /// The step ids and the layering, if the outcome is `stored`.
     pub(super) steps: Option<(Vec<Uuid>, Layering)>,
 }
 
@@ -341,7 +341,7 @@ impl ManifestRow<'_> {
         row.value(history.and_then(|history| history.extra.as_ref()).map(Json))
     }
 
-    /// The row of a digest after attempts that were not final, as a document.
+    /// The row of a digest after attempts that were not final, as JSON.
     fn after(&self, earlier: &EarlierAttempts, now: DateTime<Utc>) -> Value {
         let layering = self.steps.as_ref().map(|(_, layering)| layering);
         json!({
@@ -368,29 +368,29 @@ fn texts(ids: &[Uuid]) -> Vec<String> {
     ids.iter().map(Uuid::to_string).collect()
 }
 
-/// The earlier attempts to fetch a history, which were not final.
+/// Earlier attempts to fetch a history that were not final.
 struct EarlierAttempts {
     attempts: i32,
     waiting_since: Option<DateTime<Utc>>,
 }
 
 impl EarlierAttempts {
-    /// A history is asked for again in the next run, then after an hour, four hours, and so on up to a
-    /// week.
+    /// A history is requested again in the next run, then after an hour, after four hours, and so on up to
+    /// a week.
     fn delay(&self) -> TimeDelta {
         let exponent = u32::try_from(self.attempts - 1).unwrap_or(0).min(6);
         TimeDelta::hours(4_i64.pow(exponent)).min(TimeDelta::days(7))
     }
 }
 
-/// What follows from one history alone, so that publish need not read its steps.
+/// Values computed from a single history, so that publish need not read its steps.
 #[derive(Debug, Default)]
 pub(super) struct Layering {
-    /// The sum of the layers, or the nearest that fits.
+    /// The sum of the layer sizes, limited to the range of the type.
     pub(super) layer_bytes: i64,
-    /// The layers, each once, in the order in which they come first.
+    /// The distinct layers, in the order of their first occurrence.
     pub(super) layer_ids: Vec<Uuid>,
-    /// The chain id of each step that made a layer.
+    /// The chain id of each step that created a layer.
     pub(super) chain_ids: Vec<Uuid>,
 }
 
@@ -416,7 +416,7 @@ impl Layering {
     }
 }
 
-/// The rows of a batch, each once.
+/// The distinct rows of a batch.
 #[derive(Default)]
 pub(super) struct Batch<'a> {
     offered: HashSet<Uuid>,
@@ -460,7 +460,7 @@ impl HistoryWriter {
             }
         };
         self.known.remember(batch.offered.into_iter());
-        // One large history must not take its memory for the rest of the run.
+        // Free the memory of a large history before the end of the run.
         self.session.connection().shrink_buffers();
         Ok(writes)
     }
@@ -501,7 +501,7 @@ impl HistoryWriter {
 
     /// Closes the connection.
     pub async fn close(self) {
-        // All is committed; the server notices a lost connection by itself.
+        // Everything is committed, so errors are ignored; the server detects a lost connection.
         self.session.close().await;
     }
 }
@@ -540,7 +540,7 @@ impl<'a> Batch<'a> {
         });
     }
 
-    /// Gives the ids of the steps, and what follows from them.
+    /// Returns the ids of the steps and their layering.
     fn add_steps(&mut self, steps: &'a [BuildStep], known: &Known) -> (Vec<Uuid>, Layering) {
         let rows: Vec<StepRow<'_>> = step_rows(steps).collect();
         let layering = Layering::of(&rows);
@@ -571,7 +571,7 @@ impl<'a> Batch<'a> {
         (step_ids, layering)
     }
 
-    /// Whether this content is neither stored for certain nor in this batch already.
+    /// Whether this content is neither known to be stored nor already in this batch.
     fn is_news(&mut self, known: &Known, id: Uuid) -> bool {
         !known.ids.contains(&id) && self.offered.insert(id)
     }
@@ -587,11 +587,11 @@ async fn is_without_content(session: &mut Session<'_>, run: Run) -> Result<bool,
     )
     .map(|row| row.is_empty);
     session
-        .fetch_one("see whether build steps are stored", query)
+        .fetch_one("check whether build steps are stored", query)
         .await
 }
 
-/// Which steps and layers of a batch the database has.
+/// The steps and layers of a batch that the database has.
 async fn stored_content(
     session: &mut Session<'_>,
     run: Run,
@@ -601,7 +601,7 @@ async fn stored_content(
         return Ok(HashSet::new());
     }
     let query = sqlx::query!(
-        // Subqueries, so that the plan is a look-up by key, however many rows the planner expects.
+        // Subqueries, so that the plan uses the index for any number of rows that the planner expects.
         r#"select o.build_step_id as "id!"
            from unnest($2::uuid[]) as o (build_step_id)
            where (select true from swr.build_step s where s.instance_id = $1 and s.build_step_id = o.build_step_id)
@@ -614,13 +614,10 @@ async fn stored_content(
         batch.layers.iter().map(|(id, _)| *id).bind_iter() as _,
     )
     .map(|row| row.id);
-    let stored = session
-        .fetch_all("see which build steps are stored", query)
-        .await?;
+    let stored = session.fetch_all("find stored build steps", query).await?;
     Ok(stored.into_iter().collect())
 }
 
-/// Writes the layers that are not stored.
 async fn insert_layers(
     session: &mut Session<'_>,
     run: Run,
@@ -668,7 +665,6 @@ async fn insert_media_types(
     session.execute("store media types", query).await
 }
 
-/// Writes the steps that are not stored.
 async fn insert_steps(
     session: &mut Session<'_>,
     run: Run,
@@ -707,7 +703,7 @@ async fn insert_steps(
     session.execute("store build steps", query).await
 }
 
-/// The manifests of a batch that are stored: with their attempts, or without if they are final.
+/// The stored manifests of a batch, with their attempts; `None` for manifests that are final.
 async fn earlier_attempts(
     session: &mut Session<'_>,
     run: Run,
@@ -727,11 +723,11 @@ async fn earlier_attempts(
         };
         (row.digest, Some(earlier).filter(|_| !row.is_final))
     });
-    let doing = "look for earlier attempts to fetch build histories";
+    let doing = "read earlier attempts to fetch build histories";
     Ok(session.fetch_all(doing, query).await?.into_iter().collect())
 }
 
-/// Writes how each fetch ended. What another answer has made final stays.
+/// Writes the outcome of each fetch. A manifest that is already final is not changed.
 async fn write_manifests(
     session: &mut Session<'_>,
     run: Run,
@@ -760,7 +756,7 @@ async fn write_manifests(
     if retried.is_empty() {
         return Ok(copied);
     }
-    // Updated and not replaced: others may have tables of their own that refer to a manifest.
+    // Updated, not deleted and inserted: users may have tables with references to a manifest.
     let query = sqlx::query!(
         "update swr.manifest m
          set outcome = p.outcome,
@@ -817,7 +813,7 @@ pub(super) async fn insert_issues(
     session.execute("store data issues", query).await
 }
 
-/// PostgreSQL cuts at microseconds; this is what it cuts off.
+/// PostgreSQL truncates times to microseconds. This returns the nanoseconds that it would lose.
 pub(super) fn nanos_beyond_micros(time: DateTime<Utc>) -> i16 {
     (time.timestamp_subsec_nanos() % 1_000) as i16
 }

@@ -1,28 +1,32 @@
-//! What artifacts share, for the reports: bytes that only one of them has, and bases.
+//! Shared layers of artifacts, for the reports: base images, and bytes that only one artifact has.
 //!
-//! `swr.artifact_layering` has a row for each artifact that is taken into account. Publish takes out the
-//! artifacts that go before it changes `swr.artifact`, and takes in those that came after it, whenever
-//! their history arrived. If there were any, it computes the sums of the whole instance again and writes
-//! what differs: the bytes that one artifact has alone depend on all others.
+//! `swr.artifact_layering` has a row for each artifact that is counted. Publish deletes the rows of
+//! removed artifacts before it changes `swr.artifact`. After that it inserts rows for new artifacts, and
+//! for artifacts whose history has arrived since. If it deleted or inserted any, it computes the sums of
+//! the whole instance again and writes the differences, because the bytes that only one artifact has
+//! depend on all other artifacts.
 //!
-//! What follows from one history alone, its layers and its chains, is in `swr.manifest`: no statement
-//! here reads build steps.
+//! Layers and chains, which depend on a single history, are in `swr.manifest`: no statement here
+//! reads build steps.
 
 use uuid::Uuid;
 
 use super::{Run, Session, StoreError};
 
-/// Artifacts that were taken out or in.
+/// Artifacts whose rows were deleted or are to be inserted.
 #[derive(Debug, Default)]
-pub(super) struct Moved {
+pub(super) struct ChangedImages {
     artifacts: i64,
-    /// The chains they begin with: only images with the same can have another base than before.
+    /// The first chain of each: only for images with the same first chain the base can have changed.
     root_chain_ids: Vec<Uuid>,
 }
 
-/// Deletes the rows of artifacts that this listing no longer has, or has in another repository or with
-/// another digest.
-pub(super) async fn take_out(session: &mut Session<'_>, run: Run) -> Result<Moved, StoreError> {
+/// Deletes the rows of artifacts that are missing from this listing, or that have another repository or
+/// digest in it.
+pub(super) async fn take_out(
+    session: &mut Session<'_>,
+    run: Run,
+) -> Result<ChangedImages, StoreError> {
     let query = sqlx::query!(
         r#"with leaving as (
              delete from swr.artifact_layering g
@@ -42,21 +46,21 @@ pub(super) async fn take_out(session: &mut Session<'_>, run: Run) -> Result<Move
         run.run_id
     );
     let moved = session
-        .fetch_one("take out what removed artifacts share", query)
+        .fetch_one("delete the shared layers of removed artifacts", query)
         .await?;
-    Ok(Moved {
+    Ok(ChangedImages {
         artifacts: moved.artifacts,
         root_chain_ids: moved.root_chain_ids.unwrap_or_default(),
     })
 }
 
-/// Takes in the artifacts whose history is stored and that have no row yet, and brings up to date
-/// what follows from them and from those taken out. `has_changes` says whether artifacts changed
-/// otherwise, for one could be in another namespace now. Returns whether anything had to be computed.
+/// Inserts rows for artifacts with a stored history and no row, and updates everything that depends on
+/// them and on the deleted rows. `has_changes` is true if artifacts changed in another way: one of them
+/// could be in another namespace now. Returns whether anything was computed.
 pub(super) async fn take_in(
     session: &mut Session<'_>,
     run: Run,
-    taken_out: Moved,
+    taken_out: ChangedImages,
     has_changes: bool,
 ) -> Result<bool, StoreError> {
     let entering = entering(session, run).await?;
@@ -69,8 +73,8 @@ pub(super) async fn take_in(
     Ok(true)
 }
 
-/// Finds a layer with a size for each layer whose history does not give its size. Returns whether the
-/// instance has such layers.
+/// Finds a layer with a size for each layer without one in its history. Returns whether the instance has
+/// such layers.
 async fn write_aliases(session: &mut Session<'_>, run: Run) -> Result<bool, StoreError> {
     let query = sqlx::query!(
         r#"with written as (
@@ -96,7 +100,7 @@ async fn write_aliases(session: &mut Session<'_>, run: Run) -> Result<bool, Stor
 }
 
 /// The artifacts with a stored history that have no row in `swr.artifact_layering` yet.
-async fn entering(session: &mut Session<'_>, run: Run) -> Result<Moved, StoreError> {
+async fn entering(session: &mut Session<'_>, run: Run) -> Result<ChangedImages, StoreError> {
     let query = sqlx::query!(
         r#"select count(*) as "artifacts!",
                   array_agg(distinct m.chain_ids[1]) filter (where m.chain_ids[1] is not null) as root_chain_ids
@@ -109,17 +113,17 @@ async fn entering(session: &mut Session<'_>, run: Run) -> Result<Moved, StoreErr
         run.instance_id
     );
     let moved = session
-        .fetch_one("look for artifacts with a new history", query)
+        .fetch_one("find artifacts with a new history", query)
         .await?;
-    Ok(Moved {
+    Ok(ChangedImages {
         artifacts: moved.artifacts,
         root_chain_ids: moved.root_chain_ids.unwrap_or_default(),
     })
 }
 
-/// Writes each row of the tables where it differs: the bytes of artifacts, repositories and namespaces,
-/// those that each has alone, which layers repositories share, and, of the images that begin with one of
-/// these chains, the base and the longest shared chain.
+/// Updates the rows of the tables that differ: the bytes of artifacts, repositories and namespaces, the
+/// bytes that only one of them has, and the layers that repositories share. For images that begin with one
+/// of these chains, also the base and the longest shared chain.
 async fn update(
     session: &mut Session<'_>,
     run: Run,
@@ -383,11 +387,13 @@ async fn update(
         root_chain_ids,
         has_aliases
     );
-    session.execute("find what artifacts share", query).await?;
+    session
+        .execute("compute the shared layers of artifacts", query)
+        .await?;
     Ok(())
 }
 
-/// Keeps what each namespace uses now, where it differs from what was kept last.
+/// Stores the current use of each namespace if it differs from the last stored one.
 pub(super) async fn record_storage(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
     let query = sqlx::query!(
         "with used as materialized (
@@ -431,9 +437,9 @@ pub(super) async fn record_storage(session: &mut Session<'_>, run: Run) -> Resul
         .await
 }
 
-/// Computes again what artifacts share, from the build histories of those that are counted, and records
-/// each difference as corrupt. An artifact that is not counted yet is none: its history may have arrived
-/// after the latest publish, and the next one counts it.
+/// Computes the shared layers again from the build histories of the counted artifacts, and records each
+/// difference as corrupt. An artifact without a row is no difference: its history may have arrived after
+/// the latest publish, and the next publish inserts the row.
 pub(super) async fn compare(session: &mut Session<'_>, run: Run) -> Result<(), StoreError> {
     let query = sqlx::query!(
         "with counted as materialized (

@@ -9,16 +9,16 @@ use sqlx::{Connection, Executor};
 
 use super::{Session, StoreError};
 
-/// First half of the lock's key, the second is the instance: "SWRS" in ASCII.
+/// First half of the key of the advisory lock: "SWRS" in ASCII. The second half is the instance.
 pub(super) const LOCK_CLASS: i32 = 0x5357_5253;
 
-/// Limit for giving the lock back; a lost connection gives it back by itself.
+/// Timeout for unlock and disconnect. If the connection is lost, the server releases the lock.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The lock of one instance, and the session that holds it.
 ///
-/// Whatever must not happen twice at a time asks for this value, and uses its session: a lost
-/// connection has lost the lock, and can write nothing more.
+/// Functions that must not run concurrently take this value and use its session. If the connection is
+/// lost, the lock is released, and nothing more can be written.
 #[derive(Debug)]
 pub struct InstanceLock {
     session: Session<'static>,
@@ -26,31 +26,28 @@ pub struct InstanceLock {
     backend_process_id: i32,
 }
 
-/// Who holds a lock.
+/// The holder of a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LockHolder {
-    /// A run: its row names the session.
+    /// A run whose row has the session's process.
     Run {
-        /// The machine.
         host: String,
-        /// The process there.
+        /// The process id on that host.
         process_id: i32,
-        /// The run.
         run_id: i64,
         /// When it started.
         since: DateTime<Utc>,
     },
-    /// A session that no run's row names: another program, or a run that is about to write its
-    /// row. PostgreSQL shows address and start of other roles' sessions to members of
-    /// `pg_read_all_stats` only.
+    /// A session that is in no run's row: another program, or a run that is about to write its row.
+    /// PostgreSQL shows the address and start of other roles' sessions only to members of
+    /// `pg_read_all_stats`.
     Session {
-        /// The server's process.
+        /// The server process of the session.
         backend_process_id: i32,
-        /// The role.
         role: Option<String>,
-        /// What the client calls itself.
+        /// The name that the client has set.
         application_name: Option<String>,
-        /// Where it connected from; `None` through the server's socket too.
+        /// The client's address; `None` also for a connection through the server's Unix socket.
         client_address: Option<String>,
         /// When it connected.
         since: Option<DateTime<Utc>>,
@@ -58,7 +55,7 @@ pub enum LockHolder {
 }
 
 impl LockHolder {
-    /// Whether it is a run, by its row or, before that is written, by what the client calls itself.
+    /// Whether it is a run, according to its row or, before the row is written, to the name of the client.
     pub fn is_run(&self) -> bool {
         match self {
             LockHolder::Run { .. } => true,
@@ -118,23 +115,22 @@ impl fmt::Display for LockHolder {
     }
 }
 
-/// What came of trying to take a lock.
+/// The result of an attempt to take a lock.
 #[derive(Debug)]
 pub enum LockAttempt {
-    /// It is ours.
     Taken(InstanceLock),
-    /// Somebody else has it.
+    /// Another session holds the lock.
     Held {
-        /// The session, to try again.
+        /// The session, for the next attempt.
         session: Session<'static>,
-        /// Who it is; `None` if the lock was released meanwhile.
+        /// `None` if the lock was released in the meantime.
         holder: Option<LockHolder>,
     },
 }
 
 impl InstanceLock {
-    /// Tries to take the lock. It does not wait: a statement that did would keep its snapshot,
-    /// and with it the server from cleaning up behind the run that is going on.
+    /// Tries to take the lock without waiting. A waiting statement would hold its snapshot, and vacuum
+    /// could not remove dead rows of the active run.
     pub async fn attempt(
         mut session: Session<'static>,
         instance_id: i32,
@@ -158,33 +154,33 @@ impl InstanceLock {
         Ok(LockAttempt::Held { session, holder })
     }
 
-    /// The instance that is locked.
     pub fn instance_id(&self) -> i32 {
         self.instance_id
     }
 
-    /// The server's process behind the session, to cancel its statement.
+    /// The server process of the session, to cancel its statement.
     pub fn backend_process_id(&self) -> i32 {
         self.backend_process_id
     }
 
-    /// Takes in the answer to a statement that was cut short: if that is an error, the next
-    /// statement would get it. If it was the begin of a transaction, sqlx does not know that the
-    /// server is in one, and what is written next would go with it.
+    /// Cleans up after a statement whose future was dropped. If its answer is an error, the next
+    /// statement would return it. If it was the begin of a transaction, sqlx does not know about the
+    /// transaction, and the next writes would be part of it.
     pub async fn settle(&mut self) {
         let connection = self.session.connection();
-        // A connection that is lost shows in the next statement too.
+        // If the connection is lost, the next statement fails too.
         let _ = connection.ping().await;
-        // Mostly there is no transaction, and the server's warning of that is nobody's business.
+        // Usually there is no transaction. Suppress the server's warning about that.
         let _ = connection.execute("set client_min_messages = error").await;
         let _ = connection.execute("rollback").await;
     }
 
-    /// Gives the lock back, and closes its connection.
+    /// Releases the lock, and closes its connection.
     pub async fn release(mut self) {
-        // The server frees the lock with the connection, but not before it notices its end: a run
-        // that starts at once must not find it taken. A lost connection has lost the lock too.
-        // A database that does not answer must not hold up the end of the program.
+        // Without an explicit unlock, the server releases the lock only when it detects the end of
+        // the connection, and a run that starts immediately could find it taken. Errors are ignored
+        // because a lost connection releases the lock. The timeout is for a database that does not
+        // answer: it must not delay the exit of the program.
         let releasing = async {
             let query = sqlx::query!(
                 "select pg_advisory_unlock($1, $2)",
@@ -213,7 +209,7 @@ impl DerefMut for InstanceLock {
     }
 }
 
-/// Who holds the lock of an instance; `None` if nobody does.
+/// The holder of the lock of an instance; `None` if it is free.
 pub(super) async fn holder(
     session: &mut Session<'_>,
     instance_id: i32,
@@ -244,7 +240,7 @@ pub(super) async fn holder(
         instance_id
     );
     let row = session
-        .fetch_optional("see who holds the lock of the instance", query)
+        .fetch_optional("read the holder of the lock of the instance", query)
         .await?;
     Ok(row.map(
         |row| match (row.host, row.process_id, row.run_id, row.since) {
@@ -265,11 +261,11 @@ pub(super) async fn holder(
     ))
 }
 
-/// Fails unless this very session holds the lock of the instance.
+/// Fails unless this session holds the lock of the instance.
 ///
-/// A connection that was lost says so by itself. A pooler in transaction mode hides it, though: it
-/// hands out another session, and behind it another run may go on, or a restart of the server may
-/// have emptied the staging tables.
+/// A statement over a lost connection fails anyway. But a pooler in transaction mode hides the loss: it
+/// switches to another session. Then another run may be active, or a restart of the server may have
+/// emptied the staging tables.
 pub(super) async fn check_held(
     session: &mut Session<'_>,
     instance_id: i32,
@@ -285,7 +281,7 @@ pub(super) async fn check_held(
     )
     .map(|row| row.is_held);
     let is_held = session
-        .fetch_one("see whether the lock is still held", query)
+        .fetch_one("check that the lock is still held", query)
         .await?;
     if is_held {
         Ok(())

@@ -1,7 +1,7 @@
 //! PostgreSQL: the lock, the run rows, staging, build histories, and publish.
 //!
-//! Statements take a session, which gives each a limit; transactions are opened one level up. The
-//! store never makes a request, and takes the time from its caller.
+//! Statements use a session, which has a timeout for each statement; transactions begin one level up.
+//! The store never makes a request, and takes the time from its caller.
 
 mod content;
 mod copy;
@@ -47,47 +47,43 @@ pub use runs::{
 };
 pub use session::Session;
 pub use stage::{
-    Staged, repositories_listing, stage_artifacts, stage_namespaces, stage_repositories,
+    RowNumbers, repositories_listing, stage_artifacts, stage_namespaces, stage_repositories,
 };
 pub use verify::{
     Comparison, compare_histories, compare_listing, histories_to_verify, record_verification,
     verified_run,
 };
 
-/// What can go wrong in the store.
+/// Errors of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A statement failed.
     #[error("cannot {doing}")]
     Statement {
-        /// What it was to do.
+        /// Completes "cannot …".
         doing: &'static str,
-        /// What the database said.
         source: SqlError,
     },
     /// Too many artifacts, or tags of artifacts that stay, are missing.
     #[error("{0}")]
     MassRemoval(Box<MassRemoval>),
-    /// No answer within the limit.
+    /// No answer before the timeout.
     #[error("cannot {doing}: no answer from the database within {}", humantime::format_duration(*limit))]
     Silent {
-        /// What was asked of it.
+        /// Completes "cannot …".
         doing: &'static str,
-        /// The limit.
         limit: Duration,
     },
-    /// The commit of publish was sent, and the connection lost before its answer.
+    /// The connection was lost after the commit of publish was sent and before it was confirmed.
     #[error("cannot tell whether the new listing was published: no answer to its commit")]
     CommitUnknown(#[source] SqlError),
-    /// The session that is to publish is not the one that took the lock.
-    #[error(
-        "the lock of the instance is lost: the database session is another one than at the start"
-    )]
+    /// The session for publish is not the one that took the lock.
+    #[error("the lock of the instance is lost: the database session is not the one from the start")]
     LockLost,
-    /// Somebody else holds the lock of the instance.
+    /// Another session holds the lock of the instance.
     #[error("{}", Locked(holder.as_deref(), *waited))]
     Locked {
-        /// Who it is; `None` if the lock was released meanwhile.
+        /// `None` if the lock was released in the meantime.
         holder: Option<Box<LockHolder>>,
         /// How long this run waited for it.
         waited: Option<Duration>,
@@ -95,8 +91,8 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the database refused the content of what was to be stored, which another content may
-    /// not be: not the session, the rights, or the state of the server.
+    /// Whether the database refused the values to be stored. Other values may succeed, because the cause is
+    /// not the session, the privileges, or the state of the server.
     pub fn is_about_content(&self) -> bool {
         let StoreError::Statement { source, .. } = self else {
             return false;
@@ -105,8 +101,8 @@ impl StoreError {
             // Too long for the protocol.
             sqlx::Error::Encode(_) | sqlx::Error::InvalidArgument(_) => true,
             sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-                // Data exceptions, violated constraints, program limits (PostgreSQL, appendix A); and a
-                // value that takes more memory than the server has, or gives.
+                // Data exceptions, constraint violations, program limits (PostgreSQL, appendix A); and
+                // a value that needs more memory than the server has or allows.
                 ["22", "23", "54"].contains(&&code[..2.min(code.len())])
                     || matches!(&*code, "53200" | "XX000")
             }),
@@ -114,7 +110,7 @@ impl StoreError {
         }
     }
 
-    /// Whether a row that was to be new is there already.
+    /// Whether a row to be inserted already exists.
     fn is_duplicate(&self) -> bool {
         let StoreError::Statement { source, .. } = self else {
             return false;
@@ -125,8 +121,8 @@ impl StoreError {
             .is_some_and(|error| error.is_unique_violation())
     }
 
-    /// What became of a commit of publish: one that the server refused has not happened, but one whose
-    /// answer is lost may have.
+    /// The error of a commit of publish. If the server refused the commit, nothing was published; if its
+    /// answer was lost, that is unknown.
     fn of_commit(self) -> StoreError {
         match self {
             StoreError::Statement { source, .. } if !is_refusal(&source) => {
@@ -136,7 +132,7 @@ impl StoreError {
         }
     }
 
-    /// The refusal as the outcome of a build history.
+    /// The error as the outcome of a build history.
     pub fn refusal_of_content(&self) -> Refusal {
         let code = match self {
             StoreError::Statement { source, .. } => {
@@ -178,14 +174,14 @@ impl fmt::Display for Locked<'_> {
     }
 }
 
-/// Whether the server refused it, rather than ending the session without an answer.
+/// Whether the server returned an error and did not just end the session.
 fn is_refusal(error: &SqlError) -> bool {
     error
         .code()
         .is_some_and(|code| !code.starts_with("57P") && !code.starts_with("08"))
 }
 
-/// PostgreSQL keeps microseconds: cut off here, so that what is compared is what is stored.
+/// PostgreSQL stores microseconds. Truncated here, so that compared and stored times are equal.
 fn to_micros(time: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(time.timestamp_micros()).unwrap_or(time)
 }

@@ -1,25 +1,23 @@
-//! The names and digests that a user can choose.
+//! Names and digests that a user can select.
 
 use super::{Session, StoreError};
 
-/// Number of names that are compared with one that does not exist.
+/// Maximum number of names that are compared with an unknown name to suggest one.
 const MOST_NAMES: i64 = 10_000;
 /// An instance of the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceName {
-    /// Its id in SWR.
     pub swr_instance_id: String,
     pub name: Option<String>,
 }
 
 impl InstanceName {
-    /// Whether a user's choice means this instance.
+    /// Whether the id or name is that of this instance.
     pub fn is(&self, id_or_name: &str) -> bool {
         self.swr_instance_id == id_or_name || self.name.as_deref() == Some(id_or_name)
     }
 }
 
-/// All instances.
 pub async fn instance_names(session: &mut Session<'_>) -> Result<Vec<InstanceName>, StoreError> {
     let query = sqlx::query_as!(
         InstanceName,
@@ -28,7 +26,7 @@ pub async fn instance_names(session: &mut Session<'_>) -> Result<Vec<InstanceNam
     session.fetch_all("list the instances", query).await
 }
 
-/// Namespaces that exist or existed, of all instances or of one.
+/// Existing and removed namespaces of one instance or of all.
 pub async fn namespace_names(
     session: &mut Session<'_>,
     instance: Option<&str>,
@@ -47,7 +45,7 @@ pub async fn namespace_names(
     Ok(rows.into_iter().map(|row| row.namespace).collect())
 }
 
-/// A repository that exists or existed.
+/// An existing or removed repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RepositoryName {
     pub namespace: String,
@@ -55,7 +53,7 @@ pub struct RepositoryName {
     pub name: String,
 }
 
-/// Repositories with this name, or with this path; if none is given, all of the namespace.
+/// Repositories with this name or path; without a name, all of the namespace.
 pub async fn repository_names(
     session: &mut Session<'_>,
     instance: Option<&str>,
@@ -81,8 +79,8 @@ pub async fn repository_names(
     session.fetch_all("list the repositories", query).await
 }
 
-/// Digests that begin like this: of artifacts that exist or existed, or that a tag pointed to. At most
-/// five.
+/// At most five digests with this prefix: digests of existing and removed artifacts, and digests that a
+/// tag pointed to.
 pub async fn digests(
     session: &mut Session<'_>,
     beginning: &str,

@@ -1,7 +1,7 @@
-//! Publish: the one transaction that makes a finished listing visible.
+//! Publish: the one transaction that makes a complete listing visible.
 //!
-//! Every statement compares the staged listing with the tables and writes differences only,
-//! so that an unchanged registry leaves no trace in them.
+//! Every statement compares the staged listing with the tables and writes only the differences. If
+//! nothing changed in the registry, the tables do not change.
 
 use std::fmt;
 
@@ -13,36 +13,35 @@ use crate::data_issue::Action;
 use crate::run::{RunCounters, RunOutcome};
 use chrono::{DateTime, Utc};
 
-/// What to publish, and within which bounds.
+/// The settings of a publish.
 #[derive(Debug, Clone, Copy)]
 pub struct Publishing {
-    /// When the listing began and ended.
+    /// Start and end of the listing.
     pub listing: (DateTime<Utc>, DateTime<Utc>),
-    /// Undo it all again.
+    /// Roll back at the end.
     pub dry_run: bool,
     /// The exit code for the run's row.
     pub exit_code: u8,
-    /// The share of the current artifacts, and of the tags of those that stay, that may be missing;
-    /// `None` for any.
+    /// Maximum percentage of missing artifacts, and of missing tags of the artifacts that stay; `None` for
+    /// no maximum.
     pub max_removals_percent: Option<u8>,
 }
 
-/// A publish that was refused because too many artifacts, or tags of artifacts that stay, are missing.
+/// Publish was refused because too many artifacts, or tags of artifacts that stay, are missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MassRemoval {
-    /// What is missing.
     pub kind: RemovedKind,
-    /// How many are missing.
+    /// Number of missing ones.
     pub removed: u64,
-    /// How many were published so far.
+    /// Number of published ones before this run.
     pub current: u64,
-    /// The share that may be missing.
+    /// The maximum percentage.
     pub max_removals_percent: u8,
     /// The repositories that would lose the most.
     pub losses: Vec<RepositoryLoss>,
 }
 
-/// What a publish can remove too much of.
+/// Kinds of rows for which publish limits the removals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RemovedKind {
     /// Artifacts, each with its tags.
@@ -51,14 +50,14 @@ pub enum RemovedKind {
     Tags,
 }
 
-/// What one repository would lose.
+/// The removals in one repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RepositoryLoss {
-    /// Its name with the namespace.
+    /// The name with the namespace.
     pub repository: String,
-    /// How many of its artifacts or tags are missing.
+    /// Number of its missing artifacts or tags.
     pub removed: u64,
-    /// How many it has.
+    /// Number of its artifacts or tags before this run.
     pub current: u64,
 }
 
@@ -93,19 +92,19 @@ impl fmt::Display for MassRemoval {
     }
 }
 
-/// When the listing was made: what it shows was true at some moment in between.
+/// Start and end of the listing: each row was read at some time in between.
 #[derive(Debug, Clone, Copy)]
 struct ListingTime {
     started_at: DateTime<Utc>,
     finished_at: DateTime<Utc>,
-    /// Start of the listing published before, or 1970: changes of tags are younger than that.
+    /// Start of the previous published listing, or 1970: changes of tags are later than that.
     previous_started_at: DateTime<Utc>,
 }
 
-/// Publishes what the run has staged, together with the end of the run's row.
+/// Publishes the staged rows of the run, and updates the run's row in the same transaction.
 ///
-/// `counters` gets what publish changed. With `dry_run` everything is done and undone again;
-/// only the run's row says so. If too much would be marked as removed, nothing is changed.
+/// Adds the changes to `counters`. With `dry_run`, everything is rolled back except the update of the
+/// run's row. If too much would be marked as removed, nothing is changed.
 pub async fn publish(
     lock: &mut InstanceLock,
     run: Run,
@@ -129,17 +128,17 @@ pub async fn publish(
         previous_started_at: previous_started_at.unwrap_or(DateTime::UNIX_EPOCH),
     };
     drop_superseded_rows(&mut transaction, run).await?;
-    let doubt = doubt(&mut transaction, run).await?;
+    let unreadable = unreadable(&mut transaction, run).await?;
     let differences = Differences {
         artifacts: compare_artifacts(&mut transaction, run).await?,
         tags: compare_tags(&mut transaction, run).await?,
     };
     let mut tags_missing = 0;
     if differences.tags.missing > 0 {
-        tags_missing = mark_missing_tags(&mut transaction, run, doubt).await?;
+        tags_missing = mark_missing_tags(&mut transaction, run, unreadable).await?;
     }
     if let Some(max_removals_percent) = max_removals_percent
-        && !doubt.artifacts
+        && !unreadable.artifacts
         && differences.artifacts.missing + differences.tags.missing > 0
         && let Some(removal) = mass_removal(&mut transaction, run, max_removals_percent).await?
     {
@@ -149,7 +148,7 @@ pub async fn publish(
         }
         return Err(StoreError::MassRemoval(Box::new(removal)));
     }
-    doubt.warn();
+    unreadable.warn();
     if previous_started_at.is_none() {
         warn_of_short_listing(&mut transaction, run).await?;
     }
@@ -158,7 +157,7 @@ pub async fn publish(
         &mut transaction,
         run,
         listing,
-        doubt,
+        unreadable,
         differences,
         now,
         counters,
@@ -176,7 +175,7 @@ pub async fn publish(
         exit_code: Some(exit_code),
     };
     if dry_run {
-        // Rolls back.
+        // This rolls back.
         drop(transaction);
         super::stage::clear(lock, run.instance_id).await?;
         return save_progress(lock, run, counters, end, clock.now()).await;
@@ -191,7 +190,7 @@ async fn apply(
     session: &mut Session<'_>,
     run: Run,
     listing: ListingTime,
-    doubt: Doubt,
+    unreadable: UnreadableKinds,
     differences: Differences,
     now: DateTime<Utc>,
     counters: &mut RunCounters,
@@ -200,14 +199,14 @@ async fn apply(
     let mut rows = 0;
     rows += insert_namespaces(session, run).await?;
     rows += update_namespaces(session, run).await?;
-    rows += remove_namespaces(session, run, listing, doubt).await?;
+    rows += remove_namespaces(session, run, listing, unreadable).await?;
     let repositories_moved = repositories_move(session, run).await?;
     rows += insert_repositories(session, run).await?;
     rows += update_repositories(session, run).await?;
     rows += uncataloged::upsert_repositories(session, run).await?;
-    rows += remove_repositories(session, run, listing, doubt).await?;
+    rows += remove_repositories(session, run, listing, unreadable).await?;
 
-    let (mut taken_out, mut changes_recorded) = (layering::Moved::default(), 0);
+    let (mut taken_out, mut changes_recorded) = (layering::ChangedImages::default(), 0);
     let (mut inserted, mut updated, mut removed) = (0, 0, 0);
     if artifacts.has_others_than_new() {
         taken_out = layering::take_out(session, run).await?;
@@ -224,7 +223,7 @@ async fn apply(
         updated = update_artifacts(session, run).await?;
     }
     if artifacts.missing > 0 {
-        removed = remove_artifacts(session, run, listing, doubt).await?;
+        removed = remove_artifacts(session, run, listing, unreadable).await?;
     }
     rows += inserted + updated + removed + changes_recorded;
     let has_changes = changes_recorded > 0 || repositories_moved;
@@ -234,7 +233,7 @@ async fn apply(
     let tags_differ = tags.changed + tags.missing > 0 || artifacts.has_others_than_new();
     if tags_differ {
         tags_moved = close_moved_tags(session, run, listing).await?;
-        tags_removed = close_removed_tags(session, run, listing, doubt).await?;
+        tags_removed = close_removed_tags(session, run, listing, unreadable).await?;
     }
     if tags_differ || tags.new > 0 {
         opened = open_tags(session, run, listing).await?;
@@ -269,8 +268,8 @@ async fn apply(
     Ok(())
 }
 
-/// In what the listing and the tables differ, counted once. What has no difference costs no further
-/// statement, so that an unchanged registry costs one comparison of each kind.
+/// Numbers of differences between the listing and the tables, counted once. Kinds without differences
+/// need no further statement, so an unchanged registry takes one comparison for each kind.
 #[derive(Debug, Clone, Copy)]
 struct Differences {
     artifacts: ArtifactDifferences,
@@ -280,23 +279,23 @@ struct Differences {
 #[derive(Debug, Clone, Copy)]
 struct ArtifactDifferences {
     new: i64,
-    /// Removed so far.
+    /// Marked as removed before, and listed again.
     returning: i64,
     changed: i64,
     /// Only the time of the latest pull changed.
     pulled: i64,
-    /// Exist, and are not listed.
+    /// Not marked as removed, and not listed.
     missing: i64,
 }
 
 impl ArtifactDifferences {
-    /// Whether an artifact came, left, returned, or changed in more than its pulls.
+    /// Whether an artifact is new, was removed, returned, or changed in more than its pull time.
     fn has_new_or_other(self) -> bool {
         self.new > 0 || self.has_others_than_new()
     }
 
-    /// Whether an artifact left, returned, or changed in more than its pulls: then layers have to be
-    /// counted again, and a tag that did not change may have another digest.
+    /// Whether an artifact was removed, returned, or changed in more than its pull time. If so, layers
+    /// have to be counted again, and an unchanged tag may have another digest.
     fn has_others_than_new(self) -> bool {
         self.returning + self.changed + self.missing > 0
     }
@@ -305,12 +304,12 @@ impl ArtifactDifferences {
 #[derive(Debug, Clone, Copy)]
 struct TagDifferences {
     new: i64,
-    /// In any column, or missing from the listing before.
+    /// Different in any column, or missing from the previous listing.
     changed: i64,
     missing: i64,
 }
 
-/// Compares the listed artifacts with the published ones, and marks those that are not equal.
+/// Compares the listed artifacts with the published ones, and marks the differences.
 async fn compare_artifacts(
     session: &mut Session<'_>,
     run: Run,
@@ -360,7 +359,7 @@ async fn compare_artifacts(
         .await
 }
 
-/// Compares the listed tags with the published ones, and marks those that are not equal.
+/// Compares the listed tags with the published ones, and marks the differences.
 async fn compare_tags(session: &mut Session<'_>, run: Run) -> Result<TagDifferences, StoreError> {
     let query = sqlx::query_as!(
         TagDifferences,
@@ -398,14 +397,15 @@ async fn compare_tags(session: &mut Session<'_>, run: Run) -> Result<TagDifferen
         .await
 }
 
-/// So few may go whatever their share: a small registry is cleaned up in one go.
+/// Up to this number of removals is always allowed: in a small registry, a normal cleanup is a large
+/// percentage.
 const FEW_REMOVALS: u64 = 100;
-/// Repositories named where too much is missing.
+/// Maximum number of repositories in the error if too much is missing.
 const LOSSES: i64 = 5;
 
-/// Compares what is missing from the listing with what may be: artifacts, then tags of artifacts that
-/// stay. A tag counts when it is missing for the first time; a run that accepted that has accepted
-/// its removal by the next one.
+/// Checks the number of missing artifacts, then of missing tags of artifacts that stay. A tag counts
+/// only when it is missing for the first time: it is removed by the next run, and a run that accepts a
+/// missing tag also accepts this removal.
 async fn mass_removal(
     session: &mut Session<'_>,
     run: Run,
@@ -420,7 +420,7 @@ async fn mass_removal(
     Ok(excess(RemovedKind::Tags, tags, max_removals_percent))
 }
 
-/// What a repository would lose, and all repositories together.
+/// The removals of a repository, and of all repositories together.
 struct Loss {
     repository: String,
     removed: i64,
@@ -451,7 +451,7 @@ fn excess(kind: RemovedKind, losses: Vec<Loss>, max_removals_percent: u8) -> Opt
     })
 }
 
-/// The repositories that would lose the most artifacts.
+/// The repositories with the most missing artifacts.
 async fn artifact_losses(session: &mut Session<'_>, run: Run) -> Result<Vec<Loss>, StoreError> {
     let query = sqlx::query_as!(
         Loss,
@@ -483,7 +483,7 @@ async fn artifact_losses(session: &mut Session<'_>, run: Run) -> Result<Vec<Loss
         .await
 }
 
-/// The repositories that would lose the most tags of artifacts that stay.
+/// The repositories with the most missing tags of artifacts that stay.
 async fn tag_losses(session: &mut Session<'_>, run: Run) -> Result<Vec<Loss>, StoreError> {
     let query = sqlx::query_as!(
         Loss,
@@ -515,11 +515,11 @@ async fn tag_losses(session: &mut Session<'_>, run: Run) -> Result<Vec<Loss>, St
         .await
 }
 
-/// How many artifacts the catalog has to count beyond the listed ones before the run warns.
+/// The run warns if the catalog counts this many artifacts more than are listed.
 const MANY_UNLISTED: i64 = 100;
 
-/// A first listing has no earlier one to be compared with; the catalog's counts are all there is. They may
-/// count what the list does not show, so a listing far below them is published, with a warning.
+/// The first listing can be compared only with the counts of the catalog. They may include artifacts
+/// that the list does not show, so a listing with far fewer artifacts is published with a warning.
 async fn warn_of_short_listing(session: &mut Session<'_>, run: Run) -> Result<(), StoreError> {
     let query = sqlx::query!(
         r#"select
@@ -551,18 +551,19 @@ async fn warn_of_short_listing(session: &mut Session<'_>, run: Run) -> Result<()
     Ok(())
 }
 
-/// Of which entries a listing cannot say that they are gone: it had a row without a readable id,
-/// which could be any of them. A row with an id that could not be stored speaks for that one only.
+/// Kinds for which the listing had a row without a readable id. This row could be any of the missing
+/// ones, so nothing of these kinds is marked as removed. If a row that could not be stored has an id, only
+/// the row with this id is not marked.
 #[derive(Debug, Clone, Copy)]
-struct Doubt {
+struct UnreadableKinds {
     namespaces: bool,
     repositories: bool,
     artifacts: bool,
 }
 
-impl Doubt {
+impl UnreadableKinds {
     fn warn(self) {
-        let Doubt {
+        let UnreadableKinds {
             namespaces,
             repositories,
             artifacts,
@@ -582,9 +583,9 @@ impl Doubt {
     }
 }
 
-async fn doubt(session: &mut Session<'_>, run: Run) -> Result<Doubt, StoreError> {
+async fn unreadable(session: &mut Session<'_>, run: Run) -> Result<UnreadableKinds, StoreError> {
     let query = sqlx::query_as!(
-        Doubt,
+        UnreadableKinds,
         r#"select
                coalesce(bool_or(table_name = 'namespace'), false) as "namespaces!",
                coalesce(bool_or(table_name = 'repository'), false) as "repositories!",
@@ -595,14 +596,12 @@ async fn doubt(session: &mut Session<'_>, run: Run) -> Result<Doubt, StoreError>
         run.run_id,
         Action::DroppedRow.as_str()
     );
-    session
-        .fetch_one("look for rows without an id", query)
-        .await
+    session.fetch_one("find rows without an id", query).await
 }
 
-/// Every statement here compares whole tables, but the staged rows are too young for the planner
-/// to have counted them: guessing at one row it would loop over all pairs. The comparisons are
-/// plain hash joins, which want memory rather than compilation.
+/// Settings of the planner for statements that compare whole tables. The staged rows were never
+/// analyzed: the planner would expect one row and choose a nested loop over all pairs. The comparisons
+/// are simple hash joins, which need memory and do not profit from JIT compilation.
 pub(super) async fn plan_for_bulk(session: &mut Session<'_>) -> Result<(), StoreError> {
     let query = sqlx::query!(
         "select
@@ -610,13 +609,15 @@ pub(super) async fn plan_for_bulk(session: &mut Session<'_>) -> Result<(), Store
              set_config('jit', 'off', true) as jit,
              set_config('work_mem', '64MB', true) as work_mem"
     );
-    session.fetch_one("choose how to publish", query).await?;
+    session
+        .fetch_one("set the planner options for publish", query)
+        .await?;
     Ok(())
 }
 
-/// Has the planner count the rows after many were written, where we may: the tables' owner, and
-/// from PostgreSQL 17 on a role with the privilege to maintain them. For others the server would
-/// warn of each table; its own housekeeping comes to them later.
+/// Analyzes the tables after many rows were written, if the role may do so: it must own the tables or,
+/// from PostgreSQL 17 on, have the privilege `maintain`. Without this check the server would print a
+/// warning for each table. Autovacuum analyzes them later in any case.
 pub async fn analyze(lock: &mut InstanceLock) -> Result<(), StoreError> {
     let query = sqlx::query!(
         r#"select case
@@ -629,14 +630,14 @@ pub async fn analyze(lock: &mut InstanceLock) -> Result<(), StoreError> {
     )
     .map(|row| row.is_allowed);
     let is_allowed = lock
-        .fetch_one("see whether the tables may be analyzed", query)
+        .fetch_one("check the privilege to analyze the tables", query)
         .await?;
     if !is_allowed {
         return Ok(());
     }
-    // 9,000 rows of each table tell a planner enough until the server's own housekeeping counts more.
+    // A sample of 9,000 rows of each table is enough until autovacuum takes a larger one.
     let query = sqlx::query!("select set_config('default_statistics_target', '30', false)");
-    lock.fetch_one("choose how closely to analyze", query)
+    lock.fetch_one("set the sample size for analyze", query)
         .await?;
     let query = sqlx::query!(
         "analyze swr.instance, swr.namespace, swr.repository, swr.artifact, swr.tag, swr.tag_history, swr.manifest,
@@ -648,7 +649,7 @@ pub async fn analyze(lock: &mut InstanceLock) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// When the latest published listing of an instance began.
+/// Start of the latest published listing of an instance.
 pub(super) async fn previous_listing(
     session: &mut Session<'_>,
     instance_id: i32,
@@ -663,13 +664,13 @@ pub(super) async fn previous_listing(
     )
     .map(|row| row.listing_started_at);
     let previous = session
-        .fetch_optional("see when the last listing was made", query)
+        .fetch_optional("read the time of the last listing", query)
         .await?;
     Ok(previous.flatten())
 }
 
-/// An artifact listed twice counts as it was last, and the tags of the other rows go with them. A tag
-/// seen at two artifacts moved in between, and is where it was seen last.
+/// If an artifact was listed twice, its last row counts, and the earlier rows are deleted with their
+/// tags. If a tag was listed for two artifacts, it moved in the meantime, and the last row counts.
 pub(super) async fn drop_superseded_rows(
     session: &mut Session<'_>,
     run: Run,
@@ -770,7 +771,7 @@ async fn remove_namespaces(
     session: &mut Session<'_>,
     run: Run,
     listing: ListingTime,
-    doubt: Doubt,
+    unreadable: UnreadableKinds,
 ) -> Result<u64, StoreError> {
     let query = sqlx::query!(
         "update swr.namespace n
@@ -789,14 +790,13 @@ async fn remove_namespaces(
         run.instance_id,
         run.run_id,
         listing.started_at,
-        doubt.namespaces,
+        unreadable.namespaces,
         Action::DroppedRow.as_str()
     );
     session.execute("mark removed namespaces", query).await
 }
 
-/// Whether a repository is in another namespace than so far, or in none so far: the sums by namespace
-/// follow from that.
+/// Whether a repository is new or has moved to another namespace. If so, the sums by namespace change.
 async fn repositories_move(session: &mut Session<'_>, run: Run) -> Result<bool, StoreError> {
     let query = sqlx::query!(
         r#"select exists (
@@ -813,9 +813,7 @@ async fn repositories_move(session: &mut Session<'_>, run: Run) -> Result<bool, 
         run.instance_id,
         run.run_id
     ).map(|row| row.exists);
-    session
-        .fetch_one("look for repositories in another namespace", query)
-        .await
+    session.fetch_one("find moved repositories", query).await
 }
 
 async fn insert_repositories(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
@@ -870,12 +868,12 @@ async fn update_repositories(session: &mut Session<'_>, run: Run) -> Result<u64,
     session.execute("update repositories", query).await
 }
 
-/// A repository is there as long as the catalog or an artifact names it.
+/// Marks repositories as removed that neither the catalog nor an artifact contains.
 async fn remove_repositories(
     session: &mut Session<'_>,
     run: Run,
     listing: ListingTime,
-    doubt: Doubt,
+    unreadable: UnreadableKinds,
 ) -> Result<u64, StoreError> {
     let query = sqlx::query!(
         "update swr.repository r
@@ -898,14 +896,14 @@ async fn remove_repositories(
         run.instance_id,
         run.run_id,
         listing.started_at,
-        doubt.repositories,
+        unreadable.repositories,
         Action::DroppedRow.as_str()
     );
     session.execute("mark removed repositories", query).await
 }
 
-/// Keeps what an update or a return is about to overwrite. A pull is left out: its time is all
-/// that changes, and it changes all the time.
+/// Records the values that an update or a return is about to overwrite. Changes of the pull time alone
+/// are not recorded, because they are too frequent.
 async fn record_artifact_changes(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
     let query = sqlx::query!(
         "insert into swr.artifact_change (instance_id, artifact_id, run_id, change, previous)
@@ -925,7 +923,7 @@ async fn record_artifact_changes(session: &mut Session<'_>, run: Run) -> Result<
     session.execute("record changes of artifacts", query).await
 }
 
-/// Records each id that named another digest so far. The registry does not say why; it is no reason to stop.
+/// Records each artifact id that had another digest before. The reason is unknown, and the run continues.
 async fn record_reused_ids(
     session: &mut Session<'_>,
     run: Run,
@@ -998,7 +996,7 @@ async fn remove_artifacts(
     session: &mut Session<'_>,
     run: Run,
     listing: ListingTime,
-    doubt: Doubt,
+    unreadable: UnreadableKinds,
 ) -> Result<u64, StoreError> {
     let query = sqlx::query!(
         "update swr.artifact a
@@ -1017,22 +1015,22 @@ async fn remove_artifacts(
         run.instance_id,
         run.run_id,
         listing.started_at,
-        doubt.artifacts,
+        unreadable.artifacts,
         Action::DroppedRow.as_str()
     );
     session.execute("mark removed artifacts", query).await
 }
 
-/// Marks the tags that this listing lacks for the first time although it has their artifact, unchanged
-/// and in its repository. A tag that moves while the pages are read can be missing from all of them, so
-/// such a tag stays, at its artifact, until the next listing lacks it too.
+/// Marks tags that are missing from a listing for the first time although their artifact is listed,
+/// unchanged and in the same repository. A tag that moves while the pages are read can be missing from
+/// all pages. So such a tag stays with its artifact until the next listing is without it too.
 ///
-/// The tags of an artifact that is in doubt, or of which the listing gives no readable list or
-/// name, are in doubt too.
+/// If it is uncertain whether an artifact was removed, its tags are not marked either. Neither are the tags
+/// of an artifact if its list of tags, or a name in this list, is not readable.
 async fn mark_missing_tags(
     session: &mut Session<'_>,
     run: Run,
-    doubt: Doubt,
+    unreadable: UnreadableKinds,
 ) -> Result<u64, StoreError> {
     let query = sqlx::query!(
         "update swr.tag k
@@ -1060,7 +1058,7 @@ async fn mark_missing_tags(
            )",
         run.instance_id,
         run.run_id,
-        doubt.artifacts,
+        unreadable.artifacts,
         Action::DroppedRow.as_str()
     );
     session.execute("mark missing tags", query).await
@@ -1101,12 +1099,13 @@ async fn close_moved_tags(
         .await
 }
 
-/// Ends the intervals of tags that are gone: with their artifact, or missing from two listings in a row.
+/// Ends the intervals of removed tags: their artifact was removed, or two listings in a row were without
+/// them.
 async fn close_removed_tags(
     session: &mut Session<'_>,
     run: Run,
     listing: ListingTime,
-    doubt: Doubt,
+    unreadable: UnreadableKinds,
 ) -> Result<u64, StoreError> {
     let query = sqlx::query!(
         "update swr.tag_history h
@@ -1135,7 +1134,7 @@ async fn close_removed_tags(
         run.instance_id,
         run.run_id,
         listing.started_at,
-        doubt.artifacts,
+        unreadable.artifacts,
         Action::DroppedRow.as_str()
     );
     session
@@ -1143,8 +1142,8 @@ async fn close_removed_tags(
         .await
 }
 
-/// Begins an interval for each tag that has none: the push time where it is between this
-/// listing and the one before, else the time of the listing.
+/// Begins an interval for each tag without an open one. It starts at the push time if that is between
+/// the previous listing and this one, otherwise at the time of the listing.
 async fn open_tags(
     session: &mut Session<'_>,
     run: Run,
@@ -1185,7 +1184,7 @@ async fn open_tags(
         .await
 }
 
-/// A digest that is deleted and pushed again has another artifact id: the interval continues under it.
+/// If a digest is deleted and pushed again, it has a new artifact id. The interval continues with this id.
 async fn continue_intervals(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
     let query = sqlx::query!(
         "update swr.tag_history h
@@ -1205,7 +1204,7 @@ async fn continue_intervals(session: &mut Session<'_>, run: Run) -> Result<u64, 
         .await
 }
 
-/// A tag is there as long as its interval is open.
+/// Deletes tags without an open interval.
 async fn delete_tags(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
     let query = sqlx::query!(
         "delete from swr.tag k

@@ -1,9 +1,9 @@
-//! What a run needs of the database, looked at without writing anything.
+//! Checks whether the database is ready for a run. Writes nothing.
 
 use super::lock::{self, LockHolder};
 use super::{Session, StoreError};
 
-/// The tables a run changes, and what it does to them beside reading.
+/// The tables that a run changes, and the privileges that it needs in addition to `select`.
 const TABLES: [(&str, &[&str]); 27] = [
     ("instance", &["insert", "update"]),
     ("namespace", &["insert", "update"]),
@@ -37,13 +37,12 @@ const TABLES: [(&str, &[&str]); 27] = [
 /// The server behind a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerState {
-    /// As the server writes it.
+    /// As reported by the server.
     pub version: String,
-    /// Whether it takes no writes: a standby, or set so.
+    /// Whether it rejects writes: it is a standby, or read-only by its settings.
     pub is_read_only: bool,
 }
 
-/// Asks the server what it is.
 pub async fn server_state(session: &mut Session<'_>) -> Result<ServerState, StoreError> {
     let query = sqlx::query_as!(
         ServerState,
@@ -56,7 +55,7 @@ pub async fn server_state(session: &mut Session<'_>) -> Result<ServerState, Stor
         .await
 }
 
-/// The rights that a run over an up-to-date schema needs and this role lacks, in words.
+/// Descriptions of the missing privileges that a run needs if the schema is up to date.
 pub async fn missing_run_rights(session: &mut Session<'_>) -> Result<Vec<String>, StoreError> {
     let wanted = || {
         TABLES.iter().flat_map(|(table, privileges)| {
@@ -86,10 +85,12 @@ pub async fn missing_run_rights(session: &mut Session<'_>) -> Result<Vec<String>
         tables as _,
         privileges as _
     ).map(|row| row.right);
-    session.fetch_all("see what this role may do", query).await
+    session
+        .fetch_all("read the privileges of the role", query)
+        .await
 }
 
-/// The rights that a migration needs and this role lacks, in words.
+/// Descriptions of the missing privileges that a migration needs.
 pub async fn missing_migration_rights(
     session: &mut Session<'_>,
 ) -> Result<Vec<String>, StoreError> {
@@ -118,13 +119,15 @@ pub async fn missing_migration_rights(
            group by n.nspname"#
     ).map(|row| row.right);
     session
-        .fetch_all("see whether this role may migrate", query)
+        .fetch_all("check the privileges to migrate", query)
         .await
 }
 
-/// Whether every role may create functions and tables in the schema `public`, as up to PostgreSQL 14.
+/// Whether every role may create functions and tables in the schema `public`: the default up to
+/// PostgreSQL 14.
 ///
-/// Our sessions find nothing there. Those of people who read the views with psql do.
+/// Our sessions do not have it in their search path, but the sessions of users who read the views with
+/// psql do.
 pub async fn is_public_open(session: &mut Session<'_>) -> Result<bool, StoreError> {
     let query = sqlx::query!(
         r#"select exists (
@@ -135,20 +138,20 @@ pub async fn is_public_open(session: &mut Session<'_>) -> Result<bool, StoreErro
     )
     .map(|row| row.is_open);
     session
-        .fetch_one("see who may create in schema public", query)
+        .fetch_one("read the privileges on the schema public", query)
         .await
 }
 
-/// What the database has of an instance.
+/// The state of an instance in the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceState {
-    /// The project it was synced under.
+    /// The project of its syncs.
     pub project_id: String,
-    /// Who holds its lock.
+    /// The holder of its lock.
     pub holder: Option<LockHolder>,
 }
 
-/// Looks at an instance and its lock, without taking it; `None` if it was never synced.
+/// Reads the state of an instance without taking its lock; `None` if it was never synced.
 pub async fn instance_state(
     session: &mut Session<'_>,
     swr_instance_id: &str,
@@ -157,9 +160,7 @@ pub async fn instance_state(
         "select instance_id, project_id from swr.instance where swr_instance_id = $1",
         swr_instance_id
     );
-    let row = session
-        .fetch_optional("look for the instance", query)
-        .await?;
+    let row = session.fetch_optional("find the instance", query).await?;
     let Some(row) = row else { return Ok(None) };
     Ok(Some(InstanceState {
         project_id: row.project_id,

@@ -1,30 +1,29 @@
-//! What a complete listing may have missed.
+//! Detects rows that a complete listing may have missed.
 //!
-//! Nothing says in which order the registry lists. Where a page begins at an offset, deleting
-//! something shifts the rows behind it, and the first row of the next page is never seen. So
-//! before artifacts are marked as removed, their absence is compared with the catalog's counts.
+//! The order of the registry's listing is not documented. If pages start at an offset, a deletion shifts
+//! the rows after it, and the first row of the next page is missing. So before artifacts are marked as
+//! removed, the number of missing ones is compared with the catalog's counts.
 
 use super::{Run, Session, StoreError, publish};
 
-/// Whether something that is published is missing from what the run has staged, without proof
-/// that it is gone.
+/// Whether a published row is missing from the staged rows without proof that it was deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DoubtfulRemovals {
     /// A repository or namespace is missing from the catalog.
     pub catalog: bool,
-    /// An artifact is missing from the listing, and the catalog's count of its repository did not
-    /// change by as much as the listing did.
+    /// An artifact is missing from the listing, and the catalog's count of its repository did not change
+    /// by the same number as the listing.
     pub artifacts: bool,
 }
 
-/// Looks for removals that may be none.
+/// Looks for missing rows that may still exist.
 ///
-/// The artifacts that a repository lacks are believed to be gone if the catalog's count changed since
-/// the last publish by as much as the listing: by the new artifacts less the missing ones. Were one
-/// overlooked, the count would be too high by it. Changes are compared, not totals: a catalog may count
-/// what the list does not show, such as signatures. The count has to be older than the listing, so the
-/// first one of the run is taken, and of new artifacts only those that were pushed between the two
-/// counts. A count that is absent, or late, agrees with nothing.
+/// Missing artifacts of a repository are considered deleted if the catalog's count changed since the
+/// last publish by the same number as the listing: new artifacts minus missing ones. If the listing
+/// missed an artifact, the count is too high by one. Changes are compared instead of totals, because the
+/// catalog may count artifacts that the list does not show, such as signatures. The count must be older
+/// than the listing, so the first count of the run is used, and only artifacts that were pushed
+/// between the two counts are new. If a count is missing or too late, the removals are doubtful.
 pub async fn doubtful_removals(
     session: &mut Session<'_>,
     run: Run,
@@ -112,9 +111,7 @@ pub async fn doubtful_removals(
         run.instance_id,
         run.run_id
     );
-    let doubts = transaction
-        .fetch_one("look for what is missing", query)
-        .await?;
+    let doubts = transaction.fetch_one("find missing rows", query).await?;
     transaction
         .commit("end looking for what is missing")
         .await?;

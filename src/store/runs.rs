@@ -8,19 +8,18 @@ use crate::artifact::InstanceDescription;
 use crate::data_issue::DataIssue;
 use crate::run::{RunCounters, RunOutcome};
 
-/// How long name and version of an instance are taken to be those of its row.
+/// How long the stored name and version of an instance are considered current.
 const DESCRIPTION_LIFETIME: TimeDelta = TimeDelta::days(1);
 
-/// An instance as its row has it.
+/// The row of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
-    /// The surrogate that all keys start with.
+    /// The surrogate key; all primary keys start with it.
     pub instance_id: i32,
-    /// Whether nothing is known of it: neither was it described, nor a run published.
+    /// Whether it was never described and no run was published.
     pub is_new: bool,
     /// Whether no run has requested its description in the last day.
     pub needs_description: bool,
-    /// The project the row belongs to.
     pub project_id: String,
 }
 
@@ -50,7 +49,7 @@ impl Instance {
         session.fetch_optional("read the instance", query).await
     }
 
-    /// Finds the row of an instance, or makes it.
+    /// Reads the row of an instance, or inserts it.
     pub async fn find_or_create(
         session: &mut Session<'_>,
         swr_instance_id: &str,
@@ -97,11 +96,11 @@ impl Instance {
 pub struct Namesake {
     /// Its id in SWR.
     pub swr_instance_id: String,
-    /// When it was published last.
+    /// Time of the latest publish.
     pub last_published_at: Option<DateTime<Utc>>,
 }
 
-/// Looks for another instance of the project that has this name; of several the newest.
+/// Returns the newest other instance of the project with this name.
 pub async fn find_namesake(
     session: &mut Session<'_>,
     swr_instance_id: &str,
@@ -122,16 +121,16 @@ pub async fn find_namesake(
         name
     );
     session
-        .fetch_optional("look for an instance of the same name", query)
+        .fetch_optional("find an instance of the same name", query)
         .await
 }
 
-/// What a user wants to know about an instance first.
+/// The status of an instance as shown to users.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceStatus {
-    /// Its name, or its id in SWR where the name is not known.
+    /// Its name, or its id in SWR if the name is not known.
     pub instance: String,
-    /// The run that published the listing; `None` if none was ever published.
+    /// The run that published the listing; `None` if no run was published.
     pub published_run_id: Option<i64>,
     /// Time since that listing began.
     pub listing_age_seconds: Option<i64>,
@@ -148,7 +147,7 @@ pub struct InstanceStatus {
     pub histories_not_requested: i64,
 }
 
-/// Gives the status of each instance, or of those with this id or name.
+/// Returns the status of each instance, or of those with this id or name.
 pub async fn instance_statuses(
     session: &mut Session<'_>,
     instance: Option<&str>,
@@ -185,21 +184,21 @@ pub async fn instance_statuses(
         instance
     );
     session
-        .fetch_all("see the status of the instances", query)
+        .fetch_all("read the status of the instances", query)
         .await
 }
 
-/// How old the published listing of an instance is.
+/// The age of the published listing of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListingAge {
-    /// Its name, or its id in SWR where the name is not known.
+    /// Its name, or its id in SWR if the name is not known.
     pub instance: String,
-    /// Time since the listing began, negative if it is dated in the future; `None` if none was ever
+    /// Time since the listing began, negative if its time is in the future; `None` if no run was
     /// published.
     pub age: Option<TimeDelta>,
 }
 
-/// Gives the age of each instance, or of those with this id or name, by the database's clock.
+/// Returns the age of each instance, or of those with this id or name, by the database's clock.
 pub async fn listing_ages(
     session: &mut Session<'_>,
     instance: Option<&str>,
@@ -220,7 +219,7 @@ pub async fn listing_ages(
         instance
     );
     let rows = session
-        .fetch_all("see how old the listings are", query)
+        .fetch_all("read the age of the listings", query)
         .await?;
     Ok(rows
         .into_iter()
@@ -231,8 +230,8 @@ pub async fn listing_ages(
         .collect())
 }
 
-/// Notes that the API was asked to describe an instance, and writes the answer, if it gave one.
-/// Returns the number of altered values recorded.
+/// Records that the description of an instance was requested, and stores the description if there is
+/// one. Returns the number of recorded data issues.
 pub async fn describe_instance(
     session: &mut Session<'_>,
     run: Run,
@@ -271,16 +270,13 @@ pub async fn describe_instance(
 /// A run in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
-    /// The instance.
     pub instance_id: i32,
-    /// The number of the run.
     pub run_id: i64,
-    /// When it started.
     pub started_at: DateTime<Utc>,
 }
 
 impl Run {
-    /// Starts a run: names dead ones as abandoned, empties what they staged, and writes the row.
+    /// Starts a run: marks dead runs as abandoned, deletes their staged rows, and inserts the run's row.
     pub async fn start(
         lock: &mut InstanceLock,
         host: &str,
@@ -288,7 +284,7 @@ impl Run {
     ) -> Result<Run, StoreError> {
         let instance_id = lock.instance_id();
         let now = to_micros(now);
-        // Whoever holds the lock is the only living run of the instance.
+        // The holder of the lock is the only running run of the instance.
         let query = sqlx::query!(
             "update swr.sync_run
              set outcome = 'abandoned', updated_at = $2, error = 'the process exited without recording an outcome'
@@ -308,7 +304,7 @@ impl Run {
             now,
             env!("CARGO_PKG_VERSION"),
             host,
-            // Process ids fit: Linux caps them at 2^22.
+            // Process ids fit: on Linux the maximum is 2^22.
             std::process::id() as i32,
             lock.backend_process_id()
         )
@@ -322,16 +318,16 @@ impl Run {
     }
 }
 
-/// What other clocks than that of this machine say.
+/// Times of clocks other than that of this machine.
 #[derive(Debug, Clone, Copy)]
 pub struct OtherClocks {
-    /// The time now, by the database's clock.
+    /// The current time of the database's clock.
     pub database: DateTime<Utc>,
-    /// When the last published listing began, by the clock of its machine.
+    /// Start of the latest published listing, by the clock of the machine that ran it.
     pub previous_listing: Option<DateTime<Utc>>,
 }
 
-/// Reads the times with which a run can compare its clock.
+/// Reads the times that a run can compare with its clock.
 pub async fn other_clocks(
     session: &mut Session<'_>,
     instance_id: i32,
@@ -347,7 +343,7 @@ pub async fn other_clocks(
     })
 }
 
-/// Notes when the listing began and ended.
+/// Stores start and end of the listing.
 pub async fn note_listing(
     session: &mut Session<'_>,
     run: Run,
@@ -364,7 +360,7 @@ pub async fn note_listing(
         finished_at.map(to_micros)
     );
     session
-        .execute("note the times of the listing", query)
+        .execute("store the times of the listing", query)
         .await?;
     Ok(())
 }
@@ -372,15 +368,15 @@ pub async fn note_listing(
 /// How a run ended.
 #[derive(Debug)]
 pub struct RunEnd<'a> {
-    /// The outcome; `None` while it goes on.
+    /// The outcome; `None` while the run is in progress.
     pub outcome: Option<RunOutcome>,
     /// Why it failed.
     pub error: Option<&'a str>,
-    /// The exit code it asks for.
+    /// The exit code for the run's row.
     pub exit_code: Option<u8>,
 }
 
-/// Writes the counters of a run, and how it ended if it did.
+/// Writes the counters of a run, and its outcome if it has ended.
 pub async fn save_progress(
     session: &mut Session<'_>,
     run: Run,

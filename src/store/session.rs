@@ -1,5 +1,5 @@
-//! A session of the database: each statement within a limit, seen by the watchdog, and named in its
-//! error.
+//! A database session. Each statement has a timeout, is registered with the watchdog, and is named in
+//! its error.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::database::{self, Database, DatabaseError};
 #[derive(Debug)]
 pub struct Session<'c> {
     connection: Connection<'c>,
-    /// For each statement.
+    /// The timeout of each statement.
     limit: Duration,
     activity: Activity,
 }
@@ -30,7 +30,7 @@ enum Connection<'c> {
 }
 
 impl Session<'static> {
-    /// Connects to write. The watchdog of `activity` sees the statements.
+    /// Connects for writing. The statements are registered with the watchdog of `activity`.
     pub async fn connect(
         database: &Database,
         activity: &Activity,
@@ -42,7 +42,7 @@ impl Session<'static> {
         })
     }
 
-    /// Closes the connection. The server notices a lost one by itself.
+    /// Closes the connection. Errors are ignored, because the server detects a lost connection.
     pub async fn close(self) {
         if let Connection::Owned(connection) = self.connection {
             let _ = connection.close().await;
@@ -51,7 +51,7 @@ impl Session<'static> {
 }
 
 impl<'c> Session<'c> {
-    /// A session over the connection of a reader.
+    /// A session that uses the connection of a reader.
     pub fn over(connection: &'c mut PgConnection, limit: Duration) -> Session<'c> {
         Session {
             connection: Connection::Borrowed(connection),
@@ -60,7 +60,7 @@ impl<'c> Session<'c> {
         }
     }
 
-    /// The connection, for what is no checked statement.
+    /// The connection, for statements that `query!` cannot check.
     pub fn connection(&mut self) -> &mut PgConnection {
         match &mut self.connection {
             Connection::Owned(connection) => connection,
@@ -69,18 +69,18 @@ impl<'c> Session<'c> {
         }
     }
 
-    /// Executes a statement, and gives the number of rows that it wrote.
+    /// Executes a statement, and returns the number of written rows.
     pub(super) async fn execute(
         &mut self,
         doing: &'static str,
         query: Query<'_, Postgres, PgArguments>,
     ) -> Result<u64, StoreError> {
         let step = self.step(doing);
-        let done = step.within(query.execute(self.connection())).await?;
+        let done = step.with_timeout(query.execute(self.connection())).await?;
         Ok(done.rows_affected())
     }
 
-    /// As [`execute`](Session::execute), for a statement that proves no progress of a run.
+    /// Like [`execute`](Session::execute), for a statement that does not count as progress of a run.
     pub(super) async fn execute_heartbeat(
         &mut self,
         doing: &'static str,
@@ -91,7 +91,7 @@ impl<'c> Session<'c> {
             limit: self.limit,
             doing,
         };
-        step.within(query.execute(self.connection())).await?;
+        step.with_timeout(query.execute(self.connection())).await?;
         Ok(())
     }
 
@@ -101,7 +101,7 @@ impl<'c> Session<'c> {
         query: Map<'_, Postgres, impl FnMut(PgRow) -> Result<T, sqlx::Error> + Send, PgArguments>,
     ) -> Result<T, StoreError> {
         let step = self.step(doing);
-        step.within(query.fetch_one(self.connection())).await
+        step.with_timeout(query.fetch_one(self.connection())).await
     }
 
     pub(super) async fn fetch_optional<T: Send + Unpin>(
@@ -110,7 +110,8 @@ impl<'c> Session<'c> {
         query: Map<'_, Postgres, impl FnMut(PgRow) -> Result<T, sqlx::Error> + Send, PgArguments>,
     ) -> Result<Option<T>, StoreError> {
         let step = self.step(doing);
-        step.within(query.fetch_optional(self.connection())).await
+        step.with_timeout(query.fetch_optional(self.connection()))
+            .await
     }
 
     pub(super) async fn fetch_all<T: Send + Unpin>(
@@ -119,10 +120,10 @@ impl<'c> Session<'c> {
         query: Map<'_, Postgres, impl FnMut(PgRow) -> Result<T, sqlx::Error> + Send, PgArguments>,
     ) -> Result<Vec<T>, StoreError> {
         let step = self.step(doing);
-        step.within(query.fetch_all(self.connection())).await
+        step.with_timeout(query.fetch_all(self.connection())).await
     }
 
-    /// Writes rows by a `copy` statement, and gives their number.
+    /// Writes rows with a `copy` statement, and returns their number.
     pub(super) async fn copy(
         &mut self,
         doing: &'static str,
@@ -130,14 +131,15 @@ impl<'c> Session<'c> {
         statement: &str,
     ) -> Result<u64, StoreError> {
         let step = self.step(doing);
-        step.within(rows.write(self.connection(), statement)).await
+        step.with_timeout(rows.write(self.connection(), statement))
+            .await
     }
 
     /// Begins a transaction. If it is dropped before its commit, it is rolled back.
     pub(super) async fn begin(&mut self, doing: &'static str) -> Result<Session<'_>, StoreError> {
         let (limit, activity) = (self.limit, self.activity.clone());
         let step = self.step(doing);
-        let transaction = step.within(self.connection().begin()).await?;
+        let transaction = step.with_timeout(self.connection().begin()).await?;
         Ok(Session {
             connection: Connection::Transaction(transaction),
             limit,
@@ -149,7 +151,7 @@ impl<'c> Session<'c> {
     pub(super) async fn commit(self, doing: &'static str) -> Result<(), StoreError> {
         let step = self.step(doing);
         match self.connection {
-            Connection::Transaction(transaction) => step.within(transaction.commit()).await,
+            Connection::Transaction(transaction) => step.with_timeout(transaction.commit()).await,
             // Outside of a transaction each statement is committed.
             Connection::Owned(_) | Connection::Borrowed(_) => Ok(()),
         }
@@ -172,12 +174,12 @@ struct Step {
 }
 
 impl Step {
-    async fn within<T>(
+    async fn with_timeout<T>(
         self,
         work: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, StoreError> {
         let Step { limit, doing, .. } = self;
-        match database::within(limit, work).await {
+        match database::with_timeout(limit, work).await {
             Some(answer) => answer.map_err(|error| StoreError::Statement {
                 doing,
                 source: error.into(),

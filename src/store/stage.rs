@@ -1,6 +1,6 @@
-//! Rows of a listing in progress.
+//! Stores the rows of a listing in progress.
 //!
-//! Staging only appends; of several rows for one key the last counts, which publish sees to.
+//! Staging only inserts. If there are several rows for one key, publish uses the last.
 
 use std::collections::HashMap;
 
@@ -11,19 +11,19 @@ use super::{Run, Session, StoreError, content, to_micros};
 use crate::artifact::{Artifact, Namespace, Page, Repository, Tag};
 use crate::data_issue::DataIssue;
 
-/// Numbers the staged rows of a run in their order of arrival.
+/// Numbers the staged rows of a run in the order of their arrival.
 #[derive(Debug, Default)]
-pub struct Staged {
+pub struct RowNumbers {
     artifacts: i64,
     tags: i64,
     catalog: i64,
 }
 
-/// Stages a page of namespaces. A second reading may follow; its rows count.
+/// Stages a page of namespaces. If the catalog is read again, the later rows replace the earlier ones.
 pub async fn stage_namespaces(
     session: &mut Session<'_>,
     run: Run,
-    staged: &mut Staged,
+    staged: &mut RowNumbers,
     page: &Page<Namespace>,
 ) -> Result<(), StoreError> {
     let namespaces = &page.rows;
@@ -63,11 +63,11 @@ pub async fn stage_namespaces(
     stage_issues(session, run, &page.issues).await
 }
 
-/// Stages a page of repositories. A second reading may follow; its rows count.
+/// Stages a page of repositories. If the catalog is read again, the later rows replace the earlier ones.
 pub async fn stage_repositories(
     session: &mut Session<'_>,
     run: Run,
-    staged: &mut Staged,
+    staged: &mut RowNumbers,
     page: &Page<Repository>,
 ) -> Result<(), StoreError> {
     let repositories = &page.rows;
@@ -100,7 +100,7 @@ pub async fn stage_repositories(
     stage_issues(session, run, &page.issues).await
 }
 
-/// Which repositories list these digests in this run, as ids, each once.
+/// The distinct ids of the repositories that have these digests in the listing of this run.
 pub async fn repositories_listing(
     session: &mut Session<'_>,
     run: Run,
@@ -116,7 +116,7 @@ pub async fn repositories_listing(
         digests as _
     );
     let rows = session
-        .fetch_all("see which repositories hold a digest", query)
+        .fetch_all("find the repositories of a digest", query)
         .await?;
     Ok(rows
         .into_iter()
@@ -128,13 +128,13 @@ pub async fn repositories_listing(
 pub async fn stage_artifacts(
     session: &mut Session<'_>,
     run: Run,
-    staged: &mut Staged,
+    staged: &mut RowNumbers,
     page: &Page<Artifact>,
 ) -> Result<(), StoreError> {
     let artifacts = &page.rows;
     let first = staged.artifacts;
     staged.artifacts += artifacts.len() as i64;
-    // Each tag with its artifact, and the number of that row.
+    // Each tag with its artifact, and the number of the artifact's row.
     let tags: Vec<(i64, &Artifact, &Tag)> = (first..)
         .zip(artifacts)
         .flat_map(|(row, artifact)| artifact.tags.iter().map(move |tag| (row, artifact, tag)))
@@ -213,7 +213,7 @@ async fn stage_issues(
     Ok(())
 }
 
-/// Empties what any run of the instance has staged.
+/// Deletes the staged rows of all runs of the instance.
 pub(super) async fn clear(session: &mut Session<'_>, instance_id: i32) -> Result<(), StoreError> {
     let query = sqlx::query!(
         "with namespaces as (delete from swr.staged_namespace where instance_id = $1),

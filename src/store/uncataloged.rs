@@ -1,10 +1,10 @@
-//! Repositories that the artifact list names, but not the catalog: a key may not read all
-//! namespaces. Reports join each artifact to its repository, so these have a row too.
+//! Repositories that are in the artifact list but not in the catalog: the key may lack permission for
+//! some namespaces. They need a row, because reports join each artifact with its repository.
 
 use super::{Run, Session, StoreError};
 
-/// Adds the repositories that only this listing's artifacts name, and brings back those that were
-/// marked as removed. What the catalog told earlier stays; the artifact list fills in what is not known.
+/// Inserts repositories that are only in the artifact list, and clears their mark as removed. Values from
+/// an earlier catalog are kept; the artifact list supplies the missing ones.
 pub(super) async fn upsert_repositories(
     session: &mut Session<'_>,
     run: Run,
@@ -43,9 +43,9 @@ pub(super) async fn upsert_repositories(
         .await
 }
 
-/// Records each repository as corrupt that has listed artifacts in the tables, but no row that
-/// exists now. What is there of a row that only the artifact list fills is not compared: the
-/// catalog may have told it earlier.
+/// Records a repository as corrupt if the tables have listed artifacts of it, but its row is missing or
+/// marked as removed. The values of a row that is only in the artifact list are not compared: they may be
+/// from an earlier catalog.
 pub(super) async fn compare_repositories(
     session: &mut Session<'_>,
     run: Run,

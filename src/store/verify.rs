@@ -1,13 +1,14 @@
 //! Verification: the tables compared with a staged listing and with histories fetched again.
 //!
-//! Nothing here changes a fact. Differences go to a table of their own, in statements that
-//! compare whole tables, so that a registry of any size, with any number of differences, takes
-//! no memory. Each difference has one of three verdicts:
+//! Verification does not change the verified tables. Statements that compare whole tables write the
+//! differences to a separate table, so the memory does not depend on the size of the registry or the
+//! number of differences. Each difference has one of three verdicts:
 //!
-//! - `changed`: a time in the listing tells that it came about after the verified run began, or the registry
-//!   gives the id to another artifact, with another digest and push time, as after a restore from a backup;
-//! - `unlisted`: the registry lists the row no longer, and nothing tells since when;
-//! - `corrupt`: everything else.
+//! - `changed`: a time in the listing shows that the change happened after the verified run began, or the
+//!   registry uses the id for another artifact, with another digest and push time, for example after it was
+//!   restored from a backup;
+//! - `unlisted`: the registry no longer lists the row, and the time of its removal is unknown;
+//! - `corrupt`: all other differences.
 
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgBindIterExt;
@@ -39,14 +40,14 @@ pub async fn verified_run(
         .await
 }
 
-/// What is compared with what.
+/// The two sides of a comparison.
 #[derive(Debug, Clone, Copy)]
 pub struct Comparison {
-    /// The run that verifies, and has staged the listing.
+    /// The verifying run. It has staged the listing.
     pub run: Run,
     /// The run that is verified.
     pub verified: VerifiedRun,
-    /// What the registry dates later than this is explained by a change.
+    /// Differences with a later time in the registry are changes.
     pub since: DateTime<Utc>,
 }
 
@@ -76,7 +77,7 @@ pub async fn compare_listing(
     Ok(compared)
 }
 
-/// Keeps the differences of the latest verification only.
+/// Deletes the differences of earlier verifications.
 async fn forget_differences(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
     let query = sqlx::query!(
         "delete from swr.verification_difference where instance_id = $1",
@@ -295,7 +296,7 @@ async fn compare_artifacts(
     session.execute("compare artifacts", query).await
 }
 
-/// The runs that artifacts name are there, and agree with the times.
+/// Checks that the runs that artifacts refer to exist, and that the times are consistent with them.
 async fn compare_artifact_runs(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
     let query = sqlx::query!(
         "insert into swr.verification_difference
@@ -369,10 +370,10 @@ async fn compare_tags(
     session.execute("compare tags", query).await
 }
 
-/// Works out each interval again, as publish did, from the runs and tags it names.
+/// Computes each interval again, with the rules of publish, from the runs and tags that it refers to.
 ///
-/// The start of an interval that is over may have been a push time nobody knows any more; then
-/// it must lie between the two listings that saw the tag elsewhere and there.
+/// The start of an ended interval may be a push time that is no longer stored. Then it must be between
+/// the last listing with the earlier digest and the first listing with this one.
 async fn compare_tag_history(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
     let query = sqlx::query!(
         "with listing as (
@@ -456,7 +457,7 @@ async fn compare_tag_history(session: &mut Session<'_>, run: Run) -> Result<u64,
     session.execute("compare the history of tags", query).await
 }
 
-/// Each tag has one open interval, with its digest, and no other interval is open.
+/// Checks that each tag has one open interval with its digest, and that no other interval is open.
 async fn compare_open_intervals(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
     let query = sqlx::query!(
         "insert into swr.verification_difference
@@ -480,7 +481,8 @@ async fn compare_open_intervals(session: &mut Session<'_>, run: Run) -> Result<u
         .await
 }
 
-/// Each artifact's digest was asked for, unless the verified run could not ask for all.
+/// Checks that the build history of each artifact was requested, unless the verified run could not
+/// request all.
 async fn find_missing_manifests(
     session: &mut Session<'_>,
     comparison: Comparison,
@@ -499,12 +501,10 @@ async fn find_missing_manifests(
         run.instance_id,
         run.run_id
     );
-    session
-        .execute("look for manifests that are missing", query)
-        .await
+    session.execute("find missing manifests", query).await
 }
 
-/// Whatever a history names is there.
+/// Checks that all rows that a history refers to exist.
 async fn find_missing_content(session: &mut Session<'_>, run: Run) -> Result<u64, StoreError> {
     let query = sqlx::query!(
         "insert into swr.verification_difference
@@ -543,9 +543,7 @@ async fn find_missing_content(session: &mut Session<'_>, run: Run) -> Result<u64
         run.instance_id,
         run.run_id
     );
-    session
-        .execute("look for content that is missing", query)
-        .await
+    session.execute("find missing content", query).await
 }
 
 async fn count_compared(session: &mut Session<'_>, run: Run) -> Result<Compared, StoreError> {
@@ -572,7 +570,7 @@ async fn count_compared(session: &mut Session<'_>, run: Run) -> Result<Compared,
 
 /// The next digests in order whose histories can be verified, each with a repository that holds it.
 ///
-/// Digests are as good as random, so that those that follow upon any one are a fair sample.
+/// Digests are practically random, so consecutive digests are a fair sample.
 pub async fn histories_to_verify(
     session: &mut Session<'_>,
     run: Run,
@@ -593,8 +591,8 @@ pub async fn histories_to_verify(
     session.fetch_all("choose histories to verify", query).await
 }
 
-/// Compares histories with what is stored under their digests: the rows that storing them again would
-/// write.
+/// Compares histories with the stored rows of their digests: with the rows that storing them again
+/// would write.
 pub async fn compare_histories(
     session: &mut Session<'_>,
     run: Run,
@@ -619,8 +617,8 @@ pub async fn compare_histories(
     })
 }
 
-/// Lists of ids as one list, with the place of each in it as PostgreSQL counts: first (from 1) and last,
-/// both inclusive.
+/// Several lists of ids in one list. `first` and `last` are the inclusive positions of each list, from 1
+/// as in PostgreSQL.
 #[derive(Default)]
 struct IdLists {
     ids: Vec<Uuid>,
@@ -636,8 +634,8 @@ impl IdLists {
     }
 }
 
-/// A manifest that is missing was found before. One that waits for another request is explained by
-/// that, and has nothing more to compare.
+/// Compares manifests. Missing manifests are already recorded. A manifest that waits for another request
+/// is no difference, and has nothing to compare.
 async fn compare_manifests(
     session: &mut Session<'_>,
     run: Run,
@@ -716,8 +714,7 @@ async fn compare_manifests(
     session.fetch_one("compare manifests", query).await
 }
 
-/// What is stored under the names of steps, commands, layers and media types. Where a row is missing
-/// altogether, that was found before.
+/// Compares the rows of steps, commands, layers and media types by id. Missing rows are already recorded.
 async fn compare_content(
     session: &mut Session<'_>,
     run: Run,
@@ -785,7 +782,7 @@ async fn compare_content(
     session.execute("compare build steps", query).await
 }
 
-/// Records what was compared and found, drops what was staged, and gives the verdict.
+/// Records the result of the comparison, deletes the staged rows, and returns the verdict.
 pub async fn record_verification(
     session: &mut Session<'_>,
     comparison: Comparison,

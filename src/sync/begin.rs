@@ -1,4 +1,4 @@
-//! How a run begins: the instance's row, its lock, and the run's row.
+//! The start of a run: the row of the instance, its lock, and the row of the run.
 
 use std::time::Duration;
 
@@ -17,16 +17,16 @@ use crate::store::{
     self, Instance, InstanceLock, LockAttempt, LockHolder, OtherClocks, Run, Session, StoreError,
 };
 
-/// How often a lock that another run has is asked for again: a cheap statement on a connection that
-/// is idle in between. So the wait keeps no snapshot, and ends as soon as it is told to.
+/// Interval between attempts to take a lock that another run holds. An attempt is a cheap statement on a
+/// connection that is idle in between. So waiting holds no snapshot, and ends immediately on a stop signal.
 const LOCK_POLL: Duration = Duration::from_millis(500);
-/// How often it is said who is waited for.
+/// Interval between log lines that show the holder of the lock.
 const LOCK_WAIT_INTERVAL: Duration = Duration::from_secs(60);
 /// The first version with the artifact list of the whole instance (swr_03_0306).
 pub(crate) const FIRST_VERSION: [u64; 3] = [25, 6, 0];
 
-/// Connects, settles the instance, takes its lock and starts the run. Also returns the run to verify,
-/// if the ending asks for one.
+/// Connects, finds or creates the instance's row, takes its lock and starts the run. For a verification,
+/// also returns the run to verify.
 pub(super) async fn begin_run(
     registry: &Registry,
     database: &Database,
@@ -101,13 +101,13 @@ fn clock_warnings(now: DateTime<Utc>, clocks: OtherClocks) -> Vec<String> {
     warnings
 }
 
-/// A length of time in whole seconds, without its sign.
+/// The absolute value of a duration, in whole seconds.
 fn in_words(time: TimeDelta) -> humantime::FormattedDuration {
     humantime::format_duration(Duration::from_secs(time.num_seconds().unsigned_abs()))
 }
 
-/// Takes the lock, and waits for it up to `lock_timeout`, or as long as it takes. Of those who wait, the
-/// one who asks next after its release gets it.
+/// Takes the lock. Waits for it up to `lock_timeout`, or without a limit. There is no queue: the first run
+/// that tries after the release gets the lock.
 async fn take_lock(
     mut session: Session<'static>,
     instance_id: i32,
@@ -116,7 +116,7 @@ async fn take_lock(
     stop: &Stop,
 ) -> Result<InstanceLock, SyncError> {
     let (mut begin, mut last_holder) = (None::<Instant>, None);
-    let (mut pause, mut next_word) = (Duration::ZERO, Duration::ZERO);
+    let (mut pause, mut next_log) = (Duration::ZERO, Duration::ZERO);
     loop {
         let attempt = async {
             tokio::time::sleep(pause).await;
@@ -124,7 +124,7 @@ async fn take_lock(
         };
         let attempt = match (stop.or(attempt).await, begin) {
             (Ok(attempt), _) => attempt?,
-            // It has waited as long as it may, which is the lock's fault and nobody else's.
+            // All of its time was spent waiting for the lock, so that is the error.
             (Err(StopReason::TimeLimit(_)), Some(begin)) => {
                 return Err(locked(last_holder, Some(begin.elapsed())));
             }
@@ -146,15 +146,15 @@ async fn take_lock(
             let has_waited = lock_timeout != Some(Duration::ZERO);
             return Err(locked(last_holder, has_waited.then_some(waited)));
         }
-        if waited >= next_word {
-            next_word += LOCK_WAIT_INTERVAL;
+        if waited >= next_log {
+            next_log += LOCK_WAIT_INTERVAL;
             progress.enter(Phase::Waiting);
-            tell_of_wait(last_holder.as_ref(), waited, lock_timeout);
+            log_wait(last_holder.as_ref(), waited, lock_timeout);
         }
     }
 }
 
-fn tell_of_wait(holder: Option<&LockHolder>, waited: Duration, lock_timeout: Option<Duration>) {
+fn log_wait(holder: Option<&LockHolder>, waited: Duration, lock_timeout: Option<Duration>) {
     let whom = match holder {
         Some(holder) => holder.to_string(),
         None => "it was released just now".to_owned(),
@@ -184,7 +184,7 @@ fn locked(holder: Option<LockHolder>, waited: Option<Duration>) -> SyncError {
 enum Description {
     /// The stored one is recent enough, or the request failed temporarily.
     NotRequested,
-    /// This key may not read it, or the gateway does not support the call.
+    /// This key lacks the permission, or the gateway does not support the call.
     Refused,
     Given(InstanceDescription),
 }
@@ -264,7 +264,7 @@ async fn settle_instance(
         clock.now(),
     )
     .await?;
-    // Another run may have made it in between.
+    // Another run may have created it in the meantime.
     if let Some(error) = wrong_project(&instance, settings) {
         return Err(error);
     }

@@ -1,5 +1,5 @@
-//! The ending of a verification: the listing, and build histories that are fetched again, are compared
-//! with the tables. It writes no fact.
+//! The comparison of a verification: compares the listing, and build histories that are fetched again,
+//! with the tables. It does not change the compared tables.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,13 +21,14 @@ use crate::store::{self, Comparison, InstanceLock};
 
 /// Histories chosen and fetched at a time.
 const BATCH: usize = 32;
-/// How many of them are compared at a time.
+/// Histories compared at a time.
 const COMPARED: BatchLimits = BatchLimits {
     count: BATCH,
     weight: 4 << 20,
     fill: std::time::Duration::from_millis(10),
 };
-/// How far the clock that dates pushes may be from the one that answers, which is known.
+/// Maximum difference between the clock for push times and the clock for the `Date` of answers. The skew
+/// of the latter is known.
 const TOLERANCE: TimeDelta = TimeDelta::minutes(1);
 
 impl Crawl {
@@ -51,7 +52,7 @@ impl Crawl {
                 run_id = run.run_id,
                 "comparing {listed} listed artifacts, then histories"
             );
-            // From when on, by the registry's clock, changes need not be in the tables.
+            // Changes after this time, by the registry's clock, may be missing from the tables.
             let skew = self.registry.clock_skew().unwrap_or_default();
             let comparison = Comparison {
                 run,
@@ -74,8 +75,8 @@ impl Crawl {
         self.unless_ended(stop, comparing).await
     }
 
-    /// Fetches histories again, a batch at a time: all in the order of their digests, or a
-    /// sample that begins somewhere in that order and continues from its start after its end.
+    /// Fetches histories again, a batch at a time: all in the order of their digests, or a sample that
+    /// starts somewhere in this order and continues at the beginning after the last digest.
     async fn compare_histories(
         &self,
         listing: &mut Listing<'_>,

@@ -48,9 +48,9 @@ pub(super) struct Crawl {
     patience: Duration,
     /// How often the lister shows progress in the run row.
     pub(super) heartbeat: Duration,
-    /// Digests between the listing and their commit: a later page must not ask for them again.
+    /// Digests that are listed and not committed yet: they must not be requested again for a later page.
     pub(super) in_flight: Mutex<HashSet<String>>,
-    /// What came back instead of histories.
+    /// Failed requests for histories.
     pub(super) failures: Mutex<Failures>,
     /// Digests to request from other repositories once the listing is complete.
     pub(super) unresolved: Mutex<Vec<Unresolved>>,
@@ -72,11 +72,11 @@ pub(super) struct Wanted {
 /// A repository that holds a digest.
 pub(super) struct Holder {
     pub(super) repository_id: i64,
-    /// `None` if the catalog does not name it.
+    /// `None` if it is not in the catalog.
     pub(super) path: Option<RepositoryPath>,
 }
 
-/// An outcome that is not final, and the repository it is from.
+/// An outcome that is not final, and the repository of the request.
 pub(super) struct NotGiven {
     outcome: HistoryOutcome,
     repository: Option<RepositoryPath>,
@@ -91,7 +91,7 @@ pub(super) struct Unresolved {
     pub(super) failure: Option<NotGiven>,
 }
 
-/// An answer on its way to the database, with the memory that is reserved for it.
+/// An answer to be stored, with the memory that is reserved for it.
 pub(super) struct Answered {
     answer: HistoryAnswer,
     reservation: Reservation,
@@ -119,7 +119,7 @@ impl Crawl {
         })
     }
 
-    /// Does the work of the run, unless it is to stop, or is stuck.
+    /// Does the work of the run until a stop signal, or until the run is stuck.
     pub(super) async fn unless_ended<T>(
         &self,
         stop: &Stop,
@@ -170,8 +170,8 @@ impl Crawl {
         ended
     }
 
-    /// Starts the write task, on a thread with a runtime of its own: to name and encode the rows of a
-    /// batch takes as much time on a processor as to fetch them, and neither has to wait for the other.
+    /// Starts the write task on a separate thread with a separate runtime: computing the ids of a batch and
+    /// encoding its rows takes as much CPU time as fetching them, and both can run in parallel.
     pub(super) fn spawn_writer(
         self: &Arc<Crawl>,
         tasks: &mut JoinSet<Result<(), SyncError>>,
@@ -325,7 +325,7 @@ impl Crawl {
             );
         }
         if let Some(gave_up) = self.failures().note(repository, outcome) {
-            warn_of(&gave_up, repository);
+            warn_gave_up(&gave_up, repository);
         }
         Ok(Some(fetched))
     }
@@ -339,8 +339,8 @@ impl Crawl {
         }) = failure
         else {
             Progress::add(&self.progress.histories_skipped, 1);
-            // A repository on a later page may still give it, unless none is asked any more: then it
-            // would only be counted again.
+            // The history may be fetched from a repository on a later page. If no more histories are
+            // requested, keep the digest, so that it is not counted again.
             if !self.failures().has_stopped() {
                 self.in_flight().remove(&digest);
             }
@@ -431,7 +431,7 @@ impl Crawl {
     }
 }
 
-/// The outcome for a digest whose repository the catalog does not name.
+/// The outcome for a digest if its repository is not in the catalog.
 pub(super) fn of_unnamed_repository() -> FetchedHistory {
     FetchedHistory {
         outcome: HistoryOutcome::Failed(Refusal {
@@ -466,8 +466,8 @@ pub(super) async fn unless_failed<T>(
     }
 }
 
-/// Once, instead of a line for each: the summary has the rest.
-fn warn_of(gave_up: &GaveUp, repository: &RepositoryPath) {
+/// Logs this once, not for each history; the summary has the numbers.
+fn warn_gave_up(gave_up: &GaveUp, repository: &RepositoryPath) {
     match gave_up {
         GaveUp::Everywhere(cause) => tracing::warn!(
             "build histories keep failing ({cause}): no more are requested in this run"

@@ -15,10 +15,10 @@ use crate::store::{Namesake, StoreError};
 /// Why a run ended without publishing.
 #[derive(Debug, thiserror::Error)]
 pub enum SyncError {
-    /// The registry did not answer as it should.
+    /// A request to the registry failed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// The database did not.
+    /// A statement failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The database could not be reached, or has another schema.
@@ -27,7 +27,7 @@ pub enum SyncError {
     /// The instance is too old.
     #[error("the instance has version {version}; the artifact list exists from 25.6.0 on")]
     UnsupportedVersion {
-        /// As the API gives it.
+        /// The version from the API.
         version: String,
     },
     /// The database has the instance under another project.
@@ -35,7 +35,6 @@ pub enum SyncError {
         "instance {swr_instance_id} is in the database as one of project {stored}, not {given}"
     )]
     WrongInstance {
-        /// The instance.
         swr_instance_id: String,
         /// The project in the database.
         stored: String,
@@ -49,19 +48,14 @@ pub enum SyncError {
         namesake.swr_instance_id, LastPublished(namesake)
     )]
     SameName {
-        /// The instance.
         swr_instance_id: String,
-        /// Its name.
         name: String,
-        /// The other one.
+        /// The other instance.
         namesake: Box<Namesake>,
     },
     /// There is nothing to compare.
     #[error("the database has no published run of instance {swr_instance_id}")]
-    NeverPublished {
-        /// The instance.
-        swr_instance_id: String,
-    },
+    NeverPublished { swr_instance_id: String },
     /// The listing has many times more rows than the catalog counts.
     #[error(
         "the artifact list does not end: it has returned {listed} rows, but the catalog counts {counted} artifacts"
@@ -69,10 +63,10 @@ pub enum SyncError {
     EndlessListing {
         /// Rows read so far.
         listed: u64,
-        /// What the catalog counts in all repositories.
+        /// The catalog's count of all repositories together.
         counted: u64,
     },
-    /// Work was left, and nothing happened for a long time: a bug of this program.
+    /// Work remained, and nothing happened for a long time: a bug of this program.
     #[error(
         "the run is stuck: work is left, but no request and no statement has started or ended for {} ({stages})",
         humantime::format_duration(*patience)
@@ -89,13 +83,13 @@ pub enum SyncError {
     /// A signal, or the time limit.
     #[error("stopped by {0}; the data received so far is stored, nothing was published")]
     Stopped(StopReason),
-    /// The same, and a database that did not let go of publish.
-    #[error("stopped by {0} while publishing, and the database does not say how that ended")]
+    /// The same, but the database did not confirm that publish was cancelled.
+    #[error("stopped by {0} while publishing, and the database did not confirm the result")]
     StoppedPublishing(StopReason),
 }
 
 impl SyncError {
-    /// The exit code it asks for.
+    /// The exit code for this error.
     pub fn exit(&self) -> Exit {
         match self {
             SyncError::Registry(error) if error.is_key_denied() => Exit::Denied,
@@ -116,7 +110,7 @@ impl SyncError {
         }
     }
 
-    /// How a run ends by it.
+    /// The outcome of a run that ends with this error.
     pub fn outcome(&self) -> RunOutcome {
         match self {
             SyncError::Stopped(_) | SyncError::StoppedPublishing(_) => RunOutcome::Stopped,

@@ -1,13 +1,13 @@
-//! Which histories are worth asking for while others keep failing.
+//! Decides which histories to request while requests for others keep failing.
 //!
-//! A failure that has nothing to do with the artifact (an action that the policy lacks, a service
-//! that is down) would come back for every one of thousands. Two rules keep it to a few:
+//! A failure that does not depend on the artifact (a missing permission, a service that is down) would
+//! repeat for thousands of artifacts. Two rules limit the number of requests:
 //!
-//! - Equal failures in a row from several repositories end the asking for this run.
-//! - A refusal (403) may hold for its repository alone, so it ends the asking for this
-//!   repository, and never for the others: these are given one chance each at least.
+//! - After equal failures in a row from several repositories, this run requests no more histories.
+//! - A refusal (403) may apply only to its repository. After several refusals in a row, this run requests
+//!   no more histories of this repository. It requests at least one history of each other repository.
 //!
-//! What was not asked for leaves no trace, and the next run wants it as before.
+//! Nothing is stored for histories that were not requested, so the next run requests them.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -17,24 +17,24 @@ use crate::build_history::{
     RepositoryPath,
 };
 
-/// So many equal failures in a row, with no other answer in between, are no accident.
+/// This many equal failures in a row, with no other answer in between, have a common cause.
 const IN_A_ROW: u32 = 20;
 /// The same for refusals within one repository.
 const REFUSALS_IN_A_ROW: u32 = 5;
-/// From fewer repositories, a row says something about these only.
+/// If a streak is from fewer repositories, only these may be affected.
 const REPOSITORIES: usize = 3;
-/// Groups kept apart; the messages of further ones are not.
+/// Maximum number of groups with separate messages.
 const GROUPS: usize = 50;
 
-/// What came back so far, as far as it bears on what is asked for next.
+/// The failures so far that determine which histories are requested next.
 #[derive(Debug, Default)]
 pub(super) struct Failures {
     /// The latest answers of all repositories, if they are failures.
-    latest: Option<Row>,
-    /// The repositories of that row, up to a few.
+    latest: Option<Streak>,
+    /// The repositories of that streak, up to [`REPOSITORIES`].
     latest_repositories: Vec<RepositoryPath>,
-    /// Repositories whose latest answers are failures: a row for each, whatever their number.
-    repositories: HashMap<RepositoryPath, Row>,
+    /// The streak of each repository whose latest answers are failures.
+    repositories: HashMap<RepositoryPath, Streak>,
     stopped_by: Option<FailureCause>,
     given_up_by: Option<FailureCause>,
     has_answers: bool,
@@ -43,16 +43,16 @@ pub(super) struct Failures {
 
 /// Equal failures with no other answer in between.
 #[derive(Debug)]
-struct Row {
+struct Streak {
     cause: FailureCause,
     length: u32,
-    /// Whether it has become too long; it stays so in this run.
+    /// The streak reached its limit; it stays final for this run.
     is_final: bool,
 }
 
-impl Row {
-    fn new(cause: FailureCause) -> Row {
-        Row {
+impl Streak {
+    fn new(cause: FailureCause) -> Streak {
+        Streak {
             cause,
             length: 1,
             is_final: false,
@@ -70,7 +70,7 @@ impl Row {
 }
 
 impl Failures {
-    /// Whether a history of this repository is worth a request.
+    /// Whether histories of this repository may be requested.
     pub(super) fn may_ask(&self, repository: &RepositoryPath) -> bool {
         if self.has_stopped() {
             return false;
@@ -78,15 +78,15 @@ impl Failures {
         !self
             .repositories
             .get(repository)
-            .is_some_and(|row| self.is_over(row))
+            .is_some_and(|streak| self.is_over(streak))
     }
 
-    /// Whether no history at all is worth a request any more.
+    /// Whether this run requests no more histories.
     pub(super) fn has_stopped(&self) -> bool {
         self.stopped_by.is_some()
     }
 
-    /// Takes in what came back, and tells why no more are asked for if that is news.
+    /// Records an outcome. If it is the one after which no more histories are requested, returns the reason.
     pub(super) fn note(
         &mut self,
         repository: &RepositoryPath,
@@ -96,7 +96,7 @@ impl Failures {
             self.has_answers = true;
             self.latest = None;
             self.latest_repositories.clear();
-            let is_open = |row: &Row| !row.is_final;
+            let is_open = |streak: &Streak| !streak.is_final;
             if self.repositories.get(repository).is_some_and(is_open) {
                 self.repositories.remove(repository);
             }
@@ -104,16 +104,16 @@ impl Failures {
         };
         self.extend_latest(&cause, repository);
         let patience = self.patience(&cause);
-        let row = match self.repositories.entry(repository.clone()) {
+        let streak = match self.repositories.entry(repository.clone()) {
             Entry::Occupied(entry) => {
-                let row = entry.into_mut();
-                row.extend(&cause);
-                row
+                let streak = entry.into_mut();
+                streak.extend(&cause);
+                streak
             }
-            Entry::Vacant(entry) => entry.insert(Row::new(cause.clone())),
+            Entry::Vacant(entry) => entry.insert(Streak::new(cause.clone())),
         };
-        if row.length >= patience && !row.is_final {
-            row.is_final = true;
+        if streak.length >= patience && !streak.is_final {
+            streak.is_final = true;
             let is_first = self.given_up_by.is_none();
             self.given_up_by.get_or_insert_with(|| cause.clone());
             if is_first {
@@ -145,7 +145,7 @@ impl Failures {
             .0 += 1;
     }
 
-    /// What to tell at the end.
+    /// The failures for the summary of the run.
     pub(super) fn report(&self) -> HistoryFailures {
         let mut groups: Vec<HistoryFailureGroup> = self
             .groups
@@ -171,12 +171,13 @@ impl Failures {
         }
     }
 
-    fn is_over(&self, row: &Row) -> bool {
-        row.is_final || row.length >= self.patience(&row.cause)
+    fn is_over(&self, streak: &Streak) -> bool {
+        streak.is_final || streak.length >= self.patience(&streak.cause)
     }
 
-    /// Failures in a row that one repository may have. Once refusals come from all over, a further
-    /// repository is given its one chance, since only asking tells whether it is open.
+    /// Maximum number of failures in a row for one repository. After refusals from many repositories, one
+    /// request is sent to each further repository, because there is no other way to find out whether it
+    /// refuses, too.
     fn patience(&self, cause: &FailureCause) -> u32 {
         if !cause.may_be_of_one_repository() {
             IN_A_ROW
@@ -190,17 +191,17 @@ impl Failures {
     fn latest_length(&self, cause: &FailureCause) -> u32 {
         self.latest
             .as_ref()
-            .filter(|row| row.cause == *cause)
-            .map_or(0, |row| row.length)
+            .filter(|streak| streak.cause == *cause)
+            .map_or(0, |streak| streak.length)
     }
 
     fn extend_latest(&mut self, cause: &FailureCause, repository: &RepositoryPath) {
         let latest = match &mut self.latest {
-            Some(row) => {
-                row.extend(cause);
-                row
+            Some(streak) => {
+                streak.extend(cause);
+                streak
             }
-            latest => latest.insert(Row::new(cause.clone())),
+            latest => latest.insert(Streak::new(cause.clone())),
         };
         if latest.length == 1 {
             self.latest_repositories.clear();
@@ -216,7 +217,10 @@ impl Failures {
             return Some(GaveUp::Everywhere(cause.clone()));
         }
         let cause = self.given_up_by.clone()?;
-        let given_up = self.repositories.values().filter(|row| self.is_over(row));
+        let given_up = self
+            .repositories
+            .values()
+            .filter(|streak| self.is_over(streak));
         Some(GaveUp::Repositories {
             count: given_up.count() as u64,
             cause,
@@ -225,7 +229,7 @@ impl Failures {
     }
 }
 
-/// The failures among the outcomes. What is unsupported or gone is an answer about the artifact.
+/// The cause if the outcome is a failure. Unsupported and gone are not failures: they concern the artifact.
 fn failure(outcome: &HistoryOutcome) -> Option<(FailureCause, &Refusal)> {
     let (word, refusal) = match outcome {
         HistoryOutcome::Stored(_)
@@ -243,7 +247,7 @@ fn failure(outcome: &HistoryOutcome) -> Option<(FailureCause, &Refusal)> {
     Some((cause, refusal))
 }
 
-/// Digests and request ids would put every message in a group of its own.
+/// Removes digests and request ids, because otherwise each message would be a separate group.
 fn without_ids(message: &str) -> String {
     const SHORTEST_ID: usize = 16;
     let is_of_id = |character: char| character.is_ascii_hexdigit() || character == '-';
@@ -297,7 +301,7 @@ mod tests {
         })
     }
 
-    /// Asks for this many histories of each repository in turn; the number of requests.
+    /// Requests this many histories of each repository in turn. Returns the number of requests.
     fn ask(
         failures: &mut Failures,
         repositories: std::ops::Range<u32>,

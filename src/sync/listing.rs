@@ -19,8 +19,8 @@ use super::{IN_PROGRESS, SyncError};
 use crate::artifact::{Artifact, Page, Repository};
 use crate::build_history::RepositoryPath;
 use crate::store::{
-    self, InstanceLock, Staged, StoreError, histories_wanted, stage_artifacts, stage_namespaces,
-    stage_repositories,
+    self, InstanceLock, RowNumbers, StoreError, histories_wanted, stage_artifacts,
+    stage_namespaces, stage_repositories,
 };
 
 /// A listing with more rows than this, and more than this many times the count of the catalog, is
@@ -36,7 +36,7 @@ const ALTERNATIVES: usize = 1_000;
 pub(super) struct Listing<'a> {
     crawl: Arc<Crawl>,
     pub(super) lock: &'a mut InstanceLock,
-    staged: Staged,
+    staged: RowNumbers,
     names: Names,
     /// The artifacts in all repositories according to the catalog; `None` if it has no counts.
     artifacts_counted: Option<u64>,
@@ -87,7 +87,7 @@ impl<'a> Listing<'a> {
         Listing {
             crawl: Arc::clone(crawl),
             lock,
-            staged: Staged::default(),
+            staged: RowNumbers::default(),
             names: Names::default(),
             artifacts_counted: None,
             rows_listed: 0,
@@ -99,7 +99,7 @@ impl<'a> Listing<'a> {
         }
     }
 
-    /// What comes before the first page: the catalog.
+    /// Reads the catalog, before the first page of the list.
     pub(super) async fn start(&mut self) -> Result<(), SyncError> {
         self.has_other_instances =
             store::has_other_instances(self.lock, self.crawl.run.instance_id).await?;

@@ -31,7 +31,7 @@ impl Crawl {
         let last_answers = answered_sender.downgrade();
         let crawling = self.crawl(listing, database, answered_sender, answered, &mut tasks);
         let crawled = self.unless_ended(stop, crawling).await;
-        // Whatever is stuck would not end by itself.
+        // If the run is stuck, its tasks would not end.
         if crawled.is_err() && !matches!(crawled, Err(SyncError::Stalled { .. })) {
             // Answers of requests in flight are still stored; the next run requests the others again.
             self.halt.send_replace(true);

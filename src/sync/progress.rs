@@ -1,4 +1,4 @@
-//! What a run has done so far, counted as it goes.
+//! Counters of a run in progress.
 
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
 
@@ -16,13 +16,13 @@ macro_rules! define_progress {
             pub(super) run_id: AtomicI64,
             pub(super) phase: AtomicU8,
             pub(super) histories_wanted: AtomicU64,
-            /// As the catalog counts them; 0 if it does not.
+            /// The catalog's count; 0 if it has none.
             pub(super) artifacts_expected: AtomicU64,
             $($(pub(super) $name: AtomicU64,)+)+
         }
 
         impl Progress {
-            /// What was counted so far. What only publish can tell is 0.
+            /// The counters so far. Those that only publish can count are 0.
             pub fn counters(&self, meter: &RequestMeter) -> RunCounters {
                 RunCounters {
                     requests: meter.counts(),
@@ -40,13 +40,13 @@ with_counters!(define_progress);
 pub enum Phase {
     /// Connecting, taking the lock.
     Starting = 0,
-    /// Another run over the instance is going on; its end is waited for.
+    /// Waiting for the end of another run over the instance.
     Waiting = 1,
     /// Reading namespaces and repositories.
     Catalog = 2,
-    /// Listing artifacts, and fetching build histories beside it.
+    /// Listing artifacts, and fetching build histories concurrently.
     Listing = 3,
-    /// The listing is complete; build histories are still coming.
+    /// The listing is complete; build histories are still being fetched.
     Histories = 4,
     /// The one transaction.
     Publishing = 5,
@@ -65,7 +65,7 @@ impl Progress {
         }
     }
 
-    /// Requests for build histories that were found necessary so far.
+    /// Number of build histories that have to be requested, as far as known.
     pub fn histories_wanted(&self) -> u64 {
         self.histories_wanted.load(Ordering::Relaxed)
     }

@@ -1,5 +1,5 @@
-//! Publish as a step of a run: shown while it goes on, ended when the run is to stop, and what
-//! follows it.
+//! Publish as a step of a run: updates the run row meanwhile, cancels publish after a stop signal, and
+//! cleans up afterwards.
 
 use std::convert::Infallible;
 
@@ -13,10 +13,10 @@ use crate::run::RunCounters;
 use crate::stop::{Stop, StopReason};
 use crate::store::{self, InstanceLock, Run, Session, StoreError};
 
-/// From so many written rows on, the planner's counts are brought up to date.
+/// The tables are analyzed after a run that wrote at least this many rows.
 const ANALYZE_ROWS: u64 = 1_000;
 
-/// What can wait until the listing is visible, and is done by the next run if it is not by this.
+/// Work that can be done after publish. If it fails, the next run does it.
 pub(super) async fn tidy_up(lock: &mut InstanceLock, run: Run, counters: &RunCounters) {
     if let Err(error) = store::update_findings(lock, run).await {
         tracing::warn!(
@@ -50,7 +50,7 @@ pub(super) async fn show_publishing(
     };
     let result: Result<Infallible, SyncError> = beating.await;
     let Err(error) = result;
-    // It is the publish that counts, and that tells what is wrong with the database.
+    // Not a failure of the run. If the database has a problem, publish reports it.
     tracing::debug!(
         "cannot update the run row during publishing: {}",
         chain(&error)
@@ -58,7 +58,7 @@ pub(super) async fn show_publishing(
     future::pending().await
 }
 
-/// Publishes; cancels it some time after the wish to stop, so that the run row can be written.
+/// Publishes. After a stop signal and a grace period, cancels publish, so that the run row can be written.
 pub(super) async fn publish_unless_stopped(
     publishing: impl Future<Output = Result<(), StoreError>>,
     database: &Database,
@@ -72,7 +72,7 @@ pub(super) async fn publish_unless_stopped(
     };
     let ending = future::join(database.cancel(session), publishing);
     match tokio::time::timeout(STORE_GRACE, ending).await {
-        // It came to its end in this moment.
+        // Publish ended at the same moment.
         Ok((_, Ok(()))) => Ok(()),
         Ok((_, Err(StoreError::CommitUnknown(_) | StoreError::Silent { .. }))) | Err(_) => {
             Err(SyncError::StoppedPublishing(reason))

@@ -28,7 +28,7 @@ use super::support::{assert_contains, assert_ends_with, cases};
 struct Asked {
     path: String,
     query: HashMap<String, u64>,
-    /// How many requests came before.
+    /// Number of earlier requests.
     number: usize,
 }
 
@@ -46,7 +46,7 @@ struct Reply {
     body: Vec<u8>,
     /// The content-length header. If it exceeds `body`, the rest is never sent.
     length: usize,
-    /// Whether the connection ends after it.
+    /// Whether the connection is closed after it.
     ends: bool,
 }
 
@@ -89,7 +89,7 @@ impl Reply {
         }
     }
 
-    /// Sends all of it, but announces more and never sends that.
+    /// Sends all of it, but the content-length announces more.
     fn unfinished(self) -> Reply {
         Reply {
             length: 10 * self.length,
@@ -220,7 +220,7 @@ async fn a_total_that_is_missing_or_too_small_does_not_end_the_catalog() {
         (250, Some(0), 4),
         (250, Some(130), 4),
         (250, Some(250), 3),
-        // The total spares the empty page.
+        // Because of the total, no empty page is requested.
         (200, Some(200), 2),
     ] {
         let gateway = Gateway::start(move |asked| repositories(&ids(count), asked, total)).await;
@@ -599,13 +599,13 @@ async fn a_history_beyond_256_kib_waits_until_the_one_before_it_is_stored() {
     check_held_until_stored(entries(1, &command), |_| 1).await;
 }
 
-/// Of 40 histories with this body, as many arrive while none is stored as `expected` gives for the memory
-/// that one takes. The others arrive as memory becomes free.
+/// Of 40 histories with this body, the number that arrives while none is stored is `expected` of the
+/// memory for one. The others arrive when memory becomes free.
 async fn check_held_until_stored(body: Vec<u8>, expected: impl Fn(usize) -> usize) {
     let gateway = Gateway::start(move |_| Reply::ok(body.clone())).await;
     let registry = gateway
         .project_with(|transport| {
-            // Waiting for memory is no attempt that failed, nor is it part of one.
+            // Waiting for memory does not count as a failed attempt, or as part of one.
             transport.retry.max_attempts = 1;
             transport.request_timeout = Duration::from_secs(5);
         })
@@ -617,7 +617,7 @@ async fn check_held_until_stored(body: Vec<u8>, expected: impl Fn(usize) -> usiz
     while held.len() < expected {
         held.push(asking.next().await.unwrap());
     }
-    // Longer than a request may take.
+    // Longer than the timeout of a request.
     let one_more = tokio::time::timeout(Duration::from_secs(6), asking.next()).await;
     assert!(one_more.is_err(), "more than {expected} arrived");
     held.clear();
@@ -693,7 +693,7 @@ async fn a_history_that_the_service_refuses_counts_as_let_through_by_the_gateway
     let asking = (0..=REQUESTS).map(|_| history(&registry));
     futures_util::future::join_all(asking).await;
     let rate = registry.pace().requests_per_second;
-    // 85 % of what was answered; without those answers, half of what it was.
+    // 85 % of the answered requests; without these answers, half of the previous rate.
     assert!((35.0..=46.0).contains(&rate), "{rate}");
 }
 

@@ -1,10 +1,9 @@
-//! Which part of `src` may use which other. Crate boundaries and `clippy.toml` check the rest.
+//! Checks which modules of `src` use which others. Crate boundaries and `clippy.toml` check the rest.
 
 use std::path::Path;
 
-/// Words, and the only files and folders of `src` in which they may occur. It follows that the nouns
-/// use no other module, that registry and store do not know each other, and that only the command
-/// line reads the environment.
+/// Words, and the only files and folders of `src` in which they may occur. So the nouns use no other
+/// module, registry and store do not use each other, and only the command line reads the environment.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("crate::registry", &["registry", "sync", "cli"]),
     ("crate::store", &["store", "sync", "cli"]),
@@ -55,6 +54,6 @@ fn each_part_names_only_what_it_may_know() {
         }
     }
     assert_eq!(breaches, [""; 0]);
-    // A misspelt word would prove nothing.
+    // A misspelt word would check nothing.
     assert!(found.iter().all(|found| *found));
 }

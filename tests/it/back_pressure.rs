@@ -26,7 +26,7 @@ use super::support::mirror::{
 use super::support::program::Program;
 use super::support::proxy::Proxy;
 
-/// Generous: a run that hangs never ends.
+/// Long, because a run that hangs never ends.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long the database stalls: longer than it takes to fill every queue.
@@ -188,18 +188,18 @@ async fn a_stuck_run_is_ended_by_its_watchdog() {
     let emulator = emulator.await.unwrap();
     let database = TestDatabase::create().await;
     let mut client = client(&emulator, 1);
-    // What another instance has in flight is waited for up to this limit.
+    // Maximum wait for requests in flight of another instance.
     client.transport.request_timeout = Duration::from_secs(2);
     // Then the instance is described, and the next run begins with the catalog.
     first_sync(client.clone(), &database).await.unwrap();
     let settings = SyncSettings {
         patience: Duration::from_secs(1),
-        // Several times within the patience, as in production: that the row is written is no progress.
+        // Several times within the patience, as in production: writing the row does not count as progress.
         heartbeat: Duration::from_millis(200),
         ..sync_settings(&client)
     };
     let project = Project::new(client).unwrap();
-    // A future that is no longer polled holds the only permit of the project.
+    // A future that is not polled holds the only permit of the project.
     emulator.hang_next(RequestKind::BuildHistory);
     let repository = RepositoryPath {
         namespace: "team".to_owned(),
@@ -230,8 +230,8 @@ async fn a_stuck_run_is_ended_by_its_watchdog() {
     drop(asking);
 }
 
-/// Three instances of one project, of which one asks for what the others wait for, longer than their
-/// patience lasts.
+/// Three instances of one project. One of them requests something that the others wait for, and this takes
+/// longer than their patience.
 async fn expect_none_to_be_stuck(
     slow: RequestKind,
     credentials: impl FnOnce(&Emulator) -> Credentials,
@@ -311,7 +311,7 @@ async fn histories_that_wait_for_a_slow_database_take_a_bounded_memory() {
         async || requested() >= 256,
     )
     .await;
-    // More may follow as long as memory is free.
+    // More may follow while memory is free.
     let mut before = 0;
     while requested() > before {
         before = requested();

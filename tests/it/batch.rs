@@ -1,5 +1,5 @@
-//! `sync` as a batch job, on the real process: what it does while another run is going on, how it
-//! keeps to its time, and that it ends when it is told to, wherever it is.
+//! `sync` as a batch job, on the real process: its behaviour while another run is active, its time
+//! limit, and that it stops on a signal at any point.
 
 use std::io::pipe;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::support::program::{
 };
 use crate::support::wire::closed_port;
 
-/// An emulator, a database, and a run that waits for a page with the lock in its hands.
+/// An emulator, a database, and a run that holds the lock and waits for a page.
 async fn run_with_lock() -> (Emulator, TestDatabase, Running) {
     let (emulator, database) = emulator_and_database(world_of(1)).await;
     emulator.hang_next(RequestKind::Artifacts);
@@ -38,7 +38,7 @@ async fn wait_for_words(run: &Running, words: &str) {
     wait_until(words, async || run.stderr_so_far().contains(words)).await;
 }
 
-/// Sessions of the program of which this holds.
+/// Number of the program's sessions for which the condition is true.
 async fn sessions(database: &TestDatabase, condition: &str) -> String {
     let count = format!(
         "select count(*) from pg_stat_activity
@@ -75,7 +75,7 @@ async fn a_run_that_skips_leaves_the_instance_to_the_one_that_is_going_on() {
     assert_eq!(database.snapshot(runs).await, "1");
     first.signal(Signal::SIGTERM);
     first.finish().await.code(143);
-    // Without another run, it is an ordinary one.
+    // Without another run, it is an ordinary run.
     sync().args(&["--if-locked", "skip"]).code(0).await;
     assert_eq!(database.last_run().await, "published | 0");
 }
@@ -146,7 +146,7 @@ async fn a_run_that_waits_begins_when_the_other_ends() {
         .start();
     let words = "waiting for the lock of this instance: run 1 on ";
     wait_for_words(&second, words).await;
-    // It keeps nothing on the server but an idle session.
+    // It has only an idle session on the server.
     wait_until("no snapshot is left open", async || {
         let open = "(backend_xmin is not null or xact_start is not null)";
         sessions(&database, open).await == "0"
@@ -213,7 +213,7 @@ async fn a_job_that_waited_for_a_lock_until_its_time_was_up_is_locked_out() {
             stopper.stop(StopReason::TimeLimit(Duration::from_secs(60)));
         };
         let (error, ()) = tokio::join!(waiting, ending);
-        // The same for the run that is going on: the listing is what it lacks.
+        // Stop the active run in the same way: its listing is not complete.
         first_stopper.stop(StopReason::TimeLimit(Duration::from_secs(60)));
         error
     };
@@ -233,7 +233,7 @@ async fn a_job_that_waited_for_a_lock_until_its_time_was_up_is_locked_out() {
 #[tokio::test]
 async fn a_job_ends_when_its_time_is_up_and_the_next_goes_on() {
     let (emulator, database) = emulator_and_database(world_of(3)).await;
-    // Less than it takes to connect.
+    // Less than the time to connect.
     let program = Program::sync(&emulator, &database).args(&["--max-duration", "1ns"]);
     let words = [
         "error: stopped by the time limit of 1ns; the data received so far is stored, nothing was published",
@@ -272,7 +272,7 @@ async fn the_jitter_passes_before_anything_is_opened_or_asked() {
             .code(code)
             .says(&["error: stopped by a signal"]);
     }
-    // What is wrong with the settings shows at once.
+    // Errors in the settings are reported immediately.
     let program = sync()
         .env("DATABASE_URL", "nonsense")
         .args(&["--jitter", "365days"]);
@@ -307,7 +307,7 @@ async fn several_instances_and_their_discovery_end_when_they_are_told_to() {
 
     emulator.reset_requests();
     emulator.hang_next(RequestKind::Instance);
-    // One waits for an answer, one for its turn to ask, and one has not begun.
+    // One waits for an answer, one for its turn to send a request, and one has not started.
     let ids = ["a", "b", "c"].map(|letter| emulator.settings().instance_id.replace('1', letter));
     let running = Program::sync(&emulator, &database)
         .env("SWR_INSTANCE_ID", ids.join(","))
@@ -357,7 +357,7 @@ async fn a_migration_that_is_stopped_leaves_no_lock() {
             "hint: each migration is applied completely or not at all",
         ]);
     }
-    // What the first one waited for is still there.
+    // The lock that the first one waited for is still held.
     wait_until_alone(&database).await;
     drop(holder);
     migrate().code(0).await;
@@ -367,7 +367,7 @@ async fn a_migration_that_is_stopped_leaves_no_lock() {
         .await;
 }
 
-/// Asks a command to stop that waits for something.
+/// Sends a signal to a command that waits for something.
 async fn stop_waiting(run: Running, what: &str, waits: impl AsyncFn() -> bool) {
     wait_until(what, waits).await;
     run.signal(Signal::SIGTERM);
@@ -391,7 +391,7 @@ async fn commands_that_read_end_when_they_are_told_to() {
         is_active,
     )
     .await;
-    // The server does not go on with what nobody waits for.
+    // The server does not continue the statement of an ended process.
     wait_until_alone(&database).await;
 
     let mut holder = database.connect().await;

@@ -1,4 +1,4 @@
-//! What is generated from the definitions of the command line: help, manual pages, completions.
+//! Texts that are generated from the definitions of the command line: help, manual pages, completions.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -63,7 +63,7 @@ fn every_command_has_examples_and_they_are_command_lines_of_it() {
         let place = page.path.join(" ");
         let mut own = 0;
         for (line, _) in reference::examples(&page.command) {
-            // Of what shells do to a line only the simplest is understood here.
+            // Only the simplest syntax of shells is supported here.
             let line = match line.split_once("$(") {
                 Some((_, inner)) => inner.split(')').next().unwrap(),
                 None => &line,
@@ -108,7 +108,7 @@ fn every_value_of_a_flag_has_a_name_that_others_have_too() {
 
 /// The names of variables in the sources of the command line, with the files they are in.
 fn variables_in_sources() -> BTreeSet<(String, String)> {
-    // A name with an underscore is a variable wherever it stands: in a list, or in a hint.
+    // A name with an underscore is a variable everywhere: in a list, or in a hint.
     let names = regex::Regex::new(
         r#"\b(?:variable|folder|var|var_os)\(\s*"([A-Z]+)"|"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)""#,
     )
@@ -144,7 +144,7 @@ fn variables_in_sources() -> BTreeSet<(String, String)> {
 #[test]
 fn every_variable_that_is_read_is_documented() {
     let read = variables_in_sources();
-    // What looks for them finds them, in every spelling there is.
+    // The search finds variables in all notations.
     for name in ["SWR_AUTH_TOKEN", "SWR_IAM_USER", "XDG_DATA_HOME", "PATH"] {
         assert!(read.iter().any(|(found, _)| found == name), "{name}");
     }
@@ -188,7 +188,7 @@ fn the_configuration_file_takes_what_variables_set_for_runs() {
     ] {
         assert!(sync.contains(key), "{key} is not in {sync:?}");
     }
-    // Said for one run, or naming the file itself.
+    // Flags for a single run, or the flag for the file itself.
     for key in ["dry_run", "accept_removals", "config", "instance_id"] {
         assert!(!sync.contains(key), "{key} is in {sync:?}");
     }
@@ -214,7 +214,7 @@ fn help_lists_every_exit_code_with_its_meaning_and_no_other() {
     assert_eq!(list, lines);
 }
 
-/// What bash proposes for the last of these words.
+/// The completions of bash for the last of these words.
 fn bash_proposes(script: &Path, words: &[&str]) -> Vec<String> {
     const ASK: &str = r#"
         source "$1"; shift
@@ -276,7 +276,7 @@ fn each_shell_gets_a_script_of_its_own_with_all_commands() {
     }
 }
 
-/// What a manual page must have, in this order.
+/// The required sections of a manual page, in this order.
 const SECTIONS: [&str; 7] = [
     "NAME",
     "SYNOPSIS",
@@ -315,7 +315,7 @@ fn there_is_a_manual_page_for_each_command_with_the_sections_of_one() {
         main,
         std::fs::read_to_string(made.join("swr-sync.1")).unwrap()
     );
-    // Where one looks for a variable whose command one does not know.
+    // The page for readers who do not know which command uses a variable.
     for row in VARIABLES {
         assert!(
             main.contains(&format!("\\fB{}\\fR", row.name)),
@@ -348,7 +348,7 @@ fn check_page(name: &str, page: &str) {
         "{name}: formatters differ in what else they take"
     );
 
-    // The requests that are used, each of which every formatter knows.
+    // The requests in use; all of them are supported by every formatter.
     let known = "TH SH SS PP TP IP RS RE nf fi br ie el";
     let mut depth = 0;
     for line in page.lines().filter(|line| line.starts_with(['.', '\''])) {
@@ -368,7 +368,7 @@ fn check_page(name: &str, page: &str) {
     check_formatter(name, page);
 }
 
-/// What groff says of it, where groff is installed: what is checked above holds everywhere.
+/// The warnings of groff, if it is installed. The checks above do not need it.
 fn check_formatter(name: &str, page: &str) {
     let formatter = Command::new("groff")
         .args(["-man", "-ww", "-Tutf8"])
@@ -379,7 +379,7 @@ fn check_formatter(name: &str, page: &str) {
     let Ok(mut formatter) = formatter else {
         let advice = "groff is not installed: apt-get install groff-base";
         assert!(std::env::var_os("CI").is_none(), "{advice}");
-        // Past the harness, which would keep it to itself.
+        // Directly to stderr, because the harness captures `eprintln`.
         let _ = writeln!(
             std::io::stderr(),
             "{name} was not formatted, because {advice}"
@@ -397,7 +397,7 @@ fn check_formatter(name: &str, page: &str) {
     );
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("swr-sync manual"), "{name}: {text}");
-    // What stands there to be copied works.
+    // The commands in the text work when they are copied.
     let marks = ['\u{2018}', '\u{2019}', '\u{2dc}', '\u{2c6}', '\u{2212}'];
     assert!(!text.contains(marks), "{name}: {text}");
 }

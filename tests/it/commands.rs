@@ -146,7 +146,7 @@ async fn what_is_wrong_with_the_settings_shows_before_anything_starts() {
         sync().without_key() => &["error: no credentials", "HUAWEICLOUD_SDK_AK and HUAWEICLOUD_SDK_SK", "SWR_AUTH_TOKEN", "SWR_IAM_USER, SWR_IAM_PASSWORD and SWR_IAM_ACCOUNT"];
         sync().without("HUAWEICLOUD_SDK_AK") => &["no access key given", "set HUAWEICLOUD_SDK_AK;"];
         sync().without("HUAWEICLOUD_SDK_SK") => &["no secret key given", "set HUAWEICLOUD_SDK_SK;"];
-        // An empty value, as compose files pass on what is not set.
+        // An empty value: compose files pass unset variables on as empty ones.
         sync().env("HUAWEICLOUD_SDK_SK", "") => &["no secret key given"];
         sync().iam_user(&emulator, &"x-not-to-be-shown".into()).without("SWR_IAM_ACCOUNT") => &["no account of the IAM user given", "set SWR_IAM_ACCOUNT;"];
         sync().env("SWR_ENDPOINT", "swr-api.example.com") => &["the endpoint `swr-api.example.com` is not a URL", "hint: write it as https://"];
@@ -298,7 +298,7 @@ async fn an_instance_without_the_artifact_list_is_told_to_upgrade() {
     Program::sync(&emulator, &database).fails(2, &words).await;
     assert_eq!(emulator.requests().total(), 1);
 
-    // A key that may not read the version finds out by the list itself.
+    // A key without permission to read the version gets the error from the list itself.
     let database = TestDatabase::create().await;
     emulator.fail_next(RequestKind::Instance, 403, GATEWAY_REFUSAL);
     let words = [
@@ -371,7 +371,7 @@ async fn migrate_brings_an_empty_database_up_to_date() {
     assert_eq!(database.snapshot(schemas).await, "swr\nswr_report");
 }
 
-/// A result as both CSV and JSON must give it: names, then texts, NULL being empty.
+/// A result that must be the same in CSV and JSON: names, then texts; NULL is empty.
 type Rows = Vec<Vec<String>>;
 
 fn csv_rows(text: &str) -> Rows {
@@ -393,7 +393,7 @@ fn json_rows(text: &str) -> Rows {
     names.into_iter().chain(values).collect()
 }
 
-/// A time in one form: CSV has PostgreSQL's, JSON that of RFC 3339.
+/// A time in a common format: CSV has that of PostgreSQL, JSON that of RFC 3339.
 fn one_time(text: &str) -> String {
     let with_minutes = format!("{}:00", text.replacen(' ', "T", 1));
     [text, &with_minutes]
@@ -416,7 +416,7 @@ fn json_text(value: &Value) -> String {
     }
 }
 
-/// A database with something for each report to show.
+/// A database with rows for each report.
 async fn synced_registry() -> (Emulator, TestDatabase) {
     let (emulator, database) = emulator_and_database(world_of(3)).await;
     Program::sync(&emulator, &database).code(0).await;
@@ -430,7 +430,7 @@ async fn synced_registry() -> (Emulator, TestDatabase) {
             "push_time": "2026-01-01T00:00:00.000Z", "tags": tags,
         });
         world.override_row(pushed.id, row);
-        // In vain, each time it is asked for.
+        // Each request for this history fails.
         let refusal = serde_json::from_str(GATEWAY_REFUSAL).unwrap();
         world.override_build_history(&pushed.digest().to_string(), 403, refusal);
         let os = world.add_repository("base", "os");
@@ -479,7 +479,7 @@ fn digest_of(digits: &str) -> String {
     format!("sha256:{}", digits.repeat(32))
 }
 
-/// What a report cannot do without.
+/// Required filters of a report.
 fn arguments_of(report: &Report) -> Vec<String> {
     match report.query(&FilterValues::default(), 0) {
         Err(FilterError::Missing { filter, .. }) => vec![filter.to_string(), digest_of("d0")],

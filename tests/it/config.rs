@@ -1,5 +1,4 @@
-//! The configuration file on the real process: what wins over what, what is said of mistakes, and
-//! what is shown of it.
+//! The configuration file with the real process: precedence, error messages, and `config show`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +9,7 @@ use super::support::config_file::ConfigFile;
 use super::support::program::{Finished, Program};
 use super::support::{assert_contains, assert_lacks, cases};
 
-/// Of no value, and not to be found in any output.
+/// A secret that must not be in any output.
 const SECRET: &str = "secret-of-the-file-not-to-be-shown";
 
 const TWO_SOURCES: &str = "\
@@ -40,7 +39,7 @@ impl ConfigFile {
         Program::new(&["config", action, "--config", &self.path()]).hides(SECRET)
     }
 
-    /// Runs `config check`, and gives what is wrong with the file: `line: text`.
+    /// Runs `config check`, and returns the errors in the file: `line: text`.
     async fn mistakes(&self) -> Vec<String> {
         let finished = self.config("check").code(2).await;
         let start = format!("{}:", self.path());
@@ -52,7 +51,7 @@ impl ConfigFile {
     }
 }
 
-/// `config show`, as value and origin by source and key. The file's name is left out.
+/// The result of `config show`: value and origin by source and key, without the name of the file.
 async fn shown(
     file: &ConfigFile,
     program: Program,
@@ -243,7 +242,7 @@ async fn flag_and_variable_win_over_the_database_of_the_file() {
     assert_eq!(database(&rows), "registry at in-file.test:5432, :2");
 }
 
-/// Whatever is wrong with a file, it is told with its line, its key, and no value.
+/// Every error in a file is reported with its line and key, and without the value.
 #[tokio::test]
 async fn each_mistake_is_told_with_its_line() {
     let source = "[[source]]\nregion = 'a'\nproject_id = 'b'\ninstances = 'all'\n";
@@ -408,7 +407,7 @@ async fn a_command_can_be_about_some_of_the_sources_and_instances() {
     assert_eq!(both, all);
     let listed = sources(check().args(&["--instance-id", "two"])).await;
     assert_eq!(listed, ["test: instance two"]);
-    // It may be one of those that the project has to be asked for.
+    // It may be one of the instances that only the project's list has.
     let asked = sources(check().args(&["--instance-id", "two,three"])).await;
     assert_eq!(
         asked,
@@ -442,7 +441,7 @@ async fn check_tells_all_that_is_missing_and_asks_nobody() {
         "source lost: cannot read the file /nowhere/secret of secret_key_file",
     ]);
 
-    // There is nobody at either place.
+    // Nothing listens at either address.
     let file = ConfigFile::new(TWO_SOURCES);
     let program = file
         .config("check")
@@ -477,7 +476,7 @@ async fn show_has_no_secret() {
         ("AKOFTHEFILE", ":7")
     );
     assert_eq!(get(&rows, "", "endpoint"), ("***", ":5"));
-    // A command that goes wrong shows none, either.
+    // The error of a failed command does not show it, either.
     let program = Program::new(&["sync", "--config", &file.path()]).hides(SECRET);
     program.code(2).await.says(&[
         "the endpoint must consist of scheme and host, without user, password, path or query",

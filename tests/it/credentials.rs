@@ -1,5 +1,5 @@
-//! Where credentials come from: each link of the chain on the real process, against endpoints
-//! that answer over sockets; and keys that expire while the client is at work.
+//! The sources of credentials: each link of the chain with the real process and real sockets; and keys
+//! that expire during a run.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -28,10 +28,10 @@ use super::support::wire::{ask_for_histories, list};
 use super::support::{assert_contains, assert_ends_with, assert_lacks, assert_starts_with, cases};
 
 const POD_TOKEN: &str = "emulator-pod-token-of-no-value";
-/// In every secret that the emulated services hand out.
+/// A part of every secret that the emulated services issue.
 const ISSUED: &str = "of-no-value";
 
-/// A registry, and a folder with files that name credentials.
+/// A registry, and a folder with files that contain credentials.
 struct Scene {
     emulator: Emulator,
     folder: TempDir,
@@ -49,8 +49,8 @@ impl Scene {
         }
     }
 
-    /// `doctor` with all it needs but credentials. It is to find no database, which does not
-    /// matter to it.
+    /// `doctor` with all settings except credentials. There is no database, which does not matter for these
+    /// tests.
     fn doctor(&self) -> Program {
         self.registry(Program::new(&["doctor", "--format", "json"]))
             .env("SWR_SYNC_DATA_DIR", self.folder.path().join("no-database"))
@@ -157,14 +157,14 @@ impl Scene {
     }
 }
 
-/// Adds what a link needs to a program's environment.
+/// Adds the variables and files of a link to the environment of a program.
 type AddLink = fn(&Scene, Program) -> Program;
 
 fn set_mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// What a probe of the doctor says: its code, and what it found.
+/// The result of a probe of `doctor`: code and text.
 fn probe(finished: &Finished, name: &str) -> (String, String) {
     let rows: Vec<Value> = serde_json::from_str(&finished.stdout).unwrap();
     let row = rows.iter().find(|row| row["probe"] == name).unwrap();
@@ -172,14 +172,14 @@ fn probe(finished: &Finished, name: &str) -> (String, String) {
     (text("code"), text("found"))
 }
 
-/// The credentials that the doctor found; with them it came through to the end.
+/// The credentials that `doctor` found. All probes succeed with them.
 async fn found(program: Program) -> String {
     let finished = program.code(0).await;
     assert_eq!(probe(&finished, "permission.build_history").0, "ok");
     probe(&finished, "configuration.credentials").1
 }
 
-/// Why a run cannot start, and that nobody was asked.
+/// The error of a run that cannot start. Checks that no request was sent.
 async fn refused(scene: &Scene, program: Program, words: &[&str]) {
     let finished = program.code(2).await;
     for word in words {
@@ -236,7 +236,7 @@ async fn each_link_gives_credentials_that_the_registry_accepts() {
             "an access key in CLOUD_SDK_AK and CLOUD_SDK_SK".to_owned(),
         ),
         (
-            // With the project that the profile names.
+            // With the project of the profile.
             scene.with_home(scene.doctor()).without("SWR_PROJECT_ID"),
             format!(
                 "an access key in [basic] of the profile file {}",
@@ -278,7 +278,7 @@ async fn a_whole_sync_runs_on_keys_of_the_machine() {
     for program in [scene.with_metadata(sync()), scene.with_pod_identity(sync())] {
         program.code(0).await.says(&["published in "]);
     }
-    // For one run the keys are asked for once.
+    // A run requests the keys once.
     let requests = scene.emulator.requests();
     assert_eq!(requests.of(RequestKind::MetadataToken), 1);
     assert_eq!(requests.of(RequestKind::SecurityKey), 1);
@@ -311,7 +311,7 @@ async fn the_first_link_that_is_given_counts() {
         let found = found(program).await;
         assert_contains(&found, words);
     }
-    // The metadata service was asked only where there was nothing else: to name the link, and to
+    // The metadata service was used only if there was no other link: once to show the link, and once to
     // use it.
     assert_eq!(scene.emulator.requests().of(RequestKind::SecurityKey), 2);
 }
@@ -378,7 +378,7 @@ async fn region_and_project_fall_back_to_the_names_of_terraform() {
 #[tokio::test]
 async fn half_a_link_is_an_error_and_not_passed_over() {
     let scene = Scene::new().await;
-    // The links after it would do.
+    // The links after it would have credentials.
     let doctor = || scene.with_metadata(scene.with_pod_identity(scene.doctor()));
     let file = |text: &str| scene.file("half", text);
     let profile = |text: &str| doctor().env("HUAWEICLOUD_SDK_CREDENTIALS_FILE", file(text));
@@ -406,7 +406,7 @@ async fn half_a_link_is_an_error_and_not_passed_over() {
         ],
     )
     .await;
-    // Terraform takes it with a key, too.
+    // Terraform accepts it together with a key, too.
     found(
         scene
             .with_terraform(doctor())
@@ -465,7 +465,7 @@ async fn a_profile_that_everyone_may_write_is_refused_and_one_that_everyone_may_
         let words = format!("every user can write to it (mode {mode:04o})");
         refused(&scene, program, &["cannot use the profile file ", &words]).await;
     }
-    // So is the token of a pod, which is read when a key is needed.
+    // The same holds for the token of a pod, which is read when a key is needed.
     let program = scene.with_pod_identity(scene.doctor());
     scene.set_mode("pod-token", 0o602);
     let finished = program.code(4).await;
@@ -586,7 +586,7 @@ async fn trouble_of_the_metadata_service_is_waited_out_and_then_told() {
     }
     let database = TestDatabase::create().await;
     let program = scene.registry(Program::sync(&scene.emulator, &database));
-    // It is there, so this is no matter of settings.
+    // The service exists, so this is not a configuration error.
     let finished = scene.with_metadata(program).code(7).await;
     finished.says(&["/openstack/latest/securitykey: HTTP 429: busy"]);
     assert_eq!(scene.emulator.requests().of(RequestKind::SecurityKey), 3);
@@ -648,7 +648,7 @@ async fn a_pod_that_is_refused_is_told_where_and_its_token_is_not_shown() {
 
 // --- keys that expire
 
-/// A registry whose clock the test moves, and its client's with it.
+/// A registry and its client with a clock that the test moves.
 async fn timed(metadata: MetadataSettings) -> (Emulator, EmulatorClock) {
     let clock = EmulatorClock::manual(start_of_time());
     let settings = EmulatorSettings {
@@ -713,7 +713,7 @@ async fn a_run_outlives_its_keys() {
     let (emulator, clock) = timed(lifetime(10)).await;
     let database = TestDatabase::create().await;
     let (_, mut settings) = client(&emulator, metadata(&emulator));
-    // Each look at the clock costs a second, so that the run takes hours.
+    // Each reading of the clock advances it by a second, so that the run takes hours.
     let time = clock.clone();
     settings.clock = Clock::from_fn(move || {
         time.advance(Duration::from_secs(1));
@@ -758,7 +758,7 @@ async fn a_key_that_ends_early_is_replaced_by_one_request_each_time() {
         }
         let requests = emulator.requests();
         assert_eq!(requests.of(RequestKind::SecurityKey), 1);
-        // At most those in flight at that time, of a hundred.
+        // Of a hundred requests, at most those in flight at that time.
         assert!((1..=8).contains(&requests.failed_signatures), "{requests}");
     }
 }
@@ -811,7 +811,7 @@ async fn a_service_that_keeps_its_key_is_not_asked_at_each_request() {
         clock.advance(Duration::from_secs(60));
     }
     let asked = emulator.requests().of(RequestKind::SecurityKey);
-    // Halves of an hour, down to the interval that nobody undercuts.
+    // Halves of an hour, down to the minimum interval.
     assert!((5..=15).contains(&asked), "{asked}");
     assert_eq!(emulator.requests().failed_signatures, 0);
 }
@@ -860,7 +860,7 @@ async fn a_service_that_was_found_to_have_no_tokens_is_left_alone_with_them_for_
     }
     assert_eq!(emulator.requests().of(RequestKind::SecurityKey), 3);
     assert_eq!(emulator.requests().of(RequestKind::MetadataToken), 1);
-    // It has come to want them, which shows by its refusal.
+    // It has started to require tokens: it refuses requests without one.
     emulator.set_metadata(lifetime(10 * 60));
     list(&registry).await.unwrap();
     assert_eq!(emulator.requests().of(RequestKind::MetadataToken), 2);

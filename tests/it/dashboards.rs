@@ -1,5 +1,5 @@
-//! The dashboards for Grafana: every query runs as the role that reports read with, after the
-//! macros and variables are expanded as Grafana does it.
+//! The dashboards for Grafana: every query runs with the role for reports, after macros and variables are
+//! expanded as by Grafana.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::support::database::TestDatabase;
 use crate::support::mirror::{Mirror, start_of_time, sync_into};
 use crate::support::server::{PrivateServer, SUPERUSER};
 
-/// The units that numbers are shown in, by Grafana's ids; `bytes` is the one of 1024.
+/// Grafana's ids of the units in use; `bytes` has the base 1024.
 const UNITS: [&str; 6] = ["bytes", "dateTimeAsIso", "ms", "percentunit", "s", "short"];
 
 fn root() -> &'static Path {
@@ -78,7 +78,7 @@ fn dashboards_are_what_grafana_can_load_side_by_side() {
         assert!(uids.insert(text(dashboard, "uid")), "{file}: uid");
         assert!(titles.insert(text(dashboard, "title")), "{file}: title");
         text(dashboard, "description");
-        // A number of one Grafana's database.
+        // An id that is valid only in one Grafana database.
         assert_eq!(dashboard.get("id"), None, "{file}");
         assert_eq!(dashboard["tags"], json!(["swr-sync"]), "{file}");
         assert_eq!(dashboard["schemaVersion"], 39, "{file}");
@@ -125,7 +125,7 @@ fn panels_name_no_data_source_of_their_own_and_say_what_they_show() {
                 assert_eq!(target["datasource"], by_variable, "{file}: {title}");
                 assert_eq!(target["rawQuery"], true, "{file}: {title}");
                 let sql = text(target, "rawSql");
-                // Somebody else's instance may be in the same database.
+                // An instance of another user may be in the same database.
                 assert!(sql.contains("in ($instance)"), "{file}: {title}");
             }
             if let Some(unit) = panel["fieldConfig"]["defaults"]["unit"].as_str() {
@@ -135,7 +135,7 @@ fn panels_name_no_data_source_of_their_own_and_say_what_they_show() {
     }
 }
 
-/// What Grafana puts into a query.
+/// Values that Grafana inserts into a query.
 struct Range {
     instances: &'static str,
     from: DateTime<Utc>,
@@ -511,7 +511,7 @@ fn the_demo_starts_grafana_only_when_asked_and_shows_it_to_this_machine_alone() 
     let is_set = |line: &str| grafana.iter().any(|set| set == line);
     assert!(is_set("127.0.0.1:3000:3000"), "{grafana:?}");
     assert!(is_set("GF_AUTH_ANONYMOUS_ORG_ROLE: Viewer"), "{grafana:?}");
-    // Grafana's own default is an administrator whose password everybody knows.
+    // The default of Grafana is an administrator with a well-known password.
     let no_administrator = "GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION: \"true\"";
     assert!(is_set(no_administrator), "{grafana:?}");
     assert!(is_set(

@@ -1,5 +1,5 @@
-//! A database that fails in every way it can: the exit code, what the user is told, and that
-//! nothing is lost. Whatever happens, the next run ends as if nothing had.
+//! Failures of the database: the exit code, the message, and that nothing is lost. After each failure, the
+//! result of the next run is as without it.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::support::program::{Finished, Program, emulator_settings};
 use crate::support::proxy::Proxy;
 use crate::support::server::{PrivateServer, SUPERUSER};
 
-/// What each phase of a run writes to, so that a lock on it holds the run up there.
+/// A table that each phase of a run writes to: a lock on it blocks the run in this phase.
 const PHASES: [(&str, &str); 4] = [
     ("catalog", "staged_namespace"),
     ("listing", "staged_artifact"),
@@ -28,7 +28,7 @@ async fn mirror(database: TestDatabase) -> Mirror {
     Mirror::with(emulator_settings(), world_of(30), database).await
 }
 
-/// A clean run, and nothing that shows what went before it.
+/// A successful run, after which the tables do not show the earlier failure.
 async fn check_convergence(mirror: &Mirror) {
     mirror.program().code(0).await;
     assert_eq!(mirror.facts().await, mirror.undisturbed_facts().await);
@@ -89,7 +89,7 @@ async fn a_restart_in_the_middle_of_a_listing_does_not_publish_what_is_left_of_i
 
     let program = mirror.program();
     let held_up = HeldUp::start(&mirror, "staged_artifact", program).await;
-    // While the first page is being staged, the next ones are asked for. One gets stuck.
+    // While the first page is being staged, the next ones are requested. One gets stuck.
     mirror.hang_next(RequestKind::Artifacts);
     drop(held_up.holder);
     wait_until("all pages but the one that hangs are staged", async || {
@@ -104,7 +104,7 @@ async fn a_restart_in_the_middle_of_a_listing_does_not_publish_what_is_left_of_i
     server.start();
     let staged = "select count(*) from swr.staged_artifact";
     assert_eq!(mirror.snapshot(staged).await, "0");
-    // The client asks again, and gets the rest.
+    // The client retries, and gets the rest.
     held_up.gateway.cut();
     held_up
         .run
@@ -161,7 +161,7 @@ async fn a_listing_is_not_published_by_a_session_without_the_lock() {
         };
         publish(lock, run, publishing, &mut counters, &Clock::system()).await
     };
-    // As after a pooler has handed out another session.
+    // As if a pooler had switched to another session.
     sqlx::raw_sql("select pg_advisory_unlock_all()")
         .execute(lock.connection())
         .await
@@ -225,8 +225,8 @@ async fn a_database_that_falls_silent_ends_the_run_within_the_limit() {
     };
     let [a, b, c, d] = PHASES;
     let ended = tokio::join!(silent(a), silent(b), silent(c), silent(d));
-    // Dropping a database waits for all sessions of the server, those included that wait for what
-    // a silent proxy keeps from them. So none is dropped before all proxies are cut.
+    // Dropping a database waits for all sessions of the server, including those that wait for data that
+    // a proxy withholds. So no database is dropped before the connections of all proxies are cut.
     for ((phase, _), mirror) in PHASES.into_iter().zip(<[_; 4]>::from(ended)) {
         wait_until_alone(&mirror.database).await;
         // Its commit was never sent.
@@ -235,7 +235,7 @@ async fn a_database_that_falls_silent_ends_the_run_within_the_limit() {
     }
 }
 
-/// Keeps everybody else from reading a table until the connection is dropped.
+/// Locks a table against reads of other sessions until the connection is dropped.
 async fn hide(database: &TestDatabase, table: &str) -> PgConnection {
     let mut connection = database.connect().await;
     let sql = format!("begin; lock table swr.{table} in access exclusive mode");
@@ -297,7 +297,7 @@ async fn a_query_that_takes_too_long_is_ended_by_the_server() {
     };
     tokio::join!(
         slow("select pg_sleep(600)"),
-        // The first rows are there soon.
+        // The first rows arrive soon.
         slow("select n, pg_sleep(case when n > 2000 then 600 end) from generate_series(1, 3000) n"),
     );
 }
@@ -319,8 +319,8 @@ async fn a_statement_that_waits_too_long_is_ended_by_the_server() {
         drop(held_up.holder);
         check_convergence(&mirror).await;
     };
-    // Here the statement that waits is the first of its step. In later phases the limit of the
-    // whole step may pass before the server's own.
+    // Here the waiting statement is the first of its step. In later phases the timeout of the whole
+    // step may end before that of the server.
     let [catalog, listing, ..] = PHASES;
     tokio::join!(stuck(catalog), stuck(listing));
 }
@@ -359,7 +359,7 @@ async fn whether_a_commit_without_an_answer_happened_is_not_claimed() {
     let mirror = mirror(server.migrated_database("mirror").await).await;
     let program = mirror.program();
     let held_up = HeldUp::start(&mirror, "tag", program).await;
-    // From now on a commit is done, and then waits for a standby that never comes.
+    // From now on, a commit is completed and then waits for a standby that does not exist.
     server
         .execute(
             "postgres",
@@ -403,7 +403,7 @@ async fn a_database_that_takes_no_writes_is_told_from_others() {
         "hint: the database is read-only: use the primary instead of a standby",
     ];
     run.code(5).error_says(&words);
-    // Whether there is such an instance is asked before its row is made.
+    // The instance is requested before its row is inserted.
     assert_eq!(mirror.requests().total(), 1);
     mirror
         .snapshot(&format!(
@@ -445,7 +445,7 @@ async fn a_database_that_is_dropped_under_a_run_is_named() {
     check_convergence(&mirror).await;
 }
 
-/// Roles belong to the whole server, so these tests have one of their own.
+/// Roles belong to the whole server, so these tests use a separate server.
 async fn sync_as(server: &PrivateServer, role: &str, emulator: &Emulator) -> Finished {
     Program::new(&["sync", "--no-migrate"])
         .registry(emulator)
@@ -454,7 +454,7 @@ async fn sync_as(server: &PrivateServer, role: &str, emulator: &Emulator) -> Fin
         .await
 }
 
-/// A role that may do what a run does, and no more.
+/// A role with exactly the privileges that a run needs.
 const SYNC_ROLE: &str = "create role sync_role login;
     grant usage on schema swr to sync_role;
     grant select, insert, update, delete on all tables in schema swr to sync_role;
@@ -502,7 +502,7 @@ async fn a_role_without_connections_left_is_told_how_many_a_run_takes() {
         ];
         run.code(5).error_says(&words);
     }
-    // The one that had a connection for its lock could say so.
+    // The run that had a connection for its lock could record its failure.
     assert_eq!(mirror.database.last_run().await, "failed | 5");
     server
         .execute("mirror", "alter role sync_role connection limit 2")
@@ -546,7 +546,7 @@ impl SmallDisk<'_> {
             .then_some(SmallDisk(folder))
     }
 
-    /// Fills it with a file, but for this much.
+    /// Fills it with a file, except for this many bytes.
     fn fill_but(&self, room_bytes: u64) {
         let mut file = std::fs::File::create(self.ballast()).unwrap();
         while file.write_all(&[1; 1 << 14]).is_ok() {}

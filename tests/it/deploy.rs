@@ -1,5 +1,4 @@
-//! What deploy/ asks of the program exists: every flag, variable and key of a configuration file
-//! that stands there is one that the program's own help knows.
+//! Checks that every flag, variable and configuration key in deploy/ is in the program's help.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,7 +6,7 @@ use std::process::Command;
 
 use regex::Regex;
 
-/// Flags of other programs that the files name: kubectl, systemctl, journalctl, useradd and the like.
+/// Flags of other programs in these files: kubectl, systemctl, journalctl, useradd and others.
 const FLAGS_OF_OTHERS: [&str; 14] = [
     "--follow",
     "--for",
@@ -55,12 +54,12 @@ fn flags_and_variables_in_deploy_are_known_to_the_program() {
 fn keys_of_the_configuration_file_are_flags() {
     let known = Known::from_help();
     let text = std::fs::read_to_string(deploy().join("kubernetes/base/swr-sync.toml")).unwrap();
-    // Those that are commented out, too.
+    // Also keys that are commented out.
     let keys = Regex::new(r"(?m)^(?:# )?([a-z_]+) = ").unwrap();
     let unknown: Vec<_> = keys
         .captures_iter(&text)
         .map(|capture| capture[1].to_owned())
-        // Names a table of `[[source]]`.
+        // The header of a `[[source]]` table.
         .filter(|key| key != "name")
         .filter(|key| {
             !known
@@ -74,7 +73,7 @@ fn keys_of_the_configuration_file_are_flags() {
     );
 }
 
-/// What the help of the commands that deploy/ uses names.
+/// Flags and variables in the help of the commands that deploy/ uses.
 struct Known {
     help: String,
     flags: BTreeSet<String>,
@@ -94,7 +93,7 @@ impl Known {
         Known { help, flags }
     }
 
-    /// A secret is named without its variant `…_FILE`.
+    /// Help lists a secret without its variant `…_FILE`.
     fn has_variable(&self, name: &str) -> bool {
         let mut names = names(&self.help, r"\b[A-Z][A-Z_]*[A-Z]\b");
         let secret = name.strip_suffix("_FILE");

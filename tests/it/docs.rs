@@ -1,5 +1,5 @@
-//! The documents are true: links lead somewhere, commands and SQL work, and pages agree with each other.
-//! `cargo xtask docs` writes what is generated in them, and CI checks that it is up to date.
+//! Checks the documents: links have a target, commands and SQL work, and pages are consistent.
+//! `cargo xtask docs` writes their generated parts, and CI checks that these are up to date.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -70,7 +70,7 @@ async fn the_comment_of_every_report_begins_with_its_question() {
         where pronamespace = 'swr_report'::regnamespace
           and coalesce(obj_description(oid, 'pg_proc') !~ '^[A-Z][^.?]*[?]', true)";
     assert_eq!(database.snapshot(without_question).await, "");
-    // What looks for them finds one.
+    // The search finds at least one.
     let sql = "comment on view swr_report.tag is 'One row per tag.'";
     database.snapshot(sql).await;
     assert_eq!(database.snapshot(without_question).await, "tag");

@@ -1,4 +1,4 @@
-//! `doctor` on the real process: what each probe finds, how it exits, and what it asks for.
+//! `doctor` with the real process: the results of the probes, the exit codes, and the requests.
 
 use std::collections::BTreeMap;
 
@@ -45,8 +45,8 @@ fn doctor(emulator: &Emulator, database: &TestDatabase) -> Program {
         .database(database)
 }
 
-/// Runs it, and checks the exit code and all probes but those that are fine: for each of the
-/// others its code, where `skipped` is one, too.
+/// Runs it, and checks the exit code and the codes of all probes that did not succeed, including
+/// `skipped`.
 async fn check(program: Program, exit: i32, expected: &[(&str, &str)]) -> Finished {
     let finished = program.code(exit).await;
     let rows: Vec<Value> = serde_json::from_str(&finished.stdout).unwrap();
@@ -78,7 +78,7 @@ async fn check(program: Program, exit: i32, expected: &[(&str, &str)]) -> Finish
     finished
 }
 
-/// These probes are skipped, beside the ones that are given.
+/// The given results, and "skipped" for each of these probes.
 fn and_skipped<'a>(probes: &[&'a str], unwell: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     let skipped = probes.iter().map(|probe| (*probe, "skipped"));
     skipped.chain(unwell.iter().copied()).collect()
@@ -104,7 +104,7 @@ async fn all_is_well_with_seven_cheap_requests_and_nothing_written() {
         .says(&["20 ok, 0 warnings, 0 failed, 0 skipped: `sync` can run\n"]);
     let requests = emulator.requests();
     assert_eq!(requests.total(), 7, "{requests}");
-    // Its names take a page of the catalog, after the one by which the permission is seen.
+    // Its names need a page of the catalog, in addition to the page that checks the permission.
     assert_eq!(requests.of(RequestKind::Repositories), 2);
     assert_eq!(requests.answered(RequestKind::BuildHistory, 200), 1);
     assert_eq!(requests.failed_signatures, 0);
@@ -174,7 +174,7 @@ async fn each_permission_that_is_missing_is_named() {
     let cases = cases! {
         RequestKind::Namespaces, 4, "permission.list_namespaces" => "listNamespaces";
         RequestKind::Repositories, 4, "permission.list_repositories" => "listRepositories";
-        // Without it a run publishes, and says that histories are missing.
+        // Without this permission a run publishes, and reports that histories are missing.
         RequestKind::BuildHistory, 3, "permission.build_history" => "getTagAddition";
     };
     for (kind, exit, probe, action) in cases {
@@ -188,7 +188,7 @@ async fn each_permission_that_is_missing_is_named() {
         (LAST_PROBE, "skipped"),
     ];
     check(doctor(&emulator, &database), 4, &expected).await;
-    // A run asks for the instance, and goes on without.
+    // A run requests the instance, and continues without it.
     emulator.fail_next(RequestKind::Instance, 403, GATEWAY_REFUSAL);
     let expected = and_skipped(&SIGNED[1..3], &[("permission.instance", "http_403")]);
     check(doctor(&emulator, &database), 0, &expected).await;
@@ -258,7 +258,7 @@ async fn an_endpoint_that_is_not_there_leaves_nothing_to_sign() {
     let program = || doctor(&emulator, &database).env("SWR_ENDPOINT", format!("http://{address}"));
     let skipped: Vec<&str> = ["clock"].into_iter().chain(SIGNED).collect();
 
-    // It takes the connection, and says nothing.
+    // It accepts the connection, and never answers.
     let silent = program().env("SWR_REQUEST_TIMEOUT", "200ms");
     check(
         silent,
@@ -364,7 +364,7 @@ async fn rights_that_are_missing_are_listed() {
     let finished = check(program().stranger(&database).await, 5, &expected).await;
     assert!(finished.stdout.contains("usage on schema swr"));
 
-    // All but one of those it needs.
+    // All required privileges except one.
     let grants = "grant usage on schema swr to swr_stranger;
         grant select, insert, update, delete on all tables in schema swr to swr_stranger;
         revoke insert on swr.command from swr_stranger";

@@ -1,4 +1,4 @@
-//! The embedded server, with real processes, watched through `/proc`.
+//! The embedded server, with real processes that are observed through `/proc`.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::support::{assert_contains, assert_lacks, assert_starts_with};
 
-/// Ample, since the machine may be busy with other tests.
+/// Long, because the machine may be busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[test]
@@ -66,7 +66,7 @@ fn the_server_of_a_killed_supervisor_stops_and_the_next_start_finds_the_data() {
     kill(world.supervisor().unwrap(), Signal::SIGKILL).unwrap();
     wait_until("the server has stopped", || !runs(server));
 
-    // The old client still holds its lock, and is of no consequence.
+    // The old client still holds its lock, which has no effect.
     assert_eq!(world.client().ask("select x from t"), "42");
     assert!(!world.log().contains("not properly shut down"));
 }
@@ -80,7 +80,7 @@ fn the_next_start_waits_for_a_server_that_a_killed_supervisor_has_left() {
         panic!("not one server");
     };
     let supervisor = world.supervisor().unwrap();
-    // The signal that the kernel sends it has no effect while it is stopped.
+    // While it is stopped, the signal of the kernel has no effect.
     kill(server, Signal::SIGSTOP).unwrap();
     kill(supervisor, Signal::SIGKILL).unwrap();
     wait_until("the supervisor has gone", || !runs(supervisor));
@@ -156,7 +156,7 @@ fn the_folders_are_closed_and_the_supervisor_keeps_no_secret() {
     let [server] = world.servers()[..] else {
         panic!("not one server");
     };
-    // Root runs it as somebody else, which PostgreSQL insists on.
+    // Root runs it as another user, because PostgreSQL refuses to run as root.
     let user = Path::new("/proc").join(server.to_string());
     let user = user.metadata().unwrap().uid();
     assert_ne!(user, 0);
@@ -173,7 +173,7 @@ fn the_folders_are_closed_and_the_supervisor_keeps_no_secret() {
 
 #[test]
 fn an_ordinary_user_has_a_server_of_his_own() {
-    // Otherwise every other test shows it.
+    // Otherwise every other test covers it.
     if !geteuid().is_root() {
         return;
     }
@@ -279,7 +279,7 @@ async fn a_lock_that_is_held_for_an_instant_is_no_other_client() {
     let server = EmbeddedServer::start(&world.settings()).await.unwrap();
     let lock = std::fs::File::open(server.folder().join("clients.lock")).unwrap();
     lock.lock_shared().unwrap();
-    // `close` is polled first, so it finds the lock at its first look.
+    // `close` is polled first, so its first check finds the lock.
     let (closed, ()) = tokio::join!(biased; server.close(), async { drop(lock) });
     closed.unwrap();
     assert!(world.servers().is_empty());
@@ -311,7 +311,7 @@ async fn waiting_for_the_start_has_an_end() {
     assert!(matches!(error, EmbeddedError::TimedOut { .. }), "{error}");
 }
 
-/// A data folder of its own, emptied of processes at the end.
+/// A separate data folder. Its processes are ended when it is dropped.
 struct World {
     user: Option<User>,
     executable: PathBuf,
@@ -325,7 +325,7 @@ impl World {
 
     fn of(user: Option<User>) -> World {
         let temporary = tempfile::tempdir().unwrap();
-        // As root, the server is somebody else, who has to pass through.
+        // As root, the server runs as another user, who must be able to enter the folder.
         std::fs::set_permissions(temporary.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let data_dir = temporary.path().join("data");
         std::fs::create_dir(&data_dir).unwrap();
@@ -333,7 +333,7 @@ impl World {
         if let Some(user) = &user {
             let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
             std::os::unix::fs::chown(&data_dir, Some(uid), Some(gid)).unwrap();
-            // The build's folder may be closed to others.
+            // Other users may have no access to the build folder.
             let reachable = temporary.path().join("swr-sync");
             std::fs::copy(&executable, &reachable).unwrap();
             executable = reachable;
@@ -349,7 +349,7 @@ impl World {
         self.temporary.path().join("data")
     }
 
-    /// The folder of the one PostgreSQL major that was used.
+    /// The folder of the PostgreSQL major that was used.
     fn folder(&self) -> PathBuf {
         let entries = std::fs::read_dir(self.data_dir()).unwrap();
         let mut folders = entries.map(|entry| entry.unwrap().path());
@@ -428,7 +428,7 @@ impl World {
         }
     }
 
-    /// As the supervisor itself tells, once its server is ready.
+    /// The supervisor's process id, from its lock file when its server is ready.
     fn supervisor(&self) -> Option<Pid> {
         let text = std::fs::read_to_string(self.folder().join("supervisor.lock")).ok()?;
         text.trim().parse().ok().map(Pid::from_raw)
@@ -540,18 +540,18 @@ fn read_all(mut stream: impl Read + Send + 'static) -> Receiver<String> {
     receiver
 }
 
-/// A zombie does not run: it only waits for its parent to ask.
+/// A zombie is not running: it waits until its parent reads its exit status.
 fn runs(pid: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
     state.is_some_and(|state| !state.starts_with(['Z', 'X']))
 }
 
-/// Looks again and again; fails the test when the condition does not come true.
+/// Polls the condition; fails the test if it is not true in time.
 fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        assert!(Instant::now() < deadline, "timed out waiting until {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

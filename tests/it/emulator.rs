@@ -1,5 +1,5 @@
-//! The emulated SWR API over a real socket: what it checks, how it pages, which
-//! oddities it shows, and how its world changes.
+//! The emulated SWR API over a real socket: its checks, its paging, its oddities, and the changes of its
+//! world.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -40,7 +40,7 @@ async fn start(settings: EmulatorSettings, world: World) -> Emulator {
     Emulator::start(settings, world).await.unwrap()
 }
 
-/// One repository `team/app/api` with as many images.
+/// One repository `team/app/api` with this many images.
 fn world_of(images: usize) -> World {
     let mut world = World::empty(now());
     let repository = world.add_repository("team", "app/api");
@@ -57,7 +57,7 @@ struct Answer {
 }
 
 impl Answer {
-    /// Status and error code, as the client decides by them.
+    /// Status and error code, which determine the client's reaction.
     fn error(&self) -> (u16, &str) {
         (
             self.status,
@@ -80,7 +80,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Asks for what follows the instance's id in the path.
+    /// Sends a request for the part of the path after the instance's id.
     async fn get(&self, below: &str) -> Answer {
         self.get_with(below, &[]).await
     }
@@ -100,7 +100,7 @@ impl<'a> Client<'a> {
         answer(request).await
     }
 
-    /// Signs with the emulator's own key, or with another secret.
+    /// Signs with the emulator's key, or with another secret.
     async fn get_signed(&self, below: &str, secret_key: &str, at: DateTime<Utc>) -> Answer {
         let EmulatorSettings {
             project_id,
@@ -175,7 +175,7 @@ impl<'a> Client<'a> {
 }
 
 fn http_client() -> reqwest::Client {
-    // Refused if another test was first, which is as good.
+    // Refused if another test was first, which has the same effect.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder().no_proxy().build().unwrap()
 }
@@ -546,7 +546,7 @@ async fn rows_and_histories_made_by_hand_are_served_word_for_word() {
     assert_eq!(&answers[2].body, &json!({"oh": "no"}));
 }
 
-/// What is to be seen, and how it is recognized.
+/// What must occur, and how to detect it.
 type Sight = (&'static str, fn(&Value) -> bool);
 type HistorySight = (&'static str, fn(u16, &Value) -> bool);
 

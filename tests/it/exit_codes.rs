@@ -1,6 +1,6 @@
-//! Each way to end, on the real process: what leads to it, the code, and what stderr says to do.
+//! All exit codes, with the real process: the cause, the code, and the hint on stderr.
 //!
-//! The numbers are an interface: schedules, alerts and pod failure policies decide by them.
+//! The numbers are an interface: schedules, alerts and pod failure policies depend on them.
 
 use std::fs::File;
 
@@ -16,13 +16,13 @@ use crate::support::program::{Finished, Program, emulator, emulator_and_database
 use crate::support::wire::{closed_port, http};
 use crate::support::{assert_contains, assert_starts_with};
 
-/// Runs a command that ends with this code, and tells why and what to do.
+/// Runs a command that must end with this code, and print an error and a hint.
 async fn ends(program: Program, exit: Exit, words: &[&str]) -> Finished {
     program.fails(i32::from(exit as u8), words).await
 }
 
 impl Finished {
-    /// Fails the test unless it ended in this way.
+    /// Fails the test unless it ended with this code.
     fn exit(self, exit: Exit) -> Finished {
         self.code(i32::from(exit as u8))
     }
@@ -344,13 +344,13 @@ async fn sigterm_while_a_history_hangs_keeps_what_had_arrived() {
 #[tokio::test]
 async fn sigint_while_a_page_hangs_keeps_what_had_arrived() {
     let (emulator, database) = emulator_and_database(world_of(101)).await;
-    // The first page comes as it is, then one that never does.
+    // The first page arrives, the second never does.
     emulator.fail_next(RequestKind::Artifacts, 200, first_page(&emulator).await);
     emulator.hang_next(RequestKind::Artifacts);
     emulator.reset_requests();
     let run = Program::sync(&emulator, &database).start();
     wait_for_histories(&database, 100).await;
-    wait_until("the second page is asked for", async || {
+    wait_until("the second page is requested", async || {
         emulator.requests().of(RequestKind::Artifacts) == 2
     })
     .await;
@@ -368,7 +368,7 @@ async fn sigint_while_a_page_hangs_keeps_what_had_arrived() {
     assert_eq!(emulator.requests().of(RequestKind::BuildHistory), 101);
 }
 
-/// The first page of the artifact list, as the program asks for it.
+/// The first page of the artifact list, as the program requests it.
 async fn first_page(emulator: &Emulator) -> String {
     let settings = emulator.settings();
     let token = settings.credentials.fixed_token.as_ref().unwrap();
@@ -395,17 +395,17 @@ async fn of_several_instances_the_worst_end_counts_and_each_is_told() {
         "hint: check SWR_PROJECT_ID and SWR_INSTANCE_ID",
     ];
     let both = format!("{known},{unknown}");
-    // Partial, and not there at all.
+    // One partial, one unavailable.
     emulator.fail_next(RequestKind::BuildHistory, 403, GATEWAY_REFUSAL);
     let finished = sync(both.clone()).run().await.exit(Exit::Usage);
     finished
         .says(&told)
         .says(&["run 1: published in ", " 1 failed"]);
     assert_eq!(database.last_run().await, "published | 3");
-    // Complete, and not there at all.
+    // One complete, one unavailable.
     let finished = sync(both).run().await.exit(Exit::Usage);
     finished.says(&told).says(&["run 2: published in "]);
-    // Of two that cannot be had, the one that needs somebody's hand.
+    // Of two failures, the one that needs a change by a user.
     let program = sync(format!("{unknown},{known}"));
     emulator.fail_next(RequestKind::Namespaces, 403, GATEWAY_REFUSAL);
     program.run().await.exit(Exit::Usage);

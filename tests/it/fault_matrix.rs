@@ -1,8 +1,8 @@
-//! Random worlds, random faults, random ends of runs: whatever happened, the tables end as if
-//! nothing had, and on the way there they never say anything wrong.
+//! Random worlds, random faults, random ends of runs: in the end the tables are the same as without
+//! faults, and in between they are never wrong.
 //!
-//! `FAULT_SEEDS=1000` tries as many seeds, `FAULT_SEED=n` begins with that one, and tries only it
-//! unless `FAULT_SEEDS` asks for more.
+//! `FAULT_SEEDS=1000` sets the number of seeds, `FAULT_SEED=n` the first seed. With `FAULT_SEED` alone, only
+//! this seed is tried.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -40,10 +40,10 @@ const MANY_IN: u32 = 40;
 const MANY: usize = 3_300;
 /// Seeds in every test run.
 const SEEDS: u64 = 4;
-/// Seeds at a time.
+/// Number of concurrent seeds.
 const PARALLEL: usize = 4;
-/// No run takes so long, whatever it meets. Some worlds have thousands of digests, and where 429s come
-/// without regard to the rate, few requests start per second.
+/// No run takes this long, with any faults. Some worlds have thousands of digests, and with 429s that do
+/// not depend on the rate, only few requests start per second.
 const PATIENCE: Duration = Duration::from_secs(900);
 
 #[expect(clippy::print_stdout, reason = "thousands of seeds take a while")]
@@ -67,7 +67,7 @@ async fn whatever_goes_wrong_the_tables_end_as_if_nothing_had() {
                 let Some(seed) = seeds.lock().unwrap().next() else {
                     return failed;
                 };
-                // A seed's panic is not the others' end.
+                // A panic of one seed does not end the others.
                 match AssertUnwindSafe(place.check_seed(seed))
                     .catch_unwind()
                     .await
@@ -95,35 +95,35 @@ async fn whatever_goes_wrong_the_tables_end_as_if_nothing_had() {
 #[derive(Debug, Clone, Copy)]
 enum Ending {
     ByItself,
-    /// Dropped at this await: what was on its way stays as it is.
+    /// The future is dropped at this await.
     Crash(u32),
-    /// Asked to stop at this await.
+    /// A stop is requested at this await.
     Stop(u32),
 }
 
-/// Two databases, used by one seed after the other: to make new ones takes longer than a trial.
+/// Two databases, used by one seed after another: creating new ones takes longer than a trial.
 struct Place {
     disturbed: TestDatabase,
     undisturbed: TestDatabase,
 }
 
-/// A seed's registry, databases and chance.
+/// The registry, databases and random numbers of a seed.
 struct Trial<'a> {
     chance: fastrand::Rng,
     emulator: Emulator,
-    /// What the runs that meet faults write to.
+    /// The database of the runs with faults.
     disturbed: &'a TestDatabase,
-    /// A mirror of the same registry whose requests meet no faults.
+    /// A mirror of the same registry without faults.
     undisturbed: &'a TestDatabase,
     credentials: Option<Credentials>,
-    /// Concurrent requests of the runs that meet faults.
+    /// Concurrent requests of the runs with faults.
     max_in_flight: usize,
     /// A slow connection to the database, for some seeds.
     proxy: Option<Proxy>,
     story: Story,
 }
 
-/// What a seed's runs met.
+/// Statistics of the faults and ends of a seed's runs.
 #[derive(Debug, Default)]
 struct Story {
     published: u32,
@@ -254,7 +254,7 @@ impl<'a> Trial<'a> {
         }
     }
 
-    /// How many artifacts have each digest.
+    /// Number of artifacts for each digest.
     fn holders(&self) -> HashMap<String, u64> {
         let mut holders = HashMap::new();
         self.emulator.with_world(|world| {
@@ -290,7 +290,7 @@ impl<'a> Trial<'a> {
         }
     }
 
-    /// A run that meets faults and may not reach its end. Checks what must hold after it.
+    /// A run with faults that may be interrupted. Checks the invariants after it.
     async fn disturbed_run(&mut self, plan: FaultPlan) {
         let emulator = &self.emulator;
         emulator.set_throttle(None);
@@ -326,7 +326,7 @@ impl<'a> Trial<'a> {
             "",
             "{what}"
         );
-        // Requests are repeated after a token has expired, or a 429: these do not count as attempts.
+        // Requests are repeated after an expired token or a 429. These do not count as attempts.
         let is_no_attempt =
             |fault: &Fault| matches!(fault, Fault::ExpiredTokens | Fault::Throttled { .. });
         let repeats = met.iter().filter(|(fault, _)| is_no_attempt(fault));
@@ -356,7 +356,7 @@ impl<'a> Trial<'a> {
                 };
                 assert!(is_expected, "{error}: {what}");
             }
-            // A crash may come before the run has a row, and after its commit.
+            // A crash may happen before the run has a row, and after its commit.
             None => {}
         }
         let shows = published(self.disturbed).await;
@@ -379,13 +379,13 @@ impl<'a> Trial<'a> {
         self.story.faults += met.values().sum::<u64>();
     }
 
-    /// The faults are over, and all that waited is due: the tables are what they would be without.
+    /// Without further faults, and after all delays of retries, the tables are the same as without faults.
     async fn settle(&mut self) {
         let emulator = &self.emulator;
         emulator.set_throttle(None);
         let later = Clock::from_fn(|| Clock::system().now() + TimeDelta::days(60));
         let client = client_settings(emulator);
-        // Twice, since a tag is removed when two listings in a row lack it.
+        // Twice, because a tag is removed when it is missing from two listings in a row.
         for _ in 0..2 {
             self.run(client.clone(), later.clone(), Ending::ByItself)
                 .await
@@ -454,12 +454,12 @@ impl<'a> Trial<'a> {
         .await
     }
 
-    /// Few or many: a short run has some dozens, a long one thousands.
+    /// A random number of awaits: a short run has some dozens, a long run thousands.
     fn some_awaits(&mut self) -> u32 {
         2_f64.powf(self.chance.f64() * 11.0) as u32
     }
 
-    /// Gives up early, so that silence costs no time.
+    /// Short timeouts, so that missing answers take little time.
     fn impatient_client(&self) -> ProjectSettings {
         let mut client = client_settings(&self.emulator);
         client.transport.request_timeout = Duration::from_millis(500);
@@ -471,7 +471,7 @@ impl<'a> Trial<'a> {
     }
 }
 
-/// Half of a small registry may go at once.
+/// A single run may remove half of a small registry.
 fn settings(client: &ProjectSettings) -> SyncSettings {
     SyncSettings {
         safeguards: Safeguards {
@@ -491,7 +491,7 @@ async fn undisturbed_run(emulator: &Emulator, database: &TestDatabase) {
     run.await.unwrap();
 }
 
-/// A database as after its migrations.
+/// Resets a database to its state after the migrations.
 async fn empty(database: &TestDatabase) {
     connections_are_gone(database).await;
     let tables = FACT_TABLES.map(|table| format!("swr.{table}")).join(", ");
@@ -512,7 +512,7 @@ async fn connections_are_gone(database: &TestDatabase) {
     .await;
 }
 
-/// All that publish writes, to the last bit.
+/// Everything that publish writes, unchanged.
 async fn published(database: &TestDatabase) -> String {
     let whole = "select 1, n::text from swr.namespace n
                  union all select 2, r::text from swr.repository r
@@ -523,8 +523,8 @@ async fn published(database: &TestDatabase) -> String {
     database.snapshot(whole).await
 }
 
-/// The registry's content as of the last listing. Tags that this listing lacks for the first time are
-/// left out: a mirror with more runs has removed them before.
+/// The registry's content as of the last listing. Does not include tags that are missing from this listing
+/// for the first time: a mirror with more runs has removed them before.
 async fn listed(database: &TestDatabase) -> String {
     let current = "select 1, (namespace_id, name, repository_count, metadata, created_at, updated_at, extra)::text
                    from swr.namespace where removed_at is null
@@ -548,14 +548,14 @@ async fn listed(database: &TestDatabase) -> String {
     database.snapshot(current).await
 }
 
-/// The digests whose history is never to be asked for again.
+/// The digests whose history must never be requested again.
 async fn finally_answered(database: &TestDatabase) -> HashSet<String> {
     let answered = "select digest from swr.manifest where next_attempt_at is null";
     let answered = database.snapshot(answered).await;
     answered.lines().map(str::to_owned).collect()
 }
 
-/// The first lines of one text that the other does not have.
+/// The first lines that are only in one of two texts.
 fn difference(of: &str, to: &str) -> String {
     let known: HashSet<&str> = to.lines().collect();
     let lines = of.lines().filter(|line| !known.contains(line));

@@ -1,4 +1,4 @@
-//! Each way for a request to go wrong: that it happens on the wire, and what a run makes of it.
+//! Each fault of a request: its effect on the connection, and its effect on a run.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -34,13 +34,13 @@ async fn open_emulator(world: World) -> Emulator {
     Emulator::start(settings, world).await.unwrap()
 }
 
-/// What came over a connection until its end.
+/// Everything that was received until the connection was closed.
 struct Received {
     bytes: Vec<u8>,
     end: io::Result<()>,
 }
 
-/// Asks for what follows the instance's id in the path, over a connection of its own.
+/// Sends a request for the part of the path after the instance's id, over a new connection.
 async fn exchange(emulator: &Emulator, below: &str) -> Received {
     let EmulatorSettings {
         project_id,
@@ -60,7 +60,7 @@ async fn exchange(emulator: &Emulator, below: &str) -> Received {
 }
 
 impl Received {
-    /// What is to be seen of the answer, in words.
+    /// A description of the received answer.
     fn describe(&self) -> String {
         let end = match &self.end {
             Ok(()) => "",
@@ -141,7 +141,7 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
         .find_map(|(known, value)| (known == name).then_some(value))
 }
 
-/// The content of a chunked body, if its last chunk came.
+/// The content of a chunked body, if its last chunk was received.
 fn unchunked(mut body: &[u8]) -> Option<Vec<u8>> {
     let mut content = Vec::new();
     loop {
@@ -157,7 +157,7 @@ fn unchunked(mut body: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// How a fault shows on the wire; `None` if it does not show in a single answer.
+/// The expected description of a fault; `None` if a single answer does not show it.
 fn on_the_wire(fault: &Fault) -> Option<String> {
     let text = match fault {
         Fault::Throttled { retry_after: None } => "429, an error document called application/json",
@@ -304,18 +304,18 @@ async fn the_registry_changes_in_the_middle_as_planned() {
     assert_ne!(tags(), before);
 }
 
-/// What a run makes of a fault.
+/// The effect of a fault on a run.
 #[derive(Debug, PartialEq, Eq)]
 enum Effect {
-    /// Nothing is to be seen of it, and nothing asked again.
+    /// No effect, and no further requests.
     None,
-    /// The request is sent again, and nothing else is to be seen.
+    /// The request is sent again, with no other effect.
     Retried,
-    /// Pages are read again, and nothing else is to be seen.
+    /// Pages are read again, with no other effect.
     ReadAgain,
-    /// The registry has changed meanwhile; the run publishes, and the next one catches up.
+    /// The registry changes during the run. The run publishes, and the next run stores the changes.
     CaughtUp,
-    /// The run ends with exit code 7, and has changed nothing.
+    /// The run ends with exit code 7, and changes nothing.
     Ended,
 }
 
@@ -334,7 +334,7 @@ fn effect(fault: &Fault, kind: RequestKind) -> Effect {
         | Fault::ErrorDocument
         | Fault::WebPage
         | Fault::EmptyBody => Effect::Retried,
-        // The token is in a header, which is all that is needed.
+        // The token is in a header, so no body is needed.
         Fault::HalfDocument if kind == RequestKind::Token => Effect::None,
         Fault::HalfDocument => Effect::Retried,
         Fault::Late(_)
@@ -365,15 +365,15 @@ async fn sync_as_user(mirror: &Mirror, timeout: Duration) -> Result<RunReport, S
     run_as(client, settings, &mirror.database, &Arc::default(), &stop).await
 }
 
-/// Lets each fault that can befall this kind of request do so once, while the registry changes
-/// from run to run, beside an undisturbed mirror of the same registry.
+/// Injects each fault that applies to this kind of request once, while the registry changes
+/// from run to run. Compares the result with an undisturbed mirror of the same registry.
 async fn check_effects_on(kind: RequestKind, artifacts: usize) {
     let mirror = Mirror::new(World::generate(11, artifacts, start_of_time())).await;
     let undisturbed = TestDatabase::create().await;
     for fault in Fault::every() {
-        // A run begins with the namespaces, and a token that is refused at its first use ends it.
+        // A run begins with the namespaces. A token that is refused at its first use ends the run.
         let is_first_use = kind == RequestKind::Namespaces && fault == Fault::ExpiredTokens;
-        if !fault.befalls(kind) || is_first_use {
+        if !fault.applies_to(kind) || is_first_use {
             continue;
         }
         mirror.with_world(|world| {
@@ -391,7 +391,7 @@ async fn check_effects_on(kind: RequestKind, artifacts: usize) {
             _ => String::new(),
         };
         if kind == RequestKind::Artifacts {
-            // Some faults show only on a later page.
+            // Some faults have an effect only on a later page.
             mirror.disturb_next(kind, Fault::Chunked);
         }
         mirror.disturb_next(kind, fault.clone());
@@ -426,7 +426,7 @@ async fn check_effects_on(kind: RequestKind, artifacts: usize) {
                 mirror.sync().await;
                 continue;
             }
-            // Several requests may be on their way with the token that expires.
+            // Several requests may be in flight with the expiring token.
             Effect::Retried => assert!(report.counters.requests.retries >= 1, "{name}"),
             _ => assert_eq!(report.counters.requests.retries, 0, "{name}"),
         }
@@ -498,7 +498,7 @@ fn one_repository() -> World {
     world
 }
 
-/// Answers the next request for repositories with that of [`one_repository`], and this count.
+/// Answers the next request for repositories with [`one_repository`] and this count.
 fn count_once(emulator: &Emulator, artifact_count: Value) {
     let page = emulator.with_world(|world| {
         let repository = world.repository("team", "app").unwrap();
@@ -515,7 +515,7 @@ fn count_once(emulator: &Emulator, artifact_count: Value) {
     emulator.fail_next(RequestKind::Repositories, 200, page.to_string());
 }
 
-/// What may happen in the registry between two runs.
+/// Changes of the registry between two runs.
 type Happening = fn(&mut World);
 
 const NOTHING: Happening = |_| {};
@@ -529,24 +529,24 @@ const DELETED_AND_PUSHED: Happening = |world| {
     world.push(repository).unwrap();
 };
 
-/// In the order of the columns: what the catalog counts in the first run, if not the truth; what happens
-/// before the second run, what the catalog counts then, and the faults of its pages. Then how many
-/// artifacts are new, removed and listed in the second run, and how many pages it asks for.
+/// The columns are: the catalog's count in the first run, if it is wrong; the changes before the second
+/// run, the catalog's count then, and the faults of its pages; the numbers of new, removed and listed
+/// artifacts in the second run, and the number of requested pages.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_artifact_is_removed_only_if_no_page_can_have_missed_it() {
     use Fault::{ArtifactPushed, Chunked, MissingRows, RepositoryCreated};
 
     for (what, first_count, happens, counts, faults, expected) in cases! {
         "one slips between two pages", None, NOTHING, vec![], vec![Chunked, MissingRows] => [0, 0, 130, 4];
-        // 130 rows in the first listing, as many as the catalog had counted.
+        // 130 rows in the first listing, which is the catalog's count.
         "another one is pushed meanwhile", None, NOTHING, vec![], vec![ArtifactPushed, MissingRows] => [1, 0, 131, 4];
         "the catalog confirms a removal", None, DELETED_AND_PUSHED, vec![], vec![] => [1, 1, 130, 2];
         "the catalog counts more than is listed", Some(json!(133)), DELETED, vec![json!(132)], vec![] => [0, 1, 129, 2];
-        // The listing has as many as the catalog counts.
+        // The listing has the catalog's count of rows.
         "it counts fewer than are listed", Some(json!(129)), NOTHING, vec![json!(129)], vec![Chunked, MissingRows] => [0, 0, 130, 4];
         "it does not count: two listings must lack it", Some(Value::Null), DELETED, vec![Value::Null], vec![] => [0, 1, 129, 4];
-        // The new repository is not in the catalog yet, so the catalog is read again. By then it counts one
-        // artifact fewer, and one of the second page has slipped.
+        // The new repository is not in the catalog yet, so the catalog is read again. At that time it counts
+        // one artifact less, and the second page has missed one.
         "its count was read during the listing", None, NOTHING, vec![json!(130), json!(129)], vec![RepositoryCreated, MissingRows] => [1, 0, 131, 4];
     } {
         let mirror = Mirror::new(one_repository()).await;
@@ -598,7 +598,7 @@ async fn an_artifact_deleted_during_one_listing_does_not_hide_a_slip_in_the_next
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repository_that_slips_between_two_catalog_pages_is_not_removed() {
-    // Without artifacts, which would name it.
+    // Without artifacts, because their rows would contain it.
     let mut world = World::empty(start_of_time());
     for number in 0..150 {
         world.set_now(start_of_time() + TimeDelta::minutes(number));
@@ -635,7 +635,7 @@ async fn a_history_that_fails_is_not_asked_for_again_when_its_row_comes_twice() 
         world.override_build_history(&last_of_page, 500, serde_json::json!({}));
     });
     let disturb = |fault| mirror.disturb_next(RequestKind::Artifacts, fault);
-    // The second page comes when the histories of the first have long been answered.
+    // The second page arrives long after the histories of the first.
     disturb(Fault::Chunked);
     for _ in 0..40 {
         disturb(Fault::EmptyPage);

@@ -1,4 +1,4 @@
-//! Nothing is altered in silence: what comes over the wire is in the tables, or in `data_issue`.
+//! Nothing is altered silently: every received value is in the tables, or in `data_issue`.
 
 mod generated;
 
@@ -22,7 +22,7 @@ use super::support::database::TestDatabase;
 use super::support::wire::{listen, next_request};
 use super::support::{assert_contains, assert_lacks, cases};
 
-/// What a registry answers, byte for byte.
+/// The answers of a registry, byte for byte.
 #[derive(Debug, Clone)]
 struct Answers {
     instance: Vec<u8>,
@@ -62,7 +62,7 @@ impl Answers {
         }
     }
 
-    /// One artifact without oddities, and this build history.
+    /// One ordinary artifact with this build history.
     fn with_history(history: &[u8]) -> Answers {
         Answers {
             histories: HashMap::from([("d0".to_owned(), history.to_vec())]),
@@ -93,12 +93,12 @@ impl Answers {
     }
 }
 
-/// An artifact's row without oddities but `more`, which begins with a comma.
+/// An ordinary row of an artifact with the fields in `more`, which begins with a comma.
 fn row(id: i64, more: &str) -> String {
     format!(r#"{{"id":{id},"digest":"d0","repository_id":2{more}}}"#)
 }
 
-/// A registry that serves these answers to whoever asks, and a database.
+/// A registry that serves these answers without authentication, and a database.
 struct Mirror {
     answers: Arc<Mutex<Answers>>,
     endpoint: String,
@@ -151,7 +151,7 @@ impl Mirror {
             endpoint: self.endpoint.clone(),
             region: None,
             ending: Ending::Publish,
-            // Each case is an instance of its own, and all have the same name.
+            // Each case is a separate instance, and all have the same name.
             safeguards: Safeguards {
                 accept_new_instance: true,
                 ..Safeguards::default()
@@ -387,7 +387,7 @@ async fn a_row_that_cannot_be_stored_is_not_taken_for_removed() {
                    left join swr.tag_history h using (instance_id, artifact_id)
                    where removed_at is null order by 1";
 
-    // An id beyond bigint was never stored; the others are those of 1 to 3. Only 4 is gone.
+    // An id beyond bigint was never stored. The other ids are 1 to 3, so only 4 is removed.
     mirror.set(Answers::with_rows(&[
         r#"{"id":"1","repository_id":2}"#,
         &row(2, r#","tags":{"name":"b"}"#),
@@ -408,7 +408,7 @@ async fn a_row_that_cannot_be_stored_is_not_taken_for_removed() {
         ])
         .await;
 
-    // Rows without a readable id could be any.
+    // A row without a readable id could be any row.
     for nameless in [
         r#"{"digest":"d0","repository_id":2}"#,
         r#"{"id":[1]}"#,
@@ -516,7 +516,7 @@ async fn the_storage_of_a_repository_moves_with_it_to_another_namespace() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_that_no_index_can_hold_are_left_out_and_recorded() {
-    // Random enough that compression does not save them.
+    // So random that compression does not make them small enough.
     let long: String = (0_u32..3000)
         .map(|n| char::from(b'a' + (n.wrapping_mul(2_654_435_761) >> 24) as u8 % 26))
         .collect();
@@ -619,7 +619,7 @@ async fn of_a_field_or_tag_given_twice_the_last_counts_and_the_other_is_recorded
     let mirror = Mirror::new(Answers::with_rows(&[
         &row(1, r#","size":1,"size":2,"x":{"a":1,"a":2},"k\u0000":1,"k\ufffd":2"#),
         &row(2, r#","tags":[{"name":"t","id":1},{"name":"t","id":2},{"name":"u"},{"name":"u"}]"#),
-        // serde_json's own way to pass numbers and raw text along, which is data here.
+        // Names that serde_json uses internally for numbers and raw text; here they are data.
         &row(3, r#","n":{"$serde_json::private::Number":"x"},"r":{"$serde_json::private::RawValue":"1"}"#),
     ]))
     .await;

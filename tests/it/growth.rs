@@ -1,5 +1,5 @@
-//! What the statements of a run touch grows with the rows of the registry, not with their square. Plans
-//! are made with and without statistics: a fresh table has none, and the server may not have come to it.
+//! Checks that the blocks that a run's statements read grow linearly with the registry, not with its square.
+//! This is checked with and without statistics: a new table has none until the server analyzes it.
 
 use std::collections::HashMap;
 
@@ -13,13 +13,13 @@ use crate::support::server::PrivateServer;
 const SMALL: usize = 250;
 /// How much larger the larger registry is.
 const GROWTH: f64 = 6.0;
-/// What a statement may touch beyond its share: an index has more levels, a change concerns more rows.
-/// One that grows with the square touches `GROWTH` times its share.
+/// Allowed growth beyond the linear share: an index has more levels, a change affects more rows.
+/// A statement with quadratic growth reads `GROWTH` times its share.
 const TOLERANCE: f64 = 2.5;
-/// A statement that touches fewer blocks in the larger registry is not looked at.
+/// A statement that reads fewer blocks in the larger registry is ignored.
 const FEW_BLOCKS: i64 = 1_000;
 
-/// The planner knows nothing of any table, as if none had ever been analyzed.
+/// Removes all statistics, as if no table had ever been analyzed.
 const FORGET_STATISTICS: &str = "
     delete from pg_statistic;
     update pg_class set relpages = 0, reltuples = -1, relallvisible = 0
@@ -56,7 +56,7 @@ async fn what_a_statement_touches_grows_with_the_rows_and_not_with_their_square(
     assert!(compared > 30, "only {compared} statements were compared");
 }
 
-/// The blocks that each statement touches, by phase and text, over a registry of this size.
+/// The blocks that each statement reads, by phase and text, for a registry of this size.
 async fn touched_blocks(
     server: &PrivateServer,
     name: &str,
@@ -92,7 +92,7 @@ async fn touched_blocks(
     touched
 }
 
-/// The statements in a database, each with the blocks that it touched.
+/// The statements in a database, each with the number of blocks it has read.
 async fn statements(server: &PrivateServer, database: &str) -> Vec<(String, i64)> {
     let mut connection = server.connect("postgres").await;
     let rows = sqlx::raw_sql(AssertSqlSafe(format!(

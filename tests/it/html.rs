@@ -1,4 +1,4 @@
-//! `report html`: what is on the page, and what a browser makes of it.
+//! `report html`: the content of the page, and its display in a browser.
 
 use std::path::Path;
 
@@ -21,8 +21,8 @@ fn digest(digits: &str) -> String {
     format!("sha256:{}", digits.repeat(32))
 }
 
-/// Three images on a base of 10 MiB, one of them hostile by each of its names, and a layer of
-/// 2 MiB that two of them share.
+/// Three images on a base of 10 MiB. One of them has only hostile names, and two of them share a layer of
+/// 2 MiB.
 fn world() -> World {
     let now = Utc::now();
     let mut world = World::empty(now - TimeDelta::days(400));
@@ -73,7 +73,7 @@ async fn page(database: &TestDatabase, arguments: &[&str]) -> String {
     finished.stdout
 }
 
-/// The page in a file, for a browser.
+/// The page as a file for a browser.
 async fn page_in(folder: &Path, database: &TestDatabase) -> std::path::PathBuf {
     let file = folder.join("report.html");
     let arguments = ["--output", file.to_str().unwrap()];
@@ -81,7 +81,7 @@ async fn page_in(folder: &Path, database: &TestDatabase) -> std::path::PathBuf {
     file
 }
 
-/// The rows of the table of that title, cells divided by a bar.
+/// The rows of the table with this title, cells separated by a bar.
 fn table(page: &str, title: &str) -> Vec<String> {
     let start = page.find(&format!("<summary>{title} ")).expect(title);
     let body = &page[start..];
@@ -280,7 +280,7 @@ async fn a_browser_draws_the_charts_and_asks_for_nothing() {
     let dark = browser.evaluate(ground).await;
     browser.look(390, "light").await;
     assert_ne!(browser.evaluate(ground).await, dark);
-    // Not the browser's good will, but the page's own policy.
+    // The policy of the page prevents this, not a setting of the browser.
     let fetched = "fetch('data:text/plain,x').then(() => 'fetched', () => 'refused')";
     assert_eq!(browser.evaluate(fetched).await, "refused");
     assert!(browser.has_seen("Log.entryAdded"));

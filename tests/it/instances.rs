@@ -1,5 +1,5 @@
-//! Several instances in one job, on the real process: which there are, who asks, what becomes of
-//! the others when one fails, and how jobs share them.
+//! Several instances in one job, with the real process: listing them, their credentials, failures of one of
+//! them, and shards.
 
 use chrono::Duration;
 use serde_json::Value;
@@ -14,7 +14,7 @@ use super::support::mirror::{start_of_time, wait_until};
 use super::support::program::{Finished, Program, emulator, emulator_settings};
 use super::support::{assert_contains, assert_starts_with};
 
-/// What each instance shows of itself; not the numbers that the database gave it.
+/// The content of each instance in the reports, without the ids that the database has generated.
 const FACTS: &str = "
     select i.swr_instance_id, i.name, r.namespace_name, r.name, a.artifact_id, a.digest, a.size_bytes, a.pushed_at,
            m.outcome, m.layer_bytes, m.build_step_ids, m.layer_ids, m.chain_ids,
@@ -44,7 +44,7 @@ fn instance(id: &str) -> Instance {
     }
 }
 
-/// Some artifacts, other ones for each seed.
+/// Some artifacts, different for each seed.
 fn world(seed: u64) -> World {
     World::generate_with(&WorldSettings {
         seed,
@@ -89,7 +89,7 @@ async fn all_instances_are_those_that_run_and_list_artifacts_in_every_run_anew()
         emulator.add_instance(instance, World::empty(start_of_time()));
     };
     add("old", "25.5.0", "Running");
-    // More than there are on a page, with one to mirror behind them.
+    // More than fit on a page, followed by one to mirror.
     for number in 0..110 {
         add(&format!("creating-{number}"), "25.6.0", "Creating");
     }
@@ -113,7 +113,7 @@ async fn all_instances_are_those_that_run_and_list_artifacts_in_every_run_anew()
     assert_eq!(requests.of(RequestKind::Instance), 2 + 3);
     assert_eq!(emulator.requests_of("old").total(), 0);
 
-    // One is ready now, and one is gone.
+    // One has become ready, and one was deleted.
     emulator.with_instance("creating-7", |instance, _| {
         instance.status = "Running".into()
     });
@@ -134,7 +134,7 @@ async fn an_instance_that_is_asked_for_among_all_must_be_there() {
     ]));
     let sync = || file.program("sync", &database);
     let finished = sync().args(&["--instance-id", "bbb"]).code(0).await;
-    // One instance looks as it does alone.
+    // With one instance, there is no summary of all instances.
     assert!(!finished.stderr.contains("succeeded in"));
     assert_eq!(database.snapshot(PUBLISHED).await, "bbb | 1");
     let finished = sync().args(&["--instance-id", "bbb,xxx"]).code(2).await;
@@ -162,7 +162,7 @@ fn sources(sources: &[(&str, &Emulator, &str)]) -> String {
     text
 }
 
-/// An emulator with a key of its own, and an instance of that name.
+/// An emulator with a separate key, and an instance with this name.
 async fn emulator_with_key(instance_id: &str, secret_key: &str, seed: u64) -> Emulator {
     let settings = EmulatorSettings {
         instance_id: instance_id.to_owned(),
@@ -209,7 +209,7 @@ async fn each_source_has_the_credentials_of_its_own_and_no_secret_is_shown() {
             .hides(KEYS[0])
             .hides(KEYS[1])
             .secret("KEY_OF_ONE", KEYS[2])
-            // That of somebody else, for whom no emulator answers.
+            // The key of another user, which no emulator accepts.
             .env("HUAWEICLOUD_SDK_AK", "AKOFSOMEBODYELSE")
             .secret("HUAWEICLOUD_SDK_SK", "secret-key-of-somebody-else")
     };
@@ -230,7 +230,7 @@ async fn each_source_has_the_credentials_of_its_own_and_no_secret_is_shown() {
         assert!(!stored.contains(key) && !runs.contains(key));
     }
 
-    // One key is no longer right: its instance fails, the others do not.
+    // One key is no longer valid: its instance fails, the others do not.
     in_file.set_secret_key("another");
     let finished = program("sync").code(4).await;
     let finished = finished.says(&["source in-file:\nerror: ", "2 of 3 instances succeeded"]);
@@ -238,7 +238,7 @@ async fn each_source_has_the_credentials_of_its_own_and_no_secret_is_shown() {
     let published = "here | 2\nin-file | 1\nin-variable | 2";
     assert_eq!(database.snapshot(PUBLISHED).await, published);
 
-    // Nor does one whose secret cannot be read keep the others from their run.
+    // If the secret of one source cannot be read, the others are synced too.
     std::fs::remove_file(&path).unwrap();
     let finished = program("sync").code(2).await;
     finished.says(&["cannot read the file", "2 of 3 instances succeeded"]);
@@ -268,7 +268,7 @@ async fn one_failing_instance_of_three_does_not_stop_the_others() {
     let published = format!("{} | 1\nbbb | 1", first());
     assert_eq!(database.snapshot(PUBLISHED).await, published);
 
-    // The log says which instance a line is of.
+    // Each log line has the name of its instance.
     let json = sync().env("SWR_SYNC_LOG_FORMAT", "json").code(code).await;
     let lines: Vec<Value> = json
         .stderr
@@ -328,7 +328,7 @@ async fn shards_lead_to_the_same_tables_whatever_their_number() {
             };
             program.code(0).await;
         }
-        // Each instance once, of whatever shard.
+        // Each instance is in exactly one shard.
         for id in ids.into_iter().chain([first().as_str()]) {
             assert_eq!(
                 emulator.requests_of(id).of(RequestKind::Artifacts),
@@ -366,7 +366,7 @@ async fn what_is_wrong_with_a_shard_is_told_before_anything_is_asked() {
 async fn two_jobs_that_meet_do_each_what_the_other_does_not() {
     let database = TestDatabase::create().await;
     let emulator = project(&["bbb"]).await;
-    // The first job stays in one of the instances, whichever asks first.
+    // The first job is blocked in one of the instances, the one with the first request.
     emulator.hang_next(RequestKind::Artifacts);
     let stuck = sync_all(&emulator, &database).start();
     wait_until("one instance is published", async || {
@@ -397,7 +397,7 @@ async fn two_jobs_that_meet_do_each_what_the_other_does_not() {
 async fn the_instances_of_a_project_share_one_cap() {
     let database = TestDatabase::create().await;
     let emulator = project(&["bbb", "ccc", "ddd"]).await;
-    // Long enough for all of them to be under way at once, where they are not held back.
+    // Long enough for all of them to run concurrently, without a limit.
     emulator.set_latency(std::time::Duration::from_millis(20));
     let uncapped = TestDatabase::create().await;
     sync_all(&emulator, &uncapped).code(0).await;
@@ -445,7 +445,7 @@ async fn doctor_looks_at_every_instance() {
         assert_eq!(of(&rows, probe, "ok"), all, "{probe}");
     }
 
-    // A refused key is not tried again, and says nothing of the other source.
+    // A refused key is not used again, and does not affect the other source.
     emulator.set_secret_key("another");
     let rows = doctor(4).await;
     assert_eq!(of(&rows, "permission.list_instances", "fail"), ["one"]);

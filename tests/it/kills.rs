@@ -1,9 +1,9 @@
-//! The real process, killed or asked to stop at any instant: what reports show is the old registry
-//! or the new one, and the next run ends as if nothing had happened.
+//! The real process, killed or stopped at any time: reports show the old registry or the new one, and the
+//! result of the next run is as without the kill.
 //!
-//! A few kills by default. By hand, `KILLS=500` sets how many, `KILL_ARTIFACTS=2000` the size of
-//! the registry, and `KILL_SEED=7` chooses other instants; a failure names its seed. What was
-//! measured on the way shows with `--nocapture`.
+//! By default there are a few kills. `KILLS=500` sets their number, `KILL_ARTIFACTS=2000` the size of the
+//! registry, and `KILL_SEED=7` selects other times; a failure shows its seed. `--nocapture` shows
+//! measurements.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashSet};
@@ -19,31 +19,31 @@ use crate::support::mirror::{Mirror, start_of_time, wait_until, world_of};
 use crate::support::program::{Program, Running, emulator_settings};
 use crate::support::proxy::Proxy;
 
-/// Requests on their way at a time.
+/// Maximum number of concurrent requests.
 const MAX_IN_FLIGHT: u64 = 256;
 /// One registry in `MANY_IN` has more digests than fit into the queue of wanted histories.
 const MANY_IN: u8 = 20;
 const MANY: usize = 3_300;
 
-/// The most histories that were asked for and are not stored when a run is killed: on their way,
+/// The most histories that were requested and are not stored when a run is killed: in flight,
 /// waiting for room among the answers, among the answers (256), or in the batch being stored (1,000).
 const MOST_LOST: u64 = 2 * MAX_IN_FLIGHT + 256 + 1_000;
 
-/// What publish writes to, and the crawl does not.
+/// Tables that publish writes to and the crawl does not.
 const PUBLISHED_TABLES: [&str; 5] = ["namespace", "repository", "artifact", "tag_history", "tag"];
-/// Of these, one that publish writes to even if nothing has changed.
+/// The one of them that publish writes to even if nothing has changed.
 const ALWAYS_WRITTEN: &str = "repository";
 
 /// When a run is killed.
 #[derive(Debug, Clone, Copy)]
 enum Moment {
-    /// So long after its start.
+    /// This long after its start.
     After(Duration),
-    /// As soon as so many requests have arrived, of any kind.
+    /// After this number of requests of any kind.
     Requests(u64),
     /// While publish waits for a lock on this table.
     Waiting(&'static str),
-    /// So long after publish got the lock it had waited for.
+    /// This long after publish has got the lock that it waited for.
     Released(&'static str, Duration),
 }
 
@@ -63,17 +63,17 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// A registry, a database that mirrors it through many killed runs, and what it must show.
+/// A registry, a database that mirrors it with many killed runs, and its expected content.
 struct Trial {
     mirror: Mirror,
-    /// What reports showed before, and what they must show in the end.
+    /// The content of the reports before, and the expected content in the end.
     old: String,
     new: String,
     digests: BTreeSet<String>,
     undisturbed: Duration,
-    /// What a run asks for that needs no history.
+    /// Requests of one run other than those for histories.
     list_requests: u64,
-    /// How often histories may have been asked for so far.
+    /// Upper bound of the requests for histories so far.
     most_histories: u64,
     kills: u64,
 }
@@ -97,14 +97,14 @@ impl Trial {
         trial
     }
 
-    /// Lets the registry change.
+    /// Changes the registry.
     async fn change(&mut self, round: u32) {
         self.mirror.with_world(|world| world.evolve(round));
         self.old = std::mem::take(&mut self.new);
         self.observe().await;
     }
 
-    /// Sees what an undisturbed run gives, how long it takes, and what it asks for.
+    /// Measures an undisturbed run: its result, duration and requests.
     async fn observe(&mut self) {
         let emulator = &self.mirror.emulator;
         self.digests = emulator.with_world(|world| {
@@ -119,7 +119,7 @@ impl Trial {
         Program::sync(emulator, &database).code(0).await;
         self.undisturbed = begin.elapsed();
         let requests = emulator.requests();
-        // The instance is asked about in the first run only.
+        // Only the first run requests the description of the instance.
         self.list_requests =
             requests.of(RequestKind::Artifacts) + requests.of(RequestKind::Repositories);
         self.new = self.mirror.undisturbed_facts().await;
@@ -185,7 +185,7 @@ impl Trial {
             Moment::Waiting(_) | Moment::Released(..) => {}
         }
         if let Some((table, holder)) = holder {
-            // What has changed may not concern this table: then the run ends by itself.
+            // The changes may not affect this table. In this case the run ends normally.
             let run = RefCell::new(&mut run);
             wait_until("publish waits for the lock, or has ended", async || {
                 is_waited_for(database, table).await || run.borrow_mut().has_ended()
@@ -198,7 +198,7 @@ impl Trial {
                 run.signal(Signal::SIGKILL);
             } else {
                 run.signal(Signal::SIGKILL);
-                // The server may notice the end of its client only now.
+                // The server may not have detected the end of its client until now.
                 drop(holder);
             }
         } else {
@@ -218,7 +218,7 @@ impl Trial {
             lines_of(&facts)
         );
         if facts == self.new {
-            // There is no way back.
+            // The content never returns to the old one.
             self.old.clone_from(&self.new);
         }
     }
@@ -237,7 +237,7 @@ impl Trial {
                            (select count(*) from swr.staged_repository)";
         assert_eq!(database.snapshot(left).await, "0 | 0 | 0 | 0");
         let asked = emulator.requests().of(RequestKind::BuildHistory);
-        // What a killed run has stored is never asked for again …
+        // What a killed run has stored is never requested again …
         assert!(
             asked <= self.most_histories,
             "{asked} of {}",
@@ -247,7 +247,7 @@ impl Trial {
         let most = self.digests.len() as u64 + self.kills * MOST_LOST;
         assert!(asked <= most, "{asked} of {most}");
         note(&format!(
-            "{} killed runs, then a whole one: {asked} histories asked for, of {} digests",
+            "{} killed runs, then a whole one: {asked} histories requested, of {} digests",
             self.kills,
             self.digests.len()
         ));
@@ -289,7 +289,7 @@ async fn whatever_kills_a_run_the_next_ends_as_if_nothing_had_happened() {
         moments.push((moment, max_in_flight));
         let replay = format!("KILL_SEED={seed}, kill {kill} of round {round}: {moments:?}");
         on_failure(&replay, current.run_killed(moment, max_in_flight)).await;
-        // Now and then a run is left alone; then the registry changes, or another one begins.
+        // Some runs are not killed. After such a run the registry changes, or another registry is used.
         if random.u8(0..4) == 0 || kill + 1 == kills {
             on_failure(&replay, current.run_to_the_end()).await;
             moments.clear();
@@ -303,7 +303,7 @@ async fn whatever_kills_a_run_the_next_ends_as_if_nothing_had_happened() {
     }
 }
 
-/// Says how to replay what fails.
+/// Prints how to repeat a failed test.
 async fn on_failure(replay: &str, work: impl Future<Output = ()>) {
     struct Say<'a>(&'a str);
     impl Drop for Say<'_> {
@@ -325,13 +325,13 @@ async fn a_killed_run_gives_its_lock_back_even_while_its_statement_waits() {
     let held_up = HeldUp::start(&mirror, "tag", program).await;
     held_up.run.signal(Signal::SIGKILL);
     held_up.run.finish().await;
-    // The lock that its statement waits for is still held by another.
+    // Another session still holds the lock that its statement waits for.
     wait_until_alone(&mirror.database).await;
     drop(held_up.holder);
     check_next_run(&mirror).await;
 }
 
-/// What a migrated database is made of.
+/// The schema of a migrated database.
 const SCHEMA: &str = "select table_schema, table_name, column_name, data_type, is_nullable
     from information_schema.columns where table_schema like 'swr%'
     union all
@@ -369,8 +369,7 @@ async fn a_killed_migration_is_taken_up_by_the_next() {
     }
 }
 
-/// A first sync migrates an empty database. Held up in its last migration, it has made some
-/// already, and waits in the middle of another one.
+/// A first sync migrates an empty database, and is blocked in the middle of its last migration.
 async fn sync_held_up_in_a_migration(mirror: &Mirror) -> (Running, sqlx::PgConnection) {
     let Mirror {
         emulator, database, ..
@@ -420,20 +419,20 @@ async fn check_next_run(mirror: &Mirror) {
     assert_eq!(mirror.facts().await, mirror.undisturbed_facts().await);
 }
 
-/// Where a run is when it is asked to stop.
+/// The state of a run when it is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// It has no answer to its first connection.
+    /// It waits for an answer to its first connection.
     Connecting,
     /// A request of this kind hangs.
     Asking(RequestKind),
     /// A statement waits for a lock on this table.
     Writing(&'static str),
-    /// A statement waits for a lock on this table, and the way to the database falls silent.
+    /// A statement waits for a lock on this table, and the proxy to the database withholds all data.
     Silent(&'static str),
 }
 
-/// A run in this phase, with what keeps it there.
+/// A run in this phase, with the locks and proxies that block it.
 struct Kept {
     run: Running,
     proxy: Proxy,
@@ -481,7 +480,7 @@ impl Kept {
     }
 }
 
-/// Asks a run to stop, and looks at what is left of it.
+/// Stops a run, and checks the state that it leaves.
 async fn check_stop(phase: Phase, signal: Signal, code: i32) {
     let mirror = small_mirror().await;
     let kept = Kept::in_phase(phase, &mirror).await;
@@ -507,7 +506,7 @@ async fn check_stop(phase: Phase, signal: Signal, code: i32) {
     check_next_run(&mirror).await;
 }
 
-/// For measuring by hand; no test depends on it.
+/// For manual measurements; no test depends on it.
 #[expect(clippy::print_stderr, reason = "libtest shows it with --nocapture")]
 fn note(measured: &str) {
     eprintln!("{measured}");
@@ -519,7 +518,7 @@ async fn a_run_that_is_asked_to_stop_ends_cleanly_in_every_phase() {
         let code = if signal == Signal::SIGTERM { 143 } else { 130 };
         check_stop(phase, signal, code)
     };
-    // A few at a time: what takes long here is waiting.
+    // A few concurrently, because they mostly wait.
     tokio::join!(
         stop(Phase::Connecting, Signal::SIGTERM),
         stop(Phase::Asking(RequestKind::Namespaces), Signal::SIGINT),
@@ -542,7 +541,7 @@ async fn a_run_that_is_asked_to_stop_ends_cleanly_in_every_phase() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_a_run_at_once() {
     let mirror = small_mirror().await;
-    // To end cleanly takes a while here.
+    // A clean end takes some time here.
     let kept = Kept::in_phase(Phase::Silent("tag"), &mirror).await;
     kept.run.signal(Signal::SIGTERM);
     wait_until("the first signal has arrived", async || {
@@ -550,7 +549,7 @@ async fn a_second_signal_ends_a_run_at_once() {
     })
     .await;
     kept.run.signal(Signal::SIGINT);
-    // A clean end would have the first one's code.
+    // A clean end would have the exit code of the first signal.
     let finished = kept.run.finish().await.code(130);
     assert_eq!(finished.error(), "");
     drop((kept.held_up, kept.proxy));

@@ -1,4 +1,4 @@
-//! The one integration test binary. `support` gives a test its whole world.
+//! The only integration test binary. `support` provides the environment of a test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 #![allow(
     clippy::disallowed_methods,

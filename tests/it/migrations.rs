@@ -1,4 +1,4 @@
-//! Each migration is applied to a database that already holds rows.
+//! Applies each migration to a database that already has rows.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use swr_sync::database::{Database, DatabaseError, MIGRATOR};
 use super::support::database::TestDatabase;
 use super::support::mirror::{Mirror, start_of_time};
 
-/// Rows that could be there after a migration, for the next ones to meet.
+/// Rows that can exist after a migration, as input of the next ones.
 fn sample_rows(version: i64) -> &'static str {
     match version {
         1 => {
@@ -56,8 +56,8 @@ const TABLES: &str = "
     group by c.oid
     order by 1";
 
-/// What others may rely on, one on each line: the columns with their places and types, the keys,
-/// and how functions are called. A column may come to allow NULL no more; that harms no reader.
+/// The interface for users, one item on each line: columns with position and type, keys, and signatures of
+/// functions. A column may become `not null`, because that breaks no reader.
 const SHAPE: &str = "
     select format('%s %s: %s %s', c.relkind, c.oid::regclass, a.attname, format_type(a.atttypid, a.atttypmod))
            || format(', column %s', a.attnum)
@@ -120,7 +120,7 @@ async fn each_migration_keeps_the_rows_and_columns_that_were_there() {
             .unwrap();
         connection.close().await.unwrap();
     }
-    // The last one made the views, which show what was there before them.
+    // The last migration created the views. They show the rows from before.
     let rows = |view: &str| format!("select * from swr_report.{view}");
     for view in [
         "artifact",
@@ -138,7 +138,7 @@ async fn each_migration_keeps_the_rows_and_columns_that_were_there() {
 #[tokio::test]
 async fn a_failed_migration_does_not_block_the_next_attempt() {
     let database = TestDatabase::create_empty().await;
-    // In the way of the first migration.
+    // An object that makes the first migration fail.
     database.snapshot("create schema swr").await;
     database
         .snapshot("create table swr.layer (size_bytes int)")
@@ -151,7 +151,7 @@ async fn a_failed_migration_does_not_block_the_next_attempt() {
     program.check().await.unwrap();
 }
 
-/// An earlier version did not know one of today's columns, and kept its values in `extra`.
+/// An earlier version did not have one of the current columns, and stored its values in `extra`.
 #[tokio::test]
 async fn a_key_that_moves_out_of_extra_changes_no_artifact() {
     let mirror = Mirror::new(World::generate(7, 40, start_of_time())).await;

@@ -1,4 +1,4 @@
-//! Traces, as a collector gets them.
+//! Traces, as a collector receives them.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::support::mirror::{start_of_time, wait_until};
 use crate::support::program::{Program, emulator};
 use crate::support::receiver::Receiver;
 
-// As much as the tests read of
+// The parts that the tests read of
 // <https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/trace/v1/trace.proto>.
 
 #[derive(Message)]
@@ -113,7 +113,7 @@ struct Span {
     is_error: bool,
 }
 
-/// What arrived: the resource's attributes, and the spans, of one trace, in no order.
+/// The received data: the attributes of the resource, and the spans of one trace in any order.
 fn received(collector: &Receiver) -> (BTreeMap<String, String>, Vec<Span>) {
     let mut resource = BTreeMap::new();
     let mut spans = Vec::new();
@@ -253,7 +253,7 @@ async fn a_collector_gets_the_spans_of_job_run_and_phases() {
     }
     assert!(!run.is_error && !find(&spans, "job").is_error);
 
-    // One that fails, under a name of the user's own.
+    // A run that fails, with a service name from the user.
     job.emulator.fail_next(RequestKind::Artifacts, 400, "");
     let ids = format!("{},unknown", settings.instance_id);
     let sync = job.sync().env("OTEL_SERVICE_NAME", "mirror");
@@ -279,7 +279,7 @@ async fn a_job_that_is_stopped_sends_its_spans_and_nobody_has_to_listen() {
     let job = Job::new().await;
     job.emulator.hang_next(RequestKind::Artifacts);
     let run = job.sync().start();
-    wait_until("the page is asked for", async || {
+    wait_until("the page is requested", async || {
         job.emulator.requests().of(RequestKind::Artifacts) == 1
     })
     .await;
@@ -289,7 +289,7 @@ async fn a_job_that_is_stopped_sends_its_spans_and_nobody_has_to_listen() {
     assert_eq!(find(&spans, "run").attributes["outcome"], "stopped");
     assert_eq!(find(&spans, "job").attributes["exit_code"], "143");
 
-    // A collector that refuses is a warning, and none is no news.
+    // If the collector refuses the data, there is a warning; without a collector there is none.
     job.collector.answer_next(&[401; 8]);
     let words =
         ["cannot report the result through the collector of traces: the response is HTTP 401"];

@@ -1,5 +1,5 @@
-//! What a job leaves behind for those who watch it: the summary file, metrics as a file and to a
-//! Pushgateway, pings, and the message for Kubernetes.
+//! Outputs of a job for monitoring: the summary file, metrics in a file and for a Pushgateway, pings, and
+//! the message for Kubernetes.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -145,7 +145,7 @@ async fn each_run_appends_a_line_whose_counters_are_those_of_its_row() {
     ] {
         assert_eq!(run[field], expected, "{field}");
     }
-    // What the row has under the same names.
+    // The row has the same values under the same names.
     let counters = run["counters"].as_object().unwrap();
     for (name, value) in counters {
         let sql = format!("select {name} from swr.sync_run where run_id = 1");
@@ -161,7 +161,7 @@ async fn each_run_appends_a_line_whose_counters_are_those_of_its_row() {
     let names: BTreeSet<&str> = counters.keys().map(String::as_str).collect();
     assert_eq!(names, columns.lines().collect());
 
-    // A failed run has what it did until then.
+    // A failed run has the counters up to its failure.
     job.break_the_listing();
     sync().code(2).await;
     let text = job.read("runs.jsonl");
@@ -230,7 +230,7 @@ async fn a_job_that_cannot_begin_has_a_line_for_each_instance_it_was_to_run() {
         assert_eq!(run["exit_code"], json!(5));
         assert_eq!(run["counters"], Value::Null);
     }
-    // Nobody has said which instances there are.
+    // The instances are unknown.
     let finished = sync().without("SWR_PROJECT_ID").code(2).await;
     let run = only(lines(&finished.stdout));
     assert_eq!(run["instance"], Value::Null);
@@ -244,7 +244,7 @@ async fn a_run_left_to_another_one_and_one_out_of_time_are_told_as_what_they_are
     job.emulator.hang_next(RequestKind::Artifacts);
     job.emulator.reset_requests();
     let slow = job.sync().args(&["--summary-file", "-"]).start();
-    wait_until("the page is asked for", async || {
+    wait_until("the page is requested", async || {
         job.emulator.requests().of(RequestKind::Artifacts) == 1
     })
     .await;
@@ -290,7 +290,7 @@ async fn files_that_cannot_be_written_are_told_before_anything_starts() {
     assert_eq!(job.emulator.requests().total(), 0);
     assert_eq!(job.files(), BTreeSet::new());
 
-    // An empty value, as compose files pass on what is not set.
+    // An empty value: compose files pass unset variables on as empty ones.
     let names = [
         "SUMMARY_FILE",
         "METRICS_FILE",
@@ -310,7 +310,7 @@ async fn an_output_that_fails_is_a_warning_and_no_more() {
     let receiver = Receiver::start().await;
     receiver.answer_next(&[404, 404]);
     let metrics = job.path("x.prom");
-    // Where the file is to be, there is a folder: rename fails.
+    // There is a folder with the name of the file, so rename fails.
     let finished = job
         .sync()
         .args(&["--summary-file", "/dev/full", "--metrics-file", &metrics])
@@ -341,7 +341,7 @@ async fn the_termination_message_has_a_line_for_each_instance_the_failed_first()
         job.sync()
             .env("SWR_SYNC_TERMINATION_MESSAGE_FILE", &message)
     };
-    // Where Kubernetes has not made it, nobody does.
+    // The program does not create the file if Kubernetes has not.
     sync().code(0).await;
     assert_eq!(job.files(), BTreeSet::new());
 
@@ -377,7 +377,7 @@ async fn the_termination_message_has_a_line_for_each_instance_the_failed_first()
 
 // --- metrics
 
-/// A metrics file without the values that depend on time, or on what a table is made of.
+/// A metrics file without the values that depend on time or on the physical size of tables.
 fn timeless(text: &str) -> String {
     let timeless = |line: &str| {
         let (series, value) = line.rsplit_once(' ').unwrap();
@@ -465,7 +465,7 @@ async fn no_link_in_the_folder_of_the_metrics_file_is_followed() {
 async fn the_pushgateway_gets_a_group_for_each_instance() {
     let job = Job::new().await;
     let receiver = Receiver::start().await;
-    // Odd enough to need another form, and unknown to the registry.
+    // Its characters need another encoding, and the registry does not know it.
     let ids = format!("{},odd/id", job.instance());
     let url = format!(
         "http://pusher:push%2Dpassword-not-to-be-shown@{}/base/",
@@ -505,11 +505,11 @@ async fn the_pushgateway_gets_a_group_for_each_instance() {
     let [good, bad] = [pushed[0].text(), pushed[1].text()];
     assert_contains(&good, "swr_sync_last_success_timestamp_seconds{");
     assert_lacks(&good, "odd/id");
-    // What is not sent stays as it was: the time of the last success.
+    // Metrics that are not sent are kept: the time of the last success.
     assert_lacks(&bad, "swr_sync_last_success_timestamp_seconds");
     assert_contains(&bad, "swr_instance_id=\"odd/id\"} 2\n");
 
-    // A job of the user's own, by a flag, without a password.
+    // A job name from the user, set by a flag, without a password.
     let url = format!("http://{}/metrics/job/nightly/", receiver.address());
     job.sync().args(&["--pushgateway-url", &url]).code(0).await;
     let [push] = &receiver.take()[..] else {
@@ -553,7 +553,7 @@ fn ping_url(address: &str) -> String {
     format!("http://{address}/{PING_SECRET}?create=1")
 }
 
-/// The action of each ping and its body, after a look at the rest.
+/// The action and body of each ping. Checks the other parts.
 fn pings(receiver: &Receiver) -> Vec<(String, String)> {
     let received = receiver.take();
     let start = format!("/{PING_SECRET}/");
@@ -606,7 +606,7 @@ async fn a_ping_tells_when_the_job_begins_and_how_it_ends() {
         finished.stderr
     );
 
-    // One for the whole job, and it is sent again where that may help.
+    // One ping for the whole job. It is retried if that may help.
     receiver.answer_next(&[200, 503, 429]);
     let ids = format!("{},unknown", job.instance());
     sync().env("SWR_INSTANCE_ID", ids).code(2).await;
@@ -639,7 +639,7 @@ async fn a_job_that_is_stopped_tells_so_within_its_five_seconds() {
             .secret("SWR_SYNC_PING_URL", &ping_url(address))
             .env("SWR_SYNC_METRICS_FILE", job.path("x.prom"))
             .start();
-        wait_until("the page is asked for", async || {
+        wait_until("the page is requested", async || {
             job.emulator.requests().of(RequestKind::Artifacts) == 1
         })
         .await;
@@ -656,12 +656,12 @@ async fn a_job_that_is_stopped_tells_so_within_its_five_seconds() {
     let metrics = job.read("x.prom");
     assert_contains(&metrics, "} 143\n");
 
-    // Somebody who never answers does not hold it up.
+    // A server that never answers does not delay the job.
     let silent = Proxy::before_endpoint(&format!("http://{}", receiver.address())).await;
     silent.fall_silent();
     let (finished, elapsed) = pings_of(silent.endpoint().trim_start_matches("http://")).await;
     finished.says(&["cannot report the result through the ping: "]);
-    // What it is held to, and what a busy machine adds.
+    // The time limit, and additional time for a busy machine.
     assert!(elapsed < Duration::from_secs(9), "{elapsed:?}");
     assert!(Path::new(&job.path("x.prom")).exists());
 }

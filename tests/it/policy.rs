@@ -1,5 +1,5 @@
-//! What a run does about failures that repeat, and what it refuses to do unless told: mass
-//! removals, and an instance that may be another one. And how `status` judges the age of it all.
+//! Repeated failures; actions that a run refuses unless they are allowed: mass removals, and a new instance
+//! with a known name; and the maximum age in `status`.
 
 use serde_json::{Value, json};
 use sqlx::Connection;
@@ -16,7 +16,7 @@ use crate::support::mirror::{Mirror, start_of_time, sync_into, wait_until};
 use crate::support::program::{Program, emulator, emulator_and_database, emulator_settings};
 use crate::support::{assert_contains, assert_lacks, assert_starts_with};
 
-/// As many repositories `team/app-N`, with as many artifacts each.
+/// This many repositories `team/app-N`, with this many artifacts each.
 fn world_of(repositories: usize, artifacts: usize) -> World {
     let mut world = World::empty(start_of_time());
     for number in 0..repositories {
@@ -33,7 +33,7 @@ fn add_artifacts(world: &mut World, repository: i64, artifacts: usize) {
     }
 }
 
-/// Every addition of these repositories is answered like this.
+/// Answers all requests for build histories of these repositories with this status and body.
 fn answer_additions(emulator: &Emulator, status: u16, body: &Value, of: impl Fn(&str) -> bool) {
     emulator.with_world(|world| {
         let refused: Vec<i64> = world
@@ -52,8 +52,8 @@ fn answer_additions(emulator: &Emulator, status: u16, body: &Value, of: impl Fn(
     });
 }
 
-/// Every addition is answered as it would be without [`answer_additions`].
-fn mend_additions(emulator: &Emulator) {
+/// Answers all requests for build histories with an empty list, as without [`answer_additions`].
+fn restore_additions(emulator: &Emulator) {
     let nothing = json!({ "build_histories": null, "total": 0 });
     answer_additions(emulator, 200, &nothing, |_| true);
 }
@@ -93,7 +93,7 @@ async fn a_service_that_fails_every_addition_is_left_alone_and_the_next_run_asks
         Some(GaveUp::Everywhere(_))
     ));
     let failed = report.counters.histories_failed;
-    // Twenty in a row, and what was on its way beside them.
+    // Twenty in a row, and the concurrent requests that were in flight.
     assert!((20..20 + 8).contains(&failed), "{failed}");
     assert_eq!(report.counters.histories_skipped, 400 - failed);
     let requests = mirror.requests().of(RequestKind::BuildHistory);
@@ -107,7 +107,7 @@ async fn a_service_that_fails_every_addition_is_left_alone_and_the_next_run_asks
     });
     assert_eq!(mirror.database.last_run_with(columns).await, expected);
 
-    mend_additions(&mirror.emulator);
+    restore_additions(&mirror.emulator);
     let report = mirror.sync().await;
     assert_eq!(report.counters.exit(), Exit::Success);
     assert_eq!(report.counters.histories_fetched, 400);
@@ -145,12 +145,12 @@ async fn a_key_that_may_read_some_repositories_only_gets_all_of_theirs() {
     ));
     let failed = report.counters.histories_failed;
     assert_eq!(report.counters.histories_skipped, 380 - failed);
-    // Each of the 38 is tried, and none often.
+    // Each of the 38 is requested, but not often.
     assert!((38..38 * 5 + 8).contains(&failed), "{failed}");
     let tried = "select count(distinct a.repository_id) from swr.artifact a join swr.manifest m using (digest)";
     assert_eq!(mirror.snapshot(tried).await, "40");
 
-    mend_additions(&mirror.emulator);
+    restore_additions(&mirror.emulator);
     mirror.sync().await;
     assert_eq!(mirror.facts().await, mirror.undisturbed_facts().await);
 }
@@ -160,7 +160,7 @@ async fn a_policy_that_lacks_the_action_is_told_in_one_sentence() {
     let emulator = emulator(world_of(30, 10)).await;
     answer_additions(&emulator, 403, &refusal(), |_| true);
     let database = TestDatabase::create().await;
-    // What is in flight when the run gives up is answered all the same.
+    // Requests that are in flight when the run gives up are still answered.
     let program = Program::sync(&emulator, &database).env("SWR_MAX_IN_FLIGHT", "16");
     let finished = program.code(3).await;
     let failed = emulator.requests().of(RequestKind::BuildHistory);
@@ -261,7 +261,7 @@ async fn a_listing_that_lacks_much_of_the_registry_is_not_published_unless_accep
     let (emulator, database) = emulator_and_database(world_of(3, 200)).await;
     Program::sync(&emulator, &database).code(0).await;
     let published = "select count(*) from swr_report.artifact";
-    // 20 % are no mass removal, one more is.
+    // 20 % are not a mass removal, one more is.
     delete_artifacts(&emulator, "app-0", 20);
     delete_artifacts(&emulator, "app-1", 100);
     Program::sync(&emulator, &database).code(0).await;
@@ -440,7 +440,7 @@ async fn an_empty_listing_is_a_mass_removal_if_it_lacks_more_than_a_hundred() {
     assert_eq!(error.exit(), Exit::Refused, "{error}");
     assert_contains(&error, "lacks 101 of the 101 artifacts");
     assert_eq!((mirror.facts().await, mirror.writes().await), before);
-    // So it is when the registry is in fact empty.
+    // The same holds if the registry is really empty.
     delete_artifacts(&mirror.emulator, "app-0", 101);
     let error = mirror.try_sync().await.unwrap_err();
     assert_contains(&error, "lacks 101 of the 101 artifacts");
@@ -492,9 +492,9 @@ async fn an_instance_of_a_known_name_is_taken_up_only_when_told() {
     let (first, database) = emulator_and_database(world_of(1, 1)).await;
     Program::sync(&first, &database).code(0).await;
 
-    let anew = namesake("22222222-2222-2222-2222-222222222222", None).await;
+    let newer = namesake("22222222-2222-2222-2222-222222222222", None).await;
     let old = &first.settings().instance_id;
-    let refused = Program::sync(&anew, &database).code(6).await;
+    let refused = Program::sync(&newer, &database).code(6).await;
     refused.says(&[
         &format!(
             "error: instance 22222222-2222-2222-2222-222222222222 has the name `demo`, as has instance {old} of the \
@@ -504,14 +504,14 @@ async fn an_instance_of_a_known_name_is_taken_up_only_when_told() {
     ]);
     let instances = "select count(*) from swr.instance";
     assert_eq!(database.snapshot(instances).await, "1");
-    assert_eq!(anew.requests().total(), 1);
+    assert_eq!(newer.requests().total(), 1);
 
-    let accepting = Program::sync(&anew, &database).args(&["--accept-new-instance"]);
+    let accepting = Program::sync(&newer, &database).args(&["--accept-new-instance"]);
     accepting.code(0).await;
-    // Both live on, and once is enough.
-    anew.reset_requests();
-    Program::sync(&anew, &database).code(0).await;
-    assert_eq!(anew.requests().of(RequestKind::Instance), 0);
+    // Both instances are synced from now on; accepting once is enough.
+    newer.reset_requests();
+    Program::sync(&newer, &database).code(0).await;
+    assert_eq!(newer.requests().of(RequestKind::Instance), 0);
     Program::sync(&first, &database).code(0).await;
     let artifacts = "select instance_id, count(*) from swr_report.artifact group by 1 order by 1";
     assert_eq!(database.snapshot(artifacts).await, "1 | 1\n2 | 2");
@@ -546,7 +546,7 @@ async fn a_renamed_instance_has_its_new_name_within_a_day() {
     sync(&renamed, 1).await;
     assert_eq!(database.snapshot(name).await, "renamed");
     sync(&renamed, 0).await;
-    // The name is again that of the other instance.
+    // The instance has the name of the other one again.
     a_day_later().await;
     sync(&first, 1).await;
     assert_eq!(database.snapshot(name).await, "demo");

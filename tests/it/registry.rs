@@ -1,4 +1,4 @@
-//! The client of the registry over real sockets: retries, tokens, time-outs, spellings.
+//! The registry client over real sockets: retries, tokens, timeouts, encodings.
 
 use std::time::Duration;
 
@@ -137,7 +137,7 @@ async fn a_silent_gateway_is_given_up_on() {
 #[tokio::test]
 async fn retry_after_is_waited_for() {
     let emulator = emulate().await;
-    // One request passes, the next is told to wait a second, after which the bucket has refilled.
+    // One request is accepted, the next is refused with a delay of a second, after which the bucket has refilled.
     let retry_after = Some(Duration::from_secs(1));
     emulator.set_throttle(Some(Throttle {
         requests_per_second: 1,
@@ -151,14 +151,14 @@ async fn retry_after_is_waited_for() {
     let registry = client(settings);
     assert_eq!(list(&registry).await.unwrap(), 250);
     let counts = registry.meter().counts();
-    // Back-off alone, of 5 ms at most, would have asked hundreds of times.
+    // With backoff alone, of at most 5 ms, there would have been hundreds of requests.
     assert!(counts.throttled() <= 8, "{counts:?}");
 }
 
 #[tokio::test]
 async fn no_more_requests_are_on_their_way_than_allowed() {
     let emulator = emulate_with(|settings| {
-        // The pace alone would have at least four on their way.
+        // With the pace alone, at least four would be in flight.
         settings.latency = Duration::from_millis(200);
     })
     .await;
@@ -305,7 +305,7 @@ async fn a_token_that_all_requests_find_revoked_is_renewed_by_one_of_them() {
     let clock = EmulatorClock::manual(start_of_time());
     let emulator = emulate_with(|settings| settings.clock = clock.clone()).await;
     let mut settings = user_settings(&emulator, "emulator-password");
-    // The client's clock stands still, so a token's age is no reason to renew it.
+    // The client's clock does not advance, so a token's age is no reason to renew it.
     settings.clock = Clock::from_fn(start_of_time);
     let registry = client(settings);
     list(&registry).await.unwrap();
@@ -373,7 +373,7 @@ async fn a_key_that_turns_bad_with_many_on_their_way_fails_four_checks_at_most()
     let failed = emulator.requests().failed_signatures;
     assert!((1..=4).contains(&failed), "{failed} failed checks");
     assert!(failed < refused, "the others never left");
-    // The right key comes too late for this run.
+    // The valid key is set too late for this run.
     emulator.set_secret_key("emulator-secret-key-of-no-value-at-all-0");
     let total = emulator.requests().total();
     assert!(all_are_refused(

@@ -1,4 +1,4 @@
-//! The views of `swr_report`, row by row, over small registries made by hand.
+//! The views of `swr_report`, row by row, for small registries written by hand.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ mod model;
 mod plans;
 mod storage;
 
-/// The digest that repeats these two digits; results show the two alone.
+/// The digest that repeats these two digits; results show only the two.
 fn digest(digits: &str) -> String {
     format!("sha256:{}", digits.repeat(32))
 }
@@ -53,7 +53,7 @@ fn at(hours: i64) -> DateTime<Utc> {
     start_of_time() + TimeDelta::hours(hours)
 }
 
-/// An operating system of one layer (b1, 1000 bytes), and what is built on it:
+/// An operating system with one layer (b1, 1000 bytes), and images that are built on it:
 ///
 /// ```text
 /// base/os          d0           b1
@@ -136,7 +136,7 @@ fn shop() -> World {
     world
 }
 
-/// What a query gives, a line per row.
+/// The result of a query, one line for each row.
 async fn rows(database: &TestDatabase, sql: &str) -> Vec<String> {
     let sql = format!("set time zone 'UTC'; {sql}");
     let mut text = database.snapshot(&sql).await;
@@ -225,7 +225,7 @@ async fn tag_shows_what_each_tag_points_to() {
         assert!(world.pull(newer, at(21)));
         moved_at
     });
-    // A tag goes when two listings in a row lack it.
+    // A tag is removed when it is missing from two listings in a row.
     mirror.sync().await;
     mirror.sync().await;
     let of_api = format!(
@@ -271,7 +271,7 @@ async fn build_history_shows_how_each_image_was_built() {
         "4 | NULL | b4 | NULL | NULL",
     ];
     check(&mirror.database, rest, &expected).await;
-    // Whose layers are the same up to and including which.
+    // Images with the same layers up to and including this one.
     let shared = "select max(layer_digest), string_agg(distinct digest, ' ' order by digest)
                   from swr_report.build_history group by chain_id order by 1";
     let expected = ["b1 | d0 d1 d2 d3", "b2 | d1", "b3 | d2 d3", "b4 | d3"];
@@ -292,7 +292,7 @@ async fn build_history_shows_how_each_image_was_built() {
 async fn storage_by_repository_counts_shared_layers_once() {
     let mirror = Mirror::new(shop()).await;
     mirror.sync().await;
-    // What is exclusive to `api` are b3 and b4, and b1 is nobody's own:
+    // Only `api` has b3 and b4; b1 is shared:
     // logical 1130 + 1134 + 77, after sharing 1000 + 30 + 4, exclusive 30 + 4.
     let expected = [
         "demo | shop | web/front | 1 | 1300 | 1200 | 1000 | 200 | 450 | 0 | 2026-03-01 13:00:00+00 | NULL",
@@ -312,7 +312,7 @@ async fn storage_by_repository_counts_shared_layers_once() {
         world.delete_artifact(newer).unwrap();
     });
     mirror.sync().await;
-    // d2 and the chart are left, and b1 is now theirs alone.
+    // d2 and the chart remain, and only they have b1 now.
     let expected = [
         "demo | shop | api | 2 | 1207 | 1030 | 0 | 1030 | 1030 | 77 | 2026-03-01 16:00:00+00 | NULL",
     ];
@@ -349,7 +349,7 @@ async fn stale_artifact_shows_what_was_neither_pushed_nor_pulled_for_that_long()
     });
     mirror.sync().await;
 
-    // The registry tells milliseconds.
+    // The registry's times have milliseconds.
     let time = |time: DateTime<Utc>| time.format("%Y-%m-%d %H:%M:%S%.3f").to_string();
     let stale = |unused_for: &str| {
         format!(
@@ -373,7 +373,7 @@ async fn stale_artifact_shows_what_was_neither_pushed_nor_pulled_for_that_long()
     check(&mirror.database, &stale("'100 days'"), &[&long]).await;
     check(&mirror.database, &stale("'300 days'"), &[]).await;
 
-    // The report's own question is for 90 days, largest first.
+    // The default of the report is 90 days, largest first.
     let report = rows(&mirror.database, &query("stale_artifact")).await;
     let digests: Vec<_> = report
         .iter()
@@ -388,7 +388,7 @@ async fn tag_move_shows_where_tags_went_and_when() {
     mirror.sync().await;
     check_report(&mirror, "tag_move", &[]).await;
 
-    // A time between the two listings, which is what a tag that moves then has as its push time.
+    // A time between the two listings: the push time of a tag that moves then.
     let moved_at = Clock::system().now();
     mirror.with_world(|world| {
         let api = world.repository("shop", "api").unwrap().id;
@@ -398,7 +398,7 @@ async fn tag_move_shows_where_tags_went_and_when() {
         let step_of_time = world.now() - before;
         world.set_now(moved_at - step_of_time);
         assert!(world.move_tag(api, "stable", newer));
-        // And one whose push time lies before the first listing, as if the registry kept it.
+        // And one with a push time before the first listing, as if the registry had not changed it.
         world.set_now(at(30));
         assert!(world.move_tag(api, "v1", newer));
         let os = world.repository("base", "os").unwrap().id;
@@ -406,7 +406,7 @@ async fn tag_move_shows_where_tags_went_and_when() {
         let front = world.repository("shop", "web/front").unwrap().id;
         world.delete_repository(front).unwrap();
     });
-    // A tag that is removed while its artifact stays goes when two listings in a row lack it.
+    // If its artifact stays, a tag is removed when it is missing from two listings in a row.
     mirror.sync().await;
     mirror.sync().await;
     let moves = format!(
@@ -427,7 +427,7 @@ async fn tag_move_shows_where_tags_went_and_when() {
     ];
     check(&mirror.database, &moves, &expected).await;
 
-    // Back again, the removed one too: a removal stays one.
+    // Both are back, including the removed one; the removal stays in the history.
     mirror.with_world(|world| {
         let api = world.repository("shop", "api").unwrap().id;
         let older = world.artifacts_of(api)[0].id;
@@ -464,7 +464,7 @@ async fn freshness_shows_how_old_the_picture_is_and_what_failed_since() {
                      left join swr.sync_run r on r.instance_id = f.instance_id and r.run_id = f.last_published_run_id";
     check(&mirror.database, freshness, &[]).await;
 
-    // Neither the name is known, nor was anything published.
+    // The name is unknown, and nothing was published.
     let refusal = r#"{"error_code":"SVCSTG.SWR.4030170","error_msg":"no permission"}"#;
     mirror.fail_next(RequestKind::Instance, 403, refusal);
     mirror.fail_next(RequestKind::Namespaces, 403, refusal);
@@ -535,7 +535,7 @@ async fn what_the_catalog_does_not_name_has_the_names_of_the_artifact_list() {
         }),
     );
     let mirror = Mirror::new(world).await;
-    // The same digest in a repository that the catalog names, which the history is asked for by.
+    // The same digest in a repository of the catalog: the request for the history names this one.
     mirror.with_world(|world| {
         let spec = ArtifactSpec {
             history: history(&[layer("ADD . /", "b1", 1000)]),
@@ -600,7 +600,7 @@ async fn everything_in_our_schemas_has_a_comment() {
         where pronamespace in ('swr'::regnamespace, 'swr_report'::regnamespace)
           and coalesce(obj_description(oid, 'pg_proc'), '') = ''";
     check(&database, without_comment, &[]).await;
-    // What looks for them finds one.
+    // The search finds at least one.
     let sql = "comment on column swr.artifact.digest is null";
     database.snapshot(sql).await;
     check(&database, without_comment, &["column swr.artifact.digest"]).await;

@@ -21,7 +21,7 @@ fn on_terminal(columns: u16, rows: u16, arguments: &[&str]) -> Program {
     Program::shell(&script, &[]).env("TERM", "xterm")
 }
 
-/// What a terminal of this size shows.
+/// The output on a terminal of this size.
 async fn shown(
     columns: u16,
     rows: u16,
@@ -139,7 +139,7 @@ async fn times_are_in_the_zone_that_was_asked_for() {
         let program = query(&["--format", format, "--timezone", zone]);
         assert_contains(&program.code(0).await.stdout, at);
     }
-    // The machine's zone is for people: what a program reads does not depend on it.
+    // Only output for people uses the time zone of the machine. Output for programs does not depend on it.
     let csv = query(&["--format", "csv"]).env("TZ", "Asia/Shanghai");
     assert_contains(&csv.code(0).await.stdout, "2026-03-01 20:00:00+00");
     query(&["--timezone", "Asia/Nowhere"])

@@ -1,5 +1,4 @@
-//! What must not be seen, and who must not come in: secrets in output and tables, TLS, proxies,
-//! files, and roles.
+//! Security: secrets in output and tables, TLS, proxies, files, and roles.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -30,7 +29,7 @@ use crate::support::receiver::Receiver;
 use crate::support::wire::{Received, asking_database, listen, next_request};
 use crate::support::{assert_contains, assert_lacks, cases};
 
-/// Asks each library to say all it can, by modules that are more special than any other directive.
+/// The maximum log level for each library, by modules, which override any other directive.
 const LOUDEST: &str = "trace,hyper=trace,hyper_util::client=trace,hyper_util::client::legacy::connect=trace,\
                        reqwest::connect=trace,rustls::client=trace,sqlx::query=trace,sqlx::postgres=trace,\
                        sqlx_postgres::connection=trace,sqlx_postgres::options::parse=trace,h2=trace,mio=trace";
@@ -95,7 +94,7 @@ fn address(emulator: &Emulator) -> SocketAddr {
     emulator.endpoint().replace("http://", "").parse().unwrap()
 }
 
-/// A proxy: tunnels what is asked by CONNECT, and relays the rest to the emulator.
+/// A proxy: opens a tunnel for CONNECT, and forwards other requests to the emulator.
 struct Proxy {
     address: SocketAddr,
     /// The head of each connection's first request.
@@ -109,7 +108,7 @@ impl Proxy {
         let address = listen(move |mut stream| {
             let heads = Arc::clone(&shared);
             async move {
-                // `None` if it was opened ahead of need, and not needed.
+                // `None` if the connection was opened in advance and not used.
                 let Some(Received { head, body }) = next_request(&mut stream).await else {
                     return;
                 };
@@ -149,7 +148,7 @@ async fn a_certificate_of_an_unknown_authority_is_refused_and_one_of_the_ca_file
         "hint: if this is a private endpoint or a TLS-inspecting proxy, set SWR_CA_FILE to the certificate",
     ]);
     assert_eq!(emulator.requests().total(), 0);
-    // It was not tried again and again.
+    // It was not retried.
     assert_lacks(refused.error(), "attempts");
 
     let accepted = sync().env("SWR_CA_FILE", data("ca.pem")).code(0).await;
@@ -158,7 +157,7 @@ async fn a_certificate_of_an_unknown_authority_is_refused_and_one_of_the_ca_file
     let by_flag = sync().args(&["--ca-file", ca_file.to_str().unwrap()]);
     by_flag.code(0).await;
 
-    // The right authority, and another name.
+    // The trusted authority, but another name.
     let other_name = endpoint.replace("localhost", "127.0.0.1");
     let refused = sync()
         .env("SWR_ENDPOINT", other_name)
@@ -305,7 +304,7 @@ async fn requests_go_through_the_proxy_of_the_environment() {
             );
         }
 
-        // Where the endpoint is excepted, nothing reaches the proxy.
+        // With an exception for the endpoint, the proxy receives nothing.
         let before = proxy.heads().len();
         sync().env("NO_PROXY", "localhost,127.0.0.1").code(0).await;
         assert_eq!(proxy.heads().len(), before, "{variable}");
@@ -318,7 +317,7 @@ async fn plain_http_to_another_machine_is_warned_of() {
     let warning = "uses plain HTTP: others in the network can read the requests";
     let loopback = Program::sync(&emulator, &database).code(0).await;
     assert_lacks(&loopback.stderr, warning);
-    // The name leads nowhere; the warning comes before the attempt.
+    // The name cannot be resolved; the warning is printed before the attempt.
     let elsewhere = Program::sync(&emulator, &database)
         .env("SWR_ENDPOINT", "http://swr.invalid")
         .args(&["--max-attempts", "1"])
@@ -329,8 +328,8 @@ async fn plain_http_to_another_machine_is_warned_of() {
 
 // --- secrets in output
 
-/// A gateway that refuses everything and quotes what it was sent, in another form each time. It
-/// may issue this token, so that there is one to be quoted.
+/// A gateway that refuses everything and quotes the request, in a different format each time. It may issue
+/// this token, so that requests contain a token to quote.
 async fn quoting_gateway(token: Option<&'static str>) -> SocketAddr {
     let count = Arc::new(AtomicUsize::new(0));
     listen(move |mut stream| {
@@ -345,7 +344,7 @@ async fn quoting_gateway(token: Option<&'static str>) -> SocketAddr {
                 let header = format!("x-subject-token: {token}\r\n");
                 (201, header, "{}".to_owned())
             } else {
-                // What a signature is made of has each header in a line of its own.
+                // The canonical request of a signature has one line for each header.
                 let canonical = quoted.replace("\r\n", "|");
                 let body = match count % 3 {
                     0 => json!({"error_code": "APIGW.0301", "error_msg": format!("refused: {canonical}")})
@@ -365,7 +364,7 @@ async fn quoting_gateway(token: Option<&'static str>) -> SocketAddr {
     .await
 }
 
-/// A request without the names of its headers; the proxy's is left, for only it knows that one.
+/// A request without the names of its headers, except the proxy's header, which only the proxy receives.
 fn values(request: &str) -> String {
     let value = |line: &str| match line.split_once(": ") {
         Some((name, value)) if !name.eq_ignore_ascii_case("proxy-authorization") => {
@@ -398,7 +397,7 @@ async fn a_failing_run_shows_no_secret_however_much_is_logged() {
     let secrets = [
         "ping-path-not-to-be-shown",
         "push-password-not-to-be-shown",
-        // The same as the Pushgateway is told it: pusher:push-password-not-to-be-shown.
+        // The encoding for the Pushgateway: pusher:push-password-not-to-be-shown.
         "cHVzaGVyOnB1c2gtcGFzc3dvcmQtbm90LXRvLWJlLXNob3du",
         ISSUED,
         "database-password-not-to-be-shown",
@@ -406,10 +405,10 @@ async fn a_failing_run_shows_no_secret_however_much_is_logged() {
         "security-token-not-to-be-shown",
         "iam-password-not-to-be-shown",
         "given-token-not-to-be-shown",
-        // In all that the emulated metadata service hands out.
+        // A part of everything that the emulated metadata service issues.
         "of-no-value",
         "proxy-password-not-to-be-shown",
-        // The same as the proxy is told it: proxy-user:proxy-password-not-to-be-shown.
+        // The encoding for the proxy: proxy-user:proxy-password-not-to-be-shown.
         "cHJveHktdXNlcjpwcm94eS1wYXNzd29yZC1ub3QtdG8tYmUtc2hvd24",
     ];
     for format in ["text", "json"] {
@@ -430,7 +429,7 @@ async fn a_failing_run_shows_no_secret_however_much_is_logged() {
                         format!("http://{}", receiver.address()),
                     )
                     .args(&["--log", LOUDEST, "--log-format", format]);
-                // Each third output is refused, and quoted in the answer.
+                // Every third output is refused, and quoted in the answer.
                 receiver.answer_next(&[200, 200, 404]);
                 program = match credentials {
                     "key" => program
@@ -472,7 +471,7 @@ async fn a_failing_run_shows_no_secret_however_much_is_logged() {
     }
     let failed = told.matches("\"exit_code\":4").count();
     assert_eq!(failed, errors.lines().count());
-    // A third of the jobs has no proxy: start and end of the ping, and a push, at least.
+    // A third of the jobs have no proxy: at least start and end of the ping, and a push.
     let received = receiver.received();
     assert!(received.len() >= 8 * 3, "{}", received.len());
     for request in received {
@@ -485,7 +484,7 @@ async fn a_failing_run_shows_no_secret_however_much_is_logged() {
 
 const COMMAND_SECRET: &str = "build-secret-not-to-be-shown";
 
-/// Seeds the first image's history with a secret in each place a history has.
+/// Adds a secret to each field of the first image's history.
 fn seed_secrets(emulator: &Emulator) {
     let digest = digests(emulator).remove(0);
     let history = json!({
@@ -514,7 +513,7 @@ async fn a_secret_in_a_build_command_is_not_logged() {
             .hides(COMMAND_SECRET);
         program.code(0).await;
     }
-    // It was there to be logged, and is stored as it came.
+    // It could have been logged, and is stored unchanged.
     assert!(everything_stored(&database).await.contains(COMMAND_SECRET));
 }
 
@@ -549,7 +548,7 @@ async fn redacted_commands_reach_no_table() {
          build_step |  4 | build | redacted | null\n\
          manifest | NULL | note | redacted | null"
     );
-    // What came without a secret is as it came.
+    // Values without a secret are unchanged.
     let unchanged = "select count(*) from swr.command where command = 'ENV LANG=C.UTF-8'";
     assert_eq!(database.snapshot(unchanged).await, "1");
 }
@@ -614,7 +613,7 @@ fn documented(name: &str) -> String {
 async fn a_password_in_the_flag_is_refused_and_may_come_from_elsewhere() {
     let database = TestDatabase::create().await;
     let mut url: Url = database.url().parse().unwrap();
-    // A server in a container asks for it, others have none.
+    // A server in a container requires the password, others have none.
     let password = url.password().unwrap_or_default().to_owned();
     url.set_password(None).unwrap();
     let plain = url.to_string();
@@ -642,7 +641,7 @@ async fn a_password_in_the_flag_is_refused_and_may_come_from_elsewhere() {
             ]);
         }
     }
-    // The flag wins over the variable.
+    // The flag overrides the variable.
     Program::new(&["query", "select 1"])
         .args(&["--database-url", &plain])
         .env("DATABASE_URL", "postgresql://nowhere.invalid/x")
@@ -684,7 +683,7 @@ async fn a_secret_file_that_everyone_may_write_is_refused_and_one_that_everyone_
 
 // --- roles
 
-/// Three roles of this test alone, dropped by [`Roles::drop`]. Roles are the whole server's.
+/// Three roles only for this test, dropped by [`Roles::drop`]. Roles belong to the whole server.
 struct Roles<'a> {
     database: &'a TestDatabase,
     migrate: String,
@@ -693,13 +692,13 @@ struct Roles<'a> {
 }
 
 impl Roles<'_> {
-    /// Creates them by the script that the program prints.
+    /// Creates them with the script that the program prints.
     async fn create(database: &TestDatabase) -> Roles<'_> {
         let unique = std::process::id();
         let url: Url = database.url().parse().unwrap();
         let suffix = format!("{unique} {}", url.path().trim_start_matches('/'));
         let suffix = &suffix[..suffix.len().min(40)];
-        // Whatever a role may be called, it is quoted for.
+        // Names of roles are quoted, so any name is possible.
         let roles = Roles {
             database,
             migrate: format!("m'\"$$%I {suffix}"),
@@ -732,7 +731,7 @@ impl Roles<'_> {
         url.to_string()
     }
 
-    /// Runs a statement as one of them; what the server says against it.
+    /// Runs a statement as one of them, and returns the server's error.
     async fn refused(&self, role: &str, sql: &str) -> Option<String> {
         let mut connection = PgConnection::connect(&self.url(role)).await.unwrap();
         let result = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
@@ -752,8 +751,8 @@ impl Roles<'_> {
     }
 }
 
-/// A function and an operator that match better than those of the server, in a schema in which
-/// everyone may create, as up to PostgreSQL 14. They change a row if another role runs them.
+/// A function and an operator that match better than those of the server, in a schema in which everyone may
+/// create objects: the default up to PostgreSQL 14. They change a row if another role runs them.
 const TRAPS: &str = "
     create function public.unnest(ids uuid[]) returns setof uuid language plpgsql as $$
     begin
@@ -793,7 +792,7 @@ async fn nothing_that_a_reader_creates_in_schema_public_is_run_by_others() {
             .code(0)
             .await;
     }
-    // Like a user of psql, whose search path has the schema.
+    // Like a psql user with the schema in the search path.
     for view in ["storage_by_repository", "stale_artifact()", "reclaimable()"] {
         let sql = format!("select * from swr_report.{view}");
         database.snapshot(&sql).await;
@@ -857,7 +856,7 @@ async fn roles_can_do_their_work_if_not_everyone_may_execute_functions() {
 async fn each_role_can_do_its_work_and_no_more() {
     let mut world = world_of(2);
     let repository = world.repository("team", "app/api").unwrap().id;
-    // So many rows that the planner's counts are brought up to date.
+    // So many rows that the tables are analyzed.
     let spec = ArtifactSpec {
         tags: (0..1_000).map(|number| format!("v{number}")).collect(),
         ..ArtifactSpec::default()
@@ -871,7 +870,7 @@ async fn each_role_can_do_its_work_and_no_more() {
         .args(&["--no-migrate"])
         .code(0)
         .await;
-    // Neither does it try what it may not.
+    // It does not try statements without the privilege.
     assert_lacks(&synced.stderr, "WARN");
 
     let report_url = roles.url(&roles.report);
@@ -922,7 +921,7 @@ async fn each_role_can_do_its_work_and_no_more() {
         }
     }
 
-    // What a later migration creates is there for the others at once.
+    // The other roles can use the objects of a later migration immediately.
     let migration = "create table swr.later (a integer);
                      create view swr_report.later as select a from swr.later";
     for (role, sql) in [
@@ -936,7 +935,7 @@ async fn each_role_can_do_its_work_and_no_more() {
     roles.drop().await;
 }
 
-/// What holds a secret prints itself without it.
+/// The `Debug` output of types with secrets does not contain the secrets.
 #[tokio::test]
 async fn debug_output_has_no_secret() {
     let emulator = emulator(world_of(2)).await;
@@ -985,7 +984,7 @@ async fn a_url_without_password_gets_it_from_where_psql_does() {
             .hides(password)
             .run()
             .await;
-        // It hangs up after that.
+        // It closes the connection after that.
         finished.code(5);
         assert_eq!(passwords.recv().await.unwrap(), password, "{variable}");
     }

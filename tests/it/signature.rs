@@ -1,4 +1,4 @@
-//! The request signature against vectors made with the official Python SDK.
+//! The request signature, compared with vectors from the official Python SDK.
 
 use std::collections::BTreeMap;
 

@@ -16,7 +16,7 @@ use super::support::database::TestDatabase;
 use super::support::mirror::{Mirror, start_of_time, sync_into, wait_until};
 use super::support::{assert_contains, cases};
 
-/// 350 artifacts: four pages, with all the oddities of the emulator.
+/// 350 artifacts: four pages with all oddities of the emulator.
 fn odd_world() -> World {
     World::generate(7, 350, start_of_time())
 }
@@ -141,7 +141,7 @@ async fn a_repository_that_only_the_artifact_list_names_has_a_row_while_it_does(
         2
     );
 
-    // While the artifact is not listed, the repository is none that exists.
+    // While the artifact is not listed, the repository does not exist.
     mirror.with_world(|world| world.delete_artifact(hidden));
     mirror.sync().await;
     check_row("hidden", "t").await;
@@ -196,7 +196,7 @@ async fn a_listing_that_breaks_off_changes_nothing_that_reports_show() {
     assert_eq!(mirror.facts().await, mirror.undisturbed_facts().await);
 }
 
-/// What must not pass for the end of the listing.
+/// Answers that must not be read as the end of the listing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_that_is_none_ends_the_run_and_not_the_listing() {
     let mirror = Mirror::new(small_world(3)).await;
@@ -205,7 +205,7 @@ async fn a_page_that_is_none_ends_the_run_and_not_the_listing() {
     let next = |marker: Value| json!({ "artifacts": [], "next_marker": marker });
     let document = json!({ "error_code": "SVCSTG.SWR.5000000", "error_msg": "internal" });
     for (pages, expected) in cases! {
-        [next(json!(5)), next(json!(9)), next(json!(5))] => "the marker 5 a second time";
+        [next(json!(5)), next(json!(9)), next(json!(5))] => "the marker 5 twice";
         [0; 3].map(|_| document.clone()) => "the answer has no artifacts";
         [0; 3].map(|_| next(json!("next"))) => "next_marker is not a number";
     } {
@@ -288,7 +288,7 @@ async fn a_stopped_run_keeps_what_arrived_and_the_next_asks_for_the_rest() {
     let progress = Arc::<Progress>::default();
     let no_requests = RequestMeter::default();
     let stopping = async {
-        // All but the one that hangs.
+        // All except the one that hangs.
         wait_until("all other histories are stored", async || {
             progress.counters(&no_requests).histories_done() == digests - 1 - not_given
         })
@@ -389,7 +389,7 @@ async fn the_effect_of_a_run_is_exactly_the_changes_of_the_registry() {
          4 | NULL | 1 | NULL | f\n\
          5 | NULL | 2 | NULL | f"
     );
-    // v0 went with its artifact, v2 moved to the fourth; its new interval begins where the old one ends.
+    // v0 was removed with its artifact, v2 moved to the fourth. Its new interval begins at the end of the old one.
     let intervals = mirror.snapshot(
             "select h.name, a.rank, opened_run_id, closed_run_id, valid_to is null,
                     valid_from = lag(valid_to) over (partition by h.name order by valid_from)

@@ -1,4 +1,4 @@
-//! Names from outside in the output to a terminal, a log, or a pod's status.
+//! Hostile names in the output to a terminal, a log, or a pod's status.
 
 use serde_json::{Value, json};
 use swr_emulator::{ArtifactSpec, Emulator, EmulatorSettings, ManifestKind, World};

@@ -1,5 +1,5 @@
-//! A database of every schema so far, with rows in its tables and things of its users around them,
-//! comes up to now: nothing is lost, and the next run continues from there.
+//! Upgrades a database of every earlier schema, with rows in its tables and objects of its users: nothing is
+//! lost, and the next run continues from there.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,13 +23,13 @@ use crate::support::mirror::{
 };
 use crate::support::server::{PrivateServer, SUPERUSER};
 
-/// Where the database is that was at the present schema all along.
+/// The database that had the current schema from the start.
 const PRESENT: &str = "present";
 
-/// The first schema that has everything the script of `migrate --print-grants` names.
+/// The first schema with all objects in the script of `migrate --print-grants`.
 const FIRST_WITH_ROLES: i64 = 3;
 
-/// Tables that others may refer to: no run deletes a row of theirs or changes its key.
+/// Tables that users' tables may refer to: no run deletes their rows or changes their keys.
 const REFERENCED: [&str; 10] = [
     "instance",
     "namespace",
@@ -43,7 +43,7 @@ const REFERENCED: [&str; 10] = [
     "sync_run",
 ];
 
-/// A call of each function that people ask questions with.
+/// A call of each function for users.
 const QUESTIONS: [(&str, &str); 4] = cases! {
     "stale_artifact" => "swr_report.stale_artifact('1 hour')";
     "reclaimable" => "swr_report.reclaimable(array(select digest from swr.artifact))";
@@ -52,25 +52,25 @@ const QUESTIONS: [(&str, &str); 4] = cases! {
     "tag_at" => "swr_report.tag_at('2026-03-01 12:30Z')";
 };
 
-/// What tells of the past and cannot be made up for: where an earlier schema had no table for it,
-/// it begins with the first run after the upgrade.
+/// Tables with history that cannot be reconstructed: if an earlier schema did not have the table, the history
+/// begins with the first run after the upgrade.
 const RECORDS: [&str; 3] = ["artifact_change", "verification", "verification_difference"];
 
-/// When the runs after the upgrade are made.
+/// Times of the runs after the upgrade.
 const AFTERWARDS: i64 = 3;
 
 fn at(hour: i64) -> DateTime<Utc> {
     start_of_time() + TimeDelta::hours(hour)
 }
 
-/// A registry with some past, and a database that has seen all of it and has rows in every table.
+/// A registry with a history, and a database with all of this history and rows in every table.
 async fn mirror_with_a_past(server: &PrivateServer) -> Mirror {
     let mut world = World::generate_with(&WorldSettings {
         seed: 5,
         artifacts: 60,
         now: start_of_time(),
         quirks: Quirks {
-            // Asked for twice, and how long it has failed was not kept at first.
+            // Such a history is requested twice, and early versions did not store since when it fails.
             gone: 0.0,
             ..Quirks::default()
         },
@@ -112,7 +112,7 @@ async fn mirror_with_a_past(server: &PrivateServer) -> Mirror {
     verify_at(&mirror, 1).await;
     mirror.sync_at(at(1)).await;
 
-    // A run that was killed while it listed.
+    // A run that was killed during the listing.
     mirror.snapshot(
             "insert into swr.sync_run (instance_id, outcome, started_at, listing_started_at, updated_at,
                                        program_version, host, process_id)
@@ -126,7 +126,7 @@ async fn mirror_with_a_past(server: &PrivateServer) -> Mirror {
     mirror
 }
 
-/// Stages the rows of a table for the run that was killed.
+/// Stages the rows of a table for the killed run.
 async fn stage_again(database: &TestDatabase, table: &str) {
     let shared = database
         .snapshot(&format!(
@@ -162,7 +162,7 @@ async fn verify_at(mirror: &Mirror, hour: i64) {
         .unwrap();
 }
 
-/// What comes after the upgrade.
+/// The runs after the upgrade.
 fn change(world: &mut World) {
     world.set_now(at(AFTERWARDS));
     world.evolve(2);
@@ -175,11 +175,11 @@ struct Relation {
     columns: String,
 }
 
-/// What a schema has.
+/// The tables and views of a schema.
 struct Schema {
-    /// Tables and views in the order in which they were made, so that none refers to a later one.
+    /// Tables and views in the order of their creation, so that none refers to a later one.
     relations: Vec<Relation>,
-    /// Of [`QUESTIONS`], those whose function is there.
+    /// The [`QUESTIONS`] whose function exists.
     questions: Vec<(&'static str, &'static str)>,
 }
 
@@ -224,7 +224,7 @@ async fn relations(database: &TestDatabase) -> Vec<Relation> {
     rows.lines().map(relation).collect()
 }
 
-/// Copies the rows of all tables that are there, with the columns that are there.
+/// Copies the rows of all existing tables, with the existing columns.
 async fn fill(database: &TestDatabase, schema: &Schema, from: &TestDatabase) {
     let mut source = from.connect().await;
     let mut target = database.connect().await;
@@ -242,7 +242,7 @@ async fn fill(database: &TestDatabase, schema: &Schema, from: &TestDatabase) {
         let copied = into.finish().await.unwrap();
         assert_ne!(copied, 0, "no row for {name}");
     }
-    // As if they had been given out here.
+    // Sequences continue as if the ids had been generated here.
     for (table, column) in [("instance", "instance_id"), ("sync_run", "run_id")] {
         let next = format!(
             "select setval(pg_get_serial_sequence('swr.{table}', '{column}'), (select max({column}) from swr.{table}))"
@@ -262,8 +262,8 @@ async fn execute(connection: &mut PgConnection, sql: &str) {
         .unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
-/// What users of the database have made: a view of each table, view and function, a table that
-/// refers to each table that may be referred to, grants, an index, and what they wrote about them.
+/// Objects of the users: a view of each table, view and function, a table that refers to each table that may
+/// be referred to, grants, an index, and comments.
 async fn add_things_of_users(database: &TestDatabase, schema: &Schema) {
     let mut connection = database.connect().await;
     let has_views = schema.relations.iter().any(|relation| !relation.is_table);
@@ -307,7 +307,7 @@ fn view_of(call: &str) -> &str {
     call.split('(').next().unwrap()
 }
 
-/// The calls of the functions that are there.
+/// The calls of the existing functions.
 async fn questions(database: &TestDatabase) -> Vec<(&'static str, &'static str)> {
     let functions = "select proname from pg_proc where pronamespace = (
                          select oid from pg_namespace where nspname = 'swr_report'
@@ -334,7 +334,7 @@ async fn key(database: &TestDatabase, table: &str) -> String {
         .await
 }
 
-/// Who may do what with our tables, columns, views, functions and schemas, one right on each line.
+/// The privileges on our tables, columns, views, functions and schemas, one on each line.
 const RIGHTS: &str = "
     select format('%s %s %s', o.name, r.grantee::regrole, r.privilege_type)
     from (
@@ -357,7 +357,7 @@ const RIGHTS: &str = "
     cross join lateral aclexplode(o.acl) r
     order by 1";
 
-/// What users wrote about their things, and which of them refer to ours.
+/// The comments on users' objects, and their references to our objects.
 const THINGS: &str = "
     select format('%s %s', c.oid::regclass, obj_description(c.oid, 'pg_class'))
     from pg_class c
@@ -374,7 +374,7 @@ fn lines(text: &str) -> BTreeSet<&str> {
     text.lines().collect()
 }
 
-/// The rows of these queries, each on a line of its own after the name of its query.
+/// The rows of these queries, one on each line after the name of its query.
 async fn contents(database: &TestDatabase, queries: &[(String, String)]) -> String {
     let parts = queries
         .iter()
@@ -385,7 +385,7 @@ async fn contents(database: &TestDatabase, queries: &[(String, String)]) -> Stri
         .await
 }
 
-/// What an upgrade must leave as it is: the columns there were, and what users see by their views.
+/// Data that an upgrade must not change: the existing columns, and the results of the users' views.
 async fn must_stay(database: &TestDatabase, schema: &Schema) -> String {
     let mut queries = Vec::new();
     let mut views = Vec::new();
@@ -407,7 +407,7 @@ async fn end(database: &TestDatabase, known: &Schema) -> String {
     let present = Schema::of(database).await;
     let mut queries = Vec::new();
     for Relation { name, columns, .. } in present.tables() {
-        // Tells how long a run took, too.
+        // Also contains the duration of a run.
         if name == "swr.sync_run" {
             continue;
         }
@@ -473,7 +473,7 @@ async fn a_database_of_each_schema_so_far_comes_up_to_now_with_all_that_is_in_it
         .await;
 
     let mut upgraded = Vec::new();
-    // The present schema is among them: it is the first that roles can be given rights to.
+    // They include the current schema: it is the first with objects for all grants.
     for version in MIGRATOR.iter().map(|migration| migration.version) {
         let name = format!("schema_{version}");
         let known = upgrade(&server, &mirror, version, &name).await;
@@ -508,8 +508,8 @@ async fn a_database_of_each_schema_so_far_comes_up_to_now_with_all_that_is_in_it
     }
 }
 
-/// Makes a database as it was at a version, brings it up to now, and looks for what is missing.
-/// Gives what the schema had before.
+/// Creates a database at an earlier version, upgrades it, and checks that nothing is missing.
+/// Returns the earlier schema.
 async fn upgrade(server: &PrivateServer, mirror: &Mirror, version: i64, name: &str) -> Schema {
     server
         .execute("postgres", &format!("create database {name}"))
@@ -551,7 +551,7 @@ async fn upgrade(server: &PrivateServer, mirror: &Mirror, version: i64, name: &s
     schema
 }
 
-/// All that the report role is for.
+/// Everything that the report role must be able to do.
 async fn reports(database: &TestDatabase) -> Vec<String> {
     let Schema {
         relations,

@@ -1,4 +1,4 @@
-//! Verification: every kind of corruption is found, and no change of the registry is taken for one.
+//! Verification: every kind of corruption is found, and changes of the registry are not reported as corruption.
 
 use chrono::{TimeDelta, Utc};
 use serde_json::json;
@@ -29,7 +29,7 @@ async fn verify_until(
     histories: Option<u64>,
     stop: &Stop,
 ) -> Result<Verification, SyncError> {
-    // Near the end, so that the sample continues at the start.
+    // Near the end, so that the sample continues at the beginning.
     let start = "sha256:f8";
     mirror::verify(emulator, database, histories, start, Clock::system(), stop).await
 }
@@ -41,7 +41,7 @@ async fn verify_all(emulator: &Emulator, database: &TestDatabase) -> Verificatio
         .unwrap_or_else(|error| panic!("no verdict: {error}"))
 }
 
-/// What was found, as `verdict table.field`, each once.
+/// The distinct differences, as `verdict table.field`.
 async fn found(database: &TestDatabase) -> String {
     database
         .snapshot(
@@ -51,8 +51,8 @@ async fn found(database: &TestDatabase) -> String {
         .await
 }
 
-/// A registry with some past: tags that moved and went, artifacts that are gone, pulls, an index
-/// and a chart, and a database that has seen all of it.
+/// A registry with a history: moved and removed tags, removed artifacts, pulls, an index and a chart; and a
+/// database with all of this history.
 async fn mirror_with_a_past() -> Mirror {
     let mirror = Mirror::new(World::generate(3, 60, start_of_time())).await;
     mirror.sync().await;
@@ -66,15 +66,15 @@ async fn mirror_with_a_past() -> Mirror {
         let tagged = tagged.unwrap().clone();
         world.remove_tag(tagged.repository_id, &tagged.tags[0].name);
     });
-    // A tag is removed when two listings in a row lack it.
+    // A tag is removed when it is missing from two listings in a row.
     mirror.sync().await;
     mirror.sync().await;
     mirror
 }
 
-/// What is done to the database, and what must be found: nothing else may be.
+/// Corruptions of the database, and exactly the differences that must be found.
 const CORRUPTIONS: [(&str, &str); 106] = cases! {
-    // Artifacts, of which there are live and removed ones.
+    // Artifacts, existing and removed.
     "update swr.artifact set size_bytes = size_bytes + 1 where {an artifact}" => "artifact.size_bytes";
     "update swr.artifact set size_bytes = null where {an artifact}" => "artifact.size_bytes";
     "update swr.artifact set repository_id = repository_id + 1000000 where {an artifact without a tag}" => "artifact.repository_id";
@@ -92,7 +92,7 @@ const CORRUPTIONS: [(&str, &str); 106] = cases! {
     "update swr.artifact set removed_at = now() where artifact_id = (select min(artifact_id) from swr.artifact where removed_run_id is not null)" => "artifact.removed_at";
     "update swr.artifact set removed_run_id = 99 where artifact_id = (select min(artifact_id) from swr.artifact where removed_run_id is not null)" => "artifact.removed_at, artifact.removed_run_id";
     "delete from swr.artifact where {an artifact without a tag}" => "artifact.row";
-    // One that was never pushed would pass for one that is gone, were it not for its manifest.
+    // An artifact that was never pushed looks like a deleted one, except for its manifest.
     "insert into swr.artifact (instance_id, artifact_id, repository_id, first_seen_run_id, digest) values (1, 999999, 1, 1, 'sha256:none')" => "manifest.row";
     // Tags.
     "update swr.tag set artifact_id = (select min(artifact_id) from swr.artifact) where {a tag}" => "tag.artifact_id, tag_history.open interval";
@@ -202,7 +202,7 @@ fn is_of_sharing(found: &str) -> bool {
     SHARING.iter().any(|table| found.starts_with(table))
 }
 
-/// How the statements above choose their row.
+/// How the statements above select their row.
 const CHOICES: [(&str, &str); 15] = cases! {
     "{an artifact}" => "artifact_id = (select min(artifact_id) from swr.artifact where removed_at is null)";
     "{an artifact without a tag}" => "artifact_id = (select min(a.artifact_id) from swr.artifact a where a.removed_at is null
@@ -240,7 +240,7 @@ fn with_choices(statement: &str) -> String {
     statement
 }
 
-/// The tables that are corrupted, for a copy to go back to.
+/// The corrupted tables; they are restored from a copy.
 const TABLES: [&str; 14] = [
     "namespace",
     "repository",
@@ -260,7 +260,7 @@ const TABLES: [&str; 14] = [
 
 fn for_each_table(statement: &str) -> AssertSqlSafe<String> {
     let statements = TABLES.map(|table| statement.replace("{table}", table));
-    // Without foreign keys, which would refuse some of what a broken disk would not.
+    // Without foreign keys: they prevent some corruptions that a broken disk can cause.
     AssertSqlSafe(format!(
         "set session_replication_role = replica; {}",
         statements.join("; ")
@@ -327,7 +327,7 @@ async fn corruption_of_each_kind_is_found_and_nothing_else() {
     connection.close().await.unwrap();
 }
 
-/// What happened in the registry after the last run, and what a verification must take it for.
+/// Changes of the registry after the last run, and the expected result of a verification.
 #[tokio::test]
 async fn what_changed_in_the_registry_is_no_corruption() {
     let mirror = mirror_with_a_past().await;
@@ -336,7 +336,7 @@ async fn what_changed_in_the_registry_is_no_corruption() {
         for round in 2..5 {
             world.evolve(round);
         }
-        // Each on its own, so that nothing else explains it.
+        // One at a time, so that no other change explains the difference.
         let tagged: Vec<_> = world
             .artifacts()
             .filter(|artifact| !artifact.tags.is_empty())
@@ -387,7 +387,7 @@ async fn what_changed_in_the_registry_is_no_corruption() {
     assert_eq!(report.histories.unavailable, 0);
 }
 
-/// One change of a registry that is otherwise at rest.
+/// A single change of the registry.
 type Change = (&'static str, fn(&mut World));
 
 const CHANGES: [Change; 9] = [
@@ -480,7 +480,7 @@ async fn a_verification_writes_no_fact_and_leaves_the_view_of_runs_alone() {
     assert_eq!(mirror.database.last_run_with(columns).await, expected);
     let staged = "select count(*) from swr.staged_artifact";
     assert_eq!(mirror.snapshot(staged).await, "0");
-    // And a run after it has nothing to do.
+    // A run after it has nothing to write.
     let next = mirror.sync().await;
     assert_eq!(next.counters.rows_written, 0);
 }
@@ -490,7 +490,7 @@ async fn a_sample_asks_for_as_many_histories_as_it_was_told() {
     let mirror = mirror_with_a_past().await;
     let digests = "select count(distinct digest) from swr.artifact where removed_at is null";
     let digests: u64 = mirror.snapshot(digests).await.parse().unwrap();
-    // More than are left after the start of the sample, and more than there are.
+    // More than remain after the start of the sample, and more than exist.
     for (asked, expected) in [
         (Some(0), 0),
         (Some(7), 7),
@@ -568,7 +568,7 @@ async fn a_signal_ends_a_verification_which_says_so() {
     let (stopper, stop) = stop::channel();
     let verification = verify_until(&mirror.emulator, &mirror.database, None, &stop);
     let stopping = async {
-        wait_until("a history is asked for", async || {
+        wait_until("a history is requested", async || {
             mirror.requests().of(RequestKind::BuildHistory) > 0
         })
         .await;
@@ -656,7 +656,7 @@ mod command {
     }
 }
 
-/// As after a restore from a backup: ids are given a second time, to other artifacts.
+/// As after a restore from a backup: ids are used again for other artifacts.
 #[tokio::test]
 async fn ids_that_name_other_artifacts_are_recorded_and_no_corruption() {
     let mut world = World::empty(start_of_time());

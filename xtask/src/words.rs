@@ -39,8 +39,8 @@ const PHRASES: &[(&str, &str)] = &[
 ];
 
 /// Texts of the project.
-const PLACES: &str = "xtask migrations docs deploy docker dashboards .ci fuzz Dockerfile docker-compose.yml \
-    Cargo.toml clippy.toml deny.toml *.md";
+const PLACES: &str = "src crates tests benches xtask migrations docs deploy docker dashboards .ci fuzz \
+    Dockerfile docker-compose.yml Cargo.toml clippy.toml deny.toml *.md";
 
 /// Lines that contain a phrase for a good reason: file, and part of the line.
 const ALLOWED: &[(&str, &str)] = &[];

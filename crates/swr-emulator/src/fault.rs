@@ -156,7 +156,7 @@ impl Fault {
     }
 
     /// Whether it can be injected into a request of this kind.
-    pub fn befalls(&self, kind: RequestKind) -> bool {
+    pub fn applies_to(&self, kind: RequestKind) -> bool {
         use RequestKind::{Artifacts, BuildHistory, Namespaces, Repositories, Token, Unknown};
         match self {
             Fault::RepeatedMarker
@@ -224,7 +224,7 @@ impl FaultPlan {
         let possible = || {
             self.weighted
                 .iter()
-                .filter(|(_, fault)| fault.befalls(kind))
+                .filter(|(_, fault)| fault.applies_to(kind))
         };
         let total: u32 = possible().map(|(weight, _)| weight).sum();
         let mut left = roll(subject, 1) * f64::from(total);

@@ -302,7 +302,7 @@ impl State {
         };
         let fault = lock(&self.faults).next(kind);
         if let Some(fault) = &fault {
-            self.befall(fault, instance).await;
+            self.apply_fault(fault, instance).await;
         }
         let answered = fault.as_ref().and_then(instead);
         let admitted = match answered {
@@ -342,7 +342,7 @@ impl State {
     }
 
     /// Applies a fault before the request is handled.
-    async fn befall(&self, fault: &Fault, instance_id: Option<&str>) {
+    async fn apply_fault(&self, fault: &Fault, instance_id: Option<&str>) {
         let event = match fault {
             Fault::Hang => return std::future::pending().await,
             Fault::Late(delay) => return tokio::time::sleep(*delay).await,

@@ -1,4 +1,4 @@
-//! The commands on a PostgreSQL server of their own, where no database is named.
+//! The commands with the embedded PostgreSQL server, without a database URL.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -10,13 +10,13 @@ use crate::support::mirror::{wait_until, world_of};
 use crate::support::program::{Program, emulator};
 use crate::support::{assert_contains, assert_lacks};
 
-/// A folder for the server, emptied of processes at the end.
+/// A folder for the server. Its processes are ended when it is dropped.
 struct DataDir(TempDir);
 
 impl DataDir {
     fn new() -> DataDir {
         let folder = tempfile::tempdir().unwrap();
-        // As root, the server is somebody else, who has to pass through.
+        // As root, the server runs as another user, who must be able to enter the folder.
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         DataDir(folder)
     }
@@ -29,7 +29,7 @@ impl DataDir {
         Program::new(arguments).env("SWR_SYNC_DATA_DIR", self.path())
     }
 
-    /// What a query gives on a server that runs, or on one started for it.
+    /// The result of a query, on the running server or on one that is started for it.
     async fn ask(&self, sql: &str) -> Option<String> {
         let program = self.program(&["query", sql, "--format", "csv"]);
         let finished = program.run().await;
@@ -40,7 +40,7 @@ impl DataDir {
             .map(|(_, rows)| rows.to_owned())
     }
 
-    /// Whether a process names this folder: a server, its supervisor, or one that uses them.
+    /// Whether a process has this folder in its arguments: a server, its supervisor, or a client.
     fn is_in_use(&self) -> bool {
         let processes = std::fs::read_dir("/proc").unwrap().flatten();
         processes
@@ -89,7 +89,7 @@ async fn without_a_database_url_a_server_of_its_own_is_used_and_named() {
         "run 1: published in ",
         "3 new, 0 changed",
     ]);
-    // The command returns when the server it alone used has stopped.
+    // If no other command uses the server, the command returns after it has stopped.
     assert!(!folder.is_in_use());
 
     sync()
@@ -136,7 +136,7 @@ async fn a_first_sync_that_is_killed_is_taken_up_by_the_next() {
         .await;
     assert_eq!(outcomes.as_deref(), Some("abandoned\npublished\n"));
 
-    // As if nothing had happened.
+    // The result is the same as before.
     let undisturbed = TestDatabase::create().await;
     Program::sync(&emulator, &undisturbed).code(0).await;
     for report in ["artifact", "tag", "build_history"] {
@@ -198,7 +198,7 @@ async fn the_demo_shows_it_all() {
     assert!(page.ends_with("</html>"));
     assert_contains(stdout, "/swr-sync-demo.html\n");
 
-    // Until a registry is synced, these are about the demo's data.
+    // Until a registry is synced, these commands show the data of the demo.
     let status = folder.program(&["status"]).code(0).await;
     assert_contains(&status.stdout, "demo: the data is ");
     assert_contains(&status.stderr, "this is the data of `swr-sync demo`");
@@ -228,7 +228,7 @@ async fn the_configuration_file_names_the_folder_and_is_read_by_its_owner_alone(
     let elsewhere = tempfile::tempdir().unwrap();
     let file = elsewhere.path().join("swr-sync.toml");
     std::fs::write(&file, format!("data_dir = '{}'\n", folder.path())).unwrap();
-    // The server is somebody else if this is root, and must not be in need of it.
+    // If this is root, the server runs as another user, who has no access to it.
     std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
     let path = file.to_str().unwrap();
     let db = |action: &str| Program::new(&["db", action, "--config", path]);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::support::{assert_contains, assert_ends_with, cases};
 
-/// Runs a report and gives its rows without the header, as CSV fields.
+/// Runs a report and returns its rows without the header, as CSV fields.
 async fn rows(database: &TestDatabase, arguments: &[&str]) -> Vec<Vec<String>> {
     let program = Program::new(&["report"]).args(arguments);
     let finished = program
@@ -35,14 +35,14 @@ async fn filters_narrow_a_report() {
         repositories(&["--namespace", "team"]).await,
         ["app/api", "o'mirror"]
     );
-    // A quote is a character like any other.
+    // A quote has no special meaning.
     assert_eq!(
         repositories(&["--repository", "o'mirror"]).await,
         ["o'mirror"]
     );
     let attack = "x' or 'a' = 'a";
     assert_eq!(repositories(&["--instance", "demo"]).await.len(), 3);
-    // As everybody writes it; the name has a slash of its own.
+    // The usual notation; the name itself has a slash, too.
     for path in ["team/app/api", "app/api"] {
         assert_eq!(repositories(&["--repository", path]).await, ["app/api"]);
     }

@@ -38,7 +38,7 @@ fn prose(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The anchors that GitHub gives the headings.
+/// The anchors that GitHub generates for headings.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut anchors = BTreeSet::new();
     for line in prose(text).lines() {
@@ -67,7 +67,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
     anchors
 }
 
-/// Where the links of a text lead, inline code left out.
+/// The targets of the links in a text, without inline code.
 fn links(text: &str) -> Vec<String> {
     let mut links = Vec::new();
     let prose = prose(text);
@@ -80,7 +80,7 @@ fn links(text: &str) -> Vec<String> {
     links
 }
 
-/// A path with `..` taken out.
+/// A path with `..` resolved.
 fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for component in path.components() {
@@ -93,7 +93,7 @@ fn plain(path: &Path) -> PathBuf {
     plain
 }
 
-/// Why a link leads nowhere, if it does.
+/// The error if a link has no target.
 fn broken(files: &BTreeMap<PathBuf, String>, file: &Path, link: &str) -> Option<String> {
     if link.contains("://") || link.starts_with("mailto:") {
         return None;

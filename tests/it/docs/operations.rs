@@ -1,4 +1,4 @@
-//! What docs/operations.md lets an operator do to the tables, done.
+//! Runs the SQL for operators in docs/operations.md.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ fn documented(name: &str) -> String {
     }
 }
 
-/// With other words in place of those an operator is meant to change.
+/// Replaces the placeholders that an operator has to change.
 fn edited(sql: &str, from: &str, to: &str) -> String {
     assert!(sql.contains(from), "{from} is missing");
     sql.replace(from, to)
@@ -166,7 +166,7 @@ async fn tables(database: &TestDatabase) -> Vec<String> {
     names.lines().map(str::to_owned).collect()
 }
 
-/// What the tables hold of an instance, as a number and a checksum for each.
+/// Number and checksum of the rows of an instance, for each table.
 async fn rows_of(database: &TestDatabase, instance_id: &str) -> String {
     let mut text = String::new();
     for table in tables(database).await {

@@ -56,7 +56,7 @@ fn the_chinese_guide_shows_commands_of_the_english_pages() {
     assert_eq!(only.join("\n"), "", "only in {CHINESE_GUIDE}");
 }
 
-/// The page that a newcomer sees fits on a screen or two; everything else is in docs/.
+/// The README is short; everything else is in docs/.
 #[test]
 fn the_readmes_are_short() {
     for file in ["README.md", "README.zh-CN.md"] {
@@ -71,7 +71,7 @@ fn the_readmes_link_to_each_other() {
     assert!(read("README.zh-CN.md").contains("](README.md)"));
 }
 
-/// The numbers that the rows of a section's tables begin with.
+/// The numbers at the start of the rows of a section's tables.
 fn codes(file: &str, heading: &str) -> Vec<u8> {
     let page = read(file);
     let section = page

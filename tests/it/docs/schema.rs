@@ -1,4 +1,4 @@
-//! docs/swr-sync.schema.json is what the program prints, and which files it accepts.
+//! Checks that docs/swr-sync.schema.json is the schema that the program prints, and which files it accepts.
 
 use std::process::Command;
 
@@ -11,7 +11,7 @@ fn printed() -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_swr-sync"))
         .args(["config", "schema"])
         .env_clear()
-        // It must not need one that is in order.
+        // The command must work without a valid configuration file.
         .env("SWR_SYNC_CONFIG", "/nowhere/swr-sync.toml")
         .output()
         .unwrap();
@@ -62,7 +62,7 @@ fn the_schema_tells_files_apart() {
     }
 }
 
-/// As JSON, which schemas are about.
+/// The file as JSON, for the schema.
 fn document(text: &str) -> Value {
     table(DeTable::parse(text).unwrap().get_ref())
 }
@@ -85,7 +85,7 @@ fn json(value: &DeValue<'_>) -> Value {
     }
 }
 
-/// As much of JSON Schema as ours uses; it fails the test on any other keyword.
+/// Implements the keywords of JSON Schema that ours uses; any other keyword fails the test.
 fn fits(root: &Value, schema: &Value, value: &Value) -> bool {
     let all_fit = |schemas: &Value, every: bool| {
         let mut schemas = schemas.as_array().unwrap().iter();

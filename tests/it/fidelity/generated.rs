@@ -1,7 +1,7 @@
-//! Generated answers, each value together with what must become of it.
+//! Generated answers, each value together with the expected column value.
 //!
-//! What is expected is put together beside the spelling, piece by piece; nothing here parses
-//! JSON or times. PostgreSQL itself says what the expected JSON is as jsonb.
+//! The expected value is built together with the JSON text, piece by piece; nothing here parses
+//! JSON or times. PostgreSQL converts the expected JSON to jsonb.
 //!
 //! `PROPTEST_CASES` sets the number of listings; each has up to 808 documents.
 
@@ -30,13 +30,13 @@ const TWICE: &str = "given more than once, the last one counts";
 const AS_TEXT: &str = "beyond jsonb, stored as the text of its JSON";
 const DROPPED: &str = "row without a key, not stored";
 
-/// JSON as the registry spells it.
+/// JSON as the registry writes it.
 #[derive(Clone, Default, PartialEq)]
 struct Source {
     bytes: Vec<u8>,
-    /// The same in characters: `\xff` for a byte that is none.
+    /// The same as text, with `\xff` for a byte that is not UTF-8.
     shown: String,
-    /// Whether jsonb holds it as it is.
+    /// Whether jsonb can store it unchanged.
     is_legal: bool,
 }
 
@@ -61,7 +61,7 @@ impl Source {
         self.is_legal &= other.is_legal;
     }
 
-    /// As the column `original` has to have it, in JSON.
+    /// The expected value of the column `original`, in JSON.
     fn original(&self) -> String {
         match self.is_legal {
             true => self.shown.clone(),
@@ -76,10 +76,10 @@ impl std::fmt::Debug for Source {
     }
 }
 
-/// A value, what is to be stored for it, and what is to be recorded.
+/// A value, the expected stored value, and the expected recorded issue.
 #[derive(Debug, Clone)]
 struct Value {
-    /// `None` if the field is not there.
+    /// `None` if the field is missing.
     source: Option<Source>,
     stored: Option<String>,
     actions: BTreeSet<&'static str>,
@@ -147,7 +147,7 @@ fn pieces() -> impl Strategy<Value = Vec<Piece>> {
         1 => (0xdc00_u16..0xe000).prop_map(Piece::LoneLow),
         1 => prop_oneof![Just(0xff), Just(0xc0), Just(0x80)].prop_map(Piece::InvalidByte),
     ];
-    // Most texts are short and in order.
+    // Most texts are short and valid.
     prop_oneof![
         3 => vec("[a-z]".prop_map(|text| Piece::Plain(text.chars().next().unwrap())), 0..6),
         2 => vec(piece, 0..12),
@@ -186,7 +186,7 @@ fn text_of(pieces: &[Piece]) -> Value {
                 after_high = true;
             }
             Piece::LoneLow(unit) => {
-                // The two would be a pair.
+                // The two would be a surrogate pair.
                 if was_after_high {
                     source.push("-");
                     stored.push('-');
@@ -216,7 +216,7 @@ fn string() -> impl Strategy<Value = Value> {
     pieces().prop_map(|pieces| text_of(&pieces))
 }
 
-/// Values that are no text, number or boolean.
+/// Values that are not text, number or boolean.
 fn container() -> impl Strategy<Value = String> {
     prop_oneof![
         Just("[]".to_owned()),
@@ -299,7 +299,7 @@ fn boolean() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// A time; stored is the number of nanoseconds since 1970 of which `decimals` decimals are kept.
+/// A time. The stored value is in nanoseconds since 1970, truncated to `decimals` decimals.
 fn time(decimals: usize, zero_is_never: bool) -> impl Strategy<Value = Value> {
     let date = (
         prop_oneof![Just(1), Just(0), Just(9999), 1960..2040],
@@ -377,7 +377,7 @@ fn time(decimals: usize, zero_is_never: bool) -> impl Strategy<Value = Value> {
     ]
 }
 
-/// Any JSON; stored is what jsonb has to hold, in JSON.
+/// Any JSON. The stored value is the expected jsonb, in JSON.
 fn json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         4 => string().prop_map(|value| Value { stored: value.stored.as_deref().map(quoted), ..value }),
@@ -415,7 +415,7 @@ fn json() -> impl Strategy<Value = Value> {
                 let source = object.source.as_mut().unwrap();
                 let mut last = BTreeMap::new();
                 for (place, (number, mut name, value)) in members.into_iter().enumerate() {
-                    // Names that come twice do so by this number alone.
+                    // Only this number makes names occur twice.
                     name.insert(0, Piece::Plain(char::from(b'0' + number)));
                     let name = text_of(&name);
                     if place > 0 {
@@ -446,9 +446,9 @@ fn json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A field that no column is for: its name, and its value.
+/// A field without a column: name and value.
 fn extra() -> impl Strategy<Value = Vec<(Value, Value)>> {
-    // Few names, so that some come twice.
+    // Few names, so that some occur twice.
     let name = prop_oneof![2 => Just(Vec::new()), 1 => pieces()];
     let field = (0..6_u8, name, json()).prop_map(|(number, mut name, value)| {
         name.splice(0..0, format!("x{number}-").chars().map(Piece::Plain));
@@ -460,7 +460,7 @@ fn extra() -> impl Strategy<Value = Vec<(Value, Value)>> {
 /// A recorded alteration: table, row, field, action, original in JSON.
 type Issue = (&'static str, String, String, &'static str, String);
 
-/// A row under construction, and what has to come of it.
+/// A row under construction, and its expected result.
 struct Row {
     table: &'static str,
     key: String,
@@ -488,12 +488,12 @@ impl Row {
         }
     }
 
-    /// A value with fields of its own, which record what becomes of them themselves.
+    /// A value that has fields. Their expected results are recorded separately.
     fn nested(&mut self, name: &str, source: &Source) {
         self.member(&Source::new(quoted(name)), source);
     }
 
-    /// A field that ends in `extra` as the row gives it.
+    /// A field that is stored unchanged in `extra`.
     fn left_over(&mut self, name: &str, value: &Value) {
         self.field(name, value);
         if let (Some(source), Some(_)) = (&value.source, &value.stored) {
@@ -589,7 +589,7 @@ struct Artifact {
     history: History,
 }
 
-/// A namespace or a repository of the catalog, which have much in common.
+/// The common part of a namespace and a repository of the catalog.
 #[derive(Debug, Clone)]
 struct Entry {
     id: Id,
@@ -721,7 +721,7 @@ fn id() -> impl Strategy<Value = Id> {
 }
 
 impl Id {
-    /// How the row spells this id, and the key under which the row is recorded.
+    /// The id as written in the row, and the key of the row in issues.
     fn spell(&self, id: i64, place: usize) -> (String, Option<String>) {
         match self {
             Id::Number => (id.to_string(), Some(id.to_string())),
@@ -830,7 +830,7 @@ fn artifact() -> impl Strategy<Value = Artifact> {
         )
 }
 
-/// Everything a listing has to leave behind: rows of columns, where JSON is marked as such.
+/// The expected content of the tables after a listing: rows of columns. JSON is marked.
 #[derive(Default)]
 struct Expected {
     namespaces: Vec<Vec<Option<Cell>>>,
@@ -864,7 +864,7 @@ fn prefixed(prefix: String, pieces: &[Piece]) -> Value {
 }
 
 impl Expected {
-    /// Spells the row of the list, and the history of its digest if that will be asked for.
+    /// Writes the row of the list, and the history of its digest if that will be requested.
     fn artifact(
         &mut self,
         number: u64,
@@ -947,7 +947,7 @@ impl Expected {
         (source, Some((digest, history)))
     }
 
-    /// Spells a row of the catalog's lists.
+    /// Writes a row of the catalog's lists.
     fn entry(&mut self, table: &'static str, place: usize, document: &Entry) -> Source {
         let id = 100 + place as i64;
         let (key, id_source) = document.id.spell(id, place);
@@ -1173,7 +1173,7 @@ fn spell_tag(
 
 type Rows = BTreeSet<Vec<Option<String>>>;
 
-/// Has PostgreSQL write JSON its own way, so that rows can be compared.
+/// Converts JSON to PostgreSQL's format, so that rows can be compared.
 async fn normalised(connection: &mut PgConnection, rows: Vec<Vec<Option<Cell>>>) -> Rows {
     let json: Vec<&String> = rows
         .iter()
@@ -1217,7 +1217,7 @@ async fn stored_rows(connection: &mut PgConnection, sql: String) -> Vec<Vec<Opti
     rows.await.unwrap().iter().map(values).collect()
 }
 
-/// Syncs the documents as one listing, and compares what is stored with what has to be.
+/// Syncs the documents as one listing, and compares the stored rows with the expected ones.
 async fn check(
     mirror: &Mirror,
     first_id: i64,
@@ -1254,7 +1254,7 @@ async fn check(
             source.bytes
         })
         .collect();
-    // Beside those that the artifacts are in.
+    // In addition to those that contain the artifacts.
     let rows_of = |known: String, rows: Vec<Source>| {
         let mut page = Source::new(known);
         for row in &rows {
@@ -1342,7 +1342,7 @@ async fn check(
 fn what_the_registry_gives_is_stored_or_recorded() {
     let is_by_hand = std::env::var_os("PROPTEST_CASES").is_some();
     let config = Config {
-        // Each step is a run of its own.
+        // Each step is a separate run.
         max_shrink_time: 60_000,
         failure_persistence: None,
         ..Config::default()
@@ -1373,7 +1373,7 @@ fn what_the_registry_gives_is_stored_or_recorded() {
         Ok(())
     });
     println!("{} documents", documents.load(Ordering::Relaxed));
-    // The mirror's connections end inside of the runtime.
+    // The connections of the mirror must be closed inside the runtime.
     runtime.block_on(async move { drop(mirror) });
     match outcome {
         Ok(()) => {}

@@ -1,4 +1,4 @@
-//! Which image is built on which.
+//! The base of each image.
 
 use super::*;
 use crate::support::cases;
@@ -24,7 +24,7 @@ async fn check_built_on(mirror: &Mirror, arguments: &str, expected: &[&str]) {
 async fn base_image_is_the_artifact_with_the_longest_beginning() {
     let mirror = Mirror::new(shop()).await;
     mirror.sync().await;
-    // The os is in two repositories: shown is the one that was pushed first.
+    // The os is in two repositories. The report shows the one that was pushed first.
     let expected = [
         "base | os | d0 | NULL | NULL | NULL | NULL | NULL | NULL | NULL | 1 | 1000",
         "shop | web/front | d1 | base | os | d0 | {12.1,latest} | 2 | 1 | 1000 | 2 | 1200",
@@ -36,16 +36,16 @@ async fn base_image_is_the_artifact_with_the_longest_beginning() {
     let report = rows(&mirror.database, &query("base_image")).await;
     let row = "demo | shop | api | d3 | {} | shop | api | {stable,v1} | d2 | 2 | 3";
     assert!(report.iter().any(|known| known == row), "{report:?}");
-    // The os itself shares nothing with what is not built on it.
+    // The os itself shares nothing with images that are not built on it.
     check(&mirror.database, UNKNOWN, &[]).await;
 
-    // A tagged one is shown before the older one.
+    // A tagged one has precedence over the older one.
     mirror.with_world(|world| {
         let os = world.repository("base", "os").unwrap().id;
         assert!(world.remove_tag(os, "latest"));
         assert!(world.remove_tag(os, "12.1"));
     });
-    // A tag goes when two listings in a row lack it.
+    // A tag is removed when it is missing from two listings in a row.
     mirror.sync().await;
     mirror.sync().await;
     let of_front = format!("select * from ({BASES}) x where digest like '%d1'");
@@ -81,7 +81,7 @@ async fn a_base_that_goes_or_comes_changes_what_is_built_on_it() {
     mirror.sync().await;
     check(&mirror.database, of_d3, &["NULL"]).await;
 
-    // With another command and an image of its own, but the same layers.
+    // A different image with another command, but the same layers.
     mirror.with_world(|world| {
         let repository = world.add_repository("base", "slim");
         world.add_artifact(
@@ -104,10 +104,10 @@ async fn images_without_a_base_in_the_registry_are_grouped_by_what_they_share() 
     let mut world = shop();
     let others = world.add_repository("shop", "other");
     for (digits, steps) in cases! {
-        // Another base, which two images of one repository have.
+        // Another base, of two images in one repository.
         "d4" => vec![layer("FROM elsewhere", "a1", 500), layer("RUN a", "a2", 50)];
         "d5" => vec![layer("FROM elsewhere", "a1", 500), layer("RUN b", "a3", 5)];
-        // One of its own.
+        // A layer that no other image has.
         "d6" => vec![layer("FROM scratch", "a4", 7)];
     } {
         world.add_artifact(
@@ -125,7 +125,7 @@ async fn images_without_a_base_in_the_registry_are_grouped_by_what_they_share() 
     }
     let mirror = Mirror::new(world).await;
     mirror.sync().await;
-    // d3 is built on d2, so what the two share is not what d2 is built on.
+    // d3 is built on d2, so their common layers are not the base of d2.
     let expected = [
         "1 | 1000 | 2 | 2 | shop | web/front | d1",
         "1 | 500 | 2 | 1 | shop | other | d4",
@@ -160,7 +160,7 @@ async fn built_on_lists_all_that_must_be_rebuilt() {
     check_built_on(&mirror, &of("d3"), &[]).await;
     check_built_on(&mirror, &of("c0"), &[]).await;
 
-    // A base that is gone from the registry still is what they were built on.
+    // A base that was removed from the registry is still the base of these images.
     mirror.with_world(|world| {
         for (namespace, name) in [("base", "os"), ("shop", "mirror")] {
             let gone = world.repository(namespace, name).unwrap().id;

@@ -21,7 +21,7 @@ async fn untagged_artifact_shows_what_no_tag_names() {
         assert!(world.move_tag(api, "stable", d3));
         assert!(world.artifact(d2).unwrap().tags.is_empty());
     });
-    // A tag goes when two listings in a row lack it.
+    // A tag is removed when it is missing from two listings in a row.
     mirror.sync().await;
     mirror.sync().await;
     let expected = [

@@ -1,4 +1,4 @@
-//! What the rules find in build commands.
+//! Findings in build commands.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ fn env(command: &str) -> Value {
     json!({"created": "2026-01-02T03:04:05Z", "created_by": command, "empty_layer": true})
 }
 
-/// A base image with a password in it, and what is built on it:
+/// A base image with a password, and images that are built on it:
 ///
 /// ```text
 /// base/os   d0           the base: b1, password
@@ -102,7 +102,7 @@ async fn findings_show_where_they_come_from_and_which_artifacts_carry_them() {
     ];
     check_report(&mirror, "artifact_finding", &carried).await;
 
-    // Without the base, its oldest child is where the password comes from.
+    // Without the base, its oldest child is the origin of the password.
     mirror.with_world(|world| {
         for (namespace, name) in [("base", "os"), ("shop", "web")] {
             let gone = world.repository(namespace, name).unwrap().id;
@@ -158,7 +158,7 @@ async fn a_secret_is_in_the_build_history_alone() {
     assert_eq!(rows(&mirror.database, unmasked).await, expected);
 }
 
-/// What was found, wherever it is kept.
+/// The findings in all tables.
 const FOUND: &str = "
     select f.instance_id, f.rule_id, f.occurrences, c.command, c.masked_command
     from swr.command c
@@ -168,7 +168,7 @@ const FOUND: &str = "
 #[tokio::test]
 async fn commands_stored_under_other_rules_are_examined_again_once() {
     let mut world = careless();
-    // More than are examined at once.
+    // More than one batch.
     let steps: Vec<Value> = (0..2_100)
         .map(|number| env(&format!("RUN curl -k https://{number}.example -o /x")))
         .collect();
@@ -185,7 +185,7 @@ async fn commands_stored_under_other_rules_are_examined_again_once() {
     let version = "select rules_version from swr.instance";
     check(&mirror.database, version, &[&RULES_VERSION.to_string()]).await;
 
-    // Other rules missed some, found others, and counted differently.
+    // Other rules had missed some, found others, and counted differently.
     let differently = [
         "insert into swr.finding_rule values ('old', 0, 'info', 'Old', 'it was', 'x') on conflict do nothing",
         "delete from swr.command_finding where rule_id in ('pipe-to-shell', 'unverified-download')",
@@ -194,7 +194,7 @@ async fn commands_stored_under_other_rules_are_examined_again_once() {
         "update swr.command set masked_command = 'RUN [redacted]' where command like 'RUN%'",
         "update swr.command set masked_command = null where command like 'ENV%'",
     ];
-    // By an older program, by a newer one, and by a run that was killed before its end.
+    // Of an older program, of a newer one, and of a killed run.
     for version in [
         (RULES_VERSION - 1).to_string(),
         (RULES_VERSION + 1).to_string(),
@@ -224,7 +224,7 @@ async fn an_interrupted_run_leaves_no_command_to_older_rules() {
         .snapshot("update swr.instance set rules_version = 0")
         .await;
     mirror.snapshot("delete from swr.command_finding").await;
-    // A run that does not come to its end says that there is something to do.
+    // A run that fails leaves the commands marked as not examined.
     let refusal = r#"{"error_code":"SVCSTG.SWR.4000001","error_msg":"no"}"#;
     mirror.fail_next(RequestKind::Artifacts, 400, refusal);
     mirror.try_sync().await.unwrap_err();
@@ -240,7 +240,7 @@ async fn a_history_from_another_instance_comes_with_its_findings() {
     let mirror = Mirror::new(careless()).await;
     mirror.sync().await;
     let found = mirror.snapshot(FOUND).await;
-    // The other instance was examined by other rules.
+    // The commands of the other instance were examined under other rules.
     for sql in [
         "delete from swr.command_finding",
         "update swr.command set masked_command = null",

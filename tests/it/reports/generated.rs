@@ -1,4 +1,4 @@
-//! Sizes and bases over generated registries, against what a plain computation gives.
+//! Sizes and bases of generated registries, compared with a simple computation.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use swr_emulator::{Quirks, WorldSettings};
 use super::*;
 use crate::support::mirror::start_of_time;
 
-/// What the reports are about, of one artifact.
+/// The data of one artifact that the reports depend on.
 struct Image {
     artifact_id: i64,
     repository_id: i64,
@@ -18,7 +18,7 @@ struct Image {
     is_index: bool,
     is_tagged: bool,
     pushed_at: DateTime<Utc>,
-    /// The layers in their order, with sizes; `None` where the registry has no list of steps.
+    /// The layers in their order, with sizes; `None` if the registry has no list of steps.
     chain: Option<Vec<(String, u64)>>,
 }
 
@@ -30,7 +30,7 @@ impl Image {
             .collect()
     }
 
-    /// Whether all layers of the other one are below this one's last.
+    /// Whether the layers of the other one are the first layers of this one, without its last.
     fn is_built_on(&self, base: &Image) -> bool {
         let (Some(chain), Some(base)) = (&self.chain, &base.chain) else {
             return false;
@@ -72,7 +72,7 @@ fn images(world: &World) -> Vec<Image> {
         .collect()
 }
 
-/// Which of these keys hold each layer.
+/// The keys that have each layer.
 fn holders<'a, K: Ord>(
     images: &'a [Image],
     key: impl Fn(&'a Image) -> K,
@@ -86,7 +86,7 @@ fn holders<'a, K: Ord>(
     holders
 }
 
-/// The bytes of the layers that are held, and of those held by one key alone, for each key.
+/// For each key, the bytes of its layers, and of the layers that only this key has.
 fn layer_bytes<'a, K: Ord>(
     images: &'a [Image],
     key: impl Fn(&'a Image) -> K,
@@ -108,7 +108,7 @@ fn layer_bytes<'a, K: Ord>(
         .collect()
 }
 
-/// What a sum may count: an index only where nothing that could be its child is listed.
+/// The bytes that a sum may count: of an index, only if no possible child of it is listed.
 fn logical_bytes(image: &Image, images: &[Image]) -> u64 {
     let could_be_child = |other: &Image| {
         other.repository_id == image.repository_id
@@ -333,20 +333,20 @@ async fn sizes_and_bases_are_those_of_a_plain_computation() {
             seed,
             artifacts: 260,
             now: start_of_time(),
-            // An artifact whose history is gone would have layers that nobody can know.
+            // The layers of an artifact without history would be unknown.
             quirks: Quirks {
                 gone: 0.0,
                 ..Quirks::default()
             },
         });
         let mut mirror = Mirror::new(world).await;
-        // A repository that goes may hold more than a run is allowed to remove.
+        // A removed repository may have more artifacts than a run is allowed to remove.
         mirror.safeguards.max_removals_percent = None;
         let mut chance = fastrand::Rng::with_seed(seed);
         for round in 0..4 {
             if round > 0 {
                 mirror.with_world(|world| {
-                    // Bases go, too.
+                    // Bases are removed, too.
                     let bases: Vec<i64> = world
                         .artifacts()
                         .filter(|artifact| artifact.id % 11 == i64::from(round))

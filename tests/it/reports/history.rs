@@ -1,4 +1,4 @@
-//! The registry's past: a month of pushes, retags and deletions, day by day.
+//! The history of the registry: a month of pushes, retags and deletions, day by day.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -56,7 +56,7 @@ fn artifacts_with_places(
     })
 }
 
-/// What one day brings at random, an event every two hours. Returns the tags after each.
+/// Random events of one day, one every two hours. Returns the tags after each event.
 fn live_a_day(
     world: &mut World,
     morning: DateTime<Utc>,
@@ -153,7 +153,8 @@ async fn a_month_is_told_as_it_was() {
     check_growth(&mirror, &listings).await;
 }
 
-/// The tags that a listing lacks for the first time although it has their artifact: they are still shown.
+/// Tags that are missing from a listing for the first time although their artifact is listed. They are
+/// still shown.
 fn kept_tags(shown: &Tags, kept: &Tags, tags: &Tags, artifacts: &Artifacts) -> Tags {
     let stays = |digest: &String| artifacts.values().any(|artifact| artifact.2 == *digest);
     let missing = shown.iter().filter(|(name, digest)| {
@@ -164,7 +165,7 @@ fn kept_tags(shown: &Tags, kept: &Tags, tags: &Tags, artifacts: &Artifacts) -> T
         .collect()
 }
 
-/// Right at each listing; in between, what was so at some moment between the two listings.
+/// The result is exact at each listing. In between, it is a state from between the two listings.
 async fn check_tag_at(
     mirror: &Mirror,
     listings: &[(DateTime<Utc>, Tags, Artifacts)],
@@ -187,14 +188,14 @@ async fn check_tag_at(
             }
         }
     }
-    // Pushes are known to the moment, so that the answer changes within a day.
+    // The times of pushes are exact, so the result changes within a day.
     assert!(
         between > 10,
         "{between} answers differ from the listing before"
     );
 }
 
-/// Each run found exactly the difference between two listings.
+/// Each run stored exactly the difference between two listings.
 async fn check_changes(mirror: &Mirror, listings: &[(DateTime<Utc>, Tags, Artifacts)]) {
     let (mut changes, mut moves) = (Vec::new(), Vec::new());
     let (mut old_tags, mut old_artifacts) = (&Tags::new(), &Artifacts::new());
@@ -235,7 +236,7 @@ async fn check_changes(mirror: &Mirror, listings: &[(DateTime<Utc>, Tags, Artifa
     check_sorted(mirror, sql, moves).await;
 }
 
-/// Pushes on their day, removals on the day of the listing that showed them first.
+/// Pushes on their day, removals on the day of the first listing without the artifact.
 async fn check_growth(mirror: &Mirror, listings: &[(DateTime<Utc>, Tags, Artifacts)]) {
     let mut days: BTreeMap<(String, NaiveDate), (i64, i64, i64, i64)> = BTreeMap::new();
     let mut seen = Artifacts::new();
@@ -300,7 +301,7 @@ async fn check_sorted(mirror: &Mirror, sql: &str, mut expected: Vec<String>) {
 #[tokio::test]
 async fn change_tells_what_a_changed_or_returned_artifact_was_like() {
     let mirror = Mirror::new(World::empty(start_of_time())).await;
-    // The registry shows one artifact as this row; the row is all that changes.
+    // The registry returns this row for one artifact. Only the row changes.
     let (row, shown) = mirror.with_world(|world| {
         let repository = world.add_repository("shop", "api");
         let shown = world.add_artifact(repository, artifact("d0", 100, &[])).unwrap();
@@ -319,12 +320,12 @@ async fn change_tells_what_a_changed_or_returned_artifact_was_like() {
     mirror.sync_at(at(20)).await;
     show(row(500, 120, "2026-03-02T00:00:00.000Z"));
     mirror.sync_at(at(21)).await;
-    // Another artifact in its place, then the first one again.
+    // Another artifact replaces it, then the first one returns.
     show(row(501, 120, "2026-03-02T00:00:00.000Z"));
     mirror.sync_at(at(22)).await;
     show(row(500, 120, "2026-03-02T00:00:00.000Z"));
     mirror.sync_at(at(23)).await;
-    // A pull is no change.
+    // A pull is not a change.
     let mut pulled = row(500, 120, "2026-03-02T00:00:00.000Z");
     pulled["pull_time"] = "2026-03-03T00:00:00.000Z".into();
     show(pulled);

@@ -1,5 +1,4 @@
-//! The reports say what their comments say, where the registry leaves something out, gives it twice or
-//! takes it back.
+//! The reports match their comments if the registry leaves a value out, returns it twice or reverts it.
 
 use swr_emulator::Instance;
 use swr_sync::sync::SyncSettings;
@@ -85,7 +84,7 @@ async fn an_index_counts_where_no_existing_untagged_artifact_may_be_its_child() 
     mirror.sync().await;
     check(&mirror.database, logical, &["88002000 | 88002000"]).await;
 
-    // Index and child that go together stay what they were.
+    // If an index and its child are removed together, their past values stay the same.
     mirror.emulator.with_world(|world| {
         let repository = world.repository("shop", "multi").unwrap().id;
         world.add_artifact(repository, small("d4", at(4), &[]));
@@ -114,7 +113,7 @@ async fn a_change_shows_the_values_of_its_run() {
     };
     let tags = json!({"tags": [{"id": 1, "name": "v1", "push_time": "2026-03-01T00:00:00.000Z"}]});
     for (hour, row) in [
-        // Without a push time, the time of the listing is what is known.
+        // Without a push time, only the time of the listing is known.
         (20, row("d0", 100, tags.clone())),
         (
             21,
@@ -173,7 +172,7 @@ async fn an_image_that_adds_only_configuration_has_its_base_and_must_be_rebuilt(
     );
     let on_configured = [&configured[..], &[layer("COPY . /", "b3", 10)]].concat();
     add(&mut world, "d4", &on_configured, 5);
-    // The same layers, but by other steps: nothing shows that it was built from d0.
+    // The same layers, but other steps: it is unknown whether it was built from d0.
     add(&mut world, "d5", &[layer("COPY / /", "b1", 1000)], 6);
     let mirror = Mirror::new(world).await;
     mirror.sync().await;
@@ -207,7 +206,7 @@ async fn an_image_that_adds_only_configuration_has_its_base_and_must_be_rebuilt(
         .emulator
         .with_world(|world| world.delete_artifact(base));
     mirror.sync().await;
-    // Its layers are those of d1 and others, but nothing shows that it was built from one of them.
+    // It has the layers of d1 and other images, but it is unknown whether it was built from one of them.
     let of_d3 = "select base_is_proven from swr_report.base_image where digest like '%d3'";
     check(&mirror.database, of_d3, &["f"]).await;
     let of_d4 =
@@ -264,7 +263,7 @@ async fn whether_an_artifact_may_be_in_an_index_is_null_where_a_missing_value_de
         "select digest, may_be_in_index from swr_report.untagged_artifact order by digest";
     let expected = ["d1 | t", "d2 | NULL", "d3 | f", "d4 | NULL", "d5 | f"];
     check(&mirror.database, untagged, &expected).await;
-    // Another index, of which the size is not known.
+    // Another index, of unknown size.
     mirror.emulator.with_world(|world| {
         let id = world
             .add_artifact(repository, index("d6", 1, at(1)))
@@ -341,7 +340,7 @@ async fn ids_of_artifacts_are_looked_for_in_one_instance() {
     };
     let by_id = of(", in_instance_id => 2");
     check(&mirror.database, &by_id, &["2 | 1 | 4"]).await;
-    // The name is that of both.
+    // Both have the same name.
     for arguments in ["", ", in_instance => 'demo'"] {
         let mut connection = mirror.database.connect().await;
         let error = sqlx::raw_sql(sqlx::AssertSqlSafe(of(arguments)))
@@ -384,7 +383,7 @@ async fn a_layer_with_and_without_its_size_is_one_layer() {
         "d1",
         &[unsized_layer("b1"), layer("RUN a", "b2", 20)],
     );
-    // Both in one image; and one of which nobody knows the size.
+    // Both in one image; and a layer of unknown size.
     add(
         "two",
         "d2",
@@ -484,7 +483,7 @@ async fn times_before_1980_are_never() {
         let sql = format!("select num_nonnulls({columns}) from swr_report.{view}");
         check(&mirror.database, &sql, &["0"]).await;
     }
-    // The table has what the registry sent.
+    // The table has the values of the registry.
     let stored = "select pulled_at from swr.artifact";
     check(&mirror.database, stored, &["0001-01-01 00:00:43+00"]).await;
 }

@@ -1,7 +1,7 @@
-//! All reports about the content of registries, over random histories of changes, against a plain
-//! computation from what the registries listed: two instances in one database, with the same ids and images.
+//! All reports about the content of registries, after random histories of changes, compared with a simple
+//! computation from the listings. There are two instances in one database, with the same ids and images.
 //!
-//! `MODEL_SEEDS=100 cargo test --test it -- reports::model` tries as many histories.
+//! `MODEL_SEEDS=100 cargo test --test it -- reports::model` tries this many histories.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,7 +47,7 @@ struct Row {
 #[derive(Debug, Clone, PartialEq)]
 struct Step {
     command: String,
-    /// Its digest, and whether the history gives its size.
+    /// Its digest, and whether the history has its size.
     layer: Option<(u32, bool)>,
 }
 
@@ -77,19 +77,19 @@ fn time(time: Option<Time>) -> String {
     shown(time.map(|time| time.format("%Y-%m-%d %H:%M:%S+00")))
 }
 
-/// What a registry holds.
+/// The content of a registry.
 #[derive(Default)]
 struct Registry {
     repositories: BTreeMap<i64, (i64, String)>,
     rows: BTreeMap<i64, Row>,
     removed: Vec<Row>,
-    /// Digests whose history is not given yet.
+    /// Digests whose history is not available yet.
     late: BTreeSet<String>,
     last_id: i64,
 }
 
 const NAMESPACES: [&str; 3] = ["base", "payments", "search"];
-/// The ids that the emulator gives them.
+/// Their ids in the emulator.
 const NAMESPACE_IDS: std::ops::RangeInclusive<i64> = 2..=4;
 
 fn namespace(id: i64) -> &'static str {
@@ -364,7 +364,7 @@ struct Listed {
 }
 
 impl Listed {
-    /// What the row was after a run.
+    /// The row after a run.
     fn after(&self, run_id: i64) -> &Row {
         let later = self.past.iter().find(|(run, ..)| *run > run_id);
         later.map_or(&self.row, |(_, row, _)| row)
@@ -406,7 +406,7 @@ impl Fetched {
 
 type Storage = [i64; 5];
 
-/// What the database is expected to hold of an instance.
+/// The expected content of the database for an instance.
 #[derive(Default)]
 struct Expected {
     instance_id: i64,
@@ -621,7 +621,7 @@ impl Expected {
             .collect()
     }
 
-    /// The size of a layer, if any history of the instance gives it.
+    /// The size of a layer, if any history of the instance has it.
     fn size_of(&self, images: &Images, layer: u32) -> Option<i64> {
         let mut stored = self
             .fetched
@@ -639,7 +639,7 @@ impl Expected {
         sizes.sum()
     }
 
-    /// What an index counts depends on what was listed with it.
+    /// The bytes of an index depend on the artifacts that were listed with it.
     fn logical(&self, listed: &Listed) -> Option<i64> {
         let (index, size) = (&listed.row, listed.row.size);
         let may_be_child = |other: &&Listed| {
@@ -676,7 +676,7 @@ impl Expected {
         self.logical(&self.artifacts[&id]).unwrap_or(0)
     }
 
-    /// Who holds each layer.
+    /// The keys that have each layer.
     fn holders<K: Ord>(
         &self,
         images: &Images,
@@ -691,7 +691,7 @@ impl Expected {
         holders
     }
 
-    /// Layer bytes, those of one alone, and the fair share.
+    /// Layer bytes, exclusive bytes, and the fair share.
     fn layer_bytes<K: Ord>(
         &self,
         images: &Images,
@@ -759,7 +759,7 @@ impl Expected {
         }
     }
 
-    /// The longest beginning of the layers that is all of another image's.
+    /// The longest prefix of the layers that equals all layers of another image.
     fn base_chain(&self, images: &Images, chain: &[u32]) -> Option<Vec<u32>> {
         let chains = self
             .layered(images)
@@ -829,7 +829,7 @@ impl Check<'_> {
         );
     }
 
-    /// The rows of a view, of the instance.
+    /// The rows of a view for the instance.
     async fn view(&self, columns: &str, view: &str, expected: Vec<String>) {
         let instance_id = self.expected.instance_id;
         let sql =
@@ -1626,7 +1626,7 @@ async fn check_history(seed: u64) {
     let mut run_id = 0;
     for round in 1..=ROUNDS {
         for number in 0..2 {
-            // More than a week apart, so that each history that is missing is due.
+            // More than a week apart, so that each missing history is due.
             let now =
                 start_of_time() + TimeDelta::days(9 * round) + TimeDelta::hours(number as i64);
             for _ in 0..12 {

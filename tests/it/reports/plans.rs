@@ -1,9 +1,9 @@
-//! How the server finds the rows of one repository: by their keys, whether or not it has statistics.
-//! Plans are compared and not times, which depend on the machine.
+//! Checks that the server finds the rows of one repository by index, with and without statistics. The tests
+//! check plans instead of times, because times depend on the machine.
 
 use super::*;
 
-/// Tables that grow with the registry. None may be read as a whole for one repository.
+/// Tables that grow with the registry. No query for one repository may read them completely.
 const LARGE: [&str; 8] = [
     "artifact",
     "tag",
@@ -17,8 +17,8 @@ const LARGE: [&str; 8] = [
 
 const ARTIFACTS_OF_A_REPOSITORY: usize = 20;
 
-/// Repositories with images of one base: two steps of it, three of their own, one of them with a
-/// finding. Written by SQL, as a run over so many takes minutes.
+/// Repositories with images of one base: two steps of the base, and three other steps, one of them with a
+/// finding. Inserted with SQL, because a run over so many images takes minutes.
 async fn registry_of(artifacts: usize) -> TestDatabase {
     let database = TestDatabase::create().await;
     let repositories = artifacts / ARTIFACTS_OF_A_REPOSITORY;
@@ -108,7 +108,8 @@ async fn plan(database: &TestDatabase, query: &str) -> Vec<Value> {
     nodes
 }
 
-/// Reading a large table as a whole: without an index, or by an index for the whole instance.
+/// Parts of the plan that read a large table completely: without an index, or with an index for the whole
+/// instance.
 fn reads_all(node: &Value) -> bool {
     let index = node["Index Name"].as_str();
     let relation = node["Relation Name"].as_str();
@@ -122,17 +123,17 @@ fn reads_all(node: &Value) -> bool {
             let condition = node["Index Cond"].as_str().unwrap_or_default();
             let of_instance_alone =
                 !condition.contains(" AND ") && condition.contains("instance_id =");
-            // Has what is to be fetched again, and nothing else.
+            // This index contains only manifests to be requested again.
             let is_short = index == "manifest_waiting";
             is_large(index) && !is_short && (condition.is_empty() || of_instance_alone)
         }
-        // The index below a bitmap has been looked at.
+        // The index scan below a bitmap scan is checked separately.
         (None, Some(relation)) => node["Node Type"] == "Seq Scan" && LARGE.contains(&relation),
         (None, None) => false,
     }
 }
 
-/// The views that have the rows of one repository.
+/// The views with rows of one repository.
 fn views_of_places() -> Vec<&'static str> {
     let by_repository = REPORTS
         .iter()
@@ -159,8 +160,8 @@ async fn check_plans(artifacts: usize) {
             if view != "history_failure" {
                 assert_eq!(database.snapshot(&rows).await, "t", "{view}");
             }
-            // Its plan begins with the few findings where all are wanted, for which the steps have to be
-            // joined in a way that needs statistics.
+            // For all findings, its plan begins with the few findings. The join with the steps needs
+            // statistics.
             if view == "artifact_finding" && state == "before analyze" {
                 continue;
             }
@@ -170,7 +171,7 @@ async fn check_plans(artifacts: usize) {
         }
         database.snapshot("vacuum analyze").await;
     }
-    // Pages of rows in the order of a report that an index has.
+    // Pages of rows in the order of an index.
     for name in ["artifact", "build_history"] {
         let report = report::find(name).unwrap();
         let query = report.query(&FilterValues::default(), 50).unwrap();

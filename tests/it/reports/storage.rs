@@ -1,4 +1,4 @@
-//! Sizes, what is shared, and what a clean-up would free.
+//! Sizes, shared layers, and the bytes that a cleanup would free.
 
 use super::*;
 use crate::support::mirror::start_of_time;
@@ -49,7 +49,7 @@ async fn artifact_size_tells_what_is_shared_and_what_deleting_would_free() {
 async fn storage_by_namespace_counts_shared_layers_once() {
     let mirror = Mirror::new(shop()).await;
     mirror.sync().await;
-    // Of b1 to b4, all are in `shop` and b1 in `base` too; logical is 1300 + 1130 + 1134 + 77 + 1100.
+    // All of b1 to b4 are in `shop`, and b1 is also in `base`; logical is 1300 + 1130 + 1134 + 77 + 1100.
     let expected = [
         "demo | shop | 3 | 5 | 4741 | 1234 | 1000 | 234 | 734 | 77 | 2026-03-01 17:00:00+00 | NULL",
         "demo | base | 1 | 1 | 1100 | 1000 | 1000 | 0 | 500 | 0 | 2026-03-01 12:00:00+00 | 2026-03-01 21:00:00+00",
@@ -128,9 +128,9 @@ async fn reclaimable_is_what_only_the_set_has() {
     };
     check(&digests(&["d2"]), &["demo | 1 | 1130 | 0 | 0 | 0"]).await;
     check(&digests(&["d3"]), &["demo | 1 | 1134 | 1 | 4 | 0"]).await;
-    // Together they free what each keeps from being freed alone.
+    // Together they free layers that neither frees alone.
     check(&digests(&["d2", "d3"]), &["demo | 2 | 2264 | 2 | 34 | 0"]).await;
-    // A digest stands for its artifacts in all repositories.
+    // A digest selects its artifacts in all repositories.
     check(&digests(&["d0"]), &["demo | 2 | 2200 | 0 | 0 | 0"]).await;
     check(&digests(&["c0", "c0"]), &["demo | 1 | 77 | 0 | 0 | 77"]).await;
     let all = digests(&["d0", "d1", "d2", "d3", "c0"]);
@@ -142,7 +142,7 @@ async fn reclaimable_is_what_only_the_set_has() {
     .await;
     check(&format!("{all}, 'other'"), &[]).await;
 
-    // By id, for one repository's copy.
+    // An id selects the copy in one repository.
     let ids: Vec<i64> = mirror.with_world(|world| {
         let api = world.repository("shop", "api").unwrap().id;
         let mirror = world.repository("shop", "mirror").unwrap().id;
@@ -160,13 +160,13 @@ async fn reclaimable_is_what_only_the_set_has() {
     .await;
     let both = by_id(&format!("{api_d2}, {api_d3}"));
     check(&both, &["demo | 2 | 2264 | 2 | 34 | 0"]).await;
-    // Both ways in one question; what is named twice counts once.
+    // Both in one call; an artifact that is selected twice counts once.
     let mixed = format!("{}, null, array[{api_d2}, {api_d3}]", digests(&["d3"]));
     check(&mixed, &["demo | 2 | 2264 | 2 | 34 | 0"]).await;
 }
 
-/// A multi-platform image: an index over d1 and d2, which are untagged, and an index (d4) whose
-/// children the registry does not list, in a repository of its own.
+/// A multi-platform image: an index of d1 and d2, which are untagged; and in a separate repository an index
+/// (d4) whose children are not listed.
 fn platforms() -> World {
     let mut world = World::empty(start_of_time());
     let repository = world.add_repository("shop", "multi");
@@ -188,7 +188,7 @@ fn platforms() -> World {
         ..artifact(digits, size_bytes, &["v1"])
     };
     world.add_artifact(repository, index("d3", 2205, at(1)));
-    // Not in the index, for it is younger.
+    // Not in the index, because it is newer.
     world.add_artifact(
         repository,
         ArtifactSpec {
@@ -225,7 +225,7 @@ async fn an_index_counts_only_where_its_children_are_not_listed() {
         &["shop | 5 | 4210 | 1040 | 900"],
     )
     .await;
-    // The size itself stays what the API says.
+    // The size itself is the one of the API.
     let expected = [
         "shop | multi | d1 | {} | IMAGE | 1100 | 2 | 1010 | 1000 | 10",
         "shop | multi | d2 | {} | IMAGE | 1100 | 2 | 1010 | 1000 | 10",
@@ -312,7 +312,7 @@ async fn an_unchanged_registry_leaves_what_was_computed_alone() {
     assert_eq!(mirror.snapshot(versions).await, before);
 }
 
-/// A registry may claim any size, and sums of them need not fit a bigint.
+/// A registry may return any size, and sums of sizes may exceed a bigint.
 #[tokio::test(flavor = "multi_thread")]
 async fn sizes_beyond_all_measure_stop_neither_a_run_nor_a_report() {
     let mut world = World::empty(start_of_time());
@@ -336,7 +336,7 @@ async fn sizes_beyond_all_measure_stop_neither_a_run_nor_a_report() {
             ..ArtifactSpec::default()
         };
         digests.push(digest(&format!("a{number}")));
-        // Three repositories hold each, so that its size is multiplied too.
+        // Each is in three repositories, so that its size is multiplied too.
         for repository in repositories {
             let artifact = world.add_artifact(repository, spec.clone()).unwrap();
             let row = json!({

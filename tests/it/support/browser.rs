@@ -1,6 +1,6 @@
-//! Debian's Chromium without a window, told what to do by its DevTools protocol.
+//! Debian's Chromium without a window, controlled by the DevTools protocol.
 //!
-//! The messages go through pipes, each ended by a NUL; there is no port to wait for.
+//! The messages are sent through pipes, each ended by a NUL, so there is no port to wait for.
 
 use std::io::Write;
 use std::path::Path;
@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
-/// Ample, since the machine may be busy with other tests.
+/// Long, because the machine may be busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 const FLAGS: &[&str] = &[
@@ -36,13 +36,13 @@ pub(crate) struct Browser {
     output: BufReader<ChildStdout>,
     session: Value,
     sent: u64,
-    /// What was said in passing: the name of each event, and its parameters.
+    /// Events that were received while waiting for answers: name and parameters.
     events: Vec<(String, Value)>,
     _profile: TempDir,
 }
 
 impl Browser {
-    /// None where Chromium is not installed, which only a developer's machine may be without.
+    /// `None` if Chromium is not installed, which is allowed only on a developer's machine.
     pub(crate) async fn start() -> Option<Browser> {
         let folders = std::env::var_os("PATH").unwrap_or_default();
         let is_installed =
@@ -50,12 +50,12 @@ impl Browser {
         if !is_installed {
             let advice = "chromium is not installed: apt-get install chromium";
             assert!(std::env::var_os("CI").is_none(), "{advice}");
-            // Past the harness, which would keep it to itself.
+            // Directly to stderr, because the harness captures `eprintln`.
             let _ = writeln!(std::io::stderr(), "skipped, because {advice}");
             return None;
         }
         let profile = tempfile::tempdir().unwrap();
-        // The browser reads its orders from descriptor 3 and answers on 4.
+        // The browser reads commands from descriptor 3 and answers on 4.
         let mut process = Command::new("sh")
             .args(["-c", "exec chromium \"$@\" 3<&0 4>&1 >&2", "sh"])
             .args(FLAGS)
@@ -86,7 +86,7 @@ impl Browser {
         Some(browser)
     }
 
-    /// A window of that width, which prefers `light` or `dark`.
+    /// Sets the width of the window, and the preferred colour scheme: `light` or `dark`.
     pub(crate) async fn look(&mut self, width: u32, scheme: &str) {
         let metrics =
             json!({"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false});
@@ -115,7 +115,7 @@ impl Browser {
         }
     }
 
-    /// What an expression of JavaScript gives.
+    /// The value of a JavaScript expression.
     pub(crate) async fn evaluate(&mut self, expression: &str) -> Value {
         let arguments =
             json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
@@ -124,8 +124,8 @@ impl Browser {
         answer["result"]["value"].clone()
     }
 
-    /// Complaints since the page was opened: of the page, of the browser about it, and requests
-    /// for anything but the page itself.
+    /// Problems since the page was opened: errors and warnings of the page and the browser, and requests for
+    /// other resources than the page itself.
     pub(crate) fn complaints(&self) -> Vec<&(String, Value)> {
         let is_complaint = |(name, parameters): &&(String, Value)| match name.as_str() {
             "Runtime.consoleAPICalled" | "Runtime.exceptionThrown" | "Log.entryAdded" => true,

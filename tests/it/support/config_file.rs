@@ -1,10 +1,10 @@
-//! A configuration file, and other files beside it.
+//! A configuration file, and other files in the same directory.
 
 use std::os::unix::fs::PermissionsExt;
 
 use tempfile::TempDir;
 
-/// In a folder that goes when it is dropped. Only the owner may read the files.
+/// In a folder that is removed when this value is dropped. Only the owner may read the files.
 pub(crate) struct ConfigFile(TempDir);
 
 impl ConfigFile {
@@ -18,7 +18,7 @@ impl ConfigFile {
         self.path_of("swr-sync.toml")
     }
 
-    /// Writes a file, and gives its path.
+    /// Writes a file, and returns its path.
     pub(crate) fn add(&self, name: &str, text: &str) -> String {
         std::fs::write(self.path_of(name), text).unwrap();
         self.set_mode(name, 0o600);

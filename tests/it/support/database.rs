@@ -1,12 +1,12 @@
-//! A database of its own for every test, on a real PostgreSQL server.
+//! A separate database for every test, on a real PostgreSQL server.
 //!
-//! The server is, in this order: the one that `TEST_DATABASE_URL` names; the
-//! embedded one, if PostgreSQL's programs are installed; a container.
-//! `TEST_DATABASE_BACKEND` (`url`, `local` or `container`) forces one of them.
+//! The server is, in this order: the one of `TEST_DATABASE_URL`; the embedded one, if PostgreSQL's
+//! programs are installed; a container. `TEST_DATABASE_BACKEND` (`url`, `local` or `container`) selects
+//! one of them.
 //!
-//! The migrations run once, into a template; a test's database is a copy of it.
-//! All of that is agreed on through the server, so it holds for a process per
-//! test just as for a thread per test.
+//! The migrations run once, in a template; the database of a test is a copy of it. Tests coordinate
+//! through locks on the server, so this works with a process for each test and with a thread for each
+//! test.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::mpsc::{self, TryRecvError};
@@ -29,17 +29,16 @@ mod container;
 /// lock; databases are copied under the shared one.
 const TEMPLATE_LOCK: &str = "hashtextextended('swr-sync test templates', 0)";
 
-/// How long any one step on the server may take, waiting for the lock included.
+/// Timeout for each step on the server, including the wait for the lock.
 const STEP_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A test's database that is older has lost its test.
+/// The test of an older database no longer runs.
 const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
 
-/// A template that is older belongs to migrations that have changed since.
+/// An older template belongs to migrations that have changed since.
 const TEMPLATE_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Outlives the runtimes of single tests, which is why the server, and the
-/// dropping of databases, belong to it.
+/// Outlives the runtimes of single tests. So it runs the server and drops databases.
 static BACKGROUND: LazyLock<Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -49,7 +48,7 @@ static BACKGROUND: LazyLock<Runtime> = LazyLock::new(|| {
         .expect("a runtime for the test databases")
 });
 
-/// A database that exists for as long as this value.
+/// A database that is dropped together with this value.
 pub(crate) struct TestDatabase {
     name: String,
     url: String,
@@ -63,12 +62,12 @@ impl TestDatabase {
         create(true).await
     }
 
-    /// A database without anything in it.
+    /// An empty database.
     pub(crate) async fn create_empty() -> TestDatabase {
         create(false).await
     }
 
-    /// A database on a server of the test's own, which goes with its server.
+    /// A database on a separate server of the test. It is removed with its server.
     pub(crate) fn at(url: String) -> TestDatabase {
         TestDatabase {
             name: String::new(),
@@ -88,7 +87,7 @@ impl TestDatabase {
         }
     }
 
-    /// Runs statements that answer nothing.
+    /// Runs statements without a result.
     pub(crate) async fn execute(&self, sql: &str) {
         self.snapshot(sql).await;
     }
@@ -186,12 +185,12 @@ impl Drop for TestDatabase {
 
 /// The databases of this process that are in use, and those that are being dropped.
 ///
-/// Only the last to go waits, so that nothing is left behind when the process ends. Others must not:
-/// dropping a database takes every session of the server to cooperate, which one that is sending
-/// rows does only when they are read, perhaps by another future of the very task that would wait.
+/// Only the last one waits until all are dropped, so that none remains when the process ends. Others must
+/// not wait: to drop a database, the server needs a reaction of every session, and a session that is
+/// sending rows reacts only when the rows are read, possibly by another future of the waiting task.
 struct Life {
     in_use: usize,
-    /// Each ends, without a message, with the database.
+    /// Each is closed, without a message, when the database is dropped.
     dropping: Vec<mpsc::Receiver<()>>,
 }
 
@@ -201,7 +200,7 @@ static LIFE: std::sync::Mutex<Life> = std::sync::Mutex::new(Life {
 });
 
 impl Life {
-    /// What to wait for when a database goes out of use.
+    /// The channels to wait for when a database is no longer used.
     fn end(&mut self, is_done: mpsc::Receiver<()>) -> Vec<mpsc::Receiver<()>> {
         let goes_on =
             |dropping: &mpsc::Receiver<()>| dropping.try_recv() == Err(TryRecvError::Empty);
@@ -215,7 +214,7 @@ impl Life {
     }
 }
 
-/// The future is made and run over there, since that of sqlx's migrator is not `Send`.
+/// The future is created and run on the background runtime, because that of sqlx's migrator is not `Send`.
 async fn create(migrated: bool) -> TestDatabase {
     let create = move || BACKGROUND.block_on(try_create(migrated));
     match BACKGROUND.spawn_blocking(create).await {
@@ -281,7 +280,7 @@ async fn create_database(server: &Server, name: &str, migrated: bool) -> Result<
         format!("create database {name} template {template}"),
     )
     .await?;
-    // Closing the session gives the lock back.
+    // Closing the session releases the lock.
     admin.close().await
 }
 
@@ -311,7 +310,7 @@ async fn build_template(
     .await?;
     execute(
         admin,
-        // Text sorts alike on every server.
+        // The same order of texts on every server.
         format!("create database {unfinished} template template0 lc_collate 'C' lc_ctype 'C'"),
     )
     .await?;
@@ -360,8 +359,8 @@ async fn drop_database(server: &Server, name: &str) -> Result<(), String> {
     }
 }
 
-/// Drops what tests that were killed have left. Skipped while a template is
-/// being built, and for databases that somebody is connected to.
+/// Drops databases of killed tests. Skipped while a template is being built, and for databases with
+/// connections.
 async fn drop_leftovers(admin_url: &str) -> Result<(), sqlx::Error> {
     let mut admin = PgConnection::connect(admin_url).await?;
     let lock = format!("select pg_try_advisory_lock({TEMPLATE_LOCK})");
@@ -409,15 +408,15 @@ struct Server {
     hold: Hold,
 }
 
-/// What keeps the server there.
+/// What keeps the server running.
 enum Hold {
-    /// Somebody else.
+    /// The server is not ours.
     Nothing,
-    /// A lock that the kernel drops with this process.
+    /// A lock that the kernel releases when this process ends.
     Embedded {
         _server: embedded_postgres::EmbeddedServer,
     },
-    /// Removed when the last test lets go of it, because nobody would afterwards.
+    /// Removed after the last test: nothing removes it later.
     Container(Box<container::PostgresContainer>),
 }
 
@@ -431,11 +430,11 @@ impl Server {
 
 enum Shared {
     Untried,
-    /// Kept, so that not every test waits for the same time-outs.
+    /// The error, stored so that not every test waits for the same timeouts.
     Unavailable(String),
     /// For the life of the process.
     Permanent(Arc<Server>),
-    /// For as long as a test uses it: values in a static are never dropped.
+    /// Exists while a test uses it. A weak reference, because values in a static are never dropped.
     UntilUnused(Weak<Server>),
 }
 
@@ -469,7 +468,7 @@ async fn server() -> Result<Arc<Server>, String> {
     }
 }
 
-/// Lets go of the server, and removes its container if this was the last use.
+/// Releases the server, and removes its container if this was the last use.
 async fn release(server: Arc<Server>) {
     let _nobody_takes_it_meanwhile = SERVER.lock().await;
     if let Some(Server {
@@ -536,7 +535,7 @@ async fn local() -> Result<Server, String> {
         nix::unistd::geteuid(),
         env!("CARGO_PKG_VERSION")
     );
-    // Another PostgreSQL must not meet the data of this one.
+    // A different PostgreSQL must not use the same data.
     if let Some(dir) = &binaries_dir {
         let hash = Sha256::digest(dir.as_encoded_bytes());
         folder.push_str(&format!("-{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2]));
@@ -569,7 +568,7 @@ async fn in_container() -> Result<Server, String> {
     })
 }
 
-/// A failure to clean up is no reason to fail a test: a later run does it.
+/// A failed cleanup does not fail a test: a later run repeats it.
 #[expect(clippy::print_stderr, reason = "libtest shows it with the test")]
 fn warn(message: &str) {
     eprintln!("{message}");
@@ -591,7 +590,7 @@ fn unix_seconds() -> u64 {
     now.expect("a clock after 1970").as_secs()
 }
 
-/// Differs between processes and calls; that is all names need.
+/// A number that differs between processes and calls, for names.
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }

@@ -1,4 +1,4 @@
-//! A run that waits in the database, somewhere in its middle.
+//! A run that waits for a lock on a table.
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
@@ -9,7 +9,7 @@ use super::mirror::{Mirror, wait_until};
 use super::program::{Program, Running};
 use super::proxy::Proxy;
 
-/// The run, and what holds it up.
+/// The run, and what blocks it.
 pub(crate) struct HeldUp {
     pub(crate) run: Running,
     /// The session with the lock that it waits for.
@@ -26,7 +26,7 @@ impl HeldUp {
         } = mirror;
         describe_instance(mirror).await;
         let gateway = Proxy::before_endpoint(&emulator.endpoint()).await;
-        // Only a run that has started is held up: its start empties the staging tables.
+        // Only a run that has started can be blocked: its start empties the staging tables.
         gateway.fall_silent();
         let run = program.env("SWR_ENDPOINT", gateway.endpoint()).start();
         wait_until("the run has started", async || {
@@ -52,8 +52,8 @@ impl HeldUp {
     }
 }
 
-/// As an earlier run has left it: what the registry says of the instance is known, so that a run
-/// starts without a request.
+/// Stores the description of the instance as an earlier run would, so that a run starts without a
+/// request.
 async fn describe_instance(mirror: &Mirror) {
     let Mirror {
         emulator, database, ..
@@ -78,7 +78,7 @@ async fn describe_instance(mirror: &Mirror) {
     database.snapshot(&insert).await;
 }
 
-/// Keeps everybody else from writing to a table until the connection is dropped.
+/// Locks a table against writes of other sessions until the connection is dropped.
 pub(crate) async fn hold(database: &TestDatabase, table: &str) -> PgConnection {
     let mut connection = database.connect().await;
     let sql = format!("begin; lock table swr.{table} in exclusive mode");
@@ -89,7 +89,7 @@ pub(crate) async fn hold(database: &TestDatabase, table: &str) -> PgConnection {
     connection
 }
 
-/// Whether somebody waits to write to a table.
+/// Whether a session waits to write to a table.
 pub(crate) async fn is_waited_for(database: &TestDatabase, table: &str) -> bool {
     let waiting = format!(
         "select exists (
@@ -101,7 +101,7 @@ pub(crate) async fn is_waited_for(database: &TestDatabase, table: &str) -> bool 
     database.snapshot(&waiting).await == "t"
 }
 
-/// Waits until the server has noticed the end of all runs.
+/// Waits until the server has detected the end of all runs.
 pub(crate) async fn wait_until_alone(database: &TestDatabase) {
     wait_until("no session of the program is left", async || {
         let left = "select count(*) from pg_stat_activity
@@ -111,7 +111,7 @@ pub(crate) async fn wait_until_alone(database: &TestDatabase) {
     .await;
 }
 
-/// Waits until nobody holds the lock of an instance.
+/// Waits until the lock of an instance is free.
 pub(crate) async fn wait_until_unlocked(database: &TestDatabase) {
     wait_until("the lock is free", async || {
         let locks = "select count(*) from pg_locks where locktype = 'advisory' and objsubid = 2

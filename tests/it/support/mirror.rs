@@ -1,4 +1,4 @@
-//! An emulated registry, a database, and runs that join them.
+//! An emulated registry, a database, and runs from one into the other.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -36,11 +36,11 @@ pub(crate) fn world_of(images: usize) -> World {
     world
 }
 
-/// What the gateway answers, with 403, to a key without the right policy.
+/// The gateway's answer, with 403, to a key without the required policy.
 pub(crate) const GATEWAY_REFUSAL: &str =
     r#"{"error_code":"SVCSTG.SWR.4030170","error_msg":"no permission"}"#;
 
-/// The settings a test's client starts from: no caps, short waits.
+/// The default settings of a test's client: no rate limits, short delays.
 pub(crate) fn client_settings(emulator: &Emulator) -> ProjectSettings {
     let EmulatorSettings {
         project_id,
@@ -98,7 +98,7 @@ pub(crate) struct Mirror {
     pub(crate) safeguards: Safeguards,
 }
 
-/// A mirror is asked and changed like its registry.
+/// Tests inspect and change a mirror like its registry.
 impl Deref for Mirror {
     type Target = Emulator;
 
@@ -107,7 +107,7 @@ impl Deref for Mirror {
     }
 }
 
-/// The tables that hold facts; an unchanged registry must leave them alone.
+/// The tables with facts. A run over an unchanged registry must not write to them.
 pub(crate) const FACT_TABLES: [&str; 21] = [
     "instance",
     "namespace",
@@ -173,7 +173,7 @@ impl Mirror {
             .unwrap_or_else(|error| panic!("the run failed: {error}"))
     }
 
-    /// One run whose clock shows this time.
+    /// One run at this time.
     pub(crate) async fn sync_at(&self, now: DateTime<Utc>) -> RunReport {
         let client = client_settings(&self.emulator);
         let settings = SyncSettings {
@@ -207,7 +207,7 @@ impl Mirror {
         run(emulator, database, *dry_run, *safeguards, progress, stop).await
     }
 
-    /// A run that waits for its instance's lock as long as it takes.
+    /// A run that waits for the lock of its instance without a limit.
     pub(crate) async fn sync_waiting(
         &self,
         progress: &Arc<Progress>,
@@ -221,14 +221,14 @@ impl Mirror {
         run_as(client, settings, &self.database, progress, stop).await
     }
 
-    /// What the registry holds now as text, in an order that does not depend on how it got there.
-    /// Left out is what tells when and by which run a row was written.
+    /// The stored content of the registry as text, in an order that does not depend on earlier runs. Does not
+    /// include when and by which run a row was written.
     pub(crate) async fn facts(&self) -> String {
         facts(&self.database).await
     }
 
-    /// The facts of a database that is synced from the same registry for the first time: what
-    /// every other way must lead to.
+    /// The facts of a database after a first sync of the same registry. Every other sequence of runs must
+    /// have the same result.
     pub(crate) async fn undisturbed_facts(&self) -> String {
         let database = TestDatabase::create().await;
         sync_into(&self.emulator, &database, false).await.unwrap();
@@ -237,7 +237,7 @@ impl Mirror {
 
     /// Inserts, updates and deletes of each fact table since the database was made.
     pub(crate) async fn writes(&self) -> String {
-        // A server process reports its counts before it leaves the list.
+        // A server process reports its counts before it disappears from the list.
         let alone = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
         wait_until("the run's connections are gone", async || {
             self.database.snapshot(alone).await == "0"
@@ -299,7 +299,7 @@ async fn run(
     run_as(client, settings, database, progress, stop).await
 }
 
-/// What a test's run starts from.
+/// The default settings of a test's run.
 pub(crate) fn sync_settings(client: &ProjectSettings) -> SyncSettings {
     SyncSettings {
         swr_instance_id: EmulatorSettings::default().instance_id,
@@ -316,7 +316,7 @@ pub(crate) fn sync_settings(client: &ProjectSettings) -> SyncSettings {
     }
 }
 
-/// One run with a client and settings of the test's own making.
+/// One run with the given client and settings.
 pub(crate) async fn run_as(
     client: ProjectSettings,
     settings: SyncSettings,
@@ -363,7 +363,7 @@ pub(crate) async fn verify(
     Ok(report.verification.unwrap())
 }
 
-/// Waits for what another task or process brings about.
+/// Polls a condition that another task or process makes true.
 pub(crate) async fn wait_until(what: &str, condition: impl AsyncFn() -> bool) {
     let patience = Duration::from_secs(60);
     let waiting = async {
@@ -372,11 +372,11 @@ pub(crate) async fn wait_until(what: &str, condition: impl AsyncFn() -> bool) {
         }
     };
     if tokio::time::timeout(patience, waiting).await.is_err() {
-        panic!("waited {patience:?} in vain until {what}");
+        panic!("timed out after {patience:?} waiting until {what}");
     }
 }
 
-/// What a database holds of its registry now; see [`Mirror::facts`].
+/// The stored content of a registry; see [`Mirror::facts`].
 pub(crate) async fn facts(database: &TestDatabase) -> String {
     const QUERIES: [(&str, &str); 6] = [
         (

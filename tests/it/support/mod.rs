@@ -1,4 +1,4 @@
-//! What tests share. A test, whole:
+//! Code that tests share. A complete test:
 //!
 //! ```ignore
 //! #[tokio::test(flavor = "multi_thread")]
@@ -13,12 +13,12 @@
 //!     });
 //!     let report = mirror.sync().await;
 //!     assert_eq!(report.counters.artifacts_removed, 1);
-//!     // All facts, as text: those of a run that saw nothing but the present.
+//!     // All facts, as text, equal those of a first sync.
 //!     assert_eq!(mirror.facts().await, mirror.undisturbed_facts().await);
 //! }
 //! ```
 //!
-//! The same on the real process, whose output is searched for secrets, is
+//! The same with the real process, whose output is searched for secrets, is
 //! `let (emulator, database) = synced(world_of(3)).await;` and
 //! `Program::sync(&emulator, &database).code(0).await.says(&["1 removed"]);`.
 

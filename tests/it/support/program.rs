@@ -1,7 +1,7 @@
-//! The program as a process of its own, as its users run it.
+//! The program as a separate process, as users run it.
 //!
-//! It sees the variables it is given and none of the test's own. Whatever it prints is searched
-//! for the secrets it was given, in every test.
+//! It gets only the given variables, not those of the test. In every test, its output is searched for the
+//! given secrets.
 
 use std::ffi::OsStr;
 use std::process::{ExitStatus, Stdio};
@@ -20,14 +20,14 @@ use tokio::time::timeout;
 
 use super::database::TestDatabase;
 
-/// Ample, since the machine may be busy with other tests.
+/// Long, because the machine may be busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Given to the program in every database URL. The test server takes anybody's word, so it
-/// serves for nothing but to be found where it must not be.
+/// In every database URL of the program. The test server accepts any password, so its only purpose is to
+/// be found in output that must not contain it.
 const DATABASE_PASSWORD: &str = "database-password-not-to-be-shown";
 
-/// Settings whose secrets cannot be mistaken for anything else.
+/// Settings whose secrets cannot be part of another text.
 pub(crate) fn emulator_settings() -> EmulatorSettings {
     EmulatorSettings {
         credentials: Credentials {
@@ -50,7 +50,7 @@ pub(crate) async fn emulator_and_database(world: World) -> (Emulator, TestDataba
     (emulator(world).await, TestDatabase::create().await)
 }
 
-/// The same after one run. The requests of that run are forgotten.
+/// The same after one run. The requests of that run are not counted.
 pub(crate) async fn synced(world: World) -> (Emulator, TestDatabase) {
     let (emulator, database) = emulator_and_database(world).await;
     Program::sync(&emulator, &database).code(0).await;
@@ -91,7 +91,7 @@ impl Program {
                 command.env(name, value);
             }
         }
-        // The machine that runs the tests may have a metadata service; nobody answers here.
+        // The machine that runs the tests may have a metadata service. Nothing listens on this port.
         command.env("SWR_METADATA_ENDPOINT", "http://127.0.0.1:9");
         Program {
             command,
@@ -99,7 +99,7 @@ impl Program {
         }
     }
 
-    /// `sync` of the emulated registry with its access key, without a cap and with short waits.
+    /// `sync` of the emulated registry with its access key, without a rate limit and with short delays.
     pub(crate) fn sync(emulator: &Emulator, database: &TestDatabase) -> Program {
         Program::new(&["sync"])
             .registry(emulator)
@@ -121,13 +121,13 @@ impl Program {
         self
     }
 
-    /// A variable that must not show up in any output.
+    /// Sets a variable whose value must not be in any output.
     pub(crate) fn secret(mut self, name: &str, value: &str) -> Program {
         self.secrets.push(value.to_owned());
         self.env(name, value)
     }
 
-    /// Something that must not show up in any output, wherever the program has it from.
+    /// Adds a text that must not be in any output.
     pub(crate) fn hides(mut self, secret: &str) -> Program {
         self.secrets.push(secret.to_owned());
         self
@@ -187,11 +187,11 @@ impl Program {
         self.database_url(url.as_str())
     }
 
-    /// The database as a role without any right of its own.
+    /// Connects to the database with a role without privileges.
     pub(crate) async fn stranger(self, database: &TestDatabase) -> Program {
         let mut url: Url = database.url().parse().unwrap();
-        // Roles belong to the whole server, so it is the same one in every test. A server in a container
-        // asks for the password that is in its URL.
+        // Roles belong to the whole server, so every test has the same role. A server in a container
+        // requires the password that is in its URL.
         let password = url.password().unwrap_or_default();
         let role = format!(
             "do $$ begin
@@ -206,7 +206,7 @@ impl Program {
         self.database_url(url.as_str())
     }
 
-    /// A database URL whose password must not show up in any output.
+    /// Sets a database URL whose password must not be in any output.
     pub(crate) fn database_url(mut self, url: &str) -> Program {
         let parsed = url.parse::<Url>().ok();
         let password = parsed.as_ref().and_then(Url::password);
@@ -234,8 +234,8 @@ impl Program {
         self.run().await.code(expected)
     }
 
-    /// Runs a command that fails, at the log level that says the most: what is secret would show there
-    /// first, and every run looks for it. Its error must have all these words.
+    /// Runs a command that fails, at the log level with the most output, which is the most likely to contain a
+    /// secret. The error must contain all these words.
     pub(crate) async fn fails(self, code: i32, words: &[&str]) -> Finished {
         let finished = self.args(&["--log", "trace"]).code(code).await;
         assert_eq!(finished.stdout, "");
@@ -257,7 +257,7 @@ impl Running {
         self.child.id().expect("it was not waited for yet")
     }
 
-    /// The most memory that it has had so far.
+    /// The peak of its memory so far.
     pub(crate) fn peak_memory_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process_id()));
         let status = status.unwrap();
@@ -289,7 +289,7 @@ impl Running {
         let stderr = self.stderr.all().await;
         for secret in &self.secrets {
             for (name, text) in [("stdout", &stdout), ("stderr", &stderr)] {
-                // Without the text, which would show the secret once more.
+                // Without the text, which would print the secret again.
                 assert!(!text.contains(secret), "`{secret}` is on {name}");
             }
         }
@@ -301,7 +301,7 @@ impl Running {
     }
 }
 
-/// How it ended, and what it said.
+/// The exit status and the output.
 pub(crate) struct Finished {
     pub(crate) status: ExitStatus,
     pub(crate) stdout: String,
@@ -316,7 +316,7 @@ impl Finished {
         self
     }
 
-    /// Fails the test unless stderr has all of this.
+    /// Fails the test unless stderr contains all of this.
     pub(crate) fn says(self, words: &[&str]) -> Finished {
         for word in words {
             let stderr = &self.stderr;
@@ -325,7 +325,7 @@ impl Finished {
         self
     }
 
-    /// Fails the test unless the error has all of this.
+    /// Fails the test unless the error contains all of this.
     pub(crate) fn error_says(&self, words: &[&str]) {
         for word in words {
             let stderr = &self.stderr;
@@ -333,7 +333,7 @@ impl Finished {
         }
     }
 
-    /// The error, its causes and the hint: all of stderr but the log lines.
+    /// The error, its causes and the hint: stderr without the log lines.
     pub(crate) fn error(&self) -> &str {
         let start = match self.stderr.starts_with("error: ") {
             true => Some(0),

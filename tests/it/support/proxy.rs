@@ -1,4 +1,4 @@
-//! A proxy between the program and a server, which slows down, falls silent, or cuts connections.
+//! A proxy between the program and a server that delays or withholds data, or cuts connections.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,12 +13,12 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::wire::refusal;
 
-/// What becomes of the bytes.
+/// What the proxy does with the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
-    /// They pass, after this time.
+    /// Forwards the data after this delay.
     Passing(Duration),
-    /// They are kept back.
+    /// Withholds the data.
     Silent,
 }
 
@@ -28,7 +28,7 @@ enum Upstream {
     Unix(PathBuf),
 }
 
-/// Listens on a port of its own until it is dropped.
+/// Listens on a free port until it is dropped.
 pub(crate) struct Proxy {
     address: String,
     flow: watch::Sender<Flow>,
@@ -39,7 +39,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Before the server that a database URL names.
+    /// A proxy in front of the server of a database URL.
     pub(crate) async fn before_database(url: &str) -> Proxy {
         let url: Url = url.parse().unwrap();
         let port = url.port().unwrap_or(5432);
@@ -53,7 +53,7 @@ impl Proxy {
         .await
     }
 
-    /// Before an HTTP endpoint.
+    /// A proxy in front of an HTTP endpoint.
     pub(crate) async fn before_endpoint(endpoint: &str) -> Proxy {
         let url: Url = endpoint.parse().unwrap();
         let address = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
@@ -85,7 +85,7 @@ impl Proxy {
         }
     }
 
-    /// The database URL that leads through here.
+    /// The database URL with the address of the proxy.
     pub(crate) fn database_url(&self, url: &str) -> String {
         let url: Url = url.parse().unwrap();
         let user = match url.username() {
@@ -104,27 +104,27 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
-    /// Lets each piece wait so long.
+    /// Delays each piece of data by this time.
     pub(crate) fn delay(&self, delay: Duration) {
         self.flow.send_replace(Flow::Passing(delay));
     }
 
-    /// Keeps back whatever either side sends, and closes nothing.
+    /// Withholds the data of both sides without closing connections.
     pub(crate) fn fall_silent(&self) {
         self.flow.send_replace(Flow::Silent);
     }
 
-    /// Lets everything pass again.
+    /// Forwards data again.
     pub(crate) fn pass(&self) {
         self.delay(Duration::ZERO);
     }
 
-    /// Ends the connections there are. New ones are welcome.
+    /// Closes all current connections. New ones are accepted.
     pub(crate) fn cut(&self) {
         self.cuts.send_modify(|count| *count += 1);
     }
 
-    /// How many connections there were so far.
+    /// Number of connections so far.
     pub(crate) fn connections(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
     }
@@ -135,7 +135,7 @@ impl Proxy {
         self.refusals.lock().unwrap().push(refusal);
     }
 
-    /// Refusals that nobody has met.
+    /// Queued refusals that no connection has received.
     pub(crate) fn refusals_left(&self) -> usize {
         self.refusals.lock().unwrap().len()
     }
@@ -155,7 +155,7 @@ async fn serve(
     accepted: Arc<AtomicUsize>,
     refusals: Arc<Mutex<Vec<Vec<u8>>>>,
 ) {
-    // Tasks of this one, so that its end is theirs.
+    // Subtasks that are aborted together with this task.
     let mut tasks = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         accepted.fetch_add(1, Ordering::Relaxed);
@@ -183,7 +183,7 @@ async fn join(
         return;
     }
     let (from_client, to_client) = client.into_split();
-    // A broken connection ends both directions, and is what tests are about.
+    // A broken connection ends both directions. Tests cause this on purpose.
     match upstream {
         Upstream::Tcp(address) => {
             let Ok(server) = TcpStream::connect(address).await else {
@@ -234,7 +234,7 @@ async fn copy(
     }
 }
 
-/// Says no to TLS, if asked, and then to the connection.
+/// Declines TLS, if requested, and then refuses the connection.
 async fn refuse(client: &mut TcpStream, refusal: &[u8]) {
     const TLS_REQUEST: u32 = 80_877_103;
     loop {

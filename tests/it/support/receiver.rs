@@ -1,4 +1,4 @@
-//! Receives what a job sends to others than the registry, and keeps it.
+//! Receives and stores what a job sends to servers other than the registry.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ struct State {
     statuses: VecDeque<u16>,
 }
 
-/// Listens on a port of its own.
+/// Listens on a free port.
 pub(crate) struct Receiver {
     address: String,
     state: Arc<Mutex<State>>,
@@ -41,12 +41,12 @@ impl Receiver {
         self.state.lock().unwrap().statuses.extend(statuses);
     }
 
-    /// What arrived so far.
+    /// The requests so far.
     pub(crate) fn received(&self) -> Vec<Received> {
         self.state.lock().unwrap().received.clone()
     }
 
-    /// What arrived since the last time.
+    /// The requests since the last call.
     pub(crate) fn take(&self) -> Vec<Received> {
         std::mem::take(&mut self.state.lock().unwrap().received)
     }
@@ -54,7 +54,7 @@ impl Receiver {
 
 async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>) {
     while let Some(request) = next_request(&mut stream).await {
-        // Quoted in the answer, since receivers may do so.
+        // Quoted in the answer, because real receivers may do so.
         let quoted = format!("{} {:?}", request.target(), request.header("authorization"));
         let status = {
             let mut state = state.lock().unwrap();

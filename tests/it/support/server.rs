@@ -1,4 +1,4 @@
-//! A PostgreSQL server of a test's own, which it may stop, starve and set up as it likes.
+//! A separate PostgreSQL server for a test, which may stop it, limit its resources and configure it.
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::database::TestDatabase;
 use super::program::Program;
 
-/// Who owns the clusters and may do everything there.
+/// The superuser of the clusters.
 pub(crate) const SUPERUSER: &str = "postgres";
 
 /// As a crash would.
@@ -22,7 +22,7 @@ const STOP: &str = "stop -w -t 60 -m immediate";
 pub(crate) struct PrivateServer {
     folder: TempDir,
     binaries: PathBuf,
-    /// PostgreSQL refuses to be root.
+    /// PostgreSQL refuses to run as root.
     user: Option<User>,
     /// More arguments of the server.
     options: String,
@@ -156,7 +156,7 @@ impl PrivateServer {
         database
     }
 
-    /// Runs SQL in a database, as the one who may do everything.
+    /// Runs SQL in a database as the superuser.
     pub(crate) async fn execute(&self, database: &str, sql: &str) {
         let mut connection = self.connect(database).await;
         for statement in sql
@@ -189,8 +189,8 @@ fn check(program: &str, output: std::io::Result<Output>) {
     assert!(output.status.success(), "{program}: {stderr}");
 }
 
-/// The folder with `initdb` and `pg_ctl`: the one that is named, Debian's newest, or the one on
-/// the path, where links are common.
+/// The folder with `initdb` and `pg_ctl`: the configured one, Debian's newest, or the one on the path. The
+/// programs on the path are often links.
 fn binaries() -> PathBuf {
     if let Some(folder) = std::env::var_os("SWR_SYNC_POSTGRES_BIN_DIR") {
         return folder.into();

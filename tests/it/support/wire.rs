@@ -1,4 +1,4 @@
-//! Small servers, requests as they read them, and pages as a client reads them.
+//! Small servers and their requests, and pages as a client reads them.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-/// Serves each connection to a port of its own with this function, until the test ends.
+/// Listens on a free port, and serves each connection with this function until the test ends.
 pub(crate) async fn listen<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
 where
     F: Future<Output = ()> + Send + 'static,
@@ -25,7 +25,7 @@ where
     address
 }
 
-/// A request as it arrived.
+/// A received request.
 #[derive(Debug, Clone)]
 pub(crate) struct Received {
     /// Request line and headers, with the empty line.
@@ -80,8 +80,8 @@ pub(crate) async fn next_request(stream: &mut TcpStream) -> Option<Received> {
     Some(received)
 }
 
-/// As much of PostgreSQL as it takes to ask for a password and to refuse it, for the test servers take
-/// any. Gives its address, and the password that it was told.
+/// A server with just enough of PostgreSQL's protocol to request a password and to refuse it, because the
+/// test servers accept any. Returns its address, and a channel with the received password.
 pub(crate) async fn asking_database() -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
     let (told, passwords) = mpsc::unbounded_channel();
     let address = listen(move |mut stream| {
@@ -125,7 +125,7 @@ pub(crate) async fn all_pages<T: Send + 'static>(
     Ok(all)
 }
 
-/// One request by hand; the whole answer.
+/// Sends one raw request, and returns the whole answer.
 pub(crate) async fn http(emulator: &Emulator, request: &str, headers: &str, body: &str) -> String {
     let address = emulator.endpoint().replace("http://", "");
     let mut stream = TcpStream::connect(&address).await.unwrap();
@@ -139,7 +139,7 @@ pub(crate) async fn http(emulator: &Emulator, request: &str, headers: &str, body
     answer
 }
 
-/// A port at which nobody answers.
+/// A port without a listener.
 pub(crate) fn closed_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
@@ -155,7 +155,7 @@ pub(crate) async fn list(registry: &Registry) -> Result<usize, RegistryError> {
     Ok(count)
 }
 
-/// Asks for as many build histories of an image of `team/app/api` at the same time.
+/// Requests this many build histories of an image of `team/app/api` concurrently.
 pub(crate) async fn ask_for_histories(
     registry: &Registry,
     emulator: &Emulator,

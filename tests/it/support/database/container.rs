@@ -17,20 +17,20 @@ use tokio::time::timeout;
 use super::{LEFTOVER_AGE, chain, random, unix_seconds, warn};
 use crate::support::assert_starts_with;
 
-/// An engine that accepts connections and never answers is found out by this.
+/// Timeout to detect an engine that accepts connections and never answers.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Pulling the image included.
+/// Includes pulling the image.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 const DEFAULT_IMAGE: &str = "postgres:17-alpine";
 
-/// By which containers of killed test runs are found.
+/// The label that identifies containers of killed test runs.
 const LABEL: &str = "io.github.swr-sync.test-database";
 
 const PORT: u16 = 5432;
 
-/// Removed by [`PostgresContainer::remove`], or else by a later test run.
+/// Removed by [`PostgresContainer::remove`], or by a later test run.
 pub(super) struct PostgresContainer {
     container: ContainerAsync<GenericImage>,
     url: String,
@@ -123,8 +123,8 @@ async fn ping(
     }
 }
 
-/// The image starts PostgreSQL twice; the first one, which sets it up, does not
-/// listen on the network, so whoever answers there is the second.
+/// The image starts PostgreSQL twice. The first server, which initializes the data directory,
+/// does not listen on the network, so a connection over the network reaches the second.
 async fn wait_until_ready(url: &str) -> Result<(), String> {
     let deadline = Instant::now() + START_TIMEOUT;
     loop {
