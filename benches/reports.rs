@@ -189,9 +189,10 @@ async fn sizes(connection: &mut PgConnection) {
     );
     for table in [
         "artifact_layering",
-        "repository_layer",
         "repository_layering",
         "namespace_layering",
+        "shared_layer",
+        "namespace_storage",
     ] {
         let bytes = format!("select pg_total_relation_size('swr.{table}')");
         let rows = format!("select count(*) from swr.{table}");

@@ -119,8 +119,8 @@ impl Printer {
         self.format
     }
 
-    /// The number of rows to print: as asked for, where 0 means all. Only a table on a terminal has a
-    /// limit of its own, because every other result may be an export.
+    /// The number of rows to print; `None` for all, as for a given 0. Only a table on a terminal has a
+    /// default limit, because every other result may be an export.
     pub(super) fn limit(&self, given: Option<u64>) -> Option<u64> {
         match given {
             Some(0) => None,

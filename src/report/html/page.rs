@@ -195,11 +195,15 @@ fn storage(data: &Data, options: &Options) -> Markup {
 }
 
 fn sharing(data: &Data, options: &Options) -> Markup {
+    let unknown_bytes = data.totals.unknown_bytes;
     html! {
         section.card {
             h2 { "Layer sharing" }
             p.lead {
-                "The sum of the artifacts’ sizes, the distinct layers, and the layers that no other namespace has, which deleting the namespace would free."
+                "The sum of the artifacts’ sizes, the distinct layers, and the layers that no other namespace has, which deleting the namespace would free at least."
+                @if unknown_bytes > 0 {
+                    " Artifacts with unknown layers (" (format::bytes(unknown_bytes)) ") are not included."
+                }
             }
             (chart("sharing", "Bars of the bytes of each namespace: without sharing, after sharing, and exclusive", ""))
             (table(&data.layers, options.limit, "Most shared layers", false, data.freshness.total > 1, &[

@@ -591,3 +591,18 @@ async fn the_namespace_of_an_artifact_is_taken_from_the_catalog_where_the_list_l
     let row = "select namespace, namespace_id from swr_report.artifact";
     check(&mirror.database, row, &[&format!("shop | {namespace_id}")]).await;
 }
+
+#[tokio::test]
+async fn every_view_and_function_has_the_key_of_the_instance() {
+    let database = TestDatabase::create().await;
+    let without = "select relname::text as name from pg_class c
+                   where relnamespace = 'swr_report'::regnamespace
+                     and not exists (
+                         select from pg_attribute where attrelid = c.oid and attname = 'instance_id'
+                     )
+                   union all
+                   select proname from pg_proc p
+                   where pronamespace = 'swr_report'::regnamespace
+                     and pg_get_function_result(p.oid) !~ 'instance_id integer'";
+    check(&database, without, &[]).await;
+}

@@ -177,7 +177,7 @@ impl Registry {
         let ids: Vec<i64> = self.rows.keys().copied().collect();
         let tag = format!("v{}", chance.u8(0..4));
         let some = ids.get(chance.usize(..ids.len().max(1))).copied();
-        match (chance.u8(0..26), some) {
+        match (chance.u8(0..27), some) {
             (0..6, _) => {
                 let known = images.0.len();
                 let digest = match known > 0 && chance.bool() {
@@ -279,6 +279,16 @@ impl Registry {
                 }
             }
             (25, _) => self.late.clear(),
+            (26, Some(id)) => {
+                // The id in another repository.
+                let digest = self.rows[&id].digest.clone();
+                if !self.has(repository_id, &digest) {
+                    let namespace_id = self.repositories[&repository_id].0;
+                    let row = self.rows.get_mut(&id).unwrap();
+                    row.tags.clear();
+                    (row.repository_id, row.namespace_id) = (repository_id, namespace_id);
+                }
+            }
             _ => {}
         }
     }
@@ -656,6 +666,7 @@ impl Expected {
             };
             let is_untagged = !self.intervals.iter().any(|interval| {
                 interval.id == row.id
+                    && interval.repository_id == row.repository_id
                     && (interval.to.is_none()
                         || interval.closed_run == other.removed.map(|(_, run)| run))
             });
