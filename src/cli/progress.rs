@@ -33,14 +33,13 @@ pub(super) async fn show<T>(
     };
     let mut tick = tokio::time::interval_at(Instant::now() + interval, interval);
     tokio::pin!(work);
-    let result = loop {
+    loop {
         tokio::select! {
             biased;
             result = &mut work => break result,
             _ = tick.tick() => view.show(progress, registry),
         }
-    };
-    result
+    }
 }
 
 struct View<'a> {
