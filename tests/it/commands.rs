@@ -496,38 +496,8 @@ async fn the_list_of_reports_needs_no_database() {
         .lines()
         .map(|line| line.split(' ').next().unwrap())
         .collect();
-    let expected = [
-        "artifact",
-        "tag",
-        "tag_at",
-        "build_history",
-        "namespace",
-        "repository",
-        "storage_by_instance",
-        "storage_by_namespace",
-        "storage_by_repository",
-        "storage_history",
-        "artifact_size",
-        "layer_usage",
-        "repository_layer",
-        "reclaimable",
-        "stale_artifact",
-        "untagged_artifact",
-        "duplicate_artifact",
-        "base_image",
-        "unknown_base",
-        "built_on",
-        "build_command_finding",
-        "artifact_finding",
-        "tag_move",
-        "change",
-        "growth_by_day",
-        "history_failure",
-        "freshness",
-        "data_issue",
-        "verification",
-        "html",
-    ];
+    let reports = REPORTS.iter().map(|report| report.name);
+    let expected: Vec<&str> = reports.chain(["html"]).collect();
     assert_eq!(names, expected);
     let line = "freshness              How old is the data?";
     assert!(

@@ -271,7 +271,7 @@ async fn a_database_that_falls_silent_ends_a_reader_within_the_limit() {
         database
     };
     let _databases = tokio::join!(
-        silent(&["status"], "cannot see the status of the instances"),
+        silent(&["status"], "cannot read the status of the instances"),
         silent(
             &["status", "--max-age", "1d", "--format", "csv"],
             "the query failed"
