@@ -265,8 +265,9 @@ fn server_command(program: &Path, user: Option<&ServerUser>) -> Command {
     command
 }
 
+/// Makes the kernel interrupt the process when the thread that starts it ends.
 #[cfg(target_os = "linux")]
-fn interrupt_with_parent(command: &mut Command) {
+pub(super) fn interrupt_with_parent(command: &mut Command) {
     let parent = Pid::this();
     let set = move || {
         nix::sys::prctl::set_pdeathsig(Signal::SIGINT)?;
@@ -288,7 +289,7 @@ fn interrupt_with_parent(command: &mut Command) {
 
 /// On other systems, the next start stops a remaining server.
 #[cfg(not(target_os = "linux"))]
-fn interrupt_with_parent(_: &mut Command) {}
+pub(super) fn interrupt_with_parent(_: &mut Command) {}
 
 /// Waits until the server accepts connections to our database, which it creates.
 async fn wait_until_ready(server: &mut Child, place: &Place) -> Result<(), EmbeddedError> {
