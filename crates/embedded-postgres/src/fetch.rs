@@ -413,7 +413,8 @@ impl Drop for Running {
 fn start(command: &mut Command, folder: &Path) -> Result<Running, EmbeddedError> {
     // A group of its own, so that its children can be killed with it.
     command.process_group(0).stdin(Stdio::null());
-    supervisor::interrupt_with_parent(command);
+    // If this process is killed. A shell would ignore weaker signals until its child has ended.
+    supervisor::end_with_parent(command, Signal::SIGKILL);
     let process = command.spawn().at("running a package client in", folder)?;
     Ok(Running(process))
 }
