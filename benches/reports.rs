@@ -246,6 +246,8 @@ async fn start_server(folder: &Path, data: &Path) -> EmbeddedServer {
     EmbeddedServer::start(&EmbeddedSettings {
         data_dir: Some(data.to_owned()),
         binaries_dir: None,
+        use_installed: true,
+        fetch: None,
         search_path: std::env::var_os("PATH"),
         supervisor_executable: PathBuf::from(env!("CARGO_BIN_EXE_swr-sync")),
         start_timeout: Duration::from_secs(60),

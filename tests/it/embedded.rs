@@ -366,6 +366,8 @@ impl World {
         EmbeddedSettings {
             data_dir: Some(self.data_dir()),
             binaries_dir: std::env::var_os("SWR_SYNC_POSTGRES_BIN_DIR").map(Into::into),
+            use_installed: true,
+            fetch: None,
             search_path: std::env::var_os("PATH"),
             supervisor_executable: self.executable.clone(),
             start_timeout: PATIENCE,

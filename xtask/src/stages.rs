@@ -186,7 +186,7 @@ fn test() -> Result {
     };
     output(&mut command(".ci/postgres-programs"))?;
     run(&mut command(
-        ".ci/install chromium=chromium groff=groff-base",
+        ".ci/install chromium=chromium groff=groff-base npm",
     ))?;
     // The command below leaves out `xtask`, which is not one of the default members.
     run(&mut command("cargo test --quiet --locked --package xtask"))?;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-use super::EmbeddedSettings;
 use super::error::{EmbeddedError, OLDEST_MAJOR};
+use super::{EmbeddedSettings, fetch};
 
 /// Where packages install the programs: a folder, the prefix of its version
 /// folders, and the folder of the programs in those.
@@ -31,30 +31,34 @@ pub(super) struct Binaries {
     pub(super) major: u32,
 }
 
-/// Every usable PostgreSQL, newest first; at least one.
-pub(super) async fn installed(settings: &EmbeddedSettings) -> Result<Vec<Binaries>, EmbeddedError> {
+/// Every usable PostgreSQL, newest first. None only if no folder was chosen.
+pub(super) async fn installed(
+    settings: &EmbeddedSettings,
+    data_dir: &Path,
+) -> Result<Vec<Binaries>, EmbeddedError> {
     if let Some(dir) = &settings.binaries_dir {
         let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
         return match inspect(&dir).await {
             Some(binaries) => Ok(vec![binaries]),
             None => Err(EmbeddedError::NoBinaries {
                 searched: dir.display().to_string(),
+                not_fetched: "",
             }),
         };
     }
     let mut installed = Vec::new();
-    for dir in usual_folders() {
-        installed.extend(inspect(&dir).await);
-    }
-    if installed.is_empty() {
-        for dir in path_folders(settings.search_path.as_deref()) {
+    if settings.use_installed {
+        for dir in usual_folders() {
             installed.extend(inspect(&dir).await);
         }
+        if installed.is_empty() {
+            for dir in path_folders(settings.search_path.as_deref()) {
+                installed.extend(inspect(&dir).await);
+            }
+        }
     }
-    if installed.is_empty() {
-        return Err(EmbeddedError::NoBinaries {
-            searched: "the usual folders or PATH".to_owned(),
-        });
+    for dir in fetch::fetched(data_dir)? {
+        installed.extend(inspect(&dir).await);
     }
     installed.sort_by_key(|binaries| std::cmp::Reverse(binaries.major));
     Ok(installed)
@@ -102,7 +106,8 @@ fn path_folders(search_path: Option<&OsStr>) -> Vec<PathBuf> {
         .collect()
 }
 
-async fn inspect(dir: &Path) -> Option<Binaries> {
+/// The PostgreSQL in this folder, if it is usable.
+pub(super) async fn inspect(dir: &Path) -> Option<Binaries> {
     if !dir.join("initdb").is_file() {
         return None;
     }
@@ -169,7 +174,7 @@ mod tests {
         let error = choose(vec![binaries(17), binaries(14)], &[14, 15], Path::new("/d"));
         assert_eq!(
             error.unwrap_err().to_string(),
-            "the data in /d needs PostgreSQL 15, but only 17, 14 is installed"
+            "the data in /d needs PostgreSQL 15, but only 17, 14 is available"
         );
     }
 

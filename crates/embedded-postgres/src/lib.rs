@@ -13,10 +13,12 @@
 //! holds it ends, so nothing needs a clean-up after a crash.
 //!
 //! Read [`EmbeddedServer::start`] for the client's side, `supervisor` for the
-//! other, `place` for the files, `binaries` for the choice of the server.
+//! other, `place` for the files, `binaries` for the choice of the server, `fetch` for the case that
+//! none is installed.
 
 mod binaries;
 mod error;
+mod fetch;
 mod locks;
 mod place;
 mod supervisor;
@@ -34,10 +36,12 @@ use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
 pub use error::{EmbeddedError, SqlError};
+pub use fetch::FetchSettings;
 pub use supervisor::{Supervision, supervise};
 
 use binaries::Binaries;
 use error::ResultExt;
+use fetch::Plan;
 use locks::{Supervisor, holders};
 use place::Place;
 
@@ -61,8 +65,12 @@ pub struct EmbeddedSettings {
     pub data_dir: Option<PathBuf>,
     /// The folder with `postgres` and `initdb`. `None` searches the usual places.
     pub binaries_dir: Option<PathBuf>,
+    /// Whether to use a PostgreSQL that is installed in the usual places or in `PATH`.
+    pub use_installed: bool,
     /// The value of `PATH`, searched if the usual places have no server.
     pub search_path: Option<OsString>,
+    /// How to fetch the programs if there are none. `None` does not fetch them.
+    pub fetch: Option<FetchSettings>,
     /// The `swr-sync` program, which is started again as the supervisor.
     pub supervisor_executable: PathBuf,
     /// Timeout until the server accepts connections.
@@ -88,8 +96,14 @@ pub struct EmbeddedServer {
 impl EmbeddedServer {
     /// Returns when the server accepts connections: one that is already running, or a new one.
     pub async fn start(settings: &EmbeddedSettings) -> Result<EmbeddedServer, EmbeddedError> {
-        let (place, binaries) = choose(settings).await?;
+        let (place, choice) = choose(settings).await?;
         place.prepare()?;
+        let binaries = match choice {
+            Choice::Present(binaries) => binaries,
+            Choice::ToFetch { plan, data_dir } => {
+                fetch::fetch(&plan, &data_dir, settings.durable).await?
+            }
+        };
         let deadline = Instant::now() + settings.start_timeout;
         let timed_out = || EmbeddedError::TimedOut {
             what: "starting PostgreSQL",
@@ -272,13 +286,39 @@ pub async fn stop(settings: &EmbeddedSettings, force: bool) -> Result<bool, Embe
     }
 }
 
-async fn choose(settings: &EmbeddedSettings) -> Result<(Place, Binaries), EmbeddedError> {
+/// Where the programs are.
+enum Choice {
+    Present(Binaries),
+    ToFetch { plan: Plan, data_dir: PathBuf },
+}
+
+async fn choose(settings: &EmbeddedSettings) -> Result<(Place, Choice), EmbeddedError> {
     let data_dir = place::data_dir(settings.data_dir.as_deref())?;
-    let installed = binaries::installed(settings).await?;
-    let binaries = binaries::choose(installed, &place::clusters(&data_dir)?, &data_dir)?;
-    let place = Place::new(&data_dir, binaries.major);
+    let clusters = place::clusters(&data_dir)?;
+    let installed = binaries::installed(settings, &data_dir).await?;
+    if !installed.is_empty() {
+        let binaries = binaries::choose(installed, &clusters, &data_dir)?;
+        let place = Place::new(&data_dir, binaries.major);
+        place.check_version()?;
+        return Ok((place, Choice::Present(binaries)));
+    }
+    let plan = fetch::plan(settings.fetch.as_ref()).await;
+    let plan = plan.map_err(|not_fetched| EmbeddedError::NoBinaries {
+        searched: match settings.use_installed {
+            true => "the usual folders or PATH".to_owned(),
+            false => fetch::folder(&data_dir).display().to_string(),
+        },
+        not_fetched,
+    })?;
+    // Data of another version is no reason to fetch a version that cannot read it.
+    let to_fetch = Binaries {
+        dir: PathBuf::new(),
+        major: fetch::MAJOR,
+    };
+    binaries::choose(vec![to_fetch], &clusters, &data_dir)?;
+    let place = Place::new(&data_dir, fetch::MAJOR);
     place.check_version()?;
-    Ok((place, binaries))
+    Ok((place, Choice::ToFetch { plan, data_dir }))
 }
 
 fn stop_timed_out(place: &Place) -> EmbeddedError {

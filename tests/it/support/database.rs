@@ -543,6 +543,8 @@ async fn local() -> Result<Server, String> {
     let settings = EmbeddedSettings {
         data_dir: Some(std::env::temp_dir().join(folder)),
         binaries_dir: binaries_dir.map(Into::into),
+        use_installed: true,
+        fetch: None,
         search_path: std::env::var_os("PATH"),
         supervisor_executable: env!("CARGO_BIN_EXE_swr-sync").into(),
         start_timeout: Duration::from_secs(120),
@@ -551,7 +553,7 @@ async fn local() -> Result<Server, String> {
     let server = EmbeddedServer::start(&settings)
         .await
         .map_err(|error| match error {
-            EmbeddedError::NoBinaries { searched } => format!("there are none in {searched}"),
+            EmbeddedError::NoBinaries { searched, .. } => format!("there are none in {searched}"),
             error => chain(&error),
         })?;
     Ok(Server {
