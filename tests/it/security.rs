@@ -874,10 +874,12 @@ async fn each_role_can_do_its_work_and_no_more() {
     assert_lacks(&synced.stderr, "WARN");
 
     let report_url = roles.url(&roles.report);
+    let digest =
+        emulator.with_world(|world| world.artifacts().next().unwrap().digest().to_string());
     for report in REPORTS {
         let digest: &[&str] = match report.query(&FilterValues::default(), 0) {
             Ok(_) => &[],
-            Err(_) => &["--digest", "sha256:0"],
+            Err(_) => &["--digest", &digest],
         };
         Program::new(&["report", report.name])
             .args(digest)
