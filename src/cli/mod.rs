@@ -8,6 +8,7 @@ mod credentials;
 mod doctor;
 pub mod environment;
 pub mod exit;
+mod failure;
 mod hints;
 mod http;
 mod jitter;
@@ -60,9 +61,8 @@ use tokio::runtime::{self, Runtime};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use configuration::Layers;
-use console::print_failure;
-
 use exit::{Exit, Failure};
+use failure::print_failure;
 use settings::SourceArgs;
 use telemetry::{LogArgs, Telemetry};
 

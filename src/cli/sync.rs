@@ -9,8 +9,9 @@ use tokio::time::Instant;
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
-use super::console::{print_failure, print_lines};
+use super::console::print_lines;
 use super::exit::{Exit, Failure};
+use super::failure::print_failure;
 use super::job::{InstanceReport, JobReport};
 use super::locked::IfLocked;
 use super::outputs::OutputArgs;

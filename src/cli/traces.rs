@@ -28,7 +28,7 @@ use crate::spans;
 const SERVICE_NAME: &str = "swr-sync";
 
 #[derive(Debug, Clone)]
-pub(in crate::cli) struct Traces {
+pub(super) struct Traces {
     provider: SdkTracerProvider,
     last_failure: Arc<Mutex<Option<String>>>,
 }
@@ -36,7 +36,7 @@ pub(in crate::cli) struct Traces {
 impl Traces {
     /// `None` unless the environment configures a collector. The second value is an error in its
     /// settings, because logging has not started yet.
-    pub(in crate::cli) fn from_environment(runtime: &Handle) -> (Option<Traces>, Option<String>) {
+    pub(super) fn from_environment(runtime: &Handle) -> (Option<Traces>, Option<String>) {
         let is_named = [
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
             "OTEL_EXPORTER_OTLP_ENDPOINT",
@@ -83,7 +83,7 @@ impl Traces {
     }
 
     /// The layer that exports the spans.
-    pub(in crate::cli) fn layer(&self) -> impl Layer<Registry> + use<>
+    pub(super) fn layer(&self) -> impl Layer<Registry> + use<>
     where
         Registry: for<'a> LookupSpan<'a>,
     {

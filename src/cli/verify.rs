@@ -7,8 +7,9 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use tracing::{Instrument, Span};
 
-use super::console::{print_failure, print_lines};
+use super::console::print_lines;
 use super::exit::{Exit, Failure};
+use super::failure::print_failure;
 use super::result::{ExportArgs, Limit, Printer, ResultArgs};
 use super::settings::{DatabaseArgs, SourceArgs};
 use super::signals;

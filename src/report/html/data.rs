@@ -7,7 +7,6 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::super::filter::{Filter, quoted};
-use super::Options;
 use crate::database::reader::{ReadError, Reader, ResultColumn, RowSink, Snapshot};
 use crate::visible::visible;
 
@@ -17,6 +16,19 @@ const TREEMAP_REPOSITORIES: u64 = 1000;
 
 /// Number of days in the chart of growth.
 const GROWTH_DAYS: u64 = 400;
+
+/// Options of the page.
+#[derive(Debug)]
+pub struct Options<'a> {
+    /// Only this instance: its id in SWR, or its name.
+    pub instance: Option<&'a str>,
+    /// Only this namespace.
+    pub namespace: Option<&'a str>,
+    /// Rows of each table; 0 for all.
+    pub limit: u64,
+    /// The time shown on the page.
+    pub made_at: DateTime<Utc>,
+}
 
 pub(super) struct Data {
     pub(super) freshness: Top<Freshness>,

@@ -11,31 +11,18 @@ use std::io::{self, Read};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use chrono::{DateTime, Utc};
 use flate2::read::GzDecoder;
 use sha2::{Digest, Sha256};
 
 use crate::database::reader::{ReadError, Reader};
 use charts::Charts;
 use data::Data;
+pub use data::Options;
 
 /// Apache ECharts, as built by `charts/build`.
 const LIBRARY: &[u8] = include_bytes!("charts/echarts.min.js.gz");
 const SCRIPT: &str = include_str!("page.js");
 const STYLE: &str = include_str!("page.css");
-
-/// Options of the page.
-#[derive(Debug)]
-pub struct Options<'a> {
-    /// Only this instance: its id in SWR, or its name.
-    pub instance: Option<&'a str>,
-    /// Only this namespace.
-    pub namespace: Option<&'a str>,
-    /// Rows of each table; 0 for all.
-    pub limit: u64,
-    /// The time shown on the page.
-    pub made_at: DateTime<Utc>,
-}
 
 /// Creates the page from one snapshot of the database.
 pub async fn page(reader: &mut Reader, options: &Options<'_>) -> Result<String, ReadError> {

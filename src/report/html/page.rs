@@ -4,9 +4,8 @@ use chrono::{DateTime, Utc};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::super::human as format;
-use super::Options;
 use super::data::{
-    Base, Data, Day, Finding, Freshness, Layer, Rule, Stale, Storage, Text, Top, Totals,
+    Base, Data, Day, Finding, Freshness, Layer, Options, Rule, Stale, Storage, Text, Top, Totals,
     UnknownBase, Use,
 };
 
