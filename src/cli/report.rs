@@ -144,7 +144,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     };
     let whole = query(&values, limit.unwrap_or(0))?;
     if sql {
-        return write_stdout(&format!("{whole};\n"));
+        return write_stdout(&format!("{};\n", with_path(whole, &values)));
     }
     let printer = result.printer(export)?;
     let open = database.open_to_read().await?;
@@ -167,6 +167,21 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         }
     }
     Ok(Exit::Success)
+}
+
+/// The query, in which the name of the repository may also be its path. Without the database it is not
+/// known which of both it is.
+fn with_path(query: String, values: &FilterValues) -> String {
+    let path = values
+        .repository
+        .as_deref()
+        .filter(|name| name.contains('/'));
+    let Some(path) = path else { return query };
+    let path = report::quoted(path);
+    query.replace(
+        &format!("repository = {path}"),
+        &format!("{path} in (repository, namespace || '/' || repository)"),
+    )
 }
 
 /// Creates the page with all reports.

@@ -13,6 +13,7 @@ use unicode_width::UnicodeWidthStr;
 use super::console::print_lines;
 use super::exit::{Exit, Failure};
 use super::replace_file::{Draft, Mode};
+use super::signals::while_paging;
 use super::variables::variable;
 use crate::database::hint;
 use crate::database::reader::{ColumnKind, ReadError, Reader, ResultColumn, RowSink};
@@ -315,7 +316,7 @@ impl Printer {
         table.finish(&mut text, medium, note)?;
         let lines = text.iter().filter(|byte| **byte == b'\n').count();
         let is_long = size.is_some_and(|(_, Height(height))| lines >= usize::from(height));
-        if self.uses_pager && is_long && page(&text)? {
+        if self.uses_pager && is_long && while_paging(|| page(&text))? {
             return Ok(());
         }
         target.write_all(&text)

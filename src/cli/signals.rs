@@ -1,5 +1,6 @@
 //! SIGINT and SIGTERM stop the program cleanly; a second one stops it immediately.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,6 +12,18 @@ use crate::stop::{self, Stop, StopReason};
 /// otherwise block the whole program.
 const READER_GRACE: Duration = Duration::from_secs(4);
 
+/// Whether a pager has the terminal. It reacts to Ctrl-C itself; ending before it would leave two
+/// programs reading from one terminal.
+static IS_PAGING: AtomicBool = AtomicBool::new(false);
+
+/// Runs a pager; until it ends, SIGINT is left to it.
+pub(super) fn while_paging<T>(run: impl FnOnce() -> T) -> T {
+    IS_PAGING.store(true, Ordering::Relaxed);
+    let result = run();
+    IS_PAGING.store(false, Ordering::Relaxed);
+    result
+}
+
 /// Listens until the process ends.
 pub(super) fn listen() -> Result<Stop, Failure> {
     let (stopper, stop) = stop::channel();
@@ -18,10 +31,12 @@ pub(super) fn listen() -> Result<Stop, Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(fail)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(fail)?;
     tokio::spawn(async move {
-        let mut next = async || {
+        let mut next = async || loop {
             tokio::select! {
-                _ = interrupt.recv() => StopReason::Interrupt,
-                _ = terminate.recv() => StopReason::Terminate,
+                _ = interrupt.recv() => if !IS_PAGING.load(Ordering::Relaxed) {
+                    return StopReason::Interrupt;
+                },
+                _ = terminate.recv() => return StopReason::Terminate,
             }
         };
         stopper.stop(next().await);

@@ -62,6 +62,11 @@ async fn filters_narrow_a_report() {
             .await
             .says(&[&complaint]);
     }
+    let sql = Program::new(&["report", "storage_by_repository", "--sql"]);
+    let sql = sql.args(&["--repository", "team/app/api"]).code(0).await;
+    let by_hand = Program::new(&["query", &sql.stdout, "--format", "csv"]);
+    let by_hand = by_hand.database(&database).code(0).await.stdout;
+    assert_contains(&by_hand, ",team,app/api,");
     let both = ["--namespace", "base", "--repository", "app/api"];
     let program = Program::new(&["report", "artifact"]).args(&both);
     program
