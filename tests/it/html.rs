@@ -8,8 +8,9 @@ use swr_emulator::{ArtifactSpec, Digest, Quirks, World, WorldSettings};
 
 use crate::support::browser::Browser;
 use crate::support::database::TestDatabase;
+use crate::support::mirror::world_of;
 use crate::support::program::{Program, emulator_and_database};
-use crate::support::{assert_contains, assert_ends_with, assert_starts_with, cases};
+use crate::support::{assert_contains, assert_ends_with, assert_lacks, assert_starts_with, cases};
 
 const SCRIPT: &str = "</script><script>alert(1)</script>";
 const TAG: &str = "v1\"><img src=x onerror=alert(2)>";
@@ -313,6 +314,38 @@ async fn a_click_on_a_heading_sorts_its_table() {
     ] {
         assert_eq!(browser.evaluate(&click(column)).await, expected);
     }
+}
+
+#[tokio::test]
+async fn a_table_can_be_searched_and_saved_as_csv() {
+    let Some(mut browser) = Browser::start().await else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let database = synced(world_of(12)).await;
+    browser.open(&page_in(folder.path(), &database).await).await;
+    let search = "(() => {
+        const field = document.querySelector('.tools input');
+        const table = field.closest('.tools').nextElementSibling.querySelector('table');
+        const rows = [...table.tBodies[0].rows];
+        field.value = rows[3].querySelector('.code').textContent;
+        field.dispatchEvent(new Event('input'));
+        return `${rows.length > 10} ${rows.filter((row) => !row.hidden).length}`;
+    })()";
+    assert_eq!(browser.evaluate(search).await, "true 1");
+    // What the file would hold, without a download.
+    let save = "(() => {
+        let saved = '';
+        window.Blob = class { constructor(parts) { saved = parts.join(''); } };
+        URL.createObjectURL = () => '#';
+        document.querySelector('.tools button').click();
+        return saved;
+    })()";
+    let csv = browser.evaluate(save).await;
+    let csv = csv.as_str().unwrap();
+    assert_starts_with(csv, "\u{feff}Namespace,Repositories,Artifacts,");
+    assert_contains(csv, "\r\nteam,1,12,");
+    assert_lacks(csv, " MiB");
 }
 
 #[tokio::test]
