@@ -36,21 +36,21 @@ COPY crates/swr-emulator/Cargo.toml crates/swr-emulator/
 COPY xtask/Cargo.toml xtask/
 RUN for crate in . crates/* xtask; do mkdir "$crate/src" && echo '//! Empty.' > "$crate/src/lib.rs"; done \
     && printf '//! Empty.\nfn main() {}\n' > src/main.rs \
-    && cargo auditable build --locked --release --package swr-sync --no-default-features
+    && cargo auditable build --locked --profile dist --package swr-sync --no-default-features
 
 FROM dependencies AS dependencies-emulator
-RUN cargo auditable build --locked --release --package swr-sync --no-default-features --features emulator
+RUN cargo auditable build --locked --profile dist --package swr-sync --no-default-features --features emulator
 
 FROM dependencies-emulator AS build-emulator
 COPY . .
 RUN touch src/*.rs crates/*/src/*.rs \
-    && cargo auditable build --locked --release --package swr-sync --no-default-features --features emulator \
+    && cargo auditable build --locked --profile dist --package swr-sync --no-default-features --features emulator \
     && docker/collect-licences /licences --no-default-features --features emulator
 
 FROM dependencies AS build-production
 COPY . .
 RUN touch src/*.rs crates/*/src/*.rs \
-    && cargo auditable build --locked --release --package swr-sync --no-default-features \
+    && cargo auditable build --locked --profile dist --package swr-sync --no-default-features \
     && docker/collect-licences /licences --no-default-features
 
 FROM ${RUNTIME_IMAGE:-gcr.io/distroless/static-debian12:nonroot} AS runtime
@@ -70,7 +70,7 @@ ENTRYPOINT ["/usr/local/bin/swr-sync"]
 
 FROM runtime AS emulator
 COPY --from=build-emulator /licences /usr/share/doc/swr-sync
-COPY --from=build-emulator /src/target/*/release/swr-sync /usr/local/bin/
+COPY --from=build-emulator /src/target/*/dist/swr-sync /usr/local/bin/
 ENV EMULATOR_LISTEN=0.0.0.0:8085
 EXPOSE 8085
 CMD ["emulator"]
@@ -78,7 +78,7 @@ CMD ["emulator"]
 FROM ${LOOP_IMAGE:-debian:bookworm-slim} AS loop
 COPY --from=toolchain /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build-production /licences /usr/share/doc/swr-sync
-COPY --from=build-production /src/target/*/release/swr-sync /src/docker/sync-loop /usr/local/bin/
+COPY --from=build-production /src/target/*/dist/swr-sync /src/docker/sync-loop /usr/local/bin/
 ARG VERSION
 LABEL org.opencontainers.image.title="swr-sync-loop" \
       org.opencontainers.image.description="Mirrors a Huawei Cloud SWR Enterprise registry into PostgreSQL, again and again" \
@@ -90,5 +90,5 @@ CMD ["sync"]
 
 FROM runtime AS production
 COPY --from=build-production /licences /usr/share/doc/swr-sync
-COPY --from=build-production /src/target/*/release/swr-sync /usr/local/bin/
+COPY --from=build-production /src/target/*/dist/swr-sync /usr/local/bin/
 CMD ["sync"]
