@@ -16,11 +16,13 @@ use super::replace_file::{Draft, Mode};
 use super::signals::while_paging;
 use super::variables::variable;
 use crate::database::hint;
-use crate::database::reader::{ColumnKind, ReadError, Reader, ResultColumn, RowSink};
-use crate::report::{CsvSink, Format, JsonSink, Limited, Medium, Note, TableSink, XlsxSink, human};
+use crate::database::reader::{ColumnKind, ReadError, Reader, ResultColumn, RowSink, Snapshot};
+use crate::report::{CsvSink, Cut, Format, JsonSink, Limited, Medium, Note, TableSink, XlsxSink};
 
 /// Rows of a table on a terminal, unless another limit is given.
 const TERMINAL_ROWS: u64 = 50;
+/// Rows of any table: it keeps all of them in memory, to fit its columns.
+const MOST_TABLE_ROWS: u64 = 100_000;
 
 /// How a result is printed.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -64,7 +66,7 @@ pub(super) struct Printer {
     export: ExportArgs,
 }
 
-/// A query, and how many of its rows to print.
+/// How many rows of a query to print.
 pub(super) struct Limit<'a> {
     /// Maximum number of rows.
     pub rows: u64,
@@ -189,56 +191,43 @@ impl Printer {
         zone: &str,
         limit: Option<Limit<'_>>,
     ) -> Result<(), ReadError> {
-        let rows = limit.as_ref().map(|limit| limit.rows);
-        let mut snapshot = reader.snapshot().await?;
         let mut target = self.open()?;
-        let is_cut = match self.format {
+        let query = Query {
+            snapshot: reader.snapshot().await?,
+            sql,
+            limit,
+        };
+        let cut = match self.format {
             Format::Table => {
-                let mut sink = Limited::new(TableSink::default(), rows);
-                snapshot.read(sql, &mut sink).await?;
-                let total = match (sink.is_cut(), &limit) {
-                    (true, Some(limit)) => Some(snapshot.count(limit.whole).await?),
-                    _ => None,
-                };
+                let (table, cut) = query
+                    .read(TableSink::default(), Some(MOST_TABLE_ROWS))
+                    .await?;
                 let note = Note {
-                    total,
+                    cut,
                     time_zone: Some(zone),
                 };
-                self.print_table(sink.sink, note, &mut target)?;
-                false
+                self.print_table(table, note, &mut target)?;
+                None
             }
             Format::Csv => {
-                let mut sink = Limited::new(self.csv(&mut target)?, rows);
-                snapshot.read(sql, &mut sink).await?;
-                let is_cut = sink.is_cut();
-                sink.sink.finish()?;
-                is_cut
+                let (sink, cut) = query.read(self.csv(&mut target)?, None).await?;
+                sink.finish()?;
+                cut
             }
             Format::Json => {
-                let mut sink = Limited::new(JsonSink::new(&mut target), rows);
-                snapshot.read_as_json(sql, &mut sink).await?;
-                let is_cut = sink.is_cut();
-                sink.sink.finish()?;
-                is_cut
+                let (sink, cut) = query.read_as_json(JsonSink::new(&mut target)).await?;
+                sink.finish()?;
+                cut
             }
             Format::Xlsx => {
-                let mut sink = Limited::new(XlsxSink::new()?, rows);
-                snapshot.read(sql, &mut sink).await?;
-                let is_cut = sink.is_cut();
-                warn_of_cut_values(sink.sink.finish(&mut target)?);
-                is_cut
+                let (sink, cut) = query.read(XlsxSink::new()?, None).await?;
+                warn_of_cut_values(sink.finish(&mut target)?);
+                cut
             }
         };
         target.finish()?;
-        if let (true, Some(limit)) = (is_cut, &limit) {
-            let total = snapshot.count(limit.whole).await?;
-            let total = human::count(i64::try_from(total).unwrap_or(i64::MAX));
-            print_lines([format!(
-                "{} of {total} rows; --limit 0 prints all",
-                limit.rows
-            )]);
-        }
-        snapshot.end().await
+        print_lines(cut.iter().map(ToString::to_string));
+        Ok(())
     }
 
     /// Prints rows that are not from a query.
@@ -335,6 +324,60 @@ impl Printer {
             Some(path) => result.map_err(|error| not_written(path, &error)),
             None => written(result),
         }
+    }
+}
+
+/// A query to run once. The transaction ends before the result is printed, because a pager or a slow reader
+/// may take as long as it likes.
+struct Query<'a, 'c> {
+    snapshot: Snapshot<'c>,
+    sql: &'a str,
+    limit: Option<Limit<'a>>,
+}
+
+impl Query<'_, '_> {
+    /// Passes the rows on, and returns how many of them the limits cut off.
+    async fn read<S: RowSink>(
+        mut self,
+        sink: S,
+        most: Option<u64>,
+    ) -> Result<(S, Option<Cut>), ReadError> {
+        let mut sink = self.limited(sink, most);
+        self.snapshot.read(self.sql, &mut sink).await?;
+        self.end(sink).await
+    }
+
+    /// The same, with each row as a JSON object.
+    async fn read_as_json<S: RowSink>(mut self, sink: S) -> Result<(S, Option<Cut>), ReadError> {
+        let mut sink = self.limited(sink, None);
+        self.snapshot.read_as_json(self.sql, &mut sink).await?;
+        self.end(sink).await
+    }
+
+    fn limited<S: RowSink>(&self, sink: S, most: Option<u64>) -> Limited<S> {
+        let given = self.limit.as_ref().map(|limit| limit.rows);
+        Limited::new(sink, given.into_iter().chain(most).min())
+    }
+
+    async fn end<S: RowSink>(mut self, sink: Limited<S>) -> Result<(S, Option<Cut>), ReadError> {
+        let cut = match (sink.cut_at(), &self.limit) {
+            (None, _) => None,
+            (Some(shown), Some(limit)) if limit.rows == shown => Some(Cut {
+                shown,
+                total: self.snapshot.count(limit.whole).await?,
+                hint: "--limit 0 prints all",
+            }),
+            (Some(shown), limit) => Some(Cut {
+                shown,
+                total: match limit {
+                    Some(limit) => self.snapshot.count(limit.whole).await?,
+                    None => sink.rows(),
+                },
+                hint: "--format csv has all",
+            }),
+        };
+        self.snapshot.end().await?;
+        Ok((sink.sink, cut))
     }
 }
 
@@ -435,11 +478,14 @@ fn json_value((column, value): (&ResultColumn, &Option<String>)) -> (String, Val
 }
 
 fn warn_of_cut_values(values: u64) {
-    if values > 0 {
-        print_lines([format!(
-            "{values} values are longer than a cell can hold, and were cut to 32,767 characters; --format csv has them whole"
-        )]);
-    }
+    let values = match values {
+        0 => return,
+        1 => "1 value was".to_owned(),
+        values => format!("{values} values were"),
+    };
+    print_lines([format!(
+        "{values} cut to the 32,767 characters that a cell can hold; --format csv has all of them"
+    )]);
 }
 
 /// Prints text on stdout.

@@ -9,7 +9,7 @@ mod xlsx;
 
 pub(crate) use filter::quoted;
 pub use filter::{Filter, FilterError, FilterValues};
-pub use render::{CsvSink, Format, JsonSink, Limited};
+pub use render::{CsvSink, Cut, Format, JsonSink, Limited};
 pub use table::{Medium, Note, TableSink};
 pub use xlsx::XlsxSink;
 

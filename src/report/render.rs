@@ -1,8 +1,10 @@
 //! Results as CSV and as JSON.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io::{self, Write};
 
+use super::human;
 use crate::database::reader::{ColumnKind, ResultColumn, RowSink};
 
 /// Output formats.
@@ -134,6 +136,24 @@ impl<W: Write> RowSink for JsonSink<W> {
     }
 }
 
+/// What a limit cut off: `50 of 1,500 rows`, and how to get all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// Number of printed rows.
+    pub shown: u64,
+    /// Number of all rows.
+    pub total: u64,
+    pub hint: &'static str,
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = |rows| human::count(i64::try_from(rows).unwrap_or(i64::MAX));
+        let (shown, total) = (count(self.shown), count(self.total));
+        write!(f, "{shown} of {total} rows; {}", self.hint)
+    }
+}
+
 /// Passes the first rows on, and notices that there are more.
 pub struct Limited<S> {
     /// Receives the rows.
@@ -152,9 +172,14 @@ impl<S: RowSink> Limited<S> {
         }
     }
 
-    /// Whether there are more rows than the limit.
-    pub fn is_cut(&self) -> bool {
-        self.limit.is_some_and(|limit| self.rows > limit)
+    /// The limit, if there were more rows.
+    pub fn cut_at(&self) -> Option<u64> {
+        self.limit.filter(|limit| self.rows > *limit)
+    }
+
+    /// Number of rows, including those that were not passed on.
+    pub fn rows(&self) -> u64 {
+        self.rows
     }
 }
 
@@ -165,9 +190,9 @@ impl<S: RowSink> RowSink for Limited<S> {
 
     fn row(&mut self, values: &[Option<&str>]) -> io::Result<()> {
         self.rows += 1;
-        match self.is_cut() {
-            true => Ok(()),
-            false => self.sink.row(values),
+        match self.cut_at() {
+            Some(_) => Ok(()),
+            None => self.sink.row(values),
         }
     }
 }

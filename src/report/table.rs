@@ -6,7 +6,7 @@ use comfy_table::presets::{ASCII_FULL_CONDENSED, NOTHING, UTF8_FULL_CONDENSED};
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use super::human;
+use super::{Cut, human};
 use crate::database::reader::{ColumnKind, ResultColumn, RowSink};
 use crate::visible::visible;
 
@@ -54,8 +54,8 @@ impl RowSink for TableSink {
 /// What the line below a table says besides the number of rows.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Note<'a> {
-    /// The number of all rows, if the table does not have all of them.
-    pub total: Option<u64>,
+    /// Whether the table lacks rows.
+    pub cut: Option<Cut>,
     /// The time zone of the times.
     pub time_zone: Option<&'a str>,
 }
@@ -68,14 +68,8 @@ impl TableSink {
         medium: Medium,
         note: Note<'_>,
     ) -> io::Result<()> {
-        let mut notes = vec![match (note.total, self.rows.len()) {
-            (Some(total), shown) => {
-                let total = i64::try_from(total).unwrap_or(i64::MAX);
-                format!(
-                    "{shown} of {} rows; --limit 0 shows all",
-                    human::count(total)
-                )
-            }
+        let mut notes = vec![match (note.cut, self.rows.len()) {
+            (Some(cut), _) => cut.to_string(),
             (None, 1) => "1 row".to_owned(),
             (None, rows) => format!("{rows} rows"),
         }];
@@ -418,7 +412,11 @@ mod tests {
             is_ascii: false,
         };
         let note = Note {
-            total: Some(1500),
+            cut: Some(Cut {
+                shown: 2,
+                total: 1500,
+                hint: "--limit 0 prints all",
+            }),
             time_zone: Some("Asia/Shanghai"),
         };
         sink.finish(&mut text, medium, note).unwrap();
@@ -436,7 +434,7 @@ mod tests {
 │ payments/api ┆ 0123456789ab ┆        28.0 GiB ┆ 2026-11-20 14:34 │
 │ 数据/训练    ┆ 0123456789ab ┆        28.0 GiB ┆ 2026-11-20 14:34 │
 └──────────────┴──────────────┴─────────────────┴──────────────────┘
-(2 of 1,500 rows; --limit 0 shows all; instance demo; times in Asia/Shanghai)
+(2 of 1,500 rows; --limit 0 prints all; instance demo; times in Asia/Shanghai)
 "
         );
     }

@@ -142,7 +142,7 @@ async fn answer(source: &Source, sql: &str) -> Result<String, ReadError> {
     let mut table = TableSink::default();
     reader.read(sql, &mut table).await?;
     let note = Note {
-        total: None,
+        cut: None,
         time_zone: Some("UTC"),
     };
     table.finish(&mut output, Medium::default(), note)?;
