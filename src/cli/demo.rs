@@ -180,7 +180,7 @@ async fn print_reports(
     let page = html::Options {
         instance: None,
         namespace: None,
-        limit: 0,
+        limit: html::MOST_ROWS,
         made_at: Clock::system().now(),
     };
     let page = html::page(&mut reader, &page)

@@ -24,6 +24,9 @@ const LIBRARY: &[u8] = include_bytes!("charts/echarts.min.js.gz");
 const SCRIPT: &str = include_str!("page.js");
 const STYLE: &str = include_str!("page.css");
 
+/// Rows of each table, unless another limit is given: more are slow in a browser.
+pub const MOST_ROWS: u64 = 5_000;
+
 /// Creates the page from one snapshot of the database.
 pub async fn page(reader: &mut Reader, options: &Options<'_>) -> Result<String, ReadError> {
     let data = Data::read(reader, options).await?;
