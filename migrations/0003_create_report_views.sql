@@ -51,8 +51,8 @@ comment on function swr.is_index(text) is
 
 -- The names and digests that a user can choose: what exists, and what existed.
 
-create function swr.known_digests(beginning text)
-returns table (digest text)
+create function swr.known_digest(beginning text)
+returns text
 language plpgsql
 stable
 parallel safe
@@ -60,48 +60,39 @@ parallel safe
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-#variable_conflict use_column
 declare
-    digits text := regexp_replace(lower(beginning), '^sha256:', '');
+    first_digits text := 'sha256:' || regexp_replace(lower(beginning), '^sha256:', '');
+    -- The letter g follows the last hexadecimal digit.
+    after_digits text := first_digits || 'g';
+    candidates   text[];
 begin
-    if digits !~ '^[0-9a-f]{7,64}$' then
+    if first_digits !~ '^sha256:[0-9a-f]{7,64}$' then
         raise exception '"%" is no digest', beginning
         using errcode = 'invalid_parameter_value',
             hint = 'Give at least 7 hexadecimal digits, with or without sha256:.';
     end if;
-    return query
-    select distinct d.digest
-    from (
-        -- The letter g follows the last hexadecimal digit.
-        select a.digest
+    candidates := array(
+        select distinct a.digest
         from swr.instance i
         join swr.artifact a on a.instance_id = i.instance_id
-        where a.digest >= 'sha256:' || digits and a.digest < 'sha256:' || digits || 'g'
-        union all
-        select t.digest
-        from swr.tag_history t
-        where t.digest >= 'sha256:' || digits and t.digest < 'sha256:' || digits || 'g'
-    ) d
-    order by d.digest
-    limit 5;
-end
-$$;
-
-comment on function swr.known_digests(text) is
-    'Which digests begin like this? At least 7 hexadecimal digits, with or without sha256:. Digests of artifacts that exist or existed, and that a tag pointed to; the first five.';
-
-create function swr.known_digest(beginning text)
-returns text
-language plpgsql
-stable
-parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    candidates text[] := array(select digest from swr.known_digests(beginning));
-begin
+        where a.digest >= first_digits and a.digest < after_digits
+        order by a.digest
+        limit 5
+    );
     if cardinality(candidates) = 0 then
-        raise exception 'no artifact has or had the digest "%"', beginning using errcode = 'no_data_found';
+        -- An artifact that was pushed again in place may have had it. No index has these digests.
+        candidates := array(
+            select distinct t.digest
+            from swr.tag_history t
+            where t.digest >= first_digits and t.digest < after_digits
+            order by t.digest
+            limit 5
+        );
+    end if;
+    if cardinality(candidates) = 0 then
+        raise exception 'no artifact has or had the digest "%"', beginning
+        using errcode = 'no_data_found',
+            hint = 'swr_report.artifact has the whole digests.';
     end if;
     if cardinality(candidates) > 1 then
         raise exception 'the digest "%" is ambiguous', beginning
@@ -113,7 +104,7 @@ end
 $$;
 
 comment on function swr.known_digest(text) is
-    'The digest that begins like this; an error if there is none, or more than one.';
+    'The digest that begins with these digits, at least 7, with or without sha256:, of an artifact that exists or existed; an error if there is none, or more than one.';
 
 create function swr.known_repositories()
 returns table (instance_id integer, namespace text, repository text)

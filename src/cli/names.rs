@@ -6,12 +6,6 @@ use super::result::database_failure;
 use crate::report::FilterValues;
 use crate::store::{self, InstanceName, RepositoryName, Session, StoreError};
 
-const ALGORITHM: &str = "sha256:";
-/// Fewer digits of a digest are too likely to be those of another one.
-const FEWEST_DIGITS: usize = 7;
-/// Digits of a whole digest.
-const DIGITS: usize = 64;
-
 /// Checks that each name and digest exists. A digest may be given by its first digits, and a repository
 /// as NAMESPACE/NAME; afterwards both are whole.
 pub(super) async fn resolve(
@@ -19,14 +13,16 @@ pub(super) async fn resolve(
     session: &mut Session<'_>,
 ) -> Result<(), Failure> {
     if let Some(given) = &values.instance {
-        let instances = store::instance_names(session).await.map_err(failed)?;
-        check_instance(given, &instances)?;
+        let instances = store::instance_names(session)
+            .await
+            .map_err(database_failure)?;
+        find_instance(given, &instances)?;
     }
     let instance = values.instance.as_deref();
     if let Some(given) = &values.namespace {
         let names = store::namespace_names(session, instance)
             .await
-            .map_err(failed)?;
+            .map_err(database_failure)?;
         if !names.contains(given) {
             return Err(unknown(
                 "namespace",
@@ -44,32 +40,39 @@ pub(super) async fn resolve(
     for digest in &mut values.digests {
         *digest = whole_digest(session, digest).await?;
     }
+    values.is_resolved = true;
     Ok(())
 }
 
-/// Checks that exactly one instance has this id or name.
-pub(super) fn check_instance(given: &str, instances: &[InstanceName]) -> Result<(), Failure> {
-    let meant: Vec<&str> = instances
+/// The only instance with this id or name.
+pub(super) fn find_instance<'a>(
+    given: &str,
+    instances: &'a [InstanceName],
+) -> Result<&'a InstanceName, Failure> {
+    let found: Vec<&InstanceName> = instances
         .iter()
         .filter(|instance| instance.is(given))
-        .map(|instance| instance.swr_instance_id.as_str())
         .collect();
-    match meant[..] {
-        [_] => Ok(()),
+    match found[..] {
+        [instance] => Ok(instance),
         [] => {
-            let names = instances.iter().flat_map(|instance| {
-                let InstanceName {
-                    swr_instance_id,
-                    name,
-                } = instance;
-                [Some(swr_instance_id), name.as_ref()].into_iter().flatten()
-            });
-            Err(unknown("instance", given, names.map(String::as_str)))
+            let names = instances
+                .iter()
+                .flat_map(|instance| [Some(&instance.swr_instance_id), instance.name.as_ref()]);
+            let names = names.flatten().map(String::as_str);
+            Err(unknown("instance", given, names))
         }
         _ => {
-            let text = format!("{} instances are named `{given}`", meant.len());
-            Err(Failure::new(Exit::Usage, text)
-                .hint(format!("use the id of one: {}", meant.join(", "))))
+            let ids = found
+                .iter()
+                .map(|instance| instance.swr_instance_id.as_str());
+            let ids: Vec<&str> = ids.collect();
+            let text = format!("{} instances are named `{given}`", ids.len());
+            let hint = format!(
+                "the name is not unique; use the id of one: {}",
+                ids.join(", ")
+            );
+            Err(Failure::new(Exit::Usage, text).hint(hint))
         }
     }
 }
@@ -82,7 +85,7 @@ async fn repository(
     given: String,
 ) -> Result<(Option<String>, String), Failure> {
     let known = store::repository_names(session, instance, namespace, Some(&given)).await;
-    let known = known.map_err(failed)?;
+    let known = known.map_err(database_failure)?;
     // A name can contain a slash, too.
     if known.iter().any(|repository| repository.name == given) {
         return Ok((None, given));
@@ -91,7 +94,7 @@ async fn repository(
         return Ok((Some(namespace), name));
     }
     let all = store::repository_names(session, instance, namespace, None).await;
-    let all = all.map_err(failed)?;
+    let all = all.map_err(database_failure)?;
     let names = all.iter().flat_map(|repository| {
         let path = format!("{}/{}", repository.namespace, repository.name);
         let path = given.contains('/').then_some(path);
@@ -102,34 +105,16 @@ async fn repository(
     Err(unknown("repository", &given, names))
 }
 
-/// The digest of which these are the first digits.
+/// The digest of which these are the first digits. The database explains what is wrong with them.
 async fn whole_digest(session: &mut Session<'_>, given: &str) -> Result<String, Failure> {
-    let digits = given.strip_prefix(ALGORITHM).unwrap_or(given);
-    let is_hexadecimal = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if !is_hexadecimal || !(FEWEST_DIGITS..=DIGITS).contains(&digits.len()) {
-        let text = format!("`{given}` is no digest");
-        return Err(Failure::new(Exit::Usage, text).hint(format!(
-            "give at least {FEWEST_DIGITS} hexadecimal digits, with or without {ALGORITHM}"
-        )));
-    }
-    let beginning = format!("{ALGORITHM}{}", digits.to_ascii_lowercase());
-    let mut digests = store::digests(session, &beginning).await.map_err(failed)?;
-    match (digests.pop(), &digests[..]) {
-        (Some(digest), []) => Ok(digest),
-        (Some(last), others) => {
-            let candidates = [others, &[last]].concat().join(", ");
-            Err(
-                Failure::new(Exit::Usage, format!("the digest `{given}` is ambiguous")).hint(
-                    format!("use more digits; digests that begin like this: {candidates}"),
-                ),
-            )
-        }
-        (None, _) => Err(Failure::new(
-            Exit::Usage,
-            format!("no artifact has or had the digest `{given}`"),
-        )
-        .hint("`swr-sync report artifact --format csv` prints whole digests")),
-    }
+    let found = store::known_digest(session, given).await;
+    found.map_err(|error| match &error {
+        StoreError::Statement { source, .. } => match source.raised() {
+            Some((message, hint)) => Failure::new(Exit::Usage, message).hint(hint),
+            None => database_failure(error),
+        },
+        _ => database_failure(error),
+    })
 }
 
 /// A name that does not exist, with the nearest one.
@@ -170,8 +155,4 @@ pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
     nearest
         .filter(|(likeness, _)| *likeness > ALIKE)
         .map(|(_, known)| known)
-}
-
-fn failed(error: StoreError) -> Failure {
-    database_failure(error)
 }

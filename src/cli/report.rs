@@ -50,9 +50,6 @@ pub(super) struct Args {
 /// The name of the page, among the names of reports.
 const PAGE: &str = "html";
 
-/// Rows of each table of the page, unless another limit is given: more are slow in a browser.
-const PAGE_ROWS: u64 = 5_000;
-
 /// Filters of a report; a filter that the report does not support is an error.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Filters")]
@@ -95,6 +92,7 @@ impl FilterArgs {
             digests,
             older_than,
             at,
+            is_resolved: false,
         }
     }
 }
@@ -144,7 +142,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     };
     let whole = query(&values, limit.unwrap_or(0))?;
     if sql {
-        return write_stdout(&format!("{};\n", with_path(whole, &values)));
+        return write_stdout(&format!("{whole};\n"));
     }
     let printer = result.printer(export)?;
     let open = database.open_to_read().await?;
@@ -167,21 +165,6 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         }
     }
     Ok(Exit::Success)
-}
-
-/// The query, in which the name of the repository may also be its path. Without the database it is not
-/// known which of both it is.
-fn with_path(query: String, values: &FilterValues) -> String {
-    let path = values
-        .repository
-        .as_deref()
-        .filter(|name| name.contains('/'));
-    let Some(path) = path else { return query };
-    let path = report::quoted(path);
-    query.replace(
-        &format!("repository = {path}"),
-        &format!("{path} in (repository, namespace || '/' || repository)"),
-    )
 }
 
 /// Creates the page with all reports.
@@ -242,7 +225,7 @@ async fn page(args: Args) -> Result<Exit, Failure> {
     let options = html::Options {
         instance: values.instance.as_deref(),
         namespace: values.namespace.as_deref(),
-        limit: limit.unwrap_or(PAGE_ROWS),
+        limit: limit.unwrap_or(html::MOST_ROWS),
         made_at: Clock::system().now(),
     };
     let page = html::page(&mut reader, &options)

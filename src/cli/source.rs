@@ -8,7 +8,7 @@ use futures_util::{StreamExt, stream};
 use super::exit::{Exit, Failure};
 use super::hints;
 use super::http::warn_of_clear_text;
-use super::names::unknown;
+use super::names::find_instance;
 use super::proxy;
 use super::settings::{Instances, RegistryArgs};
 use super::variables::host;
@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::registry::{
     Credentials, Project, ProjectSettings, Registry, RegistryError, RetryPolicy, TransportSettings,
 };
+use crate::store::InstanceName;
 use crate::sync::{
     Ending, FIRST_VERSION, HEARTBEAT, PATIENCE, Safeguards, SyncError, SyncSettings, is_older,
 };
@@ -297,7 +298,11 @@ impl Source {
             Instances::All { among } => {
                 let mut found = self.discover().await?;
                 if let Some(among) = among {
-                    found.retain(|found| among.iter().any(|among| found.is(among)));
+                    let is_among = |found: &Chosen| {
+                        let (id, name) = (&found.swr_instance_id, &found.name);
+                        among.contains(id) || name.as_ref().is_some_and(|name| among.contains(name))
+                    };
+                    found.retain(is_among);
                 }
                 Ok(found)
             }
@@ -315,36 +320,15 @@ impl Source {
             }
             Err(error) => return Err(error),
         };
-        let all: Vec<Chosen> = listed.into_iter().map(Chosen::listed).collect();
-        let mut chosen: Vec<Chosen> = Vec::new();
-        for name in names {
-            let found: Vec<&Chosen> = all.iter().filter(|listed| listed.is(name)).collect();
-            chosen.push(match found[..] {
-                [found] => found.clone(),
-                [] => {
-                    let known = all
-                        .iter()
-                        .flat_map(|listed| [Some(&listed.swr_instance_id), listed.name.as_ref()]);
-                    let known = known.flatten().map(String::as_str);
-                    Chosen {
-                        hint: unknown("instance", name, known).hint,
-                        ..Chosen::by_id(name)
-                    }
-                }
-                _ => {
-                    let ids = found.iter().map(|found| found.swr_instance_id.as_str());
-                    let ids: Vec<&str> = ids.collect();
-                    Chosen {
-                        hint: Some(format!(
-                            "{} instances have this name; use the id of one: {}",
-                            ids.len(),
-                            ids.join(", ")
-                        )),
-                        ..Chosen::by_id(name)
-                    }
-                }
-            });
-        }
+        let all: Vec<InstanceName> = listed.into_iter().map(InstanceName::from).collect();
+        let choose = |name: &String| match find_instance(name, &all) {
+            Ok(found) => Chosen::from(found.clone()),
+            Err(failure) => Chosen {
+                hint: failure.hint,
+                ..Chosen::by_id(name)
+            },
+        };
+        let mut chosen: Vec<Chosen> = names.iter().map(choose).collect();
         chosen.sort_by(|one, other| one.swr_instance_id.cmp(&other.swr_instance_id));
         chosen.dedup();
         Ok(chosen)
@@ -355,7 +339,7 @@ impl Source {
         let mut chosen = Vec::new();
         for instance in listed {
             match unfit(&instance) {
-                None => chosen.push(Chosen::listed(instance)),
+                None => chosen.push(Chosen::from(InstanceName::from(instance))),
                 Some(reason) => tracing::warn!(
                     instance = instance.swr_instance_id,
                     name = instance.name,
@@ -392,17 +376,28 @@ impl Chosen {
             hint: None,
         }
     }
+}
 
-    fn listed(instance: ListedInstance) -> Chosen {
+impl From<InstanceName> for Chosen {
+    fn from(instance: InstanceName) -> Chosen {
+        let InstanceName {
+            swr_instance_id,
+            name,
+        } = instance;
         Chosen {
-            swr_instance_id: instance.swr_instance_id,
-            name: instance.name,
+            swr_instance_id,
+            name,
             hint: None,
         }
     }
+}
 
-    fn is(&self, id_or_name: &str) -> bool {
-        self.swr_instance_id == id_or_name || self.name.as_deref() == Some(id_or_name)
+impl From<ListedInstance> for InstanceName {
+    fn from(instance: ListedInstance) -> InstanceName {
+        InstanceName {
+            swr_instance_id: instance.swr_instance_id,
+            name: instance.name,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 
 use super::exit::{Exit, Failure};
-use super::names::check_instance;
+use super::names::find_instance;
 use super::result::{ExportArgs, ResultArgs, database_failure, write_stdout, written};
 use super::settings::DatabaseArgs;
 use crate::clock::CLOCK_TOLERANCE;
@@ -55,7 +55,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let mut session = Session::over(reader.connection(), limit);
     if let Some(instance) = &instance {
         let names = store::instance_names(&mut session).await;
-        check_instance(instance, &names.map_err(database_failure)?)?;
+        find_instance(instance, &names.map_err(database_failure)?)?;
     }
     let only = match &instance {
         Some(instance) => {

@@ -22,6 +22,14 @@ impl SqlError {
         self.postgres()?.hint()
     }
 
+    /// Message and hint, if a function of ours raised the error because of its argument.
+    pub fn raised(&self) -> Option<(String, String)> {
+        let error = self.postgres()?;
+        let is_ours = matches!(error.code(), "22023" | "P0002" | "21000");
+        let hint = error.hint().filter(|_| is_ours)?;
+        Some((error.message().to_owned(), hint.to_owned()))
+    }
+
     /// The number of the character in the query where the server found the error, from 1. Of an error
     /// about a value, which may be a secret, it is not given.
     pub fn position(&self) -> Option<usize> {

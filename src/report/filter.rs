@@ -82,9 +82,17 @@ pub struct FilterValues {
     pub digests: Vec<String>,
     pub older_than: Option<Duration>,
     pub at: Option<DateTime<Utc>>,
+    /// Whether the database was asked what the values mean. Until then, a repository with a slash may be a
+    /// path.
+    pub is_resolved: bool,
 }
 
 impl FilterValues {
+    fn may_be_path(&self) -> bool {
+        let repository = self.repository.as_deref();
+        !self.is_resolved && repository.is_some_and(|name| name.contains('/'))
+    }
+
     /// The value of a filter as SQL.
     fn literal(&self, filter: Filter) -> Option<String> {
         match filter {
@@ -147,7 +155,12 @@ impl Report {
                 let literal = literal.ok_or(FilterError::Missing { report, filter })?;
                 sql = sql.replace(argument, &literal);
             } else if let Some(literal) = literal {
-                conditions.push(filter.condition(&literal));
+                conditions.push(match filter {
+                    Filter::Repository if values.may_be_path() => {
+                        format!("{literal} in (repository, namespace || '/' || repository)")
+                    }
+                    _ => filter.condition(&literal),
+                });
             }
         }
         if !conditions.is_empty() {

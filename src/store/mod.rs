@@ -33,7 +33,7 @@ pub use history::{
 };
 pub use lock::{InstanceLock, LockAttempt, LockHolder};
 pub use names::{
-    InstanceName, RepositoryName, digests, instance_names, namespace_names, repository_names,
+    InstanceName, RepositoryName, instance_names, known_digest, namespace_names, repository_names,
 };
 pub use publish::{MassRemoval, Publishing, RemovedKind, RepositoryLoss, analyze, publish};
 pub use readiness::{

@@ -79,16 +79,13 @@ pub async fn repository_names(
     session.fetch_all("list the repositories", query).await
 }
 
-/// At most five digests with this prefix: digests of existing and removed artifacts, and digests that a
-/// tag pointed to.
-pub async fn digests(
+/// The digest that begins with these digits. If there is none, or more than one, the statement fails with
+/// a message and a hint for the user.
+pub async fn known_digest(
     session: &mut Session<'_>,
     beginning: &str,
-) -> Result<Vec<String>, StoreError> {
-    let query = sqlx::query!(
-        r#"select digest as "digest!" from swr.known_digests($1)"#,
-        beginning
-    );
-    let rows = session.fetch_all("find a digest", query).await?;
-    Ok(rows.into_iter().map(|row| row.digest).collect())
+) -> Result<String, StoreError> {
+    let query = sqlx::query!(r#"select swr.known_digest($1) as "digest!""#, beginning)
+        .map(|row| row.digest);
+    session.fetch_one("find a digest", query).await
 }

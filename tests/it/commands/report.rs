@@ -52,8 +52,8 @@ async fn filters_narrow_a_report() {
         ["--repository", "app/apj"] => "did you mean `app/api`?".to_owned();
         ["--instance", "dmeo"] => "did you mean `demo`?".to_owned();
         ["--namespace", "taem"] => "did you mean `team`?".to_owned();
-        ["--digest", "d0d0d0"] => "give at least 7 hexadecimal digits".to_owned();
-        ["--digest", "0123456789"] => "no artifact has or had the digest `0123456789`".to_owned();
+        ["--digest", "d0d0d0"] => "Give at least 7 hexadecimal digits".to_owned();
+        ["--digest", "0123456789"] => "no artifact has or had the digest \"0123456789\"".to_owned();
     } {
         let program = Program::new(&["report", "artifact"]).args(&filter);
         program
