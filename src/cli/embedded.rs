@@ -78,9 +78,9 @@ pub(super) struct EmbeddedArgs {
     #[arg(hide_short_help = true, long, env = "SWR_SYNC_OFFLINE", global = true,
           value_parser = clap::builder::FalseyValueParser::new())]
     pub offline: bool,
-    /// Use only PostgreSQL binaries that were fetched, even if PostgreSQL is installed
-    #[arg(hide_short_help = true, long, env = "SWR_SYNC_FETCHED_POSTGRES", global = true,
-          value_parser = clap::builder::FalseyValueParser::new())]
+    /// Use only PostgreSQL binaries that were fetched, even if PostgreSQL is installed. For tests, which run
+    /// where it is installed
+    #[arg(hide = true, long, global = true)]
     pub fetched_postgres: bool,
 }
 

