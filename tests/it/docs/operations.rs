@@ -1,17 +1,15 @@
 //! Runs the SQL for operators in docs/operations.md.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Executor};
 use swr_emulator::{Instance, World};
-use swr_sync::stop;
-use swr_sync::sync::{Progress, SyncSettings};
+use swr_sync::clock::Clock;
 
 use super::{read, registry};
 use crate::support::database::TestDatabase;
-use crate::support::mirror::{Mirror, client_settings, run_as, start_of_time, sync_settings};
+use crate::support::mirror::{Mirror, start_of_time};
 
 const FILE: &str = "docs/operations.md";
 
@@ -142,19 +140,6 @@ async fn what_artifacts_share_is_counted_again_after_the_documented_statements()
 
 const RETIRED: &str = "11111111-2222-3333-4444-000000000002";
 
-async fn sync_instance(mirror: &Mirror, id: &str) {
-    let client = client_settings(&mirror.emulator);
-    let settings = SyncSettings {
-        swr_instance_id: id.to_owned(),
-        ..sync_settings(&client)
-    };
-    let (_stopper, stop) = stop::channel();
-    let progress = Arc::<Progress>::default();
-    run_as(client, settings, &mirror.database, &progress, &stop)
-        .await
-        .unwrap();
-}
-
 /// The tables whose rows belong to an instance.
 async fn tables(database: &TestDatabase) -> Vec<String> {
     let sql = "
@@ -191,7 +176,7 @@ async fn an_instance_can_be_retired_and_the_others_are_untouched() {
         status: "Running".to_owned(),
     };
     mirror.emulator.add_instance(retired, world());
-    sync_instance(&mirror, RETIRED).await;
+    mirror.sync_instance(RETIRED, Clock::system()).await;
     mirror.sync().await;
     let key = async |id: &str| {
         let sql = format!("select instance_id from swr.instance where swr_instance_id = '{id}'");
@@ -221,7 +206,7 @@ async fn an_instance_can_be_retired_and_the_others_are_untouched() {
     let writes = mirror.writes().await;
     mirror.sync().await;
     assert_eq!(mirror.writes().await, writes);
-    sync_instance(&mirror, RETIRED).await;
+    mirror.sync_instance(RETIRED, Clock::system()).await;
 }
 
 #[tokio::test]

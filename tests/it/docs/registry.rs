@@ -3,9 +3,8 @@
 use chrono::{DateTime, Utc};
 use swr_sync::clock::Clock;
 use swr_sync::stop;
-use swr_sync::sync::SyncSettings;
 
-use crate::support::mirror::{Mirror, client_settings, run_as, sync_settings, verify};
+use crate::support::mirror::{Mirror, verify};
 
 #[path = "../../../xtask/docs/world.rs"]
 mod world;
@@ -26,19 +25,11 @@ pub(super) async fn synced() -> Mirror {
 /// Syncs the second instance into the same database.
 pub(super) async fn sync_second(mirror: &Mirror) {
     let (second, content) = world::second();
-    let client = client_settings(&mirror.emulator);
     let now = world::second_sync_time();
-    let settings = SyncSettings {
-        swr_instance_id: second.id.clone(),
-        clock: Clock::from_fn(move || now),
-        ..sync_settings(&client)
-    };
+    let id = second.id.clone();
     mirror.emulator.add_instance(second, content);
-    let (_stopper, stop) = stop::channel();
-    let progress = Default::default();
-    run_as(client, settings, &mirror.database, &progress, &stop)
-        .await
-        .unwrap();
+    let clock = Clock::from_fn(move || now);
+    mirror.sync_instance(&id, clock).await;
 }
 
 pub(super) async fn verify_at(mirror: &Mirror, now: DateTime<Utc>) {

@@ -1,10 +1,8 @@
 //! The reports match their comments if the registry leaves a value out, returns it twice or reverts it.
 
 use swr_emulator::Instance;
-use swr_sync::sync::SyncSettings;
 
 use super::*;
-use crate::support::mirror::{client_settings, run_as, sync_settings};
 
 /// A row of the artifact list without a size, times and tags.
 fn bare_row(id: i64, digits: &str, repository_id: i64) -> Value {
@@ -26,29 +24,6 @@ fn index(digits: &str, size_bytes: u64, pushed_at: DateTime<Utc>) -> ArtifactSpe
         pushed_at: Some(pushed_at),
         ..artifact(digits, size_bytes, &["v1"])
     }
-}
-
-/// A sync of the second instance, which has the name of the first.
-async fn sync_second(mirror: &Mirror, id: &str) {
-    let client = client_settings(&mirror.emulator);
-    let settings = SyncSettings {
-        swr_instance_id: id.to_owned(),
-        safeguards: swr_sync::sync::Safeguards {
-            accept_new_instance: true,
-            ..mirror.safeguards
-        },
-        ..sync_settings(&client)
-    };
-    let (_stopper, stop) = swr_sync::stop::channel();
-    run_as(
-        client,
-        settings,
-        &mirror.database,
-        &Default::default(),
-        &stop,
-    )
-    .await
-    .unwrap();
 }
 
 #[tokio::test]
@@ -322,7 +297,7 @@ async fn ids_of_artifacts_are_looked_for_in_one_instance() {
     let id = second.id.clone();
     mirror.emulator.add_instance(second, shop());
     mirror.sync().await;
-    sync_second(&mirror, &id).await;
+    mirror.sync_instance(&id, Clock::system()).await;
     let untagged = "select instance, instance_id, digest from swr_report.untagged_artifact order by instance_id";
     check(
         &mirror.database,

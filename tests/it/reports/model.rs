@@ -8,11 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
 use swr_emulator::Instance;
-use swr_sync::stop;
-use swr_sync::sync::{Safeguards, SyncSettings};
 
 use super::*;
-use crate::support::mirror::{client_settings, run_as, sync_settings};
 
 type Time = DateTime<Utc>;
 
@@ -1580,29 +1577,6 @@ impl Check<'_> {
     }
 }
 
-async fn sync_instance(mirror: &Mirror, id: &str, now: Time) {
-    let client = client_settings(&mirror.emulator);
-    let settings = SyncSettings {
-        swr_instance_id: id.to_owned(),
-        safeguards: Safeguards {
-            max_removals_percent: None,
-            accept_new_instance: true,
-        },
-        clock: Clock::from_fn(move || now),
-        ..sync_settings(&client)
-    };
-    let (_stopper, stop) = stop::channel();
-    run_as(
-        client,
-        settings,
-        &mirror.database,
-        &Default::default(),
-        &stop,
-    )
-    .await
-    .unwrap();
-}
-
 const ROUNDS: i64 = 6;
 
 async fn check_history(seed: u64) {
@@ -1648,7 +1622,8 @@ async fn check_history(seed: u64) {
             mirror
                 .emulator
                 .with_instance(&ids[number], |_, old| *old = world);
-            sync_instance(&mirror, &ids[number], now).await;
+            let clock = Clock::from_fn(move || now);
+            mirror.sync_instance(&ids[number], clock).await;
             run_id += 1;
             let others = expected[1 - number].fetched.clone();
             expected[number].publish(&registries[number], &images, &others, run_id, now);

@@ -138,6 +138,24 @@ impl Mirror {
         self.database.snapshot(sql).await
     }
 
+    /// A run over another instance of the emulator, whatever was removed from it and whatever its name is.
+    pub(crate) async fn sync_instance(&self, id: &str, clock: Clock) {
+        let client = client_settings(&self.emulator);
+        let settings = SyncSettings {
+            swr_instance_id: id.to_owned(),
+            safeguards: Safeguards {
+                max_removals_percent: None,
+                accept_new_instance: true,
+            },
+            clock,
+            ..sync_settings(&client)
+        };
+        let (_stopper, stop) = stop::channel();
+        run_as(client, settings, &self.database, &Arc::default(), &stop)
+            .await
+            .unwrap();
+    }
+
     pub(crate) async fn new(world: World) -> Mirror {
         Mirror::with(
             EmulatorSettings::default(),
