@@ -929,8 +929,17 @@ declare
           and (in_instance_id is null or in_instance_id = i.instance_id)
     );
 begin
-    -- Each may be given by its first digits.
-    digests := array(select swr.known_digest(d.digest) from unnest(digests) as d (digest));
+    -- Each may be given by its first digits. There may be thousands, of which most are whole.
+    digests := array(
+        select coalesce(a.digest, swr.known_digest(d.digest))
+        from unnest(digests) as d (digest)
+        left join (
+            select distinct k.digest
+            from swr.instance i
+            join swr.artifact k on k.instance_id = i.instance_id
+            where k.digest = any (digests)
+        ) a on a.digest = d.digest
+    );
     -- Artifacts of another instance may have the same ids.
     if artifact_ids is not null and cardinality(instances) > 1 then
         raise exception 'artifact_ids need in_instance_id, because an id is unique in one instance only'

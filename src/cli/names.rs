@@ -20,15 +20,13 @@ pub(super) async fn resolve(
     }
     let instance = values.instance.as_deref();
     if let Some(given) = &values.namespace {
-        let names = store::namespace_names(session, instance)
-            .await
-            .map_err(database_failure)?;
-        if !names.contains(given) {
-            return Err(unknown(
-                "namespace",
-                given,
-                names.iter().map(String::as_str),
-            ));
+        let mut names = async |name| {
+            let names = store::namespace_names(session, instance, name).await;
+            names.map_err(database_failure)
+        };
+        if names(Some(given)).await?.is_empty() {
+            let all = names(None).await?;
+            return Err(unknown("namespace", given, all.iter().map(String::as_str)));
         }
     }
     if let Some(given) = values.repository.take() {

@@ -26,19 +26,22 @@ pub async fn instance_names(session: &mut Session<'_>) -> Result<Vec<InstanceNam
     session.fetch_all("list the instances", query).await
 }
 
-/// Existing and removed namespaces of one instance or of all.
+/// Namespaces with this name that exist or existed, of all instances or of one; if no name is given, all.
 pub async fn namespace_names(
     session: &mut Session<'_>,
     instance: Option<&str>,
+    name: Option<&str>,
 ) -> Result<Vec<String>, StoreError> {
     let query = sqlx::query!(
         r#"select distinct k.namespace as "namespace!"
            from swr.instance i
            join swr.known_repositories() k on k.instance_id = i.instance_id
-           where $1::text is null or $1 in (i.swr_instance_id, i.name)
+           where ($1::text is null or $1 in (i.swr_instance_id, i.name))
+             and ($2::text is null or k.namespace = $2)
            order by 1
-           limit $2"#,
+           limit $3"#,
         instance,
+        name,
         MOST_NAMES
     );
     let rows = session.fetch_all("list the namespaces", query).await?;

@@ -111,7 +111,10 @@ fn lint() -> Result {
         run(&mut command(&line))
     };
     clippy("--workspace --all-features")?;
-    clippy("--package swr-sync --no-default-features")
+    clippy("--package swr-sync --no-default-features")?;
+    // A workspace of its own, whose lock file lists the dependencies of this one, too.
+    let resolve = "cargo metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml";
+    output(&mut command(resolve)).map(drop)
 }
 
 fn fmt() -> Result {
